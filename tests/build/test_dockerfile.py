@@ -69,7 +69,7 @@ def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Pa
         ("", None, "has no FROM: it builds nothing"),
         ("FROM node:1 AS a\n", "b", 'has no stage "b"; it has a'),
         ("FROM node:1\n", "1", 'has no stage "1"; it has none'),
-        ("FROM node:1\0\n", None, "Dockerfile:1: holds a NUL byte"),
+        ("FROM node:1\0\n", None, "Dockerfile:1: contains a NUL byte"),
         ("FROM\n", None, "Dockerfile"),
     ],
 )

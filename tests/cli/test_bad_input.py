@@ -33,7 +33,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
         "k8s/pod.yaml:1: is a template",
     ),
     "another encoding": ("deploy/compose.yml", b"services:\n  # caf\xe9\n", "deploy/compose.yml:2: is not UTF-8"),
-    "a program": ("deploy/compose.yml", b"\x7fELF\n\0\0", "deploy/compose.yml:2: holds a NUL byte"),
+    "a program": ("deploy/compose.yml", b"\x7fELF\n\0\0", "deploy/compose.yml:2: contains a NUL byte"),
     "millions of values": (
         "deploy/compose.yml",
         "a: [" + "a," * 2_000_000 + "]",

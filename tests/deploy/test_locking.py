@@ -8,7 +8,7 @@ from pathlib import Path
 from boltseal.deploy.compose_lock import as_compose_reads
 from boltseal.deploy.compose_model import Model, parse_model
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, ImageReference
+from boltseal.project.image_references import Format, ImageReference, Span
 
 ROOT = Path("/srv/shop")
 
@@ -21,7 +21,7 @@ def model(**services: object) -> Model:
 def image_ref(where: str, image: str | None, format_: Format = Format.COMPOSE) -> ImageReference:
     """What a scan has found."""
     resolved = None if image is None else Reference.parse(image)
-    return ImageReference("compose.yaml", format_, where, 7, (10, 20), "${IMAGE}", resolved, "IMAGE is not set")
+    return ImageReference("compose.yaml", format_, where, 7, Span(10, 20), "${IMAGE}", resolved, "IMAGE is not set")
 
 
 def test_what_compose_says_wins_over_the_scan() -> None:

@@ -9,7 +9,7 @@ from boltseal.host.pull import PullRequest
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, ImageReference, ScanProblem
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, Span
 from tests.deploy.hosting import NOW_US
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")
@@ -17,7 +17,7 @@ ONE, TWO, IMAGE = Digest.of(b"one"), Digest.of(b"two"), Digest.of(b"image")
 
 
 def image_ref(resolved: Reference | None, **more: object) -> ImageReference:
-    found = ImageReference("compose.yaml", Format.COMPOSE, "services.web.image", 3, (0, 1), str(resolved), resolved)
+    found = ImageReference("compose.yaml", Format.COMPOSE, "services.web.image", 3, Span(0, 1), str(resolved), resolved)
     return replace(found, **more)  # type: ignore[arg-type]  # whatever a test wants
 
 

@@ -11,7 +11,7 @@ from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, ImageReference
+from boltseal.project.image_references import Format, ImageReference, Span
 from boltseal.project.resolve import Resolver
 from tests.fakes.hub import FakeHub
 from tests.images import Document, image, index
@@ -26,8 +26,10 @@ def image_ref(
     try:
         resolved = Reference.parse(written)
     except BoltsealError as error:
-        return ImageReference(path, Format.COMPOSE, where, line, (0, 0), written, None, why=error.message, build=build)
-    return ImageReference(path, Format.COMPOSE, where, line, (0, 0), written, resolved, build=build)
+        return ImageReference(
+            path, Format.COMPOSE, where, line, Span(0, 0), written, None, why=error.message, build=build
+        )
+    return ImageReference(path, Format.COMPOSE, where, line, Span(0, 0), written, resolved, build=build)
 
 
 def publish(hub: FakeHub, name: str, document: Document) -> str:

@@ -89,7 +89,7 @@ def test_a_default_holds_the_digest_of_its_own_value(tmp_path: Path) -> None:
             "image: ${REGISTRY:-registry.example.com}/shop/app:1.4.2@DIGEST",
         ]
     }
-    assert found.image_refs[5].override_only == "what the reference ends with depends on a variable that is not set"
+    assert found.image_refs[5].override_only == "its end depends on a variable that is not set"
     assert (found.image_refs[6].resolved, found.image_refs[6].why) == (None, "MUST is not set: say which")
 
 
@@ -112,7 +112,7 @@ def test_a_variable_of_dotenv_is_edited_there_if_used_once(tmp_path: Path) -> No
     assert [(refusal.image_ref.where, refusal.reason) for refusal in edited.refusals] == [
         ("services.one.image", "SHARED of .env is used in more than one place"),
         ("services.two.image", "SHARED of .env is used in more than one place"),
-        ("services.put_together.image", "its end comes from MADE, which .env puts together of other variables"),
+        ("services.put_together.image", "its end comes from MADE, which .env assembles from other variables"),
     ]
 
 
@@ -121,7 +121,7 @@ def test_dotenv_that_a_container_sees_is_not_edited(tmp_path: Path) -> None:
     edited = pinned(trap("compose_dotenv_is_env_file_too", tmp_path))
 
     assert edited.changes == ()
-    assert edited.refusals[0].reason == ".env is an env_file too: a container would see the digest in NGINX"
+    assert edited.refusals[0].reason == ".env is also an env_file: a container would get the digest in NGINX"
 
 
 def test_a_use_in_a_file_beside_that_nobody_named_counts_too(tmp_path: Path) -> None:
@@ -157,11 +157,11 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
         ]
     }
     assert [(refusal.image_ref.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
-        ("services.suffix.image", "NODE gives part of its tag"),
-        ("services.two.image", "MAJOR gives part of its tag"),
-        ("services.from_env.image", "PG gives part of its tag"),
-        ("services.inner.image", "HTTPD gives part of its tag"),
-        ("services.unset.image", "FLAVOUR gives part of its tag"),
+        ("services.suffix.image", "NODE sets part of its tag"),
+        ("services.two.image", "MAJOR sets part of its tag"),
+        ("services.from_env.image", "PG sets part of its tag"),
+        ("services.inner.image", "HTTPD sets part of its tag"),
+        ("services.unset.image", "FLAVOUR sets part of its tag"),
     ]
 
 
@@ -194,7 +194,7 @@ def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> 
     ]
     assert shown(pinned(root))[".env"] == ["NGINX=1.25@DIGEST"]
     assert [(problem.path, problem.line) for problem in found.problems] == [("compose.yml", 4), ("compose.yml", 5)]
-    assert "lies elsewhere: not followed" in found.problems[0].message
+    assert "is remote: not followed" in found.problems[0].message
     assert "leads out of the project" in found.problems[1].message
 
 
@@ -222,7 +222,9 @@ def test_a_file_that_means_two_things_names_nothing(tmp_path: Path) -> None:
     ]
 
     assert image_ref.resolved is None
-    assert image_ref.why == "two ways lead to this file, and its variables differ on them: name the one you mean"
+    assert (
+        image_ref.why == "this file is included twice, with different variables; scan one of the including files alone"
+    )
 
 
 def test_reset_is_no_image_and_override_is_one(tmp_path: Path) -> None:
@@ -371,8 +373,8 @@ def test_an_override_may_be_a_link(tmp_path: Path) -> None:
         ("TAG=1.2 # as tested\n", "a:1.2"),
         ("TAG=1.2\t\r\n", "a:1.2"),
         ("TAG='1.2' # as tested\nA=it's\n", "a:1.2"),
-        ("X=$\nTAG=1.2$X\n", "? what .env sets TAG to is not evaluated here"),
-        ("TAG='1'2\n", "? what .env sets TAG to is not evaluated here"),
+        ("X=$\nTAG=1.2$X\n", "? the value of TAG in .env is not evaluated"),
+        ("TAG='1'2\n", "? the value of TAG in .env is not evaluated"),
         ("TAG=$\nTAG=3\n", "a:3"),
     ],
 )
@@ -387,7 +389,7 @@ def test_an_env_file_with_an_open_quote_is_a_problem(tmp_path: Path) -> None:
     """Compose reads nothing of it."""
     root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:$TAG"}}\n', ".env": 'A=1\nTAG="2\n'})
 
-    assert [str(problem) for problem in found_in(root).problems] == [".env:2: has a quote that nothing closes"]
+    assert [str(problem) for problem in found_in(root).problems] == [".env:2: has an unclosed quote"]
 
 
 DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.20\nFROM shop/base:${TAG}\n"
@@ -406,7 +408,7 @@ DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.
             [
                 (
                     "services.web.build.args FROM, stage build",
-                    "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+                    "? the value of BASE is not evaluated: it has quotes or escapes inside, or too many variables",
                 ),
                 ("services.web.build.args FROM, stage 2", "shop/base:2"),
             ],
@@ -445,5 +447,5 @@ def test_too_many_build_arguments_are_told(tmp_path: Path) -> None:
     found = found_in(written(tmp_path, {"compose.yml": f"services:\n{services}", "Dockerfile": big}))
 
     assert {problem.message for problem in found.problems} == {
-        "too many build arguments: what they make of Dockerfiles is not read"
+        "too many build arguments: their effect on Dockerfiles is not read"
     }

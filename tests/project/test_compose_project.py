@@ -76,10 +76,10 @@ def test_the_services_that_should_run(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("services: [", "compose.yaml"),
-        ("name: ${NOBODY}\n", "can't be told"),
-        ("name: '../etc'\n", "is no name of a project"),
-        ("name: Shop\n", "is no name of a project"),
-        ("\0", "holds a NUL byte"),
+        ("name: ${NOBODY}\n", "can't be evaluated"),
+        ("name: '../etc'\n", "is not a valid project name"),
+        ("name: Shop\n", "is not a valid project name"),
+        ("\0", "contains a NUL byte"),
     ],
 )
 def test_a_file_that_is_none(tmp_path: Path, text: str, said: str) -> None:
@@ -97,7 +97,7 @@ def test_an_empty_file_is_a_project_without_services(tmp_path: Path) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     """Neither there nor in the folder."""
-    with pytest.raises(ComposeProjectInvalid, match="there is no such file"):
+    with pytest.raises(ComposeProjectInvalid, match="no such file"):
         compose_project(tmp_path)
 
 

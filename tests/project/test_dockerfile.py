@@ -8,7 +8,7 @@ import pytest
 
 from tests.project.projects import found_in, names, pinned, shown, trap, written
 
-BEHIND = "what it names depends on a variable that other instructions use too, or that no default fills"
+BEHIND = "it depends on a variable that other instructions use too or that has no default"
 
 
 def test_from_inside_a_heredoc_is_text(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
         ]
     }
     assert [(refusal.image_ref.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
-        ("FROM, stage one", "NODE gives part of its tag"),
-        ("FROM, stage two", "GO gives part of its tag"),
-        ("FROM, stage five", "MAJOR gives part of its tag"),
+        ("FROM, stage one", "NODE sets part of its tag"),
+        ("FROM, stage two", "GO sets part of its tag"),
+        ("FROM, stage five", "MAJOR sets part of its tag"),
     ]
 
 
@@ -73,7 +73,7 @@ def test_stages_numbers_and_scratch_are_no_images(tmp_path: Path) -> None:
         ("FROM, stage build", "golang:1.23"),
         ("COPY --from", "busybox:1.36"),
         ("RUN --mount=from", "alpine:3.20"),
-        ("COPY --from", "? variables are not filled in here by BuildKit; name a stage of a FROM instead"),
+        ("COPY --from", "? BuildKit does not fill in variables here; name a stage of a FROM instead"),
         ("ONBUILD COPY --from", "redis:7.2"),
     ]
     assert shown(pinned(root))["Dockerfile"] == [
@@ -95,7 +95,7 @@ def test_directives_another_escape_and_comments_between_lines(tmp_path: Path) ->
         ("FROM, stage 1", 10, ()),
         ("FROM, stage 2", 11, ()),
     ]
-    assert found.image_refs[3].why == "TARGETARCH is another image on every platform"
+    assert found.image_refs[3].why == "TARGETARCH selects another image on each platform"
     assert shown(pinned(root))["Dockerfile"] == [
         "# syntax=docker/dockerfile:1.9@DIGEST",
         "nginx:1.25@DIGEST `",
@@ -122,10 +122,10 @@ def test_every_name_of_a_dockerfile_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("FROM no${V#x}de", "is a form of ${V} that is not evaluated here"),
+        ("FROM no${V#x}de", "uses a form of ${V} that is not evaluated"),
         ("FROM ${V:?give_one}", "V is not set: give_one"),
-        ('FROM "nginx:1.25"', "it is quoted inside the word, which is not evaluated here"),
-        ("FROM node:${V:-2", "lacks a closing brace"),
+        ('FROM "nginx:1.25"', "it has quotes inside the word, which are not evaluated"),
+        ("FROM node:${V:-2", "has no closing brace"),
         ("FROM Node:22", "must be lower-case"),
     ],
 )
@@ -143,8 +143,8 @@ def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> N
         ("FROM a\nRUN <<EOF\nls\n", 2, "has a heredoc that no line 'EOF' ends"),
         ("# escape=x\nFROM a\n", 1, "has an escape directive that is neither \\ nor `"),
         ("# syntax=a\n# syntax=b\nFROM a\n", 2, "gives the directive syntax twice"),
-        ("FROM a\nFROM\n", 2, "has a FROM that names nothing"),
-        ("x" * (1024 * 1024 + 1), 0, "is no Dockerfile: 1048577 bytes, at most 1 MiB"),
+        ("FROM a\nFROM\n", 2, "has a FROM without an image"),
+        ("x" * (1024 * 1024 + 1), 0, "is not read as a Dockerfile: 1048577 bytes, at most 1 MiB"),
     ],
 )
 def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, line: int, message: str) -> None:
@@ -162,7 +162,7 @@ def test_a_default_that_is_not_evaluated_is_not_taken_for_nothing(tmp_path: Path
     assert names(found_in(root)) == [
         (
             "FROM, stage 0",
-            "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+            "? the value of BASE is not evaluated: it has quotes or escapes inside, or too many variables",
         )
     ]
 
@@ -177,7 +177,7 @@ def test_a_mount_with_quotes_in_it_is_told_and_breaks_nothing(tmp_path: Path, mo
     assert found[0] == ("FROM, stage 0", "node:22")
     assert found[1:] in (
         [],
-        [("RUN --mount=from", "? it is quoted inside the word, which is not evaluated here")],
+        [("RUN --mount=from", "? it has quotes inside the word, which are not evaluated")],
     )
     assert (len(found) == 2) == ("from=" in mount)
 
@@ -210,5 +210,5 @@ def test_a_from_that_is_another_image_on_every_platform_is_still_told(tmp_path: 
     text = "FROM alpine:3.20 AS build-amd64\nFROM shop/base-${TARGETARCH}:1\n"
 
     assert names(found_in(written(tmp_path, {"Dockerfile": text})))[1:] == [
-        ("FROM, stage 1", "? TARGETARCH is another image on every platform")
+        ("FROM, stage 1", "? TARGETARCH selects another image on each platform")
     ]

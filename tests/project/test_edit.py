@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_a_site_that_would_name_something_else_afterwards_is_refused(tmp_path: P
     edited = edit(asked, ScanResult((moved,)), {moved: ONE})
 
     assert edited.changes == ()
-    assert edited.refusals[0].reason == "read again, services.web.image does not name what it should"
+    assert edited.refusals[0].reason == "after the edit, services.web.image would not name the expected image"
 
 
 def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) -> None:
@@ -105,3 +106,23 @@ def test_a_change_beside_the_edit_is_seen(kind: Format | None, before: str, at: 
 
     assert structure_differs(old, good, {EditRange("file", at, at): "@x"}, kind) is None
     assert structure_differs(old, bad, {EditRange("file", at, at): "@x"}, kind) is not None
+
+
+@pytest.mark.parametrize("file_format", list(Format))
+def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
+    """A format without a check would be a mistake of ours; none may be skipped."""
+    old = SourceFile.of("file", b"FROM: a\n")
+    new = old.with_text("FROM: a\nRUN: b\n")
+
+    assert structure_differs(old, new, {EditRange("file", 7, 7): "@x"}, file_format) is not None
+
+
+def test_an_unknown_format_is_an_error_and_not_checked_as_yaml() -> None:
+    """The edit would pass as YAML, but no parser knows what it does in an unknown format."""
+    old = SourceFile.of("file", b"a: b\nc: d\n")
+    new = old.with_text("a: b@x\nc: d\n")
+    edits = {EditRange("file", 4, 4): "@x"}
+
+    assert structure_differs(old, new, edits, Format.KUBERNETES) is None
+    with pytest.raises(AssertionError):
+        structure_differs(old, new, edits, cast("Format", "unknown"))

@@ -59,7 +59,9 @@ def test_two_projects_have_two_overrides(tmp_path: Path) -> None:
     services = "services: {web: {image: nginx:1.25}}\n"
     root = written(tmp_path, {"a/compose.yml": services, "b/compose.yml": services})
 
-    with pytest.raises(SeveralFolders, match=r"Compose files lie in a, b; name the files of one project"):
+    with pytest.raises(
+        SeveralFolders, match=r"the Compose files are in several folders \(a, b\); name the files of one project"
+    ):
         compose_override(digests(root))
 
 
@@ -70,7 +72,7 @@ def test_a_service_with_two_images_is_left_out(tmp_path: Path) -> None:
     emitted = compose_override(digests(root))
 
     assert yaml.safe_load(emitted.text) == {"services": {}}
-    assert [why for _, why in emitted.left_out] == ["its files name several images for it"] * 2
+    assert [why for _, why in emitted.left_out] == ["its files name several images for this service"] * 2
 
 
 def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:

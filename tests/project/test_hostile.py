@@ -200,8 +200,8 @@ def test_a_path_with_a_nul_leads_nowhere(tmp_path: Path, name: str, content: str
     found = found_in(written(tmp_path, {name: content}))
 
     assert [problem.message for problem in found.problems] in (
-        ['"x\\x00y" is no path: it holds a NUL'],
-        ['"x\\x00y" is no path: it holds a NUL'] * 2,
+        ['"x\\x00y" is not a valid path: it contains a NUL byte'],
+        ['"x\\x00y" is not a valid path: it contains a NUL byte'] * 2,
     )
     assert names(found) == [(where, "a:1")]
 
@@ -215,14 +215,14 @@ def test_a_path_with_a_nul_leads_nowhere(tmp_path: Path, name: str, content: str
                 + "".join(f"ARG A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 40))
                 + "FROM ${A39}\n"
             },
-            "what A39 is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+            "the value of A39 is not evaluated: it has quotes or escapes inside, or too many variables",
         ),
         (
             {
                 ".env": "A0=1234567890\n" + "".join(f"A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 40)),
                 "compose.yml": "services: {a: {image: $A39}}\n",
             },
-            "what .env sets A39 to is not evaluated here",
+            "the value of A39 in .env is not evaluated",
         ),
     ],
     ids=["args", "env"],

@@ -47,9 +47,9 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     """A checked-out project could have it lead anywhere."""
     (tmp_path / "secret").write_text(format_lock(LOCK))
     (tmp_path / "boltseal.lock").symlink_to("secret")
-    with pytest.raises(LockInvalid, match="it is a link, which is not followed"):
+    with pytest.raises(LockInvalid, match="it is a symbolic link, which is not followed"):
         read_lock(tmp_path)
-    with pytest.raises(LockInvalid, match="it is a link"):
+    with pytest.raises(LockInvalid, match="it is a symbolic link"):
         write_lock(tmp_path, lock_of())
 
     assert (tmp_path / "secret").read_text() == format_lock(LOCK)
@@ -59,9 +59,9 @@ def test_a_lock_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
     """A pipe would keep us waiting for ever; a folder is no lock either."""
     os.mkfifo(tmp_path / "boltseal.lock")
     (tmp_path / "other/boltseal.lock").mkdir(parents=True)
-    with pytest.raises(LockInvalid, match="it is no file"):
+    with pytest.raises(LockInvalid, match="it is not a regular file"):
         read_lock(tmp_path)
-    with pytest.raises(LockInvalid, match="it is no file"):
+    with pytest.raises(LockInvalid, match="it is not a regular file"):
         read_lock(tmp_path / "other")
 
 
@@ -72,7 +72,7 @@ def test_a_disk_that_fails_leaves_one_lock_or_the_other(tmp_path: Path, call: st
     write_lock(tmp_path, LOCK)
     disk = FailingDisk()
     disk.fail(call, errno.ENOSPC, done=done)
-    with pytest.raises(LockNotWritten, match="No space left on device; run it again"):
+    with pytest.raises(LockNotWritten, match="No space left on device; run the command again"):
         write_lock(tmp_path, OTHER, disk)
 
     assert read_lock(tmp_path) in (LOCK, OTHER)

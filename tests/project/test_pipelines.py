@@ -31,7 +31,7 @@ def test_an_expression_is_not_evaluated(tmp_path: Path) -> None:
 
     assert (
         "jobs.long.container.image",
-        "? an expression (${{ }}) is known only when the workflow runs; a file with one is left out by [lock] exclude",
+        "? an expression (${{ }}) is evaluated only when the workflow runs; [lock] exclude skips a file that contains one",
     ) in names(found)
 
 
@@ -72,7 +72,7 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
     edited = pinned(trap("gitlab_variable_in_the_tag", tmp_path))
 
     assert shown(edited) == {".gitlab-ci.yml": ["image: $HUB/redis:7.2@DIGEST"]}
-    assert [refusal.reason.partition(":")[0] for refusal in edited.refusals] == ["NODE gives part of its tag"]
+    assert [refusal.reason.partition(":")[0] for refusal in edited.refusals] == ["NODE sets part of its tag"]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path: Path, what: st
     root, disk = project(tmp_path), FailingDisk()
     disk.fail(what, errno.ENOSPC, skip=skip, done=done)
 
-    with pytest.raises(FilesNotWritten, match=r"No space left on device; every file is as it was$"):
+    with pytest.raises(FilesNotWritten, match=r"No space left on device; every file is unchanged$"):
         replace_all(root, changes(), disk)
     assert texts(root) == {"old\r\n"}
 
@@ -72,7 +72,7 @@ def test_a_rename_that_fails_brings_the_old_texts_back(tmp_path: Path, what: str
     root, disk = project(tmp_path), FailingDisk()
     disk.fail(what, errno.EIO, skip=skip, done=done)
 
-    with pytest.raises(FilesNotWritten, match="every file is as it was"):
+    with pytest.raises(FilesNotWritten, match="every file is unchanged"):
         replace_all(root, changes(), disk)
     assert texts(root) == {"old\r\n"}
 
@@ -84,7 +84,7 @@ def test_without_second_names_the_old_texts_are_copied(tmp_path: Path, skip: int
     disk.fail("link", errno.EPERM, times=3)
     disk.fail("rename", errno.EIO, skip=skip)
 
-    with pytest.raises(FilesNotWritten, match="every file is as it was"):
+    with pytest.raises(FilesNotWritten, match="every file is unchanged"):
         replace_all(root, changes(), disk)
     assert texts(root) == {"old\r\n"}
     assert disk.calls["create"] == 6
@@ -95,7 +95,7 @@ def test_what_can_not_be_put_back_is_named(tmp_path: Path) -> None:
     root, disk = project(tmp_path), FailingDisk()
     disk.fail("rename", errno.EIO, skip=1, times=10)
 
-    with pytest.raises(FilesNotWritten, match=r"a/one\.yml, a/two\.yml could not be put back, and may be new"):
+    with pytest.raises(FilesNotWritten, match=r"a/one\.yml, a/two\.yml could not be restored and may be new"):
         replace_all(root, changes(), disk)
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> N
     root = project(tmp_path)
     (root / "b/three.yml").write_text("b/three.yml: theirs\n")
 
-    with pytest.raises(FileChanged, match=r"b/three\.yml was changed while it was worked on"):
+    with pytest.raises(FileChanged, match=r"b/three\.yml changed while boltseal worked on it"):
         replace_all(root, changes())
     assert texts(root) == {"old\r\n", "theirs\n"}
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_saved_while_others_are_replaced_stops_everything(tmp_pat
     root = project(tmp_path)
 
     with pytest.raises(
-        FileChanged, match=r"b/three\.yml was changed while it was worked on; .*every file is as it was"
+        FileChanged, match=r"b/three\.yml changed while boltseal worked on it; .*every file is unchanged"
     ):
         replace_all(root, changes(), Editing(root / "b/three.yml", in_place=in_place))
     assert texts(root) == {"old\r\n", "theirs\n"}
@@ -155,7 +155,7 @@ def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) 
         files = [SourceFile.of(f"{number}.yml", b"old" * 2000) for number in range(300)]
         written(folder, {source.path: source.raw for source in files})
         edits = [FileEdit(source, source.with_text("new" * 2000)) for source in files]
-        with pytest.raises(FilesNotWritten, match="No space left on device; every file is as it was"):
+        with pytest.raises(FilesNotWritten, match="No space left on device; every file is unchanged"):
             replace_all(folder, edits)
         untouched = {path.name: path.read_bytes() for path in folder.iterdir()}
         subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)

@@ -126,7 +126,7 @@ def test_a_named_file_that_is_not_there_or_unknown_is_a_problem(tmp_path: Path) 
     assert names(found) == [("services.web.image", "nginx:1.25")]
     assert [str(problem) for problem in found.problems] == [
         "gone.yml: is not there",
-        "notes.yml: is none of the formats that are known here",
+        "notes.yml: is in none of the known formats",
     ]
 
 
@@ -142,9 +142,9 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
 @pytest.mark.parametrize(
     ("closed", "mode", "asked", "told"),
     [
-        (".", 0o311, [], [".: can't be read: Permission denied; nobody knows what is in it"]),
-        ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
-        ("deploy", 0o000, ["deploy"], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
+        (".", 0o311, [], [".: can't be read: Permission denied; its content is unknown"]),
+        ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; its content is unknown"]),
+        ("deploy", 0o000, ["deploy"], ["deploy: can't be read: Permission denied; its content is unknown"]),
         ("deploy", 0o000, ["deploy/compose.yml"], ["deploy/compose.yml: can't be read: Permission denied"]),
         ("deploy", 0o444, [], ["deploy/compose.yml: can't be read: Permission denied"]),
         ("deploy/compose.yml", 0o000, [], ["deploy/compose.yml: can't be read: Permission denied"]),
@@ -152,9 +152,9 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
             "ci/more",
             0o000,
             [".gitlab-ci.yml"],
-            ["ci/more: can't be read: Permission denied; nobody knows what is in it"],
+            ["ci/more: can't be read: Permission denied; its content is unknown"],
         ),
-        ("deploy", 0o000, ["ci/more/a.yml"], ["ci/more/a.yml: is none of the formats that are known here"]),
+        ("deploy", 0o000, ["ci/more/a.yml"], ["ci/more/a.yml: is in none of the known formats"]),
     ],
 )
 def test_what_can_not_be_looked_into_is_a_problem(
@@ -205,7 +205,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     """A named pipe with a promising name is a problem."""
     os.mkfifo(tmp_path / "compose.yml")
 
-    assert scan(tmp_path).problems[0].message == "is not a plain file"
+    assert scan(tmp_path).problems[0].message == "is not a regular file"
 
 
 def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:

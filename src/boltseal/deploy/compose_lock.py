@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from boltseal.deploy.compose_model import Model
-from boltseal.project.image_references import Format, ImageReference
+from boltseal.project.image_references import Format, ImageReference, Span
 
 
 def as_compose_reads(
@@ -33,6 +33,6 @@ def as_compose_reads(
         if where not in known:
             written = service.image.familiar()
             found.append(
-                ImageReference(path, Format.COMPOSE, where, 1, (0, 0), written, service.image, build=service.build)
+                ImageReference(path, Format.COMPOSE, where, 1, Span(0, 0), written, service.image, build=service.build)
             )
     return tuple(found)

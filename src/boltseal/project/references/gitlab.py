@@ -17,8 +17,8 @@ from typing import Final
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanResult
-from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, behind, fill
-from boltseal.project.references.scalars import digest_length, parsed
+from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, fill, steering_reason
+from boltseal.project.references.scalars import digest_length, parse_reference
 from boltseal.project.references.yaml_nodes import Pairs, content_end, items, line_of, pairs, span_of, text_of
 from boltseal.project.source_files import SourceFile, Unreadable
 
@@ -55,10 +55,10 @@ class _Jobs:
 
     def image_refs(self) -> list[ImageReference]:
         everywhere = _variables(self.keys)
-        found = {id(node): _site(self.source, node, where, everywhere) for node, where in _images(self.keys, "")}
+        found = {id(node): _image_ref(self.source, node, where, everywhere) for node, where in _images(self.keys, "")}
         for name, job in self.jobs.items():
             here = {**everywhere, **_variables(job)}
-            found |= {id(node): _site(self.source, node, where, here) for node, where in _images(job, f"{name}.")}
+            found |= {id(node): _image_ref(self.source, node, where, here) for node, where in _images(job, f"{name}.")}
         more = [image_ref for name in self.jobs for image_ref in self.by_way_of(name, everywhere, found)]
         told = {image_ref.span for image_ref in more if image_ref.resolved is not None}
         own = (
@@ -89,7 +89,7 @@ class _Jobs:
                 if self.inherited > MAX_INHERITED:
                     said = f"its jobs have more than {MAX_INHERITED} images of each other: not read"
                     raise Unreadable(self.source.path, line_of(node), said)
-                image_ref = _site(self.source, node, where, here) if "$" in node.value else None
+                image_ref = _image_ref(self.source, node, where, here) if "$" in node.value else None
                 if (
                     image_ref is not None
                     and id(node) in found
@@ -188,7 +188,7 @@ def _image(node: Node | None, where: str) -> Iterator[tuple[ScalarNode, str]]:
         yield node, where
 
 
-def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
+def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
     def value(name: str) -> str | None:
         if name in _PROXIES:
             return _PROXY
@@ -200,7 +200,7 @@ def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str,
     resolved, why = None, None
     try:
         filled = fill(node.value.rstrip("\n"), value, Dialect.GITLAB)
-        resolved, why = parsed(filled.text.removeprefix(f"{_PROXY}/").strip())
+        resolved, why = parse_reference(filled.text.removeprefix(f"{_PROXY}/").strip())
     except InterpolationFailed as error:
         why = str(error)
     if "$[[" in node.value:
@@ -210,7 +210,7 @@ def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str,
         path=source.path,
         format=Format.GITLAB_CI,
         where=where,
-        line=source.line(span[0]),
+        line=source.line(span.start),
         span=span,
         written=node.value.strip(),
         resolved=resolved,
@@ -224,9 +224,9 @@ def _spot(source: SourceFile, node: ScalarNode, filled: Interpolated) -> tuple[E
     pinned, last = digest_length(filled.text), filled.last
     if last is None or pinned > len(last.text):
         return None, "what the reference ends with depends on a variable"
-    steered_by = filled.steered_by()
-    if steered_by is not None:
-        return None, behind(steered_by)
+    steering_variable = filled.steering_variable()
+    if steering_variable is not None:
+        return None, steering_reason(steering_variable)
     if last.variable is None:
         end = content_end(source, node)
         return EditRange(source.path, end - pinned, end), None

@@ -21,7 +21,7 @@ from yaml.nodes import Node, ScalarNode
 
 from boltseal.errors import quote
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.scalars import digest_length, parsed, scalar_site
+from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import (
     Pairs,
     Path,
@@ -134,10 +134,10 @@ class _Reader:
     def whole(self, node: Node, at: Path) -> None:
         """A text under `image`; one without tag and digest may be half of something, and is left alone."""
         text = text_of(node) or ""
-        resolved, _ = parsed(text)
+        resolved, _ = parse_reference(text)
         named = resolved is not None and (resolved.tag is not None or resolved.digest is not None)
         if named and isinstance(node, ScalarNode):
-            self.image_refs.append(scalar_site(self.source, node, Format.HELM, str(at)))
+            self.image_refs.append(scalar_reference(self.source, node, Format.HELM, str(at)))
 
     def image(self, keys: dict[str, Node], at: Path) -> None:
         below = self.under.get(str(at), {}) if self.under and {"digest", *_TAGS} & keys.keys() else {}
@@ -150,7 +150,7 @@ class _Reader:
             return
         joined = ":" in name.rpartition("/")[2] or "@" in name
         if joined and isinstance(repository, ScalarNode):
-            self.image_refs.append(scalar_site(self.source, repository, Format.HELM, str(Path(at, ".repository"))))
+            self.image_refs.append(scalar_reference(self.source, repository, Format.HELM, str(Path(at, ".repository"))))
             return
         self.split(keys, name, keys.get(tag_key) if tag_key else None, str(at))
 
@@ -178,7 +178,7 @@ class _Reader:
         written = "/".join(part for part in (registry, name) if part) + (f":{tag}" if tag else "")
         if digest:
             written = f"{written.partition('@')[0]}@{digest}"
-        resolved, why = parsed(written)
+        resolved, why = parse_reference(written)
         if resolved is not None and resolved.tag is None and resolved.digest is None:
             if not self.chart:
                 self.notes.append(
@@ -198,7 +198,7 @@ class _Reader:
                 path=self.source.path,
                 format=Format.HELM,
                 where=where or "values",
-                line=self.source.line(span_of(self.source, shown)[0]),
+                line=self.source.line(span_of(self.source, shown).start),
                 span=span_of(self.source, shown),
                 written=written,
                 resolved=resolved,

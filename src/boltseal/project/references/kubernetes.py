@@ -14,7 +14,7 @@ from typing import Final
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.scalars import scalar_site
+from boltseal.project.references.scalars import scalar_reference
 from boltseal.project.references.yaml_nodes import Path, is_template, items, line_of, pairs, places, text_of
 from boltseal.project.source_files import SourceFile
 
@@ -112,7 +112,7 @@ class _Reader:
         if node is not None and is_template(self.source, node):
             self.problems.append(ScanProblem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
-            self.image_refs.append(scalar_site(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
+            self.image_refs.append(scalar_reference(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
 
 
 def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:

@@ -19,7 +19,7 @@ from yaml.nodes import Node, ScalarNode, SequenceNode
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
 from boltseal.project.references.helm import digest_spot, misread, read_values
 from boltseal.project.references.kubernetes import read_kubernetes
-from boltseal.project.references.scalars import digest_length, parsed, scalar_site
+from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import compose, content_end, items, line_of, pairs, span_of, text_of
 from boltseal.project.source_files import SourceFile, Unreadable
 
@@ -65,7 +65,7 @@ def read_operations(source: SourceFile, documents: Sequence[Node]) -> ScanResult
             path, value = text_of(keys.get("path")) or "", keys.get("value")
             node = value if path.endswith("/image") else pairs(value).get("image")
             if text_of(keys.get("op")) in ("add", "replace") and isinstance(node, ScalarNode) and text_of(node):
-                found.append(scalar_site(source, node, Format.KUSTOMIZE, f"[{index}] {path}"))
+                found.append(scalar_reference(source, node, Format.KUSTOMIZE, f"[{index}] {path}"))
     return ScanResult(tuple(found))
 
 
@@ -110,14 +110,14 @@ def _site(source: SourceFile, keys: dict[str, Node], where: str) -> ImageReferen
     written = name + (f":{tag}" if tag else "")
     if digest:
         written = f"{written.partition('@')[0]}@{digest}"
-    resolved, why = parsed(written)
+    resolved, why = parse_reference(written)
     if (wrong := misread(keys.get("newTag"))) is not None:
         resolved, why = None, wrong
     image_ref = ImageReference(
         path=source.path,
         format=Format.KUSTOMIZE,
         where=where,
-        line=source.line(span_of(source, shown)[0]),
+        line=source.line(span_of(source, shown).start),
         span=span_of(source, shown),
         written=written,
         resolved=resolved,

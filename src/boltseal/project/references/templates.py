@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from boltseal.errors import quote
-from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.scalars import parsed
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult, Span
+from boltseal.project.references.scalars import parse_reference
 from boltseal.project.source_files import SourceFile
 
 NOT_EDITED: Final = "it stands in a chart's template, which is not edited: name it in the values"
@@ -86,14 +86,14 @@ def read_chart_template(source: SourceFile) -> ScanResult:
 
 
 def _site(source: SourceFile, line: _Line, literal: re.Match[str], number: int) -> ImageReference:
-    resolved, why = parsed(literal["name"])
+    resolved, why = parse_reference(literal["name"])
     start = line.start + literal.start("name")
     return ImageReference(
         path=source.path,
         format=Format.HELM,
         where=f"image[{number}]",
         line=line.number,
-        span=(start, start + len(literal["name"])),
+        span=Span(start, start + len(literal["name"])),
         written=literal["name"],
         resolved=resolved,
         why=why,

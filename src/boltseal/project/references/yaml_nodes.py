@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from boltseal.project.image_references import Span
 from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_FRAGMENTS: Final = 200
@@ -209,10 +210,10 @@ def plain_start(source: SourceFile, node: ScalarNode) -> int | None:
     return start if start >= int(node.start_mark.index) and source.text[start:end] == value else None
 
 
-def span_of(source: SourceFile, node: ScalarNode) -> tuple[int, int]:
+def span_of(source: SourceFile, node: ScalarNode) -> Span:
     """Where a scalar's content stands; with its quotes and properties where it can't be told apart from them."""
     start = plain_start(source, node)
-    return (int(node.start_mark.index) if start is None else start, content_end(source, node))
+    return Span(int(node.start_mark.index) if start is None else start, content_end(source, node))
 
 
 def literal_offsets(source: SourceFile, node: ScalarNode) -> list[int] | None:
