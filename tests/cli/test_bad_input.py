@@ -81,5 +81,5 @@ def test_a_bomb_of_aliases_is_told_and_nothing_is_written(project: Path) -> None
     told = program.call("pin", "--write", "--project", project)
 
     assert told.code == 3
-    assert "compose.yml:7: its aliases stand for more than 1000000 values: not read" in told.err
+    assert "compose.yml:7: its aliases expand to more than 1000000 values: not read" in told.err
     assert (project / "compose.yml").read_text() == bomb

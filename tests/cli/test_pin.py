@@ -134,7 +134,7 @@ def test_what_has_no_place_is_left_and_named(project: Path) -> None:
     told = pin(project, "--write")
 
     assert told.code == 1
-    assert "compose.yml:4: redis${TAG}: no-place: what the reference ends with depends on a variable" in told.err
+    assert "compose.yml:4: redis${TAG}: no-place: its end depends on a variable" in told.err
     assert "what has no place can be held beside the files: `boltseal lock --emit compose-override`" in told.err
     assert f"nginx:1.25@{NGINX}" in (project / "compose.yml").read_text()
 

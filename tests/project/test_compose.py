@@ -309,7 +309,7 @@ def test_a_bomb_of_aliases_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = found_in(written(tmp_path, {"compose.yml": bomb, "b/compose.yml": "services: {web: {image: redis:7}}\n"}))
 
     assert [str(problem) for problem in found.problems] == [
-        "compose.yml:7: its aliases stand for more than 1000000 values: not read"
+        "compose.yml:7: its aliases expand to more than 1000000 values: not read"
     ]
     assert names(found) == [("services.web.image", "redis:7")]
 
@@ -319,7 +319,7 @@ def test_a_mapping_that_merges_itself_is_no_file_of_anybodys(tmp_path: Path) -> 
     root = written(tmp_path, {"compose.yml": "services:\n  web: &w\n    image: nginx:1.25\n    <<: *w\n"})
 
     assert [str(problem) for problem in found_in(root).problems] == [
-        "compose.yml:2: an anchor holds an alias of itself: not read"
+        "compose.yml:2: an anchor contains an alias of itself: not read"
     ]
 
 

@@ -140,7 +140,7 @@ def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> N
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("FROM a\nRUN <<EOF\nls\n", 2, "has a heredoc that no line 'EOF' ends"),
+        ("FROM a\nRUN <<EOF\nls\n", 2, "has a heredoc without its end line 'EOF'"),
         ("# escape=x\nFROM a\n", 1, "has an escape directive that is neither \\ nor `"),
         ("# syntax=a\n# syntax=b\nFROM a\n", 2, "gives the directive syntax twice"),
         ("FROM a\nFROM\n", 2, "has a FROM without an image"),

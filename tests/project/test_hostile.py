@@ -168,7 +168,7 @@ def test_what_aliases_stand_for_is_counted_before_it_is_read(tmp_path: Path, nam
 
     assert found.image_refs == ()
     assert [problem.message for problem in found.problems] == [
-        "its aliases stand for more than 1000000 values: not read"
+        "its aliases expand to more than 1000000 values: not read"
     ]
 
 
@@ -183,7 +183,7 @@ def test_a_document_that_holds_itself_is_told(tmp_path: Path, name: str, content
     """And not followed round and round."""
     found = found_in(written(tmp_path, {name: content, "Chart.yaml": ""}))
 
-    assert [problem.message for problem in found.problems] == ["an anchor holds an alias of itself: not read"]
+    assert [problem.message for problem in found.problems] == ["an anchor contains an alias of itself: not read"]
 
 
 @pytest.mark.parametrize(

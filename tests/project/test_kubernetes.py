@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.project.references.helm import OVERRIDDEN, OWN_DIGEST
-from boltseal.project.references.kustomize import IN_A_TEXT
+from boltseal.project.references.kustomize import INLINE_PATCH
 from boltseal.project.scan import scan
 from tests.project.projects import found_in, names, pinned, put, shown, trap, unpinned, written
 
@@ -71,7 +71,7 @@ def test_a_template_is_a_problem_with_its_line(tmp_path: Path) -> None:
 
     assert (broken.image_refs, [str(problem) for problem in broken.problems]) == (
         (),
-        ["deployment.yaml:1: is a template, which no YAML parser reads: pin what it is filled from"],
+        ["deployment.yaml:1: is a template, not YAML: pin the images in the files that supply its values"],
     )
     assert [(problem.line, problem.message) for problem in parsing.problems] == [(7, "is a template: not evaluated")]
     assert [image_ref.written for image_ref in parsing.image_refs] == ["{{ image }}", "nginx:1.25"]
@@ -88,8 +88,8 @@ def test_a_kustomization_is_put_together_of_its_parts(tmp_path: Path) -> None:
         ("images[1]", "registry.example.com/shop/app:1.4.2"),
         ("images[2]", "redis:7.2"),
         ("images[3]", "registry.example.com/whole:2"),
-        ("images[4]", "? its tag is that of the resources, where it can be pinned"),
-        ("images[5]", "? 1.20 is a number to YAML, and may come out as another one: put it in quotes"),
+        ("images[4]", "? its tag is set in the resources, where it can be pinned"),
+        ("images[5]", "? YAML reads 1.20 as a number, which may be written differently: put it in quotes"),
         ("images[6]", "postgres:16"),
         ("helmCharts[0].valuesInline.image", "alpine:3.20"),
     ]
@@ -116,7 +116,7 @@ def test_helm_values_have_their_digest_where_the_chart_asks_for_it(tmp_path: Pat
         ("sidecar.image", "nginx:1.25.3"),
         ("plain.image", "redis:7.2"),
         ("joined.repository", "memcached:1.6"),
-        ("number.image", "? 1.20 is a number to YAML, and may come out as another one: put it in quotes"),
+        ("number.image", "? YAML reads 1.20 as a number, which may be written differently: put it in quotes"),
         ("count.image", "postgres:16"),
         ("undigested.image", "busybox:1.36"),
         ("tilde.image", "alpine:3.20"),
@@ -202,7 +202,7 @@ def test_values_without_a_chart_are_read(tmp_path: Path) -> None:
 
     assert names(found) == [("image", "shop/app:1.4.2")]
     assert [str(note) for note in found.notes] == [
-        'prod/values.yaml:2: "shop/db" has the tag of a chart that is not here'
+        'prod/values.yaml:2: "shop/db" gets its tag from a chart that is not here'
     ]
     assert found.problems == ()
 
@@ -255,7 +255,7 @@ def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
         "ops.yaml": ["value: postgres:16@DIGEST # ours"],
         "resource.yaml": ["spec: {containers: [{name: a, image: 'busybox:1.36@DIGEST'}]}"],
     }
-    assert {refusal.reason for refusal in edited.refusals} == {IN_A_TEXT}
+    assert {refusal.reason for refusal in edited.refusals} == {INLINE_PATCH}
 
 
 def test_a_patch_that_can_not_be_read_is_told_with_its_line(tmp_path: Path) -> None:

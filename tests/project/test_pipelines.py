@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.project.references.gitlab import wildcards
+from boltseal.project.references.gitlab import include_matcher
 from tests.project.projects import found_in, names, pinned, shown, trap, written
 
 
@@ -64,7 +64,7 @@ def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -
         ],
         "ci/more.yml": ["image: memcached:1.6@DIGEST"],
     }
-    assert edited.refusals[0].reason == "its end comes from NODE, and scripts of the job would see the digest in it"
+    assert edited.refusals[0].reason == "its end comes from NODE, and the job's scripts would see the digest in it"
 
 
 def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_wildcards_of_an_include(pattern: str, files: set[str]) -> None:
     """As GitLab has them; nothing else is one."""
     there = {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml", "x.yaml", "ci/f.yaml"}
 
-    assert {name for name in there if wildcards(pattern)(name)} == files
+    assert {name for name in there if include_matcher(pattern)(name)} == files
 
 
 def test_a_pattern_leads_to_the_pipelines_of_folders_below(tmp_path: Path) -> None:
@@ -163,13 +163,11 @@ def test_jobs_that_have_too_many_images_of_each_other_are_told(tmp_path: Path) -
     jobs = "".join(f"j{number}: {{extends: .base, variables: {{V: '{number}'}}}}\n" for number in range(200))
     found = found_in(written(tmp_path, {".gitlab-ci.yml": f".base: {{services: [{services}]}}\n{jobs}"}))
 
-    assert [problem.message for problem in found.problems] == [
-        "its jobs have more than 10000 images of each other: not read"
-    ]
+    assert [problem.message for problem in found.problems] == ["its jobs inherit more than 10000 images: not read"]
 
 
 def test_an_input_of_a_pipeline_is_not_evaluated(tmp_path: Path) -> None:
     """And is told as what it is."""
     ((_, why),) = names(found_in(written(tmp_path, {".gitlab-ci.yml": 'a: {image: "ruby:$[[ inputs.v ]]"}\n'})))
 
-    assert why.startswith("? an input ($[[ ]]) is known only when the pipeline is made")
+    assert why.startswith("? an input ($[[ ]]) is evaluated only when the pipeline is created")

@@ -19,7 +19,7 @@ def test_each_image_of_a_charts_template_is_told_with_its_line(tmp_path: Path) -
         ("templates/deployment.yaml", 12),
         ("templates/deployment.yaml", 13),
     ]
-    assert "its values are read, and what it makes of them is not" in found.notes[0].message
+    assert "is rendered by the chart: only its values are read" in found.notes[0].message
     assert '"{{ include' in found.notes[1].message.replace("\\", "")
 
 
@@ -43,7 +43,7 @@ def test_an_image_that_a_template_names_outright_is_locked_and_not_edited(tmp_pa
         ("templates/tests/test-connection.yaml", 8),
     ]
     assert {refusal.reason for refusal in edited.refusals} == {
-        "it stands in a chart's template, which is not edited: name it in the values"
+        "it is in a chart's template, which is not edited: move the image into the values"
     }
     assert [change.path for change in edited.changes] == ["values.yaml"]
     assert all(path.read_bytes() == text for path, text in before.items() if path.name != "values.yaml")
@@ -77,7 +77,7 @@ def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Pat
         ("compose.yml.j2", 7),
         ("pod.yaml.tmpl", 5),
     ]
-    assert all("stands in a template, which is not evaluated" in problem.message for problem in found.problems)
+    assert all("is in a template, which is not rendered" in problem.message for problem in found.problems)
     assert '"redis:7.2"' in found.problems[3].message
 
 

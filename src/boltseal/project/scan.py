@@ -22,15 +22,15 @@ from boltseal.project.image_references import Format, ImageReference, ScanProble
 from boltseal.project.references.actions import read_actions
 from boltseal.project.references.compose import read_compose
 from boltseal.project.references.dockerfile import read_dockerfile
-from boltseal.project.references.gitlab import included, read_gitlab, wildcards
-from boltseal.project.references.helm import ValuesByPath, app_version, laid_out, read_values
+from boltseal.project.references.gitlab import include_matcher, local_includes, read_gitlab
+from boltseal.project.references.helm import ValuesByPath, app_version, read_values, values_by_path
 from boltseal.project.references.kubernetes import is_kubernetes, read_kubernetes
 from boltseal.project.references.kustomize import patch_files, read_kustomize, read_operations
 from boltseal.project.references.templates import (
-    names_an_image,
+    affects_build,
+    contains_image_line,
     read_chart_template,
     read_template,
-    steers_a_build,
     template_of,
 )
 from boltseal.project.references.yaml_nodes import compose, line_of, pairs
@@ -173,7 +173,7 @@ class _Scan:
 
     def dockerfile(self, source: SourceFile) -> None:
         """Read a Dockerfile. A `Dockerfile.j2` is read as one if no expression affects its instructions."""
-        filled_in = template_of(source.path) is not None and steers_a_build(source)
+        filled_in = template_of(source.path) is not None and affects_build(source)
         self.add(read_template(source) if filled_in else read_dockerfile(source))
 
     def is_template(self, name: str) -> bool:
@@ -266,11 +266,11 @@ class _Scan:
         if name not in self.helm_values:
             self.helm_values[name] = {}
             with suppress(Unreadable):
-                self.helm_values[name] = laid_out(compose(self.project.read(self.project.name(name))))
+                self.helm_values[name] = values_by_path(compose(self.project.read(self.project.name(name))))
         return self.helm_values[name]
 
     def read_includes(self, source: SourceFile, documents: tuple[Node, ...]) -> None:
-        for node in included(documents):
+        for node in local_includes(documents):
             try:
                 for name in self.included_files(source, node.value):
                     if (name, Format.GITLAB_CI, "") not in self.done:
@@ -295,7 +295,7 @@ class _Scan:
             raise Unreadable(source.path, 0, f"{quote(written)} is not followed: {limit}")
         if self.files is None:
             self.files = list(self.walk(self.project.root))
-        matches = wildcards(pattern)
+        matches = include_matcher(pattern)
         return [path.name for path in self.files if matches(path.link_path)]
 
     def read_unnamed(self, source: SourceFile, *, asked: bool) -> None:
@@ -303,7 +303,7 @@ class _Scan:
         try:
             documents = compose(source)
         except Unreadable:
-            if not asked and "{{" in source.text and not names_an_image(source):
+            if not asked and "{{" in source.text and not contains_image_line(source):
                 return  # a template without images
             raise
         if any(is_kubernetes(document) for document in documents):
