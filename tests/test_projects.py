@@ -49,9 +49,9 @@ def test_what_a_project_may_say(tmp_path: Path) -> None:
         ("[lok]", 'unknown table "lok"; the nearest known one is lock'),
         ("[client]\nregistries = ['*']", 'unknown table "client"; the nearest known one is '),
         ("[[notify]]\nurl = 'https://x'", 'unknown table "notify"; the nearest known one is verify'),
-        ("lock = 3", "lock is no table; expected [lock]"),
+        ("lock = 3", "lock is not a table; expected [lock]"),
         ("[lock]\nexclud = []", 'unknown key "exclud" in [lock]; the nearest known one is exclude'),
-        ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the table has none yet'),
+        ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the table has no keys yet'),
         ("[lock]\nexclude = 'docs'", '[lock] exclude is "docs"; expected a list of texts'),
         ("[lock]\nexclude = [3]", '[lock] exclude is "[3]"; expected a list of texts'),
         (
@@ -99,7 +99,7 @@ def test_what_a_user_may_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["https://ghcr.io", "ghcr.io/team", "a*.com", "", "*.*"])
 def test_what_is_no_registry_is_refused(tmp_path: Path, name: str) -> None:
     """A pattern that matches nothing would keep everything out, silently."""
-    with pytest.raises(ProjectInvalid, match="is no registry"):
+    with pytest.raises(ProjectInvalid, match="is not a registry"):
         user(tmp_path, f'[client]\nregistries = ["{name}"]')
     with pytest.raises(ProjectInvalid, match="--allow"):
         check_registry(name, "--allow")
@@ -160,7 +160,9 @@ def test_what_is_no_file_of_the_project_is_not_read(tmp_path: Path, what: str) -
         path.symlink_to(tmp_path / "elsewhere")
     else:
         os.mkfifo(path)
-    with pytest.raises(ProjectInvalid, match=r"\.boltseal\.toml can't be read: it is (a link|no file)"):
+    with pytest.raises(
+        ProjectInvalid, match=r"\.boltseal\.toml can't be read: (it is a symbolic link|not a regular file)"
+    ):
         project_settings(tmp_path)
 
 
@@ -176,6 +178,6 @@ def test_a_list_without_end_is_refused(tmp_path: Path, text: str, key: str) -> N
     """A checked-out file would have each of a hundred thousand entries tried on each of as many files."""
     (tmp_path / ".boltseal.toml").write_text(text.format(", ".join(['"a*"'] * 501)))
 
-    with pytest.raises(ProjectInvalid, match="has 501 entries; at most 500 are taken") as refused:
+    with pytest.raises(ProjectInvalid, match="has 501 entries; expected at most 500") as refused:
         project_settings(tmp_path)
     assert key in refused.value.message

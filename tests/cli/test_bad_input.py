@@ -26,7 +26,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "an alias of nothing": ("deploy/compose.yml", "services:\n  web: *gone\n", "deploy/compose.yml:2: is not YAML"),
     "a bomb of merges": ("deploy/compose.yml", MERGES, "deploy/compose.yml:201: merges more than 200 mappings"),
     "depth": ("deploy/compose.yml", "\n" + "[" * 100_000, "deploy/compose.yml:2: is not YAML"),
-    "a template": ("k8s/pod.yaml.j2", "spec:\n  image: {{ image }}\n", 'k8s/pod.yaml.j2:2: "{{ image }}" stands in a'),
+    "a template": ("k8s/pod.yaml.j2", "spec:\n  image: {{ image }}\n", 'k8s/pod.yaml.j2:2: "{{ image }}" is in a'),
     "braces in a manifest": (
         "k8s/pod.yaml",
         "{{ if on }}\napiVersion: v1\nkind: Pod\nspec: {containers: [{image: {{ image }}}]}\n",
@@ -41,7 +41,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "50 MiB": ("deploy/compose.yml", b"", "deploy/compose.yml: has 52428800 bytes"),
     "a broken Dockerfile": ("Dockerfile", "FROM a\nRUN <<EOF\nx\n", "Dockerfile:2: "),
-    "a 2 MiB Dockerfile": ("Dockerfile", "FROM a\n" + "#" * 2_097_152, "Dockerfile: is no Dockerfile"),
+    "a 2 MiB Dockerfile": ("Dockerfile", "FROM a\n" + "#" * 2_097_152, "Dockerfile: is not read as a Dockerfile"),
 }
 
 

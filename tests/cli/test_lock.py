@@ -130,7 +130,7 @@ async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server,
     trust(server, project)
 
     assert noted.code == 0
-    assert "the pin still holds" in noted.out
+    assert "the pin is still valid" in noted.out
     assert verify(project, "--strict").code == 1
     assert verify(project, "--offline", "--strict").code == 0
 
@@ -154,8 +154,8 @@ async def test_what_was_deleted_is_gone_and_who_did_it_is_told(server: Server, p
 
     assert (told.code, told.json["outcome"]) == (1, "differs")
     assert (gone["status"], gone["moved_by"], gone["sealed"]) == ("gone", "anonymous", False)
-    assert "it can't be had any more" in gone["reason"]
-    assert f"as entry {gone['entry']} of its ledger says" in gone["reason"]
+    assert "it no longer exists" in gone["reason"]
+    assert f"according to entry {gone['entry']} of its ledger" in gone["reason"]
     assert (unknown["status"], unknown["weight"]) == ("unknown", "unknown")
     assert "did not answer" in unknown["reason"]
 

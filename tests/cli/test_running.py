@@ -227,7 +227,7 @@ async def test_what_runs_is_what_is_locked(fake: FakeEngine, tmp_path: Path) -> 
     strict = await asked(fake, tmp_path, "verify", "--running", "--strict", "--json")
 
     assert (done.code, strict.code) == (0, 1)
-    assert "proxy: traefik:3: not-in-the-lock: boltseal.lock does not name it" in done.out
+    assert "proxy: traefik:3: not-in-the-lock: it is not in boltseal.lock" in done.out
     assert "1 holds, 1 not-in-the-lock" in done.err
     assert (strict.json["schema"], strict.json["results"][0]["weight"]) == ("boltseal.verify-running/1", "differs")
 

@@ -15,7 +15,7 @@ from boltseal.lockfile.container_check import (
     RunningImage,
     RunningVerdict,
     judge,
-    kinds,
+    known_kinds,
 )
 from boltseal.lockfile.document import SECOND_US, LockedImage
 from boltseal.oci.digest import Digest
@@ -28,7 +28,7 @@ LOCKED = locked(str(NAME), 1, ("linux/amd64", 10), ("linux/arm64/v8", 11))
 OLD = 7
 
 
-def running(*numbers: int, kind: DigestKind = DigestKind.UNSAID, name: Reference | None = NAME) -> RunningImage:
+def running(*numbers: int, kind: DigestKind = DigestKind.UNSPECIFIED, name: Reference | None = NAME) -> RunningImage:
     """A container on an amd64 machine, created a day after the lock was written."""
     digests = {digest(number): kind for number in numbers}
     return RunningImage(name, digests, platform="linux/amd64", machine="linux/amd64", created_us=NOW_US + DAY_US)
@@ -48,18 +48,18 @@ def test_any_of_its_digests_holds(number: int) -> None:
 
 def test_the_images_own_digest_counts_and_not_what_its_tag_means() -> None:
     """The newer image is on the host, and its name; the container stands on the one before."""
-    verdict = judged(replace(running(OLD), here=frozenset({digest(1)})))
+    verdict = judged(replace(running(OLD), local_digests=frozenset({digest(1)})))
 
     assert (verdict.standing, verdict.weight) == (ContainerStatus.NOT_RECREATED, Weight.DIFFERS)
-    assert "the container stands on what localhost:5000/shop/app:1.4.2 meant before; recreate it" in verdict.reason
+    assert "the container runs a former image of localhost:5000/shop/app:1.4.2; recreate it" in verdict.reason
 
 
 def test_recreated_without_a_pull() -> None:
     """Created after the new image was locked, of the old one that was there."""
-    verdict = judged(replace(running(OLD), here=frozenset({digest(OLD)})))
+    verdict = judged(replace(running(OLD), local_digests=frozenset({digest(OLD)})))
 
     assert (verdict.standing, verdict.weight) == (ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS)
-    assert "of an image that was on its host already" in verdict.reason
+    assert "from an image that was already on its host" in verdict.reason
     assert verdict.locked == LOCKED
 
 
@@ -74,10 +74,10 @@ def test_the_tag_moved_after_the_pull(created: int | None) -> None:
 
 def test_the_tag_moved_after_the_lock() -> None:
     """The host has pulled what the tag means now."""
-    verdict = judged(replace(running(OLD), means=digest(OLD)))
+    verdict = judged(replace(running(OLD), current_digest=digest(OLD)))
 
     assert verdict.standing is ContainerStatus.MOVED_AFTER_LOCK
-    assert "its host has pulled what it means now" in verdict.reason
+    assert "its host has pulled the new image" in verdict.reason
 
 
 def test_offline_the_time_of_the_name_tells_what_was_pulled_after_the_lock() -> None:
@@ -98,10 +98,10 @@ def test_a_name_more_says_nothing_about_the_first() -> None:
 
 def test_another_image_under_the_locked_name() -> None:
     """The registry's tag did not move, so somebody on the host gave the name to something else."""
-    verdict = judged(replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1, means=digest(1)))
+    verdict = judged(replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1, current_digest=digest(1)))
 
     assert (verdict.standing, verdict.weight) == (ContainerStatus.UNKNOWN, Weight.DIFFERS)
-    assert "somebody here gave another image its name" in verdict.reason
+    assert "another image was tagged so on this host" in verdict.reason
 
 
 def test_another_machines_image() -> None:
@@ -111,7 +111,7 @@ def test_another_machines_image() -> None:
     not_locked = judged(replace(running(OLD), platform="linux/arm64"))
 
     assert {each.standing for each in (by_lock, by_host, not_locked)} == {ContainerStatus.OTHER_PLATFORM}
-    assert by_lock.reason.startswith("it is the image for linux/arm64/v8, and its host is linux/amd64")
+    assert by_lock.reason.startswith("it is the image for linux/arm64/v8, but its host is linux/amd64")
 
 
 def test_a_platform_that_the_lock_has_not_is_no_mistake() -> None:
@@ -144,7 +144,7 @@ def test_a_local_build_where_the_lock_has_an_image() -> None:
     verdict = judged(replace(running(OLD), origin=Origin.LOCAL))
 
     assert (verdict.standing, verdict.weight) == (ContainerStatus.LOCAL_BUILD, Weight.DIFFERS)
-    assert "no registry is known for it" in verdict.reason
+    assert "is in no known registry" in verdict.reason
 
 
 def test_what_the_lock_says_is_built_here() -> None:
@@ -185,7 +185,7 @@ def test_a_container_that_the_lock_does_not_name() -> None:
 
     assert (other.standing, other.weight, other.locked) == (ContainerStatus.NOT_LOCKED, Weight.NOTE, None)
     assert [(each.standing, each.weight) for each in (tag, by_id)] == [(ContainerStatus.UNKNOWN, Weight.DIFFERS)] * 2
-    assert "has localhost:5000/shop/app as 1.4.2, and neither this name nor this image" in tag.reason
+    assert "has localhost:5000/shop/app as 1.4.2, but neither this tag nor this image" in tag.reason
 
 
 def test_a_container_that_was_started_by_a_digest_or_an_id() -> None:
@@ -223,17 +223,21 @@ def test_a_lock_that_names_a_digest() -> None:
     """Is told by it."""
     pinned = locked(f"localhost:5000/shop/app@{digest(1)}", 1)
 
-    assert "as sha256:000000000000, and neither" in judged(running(OLD), pinned).reason
+    assert "as sha256:000000000000, but neither" in judged(running(OLD), pinned).reason
 
 
 def test_of_which_kind_a_digest_is() -> None:
     """The host's word, else the lock's, else nobody's."""
-    host = {digest(number): DigestKind.UNSAID for number in (1, 10, 110, OLD)} | {digest(8): DigestKind.CONFIG}
+    host = {digest(number): DigestKind.UNSPECIFIED for number in (1, 10, 110, OLD)} | {digest(8): DigestKind.CONFIG}
 
-    assert list(kinds(host, LOCKED).values()) == ["index", "manifest", "config", "digest", "config"]
-    assert kinds(host, None) == host
-    assert kinds({digest(1): DigestKind.UNSAID}, replace(LOCKED, media_type="")) == {digest(1): DigestKind.UNSAID}
-    assert kinds({Digest.of(b""): DigestKind.UNSAID}, locked("app:1", None)) == {Digest.of(b""): DigestKind.UNSAID}
+    assert list(known_kinds(host, LOCKED).values()) == ["index", "manifest", "config", "digest", "config"]
+    assert known_kinds(host, None) == host
+    assert known_kinds({digest(1): DigestKind.UNSPECIFIED}, replace(LOCKED, media_type="")) == {
+        digest(1): DigestKind.UNSPECIFIED
+    }
+    assert known_kinds({Digest.of(b""): DigestKind.UNSPECIFIED}, locked("app:1", None)) == {
+        Digest.of(b""): DigestKind.UNSPECIFIED
+    }
 
 
 def test_a_lock_whose_platforms_have_no_image_ids() -> None:
@@ -241,7 +245,7 @@ def test_a_lock_whose_platforms_have_no_image_ids() -> None:
     half = replace(LOCKED, platforms=tuple(each._replace(image=None) for each in LOCKED.platforms))
 
     assert judged(running(110, kind=DigestKind.CONFIG), half).weight is Weight.UNKNOWN
-    assert kinds({digest(10): DigestKind.UNSAID}, half) == {digest(10): DigestKind.MANIFEST}
+    assert known_kinds({digest(10): DigestKind.UNSPECIFIED}, half) == {digest(10): DigestKind.MANIFEST}
     assert judged(replace(running(1), platform="linux/amd64"), half).weight is Weight.HOLDS
 
 

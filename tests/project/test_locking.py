@@ -92,7 +92,7 @@ async def test_a_tag_that_moved_is_told_and_not_taken(hub: FakeHub) -> None:
     done = await locking(hub, [image_ref(APP)], before, now_us=NOW_US + DAY_US)
 
     assert done.lock == before
-    assert (str(done.moved[0].to), done.moved[0].taken) == (newer.digest, False)
+    assert (str(done.moved[0].to), done.moved[0].updated) == (newer.digest, False)
     assert str(done.moved[0].platforms) == "changed: linux/amd64; same: linux/arm64"
 
 
@@ -104,7 +104,7 @@ async def test_an_update_takes_what_the_tag_means_now(hub: FakeHub) -> None:
     done = await locking(hub, [image_ref(APP)], before, update=lambda _: True, now_us=NOW_US + DAY_US)
 
     assert (str(done.lock.images[0].digest), done.lock.images[0].first_seen_us) == (newer.digest, NOW_US + DAY_US)
-    assert done.moved[0].taken
+    assert done.moved[0].updated
 
 
 async def test_an_update_to_what_another_name_means_already_knows_its_platforms(hub: FakeHub) -> None:
@@ -132,7 +132,7 @@ async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
         hub, [image_ref(APP), image_ref(other)], before, update=lambda ref: ref.repository == "shop/app"
     )
 
-    assert [each.taken for each in done.moved] == [True, False]
+    assert [each.updated for each in done.moved] == [True, False]
     assert done.lock.images[1] == before.images[1]
 
 
@@ -206,7 +206,7 @@ async def test_a_registry_that_wants_a_login_for_a_local_build_is_told(hub: Fake
     done = await locking(hub, [image_ref("app", build=True)])
 
     assert done.lock.images[0].local_build
-    assert "app:latest is taken for a local build" in done.notes[0]
+    assert "app:latest is treated as a local build" in done.notes[0]
 
 
 async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
@@ -266,7 +266,7 @@ async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> Non
 
     assert str(done.lock.images[0].digest) == older.digest
     assert len(done.lock.images[0].platforms) == 2
-    assert f"the tag means {Digest.parse(newer.digest).short} now" in done.notes[0]
+    assert f"the tag now resolves to {Digest.parse(newer.digest).short}" in done.notes[0]
 
 
 async def test_a_pin_that_the_tag_means_costs_no_second_question(hub: FakeHub) -> None:
@@ -293,7 +293,7 @@ async def test_a_pin_that_is_gone_is_told_and_the_tag_is_locked(hub: FakeHub) ->
     done = await locking(hub, [image_ref(f"{APP}@{Digest.of(b'gone')}")])
 
     assert str(done.lock.images[0].digest) == document.digest
-    assert "which can't be had" in done.notes[0]
+    assert "which is not available" in done.notes[0]
 
 
 async def test_files_that_pin_one_tag_differently_are_told(hub: FakeHub) -> None:

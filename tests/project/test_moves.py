@@ -74,11 +74,16 @@ async def test_a_tag_that_floats_there_may_move_whatever_it_is_called(ledger: Fa
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert (found.move.sealed, found.move.told, found.move.by, found.move.entry) == (False, MoveSource.LEDGER, "ci", 2)
+    assert (found.move.sealed, found.move.source, found.move.by, found.move.entry) == (
+        False,
+        MoveSource.LEDGER,
+        "ci",
+        2,
+    )
     assert found.move.moved_us == START_US + 2_000_000
     assert found.reason == (
         "its floating tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb, on 2026-11-24T06:00:02Z (4 days ago), "
-        "by ci, as entry 2 of its ledger says; the pin still holds"
+        "by ci, according to entry 2 of its ledger; the pin is still valid"
     )
 
 
@@ -110,7 +115,7 @@ async def test_a_lock_names_the_entry_that_made_the_tag_mean_this(
     try:
         watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: NOW_US // 1_000_000)
         resolver = Resolver(transport, lambda _: True, watch=watch.follow)
-        await resolver.meanings([reference])
+        await resolver.resolve([reference])
         found = await resolver.ledger_entries({reference: Digest.parse(A)})
     finally:
         await transport.aclose()
@@ -140,9 +145,9 @@ async def test_a_tag_that_is_sealed_there_may_not_move_whatever_it_is_called(
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
-    assert (found.move.sealed, found.move.told) == (True, MoveSource.LEDGER)
+    assert (found.move.sealed, found.move.source) == (True, MoveSource.LEDGER)
     assert found.reason.startswith("its sealed tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb")
-    assert "its registry is not to be believed: the tag means sha256:bbbb" in found.reason
+    assert "its registry is not trustworthy: the tag means sha256:bbbb" in found.reason
 
 
 async def test_a_sealed_tag_that_moved_by_the_ledgers_own_words_does_not_hold(
@@ -178,7 +183,7 @@ async def test_who_moved_several_times_is_told_with_when_it_left_what_was_locked
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.left_us, found.move.moved_us) == (START_US + 2_000_000, START_US + 3_000_000)
-    assert "it left what was locked on 2026-11-24T06:00:02Z; what would be deployed is not" in found.reason
+    assert "it left the locked digest on 2026-11-24T06:00:02Z; a deployment would not" in found.reason
 
 
 async def test_a_move_and_back_is_no_move(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ async def test_a_ledger_without_the_entry_of_the_lock_does_not_hold(
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert f"entry {entry}, by which latest was locked" in found.reason
+    assert f"entry {entry}, from which latest was locked" in found.reason
 
 
 async def test_a_pin_that_a_sealed_tag_never_meant_does_not_hold(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -221,7 +226,7 @@ async def test_a_pin_that_a_sealed_tag_never_meant_does_not_hold(ledger: FakeLed
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), None)
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert "by the ledger it never meant sha256:aaaaaaaaaaaa" in found.reason
+    assert "according to the ledger it never resolved to sha256:aaaaaaaaaaaa" in found.reason
 
 
 @pytest.mark.parametrize("pinned", [True, False])
@@ -235,7 +240,7 @@ async def test_a_ledger_that_can_not_be_read_leaves_it_open_whether_a_tag_may_mo
     found = await verdict(ledger, tmp_path, shop("latest", A if pinned else ""), locked("latest"))
 
     assert told(found) == ((VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS))
-    assert "whether it may, its registry's ledger does not say now" in found.reason
+    assert "whether that is allowed is unknown, because the ledger can't be read" in found.reason
 
 
 async def test_a_ledger_that_fails_between_history_and_proof_is_told(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -259,8 +264,8 @@ async def test_a_registry_whose_ledger_tells_no_histories_is_judged_by_the_tags_
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert (found.move.told, found.move.by) == (MoveSource.NAME, "")
-    assert "as its registry says" in found.reason
+    assert (found.move.source, found.move.by) == (MoveSource.NAME, "")
+    assert "according to its registry" in found.reason
 
 
 @pytest.mark.parametrize(("tag", "mode"), [("1.4.2", "floating"), ("prod", "sealed")])
@@ -275,8 +280,8 @@ async def test_a_registry_that_shows_its_ledger_to_nobody_is_believed_as_far_as_
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
     assert found.move is not None
-    assert (found.move.told, found.move.by) == (MoveSource.REGISTRY, "ci")
-    assert "by ci, as its registry says" in found.reason
+    assert (found.move.source, found.move.by) == (MoveSource.REGISTRY, "ci")
+    assert "by ci, according to its registry" in found.reason
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 500])
@@ -291,7 +296,7 @@ async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert found.move.told is MoveSource.NAME
+    assert found.move.source is MoveSource.NAME
 
 
 async def test_a_history_without_end_is_not_read_to_its_end(
@@ -319,4 +324,4 @@ async def test_a_tag_that_was_deleted_is_told_with_who_did_it(ledger: FakeLedger
     assert told(gone) == (VerifyStatus.GONE, Weight.DIFFERS)
     assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
     assert told(sealed) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert all("by an admin, as entry" in found.reason for found in (gone, floating, sealed))
+    assert all("by an admin, according to entry" in found.reason for found in (gone, floating, sealed))

@@ -52,7 +52,7 @@ async def test_each_distinct_reference_costs_one_head_and_nothing_is_fetched(hub
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     named = references(*[f"docker.io/team/app{number}:1.0.0" for number in range(20)])
     async with resolving(hub) as resolver:
-        found = await resolver.meanings([*named, *named])
+        found = await resolver.resolve([*named, *named])
 
     assert all(isinstance(each, Resolved) for each in found.values())
     assert hub.counted == {"token": 1, "HEAD manifest": 20}
@@ -64,7 +64,7 @@ async def test_a_registry_that_is_not_allowed_is_not_asked(hub: FakeHub) -> None
     publish(hub, "shop/app:1", image("app"))
     asked, refused = references(f"{REGISTRY}/shop/app:1", "169.254.169.254/shop/app:1")
     async with resolving(hub, allowed=lambda name: name == REGISTRY) as resolver:
-        found = await resolver.meanings([asked, refused])
+        found = await resolver.resolve([asked, refused])
 
     assert isinstance(found[asked], Resolved)
     assert isinstance(found[refused], RegistryNotAllowed)
@@ -202,8 +202,8 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
         return LedgerCheck(registry, TrustStatus.NO_LEDGER)
 
     async with resolving(hub, watch=watch) as resolver:
-        found = await resolver.meanings([node, other])
-        await resolver.meanings([node, other])
+        found = await resolver.resolve([node, other])
+        await resolver.resolve([node, other])
 
     assert isinstance(found[node], Resolved)
     assert isinstance(found[other], LedgerUnchecked)
@@ -218,7 +218,7 @@ async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
 
     async with resolving(hub, watch=watch) as resolver:
         with pytest.raises(LedgerBroken):
-            await resolver.meanings([Reference.parse("node:16.13")])
+            await resolver.resolve([Reference.parse("node:16.13")])
 
 
 async def test_long_work_says_where_it_stands(hub: FakeHub) -> None:
@@ -228,7 +228,7 @@ async def test_long_work_says_where_it_stands(hub: FakeHub) -> None:
     named = references(*[f"{REGISTRY}/team/app{number}:1.0.0" for number in range(5)])
     told: list[tuple[str, int, int]] = []
     async with resolving(hub, progress=lambda *step: told.append(step)) as resolver:
-        found = await resolver.meanings(named)
+        found = await resolver.resolve(named)
         await resolver.platforms({one.digest: at for at, one in found.items() if isinstance(one, Resolved)})
 
-    assert told == [(step, done, 5) for step in ("asking what tags mean", "reading platforms") for done in range(1, 6)]
+    assert told == [(step, done, 5) for step in ("resolving tags", "reading platforms") for done in range(1, 6)]

@@ -91,10 +91,10 @@ async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) ->
     found = await verdict(hub, pinned, lock)
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
-    assert (str(found.from_), str(found.to), moved(found).sealed) == (older.digest, newer.digest, False)
+    assert (str(found.expected), str(found.actual), moved(found).sealed) == (older.digest, newer.digest, False)
     assert found.reason == (
         f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
-        "after 2026-11-24T18:00:00Z (12 days ago); changed: linux/amd64, linux/arm64; the pin still holds"
+        "after 2026-11-24T18:00:00Z (12 days ago); changed: linux/amd64, linux/arm64; the pin is still valid"
     )
 
 
@@ -122,7 +122,7 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHu
     assert moved(other).moved_us is None
     assert "after 2026-11-24T18:00:00Z" in other.reason
     assert moved(found).moved_us == NOW_US + 6 * DAY_US + 12 * HOUR_US + 1
-    assert "on 2026-12-01T06:00:00Z (5 days ago), as its registry says; changed: linux/amd64" in found.reason
+    assert "on 2026-12-01T06:00:00Z (5 days ago), according to its registry; changed: linux/amd64" in found.reason
 
 
 async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: FakeHub) -> None:
@@ -133,7 +133,7 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: 
     del hub.manifests["shop/app"]["latest"]
     hub.histories["shop/app:latest"] = history(older.digest, "deleted")
 
-    assert "was deleted; it meant" in (found := await verdict(hub, pinned, lock)).reason
+    assert "was deleted; it resolved to" in (found := await verdict(hub, pinned, lock)).reason
     assert moved(found).moved_us is not None
 
 
@@ -179,7 +179,7 @@ async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeH
 
 
 async def test_what_is_not_pinned_and_moved_does_not_hold(hub: FakeHub) -> None:
-    """Floating or not: what would be deployed is not what was locked."""
+    """Floating or not: a deployment would not use the locked image."""
     put(hub, "older", FLOATING)
     lock = await locked(hub, [image_ref(FLOATING)])
     put(hub, "newer", FLOATING)
@@ -233,7 +233,7 @@ async def test_a_pin_that_is_not_what_the_lock_says_disagrees(hub: FakeHub) -> N
     found = await verdict(hub, pinned, lock)
 
     assert told(found) == told(await verdict(None, pinned, lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
-    assert (str(found.to), found.from_) == (older.digest, lock.images[0].digest)
+    assert (str(found.actual), found.expected) == (older.digest, lock.images[0].digest)
 
 
 async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
@@ -290,7 +290,7 @@ async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> 
 
     assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
     assert told(release) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert "was deleted; it meant" in floating.reason
+    assert "was deleted; it resolved to" in floating.reason
 
 
 async def test_a_reference_by_digest_alone_holds(hub: FakeHub) -> None:

@@ -213,7 +213,7 @@ def _tell_image(
 ) -> None:
     """What became of one image; of a lock that is not written nothing was added or updated."""
     if move is not None:
-        status = "updated" if move.taken and whole else "moved"
+        status = "updated" if move.updated and whole else "moved"
     elif added:
         status = "local-build" if image.local_build else "added" if whole else "resolved"
     else:
@@ -278,5 +278,5 @@ def _in_words(move: MovedReference) -> str:
     now = "nothing" if move.to is None else move.to.short
     ago = age(before.first_seen_us, clock_us())
     changed = f" ({move.platforms})" if str(move.platforms) else ""
-    taken = "" if move.taken else f"; kept: take it with `boltseal lock --update {before.reference.familiar()}`"
+    taken = "" if move.updated else f"; kept: take it with `boltseal lock --update {before.reference.familiar()}`"
     return f"locked {ago} ago to {was}, means {now} now{changed}{taken}"

@@ -111,7 +111,7 @@ def _ask(
         from boltseal.project.resolve import Resolver
 
         resolver = Resolver(transport, allowed, watch=lambda registry: followed(reach, transport, registry))
-        return await resolver.meanings(references)
+        return await resolver.resolve(references)
 
     return ask(reach, {reference.registry for reference in references}, run)
 

@@ -49,7 +49,7 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
         resolver = Resolver(
             transport, opened.allowed, watch=lambda registry: followed(opened.place.reach, transport, registry)
         )
-        meanings = await resolver.meanings(floating)
+        meanings = await resolver.resolve(floating)
         meant = {key: each.digest for key, each in meanings.items() if isinstance(each, Resolved)}
         tags = {each: await _tags(transport, each) for each in dict.fromkeys(versions)}
         locked = {each.reference: each.digest for each in lock.images if each.digest is not None}

@@ -105,7 +105,7 @@ def _pins(opened: OpenedProject, reach: RegistryOptions, allow: list[str]) -> li
         from boltseal.project.resolve import Resolver
 
         resolver = Resolver(transport, allowed, watch=watching(reach, transport, None), progress=progress)
-        return pins_by_tag(opened.image_refs, await resolver.meanings(wanted))
+        return pins_by_tag(opened.image_refs, await resolver.resolve(wanted))
 
     with Progress() as progress:
         return ask(reach, {reference.registry for reference in wanted}, run)

@@ -23,7 +23,7 @@ from boltseal.lockfile.container_check import DigestKind
 from boltseal.oci.reference import Reference
 
 _INDENT = "  "
-_KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSAID, DigestKind.CONFIG, DigestKind.IMAGE_ID)
+_KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSPECIFIED, DigestKind.CONFIG, DigestKind.IMAGE_ID)
 
 
 def blocks(rows: Sequence[ContainerRow], now_us: int, *, several: bool) -> Iterator[str]:
@@ -84,7 +84,7 @@ def _pushed(row: ContainerRow) -> str:
 
 def _digests(row: ContainerRow) -> str:
     """Each with what it is a digest of, where that is known."""
-    words = {kind: "" if kind is DigestKind.UNSAID else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
+    words = {kind: "" if kind is DigestKind.UNSPECIFIED else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
     found = [f"{words[kind]}{digest.short}" for kind in _KINDS for digest in row.of_kind(kind)]
     return ", ".join(found) or "no digest"
 

@@ -159,8 +159,8 @@ def _tell(answer: CommandOutput, verdict: VerifyResult, *, github: bool) -> None
         line=image_ref.line,
         at=image_ref.where,
         written=image_ref.written,
-        expected=None if verdict.from_ is None else str(verdict.from_),
-        means=None if verdict.to is None else str(verdict.to),
+        expected=None if verdict.expected is None else str(verdict.expected),
+        means=None if verdict.actual is None else str(verdict.actual),
         locked_at=None if verdict.image is None else time_text(verdict.image.first_seen_us),
         platforms=None if verdict.change is None else asdict(verdict.change),
         **_move(verdict.move),
@@ -184,7 +184,7 @@ def _move(move: TagMove | None) -> dict[str, Any]:
         return dict.fromkeys(("sealed", "sealed_by", "moved_at", "left_at", "moved_by", "entry"))
     return {
         "sealed": move.sealed,
-        "sealed_by": move.told,
+        "sealed_by": move.source,
         "moved_at": when(move.moved_us),
         "left_at": when(move.left_us),
         "moved_by": move.by or None,

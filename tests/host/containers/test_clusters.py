@@ -92,7 +92,7 @@ async def test_one_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     assert "/api/v1/namespaces/shop/pods" in cluster.asked
     assert found.image.digests == {CONFIG: DigestKind.IMAGE_ID}
-    assert found.image.origin is Origin.UNSAID
+    assert found.image.origin is Origin.UNSPECIFIED
 
 
 async def test_nodes_that_may_not_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ async def test_nodes_that_may_not_be_seen(tmp_path: Path, monkeypatch: pytest.Mo
     cluster.nodes_forbidden = True
     (found,) = (await looked(cluster, tmp_path, monkeypatch)).seen
 
-    assert (found.image.machine, found.image.digests) == ("", {INDEX: DigestKind.UNSAID})
+    assert (found.image.machine, found.image.digests) == ("", {INDEX: DigestKind.UNSPECIFIED})
 
 
 async def test_a_context_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

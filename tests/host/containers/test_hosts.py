@@ -40,8 +40,8 @@ async def test_a_container_is_told_by_its_own_image(tmp_path: Path) -> None:
     fake.container("web", NAME, old, labels=labels, RestartCount=2)
     found = await one(fake, tmp_path)
 
-    assert found.image.digests == {PULLED: DigestKind.UNSAID, Digest.parse(old): DigestKind.CONFIG}
-    assert found.image.here == frozenset({Digest.parse(new)})
+    assert found.image.digests == {PULLED: DigestKind.UNSPECIFIED, Digest.parse(old): DigestKind.CONFIG}
+    assert found.image.local_digests == frozenset({Digest.parse(new)})
     assert found.image.started_as == Reference.parse(NAME)
     assert (found.image.origin, found.image.recorded, found.image.platform) == (Origin.PULLED, True, "linux/amd64")
     assert (found.project, found.service, found.restarts) == ("shop", "web", 2)
@@ -75,7 +75,7 @@ async def test_a_record_that_is_gone_and_a_container_that_is(tmp_path: Path) -> 
     fake.wrong[f"containers/{'0' * 64}/json"] = Wrong(404, b'{"message": "No such container"}')
     found = await one(fake, tmp_path)
 
-    assert (found.name, found.image.recorded, found.image.here) == ("web", False, None)
+    assert (found.name, found.image.recorded, found.image.local_digests) == ("web", False, None)
     assert found.image.digests == {Digest.parse(id_): DigestKind.CONFIG}
 
 
@@ -102,7 +102,7 @@ async def test_an_image_id_is_no_name(tmp_path: Path, digits: int) -> None:
 
 @pytest.mark.parametrize(
     ("media_type", "kind"),
-    [(OCI_INDEX, DigestKind.INDEX), (OCI_MANIFEST, DigestKind.MANIFEST), ("", DigestKind.UNSAID)],
+    [(OCI_INDEX, DigestKind.INDEX), (OCI_MANIFEST, DigestKind.MANIFEST), ("", DigestKind.UNSPECIFIED)],
 )
 async def test_containerds_store(tmp_path: Path, media_type: str, kind: DigestKind) -> None:
     """Its ID is what was pulled or built, and newer engines say which of the two; and which manifest a container has."""
@@ -115,7 +115,7 @@ async def test_containerds_store(tmp_path: Path, media_type: str, kind: DigestKi
 
     assert found.image.digests == {Digest.parse(id_): kind, manifest: DigestKind.MANIFEST}
     assert (found.image.platform, found.image.machine) == ("linux/arm64", "linux/amd64")
-    assert found.image.origin is Origin.UNSAID
+    assert found.image.origin is Origin.UNSPECIFIED
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ async def test_containerds_store(tmp_path: Path, media_type: str, kind: DigestKi
         (False, [NAME], [], Origin.LOCAL),
         (False, [NAME], [AT], Origin.PULLED),
         (True, ["localhost/app:1"], [f"localhost/app@{PULLED}"], Origin.LOCAL),
-        (True, ["localhost/app:1", NAME], [], Origin.UNSAID),
-        (True, [], [], Origin.UNSAID),
+        (True, ["localhost/app:1", NAME], [], Origin.UNSPECIFIED),
+        (True, [], [], Origin.UNSPECIFIED),
     ],
 )
 async def test_where_it_came_from(

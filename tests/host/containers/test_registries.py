@@ -111,7 +111,7 @@ async def test_a_registry_that_is_not_allowed() -> None:
         found = await ask(registries, [NAME], lambda _: set())
 
     assert (hub.counted.total(), found.pasts) == (0, {})
-    assert "is not asked" in str(found.meanings[NAME])
+    assert "is not contacted" in str(found.meanings[NAME])
 
 
 async def test_a_ledger_that_can_not_be_looked_at() -> None:

@@ -27,7 +27,7 @@ LOCK = LockedImages.of(lock_of(LOCKED))
 
 
 def seen(
-    *digests: Digest, kind: DigestKind = DigestKind.UNSAID, name: Reference | None = NAME, **more: object
+    *digests: Digest, kind: DigestKind = DigestKind.UNSPECIFIED, name: Reference | None = NAME, **more: object
 ) -> RunningContainer:
     image = RunningImage(name, dict.fromkeys(digests, kind))
     return RunningContainer("host", "web", "id", str(name), replace(image, **more), "Docker")  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def test_a_manifest_by_the_word_of_its_registry() -> None:
     [
         (Resolved(INDEX, OCI_INDEX, 1), Origin.PULLED),
         (RemoteNotFound("gone"), Origin.LOCAL),
-        (RemoteUnavailable("down"), Origin.UNSAID),
+        (RemoteUnavailable("down"), Origin.UNSPECIFIED),
     ],
 )
 def test_where_an_image_came_from_that_its_host_does_not_say(answer: Resolved | BoltsealError, origin: Origin) -> None:

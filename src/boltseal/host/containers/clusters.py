@@ -55,7 +55,7 @@ def _seen(one: PodContainer, context: str, machine: Platform | None) -> RunningC
 
 def _digests(image: NodeImage | None) -> tuple[dict[Digest, DigestKind], Origin]:
     if image is None:
-        return {}, Origin.UNSAID
+        return {}, Origin.UNSPECIFIED
     if image.pulled is None:
-        return {image.digest: DigestKind.IMAGE_ID}, Origin.UNSAID
-    return {image.digest: DigestKind.UNSAID}, Origin.PULLED
+        return {image.digest: DigestKind.IMAGE_ID}, Origin.UNSPECIFIED
+    return {image.digest: DigestKind.UNSPECIFIED}, Origin.PULLED

@@ -137,7 +137,7 @@ def _seen(
         machine=machine,
         recorded=image is not None,
         created_us=it.created_us,
-        here=None if here is None else frozenset(_digests(here.id, here, store)),
+        local_digests=None if here is None else frozenset(_digests(here.id, here, store)),
     )
     if it.manifest is not None:
         standing = replace(standing, digests={**standing.digests, it.manifest.digest: DigestKind.MANIFEST})
@@ -176,11 +176,13 @@ def _named(started_as: str, image: Digest | None) -> Reference | None:
 def _digests(id_: Digest, image: EngineImage | None, store: ImageStoreKind) -> dict[Digest, DigestKind]:
     """All digests that the host knows the image by, and of what each is."""
     found = (
-        {} if image is None else {one.digest: DigestKind.UNSAID for one in image.pulled_as if one.digest is not None}
+        {}
+        if image is None
+        else {one.digest: DigestKind.UNSPECIFIED for one in image.pulled_as if one.digest is not None}
     )
     if store is not ImageStoreKind.CONTAINERD:
         return found | {id_: DigestKind.CONFIG}
-    kind = DigestKind.UNSAID
+    kind = DigestKind.UNSPECIFIED
     if image is not None and image.target is not None:
         if image.target.media_type in INDEX_TYPES:
             kind = DigestKind.INDEX
@@ -193,7 +195,7 @@ def _origin(image: EngineImage, store: ImageStoreKind) -> Origin:
     if store is ImageStoreKind.CLASSIC:
         return Origin.PULLED if image.pulled_as else Origin.LOCAL
     called = {each.registry for each in (*image.names, *image.pulled_as)}
-    return Origin.LOCAL if store is ImageStoreKind.PODMAN and called == {_LOCALHOST} else Origin.UNSAID
+    return Origin.LOCAL if store is ImageStoreKind.PODMAN and called == {_LOCALHOST} else Origin.UNSPECIFIED
 
 
 def _label(labels: Mapping[str, str], names: Iterable[str]) -> str:

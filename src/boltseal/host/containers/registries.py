@@ -84,7 +84,7 @@ class Registries:
 
     async def meanings(self, names: Iterable[Reference]) -> dict[Reference, Resolved | BoltsealError]:
         """What each name means now, by HEAD. LedgerBroken."""
-        return await self._resolver.meanings(names)
+        return await self._resolver.resolve(names)
 
     async def pasts(self, names: Iterable[Reference]) -> dict[Place, Past]:
         """The histories of the repositories of these names, which have tags. LedgerBroken."""

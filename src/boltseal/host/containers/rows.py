@@ -25,7 +25,7 @@ from boltseal.lockfile.container_check import (
     RunningVerdict,
     has_registry_digest,
     judge,
-    kinds,
+    known_kinds,
 )
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import IMAGE_TYPES, INDEX_TYPES
@@ -106,7 +106,7 @@ def to_ask_by_digest(
     unsaid = [
         seen
         for seen in containers
-        if seen.image.origin is Origin.UNSAID and (lock is None or lock.same(seen.image.digests) is None)
+        if seen.image.origin is Origin.UNSPECIFIED and (lock is None or lock.same(seen.image.digests) is None)
     ]
     found = set()
     for it in rows(unsaid, lock, told):
@@ -140,12 +140,13 @@ def _row(seen: RunningContainer, lock: LockedImages | None, told: Answers, memo:
     past = Past() if name is None else told.pasts.get(place_of(name), Past())
     same = None if lock is None else lock.same(seen.image.digests)
     digests = {
-        digest: _kind(digest, kind, name, past, told, memo) for digest, kind in kinds(seen.image.digests, same).items()
+        digest: _kind(digest, kind, name, past, told, memo)
+        for digest, kind in known_kinds(seen.image.digests, same).items()
     }
     texts = frozenset(str(each) for each in (digests if same is None else {*digests, *same.digests}))
     meaning = None if name is None or name.tag is None else told.meanings.get(name)
     means = meaning.digest if isinstance(meaning, Resolved) else None
-    seen = replace(seen, image=replace(seen.image, means=means, origin=_origin(seen, name, told)))
+    seen = replace(seen, image=replace(seen.image, current_digest=means, origin=_origin(seen, name, told)))
     said = _meanings(name, texts, past, memo)
     gone_on, moved = said.behind, None if said.behind is None else said.behind.since_us is not None
     if means is not None and str(means) in texts:
@@ -180,7 +181,7 @@ def _kind(
     digest: Digest, kind: DigestKind, name: Reference | None, past: Past, told: Answers, memo: _Memo
 ) -> DigestKind:
     """Of which kind a digest is, by the media type that its registry, or its ledger, has for it."""
-    if kind is not DigestKind.UNSAID or name is None:
+    if kind is not DigestKind.UNSPECIFIED or name is None:
         return kind
     if (name, digest) not in memo:
         asked = (told.meanings.get(each) for each in (name, digest_name(name, digest)))
@@ -194,12 +195,12 @@ def _kind(
 
 def _origin(seen: RunningContainer, name: Reference | None, told: Answers) -> Origin:
     """What the host says, else whether its registry has it: an image that was pulled may be deleted there, but rarely is."""
-    if seen.image.origin is not Origin.UNSAID or name is None:
+    if seen.image.origin is not Origin.UNSPECIFIED or name is None:
         return seen.image.origin
     asked = [told.meanings.get(digest_name(name, digest)) for digest in seen.image.digests]
     if any(isinstance(each, Resolved) for each in asked):
         return Origin.PULLED
-    return Origin.LOCAL if any(isinstance(each, RemoteNotFound) for each in asked) else Origin.UNSAID
+    return Origin.LOCAL if any(isinstance(each, RemoteNotFound) for each in asked) else Origin.UNSPECIFIED
 
 
 def _unasked(
