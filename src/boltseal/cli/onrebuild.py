@@ -78,8 +78,8 @@ async def ask_for(
         tokens=builders.tokens,
         tell=lambda event: say(f"boltseal: {event.text}; asking for a rebuild"),
     )
-    found = rebuilder.sort(told)
-    for words in found.words(MAX_TOLD):
+    found = rebuilder.plan(told)
+    for words in found.messages(MAX_TOLD):
         say(clean(f"boltseal: {words}"))
     if done := sum(line.outcome is RebuildOutcome.DONE for _, line in found.before):
         say(f"boltseal: {counted(done, 'rebuild')} asked for before, and done; `boltseal outdated --log` has them")
@@ -93,7 +93,7 @@ async def ask_for(
         all_asked += asked
         if not any(one.outcome is RebuildOutcome.DONE and one.due.action.command for one in asked):
             break
-        told[:] = await looker.look(wanted, afresh=True)
+        told[:] = await looker.scan(wanted, refresh=True)
     return all_asked
 
 

@@ -110,7 +110,7 @@ def outdated(
                     window_s=window,
                     tell=lambda done, all_: progress("images", done, all_),
                 ) as looker:
-                    told.extend(await looker.look(wanted))
+                    told.extend(await looker.scan(wanted))
                     if builders is not None:
                         end_on_sigterm()
                         asked.extend(await ask_for(builders, looker, wanted, told))
@@ -199,8 +199,8 @@ def fields(verdict: BaseVerdict) -> dict[str, Any]:
         "reason": verdict.reason,
         "platform": verdict.platform,
         "base": None if claim is None or claim.base is None else str(claim.base),
-        "how": None if claim is None else str(claim.how),
-        "by": None if claim is None else str(claim.by),
+        "how": None if claim is None else str(claim.kind),
+        "by": None if claim is None else str(claim.source),
         "built_on": None if verdict.built_on is None else str(verdict.built_on),
         "means": None if verdict.now is None else str(verdict.now),
         "behind": verdict.behind,
@@ -223,7 +223,7 @@ def _lines(verdict: BaseVerdict, one: BaseReport) -> Iterator[tuple[str, str]]:
     """The story of one image, a fact in each: what it is about, and the fact."""
     claim = verdict.claim
     if claim is not None and claim.base is not None:
-        yield "base", f"{claim.base} ({claim.how}: {claim.by})"
+        yield "base", f"{claim.base} ({claim.kind}: {claim.source})"
     yield "why", verdict.reason
     if verdict.status == "outdated" and verdict.now is not None:
         was = f"{verdict.built_on.short} -> " if verdict.built_on is not None else ""

@@ -210,11 +210,11 @@ class RebuildScheduler:
                 pasts.followed = looker.followed
                 for _ in range(MAX_ROUNDS):
                     wanted = [ImageToCheck(str(one), one) async for one in self._images(transport)]
-                    answers = await looker.look(wanted, afresh=bool(found))
+                    answers = await looker.scan(wanted, refresh=bool(found))
                     if not found:
                         stand = Counter(str(one.verdict.status) for one in answers)
                         _log.info("bases of images looked at", images=len(answers), stand=dict(stand))
-                        for words in rebuilder.sort(answers).words(MAX_WORDS):
+                        for words in rebuilder.plan(answers).messages(MAX_WORDS):
                             _log.warning("a rebuild is not asked for", reason=words)
                     asked = await rebuilder.rebuild(answers)
                     found += asked

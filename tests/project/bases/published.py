@@ -165,7 +165,7 @@ class Published:
         ]
         self.hub.counted_at.clear()
         async with self.looker(**more) as looker:
-            answers = await looker.look(listed)
+            answers = await looker.scan(listed)
         self.now_us += 3_600_000_000
         return answers
 

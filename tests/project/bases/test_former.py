@@ -105,7 +105,7 @@ async def test_a_tag_that_moved_and_of_which_nothing_was_read_proves_no_other_ba
     verdict = await of_app(registry)
 
     assert told(verdict) == ("cannot tell", OS)
-    assert f"{RUNTIME} resolved to sha256:" in verdict.reason
+    assert f"{RUNTIME} formerly resolved to sha256:" in verdict.reason
     assert "boltseal build" in verdict.reason
     assert verdict.built_on is None
 
@@ -174,7 +174,7 @@ async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Publish
     verdict = await of_app(registry, *every)
 
     assert told(verdict) == ("current", "reg.test/base/rt:1.0.0")
-    assert f"{RUNTIME} resolved to it too and has moved" in verdict.reason
+    assert f"{RUNTIME} also resolved to it and has moved" in verdict.reason
 
 
 async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registry: Published) -> None:
@@ -204,7 +204,7 @@ async def test_more_moves_than_are_held_are_not_known(registry: Published) -> No
     answers = await registry.look(*EVERY, max_units=11)
 
     assert answers[-1].verdict.status is BaseStatus.UNKNOWN
-    assert "more images than are looked at together" in answers[-1].verdict.reason
+    assert "too many former images at a time" in answers[-1].verdict.reason
 
 
 async def test_nothing_more_is_asked_while_no_tag_moved(registry: Published) -> None:

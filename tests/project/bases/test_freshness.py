@@ -16,11 +16,11 @@ from boltseal.project.bases.freshness import (
     BaseVerdict,
     CurrentBase,
     TagInterval,
-    behind,
     is_same_digest,
     judge,
     judge_by_current,
     judge_proven,
+    moves_since,
     worst_verdict,
 )
 from boltseal.project.bases.image_facts import ImageFacts
@@ -175,7 +175,7 @@ def test_bases_that_cant_be_told_apart_leave_it_open() -> None:
     verdict = proven("1", "2", now="2")
 
     assert verdict.status is BaseStatus.UNKNOWN
-    assert "meant 2 images with these layers" in verdict.reason
+    assert "resolved to 2 images with these layers" in verdict.reason
 
 
 def moments(*words: str) -> list[TagInterval]:
@@ -198,7 +198,7 @@ def moments(*words: str) -> list[TagInterval]:
 )
 def test_how_far_behind_it_is(past: tuple[str, ...], expected: tuple[int, bool, int | None]) -> None:
     """Moves since the tag last meant what the image was built on; and when the first of them was seen."""
-    assert behind(moments(*past), digest("1"), digest("2")) == expected
+    assert moves_since(moments(*past), digest("1"), digest("2")) == expected
 
 
 def test_outdated_on_one_platform_is_outdated() -> None:

@@ -179,7 +179,7 @@ async def test_a_base_that_lost_its_top_layer_is_found_without_a_label(registry:
     assert answer.verdict.status is BaseStatus.OUTDATED
     assert "lost its uppermost layer" in answer.verdict.reason
     assert answer.verdict.claim is not None
-    assert (answer.verdict.claim.how, answer.verdict.claim.by) == (ClaimKind.PROVEN, ClaimSource.LAYERS)
+    assert (answer.verdict.claim.kind, answer.verdict.claim.source) == (ClaimKind.PROVEN, ClaimSource.LAYERS)
 
 
 async def test_a_beginning_that_nobody_watched_is_no_proof(registry: Published) -> None:
@@ -202,7 +202,7 @@ async def test_a_base_that_is_gone_is_said_to_be(registry: Published) -> None:
     answers = await registry.look(f"{APP}:1", f"{APP}:2")
 
     assert [str(answer.verdict.status) for answer in answers] == ["current", "cannot tell"]
-    assert "docker.io/library/gone:1 is gone" in answers[1].verdict.reason
+    assert "docker.io/library/gone:1 no longer exists" in answers[1].verdict.reason
 
 
 async def test_an_image_that_is_not_there_and_one_that_is_none(registry: Published) -> None:
@@ -213,7 +213,7 @@ async def test_an_image_that_is_not_there_and_one_that_is_none(registry: Publish
     answers = await registry.look(f"{APP}:1", f"{APP}:none", f"{APP}:sbom")
 
     assert "no manifest none" in answers[1].verdict.reason
-    assert "no image that runs" in answers[2].verdict.reason
+    assert "not a container image" in answers[2].verdict.reason
     assert {str(answer.verdict.status) for answer in answers} == {"cannot tell"}
 
 
@@ -361,7 +361,7 @@ async def test_an_image_of_many_huge_configs_is_refused(registry: Published) -> 
     registry.hub.publish("shop/app", "1", huge, media_type)
     [answer] = await registry.look(f"{APP}:1")
 
-    assert "at most 8388608 are read" in answer.verdict.reason
+    assert "expected at most 8388608" in answer.verdict.reason
 
 
 async def test_a_provenance_makes_us_read_at_no_host_that_nobody_allowed(registry: Published) -> None:
@@ -419,7 +419,7 @@ async def test_what_is_too_large_to_look_at_is_not_taken_for_no_image(registry: 
     many, beside, charts = await registry.look(f"{APP}:many", f"{APP}:1", f"{APP}:charts")
 
     assert isinstance(many.error, NotRead)
-    assert "an index of 101 images" in many.verdict.reason
+    assert "an index has 101 images" in many.verdict.reason
     assert beside.verdict.status is BaseStatus.OUTDATED
     assert isinstance(charts.error, NotAnImage)
 

@@ -129,11 +129,11 @@ async def test_what_stands_on_itself_is_not_rebuilt_for_ever(
     """A rebuild would move its base, and so ask for the next one. Who only stands on such a circle is asked for."""
     builder = rebuilder(journal, script(tmp_path, "true"))
     above = answered("reg.test/x/y:1", APP)
-    words = builder.sort([*answers, above]).words(1)
+    words = builder.plan([*answers, above]).messages(1)
     asked = await builder.rebuild([*answers, above])
 
     assert [str(one.due.image) for one in asked] == ["reg.test/x/y:1"]
-    assert words[0].startswith(f"{APP} stands on itself")
+    assert words[0].startswith(f"{APP} is based on itself")
     assert len(words) <= 2
 
 
@@ -206,14 +206,14 @@ async def test_a_try_that_goes_well_is_the_last(journal: RebuildJournal, tmp_pat
 async def test_who_is_killed_after_asking_has_asked(journal: RebuildJournal, tmp_path: Path) -> None:
     """A rebuild is never begun twice for one move, whatever became of the first."""
     line = JournalLine(1, APP, NODE, str(digest("new")), RebuildOutcome.ASKED)
-    journal.note(line)
+    journal.append(line)
     builder = rebuilder(journal, script(tmp_path, "true"))
 
     assert await builder.rebuild([answered(APP, NODE)]) == []
-    [words] = builder.sort([answered(APP, NODE)]).words(9)
+    [words] = builder.plan([answered(APP, NODE)]).messages(9)
 
     assert words == (
-        f"{APP}: a rebuild was asked for at 1970-01-01 00:00 UTC, nobody has seen the end of it, and it is not asked for again"
+        f"{APP}: a rebuild was requested at 1970-01-01 00:00 UTC, its outcome is unknown; it is not requested again"
     )
 
 
@@ -268,8 +268,8 @@ async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) 
     well = await run_command(["sh", "-c", "wc -c"], b"x" * 300_000, 20)
     deaf = await run_command(["sh", "-c", "exec true"], b"x" * 300_000, 20)
 
-    assert (well.well, well.told) == (True, "300000")
-    assert deaf.well
+    assert (well.succeeded, well.summary) == (True, "300000")
+    assert deaf.succeeded
 
 
 @pytest.mark.slow
@@ -278,9 +278,9 @@ async def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(t
     mark = tmp_path / "pid"
     ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo begun; wait"], b"", 1)
 
-    assert not ran.well
-    assert "longer than 1 s" in ran.told
-    assert "begun" in ran.told
+    assert not ran.succeeded
+    assert "longer than 1 s" in ran.summary
+    assert "begun" in ran.summary
     assert not _runs(int(mark.read_text()))
 
 
@@ -289,7 +289,7 @@ async def test_a_command_has_ended_when_it_has_and_what_it_left_behind_is_ended(
     mark = tmp_path / "pid"
     ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo built"], b"", 20)
 
-    assert (ran.well, ran.told) == (True, "built")
+    assert (ran.succeeded, ran.summary) == (True, "built")
     assert not _runs(int(mark.read_text()))
 
 
@@ -300,7 +300,7 @@ async def test_what_does_not_hear_is_made_to_end(tmp_path: Path) -> None:
     deaf = f"(trap '' TERM; echo $$ >&2; exec sleep 60) & echo $! > {mark}; sleep 0.2"
     ran = await run_command(["sh", "-c", deaf], b"", 20)
 
-    assert ran.well
+    assert ran.succeeded
     assert not _runs(int(mark.read_text()))
 
 
@@ -319,15 +319,15 @@ def _runs(pid: int) -> bool:
         (["sh", "-c", "kill -9 $$"], "signal 9"),
         (["sh", "-c", "printf 'a\\033[31mb\\n'; exit 3"], "exit code 3; a\\x1b[31mb"),
         (["sh", "-c", "yes | head -c 3000000; exit 1"], "exit code 1; y"),
-        (["sh", "-c", "exit 1"], "it said nothing"),
+        (["sh", "-c", "exit 1"], "no output"),
     ],
 )
 async def test_what_goes_wrong_is_one_line(words: list[str], told: str) -> None:
     """Whatever it printed, and however much."""
     ran = await run_command(words, b"", 30)
 
-    assert not ran.well
-    assert told in ran.told
+    assert not ran.succeeded
+    assert told in ran.summary
 
 
 async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(journal: RebuildJournal) -> None:
@@ -358,7 +358,7 @@ async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(jo
     assert (bad.outcome, bad.told, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
     assert b"authorization: bearer word" in heads[0].lower()
     assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
-    assert not nobody.well
+    assert not nobody.succeeded
     assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
 
 
@@ -377,15 +377,15 @@ async def test_a_webhook_of_this_machine_goes_through_no_proxy(monkeypatch: pyte
     async with listening(serve) as port:
         ran = await post_webhook(f"http://127.0.0.1:{port}/hook", b"{}", 20, "word")
 
-    assert (ran.well, ran.how) == (True, "HTTP 202")
+    assert (ran.succeeded, ran.outcome) == (True, "HTTP 202")
 
 
 def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journal: RebuildJournal) -> None:
     """As a full disk or a kill leaves it."""
-    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
         file.write(b'{"time_us":2,"ima')
-    journal.note(JournalLine(3, APP, NODE, "e", RebuildOutcome.DONE, 1, "line\nbreak"))
+    journal.append(JournalLine(3, APP, NODE, "e", RebuildOutcome.DONE, 1, "line\nbreak"))
 
     assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "e"}
     assert [(one.digest, one.told) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
@@ -393,7 +393,7 @@ def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journa
 
 def test_a_journal_that_somebody_wrote_into_is_named(journal: RebuildJournal) -> None:
     """It decides what is run, so nothing in it is guessed."""
-    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
     with pytest.raises(StateUnusable, match="can't be read"):
         journal.lines()
@@ -402,7 +402,7 @@ def test_a_journal_that_somebody_wrote_into_is_named(journal: RebuildJournal) ->
 def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: RebuildJournal) -> None:
     """What is whole counts."""
     assert journal.lines() == []
-    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
         file.write(b'{"time_us":2,"ima')
 
@@ -413,8 +413,8 @@ def test_a_journal_that_has_grown_large_is_begun_anew_with_what_decides(tmp_path
     """However often is asked, it stays small; what was asked for last is not forgotten, and what was told is beside it."""
     journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
-        journal.note(JournalLine(at, APP, NODE, f"{at}", RebuildOutcome.DONE, 1, "x" * 100))
-        journal.note(JournalLine(at, OURS, NODE, "same", RebuildOutcome.DONE, 1))
+        journal.append(JournalLine(at, APP, NODE, f"{at}", RebuildOutcome.DONE, 1, "x" * 100))
+        journal.append(JournalLine(at, OURS, NODE, "same", RebuildOutcome.DONE, 1))
     old = journal.path.with_name("rebuilds.old.jsonl")
 
     assert journal.path.stat().st_size < 4000 + 1000
@@ -427,7 +427,7 @@ def test_of_more_rebuilds_than_there_is_room_for_the_oldest_are_forgotten(tmp_pa
     """So that nobody who pushes very many images ends all rebuilds."""
     journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
-        journal.note(JournalLine(at, f"reg.test/shop/app{at}:1", NODE, "d", RebuildOutcome.DONE))
+        journal.append(JournalLine(at, f"reg.test/shop/app{at}:1", NODE, "d", RebuildOutcome.DONE))
     found = [line.time_us for line in journal.lines()]
 
     assert found[-1] == 199

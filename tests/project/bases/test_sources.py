@@ -36,7 +36,7 @@ def test_labels_and_annotations_name_a_base() -> None:
     by_label, by_annotation = claim_from_labels(facts("a", labels=said)), claim_from_annotations(said)
 
     assert by_label is not None
-    assert (by_label.base, by_label.digest, by_label.by, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
+    assert (by_label.base, by_label.digest, by_label.source, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
     assert by_annotation is not None
     assert by_annotation.sure
 
@@ -79,7 +79,7 @@ def test_the_newest_built_entry_of_the_image_counts() -> None:
     claim = claim_from_entries(entries, WAS)
 
     assert claim is not None
-    assert (claim.base, claim.digest, claim.by) == (NODE, digest("second"), ClaimSource.BUILT)
+    assert (claim.base, claim.digest, claim.source) == (NODE, digest("second"), ClaimSource.BUILT)
     assert claim_from_entries(entries, digest("third")) is None
 
 
@@ -137,7 +137,7 @@ def test_a_dockerfile_infers() -> None:
     """Only a pin in it says what the name meant."""
     claim = claim_from_reference(Reference.parse(f"node:16.13@{WAS}"), ClaimSource.DOCKERFILE)
 
-    assert (claim.how, claim.base, claim.digest) == (ClaimKind.INFERRED, NODE, WAS)
+    assert (claim.kind, claim.base, claim.digest) == (ClaimKind.INFERRED, NODE, WAS)
     assert claim_from_reference(None, ClaimSource.DOCKERFILE).base is None
     assert claim_from_reference(Reference.parse("node"), ClaimSource.GIVEN).base == Reference.parse("node:latest")
 
@@ -225,7 +225,7 @@ def test_of_a_config_as_large_as_it_may_be_little_is_held() -> None:
 def test_an_artifact_is_no_image() -> None:
     """A signature or an SBOM has no base."""
     sbom = images.artifact("an SBOM")
-    with pytest.raises(NotAnImage, match="no image that runs"):
+    with pytest.raises(NotAnImage, match="not a container image"):
         read(b"{}", sbom)
 
 

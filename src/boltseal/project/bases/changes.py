@@ -1,4 +1,4 @@
-"""What is different between what a base was and what it is: layers, settings, version. Pure."""
+"""Compare two images of a base: layers, settings, version. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from boltseal.project.bases.image_facts import ImageFacts
 
 
 class LayerCount(NamedTuple):
-    """How many layers, and their bytes as stored; None where a manifest does not tell."""
+    """The number of layers, and their stored size in bytes; None if unknown."""
 
     number: int
     size_bytes: int | None
 
 
 class SettingChange(NamedTuple):
-    """One setting: its words for people (`ENV NODE_VERSION`, `USER`), and what it was and is; "" for not set."""
+    """A changed setting: its name (`ENV NODE_VERSION`, `USER`), and its old and new value; "" for not set."""
 
     what: str
     was: str
@@ -27,7 +27,7 @@ class SettingChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BaseChanges:
-    """From one image to another of the same platform."""
+    """The differences between two images of the same platform."""
 
     removed: LayerCount
     added: LayerCount
@@ -37,12 +37,12 @@ class BaseChanges:
 
     @property
     def lost_top(self) -> bool:
-        """Whether it only lost layers from its top."""
+        """Whether it only lost layers from the top."""
         return bool(self.removed.number) and not self.added.number
 
 
 def changes(was: ImageFacts, now: ImageFacts) -> BaseChanges:
-    """What is different. Layers that both begin with are the same ones."""
+    """Compare two images. Common layers are those at the beginning of both."""
     common = 0
     for one, other in zip(was.diff_ids, now.diff_ids, strict=False):
         if one != other:
@@ -84,4 +84,4 @@ def _differs(what: str, was: str, now: str) -> Iterator[SettingChange]:
 
 
 def _label(name: str, what: str, was: ImageFacts, now: ImageFacts) -> SettingChange | None:
-    return next(_differs(what, was.said(name), now.said(name)), None)
+    return next(_differs(what, was.annotation_or_label(name), now.annotation_or_label(name)), None)
