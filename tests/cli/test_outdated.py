@@ -464,7 +464,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
 
     assert ended == {signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}
     assert [(str(line.outcome), line.tries) for line in log.lines()] == [("asked", 0), ("stopped", 1), ("asked", 1)]
-    assert "nobody has seen the end of it" in again.err
+    assert "its outcome is unknown" in again.err
     assert not mark.exists()
 
 

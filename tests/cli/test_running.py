@@ -175,7 +175,7 @@ async def test_a_registry_that_nobody_allowed_is_not_asked(fake: FakeEngine, tmp
     done = await asked(fake, tmp_path, "running")
 
     assert done.code == 0
-    assert "could not ask: 169.254.169.254 is not asked: it is none of the registries" in done.err
+    assert "could not ask: 169.254.169.254 is not contacted: it is not among the registries" in done.err
 
 
 @pytest.mark.parametrize("verb", [("running",), ("verify", "--running")])

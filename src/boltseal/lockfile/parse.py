@@ -5,7 +5,7 @@
 3. Every table has the required keys and no unknown ones; every value has the type of its key.
 4. No reference occurs twice, and none is locked to another digest than the one that it names.
 
-Whoever can write the lock decides what is deployed, so changes to it must be reviewed. But a lock can't make boltseal
+A writer of the lock decides what is deployed, so changes to it must be reviewed. But a lock can't make boltseal
 contact a host or run a program, or send control characters to the terminal.
 """
 
@@ -129,14 +129,14 @@ def _image(table: Mapping[str, Any]) -> LockedImage:
     if seen.tzinfo is None or seen.microsecond or seen < _EARLIEST:
         _refuse(f"first_seen is {seen}; expected {_TYPE_NAMES[datetime]}")
     return LockedImage(
-        Reference.parse(table["reference"]),
-        None if local else Digest.parse(table["digest"]),
-        round(seen.timestamp()) * SECOND_US,
-        table.get("media_type", ""),
-        tuple(_platform(each) for each in _tables(table, "platforms")),
-        tuple(_texts(table.get("written", []), "written")),
-        tuple(_use(each) for each in _tables(table, "used")),
-        entry,
+        reference=Reference.parse(table["reference"]),
+        digest=None if local else Digest.parse(table["digest"]),
+        first_seen_us=round(seen.timestamp()) * SECOND_US,
+        media_type=table.get("media_type", ""),
+        platforms=tuple(_platform(each) for each in _tables(table, "platforms")),
+        written=tuple(_texts(table.get("written", []), "written")),
+        used=tuple(_use(each) for each in _tables(table, "used")),
+        entry=entry,
     )
 
 

@@ -79,14 +79,16 @@ def references_to_lock(
         if image_ref.resolved is None:
             continue
         key = key_in(image_ref.resolved, known or {}, same=True)
-        before = found.get(key, ReferenceToLock(key, frozenset(), frozenset(), frozenset(), build=False))
+        before = found.get(
+            key, ReferenceToLock(reference=key, written=frozenset(), used=frozenset(), pins=frozenset(), build=False)
+        )
         pinned = frozenset() if image_ref.pinned is None or key.digest is not None else frozenset({image_ref.pinned})
         found[key] = ReferenceToLock(
-            key,
-            before.written | {image_ref.written},
-            before.used | {Use(image_ref.path, image_ref.where)},
-            before.pins | pinned,
-            before.build or image_ref.build,
+            reference=key,
+            written=before.written | {image_ref.written},
+            used=before.used | {Use(image_ref.path, image_ref.where)},
+            pins=before.pins | pinned,
+            build=before.build or image_ref.build,
         )
     return found
 
@@ -171,10 +173,10 @@ async def relock(
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in fresh}
     keys = {registry: key for registry, key in {**old.keys, **keys}.items() if registry in named}
     return LockUpdate(
-        sorted_lock(images, keys),
-        tuple(progress.moved),
-        tuple(sorted(progress.unresolved)),
-        tuple(progress.notes),
+        lock=sorted_lock(images, keys),
+        moved=tuple(progress.moved),
+        unresolved=tuple(sorted(progress.unresolved)),
+        notes=tuple(progress.notes),
     )
 
 

@@ -7,7 +7,7 @@
        meanwhile. If one changed or can't be renamed, rename the old files back over those already replaced.
     4. fsync the folders, and delete the files beside.
 
-A file is replaced at its real path, so a link to it still leads to it. Another hard link to the same file keeps the old
+A file is replaced at its real path, so links to it stay valid. Another hard link to the same file keeps the old
 text, and the caller learns its name. A power cut during step 3 may leave some files old and some new, but none partial;
 running the edit again completes it. The files left beside them (`.boltseal-...`) can then be deleted.
 """

@@ -127,10 +127,10 @@ def project_settings(root: Path) -> ProjectSettings:
         if len(values) > MAX_LISTED:  # each is compared with every file or resource
             raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; expected at most {MAX_LISTED}")
     return ProjectSettings(
-        tuple(exclude),
-        tables.get("verify", {}).get("strict", False),
-        tuple(platforms),
-        {kind: tuple(paths) for kind, paths in crds.items()},
+        exclude=tuple(exclude),
+        strict=tables.get("verify", {}).get("strict", False),
+        platforms=tuple(platforms),
+        crds={kind: tuple(paths) for kind, paths in crds.items()},
     )
 
 
@@ -147,7 +147,9 @@ def client_settings(path: Path) -> ClientSettings:
         actions = parse_on_outdated(tables.get("on_outdated", ()))
     except (NotifyInvalid, OnOutdatedInvalid) as error:
         raise ProjectInvalid(f"{path}: {error.message}") from error
-    return ClientSettings(None if listed is None else tuple(listed), mirrors, receivers, actions)
+    return ClientSettings(
+        registries=None if listed is None else tuple(listed), mirrors=mirrors, receivers=receivers, on_outdated=actions
+    )
 
 
 def _mirror(text: str, where: str) -> tuple[str, Mirror]:

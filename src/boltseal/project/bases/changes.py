@@ -49,11 +49,11 @@ def changes(was: ImageFacts, now: ImageFacts) -> BaseChanges:
             break
         common += 1
     return BaseChanges(
-        _layers(was, common),
-        _layers(now, common),
-        tuple(_settings(was, now)),
-        _label(VERSION, "version", was, now),
-        _label(REVISION, "revision", was, now),
+        removed=_layers(was, common),
+        added=_layers(now, common),
+        settings=tuple(_settings(was, now)),
+        version=_label(VERSION, "version", was, now),
+        revision=_label(REVISION, "revision", was, now),
     )
 
 

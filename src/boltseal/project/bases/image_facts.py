@@ -178,16 +178,16 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
             raise NotRead(f"{digest.short} has {number} {what}, expected at most {most}")
     sizes = tuple(layer.size for layer in manifest.layers)
     return ImageFacts(
-        digest,
-        named,
-        Platform(read.os, read.architecture, read.variant),
-        diff_ids,
-        sizes if len(sizes) == len(diff_ids) else (),
-        _settings(run),
-        _known_texts(run.labels or {}),
-        _known_texts(manifest.annotations),
-        (read.created or "")[:MAX_TEXT],
-        tuple(
+        manifest=digest,
+        config=named,
+        platform=Platform(read.os, read.architecture, read.variant),
+        diff_ids=diff_ids,
+        sizes=sizes if len(sizes) == len(diff_ids) else (),
+        settings=_settings(run),
+        labels=_known_texts(run.labels or {}),
+        annotations=_known_texts(manifest.annotations),
+        created=(read.created or "")[:MAX_TEXT],
+        history=tuple(
             HistoryStep(_short(step.created or ""), _short(step.created_by or ""), step.empty_layer) for step in history
         ),
     )
@@ -195,17 +195,17 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
 
 def _settings(run: _Run) -> ImageSettings:
     return ImageSettings(
-        {_short(name): _short(value) for name, _, value in (text.partition("=") for text in run.env or ())},
-        _words(run.entrypoint),
-        _words(run.cmd),
-        _short(run.user or ""),
-        tuple(sorted(map(_short, run.exposed_ports or ()))),
-        _short(run.working_dir or ""),
-        tuple(sorted(map(_short, run.volumes or ()))),
-        "" if (health := bytes(run.healthcheck)) == b"null" else _short(health.decode("utf-8", "replace")),
-        _short(run.stop_signal or ""),
-        _words(run.shell),
-        _words(run.on_build),
+        env={_short(name): _short(value) for name, _, value in (text.partition("=") for text in run.env or ())},
+        entrypoint=_words(run.entrypoint),
+        command=_words(run.cmd),
+        user=_short(run.user or ""),
+        ports=tuple(sorted(map(_short, run.exposed_ports or ()))),
+        folder=_short(run.working_dir or ""),
+        volumes=tuple(sorted(map(_short, run.volumes or ()))),
+        health="" if (health := bytes(run.healthcheck)) == b"null" else _short(health.decode("utf-8", "replace")),
+        stop_signal=_short(run.stop_signal or ""),
+        shell=_words(run.shell),
+        on_build=_words(run.on_build),
     )
 
 

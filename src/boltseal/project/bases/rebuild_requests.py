@@ -203,7 +203,15 @@ class Rebuilder:
             if verdict.status is BaseStatus.OUTDATED and claim is not None and claim.base is not None and verdict.now:
                 built_on = verdict.built_on or report.digest
                 rebuilds.setdefault(
-                    claim.base, RebuildDue(target, report.digest, claim.base, built_on, verdict.now, action)
+                    claim.base,
+                    RebuildDue(
+                        image=target,
+                        digest=report.digest,
+                        base=claim.base,
+                        built_on=built_on,
+                        now=verdict.now,
+                        action=action,
+                    ),
                 )
         return list(rebuilds.values())
 
@@ -224,8 +232,8 @@ class Rebuilder:
         try:
             await self._record(due, outcome, run.outcome)  # without the command's output, which may be confidential
         except BoltsealError as error:
-            return RebuildResult(due, outcome, tries, run.summary, error.message)
-        return RebuildResult(due, outcome, tries, run.summary)
+            return RebuildResult(due=due, outcome=outcome, tries=tries, told=run.summary, recorded=error.message)
+        return RebuildResult(due=due, outcome=outcome, tries=tries, told=run.summary)
 
     async def _try(self, due: RebuildDue) -> RunResult:
         action, timeout_s = due.action, due.action.timeout_us / 1e6
@@ -240,7 +248,15 @@ class Rebuilder:
 
     def _append(self, due: RebuildDue, outcome: RebuildOutcome, tries: int, told: str) -> None:
         self._journal.append(
-            JournalLine(self._now_us(), str(due.image), str(due.base), str(due.now), outcome, tries, told)
+            JournalLine(
+                time_us=self._now_us(),
+                image=str(due.image),
+                base=str(due.base),
+                digest=str(due.now),
+                outcome=outcome,
+                tries=tries,
+                told=told,
+            )
         )
 
 

@@ -99,7 +99,7 @@ def parse_dotenv(source: SourceFile) -> Dotenv:
             values.pop(match["name"], None)
             unknown.add(match["name"])
         at = end + 1
-    return Dotenv(source.path, values, uses, frozenset(unknown))
+    return Dotenv(path=source.path, values=values, uses=uses, unknown=frozenset(unknown))
 
 
 def _line_end(text: str, at: int) -> int:
