@@ -1,4 +1,4 @@
-"""A lock comes from a checked-out project: what is wrong with it is said, in one line, and nothing of it is used."""
+"""A lock comes from a checked-out project: an invalid one is refused with a one-line reason."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def refusal(text: str | bytes) -> str:
     return message.removeprefix("boltseal.lock: ")
 
 
-def sentence(raw: bytes) -> str:
-    """What is wrong with it; "" where nothing is."""
+def error_message(raw: bytes) -> str:
+    """Return the error message; "" if the lock is valid."""
     try:
         parse_lock(raw)
     except LockInvalid as refused:
@@ -37,7 +37,7 @@ def sentence(raw: bytes) -> str:
 
 
 def test_a_lock_written_by_hand_is_read() -> None:
-    """Order, spaces and a byte order mark mean nothing."""
+    """Order, spaces and a byte order mark have no effect."""
     found = parse_lock(f"\ufeff# mine\n{GOOD}".encode())
 
     assert str(found.images[0].reference) == "docker.io/library/app:1"
@@ -86,12 +86,12 @@ def test_a_lock_written_by_hand_is_read() -> None:
         (GOOD + GOOD.removeprefix("version = 1\n"), "docker.io/library/app:1 occurs twice"),
     ],
 )
-def test_a_lock_that_is_wrong_is_refused_with_its_place(text: str | bytes, said: str) -> None:
-    """One line, printable, that says where and what was expected."""
+def test_an_invalid_lock_is_refused_with_the_position(text: str | bytes, said: str) -> None:
+    """The message is one printable line with the position and the expected value."""
     assert said in refusal(text)
 
 
-def test_two_spellings_of_one_image_are_twice_the_same() -> None:
+def test_two_spellings_of_one_image_are_duplicates() -> None:
     """A second entry under Docker's short name can't hide the first."""
     again = GOOD.removeprefix("version = 1\n").replace('"app:1"', '"index.docker.io/app:1"')
 
@@ -99,27 +99,27 @@ def test_two_spellings_of_one_image_are_twice_the_same() -> None:
 
 
 @pytest.mark.parametrize("mark", ["<<<<<<< HEAD", ">>>>>>> theirs", "<<<<<<<"])
-def test_a_merge_that_was_not_finished_is_named_by_its_line(mark: str) -> None:
-    """The most frequent way in which a lock breaks has a sentence of its own."""
+def test_a_merge_conflict_is_reported_with_its_line(mark: str) -> None:
+    """The most frequent damage has a message of its own."""
     assert "line 2 is a merge conflict" in refusal(f"version = 1\n{mark}\n")
 
 
 def test_a_huge_file_is_not_read() -> None:
-    """Whatever lies there under the lock's name."""
+    """The size limit applies before anything is parsed."""
     assert "expected at most 33554432" in refusal(b" " * (parse.MAX_LOCK_BYTES + 1))
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
-    """Nothing else is ever raised."""
-    assert sentence(raw).isprintable()
+    """No other exception is raised."""
+    assert error_message(raw).isprintable()
 
 
 @given(st.data())
 def test_a_lock_with_one_part_changed_is_read_or_refused(data: st.DataObject) -> None:
-    """Damage ends in a sentence, wherever it is."""
+    """Any damage ends in an error message."""
     text = GOOD + "used = [{ file = 'a', at = 'b' }]\n"
     at = data.draw(st.integers(0, len(text)))
     changed = text[:at] + data.draw(st.text(max_size=5)) + text[at + data.draw(st.integers(0, 5)) :]
 
-    assert sentence(changed.encode()).isprintable()
+    assert error_message(changed.encode()).isprintable()

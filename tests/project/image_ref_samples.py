@@ -1,4 +1,4 @@
-"""Sites as a scan finds them, for tests of what is done with them; and a hub that holds what they name."""
+"""Image references as a scan returns them, and a fake registry with their images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REGISTRY = "registry.example.com"
 def image_ref(
     written: str, *, path: str = "compose.yaml", where: str = "services.web.image", build: bool = False, line: int = 3
 ) -> ImageReference:
-    """A reference in a file; one that is none has no `resolved`."""
+    """Return a reference in a file; without `resolved` if the text is invalid."""
     try:
         resolved = Reference.parse(written)
     except BoltsealError as error:
@@ -33,7 +33,7 @@ def image_ref(
 
 
 def publish(hub: FakeHub, name: str, document: Document) -> str:
-    """Put an image with all that is under it into the hub, under a name such as `shop/app:1.4.2`; its digest."""
+    """Push an image and everything it refers to, under a name such as `shop/app:1.4.2`; return its digest."""
     repository, _, tag = name.partition(":")
     for child in document.children:
         publish(hub, f"{repository}:{child.digest}", child)
@@ -43,7 +43,7 @@ def publish(hub: FakeHub, name: str, document: Document) -> str:
 
 
 def two_platforms(words: str) -> Document:
-    """An index with an image for amd64 and one for arm64."""
+    """Return an index with an image for amd64 and one for arm64."""
     return index(image(f"{words} amd64"), image(f"{words} arm64"))
 
 
@@ -56,7 +56,7 @@ async def resolving(
     watch: Callable[[str], Awaitable[LedgerCheck]] | None = None,
     progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
 ) -> AsyncIterator[Resolver]:
-    """A resolver whose every registry is the hub."""
+    """Return a resolver that reaches the fake registry under every name."""
     transport = Transport(CredentialStore([Path("/nowhere")]), TransportOptions(), app=hub.transport())
     try:
         yield Resolver(transport, allowed, count_pulls=count_pulls, watch=watch, progress=progress)

@@ -1,4 +1,4 @@
-"""What a lock and its gate ask of a registry, counted: a HEAD for each reference, one token, and no pull on Docker Hub."""
+"""Requests of lock and verify are counted: a HEAD for each reference, one token, and no pull on Docker Hub."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def hub() -> FakeHub:
 
 
 def filled(hub: FakeHub, registry: str) -> list[ImageReference]:
-    """Two hundred repositories, each named in five files."""
+    """Return two hundred repositories, each named in five files."""
     for number in range(MANY):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     return [
@@ -42,7 +42,7 @@ def filled(hub: FakeHub, registry: str) -> list[ImageReference]:
 
 
 async def locked(hub: FakeHub, image_refs: list[ImageReference], old: Lock) -> Lock:
-    """By one call of the verb: connections and tokens are its own."""
+    """Lock in one command run, with its own connections and tokens."""
     async with resolving(hub) as resolver:
         done = await relock(image_refs, old, resolver, update=lambda _: False, now_us=NOW_US)
 
@@ -57,7 +57,7 @@ async def verified(hub: FakeHub, image_refs: list[ImageReference], lock: Lock) -
 
 @pytest.mark.slow
 async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_each(hub: FakeHub) -> None:
-    """The first lock reads what is behind each digest by the same token; the second, and verify, only ask."""
+    """The first lock reads platforms with the same token; the second, and verify, only send HEADs."""
     image_refs = filled(hub, REGISTRY)
     lock = await locked(hub, image_refs, Lock())
     first = hub.counted.copy()
@@ -76,7 +76,7 @@ async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_e
 
 @pytest.mark.slow
 async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
-    """Their histories are asked for by the token that there is, and which platforms changed, by one index each."""
+    """Their histories use the existing token, and the changed platforms cost one index each."""
     image_refs = filled(hub, REGISTRY)
     lock = await locked(hub, image_refs, Lock())
     for number in range(MANY):
@@ -90,7 +90,7 @@ async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
 
 @pytest.mark.lengthy
 async def test_on_docker_hub_nothing_is_counted_as_a_pull(hub: FakeHub) -> None:
-    """Neither by lock nor by verify, whatever moved: HEADs are free there, and a GET of a manifest is not."""
+    """HEADs are free there and a manifest GET is not, whatever moved."""
     image_refs = filled(hub, "docker.io")
     lock = await locked(hub, image_refs, Lock())
     publish(hub, "team/app7:1.0.0", two_platforms("newer"))

@@ -1,4 +1,4 @@
-"""Generated files that hold the digests in place of the project's own."""
+"""Generated files that pin images without editing the project."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tests.project.projects import digest_of, found_in, trap, written
 
 
 def digests(root: Path) -> Mapping[ImageReference, Digest]:
-    """A digest for every site that names something."""
+    """Return a digest for every resolved reference."""
     return {
         image_ref: digest_of(image_ref) for image_ref in found_in(root).image_refs if image_ref.resolved is not None
     }
 
 
 def hex_of(reference: str) -> str:
-    """`@sha256:...` of what the tests give to a reference."""
+    """Return `@sha256:...` with the test digest of a reference."""
     return f"@{Digest.of(reference.encode())}"
 
 
-def test_an_override_holds_what_could_not_be_edited(tmp_path: Path) -> None:
-    """Variables that two services share, and values that are put together, are written out."""
+def test_an_override_pins_what_could_not_be_edited(tmp_path: Path) -> None:
+    """Variables shared by two services, and assembled values, are written out."""
     emitted = compose_override(digests(trap("compose_dotenv", tmp_path)))
 
     assert emitted.left_out == ()
@@ -41,8 +41,8 @@ def test_an_override_holds_what_could_not_be_edited(tmp_path: Path) -> None:
     }
 
 
-def test_an_override_says_what_it_leaves_out(tmp_path: Path) -> None:
-    """What is built here, and images in other places than `image`."""
+def test_an_override_lists_what_it_leaves_out(tmp_path: Path) -> None:
+    """Local builds, and images in other keys than `image`."""
     built = compose_override(digests(trap("compose_built_here", tmp_path)))
     other = compose_override(digests(trap("compose_other_places", tmp_path)))
 
@@ -55,7 +55,7 @@ def test_an_override_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 
 def test_two_projects_have_two_overrides(tmp_path: Path) -> None:
-    """Services of two folders may have one name."""
+    """Services of two folders may have equal names."""
     services = "services: {web: {image: nginx:1.25}}\n"
     root = written(tmp_path, {"a/compose.yml": services, "b/compose.yml": services})
 
@@ -66,7 +66,7 @@ def test_two_projects_have_two_overrides(tmp_path: Path) -> None:
 
 
 def test_a_service_with_two_images_is_left_out(tmp_path: Path) -> None:
-    """An override of the base and one for production: which is meant is not said."""
+    """An override of the base and one for production: which one applies is unknown."""
     services = "services: {web: {image: 'nginx:%s'}}\n"
     root = written(tmp_path, {"compose.yml": services % 1, "compose.prod.yml": services % 2})
     emitted = compose_override(digests(root))
@@ -76,7 +76,7 @@ def test_a_service_with_two_images_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:
-    """As the manifests write them; a name with two tags is left out."""
+    """Names as in the manifests; a name with two tags is left out."""
     pod = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n"
     images = ("nginx:1.25", "registry.example.com:5000/shop/app:1.4.2", "redis", "httpd:1", "httpd:2")
     root = written(tmp_path, {"pod.yaml": pod + "".join(f"    - image: {image}\n" for image in images)})
@@ -110,7 +110,7 @@ def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
 
 
 def test_one_image_with_two_digests_is_left_out_of_a_policy(tmp_path: Path) -> None:
-    """A policy knows an image by its name alone."""
+    """A policy selects an image by its name only."""
     root = written(tmp_path, {"a.Dockerfile": "FROM nginx:1.25\n", "b.Dockerfile": "FROM nginx:1.25\n"})
     first, second = found_in(root).image_refs
     emitted = source_policy({first: Digest.of(b"1"), second: Digest.of(b"2")})
@@ -119,8 +119,8 @@ def test_one_image_with_two_digests_is_left_out_of_a_policy(tmp_path: Path) -> N
     assert len(emitted.left_out) == 2
 
 
-def test_nothing_to_hold_is_a_valid_file(tmp_path: Path) -> None:
-    """Empty, and still what it says it is."""
+def test_a_file_without_pins_is_valid(tmp_path: Path) -> None:
+    """It is empty and still valid."""
     assert yaml.safe_load(compose_override({}).text) == {"services": {}}
     assert yaml.safe_load(kustomize_component({}).text)["images"] == []
     assert json.loads(source_policy({}).text) == {"rules": []}

@@ -1,4 +1,4 @@
-"""A project's references become its lock, which changes only when that is asked for."""
+"""A project's references are locked, and a locked digest changes only on request."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def put(hub: FakeHub, words: str, name: str = "shop/app:1.4.2") -> Document:
     return document
 
 
-async def test_a_new_reference_is_locked_with_everything_there_is_to_know(hub: FakeHub) -> None:
+async def test_a_new_reference_is_locked_with_all_details(hub: FakeHub) -> None:
     """Digest, media type, platforms, image IDs, spellings and places."""
     document = put(hub, "app")
     (found,) = (await locked(hub, [image_ref(APP), image_ref(APP, path="Dockerfile", where="FROM")])).images
@@ -72,7 +72,7 @@ async def test_a_new_reference_is_locked_with_everything_there_is_to_know(hub: F
 
 
 async def test_running_it_again_changes_no_byte_and_fetches_nothing(hub: FakeHub) -> None:
-    """One HEAD each, whatever the day."""
+    """One HEAD each, on any day."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP)])
     hub.counted.clear()
@@ -82,8 +82,8 @@ async def test_running_it_again_changes_no_byte_and_fetches_nothing(hub: FakeHub
     assert hub.counted == {"token": 1, "HEAD manifest": 1}
 
 
-async def test_a_tag_that_moved_is_told_and_not_taken(hub: FakeHub) -> None:
-    """With what it means now, and which platforms changed."""
+async def test_a_moved_tag_is_reported_and_not_updated(hub: FakeHub) -> None:
+    """The report has the new digest and the changed platforms."""
     first = image("first amd64"), image("arm64")
     publish(hub, "shop/app:1.4.2", index(*first))
     before = await locked(hub, [image_ref(APP)])
@@ -96,8 +96,8 @@ async def test_a_tag_that_moved_is_told_and_not_taken(hub: FakeHub) -> None:
     assert str(done.moved[0].platforms) == "changed: linux/amd64; same: linux/arm64"
 
 
-async def test_an_update_takes_what_the_tag_means_now(hub: FakeHub) -> None:
-    """As seen for the first time now."""
+async def test_an_update_accepts_the_tags_current_digest(hub: FakeHub) -> None:
+    """The entry has the current time."""
     put(hub, "first")
     before = await locked(hub, [image_ref(APP)])
     newer = put(hub, "second")
@@ -107,8 +107,8 @@ async def test_an_update_takes_what_the_tag_means_now(hub: FakeHub) -> None:
     assert done.moved[0].updated
 
 
-async def test_an_update_to_what_another_name_means_already_knows_its_platforms(hub: FakeHub) -> None:
-    """They are in the lock, under the other name, and are not read again."""
+async def test_an_update_to_an_already_locked_digest_reads_no_platforms(hub: FakeHub) -> None:
+    """They are in the lock under the other name, and are not read again."""
     other = f"{REGISTRY}/shop/app:latest"
     put(hub, "old", "shop/app:latest")
     put(hub, "new")
@@ -121,7 +121,7 @@ async def test_an_update_to_what_another_name_means_already_knows_its_platforms(
 
 
 async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
-    """Only what was named is taken."""
+    """Only the named reference is updated."""
     other = f"{REGISTRY}/shop/other:1"
     put(hub, "first")
     put(hub, "first other", "shop/other:1")
@@ -137,7 +137,7 @@ async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
 
 
 async def test_two_spellings_of_one_image_are_one(hub: FakeHub) -> None:
-    """As Docker completes them; and asked once."""
+    """As Docker completes them, with one request."""
     publish(hub, "library/node:latest", image("node"))
     found = await locked(hub, [image_ref("node"), image_ref("docker.io/library/node:latest", line=4)])
 
@@ -145,16 +145,16 @@ async def test_two_spellings_of_one_image_are_one(hub: FakeHub) -> None:
     assert hub.counted["HEAD manifest"] == 1
 
 
-async def test_what_no_file_names_any_more_leaves_the_lock(hub: FakeHub) -> None:
-    """The lock is of this project as it is."""
+async def test_an_unused_reference_is_removed_from_the_lock(hub: FakeHub) -> None:
+    """The lock describes the project as it is."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP)])
 
     assert (await locking(hub, [], before)).lock == Lock()
 
 
-async def test_what_was_not_looked_at_stays(hub: FakeHub) -> None:
-    """`boltseal lock FILE` says nothing of the other files."""
+async def test_references_of_files_that_were_not_scanned_stay(hub: FakeHub) -> None:
+    """`boltseal lock FILE` concerns only that file."""
     put(hub, "app")
     put(hub, "other", "shop/other:1")
     other = image_ref(f"{REGISTRY}/shop/other:1", path="b.yaml")
@@ -165,7 +165,7 @@ async def test_what_was_not_looked_at_stays(hub: FakeHub) -> None:
 
 
 async def test_what_can_not_be_resolved_is_listed_with_its_reason(hub: FakeHub) -> None:
-    """Gone, refused, and a variable without a value: each keeps the lock from being written."""
+    """A missing tag, a refusal and an unset variable each prevent the lock from being written."""
     put(hub, "app")
     done = await locking(hub, [image_ref(APP), image_ref(f"{REGISTRY}/shop/none:1"), image_ref("${NOBODY}", line=9)])
 
@@ -177,7 +177,7 @@ async def test_what_can_not_be_resolved_is_listed_with_its_reason(hub: FakeHub) 
 
 
 async def test_an_index_that_can_not_be_read_is_unresolved(hub: FakeHub) -> None:
-    """A digest alone, where there should be more, would be half a lock."""
+    """A digest without its platforms would be an incomplete entry."""
     put(hub, "app")
     hub.wrong_bytes = True
     done = await locking(hub, [image_ref(APP)])
@@ -187,7 +187,7 @@ async def test_an_index_that_can_not_be_read_is_unresolved(hub: FakeHub) -> None
 
 
 async def test_a_service_that_is_built_here_is_a_local_build_where_the_registry_has_none(hub: FakeHub) -> None:
-    """Everything else of the project can be locked."""
+    """The rest of the project can still be locked."""
     done = await locking(hub, [image_ref(APP, build=True)])
 
     assert (done.lock.images[0].local_build, done.unresolved, done.notes) == (True, (), ())
@@ -200,8 +200,8 @@ async def test_a_service_that_is_built_here_is_locked_where_the_registry_has_it(
     assert str((await locked(hub, [image_ref(APP, build=True)])).images[0].digest) == document.digest
 
 
-async def test_a_registry_that_wants_a_login_for_a_local_build_is_told(hub: FakeHub) -> None:
-    """Docker Hub says so of everything that is not there."""
+async def test_a_registry_that_requires_a_login_for_a_local_build_is_noted(hub: FakeHub) -> None:
+    """Docker Hub requires a login for everything that does not exist."""
     hub.closed = "library/app"
     done = await locking(hub, [image_ref("app", build=True)])
 
@@ -210,7 +210,7 @@ async def test_a_registry_that_wants_a_login_for_a_local_build_is_told(hub: Fake
 
 
 async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
-    """Doubt is not "not there"."""
+    """A failure is not "not found"."""
     hub.failures = [Response(status_code=500)] * 9
     done = await locking(hub, [image_ref(APP, build=True)])
 
@@ -219,7 +219,7 @@ async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
 
 
 async def test_a_local_build_stays_one_until_an_update(hub: FakeHub) -> None:
-    """Also when its tag was pushed meanwhile, which is told."""
+    """Even if its tag was pushed meanwhile, which is reported."""
     before = await locked(hub, [image_ref(APP, build=True)])
     document = put(hub, "app")
     done = await locking(hub, [image_ref(APP, build=True)], before)
@@ -231,14 +231,14 @@ async def test_a_local_build_stays_one_until_an_update(hub: FakeHub) -> None:
 
 
 async def test_a_local_build_that_is_still_one_stays_as_it_is(hub: FakeHub) -> None:
-    """First seen when it was first seen."""
+    """The first-seen time is kept."""
     before = await locked(hub, [image_ref(APP, build=True)])
 
     assert (await locking(hub, [image_ref(APP, build=True)], before, now_us=NOW_US + DAY_US)).lock == before
 
 
-async def test_a_built_service_whose_tag_was_deleted_is_told(hub: FakeHub) -> None:
-    """And becomes a local build by an update only."""
+async def test_a_local_service_whose_tag_was_deleted_is_reported(hub: FakeHub) -> None:
+    """Only an update makes it a local build."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP, build=True)])
     del hub.manifests["shop/app"]["1.4.2"]
@@ -249,8 +249,8 @@ async def test_a_built_service_whose_tag_was_deleted_is_told(hub: FakeHub) -> No
     assert updated.lock.images[0].local_build
 
 
-async def test_a_built_service_that_the_lock_knows_is_never_guessed_to_be_gone(hub: FakeHub) -> None:
-    """ "Log in" is no "not there" for what was there."""
+async def test_a_locked_service_is_never_assumed_to_be_deleted(hub: FakeHub) -> None:
+    """ "Log in" does not mean "not found" for a tag that existed."""
     put(hub, "app")
     before = await locked(hub, [image_ref(APP, build=True)])
     hub.closed = "shop/app"
@@ -259,7 +259,7 @@ async def test_a_built_service_that_the_lock_knows_is_never_guessed_to_be_gone(h
 
 
 async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> None:
-    """It is what the project deploys, though the tag has moved on; that is told."""
+    """The pin is what the project deploys, although the tag has moved; that is reported."""
     older = put(hub, "older")
     newer = put(hub, "newer")
     done = await locking(hub, [image_ref(f"{APP}@{older.digest}")])
@@ -269,8 +269,8 @@ async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> Non
     assert f"the tag now resolves to {Digest.parse(newer.digest).short}" in done.notes[0]
 
 
-async def test_a_pin_that_the_tag_means_costs_no_second_question(hub: FakeHub) -> None:
-    """The usual case: one HEAD."""
+async def test_a_pin_to_the_tags_current_digest_costs_no_second_request(hub: FakeHub) -> None:
+    """The usual case costs one HEAD."""
     document = put(hub, "app")
     found = await locked(hub, [image_ref(f"{APP}@{document.digest}")])
 
@@ -278,7 +278,7 @@ async def test_a_pin_that_the_tag_means_costs_no_second_question(hub: FakeHub) -
     assert hub.counted["HEAD manifest"] == 1
 
 
-async def test_a_pin_to_one_platform_is_told_and_the_index_is_locked(hub: FakeHub) -> None:
+async def test_a_pin_to_one_platform_is_noted_and_the_index_is_locked(hub: FakeHub) -> None:
     """The lock is for every machine."""
     document = put(hub, "app")
     done = await locking(hub, [image_ref(f"{APP}@{document.children[1].digest}")])
@@ -287,8 +287,8 @@ async def test_a_pin_to_one_platform_is_told_and_the_index_is_locked(hub: FakeHu
     assert "one platform of it" in done.notes[0]
 
 
-async def test_a_pin_that_is_gone_is_told_and_the_tag_is_locked(hub: FakeHub) -> None:
-    """There is nothing else to lock."""
+async def test_a_missing_pin_is_noted_and_the_tag_is_locked(hub: FakeHub) -> None:
+    """There is no other digest to lock."""
     document = put(hub, "app")
     done = await locking(hub, [image_ref(f"{APP}@{Digest.of(b'gone')}")])
 
@@ -296,8 +296,8 @@ async def test_a_pin_that_is_gone_is_told_and_the_tag_is_locked(hub: FakeHub) ->
     assert "which is not available" in done.notes[0]
 
 
-async def test_files_that_pin_one_tag_differently_are_told(hub: FakeHub) -> None:
-    """The lock holds one digest for a tag; the files can't both be right."""
+async def test_files_that_pin_one_tag_differently_are_noted(hub: FakeHub) -> None:
+    """The lock has one digest for a tag, so the files can't both be right."""
     older, newer = put(hub, "older"), put(hub, "newer")
     done = await locking(
         hub, [image_ref(f"{APP}@{older.digest}"), image_ref(f"{APP}@{newer.digest}", path="other.yaml")]
@@ -308,15 +308,15 @@ async def test_files_that_pin_one_tag_differently_are_told(hub: FakeHub) -> None
 
 
 async def test_a_reference_by_digest_alone_is_locked_to_itself(hub: FakeHub) -> None:
-    """It can't move; it can be gone."""
+    """It can't move, only disappear."""
     document = put(hub, "app")
     found = await locked(hub, [image_ref(f"{REGISTRY}/shop/app@{document.digest}")])
 
     assert (str(found.images[0].digest), found.images[0].reference.tag) == (document.digest, None)
 
 
-async def test_what_a_ledger_has_said_is_kept(hub: FakeHub) -> None:
-    """The key of its registry, and the entry of the image while it means the same."""
+async def test_the_ledger_key_and_entry_are_kept(hub: FakeHub) -> None:
+    """The registry's key, and the image's entry while the digest is unchanged."""
     put(hub, "app")
     (found,) = (await locked(hub, [image_ref(APP)])).images
     with_entry = LockedImage(

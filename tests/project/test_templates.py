@@ -1,4 +1,4 @@
-"""Templates: what they become is not evaluated, and no image in one passes unseen."""
+"""Templates are not rendered, and no image in one is overlooked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from boltseal.project.references.helm import NO_DIGEST
 from tests.project.projects import found_in, names, pinned, put, trap, written
 
 
-def test_each_image_of_a_charts_template_is_told_with_its_line(tmp_path: Path) -> None:
-    """What the values fill in is a note, also in braces; comments of either kind are comments."""
+def test_each_image_of_a_charts_template_is_reported_with_its_line(tmp_path: Path) -> None:
+    """An image from the values is a note, in braces too; comments of both kinds are skipped."""
     found = found_in(trap("helm_chart", tmp_path))
 
     assert found.problems == ()
@@ -23,8 +23,8 @@ def test_each_image_of_a_charts_template_is_told_with_its_line(tmp_path: Path) -
     assert '"{{ include' in found.notes[1].message.replace("\\", "")
 
 
-def test_an_image_that_a_template_names_outright_is_locked_and_not_edited(tmp_path: Path) -> None:
-    """Charts do so for their tests; nobody fills it in, so it means what it says."""
+def test_a_literal_image_in_a_chart_template_is_locked_and_not_edited(tmp_path: Path) -> None:
+    """Charts have such images for their tests; they are not filled in."""
     root = trap("helm_chart", tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*.yaml")}
     found = found_in(root)
@@ -50,8 +50,8 @@ def test_an_image_that_a_template_names_outright_is_locked_and_not_edited(tmp_pa
     assert NO_DIGEST not in {refusal.reason for refusal in edited.refusals}
 
 
-def test_where_a_name_stands_in_a_template_is_known_to_the_character(tmp_path: Path) -> None:
-    """Whatever the line ends are."""
+def test_the_position_of_an_image_in_a_template_is_exact(tmp_path: Path) -> None:
+    """With any line ends."""
     root = trap("helm_chart", tmp_path)
 
     for image_ref in found_in(root).image_refs[:3]:
@@ -60,14 +60,14 @@ def test_where_a_name_stands_in_a_template_is_known_to_the_character(tmp_path: P
 
 
 def test_a_template_that_is_named_is_read_as_one(tmp_path: Path) -> None:
-    """As when the whole project is read."""
+    """The result is that of a whole project's scan."""
     root = trap("helm_chart", tmp_path)
 
     assert [note.line for note in found_in(root, "templates/deployment.yaml").notes] == [12, 13]
 
 
 def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Path) -> None:
-    """By Jinja, Go, ERB; by its name; and a text without an image is nobody's concern."""
+    """Jinja, Go, ERB; by its name; a text without images is ignored."""
     found = found_in(trap("templated_names", tmp_path))
 
     assert [(problem.path, problem.line) for problem in found.problems] == [
@@ -81,7 +81,7 @@ def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Pat
     assert '"redis:7.2"' in found.problems[3].message
 
 
-def test_a_dockerfile_that_is_one_as_it_stands_is_read_whatever_fills_in_the_rest(tmp_path: Path) -> None:
+def test_a_dockerfile_template_without_expressions_in_from_is_read(tmp_path: Path) -> None:
     """An expression in a RUN changes no image."""
     found = found_in(trap("templated_names", tmp_path))
 
@@ -90,8 +90,8 @@ def test_a_dockerfile_that_is_one_as_it_stands_is_read_whatever_fills_in_the_res
     ]
 
 
-def test_a_manifest_that_only_a_template_engine_reads_is_named_though_its_image_is_plain(tmp_path: Path) -> None:
-    """Its braces stand elsewhere; the image would be deployed by its tag, unseen."""
+def test_a_literal_image_in_a_templated_manifest_is_reported(tmp_path: Path) -> None:
+    """Its braces are elsewhere; the image would be deployed by its tag unnoticed."""
     text = "{{- if on }}\napiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n{{- end }}\n"
     found = found_in(written(tmp_path, {"pod.yaml": text, "other.yaml": "apiVersion: {{ x }}: y\n"}))
 
@@ -102,7 +102,7 @@ def test_a_manifest_that_only_a_template_engine_reads_is_named_though_its_image_
     "line",
     ["image: ${IMAGE}", "image: ''", "image: {repository: x}", "my_image: x:1", "image:x:1", "$.image: x:1"],
 )
-def test_what_names_no_image_outright_is_no_site_of_a_template(tmp_path: Path, line: str) -> None:
+def test_an_ambiguous_line_of_a_template_is_not_a_reference(tmp_path: Path, line: str) -> None:
     """A guess would be locked as if it had been read."""
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": f"{line}\n"})
 
@@ -110,15 +110,15 @@ def test_what_names_no_image_outright_is_no_site_of_a_template(tmp_path: Path, l
 
 
 def test_a_template_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
-    """Like any other file."""
+    """It is reported as for any other file."""
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": b"image: x:1\n\0"})
 
     assert [problem.line for problem in found_in(root).problems] == [2]
 
 
 @pytest.mark.slow
-def test_comments_that_never_end_cost_no_more_than_the_text(tmp_path: Path) -> None:
-    """Three million beginnings are looked at once each; and what stands behind one that does not end is told."""
+def test_unclosed_comments_take_linear_time(tmp_path: Path) -> None:
+    """Three million comment starts are visited once each, and text after an unclosed one is read."""
     text = (
         "{#" * 2_000_000
         + "{{/*" * 1_000_000

@@ -1,4 +1,4 @@
-"""Do the files still mean what was locked? Each way in which they may not has its own word."""
+"""Verification compares files with the lock and with registries; each kind of difference has a status."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def locked(hub: FakeHub, image_refs: Sequence[ImageReference], *, count_pu
 
 
 async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock | None, *, strict: bool = False) -> VerifyResult:
-    """The verdict twelve days later; without a hub, offline."""
+    """Return the result twelve days later; without a hub, offline."""
     later_us = NOW_US + 12 * DAY_US
     if hub is None:
         (found,) = await verify([one], lock, None, now_us=later_us, strict=strict)
@@ -63,7 +63,7 @@ async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock | None, *
 
 
 def moved(found: VerifyResult) -> TagMove:
-    """What is known of the move."""
+    """Return the record of the move."""
     assert found.move is not None
     return found.move
 
@@ -72,7 +72,7 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
-async def test_a_pin_whose_tag_means_the_same_holds(hub: FakeHub) -> None:
+async def test_a_pin_whose_tag_has_not_moved_holds(hub: FakeHub) -> None:
     """Pinned, locked, unmoved; by one HEAD."""
     pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
@@ -83,7 +83,7 @@ async def test_a_pin_whose_tag_means_the_same_holds(hub: FakeHub) -> None:
 
 
 async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) -> None:
-    """What is deployed is what was locked; that there is something newer is worth a line."""
+    """The locked image is deployed; the newer one is worth a note."""
     older = put(hub, "older", FLOATING)
     pinned = image_ref(f"{FLOATING}@{older.digest}")
     lock = await locked(hub, [pinned])
@@ -107,7 +107,7 @@ def history(digest: str, event: str = "created", time: str = "2026-12-01T06:00:0
 
 
 async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHub) -> None:
-    """By the newest event, if that is this move; asked only where something moved."""
+    """The newest event counts if it is this move; it is requested only for moved tags."""
     older = put(hub, "older", FLOATING)
     pinned = image_ref(f"{FLOATING}@{older.digest}")
     lock = await locked(hub, [pinned])
@@ -126,7 +126,7 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHu
 
 
 async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: FakeHub) -> None:
-    """The newest event has no manifest any more."""
+    """The newest event has no manifest."""
     older = put(hub, "older", FLOATING)
     pinned = image_ref(f"{FLOATING}@{older.digest}")
     lock = await locked(hub, [pinned])
@@ -148,8 +148,8 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: 
         history(f"sha256:{'0' * 64}", time="9" * 100),
     ],
 )
-async def test_a_history_that_says_nothing_readable_is_none(hub: FakeHub, told: bytes) -> None:
-    """Then the move came after it was locked, which is known without it."""
+async def test_an_unreadable_history_is_ignored(hub: FakeHub, told: bytes) -> None:
+    """Then the move came after the lock was written, which is known without it."""
     pinned = image_ref(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
     lock = await locked(hub, [pinned])
     put(hub, "newer", FLOATING)
@@ -158,8 +158,8 @@ async def test_a_history_that_says_nothing_readable_is_none(hub: FakeHub, told: 
     assert moved(await verdict(hub, pinned, lock)).moved_us is None
 
 
-async def test_strictly_a_note_does_not_hold(hub: FakeHub) -> None:
-    """For those who want to know of everything newer."""
+async def test_with_strict_a_note_is_a_difference(hub: FakeHub) -> None:
+    """For users who want to know of every newer image."""
     pinned = image_ref(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
     lock = await locked(hub, [pinned])
     put(hub, "newer", FLOATING)
@@ -167,8 +167,8 @@ async def test_strictly_a_note_does_not_hold(hub: FakeHub) -> None:
     assert told(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
-async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeHub) -> None:
-    """Somebody overwrote what should never change."""
+async def test_a_moved_release_differs_even_if_pinned(hub: FakeHub) -> None:
+    """A tag was overwritten that should never change."""
     pinned = image_ref(f"{RELEASE}@{put(hub, 'older').digest}")
     lock = await locked(hub, [pinned])
     put(hub, "newer")
@@ -178,7 +178,7 @@ async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeH
     assert found.reason.startswith("a tag that should never move moved from ")
 
 
-async def test_what_is_not_pinned_and_moved_does_not_hold(hub: FakeHub) -> None:
+async def test_an_unpinned_moved_tag_differs(hub: FakeHub) -> None:
     """Floating or not: a deployment would not use the locked image."""
     put(hub, "older", FLOATING)
     lock = await locked(hub, [image_ref(FLOATING)])
@@ -187,8 +187,8 @@ async def test_what_is_not_pinned_and_moved_does_not_hold(hub: FakeHub) -> None:
     assert told(await verdict(hub, image_ref(FLOATING), lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
-async def test_what_is_locked_and_not_pinned_holds_with_a_note(hub: FakeHub) -> None:
-    """As long as its tag means what was locked; nothing holds it there."""
+async def test_a_locked_unpinned_reference_holds_with_a_note(hub: FakeHub) -> None:
+    """As long as its tag resolves to the locked digest; it is not pinned."""
     put(hub, "app")
     lock = await locked(hub, [image_ref(RELEASE)])
 
@@ -196,15 +196,15 @@ async def test_what_is_locked_and_not_pinned_holds_with_a_note(hub: FakeHub) -> 
     assert told(await verdict(None, image_ref(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
 
 
-async def test_without_pin_and_lock_nothing_says_what_it_should_mean(hub: FakeHub) -> None:
-    """Not pinned, which does not hold."""
+async def test_without_pin_and_lock_there_is_no_expected_digest(hub: FakeHub) -> None:
+    """It is not pinned, which is a difference."""
     put(hub, "app")
 
     assert told(await verdict(hub, image_ref(RELEASE), None)) == (VerifyStatus.NOT_PINNED, Weight.DIFFERS)
 
 
 async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> None:
-    """A project that only pins has a gate too."""
+    """A project that only pins can be verified too."""
     older = put(hub, "older")
     pinned = image_ref(f"{RELEASE}@{older.digest}")
 
@@ -213,8 +213,8 @@ async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> No
     assert told(await verdict(hub, pinned, None)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
-async def test_what_the_lock_does_not_know_does_not_hold(hub: FakeHub) -> None:
-    """Somebody added it and did not lock it."""
+async def test_an_unlocked_reference_differs(hub: FakeHub) -> None:
+    """It was added and not locked."""
     put(hub, "app")
 
     assert told(await verdict(hub, image_ref(RELEASE), Lock())) == (VerifyStatus.NOT_LOCKED, Weight.DIFFERS)
@@ -224,8 +224,8 @@ async def test_what_the_lock_does_not_know_does_not_hold(hub: FakeHub) -> None:
     )
 
 
-async def test_a_pin_that_is_not_what_the_lock_says_disagrees(hub: FakeHub) -> None:
-    """One of the two was changed alone; told offline too."""
+async def test_a_pin_that_is_not_the_locked_digest_disagrees(hub: FakeHub) -> None:
+    """Only one of the two was changed; reported offline too."""
     older = put(hub, "older")
     put(hub, "newer")
     lock = await locked(hub, [image_ref(RELEASE)])
@@ -237,7 +237,7 @@ async def test_a_pin_that_is_not_what_the_lock_says_disagrees(hub: FakeHub) -> N
 
 
 async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
-    """It runs nowhere else; the lock knows, also offline."""
+    """It runs on no other platform; the lock shows that offline, too."""
     document = put(hub, "app")
     lock = await locked(hub, [image_ref(RELEASE)])
     pinned = image_ref(f"{RELEASE}@{document.children[1].digest}")
@@ -248,7 +248,7 @@ async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
 
 
 async def test_a_pin_to_one_platform_is_found_without_reading_an_index(hub: FakeHub) -> None:
-    """On Docker Hub the platforms are not read, but a HEAD says what kind of thing a digest names."""
+    """On Docker Hub platforms are not read, but a HEAD returns the media type of a digest."""
     document = two_platforms("node")
     publish(hub, "library/node:16.13.0", document)
     lock = await locked(hub, [image_ref("node:16.13.0")])
@@ -269,8 +269,8 @@ async def test_a_pin_that_is_gone_can_not_be_deployed(hub: FakeHub) -> None:
     assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
-async def test_a_tag_that_is_gone_is_gone_where_nothing_pins_it(hub: FakeHub) -> None:
-    """And by digest alone: the digest."""
+async def test_a_deleted_unpinned_tag_is_gone(hub: FakeHub) -> None:
+    """By digest only, the digest is gone."""
     document = put(hub, "app")
     by_digest = image_ref(f"{REGISTRY}/shop/app@{document.digest}")
     lock = await locked(hub, [image_ref(RELEASE), by_digest])
@@ -281,7 +281,7 @@ async def test_a_tag_that_is_gone_is_gone_where_nothing_pins_it(hub: FakeHub) ->
 
 
 async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> None:
-    """With a note; a release that was deleted does not."""
+    """With a note; a pin to a deleted release differs."""
     pins = {name: image_ref(f"{name}@{put(hub, 'app', name).digest}") for name in (FLOATING, RELEASE)}
     lock = await locked(hub, list(pins.values()))
     for tag in ("latest", "1.4.2"):
@@ -294,15 +294,15 @@ async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> 
 
 
 async def test_a_reference_by_digest_alone_holds(hub: FakeHub) -> None:
-    """It names one thing and nothing else."""
+    """It can't resolve to anything else."""
     one = image_ref(f"{REGISTRY}/shop/app@{put(hub, 'app').digest}")
     lock = await locked(hub, [one])
 
     assert told(await verdict(hub, one, lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
 
 
-async def test_a_registry_that_does_not_answer_is_told_and_no_success(hub: FakeHub) -> None:
-    """Of what is pinned, and of what is not."""
+async def test_a_registry_that_does_not_answer_is_could_not_check(hub: FakeHub) -> None:
+    """For pinned and for unpinned references."""
     pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
     for one in (pinned, image_ref(RELEASE)):
@@ -313,8 +313,8 @@ async def test_a_registry_that_does_not_answer_is_told_and_no_success(hub: FakeH
         assert "failed on" in found.reason
 
 
-async def test_a_tag_that_can_not_be_asked_is_told_though_the_pin_is_there(hub: FakeHub) -> None:
-    """Whether the tag moved is not known, so nothing is said to hold."""
+async def test_an_unreadable_tag_is_could_not_check_even_if_the_pin_exists(hub: FakeHub) -> None:
+    """Whether the tag moved is unknown, so the result is not success."""
     pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
     hub.failures = [Response(status_code=500)]
@@ -322,15 +322,15 @@ async def test_a_tag_that_can_not_be_asked_is_told_though_the_pin_is_there(hub: 
     assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
-async def test_a_text_that_names_nothing_could_not_be_checked(hub: FakeHub) -> None:
-    """A variable without a value, for example."""
+async def test_an_unresolved_reference_could_not_be_checked(hub: FakeHub) -> None:
+    """For example, a variable without a value."""
     found = await verdict(hub, image_ref("${NOBODY}"), Lock())
 
     assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert found.reason
 
 
-async def test_a_local_build_holds_and_nobody_is_asked(hub: FakeHub) -> None:
+async def test_a_local_build_holds_without_a_request(hub: FakeHub) -> None:
     """It is built where it runs."""
     built = image_ref(RELEASE, build=True)
     lock = await locked(hub, [built])
@@ -341,15 +341,15 @@ async def test_a_local_build_holds_and_nobody_is_asked(hub: FakeHub) -> None:
     assert hub.counted == {}
 
 
-async def test_a_local_build_that_nothing_builds_any_more_disagrees(hub: FakeHub) -> None:
-    """The lock says that nobody holds it, and the file wants it pulled."""
+async def test_a_local_build_without_a_build_disagrees(hub: FakeHub) -> None:
+    """The lock marks it as local, but the file requires a pull."""
     lock = await locked(hub, [image_ref(RELEASE, build=True)])
 
     assert told(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
 
 
 async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub) -> None:
-    """It was locked to a digest, so it has to mean that."""
+    """It was locked to a digest, so it must resolve to that."""
     built = image_ref(RELEASE, build=True)
     put(hub, "older")
     lock = await locked(hub, [built])
@@ -359,7 +359,7 @@ async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub)
 
 
 async def test_offline_a_pin_that_the_lock_has_holds(hub: FakeHub) -> None:
-    """Files and lock agree; nobody was asked."""
+    """Files and lock agree, without any request."""
     pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
 
