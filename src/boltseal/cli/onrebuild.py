@@ -117,13 +117,13 @@ def tell_asked(answer: CommandOutput, asked: Sequence[RebuildResult]) -> None:
         answer.add(
             ref=str(due.image),
             status=f"rebuild {one.outcome}",
-            reason=one.told,
+            reason=one.summary,
             base=str(due.base),
             means=str(due.now),
             tries=one.tries,
         )
         if not answer.as_json:
-            print_wrapped(f"rebuild {one.outcome:<6}  ", clean(f"{due.image}: {one.told}"))
+            print_wrapped(f"rebuild {one.outcome:<6}  ", clean(f"{due.image}: {one.summary}"))
         if one.recorded:
             say(clean(f"boltseal: {due.image}: the ledger does not say so: {one.recorded}"))
 

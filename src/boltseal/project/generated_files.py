@@ -45,7 +45,7 @@ def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
 
     Raises: SeveralFolders: the Compose files are in several folders.
     """
-    image_refs = _of(digests, Format.COMPOSE)
+    image_refs = _of_format(digests, Format.COMPOSE)
     folders = sorted({image_ref.path.rpartition("/")[0] or "." for image_ref in image_refs})
     if len(folders) > 1:
         raise SeveralFolders(
@@ -78,7 +78,7 @@ def compose_override(digests: Mapping[ImageReference, Digest]) -> Emitted:
 
 def kustomize_component(digests: Mapping[ImageReference, Digest]) -> Emitted:
     """Return a kustomize component whose `images` set the tag and digest of each image name."""
-    image_refs = _of(digests, Format.KUBERNETES)
+    image_refs = _of_format(digests, Format.KUBERNETES)
     by_name: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for image_ref in image_refs:
         if image_ref.resolved is not None:
@@ -137,7 +137,7 @@ EMITTER_BY_FORMAT: Final[Mapping[Format, str]] = {
 """Which generator can pin references of a format."""
 
 
-def _of(digests: Iterable[ImageReference], kind: Format) -> list[ImageReference]:
+def _of_format(digests: Iterable[ImageReference], kind: Format) -> list[ImageReference]:
     return [image_ref for image_ref in digests if image_ref.format is kind]
 
 

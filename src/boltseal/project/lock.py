@@ -167,9 +167,11 @@ async def relock(
         if image.digest is not None and (_is_new(image, known) or (image.entry is None and update(image.reference)))
     }
     entries = await resolver.ledger_entries(new)
-    images = [replace(one, entry=entries.get(one.reference, one.entry)) for one in [*progress.images, *outside_images]]
-    named = {one.reference.registry for one in images}
-    fresh = {reference.registry for reference in (*new, *(one for one in wanted if update(one)))}
+    images = [
+        replace(image, entry=entries.get(image.reference, image.entry)) for image in [*progress.images, *outside_images]
+    ]
+    named = {image.reference.registry for image in images}
+    fresh = {reference.registry for reference in (*new, *(image for image in wanted if update(image)))}
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in fresh}
     keys = {registry: key for registry, key in {**old.keys, **keys}.items() if registry in named}
     return LockUpdate(

@@ -81,7 +81,7 @@ class Resolver:
         self._watched: dict[str, LedgerCheck | BoltsealError] = {}
         self._reads = asyncio.Semaphore(AT_ONCE)
 
-    def reads(self, registry: str) -> bool:
+    def may_read(self, registry: str) -> bool:
         """Return whether manifests may be read at a registry; where reads count as pulls, only with `count_pulls`."""
         return self._count_pulls or registry not in COUNTS_PULLS
 
@@ -143,7 +143,7 @@ class Resolver:
             for _ in range(LEDGER_TRIES):
                 try:
                     async with self._reads:
-                        lines = [one async for one in client.history(reference.repository, reference.tag)]
+                        lines = [line async for line in client.history(reference.repository, reference.tag)]
                     changes = [(index, one) for index, line in lines if (one := parse(line)).kind in CHANGES]
                     index, last = changes[-1] if changes else (0, None)
                     if last is not None and last.kind not in GOES and last.digest == str(digest):
@@ -165,7 +165,9 @@ class Resolver:
         """
         found: dict[Reference, Proven | LastEvent | BoltsealError | None] = {}
         for registry in {reference.registry for reference in moved}:
-            found |= await self._by_ledger(registry, {one: to for one, to in moved.items() if one.registry == registry})
+            found |= await self._by_ledger(
+                registry, {reference: to for reference, to in moved.items() if reference.registry == registry}
+            )
         asked = [reference for reference in moved if reference not in found]
         events = await asyncio.gather(*map(self._last_event, asked))
         return found | dict(zip(asked, events, strict=True))
@@ -181,12 +183,18 @@ class Resolver:
         if self._watch is None or not isinstance(check, LedgerCheck) or check.status is TrustStatus.NO_LEDGER:
             return {}
         names = {
-            (one.repository, one.tag): "" if to is None else str(to) for one, to in moved.items() if one.tag is not None
+            (reference.repository, reference.tag): "" if to is None else str(to)
+            for reference, to in moved.items()
+            if reference.tag is not None
         }
         histories = await read_names(self._transport, registry, names, self._watch)
-        answers = {one: histories[one.repository, one.tag] for one in moved if one.tag is not None}
+        answers = {
+            reference: histories[reference.repository, reference.tag]
+            for reference in moved
+            if reference.tag is not None
+        }
         absent = RemoteNotFound if check.head is not None else BoltsealError
-        return {one: answer for one, answer in answers.items() if not isinstance(answer, absent)}
+        return {reference: answer for reference, answer in answers.items() if not isinstance(answer, absent)}
 
     async def _last_event(self, reference: Reference) -> LastEvent | None:
         if reference.tag is None or not self._allowed(reference.registry):
@@ -204,9 +212,9 @@ class Resolver:
                 manifest = await self._manifest(RegistryClient(self._transport, at.registry), at.repository, digest)
             except BoltsealError:
                 return ()
-            return tuple(LockedPlatform(platform_name(one.platform), one.digest) for one in _images_of(manifest))
+            return tuple(LockedPlatform(platform_name(child.platform), child.digest) for child in _images_of(manifest))
 
-        wanted = {digest: at for digest, at in digests.items() if self.reads(at.registry)}
+        wanted = {digest: at for digest, at in digests.items() if self.may_read(at.registry)}
         found = await asyncio.gather(*(read(digest, at) for digest, at in wanted.items()))
         return {digest: platforms for digest, platforms in zip(wanted, found, strict=True) if platforms}
 
@@ -214,7 +222,7 @@ class Resolver:
         self, digests: Mapping[Digest, Reference]
     ) -> dict[Digest, tuple[LockedPlatform, ...] | BoltsealError]:
         """Return the platforms of each digest, read from the repository of its reference; empty if not read."""
-        wanted = {digest: at for digest, at in digests.items() if self.reads(at.registry)}
+        wanted = {digest: at for digest, at in digests.items() if self.may_read(at.registry)}
         done = 0
 
         async def read_one(at: Reference, digest: Digest) -> tuple[LockedPlatform, ...] | BoltsealError:
@@ -247,10 +255,10 @@ class Resolver:
         found = await asyncio.gather(
             *(self._child(client, repository, child) for child in children), return_exceptions=True
         )
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-        return tuple(one for one in found if not isinstance(one, BaseException))
+        for result in found:
+            if isinstance(result, BaseException):
+                raise result
+        return tuple(result for result in found if not isinstance(result, BaseException))
 
     async def _child(self, client: RegistryClient, repository: Repository, child: Descriptor) -> LockedPlatform:
         image: Digest | None = None

@@ -101,9 +101,9 @@ class _Scan:
                     raise Unreadable(str(path), 0, "is not there")
                 if real.is_dir():
                     for file, link_path in self.walk(real):
-                        self.read_file(file, link_path, asked=False)
+                        self.read_file(file, link_path, by_path=False)
                 else:
-                    self.read_file(name, self.project.at(path), asked=True)
+                    self.read_file(name, self.project.at(path), by_path=True)
             except Unreadable as error:
                 self.problems.append(error.problem)
             except OSError as error:  # for example, an ancestor folder that may not be searched
@@ -146,7 +146,7 @@ class _Scan:
             name = Path(error.filename).relative_to(self.project.root).as_posix()
             self.problems.append(ScanProblem(name, 0, f"can't be read: {error.strerror}; its content is unknown"))
 
-    def read_file(self, name: str, link_path: str, *, asked: bool) -> None:
+    def read_file(self, name: str, link_path: str, *, by_path: bool) -> None:
         """Read one file. Its real name selects the format, else the name of the link to it."""
         file_format = self.format_by_name(name) or self.format_by_name(link_path)
         key = (name, file_format, link_path if file_format is Format.COMPOSE else "")
@@ -166,8 +166,8 @@ class _Scan:
                 if file_format in _MAY_BE_KUBERNETES and any(is_kubernetes(document) for document in documents):
                     file_format = Format.KUBERNETES  # an `action.yaml` or `values.yaml` that is a resource
                 self.add(self.read_structured(source, documents, file_format))
-            elif asked or self.may_be_kubernetes(name):
-                self.read_unnamed(self.project.read(name), asked=asked)
+            elif by_path or self.may_be_kubernetes(name):
+                self.read_unnamed(self.project.read(name), by_path=by_path)
         except Unreadable as error:
             self.problems.append(error.problem)
 
@@ -257,8 +257,10 @@ class _Scan:
             own = f"{folder}/{_DEFAULT_VALUES}" if folder else _DEFAULT_VALUES
             under = self.values_of(own) if self.project.has(own) else None
             return read_values(source, documents, version=version, under=under)
-        there = sorted(path.name for path in (self.project.root / folder).glob("*.y*ml"))
-        names = [f"{folder}/{name}" if folder else name for name in there if _VALUES.fullmatch(name) and name != last]
+        names_there = sorted(path.name for path in (self.project.root / folder).glob("*.y*ml"))
+        names = [
+            f"{folder}/{name}" if folder else name for name in names_there if _VALUES.fullmatch(name) and name != last
+        ]
         return read_values(source, documents, version=version, over=[self.values_of(name) for name in names])
 
     def values_of(self, name: str) -> ValuesByPath:
@@ -298,22 +300,22 @@ class _Scan:
         matches = include_matcher(pattern)
         return [path.name for path in self.files if matches(path.link_path)]
 
-    def read_unnamed(self, source: SourceFile, *, asked: bool) -> None:
+    def read_unnamed(self, source: SourceFile, *, by_path: bool) -> None:
         """Read a file whose name implies no format: its content decides."""
         try:
             documents = compose(source)
         except Unreadable:
-            if not asked and "{{" in source.text and not contains_image_line(source):
+            if not by_path and "{{" in source.text and not contains_image_line(source):
                 return  # a template without images
             raise
         if any(is_kubernetes(document) for document in documents):
             self.add(read_kubernetes(source, documents, self.crds))
         elif any("services" in pairs(document) for document in documents):
-            if asked:
+            if by_path:
                 self.compose_files.append(ProjectPath(source.path, source.path))
-        elif asked and any({"repository", "image"} & pairs(document).keys() for document in documents):
+        elif by_path and any({"repository", "image"} & pairs(document).keys() for document in documents):
             self.add(read_values(source, documents))
-        elif asked:
+        elif by_path:
             raise Unreadable(source.path, 0, "is in none of the known formats")
 
 

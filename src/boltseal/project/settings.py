@@ -246,7 +246,7 @@ def _check(origin: str, table: str, key: str, value: Any, keys: Mapping[str, typ
         hint = _nearest(key, keys) if keys else "; the table has no keys yet"
         raise ProjectInvalid(f"{origin}unknown key {quote(key)} in [{table}]{hint}")
     lists = [value] if expected is list else value.values() if isinstance(value, dict) else []
-    listed = all(isinstance(each, list) and all(isinstance(one, str) for one in each) for each in lists)
+    listed = all(isinstance(each, list) and all(isinstance(item, str) for item in each) for each in lists)
     if type(value) is not expected or not listed:
         raise ProjectInvalid(f"{origin}[{table}] {key} is {quote(str(value))}; expected {_WORDS[expected]}")
 

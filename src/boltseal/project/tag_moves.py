@@ -89,10 +89,10 @@ def move_by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, imag
     """Judge a move by the ledger. `was`: the expected digest. `image`: its lock entry."""
     entries = found.history.changes_of(tag)
     sealed_digest = next(
-        (one.entry.digest for one in entries if one.entry.extra.get("mode") == "sealed" and not one.gone), ""
+        (entry.entry.digest for entry in entries if entry.entry.extra.get("mode") == "sealed" and not entry.gone), ""
     )
     changes = list(_changes(entries))
-    departure = next((one for one in _departures(changes, str(was))), None)
+    departure = next((entry for entry in _departures(changes, str(was))), None)
     last = changes[-1][0] if changes else None
     shown = found.followed.head is not None
     faults = found.problems if shown else found.problems[:-1]  # the last problem is the missing ledger itself
@@ -110,28 +110,28 @@ def move_by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, imag
 def _changes(entries: Sequence[EntryAt]) -> Iterator[tuple[EntryAt, str]]:
     """Yield the entries that changed the tag's digest, with the new digest, "" for none."""
     previous = ""
-    for one in entries:
-        current = "" if one.gone else one.entry.digest
+    for entry in entries:
+        current = "" if entry.gone else entry.entry.digest
         if current != previous:
-            yield one, current
+            yield entry, current
         previous = current
 
 
 def _departures(changes: Sequence[tuple[EntryAt, str]], was: str) -> Iterator[EntryAt]:
     """Yield the entries by which the tag left the expected digest, the latest first."""
-    for (_, digest), (one, _) in reversed(list(pairwise(changes))):
+    for (_, digest), (entry, _) in reversed(list(pairwise(changes))):
         if digest == was:
-            yield one
+            yield entry
 
 
 def _faults(
     history: RepositoryHistory, tag: Tag, was: Digest, image: LockedImage | None, *, sealed: bool
 ) -> Iterator[str]:
     if image is not None and image.entry is not None and image.digest == was:
-        locked = next((one for one in history.of(tag) if one.index == image.entry), None)
+        locked = next((entry for entry in history.of(tag) if entry.index == image.entry), None)
         if locked is None:
             yield f"the ledger has no entry {image.entry}, from which {tag} was locked"
         elif locked.gone or locked.entry.digest != str(was):
             yield f"entry {image.entry}, from which {tag} was locked to {was.short}, has other content"
-    if sealed and all(one.entry.digest != str(was) for one in history.changes_of(tag)):
+    if sealed and all(entry.entry.digest != str(was) for entry in history.changes_of(tag)):
         yield f"the tag is sealed, and according to the ledger it never resolved to {was.short}"

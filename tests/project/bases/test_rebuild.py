@@ -67,7 +67,7 @@ async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
     again = await builder.rebuild([answered(APP, NODE)])
     moved = await builder.rebuild([answered(APP, NODE, "newer")])
 
-    assert [(one.outcome, one.tries, one.told) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
+    assert [(one.outcome, one.tries, one.summary) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
     assert again == []
     assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
     assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
@@ -190,7 +190,7 @@ async def test_images_based_on_a_failed_one_wait(journal: RebuildJournal, tmp_pa
         (OURS, "failed", 2),
         ("reg.test/x/y:1", "done", 1),
     ]
-    assert "exit code 9; broken" in asked[0].told
+    assert "exit code 9; broken" in asked[0].summary
     assert [str(due.image) for due in builder.due(answers)] == [APP]
     assert await builder.rebuild(answers) == []  # in the same look; the next one begins anew
     assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
@@ -240,7 +240,7 @@ async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_p
     builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
     [asked] = await builder.rebuild([answered(APP, NODE)])
 
-    assert "hunter2" in asked.told
+    assert "hunter2" in asked.summary
     assert recorded == ["exit code 4"]
     assert journal.path.stat().st_mode & 0o077 == 0
 
@@ -356,8 +356,8 @@ async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(jou
     nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
     event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
 
-    assert (well.outcome, well.told) == (RebuildOutcome.DONE, "HTTP 202")
-    assert (bad.outcome, bad.told, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
+    assert (well.outcome, well.summary) == (RebuildOutcome.DONE, "HTTP 202")
+    assert (bad.outcome, bad.summary, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
     assert b"authorization: bearer word" in heads[0].lower()
     assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
     assert not nobody.succeeded

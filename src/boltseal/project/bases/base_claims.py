@@ -144,12 +144,14 @@ def claims_from_provenance(raw: bytes) -> tuple[BaseClaim, ...]:
         return ()
     listed = statement.predicate.build_definition.get("resolvedDependencies") or statement.predicate.materials
     materials = listed if isinstance(listed, list) else []
-    images = dict.fromkeys(claim for one in materials if isinstance(one, dict) for claim in _material(one))
+    images = dict.fromkeys(
+        claim for material in materials if isinstance(material, dict) for claim in _material(material)
+    )
     return tuple(images) if len(images) <= MAX_IMAGES else ()  # with too many, none can be ruled out as the base
 
 
-def _material(one: Mapping[str, Any]) -> Iterator[BaseClaim]:
-    uri, digests = one.get("uri"), one.get("digest")
+def _material(material: Mapping[str, Any]) -> Iterator[BaseClaim]:
+    uri, digests = material.get("uri"), material.get("digest")
     if not isinstance(uri, str) or not isinstance(digests, dict):
         return
     sha256 = digests.get("sha256")

@@ -56,8 +56,8 @@ class BaseResolver:
         self._histories = histories
         self._now = now
         self._former: dict[Reference, list[Candidate]] = {}
-        for one in former:
-            self._former.setdefault(one.base, []).append(one)
+        for candidate in former:
+            self._former.setdefault(candidate.base, []).append(candidate)
         self._now_us = now_us
 
     async def verdict(self, image: ImageFacts, claims: Sequence[BaseClaim], doubt: str = "") -> BaseVerdict:
@@ -88,7 +88,7 @@ class BaseResolver:
             str(claim.base)
             for claim in claims
             if claim.source is ClaimSource.LAYERS
-            and any(one.digest == verdict.built_on for one in self._former_of(claim.base, image))
+            and any(candidate.digest == verdict.built_on for candidate in self._former_of(claim.base, image))
         ]
         if verdict.status is not BaseStatus.CURRENT or not moved:
             return verdict
@@ -104,14 +104,14 @@ class BaseResolver:
         if claim.base is None or not isinstance(current, Digest):
             former = self._former_of(claim.base, image)
             former_base_unproven = former and not any(
-                image.history_begins_with(one.facts) for one in longest_match(image, former)
+                image.history_begins_with(candidate.facts) for candidate in longest_match(image, former)
             )
             return None if former_base_unproven else await self._judge_claim(image, claim)
         candidates, unread = await self._known_images(claim.base, image, current)
-        if any(one.facts.config == image.config for one in candidates):
+        if any(candidate.facts.config == image.config for candidate in candidates):
             return None
         if claim.source is ClaimSource.CAME_WITH:
-            if any(may_be_base(image, one.facts) for one in candidates):
+            if any(may_be_base(image, candidate.facts) for candidate in candidates):
                 return await self._judge_claim(image, claim)
             why = f" ({unread})" if unread else ""
             reason = (
@@ -119,7 +119,7 @@ class BaseResolver:
                 f"that tag does not decide{why}; rebuild it, preferably with `boltseal build`, which records the base"
             )
             return BaseVerdict(BaseStatus.UNKNOWN, reason, claim)
-        proven = any(image.history_begins_with(one.facts) for one in longest_match(image, candidates))
+        proven = any(image.history_begins_with(candidate.facts) for candidate in longest_match(image, candidates))
         return await self._judge_claim(image, claim) if proven else None
 
     async def _judge_claim(self, image: ImageFacts, claim: BaseClaim) -> BaseVerdict:
@@ -202,21 +202,25 @@ class BaseResolver:
     async def _known_images(self, base: Reference, image: ImageFacts, now: Digest) -> tuple[list[Candidate], str]:
         """Return all images that a tag is known to have resolved to, for one platform, and why some can't be read."""
         candidates, unread = [], ""
-        for digest in dict.fromkeys([now, *(one.digest for one in reversed(await self._recent_intervals(base)))]):
+        for digest in dict.fromkeys(
+            [now, *(interval.digest for interval in reversed(await self._recent_intervals(base)))]
+        ):
             if digest is None:
                 continue
             facts, why = await self._facts(base, digest, image)
             unread = unread or why
             if facts is not None:
                 candidates.append(Candidate(base, digest, facts))
-        known_manifests = {one.facts.manifest for one in candidates}
-        candidates += [one for one in self._former_of(base, image) if one.facts.manifest not in known_manifests]
+        known_manifests = {candidate.facts.manifest for candidate in candidates}
+        candidates += [
+            candidate for candidate in self._former_of(base, image) if candidate.facts.manifest not in known_manifests
+        ]
         return candidates, unread
 
     def _former_of(self, base: Reference | None, image: ImageFacts) -> list[Candidate]:
         """Return a tag's former images for an image's platform, as far as they were read already."""
         former = () if base is None else self._former.get(base, ())
-        return [one for one in former if same_platform(one.facts.platform, image.platform)]
+        return [candidate for candidate in former if same_platform(candidate.facts.platform, image.platform)]
 
     async def _recent_intervals(self, base: Reference) -> tuple[TagInterval, ...]:
         """Return the newest MAX_PAST intervals of a tag, the oldest first."""
@@ -231,7 +235,9 @@ class BaseResolver:
         first_us, built_us = (intervals[0].first_us if intervals else None), _created_us(image)
         if first_us is None or built_us is None:
             return False
-        first_image = next((one.facts for one in candidates if one.digest == intervals[0].digest), None)
+        first_image = next(
+            (candidate.facts for candidate in candidates if candidate.digest == intervals[0].digest), None
+        )
         clock_was_wrong = first_image is not None and (_created_us(first_image) or 0) > first_us + DAY_US
         return first_us <= built_us <= self._now_us + DAY_US and not clock_was_wrong
 

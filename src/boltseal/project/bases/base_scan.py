@@ -168,59 +168,60 @@ class BaseScanner:
             self._unlisted.clear()
             self._histories.forget()
         # 1
-        fresh = {one.reference for one in wanted if one.reference.digest is None}
+        fresh = {item.reference for item in wanted if item.reference.digest is None}
         digests = await self._resolve(fresh, fresh)
         images: list[_Image | BaseReport] = []
-        for one in wanted:
-            current = one.reference.digest or digests[one.reference]
+        for item in wanted:
+            current = item.reference.digest or digests[item.reference]
             images.append(
-                BaseReport(one, error=current) if isinstance(current, BoltsealError) else _Image(one, current)
+                BaseReport(item, error=current) if isinstance(current, BoltsealError) else _Image(item, current)
             )
-        found = [one for one in images if isinstance(one, _Image)]
+        found = [item for item in images if isinstance(item, _Image)]
         # 2
-        for registry in {one.remote.registry for one in found}:
+        for registry in {item.remote.registry for item in found}:
             await self.followed(registry)  # even if all images are given by digest: their entries are read
         done = 0
 
         gate = asyncio.Semaphore(self._at_once)
 
-        async def read(one: _Image) -> None:
+        async def read(image: _Image) -> None:
             nonlocal done
             async with gate:
-                await self._read(one)
+                await self._read(image)
             done += 1
             self._tell(done, len(found))
 
         await asyncio.gather(*map(read, found))
         former = await self._former_images(images)
         # 3
-        pool = CandidatePool((candidate for one in found for candidate in one.candidates), former.candidates)
+        pool = CandidatePool((candidate for image in found for candidate in image.candidates), former.candidates)
         nearer = {
-            id(part): pool.closer_bases(one.wanted.reference.name, part.facts, part.claims)
-            for one in found
-            for part in one.parts
+            id(part): pool.closer_bases(image.wanted.reference.name, part.facts, part.claims)
+            for image in found
+            for part in image.parts
         }
-        claimed = {claim.base for one in found for part in one.parts for claim in part.claims}
+        claimed = {claim.base for image in found for part in image.parts for claim in part.claims}
         claimed |= {claim.base for near in nearer.values() for claim in near}
         bases = {base for base in claimed if base is not None}
-        now = {one: digests[one] for one in bases & digests.keys()}
+        now = {base: digests[base] for base in bases & digests.keys()}
         now |= await self._resolve(bases - now.keys(), frozenset())
         # 4
         resolver = BaseResolver(self._documents, self._histories, now, former.candidates, now_us=self._now_us)
         return [
-            one if isinstance(one, BaseReport) else await self._answer(one, resolver, nearer, former) for one in images
+            image if isinstance(image, BaseReport) else await self._answer(image, resolver, nearer, former)
+            for image in images
         ]
 
     async def _answer(
-        self, one: _Image, resolver: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]], former: FormerImages
+        self, image: _Image, resolver: BaseResolver, nearer: dict[int, tuple[BaseClaim, ...]], former: FormerImages
     ) -> BaseReport:
-        if one.error is not None:
-            return BaseReport(one.wanted, one.digest, error=one.error)
-        verdicts, doubt = [], former.doubt(one.wanted.reference)
-        for part in one.parts:
+        if image.error is not None:
+            return BaseReport(image.wanted, image.digest, error=image.error)
+        verdicts, doubt = [], former.doubt(image.wanted.reference)
+        for part in image.parts:
             verdict = await resolver.verdict(part.facts, (*nearer[id(part)], *part.claims), doubt)
             verdicts.append(replace(verdict, platform=str(part.facts.platform)))
-        return BaseReport(one.wanted, one.digest, tuple(verdicts))
+        return BaseReport(image.wanted, image.digest, tuple(verdicts))
 
     async def _resolve(
         self, references: Iterable[Reference], fresh: Iterable[Reference]
@@ -245,9 +246,9 @@ class BaseScanner:
         for registry in {reference.registry for reference in asked}:
             check = await self.followed(registry)
             if isinstance(check, BoltsealError):
-                found |= {one: check for one in asked if one.registry == registry}
+                found |= {reference: check for reference in asked if reference.registry == registry}
         observations: list[tuple[Reference, Digest | None]] = []
-        to_ask = [one for one in asked if one not in found]
+        to_ask = [reference for reference in asked if reference not in found]
         async with aclosing(poll(self.transport, to_ask, at_once=self._at_once)) as answers:
             async for answer in answers:
                 if answer.resolved is not None:
@@ -255,7 +256,7 @@ class BaseScanner:
                     observations.append((answer.reference, answer.resolved.digest))
                 elif answer.error is not None:
                     found[answer.reference] = answer.error
-        observations = [one for one in observations if one[0].tag is not None]
+        observations = [observation for observation in observations if observation[0].tag is not None]
         if observations:
             self._cache.saw(observations)
         return found
@@ -344,9 +345,9 @@ class BaseScanner:
         """Return the former images of this scan's tags, if layers must decide the base of any image."""
         platforms = [
             part.facts.platform
-            for one in images
-            if isinstance(one, _Image)
-            for part in one.parts
+            for image in images
+            if isinstance(image, _Image)
+            for part in image.parts
             if needs_layer_match(part.claims)
         ]
         if not platforms:
@@ -357,20 +358,20 @@ class BaseScanner:
             for base, images_before in found.items():
                 digests.setdefault(base, {}).update(dict.fromkeys(images_before))
 
-        for remote in dict.fromkeys(_repository_of(one.wanted) for one in images):
+        for remote in dict.fromkeys(_repository_of(image.wanted) for image in images):
             note(former_digests(remote, await self._entries(remote)))
             note(await self._mirrored(remote))
-        for one in images:
-            reference = one.wanted.reference
+        for image in images:
+            reference = image.wanted.reference
             if reference.tag is not None:
                 observed_before = self._histories.seen(reference)
                 # without an answer from the registry, the last observation may still be current
-                asked = reference.digest is None and one.digest is not None
+                asked = reference.digest is None and image.digest is not None
                 note({reference.by_tag: observed_before if asked else observed_before[:-1]})
                 await asyncio.sleep(0)  # let a server process other requests
-        for one in images:
-            if one.wanted.reference.tag is not None and one.digest is not None:
-                digests[one.wanted.reference.by_tag].pop(one.digest, None)  # it is part of this scan
+        for image in images:
+            if image.wanted.reference.tag is not None and image.digest is not None:
+                digests[image.wanted.reference.by_tag].pop(image.digest, None)  # it is part of this scan
         unread = [UnreadImage(f"{at.registry}/{at.repository}", why) for at, why in self._unlisted.items()]
         return await read_former_images(
             self._documents,
@@ -406,4 +407,4 @@ def _repository_of(wanted: ImageToCheck) -> RemoteRepository:
 
 
 def _in_use(platform: Platform | None, wanted: Iterable[Platform]) -> bool:
-    return platform is None or any(same_platform(platform, one) for one in wanted)
+    return platform is None or any(same_platform(platform, in_use) for in_use in wanted)

@@ -65,9 +65,11 @@ class CandidatePool:
         ]
         # among equally close ones, the current images of tags come first
         matches.sort(key=lambda candidate: nearness(facts, candidate.facts), reverse=True)
-        return tuple(dict.fromkeys(BaseClaim(one.base, None, ClaimSource.LAYERS, ClaimKind.PROVEN) for one in matches))[
-            :MAX_NEARER
-        ]
+        return tuple(
+            dict.fromkeys(
+                BaseClaim(candidate.base, None, ClaimSource.LAYERS, ClaimKind.PROVEN) for candidate in matches
+            )
+        )[:MAX_NEARER]
 
     def _former_matches(self, facts: ImageFacts, chains: Iterable[int]) -> Iterator[Candidate]:
         """Yield former images whose layers and history the image may begin with, the closest first."""

@@ -44,8 +44,8 @@ class BaseChanges:
 def changes(was: ImageFacts, now: ImageFacts) -> BaseChanges:
     """Compare two images. Common layers are those at the beginning of both."""
     common = 0
-    for one, other in zip(was.diff_ids, now.diff_ids, strict=False):
-        if one != other:
+    for old, new in zip(was.diff_ids, now.diff_ids, strict=False):
+        if old != new:
             break
         common += 1
     return BaseChanges(
@@ -63,19 +63,19 @@ def _layers(facts: ImageFacts, start: int) -> LayerCount:
 
 
 def _settings(was: ImageFacts, now: ImageFacts) -> Iterator[SettingChange]:
-    one, other = was.settings, now.settings
-    for name in sorted({*one.env, *other.env}):
-        yield from _differs(f"ENV {name}", one.env.get(name, ""), other.env.get(name, ""))
-    yield from _differs("ENTRYPOINT", " ".join(one.entrypoint), " ".join(other.entrypoint))
-    yield from _differs("CMD", " ".join(one.command), " ".join(other.command))
-    yield from _differs("USER", one.user, other.user)
-    yield from _differs("EXPOSE", " ".join(one.ports), " ".join(other.ports))
-    yield from _differs("WORKDIR", one.folder, other.folder)
-    yield from _differs("VOLUME", " ".join(one.volumes), " ".join(other.volumes))
-    yield from _differs("HEALTHCHECK", one.health, other.health)
-    yield from _differs("STOPSIGNAL", one.stop_signal, other.stop_signal)
-    yield from _differs("SHELL", " ".join(one.shell), " ".join(other.shell))
-    yield from _differs("ONBUILD", "; ".join(one.on_build), "; ".join(other.on_build))
+    old, new = was.settings, now.settings
+    for name in sorted({*old.env, *new.env}):
+        yield from _differs(f"ENV {name}", old.env.get(name, ""), new.env.get(name, ""))
+    yield from _differs("ENTRYPOINT", " ".join(old.entrypoint), " ".join(new.entrypoint))
+    yield from _differs("CMD", " ".join(old.command), " ".join(new.command))
+    yield from _differs("USER", old.user, new.user)
+    yield from _differs("EXPOSE", " ".join(old.ports), " ".join(new.ports))
+    yield from _differs("WORKDIR", old.folder, new.folder)
+    yield from _differs("VOLUME", " ".join(old.volumes), " ".join(new.volumes))
+    yield from _differs("HEALTHCHECK", old.health, new.health)
+    yield from _differs("STOPSIGNAL", old.stop_signal, new.stop_signal)
+    yield from _differs("SHELL", " ".join(old.shell), " ".join(new.shell))
+    yield from _differs("ONBUILD", "; ".join(old.on_build), "; ".join(new.on_build))
 
 
 def _differs(what: str, was: str, now: str) -> Iterator[SettingChange]:

@@ -55,7 +55,7 @@ class FormerImages:
 
         Images of the same repository are not considered bases of each other.
         """
-        return next((one.reason for one in self.unread if one.name != own.name), "")
+        return next((failure.reason for failure in self.unread if failure.name != own.name), "")
 
 
 def former_digests(
@@ -69,8 +69,8 @@ def former_digests(
     for entry in entries:
         if entry.kind in kinds and entry.tag and signature_subject(entry.tag) is None:
             base = Reference(remote.registry, remote.repository, Tag(entry.tag))
-            found.setdefault(base, {}).update(dict.fromkeys(one for one in (entry.was, entry.digest) if one))
-    return {base: [Digest.parse(one) for one in digests] for base, digests in found.items()}
+            found.setdefault(base, {}).update(dict.fromkeys(digest for digest in (entry.was, entry.digest) if digest))
+    return {base: [Digest.parse(digest) for digest in digests] for base, digests in found.items()}
 
 
 async def read_former_images(
@@ -114,11 +114,11 @@ async def read_former_images(
         return list(found.values())
 
     failures, candidates = list(unread), list[Candidate]()
-    for one in await asyncio.gather(*(read(base, digest) for base, digest in listed[:MAX_FORMER])):
-        if isinstance(one, UnreadImage):
-            failures.append(one)
+    for result in await asyncio.gather(*(read(base, digest) for base, digest in listed[:MAX_FORMER])):
+        if isinstance(result, UnreadImage):
+            failures.append(result)
         else:
-            candidates += one
+            candidates += result
     failures += [
         UnreadImage(name, f"tags moved more than {MAX_FORMER} times, which is the limit")
         for name in dict.fromkeys(base.name for base, _ in listed[MAX_FORMER:])

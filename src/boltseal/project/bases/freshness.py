@@ -224,13 +224,13 @@ def moves_since(past: Iterable[TagInterval], built_on: Digest | None, now: Diges
 
     `past`: the known intervals of the tag, the oldest first. Without them, the number is a minimum of one.
     """
-    observed = [one for one in past if one.digest is not None]
-    last = max((at for at, one in enumerate(observed) if one.digest == built_on), default=None)
+    observed = [interval for interval in past if interval.digest is not None]
+    last = max((at for at, interval in enumerate(observed) if interval.digest == built_on), default=None)
     if last is None:
-        known = [one for one in observed if one.digest == now]
+        known = [interval for interval in observed if interval.digest == now]
         return MovesSince(1, False, known[0].first_us if len(observed) == 1 and known else None)
     later = observed[last + 1 :]
-    moves = [one for at, one in enumerate(later) if at == 0 or one.digest != later[at - 1].digest]
+    moves = [interval for at, interval in enumerate(later) if at == 0 or interval.digest != later[at - 1].digest]
     if not moves:
         return MovesSince(1, False, None)
     missing = moves[-1].digest != now
@@ -242,4 +242,4 @@ _WORST = (BaseStatus.OUTDATED, BaseStatus.UNKNOWN, BaseStatus.CURRENT, BaseStatu
 
 def worst_verdict(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:
     """Return the verdict that decides: an image that is outdated on one platform is outdated. `verdicts`: not empty."""
-    return min(verdicts, key=lambda one: _WORST.index(one.status))
+    return min(verdicts, key=lambda verdict: _WORST.index(verdict.status))

@@ -138,15 +138,21 @@ class ImageDocuments:
     async def statements(self, remote: RemoteRepository, index: Manifest, of: Digest) -> list[bytes]:
         """Read the provenance statements in an index about one of its images, as raw bytes; skip unreadable ones."""
         found: list[bytes] = []
-        statements = [one for one in index.manifests if one.annotations.get(ATTESTED) == str(of)]
+        statements = [descriptor for descriptor in index.manifests if descriptor.annotations.get(ATTESTED) == str(of)]
         for entry in statements[:MAX_STATEMENTS]:
             if entry.media_type not in MANIFEST_TYPES:
                 continue
             try:
                 layers = (await self.manifest(remote, entry.digest)).layers
-                provenance = [one for one in layers if "slsa.dev/provenance" in one.annotations.get(PREDICATE, "")]
-                provenance = [one for one in provenance if one.size <= MAX_STATEMENT_BYTES][:MAX_STATEMENTS]
-                found += [await self.blob(remote, one.digest, one.size) for one in provenance]
+                provenance = [
+                    descriptor
+                    for descriptor in layers
+                    if "slsa.dev/provenance" in descriptor.annotations.get(PREDICATE, "")
+                ]
+                provenance = [descriptor for descriptor in provenance if descriptor.size <= MAX_STATEMENT_BYTES][
+                    :MAX_STATEMENTS
+                ]
+                found += [await self.blob(remote, descriptor.digest, descriptor.size) for descriptor in provenance]
             except BoltsealError:  # other sources remain
                 continue
         return found

@@ -209,15 +209,15 @@ def _settings(run: _Run) -> ImageSettings:
     )
 
 
-def _words(said: list[str] | str | None) -> tuple[str, ...]:
-    words = (said,) if isinstance(said, str) else tuple(said or ())
+def _words(value: list[str] | str | None) -> tuple[str, ...]:
+    words = (value,) if isinstance(value, str) else tuple(value or ())
     if len(words) > MAX_SETTINGS:
         words = (*words[:MAX_SETTINGS], sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest())
     return tuple(map(_short, words))
 
 
-def _known_texts(said: Mapping[str, str]) -> Mapping[str, str]:
-    return {name: text[:MAX_TEXT] for name, text in said.items() if name in _LABELS}
+def _known_texts(texts: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: text[:MAX_TEXT] for name, text in texts.items() if name in _LABELS}
 
 
 def _short(text: str) -> str:

@@ -29,15 +29,15 @@ class Candidate:
 
 def longest_match(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """Return the candidates that are the base by their layers; several if layers can't distinguish them; () if none."""
-    fitting = [one for one in candidates if may_be_base(image, one.facts)]
+    fitting = [candidate for candidate in candidates if may_be_base(image, candidate.facts)]
     if not fitting:
         return ()
-    most = max(len(one.facts.diff_ids) for one in fitting)
-    best = [one for one in fitting if len(one.facts.diff_ids) == most]
-    by_history = [one for one in best if image.history_begins_with(one.facts)]
+    most = max(len(candidate.facts.diff_ids) for candidate in fitting)
+    best = [candidate for candidate in fitting if len(candidate.facts.diff_ids) == most]
+    by_history = [candidate for candidate in best if image.history_begins_with(candidate.facts)]
     if by_history:
-        longest_history = max(len(one.facts.history) for one in by_history)
-        by_history = [one for one in by_history if len(one.facts.history) == longest_history]
+        longest_history = max(len(candidate.facts.history) for candidate in by_history)
+        by_history = [candidate for candidate in by_history if len(candidate.facts.history) == longest_history]
     return tuple(by_history or best)
 
 

@@ -12,12 +12,12 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 
-def rebuild_entry_extra(base: Reference, built_on: Digest, now: Digest, outcome: str, told: str) -> dict[str, str]:
+def rebuild_entry_extra(base: Reference, built_on: Digest, now: Digest, outcome: str, summary: str) -> dict[str, str]:
     """Return the entry's `extra`."""
     return {
         "base.name": str(base),
         "base.digest": str(now),
         "base.was": str(built_on),
         "outcome": outcome,
-        "told": quote(told, 300)[1:-1],
+        "told": quote(summary, 300)[1:-1],
     }

@@ -71,7 +71,7 @@ class RebuildResult:
     due: RebuildDue
     outcome: RebuildOutcome
     tries: int
-    told: str
+    summary: str
     recorded: str = ""
 
 
@@ -145,14 +145,14 @@ class Rebuilder:
         """Sort the outdated images by whether a rebuild is requested. Raises: StateUnusable."""
         last, plan = self._journal.last(), RebuildPlan([], [], [])
         endless = based_on_themselves(
-            (_name(one.wanted.reference), _name(verdict.claim.base))
-            for one in reports
-            for verdict in one.verdicts
+            (_name(report.wanted.reference), _name(verdict.claim.base))
+            for report in reports
+            for verdict in report.verdicts
             if verdict.claim is not None and verdict.claim.base is not None
         )
-        for one in reports:
+        for report in reports:
             pending = []
-            for due in self._outdated(one):
+            for due in self._outdated(report):
                 line = last.get((str(due.image), str(due.base)))
                 if _name(due.image) in endless:
                     plan.endless.append(due)
@@ -163,7 +163,7 @@ class Rebuilder:
                 else:
                     plan.before.append(AskedBefore(due, line))
             plan.due.extend(pending[:1])  # one rebuild covers all platforms
-        found = bases_first(plan.due, lambda one: _name(one.image), lambda one: _name(one.base))
+        found = bases_first(plan.due, lambda due: _name(due.image), lambda due: _name(due.base))
         return plan._replace(due=found)
 
     async def rebuild(self, reports: Sequence[BaseReport]) -> list[RebuildResult]:
@@ -232,8 +232,8 @@ class Rebuilder:
         try:
             await self._record(due, outcome, run.outcome)  # without the command's output, which may be confidential
         except BoltsealError as error:
-            return RebuildResult(due=due, outcome=outcome, tries=tries, told=run.summary, recorded=error.message)
-        return RebuildResult(due=due, outcome=outcome, tries=tries, told=run.summary)
+            return RebuildResult(due=due, outcome=outcome, tries=tries, summary=run.summary, recorded=error.message)
+        return RebuildResult(due=due, outcome=outcome, tries=tries, summary=run.summary)
 
     async def _try(self, due: RebuildDue) -> RunResult:
         action, timeout_s = due.action, due.action.timeout_us / 1e6
@@ -246,7 +246,7 @@ class Rebuilder:
         token = None if action.token_env is None else self._tokens[action.token_env]
         return await post_webhook(action.url, event, timeout_s, token)
 
-    def _append(self, due: RebuildDue, outcome: RebuildOutcome, tries: int, told: str) -> None:
+    def _append(self, due: RebuildDue, outcome: RebuildOutcome, tries: int, summary: str) -> None:
         self._journal.append(
             JournalLine(
                 time_us=self._now_us(),
@@ -255,7 +255,7 @@ class Rebuilder:
                 digest=str(due.now),
                 outcome=outcome,
                 tries=tries,
-                told=told,
+                told=summary,
             )
         )
 

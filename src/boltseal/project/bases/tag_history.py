@@ -26,13 +26,16 @@ TagMemory = Callable[[Reference], Iterable[TagInterval]]
 
 def memory_from_cache(cache: DocumentCache) -> TagMemory:
     """Return the intervals that earlier scans observed."""
-    return lambda reference: (TagInterval(one.digest, one.first_us, one.last_us) for one in cache.past(reference))
+    return lambda reference: (
+        TagInterval(interval.digest, interval.first_us, interval.last_us) for interval in cache.past(reference)
+    )
 
 
 def memory_from_observations(observations: TagObservations) -> TagMemory:
     """Return the intervals that `boltseal watch` observed."""
     return lambda reference: (
-        TagInterval(one.digest, one.first_seen_us, one.last_seen_us) for one in observations.past(reference)
+        TagInterval(interval.digest, interval.first_seen_us, interval.last_seen_us)
+        for interval in observations.past(reference)
     )
 
 
@@ -60,12 +63,12 @@ class TagHistories:
         Observations in the future come from a wrong clock and do not count.
         """
         ends = [intervals[-1] for intervals in self._observed(reference) if intervals]
-        fresh = [one for one in ends if after_us <= (one.last_us or 0) <= now_us]
-        return max(fresh, key=lambda one: one.last_us or 0).digest if fresh else None
+        fresh = [interval for interval in ends if after_us <= (interval.last_us or 0) <= now_us]
+        return max(fresh, key=lambda interval: interval.last_us or 0).digest if fresh else None
 
     def seen(self, reference: Reference) -> tuple[Digest, ...]:
         """Return all digests that a tag was observed as, the latest last. Contacts no registry."""
-        seen = (one.digest for one in self._own_observations(reference)[::-1] if one.digest is not None)
+        seen = (interval.digest for interval in self._own_observations(reference)[::-1] if interval.digest is not None)
         return tuple(dict.fromkeys(seen))[::-1]
 
     async def of(self, reference: Reference) -> tuple[TagInterval, ...]:
@@ -80,14 +83,15 @@ class TagHistories:
     def _own_observations(self, reference: Reference) -> tuple[TagInterval, ...]:
         """Merge the observations by the time of the first one, without repetitions."""
         observations = sorted(
-            (one for intervals in self._observed(reference) for one in intervals), key=lambda one: one.first_us or 0
+            (interval for intervals in self._observed(reference) for interval in intervals),
+            key=lambda interval: interval.first_us or 0,
         )
         merged: list[TagInterval] = []
-        for one in observations:
-            if merged and merged[-1].digest == one.digest:
-                merged[-1] = merged[-1]._replace(last_us=max(merged[-1].last_us or 0, one.last_us or 0))
+        for interval in observations:
+            if merged and merged[-1].digest == interval.digest:
+                merged[-1] = merged[-1]._replace(last_us=max(merged[-1].last_us or 0, interval.last_us or 0))
             else:
-                merged.append(one)
+                merged.append(interval)
         return tuple(merged)
 
     async def _registry_history(self, reference: Reference) -> tuple[TagInterval, ...]:
@@ -98,7 +102,10 @@ class TagHistories:
             return ()
         try:
             events = await read_unsigned(self._transport, reference.registry, reference.repository, reference.tag)
-            starts = [(Digest.parse(one.digest) if one.event == "created" else None, _us(one.time)) for one in events]
+            starts = [
+                (Digest.parse(interval.digest) if interval.event == "created" else None, _us(interval.time))
+                for interval in events
+            ]
         except (RemoteNotFound, ValueError, BoltsealError):  # without a readable history
             return ()
         ends = [start for _, start in starts[1:]] + [None]

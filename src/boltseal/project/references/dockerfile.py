@@ -113,7 +113,7 @@ class _Reader:
         stage = 0
         for instruction in self.lines.instructions:
             if instruction.name == "from":
-                self.from_(instruction, stage)
+                self.read_from(instruction, stage)
                 stage += 1
             elif instruction.name == "arg":
                 for word in _assignments(instruction.rest, self.lines.escape):
@@ -160,7 +160,7 @@ class _Reader:
             )
         return None if found is None else found.value
 
-    def from_(self, instruction: Instruction, stage: int) -> None:
+    def read_from(self, instruction: Instruction, stage: int) -> None:
         words = instruction.rest.words()
         if not words:
             raise Unreadable(self.source.path, instruction.line, "has a FROM without an image")
