@@ -1,7 +1,7 @@
 """Compare two locks, or locked platforms with those that a tag has now. Pure; time is passed in.
 
-An index gets a new digest whenever one of its images changes, so changes are reported by platform: a platform that is not
-among the changed ones still runs the same bytes.
+An index gets a new digest whenever one of its images changes, so changes are reported by platform: a platform that is
+not among the changed ones still runs the same bytes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Compare a running container with the lock. Pure: what hosts and registries report is passed in.
 
-The container's image decides, not what its tag resolves to now. An image has several digests, and a host may know any of
-them: the index, the platform's manifest, the config. The steps that decide, in this order:
+The container's image decides, not what its tag resolves to now. An image has several digests, and a host may know any
+of them: the index, the platform's manifest, the config. The steps that decide, in this order:
 
 1. The lock does not contain the reference. If it contains the image: holds. If it contains other tags of that
    repository: unknown. Else the container is not covered by the lock, which is a note.
 2. The lock marks the reference as a local build, so it must not come from a registry.
-3. The image has one of the locked digests: holds, unless the lock has an image for this machine and this is another one.
+3. The image has one of the locked digests: holds, unless the lock has an image for this machine and this is another
+   one.
 4. The image has none of the locked digests. The first reason that applies:
    a. the host knows no digest of a kind that the lock contains: could not check;
    b. the reference resolves to the locked image on this host: not recreated;
@@ -82,11 +83,12 @@ class ContainerStatus(StrEnum):
 class RunningImage:
     """A container's image, as its host reports it.
 
-    `started_as`: the reference in the create request, None if that was an ID. `names`: the image's references on the host
-    now. `pulled_as`: its references by digest, as far as known. `platform`: of the image, "" if unknown; `machine`: the
-    host's. `recorded`: whether the host still knows the image. `created_us`: of the container. `tagged_us`: when the image
-    was last tagged on this host. `local_digests`: of the image to which `started_as` resolves on this host now, None if
-    there is none. `current_digest`: what it resolves to in the registry now, None if that was not asked.
+    `started_as`: the reference in the create request, None if that was an ID. `names`: the image's references on the
+    host now. `pulled_as`: its references by digest, as far as known. `platform`: of the image, "" if unknown;
+    `machine`: the host's. `recorded`: whether the host still knows the image. `created_us`: of the container.
+    `tagged_us`: when the image was last tagged on this host. `local_digests`: of the image to which `started_as`
+    resolves on this host now, None if there is none. `current_digest`: what it resolves to in the registry now, None if
+    that was not asked.
     """
 
     started_as: Reference | None
@@ -135,8 +137,8 @@ class LockedImages:
     def named(self, running: RunningImage) -> LockedImage | None:
         """Return the lock entry for a container's reference, or None.
 
-        A container started by digest only, or by the tag with which `boltseal pull` keeps an image (as `boltseal deploy`
-        does), gets the entry of its repository if there is only one tag.
+        A container started by digest only, or by the tag with which `boltseal pull` keeps an image (as `boltseal
+        deploy` does), gets the entry of its repository if there is only one tag.
         """
         name = running.started_as
         if name is None:

@@ -1,8 +1,8 @@
 """The content of a lock: the digest of each image reference (file `boltseal.lock`). Pure; see `parse` and `format`.
 
 There is one `LockedImage` for each completed reference, so `nginx:1.25` and `docker.io/library/nginx:1.25` are the same
-entry. Its key is the tag, or the digest if the reference has no tag; never both: a digest beside a tag is a pin in a file,
-while the entry's own digest is the locked one.
+entry. Its key is the tag, or the digest if the reference has no tag; never both: a digest beside a tag is a pin in a
+file, while the entry's own digest is the locked one.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Use(NamedTuple):
 class LockedImage:
     """A locked reference. `digest` None: a local build, which is in no registry.
 
-    `media_type`: of the digest's manifest, "" if unknown. `first_seen_us`: when the reference first resolved to this digest,
-    in whole seconds. `written`: its spellings in files. `entry`: the index of the registry's ledger entry.
+    `media_type`: of the digest's manifest, "" if unknown. `first_seen_us`: when the reference first resolved to this
+    digest, in whole seconds. `written`: its spellings in files. `entry`: the index of the registry's ledger entry.
     """
 
     reference: Reference

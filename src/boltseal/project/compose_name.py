@@ -1,7 +1,8 @@
 """The name of a Compose project, and the services that it starts by default.
 
-Compose itself is not run, because it may exist only on the host. The name is COMPOSE_PROJECT_NAME from the `.env` beside
-the file, else the file's `name:`, else the folder's name, normalised as Compose does. Shell variables are not known.
+Compose itself is not run, because it may exist only on the host. The name is COMPOSE_PROJECT_NAME from the `.env`
+beside the file, else the file's `name:`, else the folder's name, normalised as Compose does. Shell variables are not
+known.
 """
 
 from __future__ import annotations

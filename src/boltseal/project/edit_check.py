@@ -1,7 +1,7 @@
 """Check that an edit changed a file's structure nowhere but in the edited ranges. Pure.
 
-The text outside the ranges is unchanged by construction. This check shows that it is also parsed as before: no insertion
-ended a scalar early, began a comment, joined two lines or changed the type of a value.
+The text outside the ranges is unchanged by construction. This check shows that it is also parsed as before: no
+insertion ended a scalar early, began a comment, joined two lines or changed the type of a value.
 """
 
 from __future__ import annotations

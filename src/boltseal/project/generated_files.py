@@ -1,6 +1,7 @@
 """Generate files that pin images without editing the project: Compose override, kustomize component, BuildKit policy. Pure.
 
-Each is built from image references and their digests. References that the format can't express are listed in `left_out`.
+Each is built from image references and their digests. References that the format can't express are listed in
+`left_out`.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 Rules, for each reference (by tag, or by digest if it has no tag):
 
 1. Resolve it. A reference that can't be resolved prevents the whole lock from being written.
-2. New: lock it to that digest. If a file pins another digest that still exists, lock it to the pinned one, because that is
-   what the project deploys. A pin to one platform of the index is reported, and the index is locked.
+2. New: lock it to that digest. If a file pins another digest that still exists, lock it to the pinned one, because that
+   is what the project deploys. A pin to one platform of the index is reported, and the index is locked.
 3. Known and unchanged: keep the entry; only positions and spellings are updated.
 4. Known and changed: report the age and the changed platforms; only an update accepts the new digest.
-5. A new digest is recorded with its registry's ledger entry and trusted ledger key, if there are any. An update requests
-   both again if they were missing or the key was rotated.
+5. A new digest is recorded with its registry's ledger entry and trusted ledger key, if there are any. An update
+   requests both again if they were missing or the key was rotated.
 6. A service that is built here is locked if the registry has its tag, and is a local build otherwise.
 """
 
@@ -252,8 +252,8 @@ def _local_build(
 ) -> LockedImage | None:
     """Return a service that is built here and not visible in the registry; None if that is not certain.
 
-    A registry may answer "log in" for a missing tag (Docker Hub always does). For a service that is built here this counts
-    as missing, with a note. It never does for an image that is locked to a digest.
+    A registry may answer "log in" for a missing tag (Docker Hub always does). For a service that is built here this
+    counts as missing, with a note. It never does for an image that is locked to a digest.
     """
     if not wanted.build or not isinstance(error, _NOT_SHOWN):
         return None

@@ -1,7 +1,7 @@
 """Decide which digest each image reference of a project is pinned to, and why some get none. Pure.
 
-With a lock, the lock decides; a reference that is not locked gets no digest. Without a lock, each tag gets the digest that
-it resolves to now, and a digest that is already in a file stays. A service that is built here is not pinned.
+With a lock, the lock decides; a reference that is not locked gets no digest. Without a lock, each tag gets the digest
+that it resolves to now, and a digest that is already in a file stays. A service that is built here is not pinned.
 """
 
 from __future__ import annotations

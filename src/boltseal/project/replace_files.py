@@ -1,8 +1,9 @@
 """Replace several files together: all of them or none, each atomically, with links and file attributes preserved.
 
     1. Check that every file is still what was read, byte for byte. If not, write nothing.
-    2. Write each new text beside its file, with the same mode, owner and attributes (ACLs among them), and hard-link the
-       old file under a second name. Then fsync all new files: in sequence, as the first fsync flushes the others too.
+    2. Write each new text beside its file, with the same mode, owner and attributes (ACLs among them), and hard-link
+       the old file under a second name. Then fsync all new files: in sequence, as the first fsync flushes the others
+       too.
     3. Rename the new files over the old ones, each only if its file is still unchanged: an editor may have saved it
        meanwhile. If one changed or can't be renamed, rename the old files back over those already replaced.
     4. fsync the folders, and delete the files beside.

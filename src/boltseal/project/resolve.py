@@ -60,8 +60,8 @@ class _Config(msgspec.Struct):
 class Resolver:
     """Resolves references at registries. `allowed`: whether a registry may be contacted.
 
-    `watch`: checks a registry's ledger before its tags are trusted; LedgerBroken is raised to the caller. `progress`: called
-    with a step's name, the number done, and the total.
+    `watch`: checks a registry's ledger before its tags are trusted; LedgerBroken is raised to the caller. `progress`:
+    called with a step's name, the number done, and the total.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Change tags in a project's files, such as `1.4.2` to `1.5.0`, and check that nothing else changed. Writes no file.
 
-A reference can be edited only if its own text contains the tag literally. A tag filled in by a variable is refused, and so
-is a reference pinned by digest, because the digest would still select the old image. The checks are those of `edits`: the
-same structure except for the edited texts, and the same references except for these tags.
+A reference can be edited only if its own text contains the tag literally. A tag filled in by a variable is refused, and
+so is a reference pinned by digest, because the digest would still select the old image. The checks are those of
+`edits`: the same structure except for the edited texts, and the same references except for these tags.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Find every image reference in a project. Reads files, and never follows a path out of the project.
 
 The file name selects the format: Dockerfiles, Compose files, workflows, pipelines, kustomizations, Helm values. Any
-other YAML or JSON file is checked for Kubernetes' `apiVersion`. Templates are read line by line, so that no image in one
-is overlooked (`project.references.templates`). A file given by its path is also recognised as a Compose file by its
+other YAML or JSON file is checked for Kubernetes' `apiVersion`. Templates are read line by line, so that no image in
+one is overlooked (`project.references.templates`). A file given by its path is also recognised as a Compose file by its
 `services`. If its format is still unknown, that is a problem, as is every file that can't be read.
 """
 

@@ -2,8 +2,8 @@
 
 The two files have different trust levels:
 
-- `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and no key for a
-  command, an address or a credential: it can't run anything or name a host to contact.
+- `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and no key
+  for a command, an address or a credential: it can't run anything or name a host to contact.
 - The user's `boltseal.toml` (`[client] registries`) lists the registries that a project may make boltseal contact. The
   default: Docker Hub and other public registries, this machine, and those with a login. It also configures
   notifications (`[[notify]]`).
@@ -70,8 +70,8 @@ class Mirror(NamedTuple):
 class ClientSettings:
     """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None: not configured.
 
-    `mirrors`: by registry. `receivers`: the `[[notify]]` tables. `on_outdated`: what `boltseal outdated --rebuild` runs;
-    only the user's own file can set it.
+    `mirrors`: by registry. `receivers`: the `[[notify]]` tables. `on_outdated`: what `boltseal outdated --rebuild`
+    runs; only the user's own file can set it.
     """
 
     registries: tuple[str, ...] | None = None

@@ -1,7 +1,7 @@
 """Read the text files of a project within limits, never outside the project, and keep their exact bytes.
 
-A checked-out project is untrusted input. A file is read only if its real path (all symbolic links resolved) is inside the
-project, if it is a regular file of at most MAX_FILE_BYTES, and if it is UTF-8 without NUL bytes.
+A checked-out project is untrusted input. A file is read only if its real path (all symbolic links resolved) is inside
+the project, if it is a regular file of at most MAX_FILE_BYTES, and if it is UTF-8 without NUL bytes.
 """
 
 from __future__ import annotations

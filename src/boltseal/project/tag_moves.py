@@ -2,9 +2,9 @@
 
 The sources, the most reliable first:
 
-1. The registry's ledger, with proven entries. A tag that was ever sealed must keep that digest: resolving to another one
-   breaks the seal. A tag that was never sealed may move. The ledger is at fault if it contradicts itself or lacks the
-   entry from which the tag was locked.
+1. The registry's ledger, with proven entries. A tag that was ever sealed must keep that digest: resolving to another
+   one breaks the seal. A tag that was never sealed may move. The ledger is at fault if it contradicts itself or lacks
+   the entry from which the tag was locked.
 2. The same entries, if the signed ledger is not available: the registry's claim, unproven.
 3. The unsigned history that a registry keeps: when the tag moved.
 4. The tag's name, by common conventions (`policy.release_tags`).
@@ -43,8 +43,8 @@ class MoveSource(StrEnum):
 class TagMove:
     """A move of a tag. `sealed`: the move breaks a seal, according to `source`.
 
-    `moved_us`: when the tag got its current digest. `left_us`: when it left the locked one, if that was earlier. `by`: the
-    actor. `entry`: the index of the ledger entry. `fault`: a contradiction in the ledger, "" for none.
+    `moved_us`: when the tag got its current digest. `left_us`: when it left the locked one, if that was earlier. `by`:
+    the actor. `entry`: the index of the ledger entry. `fault`: a contradiction in the ledger, "" for none.
     """
 
     sealed: bool

@@ -4,18 +4,18 @@ The steps that decide, for each reference, in this order:
 
 1. The text is not a valid reference: could not check, with the reason.
 2. There is a lock without this reference: not locked. A service that is built here is a local build.
-3. The file pins one platform of the locked index: wrong unless the file asks for that platform only. The file pins another
-   digest than the lock: they disagree.
+3. The file pins one platform of the locked index: wrong unless the file asks for that platform only. The file pins
+   another digest than the lock: they disagree.
 4. Neither a pin nor a lock gives an expected digest: not pinned.
 5. Offline, the check ends here: file and lock agree.
-6. The registry's ledger is signed by another key than the lock's: none of its answers is used. The registry can't be asked:
-   could not check. The pinned digest, or an unpinned tag, no longer exists: gone.
-7. The tag resolves to another digest than the locked one: moved. `project.tag_moves` decides whether that is allowed. For a
-   pinned reference a move is a note, because the pin is still valid, unless the tag is sealed or looks like a release. For
-   an unpinned one it differs, because a deployment would use the new image. If the ledger can't be read, whether a pinned
-   tag may move is unknown: could not check.
-8. A result that holds so far must also have an image for the platforms in use: the file's (`platform: linux/arm64`), and
-   those of the caller.
+6. The registry's ledger is signed by another key than the lock's: none of its answers is used. The registry can't be
+   asked: could not check. The pinned digest, or an unpinned tag, no longer exists: gone.
+7. The tag resolves to another digest than the locked one: moved. `project.tag_moves` decides whether that is allowed.
+   For a pinned reference a move is a note, because the pin is still valid, unless the tag is sealed or looks like a
+   release. For an unpinned one it differs, because a deployment would use the new image. If the ledger can't be read,
+   whether a pinned tag may move is unknown: could not check.
+8. A result that holds so far must also have an image for the platforms in use: the file's (`platform: linux/arm64`),
+   and those of the caller.
 
 With `strict`, a note counts as a difference.
 """

@@ -5,9 +5,9 @@
     proven     by its layers (`layer_match`)
     inferred   from FROM in a Dockerfile, or from a name, that the user gives
 
-A claim is as reliable as its source. A label is inherited by every image built on the labelled one, unless it also names
-its own image (`boltseal.image`). Provenance lists the images of all build stages. `layer_match.may_be_base` compares a
-claim with the layers.
+A claim is as reliable as its source. A label is inherited by every image built on the labelled one, unless it also
+names its own image (`boltseal.image`). Provenance lists the images of all build stages. `layer_match.may_be_base`
+compares a claim with the layers.
 """
 
 from __future__ import annotations

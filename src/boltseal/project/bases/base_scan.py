@@ -5,10 +5,11 @@
    provenance, labels; else what the caller infers. If none of the first three names it, other images of the scan may be
    the base by their layers, and so may former images of their tags (`former_images`).
 3. What each distinct base tag resolves to now: one HEAD, however many images use it, and none within the window.
-4. The verdict. If the tag still resolves to the recorded digest, nothing is read. Otherwise the current and the recorded
-   image are read by digest, through the mirror if there is one.
+4. The verdict. If the tag still resolves to the recorded digest, nothing is read. Otherwise the current and the
+   recorded image are read by digest, through the mirror if there is one.
 
-A label or a Dockerfile can name any host: only registries that the caller allows are contacted. An unknown base is a result.
+A label or a Dockerfile can name any host: only registries that the caller allows are contacted. An unknown base is a
+result.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find other images of a scan that may be the base of an image, by their layers. Pure.
 
-The candidates are the current images of tags, and former ones as far as known (`former_images`). `base_resolution` decides
-which of them is the base, and whether it is outdated.
+The candidates are the current images of tags, and former ones as far as known (`former_images`). `base_resolution`
+decides which of them is the base, and whether it is outdated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Former images of the tags in a scan: a base that has moved is still the base of the images built on it.
 
-The former image of a moved tag is not among the images of the scan. An image also begins with the layers of its base's own
-base, which would then be mistaken for its base. So former images are candidates too:
+The former image of a moved tag is not among the images of the scan. An image also begins with the layers of its base's
+own base, which would then be mistaken for its base. So former images are candidates too:
 
 1. Which ones: from the ledger of the tag's registry, even of deleted tags; from a mirror's log of observations; from
    `boltseal watch` and earlier scans. A tag that never moved causes no further requests.

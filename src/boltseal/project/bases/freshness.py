@@ -3,11 +3,11 @@
 The steps, for one platform:
 
 1. The tag resolves to the digest that the image was built on, as index or as the platform's manifest: current.
-2. The tag resolves to another index, but the image for this platform is the same, or has the same config, or the same layers
-   and settings (compressed or attested again): current, with the reason for the other digest.
+2. The tag resolves to another index, but the image for this platform is the same, or has the same config, or the same
+   layers and settings (compressed or attested again): current, with the reason for the other digest.
 3. The tag resolves to another image for this platform: outdated, with the differences.
-4. The base can no longer be read. The image does not begin with the layers of the tag's current image: outdated. It does:
-   unknown, because the base may have had more layers, or other settings.
+4. The base can no longer be read. The image does not begin with the layers of the tag's current image: outdated. It
+   does: unknown, because the base may have had more layers, or other settings.
 
 A change of an index for platforms that are not in use does not matter (step 2).
 """

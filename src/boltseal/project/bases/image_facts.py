@@ -1,10 +1,10 @@
 """Extract the facts of one image of one platform from its manifest and config (image-spec "config.md"). Pure.
 
-Layers are identified by their diff_ids, the digests of their uncompressed content: a manifest's layer digests change when
-a layer is compressed again, although the image is the same.
+Layers are identified by their diff_ids, the digests of their uncompressed content: a manifest's layer digests change
+when a layer is compressed again, although the image is the same.
 
-A config is untrusted, and many are in memory at a time. So long texts are cut to a readable prefix and a hash of the whole,
-which keeps comparisons exact.
+A config is untrusted, and many are in memory at a time. So long texts are cut to a readable prefix and a hash of the
+whole, which keeps comparisons exact.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Find the image that another image was built on, as its layers prove. Pure.
 
 An image begins with the layers of its base. Of all images that a tag *ever* resolved to, the base is the one with the
-longest list of layers with which the image begins. So a base that has lost its top layers since is still found, although
-the image also begins with the layers of the tag's current image.
+longest list of layers with which the image begins. So a base that has lost its top layers since is still found,
+although the image also begins with the layers of the tag's current image.
 
-Several images may have the same layers but other settings. Then those count whose history begins the image's own history,
-if there are any.
+Several images may have the same layers but other settings. Then those count whose history begins the image's own
+history, if there are any.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     FOLDER/rebuilds.jsonl    {"time":...,"image":...,"base":...,"digest":...,"outcome":...,"tries":...,"told":...}
 
-`digest` is what the base's tag resolves to now. Image, base and digest together identify one rebuild, which is requested
-once until the base moves again; a tag that moves back and forth causes a new one each time. `outcome`: asked (started), done,
-failed, stopped (interrupted: the remaining attempts may follow). A line is on disk before anything runs. So a process killed
-in between has asked, and the next run reports that and does not ask again.
+`digest` is what the base's tag resolves to now. Image, base and digest together identify one rebuild, which is
+requested once until the base moves again; a tag that moves back and forth causes a new one each time. `outcome`: asked
+(started), done, failed, stopped (interrupted: the remaining attempts may follow). A line is on disk before anything
+runs. So a process killed in between has asked, and the next run reports that and does not ask again.
 
 A large file is replaced by the last line of each image and base, the newest first, as far as the size limit allows. The
 former file is kept until the next replacement.

@@ -12,8 +12,8 @@ T = TypeVar("T")
 def bases_first(images: Iterable[T], name: Callable[[T], str], base: Callable[[T], str]) -> list[T]:
     """Sort images so that none comes before its base, and keep the given order otherwise.
 
-    `name` and `base`: the names of an image and of its base, "" for none. Images that are based on each other in a cycle
-    (see `based_on_themselves`) keep the given order.
+    `name` and `base`: the names of an image and of its base, "" for none. Images that are based on each other in a
+    cycle (see `based_on_themselves`) keep the given order.
     """
     listed = list(images)
     by_name: dict[str, list[T]] = {}
@@ -38,8 +38,8 @@ def bases_first(images: Iterable[T], name: Callable[[T], str], base: Callable[[T
 def based_on_themselves(edges: Iterable[tuple[str, str]]) -> set[str]:
     """Return the images that are based on themselves, directly or through others, and those between two such cycles.
 
-    `edges`: an image and its base. An image built `FROM` the tag that it is pushed to, or with such a label, moves its own
-    base with each rebuild.
+    `edges`: an image and its base. An image built `FROM` the tag that it is pushed to, or with such a label, moves its
+    own base with each rebuild.
     """
     pairs = set(edges)
     for _ in ("remove images with no base left", "remove bases with no image left"):

@@ -8,9 +8,9 @@ The steps, for each outdated image with an `[[on_outdated]]` action:
 3. Record "asked", then run the command or call the webhook, up to `attempts` times with growing pauses.
 4. Record the outcome, in the registry's ledger too, if that accepts it.
 
-A failure does not prevent other rebuilds. Images based on a requested one wait until the next scan, because their base is
-about to move; those based on a failed one also wait, as it may have been rebuilt by then. Rebuilds run one at a time, because
-one build occupies a machine, and only one run at a time uses a journal.
+A failure does not prevent other rebuilds. Images based on a requested one wait until the next scan, because their base
+is about to move; those based on a failed one also wait, as it may have been rebuilt by then. Rebuilds run one at a
+time, because one build occupies a machine, and only one run at a time uses a journal.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Base images that Compose's build arguments select instead of a Dockerfile's own defaults.
 
-Compose builds on the selected image, while building the Dockerfile alone uses its default; so both are image references.
-The argument's text is not edited, because other instructions may use it too. A source policy can pin such an image.
+Compose builds on the selected image, while building the Dockerfile alone uses its default; so both are image
+references. The argument's text is not edited, because other instructions may use it too. A source policy can pin such
+an image.
 """
 
 from __future__ import annotations

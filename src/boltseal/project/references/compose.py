@@ -1,9 +1,10 @@
 """Compose files: `services.*.image`, image volumes, hooks, `docker-image://` contexts, and inline Dockerfiles.
 
 Only these places contain references, and `project.references.build_arguments` adds those that build arguments select.
-`image:` inside `environment`, `command: |` or `configs.content` is ordinary text. Aliases, merge keys and `extends` lead
-to the scalar that contains the image, possibly in another file of the project. Variables come from the `.env` beside the
-first file; for an included file, then from its `env_file` or from the `.env` of its folder. Shell variables are not known.
+`image:` inside `environment`, `command: |` or `configs.content` is ordinary text. Aliases, merge keys and `extends`
+lead to the scalar that contains the image, possibly in another file of the project. Variables come from the `.env`
+beside the first file; for an included file, then from its `env_file` or from the `.env` of its folder. Shell variables
+are not known.
 
 A digest is appended to the scalar; or to a default (`${TAG:-1.2@sha256:...}`), where setting the variable replaces the
 pin together with the tag; or to the value in `.env`, if that variable is used exactly once. Otherwise only an override

@@ -1,8 +1,8 @@
 """Dockerfiles: FROM, `COPY --from`, `RUN --mount=from`, `# syntax=`, and the same after ONBUILD.
 
-Stages are not images: skipped are `scratch`, a FROM that names an earlier stage after its variables are filled in, and a
-`--from` that names any stage. Variables come from the ARGs before the first FROM. A build's `--build-arg` is not known;
-it replaces an ARG's value together with its pin.
+Stages are not images: skipped are `scratch`, a FROM that names an earlier stage after its variables are filled in, and
+a `--from` that names any stage. Variables come from the ARGs before the first FROM. A build's `--build-arg` is not
+known; it replaces an ARG's value together with its pin.
 
 A digest is appended to the word; or to a default in it (`${V:-16@sha256:...}`); or to the ARG's default, if only this
 text uses the variable. Never after a variable (`node:${V}@sha256:...`): the registry would be asked for the old digest

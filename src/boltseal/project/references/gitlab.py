@@ -1,10 +1,10 @@
 """GitLab CI: `image` and `services` of the file, of `default` and of every job, each a text or a mapping with `name`.
 
 Variables come from the job's `variables`, then from the jobs that it extends, then from the file's; project settings on
-the server are not known. An inherited image (`extends`, `default`) is a reference of its own if the job's variables change
-it. An image of a hidden job that resolves only in jobs extending it is not reported. No digest is written into a variable,
-because every script of the job could read it there. The prefix of GitLab's dependency proxy stands for Docker Hub. Files
-named by `include: local` are read too, with their own variables only.
+the server are not known. An inherited image (`extends`, `default`) is a reference of its own if the job's variables
+change it. An image of a hidden job that resolves only in jobs extending it is not reported. No digest is written into a
+variable, because every script of the job could read it there. The prefix of GitLab's dependency proxy stands for Docker
+Hub. Files named by `include: local` are read too, with their own variables only.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Helm values: `image: repo:tag` as one text, or a mapping of `registry`, `repository`, `tag` and `digest`.
 
 A mapping is an image if it has a `repository` and a `tag`, `digest` or `registry`; an empty tag is the chart's
-`appVersion`. A digest is written into a `digest` key that the values already have, even empty: then the chart supports it.
-Without that key only the chart's templates decide where a digest is allowed. A tag often becomes a label, which may not
-contain `@`, so such an image can only be pinned by an override.
+`appVersion`. A digest is written into a `digest` key that the values already have, even empty: then the chart supports
+it. Without that key only the chart's templates decide where a digest is allowed. A tag often becomes a label, which may
+not contain `@`, so such an image can only be pinned by an override.
 
 Other values files beside a chart (`values-prod.yaml`) override its `values.yaml`: a tag there belongs to the repository
-here. A digest here would then be combined with the other tag, so none is written if an override has a tag without digest.
+here. A digest here would then be combined with the other tag, so none is written if an override has a tag without
+digest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fill in the variables of a text and record where each piece of the result came from. Pure.
 
 Three dialects: Compose (`$V ${V} ${V:-d} ${V-d} ${V:?e} ${V?e} ${V:+r} ${V+r} $$`, nested), BuildKit's Dockerfiles (the
-Compose forms without `$$`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned at the
-source of its last character (`Interpolated.last`) on two conditions: nothing follows that character whatever the
+Compose forms without `$$`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned at
+the source of its last character (`Interpolated.last`) on two conditions: nothing follows that character whatever the
 variables are, and no variable can change the tag and leave the digest in place (`Interpolated.steering_variable`).
 """
 

@@ -2,8 +2,8 @@
 
 Read are `image` in `containers`, `initContainers` and `ephemeralContainers`, and `volumes[].image.reference`; so
 Deployments, CronJobs, Knative Services and Argo Rollouts need no table. Resources of another shape are read by `paths`:
-keys joined by dots, with `[]` for every entry, by kind (`Prometheus: spec.image`). A CustomResourceDefinition is a schema
-and contains no images. Texts inside a ConfigMap are not parsed.
+keys joined by dots, with `[]` for every entry, by kind (`Prometheus: spec.image`). A CustomResourceDefinition is a
+schema and contains no images. Texts inside a ConfigMap are not parsed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Kustomize's `images`: `name`, `newName`, `newTag`, `digest`. Each entry is one reference, assembled from its parts.
 
-The repository is `newName`, else `name`. If there is a `digest`, kustomize ignores `newTag`. A digest is appended to the
-tag (`newTag: 1.2@sha256:...`), written into an existing `digest`, or appended to `newName`. An entry without any of them
-has no reference of its own. `helmCharts[].valuesInline` are Helm values.
+The repository is `newName`, else `name`. If there is a `digest`, kustomize ignores `newTag`. A digest is appended to
+the tag (`newTag: 1.2@sha256:...`), written into an existing `digest`, or appended to `newName`. An entry without any of
+them has no reference of its own. `helmCharts[].valuesInline` are Helm values.
 
 Patches contain images too. A patch in a file of its own is edited there, as resources or as a list of operations (JSON
 Patch, RFC 6902). A patch that is a text inside the kustomization is read but not edited.

@@ -2,9 +2,9 @@
 
 Templates are not rendered. So that no image is overlooked, each line that names one is reported:
 
-- In a chart's `templates/`, a line with an expression gets its image from the values, which are read: a note. A line with a
-  literal image (`image: busybox:1.36`, as charts have for their tests) is an image reference: it is locked and verified
-  like any other, but no digest is written into it.
+- In a chart's `templates/`, a line with an expression gets its image from the values, which are read: a note. A line
+  with a literal image (`image: busybox:1.36`, as charts have for their tests) is an image reference: it is locked and
+  verified like any other, but no digest is written into it.
 - Elsewhere (`deployment.yaml.j2`, `compose.yml.tmpl`) the template's input is unknown: each line is a problem.
 """
 

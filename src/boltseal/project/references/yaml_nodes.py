@@ -1,12 +1,13 @@
 """Parse YAML (and JSON, which is nearly all YAML) into nodes with their positions in the text. Constructs no values.
 
 libyaml composes the nodes; an alias is the same node as its anchor. The size of all aliases is counted before they are
-followed, and a document that is too large or contains itself is refused, so an alias bomb costs nothing. The callers decide
-what a plain scalar is (null, a number). Marks count characters of the text without the byte order mark, also with CRLF. A
-scalar's marks include its anchor, tag and quotes; `content_end` and `plain_start` find the content between them.
+followed, and a document that is too large or contains itself is refused, so an alias bomb costs nothing. The callers
+decide what a plain scalar is (null, a number). Marks count characters of the text without the byte order mark, also
+with CRLF. A scalar's marks include its anchor, tag and quotes; `content_end` and `plain_start` find the content between
+them.
 
-The text is untrusted: no function recurses, and all take linear time, except for merges, which are limited. A node takes
-300 bytes of memory for as little as two bytes of text, so the number of nodes is limited before they are created.
+The text is untrusted: no function recurses, and all take linear time, except for merges, which are limited. A node
+takes 300 bytes of memory for as little as two bytes of text, so the number of nodes is limited before they are created.
 """
 
 from __future__ import annotations
