@@ -50,7 +50,7 @@ def test_the_containers_image_is_compared_and_not_its_tags_current_image() -> No
     """The host has the newer image under the tag, but the container runs the former one."""
     verdict = verdict_of(replace(running(OLD), local_digests=frozenset({digest(1)})))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.NOT_RECREATED, Weight.DIFFERS)
+    assert (verdict.status, verdict.weight) == (ContainerStatus.NOT_RECREATED, Weight.DIFFERS)
     assert "the container runs a former image of localhost:5000/shop/app:1.4.2; recreate it" in verdict.reason
 
 
@@ -58,7 +58,7 @@ def test_recreated_without_a_pull() -> None:
     """The container was created after the new image was locked, from the old one on the host."""
     verdict = verdict_of(replace(running(OLD), local_digests=frozenset({digest(OLD)})))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS)
+    assert (verdict.status, verdict.weight) == (ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS)
     assert "from an image that was already on its host" in verdict.reason
     assert verdict.locked == LOCKED
 
@@ -68,7 +68,7 @@ def test_the_tag_moved_after_the_pull(created: int | None) -> None:
     """Nothing has happened on the host since; the creation time may be unknown."""
     verdict = verdict_of(replace(running(OLD), created_us=created))
 
-    assert verdict.standing is ContainerStatus.MOVED_AFTER_PULL
+    assert verdict.status is ContainerStatus.MOVED_AFTER_PULL
     assert "is locked to sha256:000000000000 since 2026-11-24T18:00:00Z" in verdict.reason
 
 
@@ -76,7 +76,7 @@ def test_the_tag_moved_after_the_lock() -> None:
     """The host has pulled the tag's current image."""
     verdict = verdict_of(replace(running(OLD), current_digest=digest(OLD)))
 
-    assert verdict.standing is ContainerStatus.MOVED_AFTER_LOCK
+    assert verdict.status is ContainerStatus.MOVED_AFTER_LOCK
     assert "its host has pulled the new image" in verdict.reason
 
 
@@ -84,8 +84,8 @@ def test_offline_the_tagging_time_shows_a_pull_after_the_lock() -> None:
     """The image has only this tag, since after the lock was written."""
     it = replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1)
 
-    assert verdict_of(it).standing is ContainerStatus.MOVED_AFTER_LOCK
-    assert verdict_of(replace(it, tagged_us=NOW_US)).standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(it).status is ContainerStatus.MOVED_AFTER_LOCK
+    assert verdict_of(replace(it, tagged_us=NOW_US)).status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 def test_a_second_tag_makes_the_tagging_time_useless() -> None:
@@ -93,14 +93,14 @@ def test_a_second_tag_makes_the_tagging_time_useless() -> None:
     other = Reference.parse("localhost:5000/shop/app:kept")
     it = replace(running(OLD), names=(NAME, other), tagged_us=NOW_US + 1)
 
-    assert verdict_of(it).standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(it).status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 def test_another_image_under_the_locked_name() -> None:
     """The registry's tag did not move, so another image was tagged so on the host."""
     verdict = verdict_of(replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1, current_digest=digest(1)))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.UNKNOWN, Weight.DIFFERS)
+    assert (verdict.status, verdict.weight) == (ContainerStatus.UNKNOWN, Weight.DIFFERS)
     assert "another image was tagged so on this host" in verdict.reason
 
 
@@ -110,7 +110,7 @@ def test_an_image_for_another_machine_differs() -> None:
     by_host = verdict_of(replace(running(1), platform="linux/arm64"))
     not_locked = verdict_of(replace(running(OLD), platform="linux/arm64"))
 
-    assert {each.standing for each in (by_lock, by_host, not_locked)} == {ContainerStatus.OTHER_PLATFORM}
+    assert {each.status for each in (by_lock, by_host, not_locked)} == {ContainerStatus.OTHER_PLATFORM}
     assert by_lock.reason.startswith("it is the image for linux/arm64/v8, but its host is linux/amd64")
 
 
@@ -119,8 +119,8 @@ def test_an_image_without_a_locked_platform_for_this_machine_holds() -> None:
     alone = locked(str(NAME), 1, ("linux/amd64", 10))
     on_arm = replace(running(1), machine="linux/arm64")
 
-    assert verdict_of(on_arm, alone).standing is ContainerStatus.HOLDS
-    assert verdict_of(on_arm, locked(str(NAME), 1)).standing is ContainerStatus.OTHER_PLATFORM
+    assert verdict_of(on_arm, alone).status is ContainerStatus.HOLDS
+    assert verdict_of(on_arm, locked(str(NAME), 1)).status is ContainerStatus.OTHER_PLATFORM
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_equivalent_platforms(platform: str, machine: str) -> None:
     """Variants and versions are optional."""
     it = replace(running(1), platform=platform, machine=machine)
 
-    assert verdict_of(it, locked(str(NAME), 1, (machine, 10))).standing is ContainerStatus.HOLDS
+    assert verdict_of(it, locked(str(NAME), 1, (machine, 10))).status is ContainerStatus.HOLDS
 
 
 def test_a_local_build_where_the_lock_has_an_image() -> None:
     """A local build is reported as one, and not as current."""
     verdict = verdict_of(replace(running(OLD), origin=Origin.LOCAL))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.LOCAL_BUILD, Weight.DIFFERS)
+    assert (verdict.status, verdict.weight) == (ContainerStatus.LOCAL_BUILD, Weight.DIFFERS)
     assert "is in no known registry" in verdict.reason
 
 
@@ -152,7 +152,7 @@ def test_a_locked_local_build() -> None:
     built = locked(str(NAME), None)
 
     assert verdict_of(replace(running(OLD), origin=Origin.LOCAL), built).weight is Weight.HOLDS
-    assert verdict_of(running(OLD), built).standing is ContainerStatus.LOCAL_BUILD
+    assert verdict_of(running(OLD), built).status is ContainerStatus.LOCAL_BUILD
     assert verdict_of(replace(running(OLD), origin=Origin.PULLED), built).weight is Weight.DIFFERS
 
 
@@ -161,7 +161,7 @@ def test_a_host_that_lost_the_images_record() -> None:
     gone = replace(running(OLD, kind=DigestKind.CONFIG), recorded=False)
     same = replace(running(110, kind=DigestKind.CONFIG), recorded=False)
 
-    assert (verdict_of(gone).standing, verdict_of(gone).weight) == (ContainerStatus.RECORD_GONE, Weight.DIFFERS)
+    assert (verdict_of(gone).status, verdict_of(gone).weight) == (ContainerStatus.RECORD_GONE, Weight.DIFFERS)
     assert verdict_of(same).weight is Weight.HOLDS
     assert "lost the record" in verdict_of(same).reason
 
@@ -172,8 +172,8 @@ def test_an_image_id_against_a_lock_without_image_ids() -> None:
     it = running(110, kind=DigestKind.CONFIG)
     there, gone = verdict_of(it, bare), verdict_of(replace(it, recorded=False), bare)
 
-    assert (there.standing, there.weight) == (ContainerStatus.UNKNOWN, Weight.UNKNOWN)
-    assert (gone.standing, gone.weight) == (ContainerStatus.RECORD_GONE, Weight.UNKNOWN)
+    assert (there.status, there.weight) == (ContainerStatus.UNKNOWN, Weight.UNKNOWN)
+    assert (gone.status, gone.weight) == (ContainerStatus.RECORD_GONE, Weight.UNKNOWN)
 
 
 def test_a_container_that_is_not_locked() -> None:
@@ -183,8 +183,8 @@ def test_a_container_that_is_not_locked() -> None:
     tag = verdict_of(running(OLD, name=strange))
     by_id = verdict_of(replace(running(OLD, name=None), names=(strange,)))
 
-    assert (other.standing, other.weight, other.locked) == (ContainerStatus.NOT_LOCKED, Weight.NOTE, None)
-    assert [(each.standing, each.weight) for each in (tag, by_id)] == [(ContainerStatus.UNKNOWN, Weight.DIFFERS)] * 2
+    assert (other.status, other.weight, other.locked) == (ContainerStatus.NOT_LOCKED, Weight.NOTE, None)
+    assert [(each.status, each.weight) for each in (tag, by_id)] == [(ContainerStatus.UNKNOWN, Weight.DIFFERS)] * 2
     assert "has localhost:5000/shop/app as 1.4.2, but neither this tag nor this image" in tag.reason
 
 
@@ -206,10 +206,10 @@ def test_a_digest_or_keep_tag_is_compared_with_the_only_locked_tag(name: str) ->
     two = locked("localhost:5000/shop/app:1.5.0", 2)
     by_digest = locked(f"localhost:5000/shop/app@{digest(3)}", 3)
 
-    assert verdict_of(it).standing is ContainerStatus.RECREATED_WITHOUT_PULL
-    assert verdict_of(it, LOCKED, two).standing is ContainerStatus.UNKNOWN
-    assert verdict_of(it, by_digest).standing is ContainerStatus.UNKNOWN
-    assert verdict_of(it, locked("redis:7", 1)).standing is ContainerStatus.NOT_LOCKED
+    assert verdict_of(it).status is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(it, LOCKED, two).status is ContainerStatus.UNKNOWN
+    assert verdict_of(it, by_digest).status is ContainerStatus.UNKNOWN
+    assert verdict_of(it, locked("redis:7", 1)).status is ContainerStatus.NOT_LOCKED
 
 
 def test_a_name_without_a_tag_is_latest() -> None:
@@ -251,5 +251,5 @@ def test_a_lock_whose_platforms_have_no_image_ids() -> None:
 
 def test_the_second_of_the_lock_counts_as_after_it() -> None:
     """The lock's times are whole seconds."""
-    assert verdict_of(replace(running(OLD), created_us=NOW_US)).standing is ContainerStatus.RECREATED_WITHOUT_PULL
-    assert verdict_of(replace(running(OLD), created_us=NOW_US - SECOND_US)).standing is ContainerStatus.MOVED_AFTER_PULL
+    assert verdict_of(replace(running(OLD), created_us=NOW_US)).status is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(replace(running(OLD), created_us=NOW_US - SECOND_US)).status is ContainerStatus.MOVED_AFTER_PULL

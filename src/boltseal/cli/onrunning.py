@@ -266,7 +266,7 @@ def result(row: ContainerRow) -> dict[str, Any]:
     released = row.deployed or row.released
     return {
         "ref": str(row.name) if row.name is not None else seen.started_as,
-        "status": "not-compared" if verdict is None else str(verdict.standing),
+        "status": "not-compared" if verdict is None else str(verdict.status),
         "reason": "" if verdict is None else verdict.reason,
         "weight": None if verdict is None else str(verdict.weight),
         "host": seen.host,

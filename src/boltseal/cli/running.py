@@ -122,7 +122,7 @@ def _changes(rows: Sequence[ContainerRow], known: _Known, failed: set[str]) -> t
     changed = []
     for row in rows:
         key = (row.seen.host, row.seen.id)
-        standing = None if row.verdict is None else row.verdict.standing
+        standing = None if row.verdict is None else row.verdict.status
         now[key] = (clean(row.seen.name), row.digests, standing, row.tags, row.means, row.seen.started_us)
         if known.get(key) != now[key]:
             changed.append(row)
@@ -143,4 +143,4 @@ def _talk(looked: Looked, rows: Sequence[ContainerRow], said: set[str], *, has_l
     said.update(host.name for host in looked.hosts)
     said.update(row.unasked for row in rows)
     if has_lock and rows:
-        say(counts(rows, lambda row: "" if row.verdict is None else str(row.verdict.standing)))
+        say(counts(rows, lambda row: "" if row.verdict is None else str(row.verdict.status)))

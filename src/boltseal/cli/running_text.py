@@ -53,7 +53,7 @@ def _head(row: ContainerRow, now_us: int) -> Iterator[str]:
         yield said
     yield _digests(row)
     if row.verdict is not None:
-        yield f"lock: {'same' if row.verdict.standing == 'holds' else row.verdict.standing}"
+        yield f"lock: {'same' if row.verdict.status == 'holds' else row.verdict.status}"
 
 
 def _called(row: ContainerRow, now_us: int) -> str:

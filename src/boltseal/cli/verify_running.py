@@ -84,7 +84,7 @@ def _weight(row: ContainerRow, *, strict: bool) -> str:
 
 
 def _standing(row: ContainerRow) -> str:
-    return "" if row.verdict is None else str(row.verdict.standing)
+    return "" if row.verdict is None else str(row.verdict.status)
 
 
 def _outcome(rows: Sequence[ContainerRow], *, strict: bool) -> Outcome:
@@ -101,4 +101,4 @@ def _tell(answer: CommandOutput, row: ContainerRow, *, strict: bool) -> None:
     if weight == "holds" or answer.as_json or row.verdict is None:
         return
     where = f"{row.seen.host} ({row.seen.node})" if row.seen.node else row.seen.host
-    print_line(clean(f"{where}: {row.seen.name}: {row.seen.started_as}: {row.verdict.standing}: {row.verdict.reason}"))
+    print_line(clean(f"{where}: {row.seen.name}: {row.seen.started_as}: {row.verdict.status}: {row.verdict.reason}"))

@@ -109,7 +109,7 @@ class RunningImage:
 class RunningVerdict:
     """The result for a container. `locked`: the lock entry that it was compared with."""
 
-    standing: ContainerStatus
+    status: ContainerStatus
     weight: Weight
     reason: str = ""
     locked: LockedImage | None = None
@@ -134,7 +134,7 @@ class LockedImages:
         by_digest = {digest: image for image in lock.images for digest in image.digests}
         return cls(lock, lock.by_reference(), by_digest, tags)
 
-    def named(self, running: RunningImage) -> LockedImage | None:
+    def entry_for(self, running: RunningImage) -> LockedImage | None:
         """Return the lock entry for a container's reference, or None.
 
         A container started by digest only, or by the tag with which `boltseal pull` keeps an image (as `boltseal
@@ -150,14 +150,14 @@ class LockedImages:
         only = replace(name, tag=Tag(tags[0]), digest=None) if len(tags) == 1 and ":" not in tags[0] else None
         return None if only is None else self.by_name.get(only)
 
-    def same(self, digests: Iterable[Digest]) -> LockedImage | None:
+    def entry_with_digest(self, digests: Iterable[Digest]) -> LockedImage | None:
         """Return the lock entry that has one of these digests, or None."""
         return next((found for digest in digests if (found := self.by_digest.get(digest)) is not None), None)
 
 
 def judge(running: RunningImage, lock: LockedImages) -> RunningVerdict:
     """Compare a container with the lock."""
-    locked = lock.named(running)
+    locked = lock.entry_for(running)
     # 1
     if locked is None:
         return _judge_unlocked(running, lock)
@@ -188,7 +188,7 @@ def has_registry_digest(digests: Mapping[Digest, DigestKind]) -> bool:
 
 
 def _judge_unlocked(running: RunningImage, lock: LockedImages) -> RunningVerdict:
-    same = lock.same(running.digests)
+    same = lock.entry_with_digest(running.digests)
     if same is not None:
         reason = f"it is what {same.reference.familiar()} is locked to"
         return RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, reason, same)
@@ -222,8 +222,8 @@ def _difference(running: RunningImage, locked: LockedImage) -> tuple[ContainerSt
     # a
     if not _comparable(running, locked):
         reason = f"its host knows only its image ID, and {LOCK_NAME} has none for {name}"
-        standing = ContainerStatus.UNKNOWN if running.recorded else ContainerStatus.RECORD_GONE
-        return standing, Weight.UNKNOWN, reason
+        status = ContainerStatus.UNKNOWN if running.recorded else ContainerStatus.RECORD_GONE
+        return status, Weight.UNKNOWN, reason
     # b
     if running.local_digests is not None and running.local_digests & locked.digests:
         reason = f"its host has the locked image, but the container runs a former image of {name}; recreate it"

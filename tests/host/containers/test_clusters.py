@@ -57,7 +57,7 @@ async def test_one_lock_holds_for_every_runtime(name: str, tmp_path: Path, monke
     (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
     verdict = judge(seen.image, LockedImages.of(lock_of(LOCKED)))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.HOLDS, Weight.HOLDS)
+    assert (verdict.status, verdict.weight) == (ContainerStatus.HOLDS, Weight.HOLDS)
     assert seen.image.started_as == NAME
     assert (seen.image.machine, seen.node) == ("linux/amd64", "node-a")
 
@@ -70,7 +70,7 @@ async def test_another_image_holds_for_none(name: str, tmp_path: Path, monkeypat
     verdict = judge(seen.image, LockedImages.of(lock_of(other)))
 
     assert verdict.weight is Weight.DIFFERS
-    assert verdict.standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict.status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 async def test_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

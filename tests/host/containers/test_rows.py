@@ -172,5 +172,5 @@ def test_whose_reason_a_registry_can_tell_apart() -> None:
     """Not of what holds, nor of what no tag explains."""
     held, moved = row(seen(INDEX), LOCK), row(seen(OTHER), LOCK)
 
-    assert (moved.verdict is not None and moved.verdict.standing) == ContainerStatus.MOVED_AFTER_PULL
+    assert (moved.verdict is not None and moved.verdict.status) == ContainerStatus.MOVED_AFTER_PULL
     assert [needs_registry(each) for each in (held, moved, row(seen(OTHER), None))] == [False, True, False]

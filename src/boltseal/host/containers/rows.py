@@ -81,7 +81,7 @@ def name_to_ask(seen: RunningContainer, lock: LockedImages | None) -> Reference 
     A name of a repository that the image did not come from was given to it on its host, and is no registry's business.
     """
     image = seen.image
-    locked = None if lock is None else lock.named(image) or lock.same(image.digests)
+    locked = None if lock is None else lock.entry_for(image) or lock.entry_with_digest(image.digests)
     if locked is not None:
         return locked.reference
     names = [*(() if image.started_as is None else (image.started_as,)), *image.names]
@@ -94,7 +94,9 @@ def name_to_ask(seen: RunningContainer, lock: LockedImages | None) -> Reference 
 def to_ask(containers: Iterable[RunningContainer], lock: LockedImages | None) -> tuple[Reference, ...]:
     """The distinct names to ask registries about; those of local builds are nobody else's business."""
     ours = (
-        seen for seen in containers if seen.image.origin is not Origin.LOCAL or (lock and lock.same(seen.image.digests))
+        seen
+        for seen in containers
+        if seen.image.origin is not Origin.LOCAL or (lock and lock.entry_with_digest(seen.image.digests))
     )
     return tuple(dict.fromkeys(name for seen in ours if (name := name_to_ask(seen, lock)) is not None))
 
@@ -106,7 +108,8 @@ def to_ask_by_digest(
     unsaid = [
         seen
         for seen in containers
-        if seen.image.origin is Origin.UNSPECIFIED and (lock is None or lock.same(seen.image.digests) is None)
+        if seen.image.origin is Origin.UNSPECIFIED
+        and (lock is None or lock.entry_with_digest(seen.image.digests) is None)
     ]
     found = set()
     for it in rows(unsaid, lock, told):
@@ -138,7 +141,7 @@ def rows(
 def _row(seen: RunningContainer, lock: LockedImages | None, told: Answers, memo: _Memo) -> ContainerRow:
     name = name_to_ask(seen, lock)
     past = Past() if name is None else told.pasts.get(place_of(name), Past())
-    same = None if lock is None else lock.same(seen.image.digests)
+    same = None if lock is None else lock.entry_with_digest(seen.image.digests)
     digests = {
         digest: _kind(digest, kind, name, past, told, memo)
         for digest, kind in known_kinds(seen.image.digests, same).items()
@@ -229,4 +232,4 @@ _TOLD_BY_TAGS: Final = frozenset(
 
 def needs_registry(it: ContainerRow) -> bool:
     """Whether its registry's word can change the reason why it is not what is locked."""
-    return it.verdict is not None and it.verdict.standing in _TOLD_BY_TAGS
+    return it.verdict is not None and it.verdict.status in _TOLD_BY_TAGS
