@@ -214,9 +214,9 @@ async def test_a_stranger_of_a_registry_is_not_asked(server: Server, project: Pa
     bounded = verify(project)
 
     assert told.code == 3
-    assert "10.255.255.1:5000 is not asked" in told.err
+    assert "10.255.255.1:5000 is not contacted" in told.err
     assert bounded.code == 1  # there is no lock, and nothing pins it
-    assert f"{server.address} is not asked" in lock(project).err
+    assert f"{server.address} is not contacted" in lock(project).err
 
 
 async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, project: Path) -> None:

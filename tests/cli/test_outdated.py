@@ -173,7 +173,7 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
     assert (answers[1]["how"], answers[1]["by"], answers[1]["behind"]) == ("proven", "its layers", 1)
     assert (known.code, unknown.code, deleted.status_code) == (1, 3, 202)
     assert f"base {shop.address}/base/rt:latest (proven: its layers)" in " ".join(shown.out.split())
-    assert f"{shop.address}/base/rt:latest resolved to {layered('or').digest[:19]} before" in answers[3]["reason"]
+    assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[3]["reason"]
 
 
 def team_app(told: Run) -> dict[str, Any]:

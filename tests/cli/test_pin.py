@@ -212,7 +212,7 @@ async def test_without_a_lock_tags_are_pinned_to_what_they_mean_now(server: Serv
 
     assert told.code == 0
     assert after == f"FROM {name}@{document.digest} AS a\nFROM {name}:latest@{NGINX}\n"
-    assert (refused.code, "evil.invalid is not asked" in refused.err) == (3, True)
+    assert (refused.code, "evil.invalid is not contacted" in refused.err) == (3, True)
     assert (root / "Dockerfile").read_text() == "FROM evil.invalid/x:1\n"
 
 

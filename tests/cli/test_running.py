@@ -269,7 +269,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
         (("verify", "--running", "compose.yaml"), "without PATH and --github"),
         (("verify", "--host", "ssh://web1"), "give them with --running"),
         (("running", "--host", "ssh://-oProxyCommand=x"), "is no address of an engine"),
-        (("running", "--compose", "nothing.yaml"), "there is no such file"),
+        (("running", "--compose", "nothing.yaml"), "no such file"),
     ],
 )
 def test_words_that_do_not_go_together(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
