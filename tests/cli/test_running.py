@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.deploy.release_store import Contents, ReleaseFolder
+from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind
 from boltseal.lockfile.document import SECOND_US, LockedImage, LockedPlatform
 from boltseal.lockfile.format import format_lock
@@ -311,7 +311,7 @@ async def test_who_released_what_runs(fake: FakeEngine, tmp_path: Path) -> None:
     folder = ReleaseFolder(tmp_path / "state", "shop")
     for number, started_us in ((6, created_us - DAY_US), (7, created_us - SECOND_US)):
         release = Release(number=number, started_us=started_us, who=f"ada{number}", **made)  # type: ignore[arg-type]
-        folder.begin(release.ended(ReleaseEnd.HEALTHY, started_us + 9 * SECOND_US), Contents(b"{}"))
+        folder.begin(release.ended(ReleaseEnd.HEALTHY, started_us + 9 * SECOND_US), ReleaseContents(b"{}"))
     state = {"BOLTSEAL_STATE": str(tmp_path / "state")}
     async with fake.listening(tmp_path) as address:
         arguments = ("running", "--offline", "--host", str(address))

@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from boltseal.deploy.compose_model import MOUNTED
+from boltseal.deploy.compose_model import MOUNTED_LABEL
 from boltseal.deploy.release_diff import changes
-from boltseal.deploy.release_store import Contents
+from boltseal.deploy.release_store import ReleaseContents
 from boltseal.deploy.releases import Release
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from tests.deploy.test_releases import DIGEST, release
@@ -23,13 +23,15 @@ def with_app(number: int, **said: Any) -> Release:
     return made.with_services([replace(made.services[0], **said)])
 
 
-def contents(app: dict[str, Any], **files: str) -> Contents:
+def contents(app: dict[str, Any], **files: str) -> ReleaseContents:
     """What was recorded with it."""
     text = {"name": "shop", "services": {"app": {"image": "x"} | app, "db": {"image": "y"}}}
-    return Contents(json.dumps(text).encode(), b"{}", {name: said.encode() for name, said in files.items()})
+    return ReleaseContents(json.dumps(text).encode(), b"{}", {name: said.encode() for name, said in files.items()})
 
 
-def told(before: Release, after: Release, was: Contents | None = None, is_: Contents | None = None) -> list[Any]:
+def told(
+    before: Release, after: Release, was: ReleaseContents | None = None, is_: ReleaseContents | None = None
+) -> list[Any]:
     """All changes, as service, what, before and after."""
     return [(each.service, each.what, each.before, each.after) for each in changes(before, after, was, is_)]
 
@@ -87,8 +89,8 @@ def test_services_that_came_or_went() -> None:
 
 def test_settings_secrets_and_files() -> None:
     """Everything else that Compose is told; of a secret only that it is another."""
-    was = contents({"command": ["a"], "labels": {MOUNTED: "1", "x": "y"}}, compose="a", gone="b")
-    is_ = contents({"restart": "always", "labels": {MOUNTED: "2", "x": "z"}}, compose="c", new="d")
+    was = contents({"command": ["a"], "labels": {MOUNTED_LABEL: "1", "x": "y"}}, compose="a", gone="b")
+    is_ = contents({"restart": "always", "labels": {MOUNTED_LABEL: "2", "x": "z"}}, compose="c", new="d")
 
     assert told(release(1), release(2), was, is_) == [
         ("app", "secrets and configs", "one text", "another text"),
@@ -104,6 +106,6 @@ def test_settings_secrets_and_files() -> None:
 
 def test_a_secret_that_came() -> None:
     """There was none before."""
-    was, is_ = contents({}), contents({"labels": {MOUNTED: "2"}})
+    was, is_ = contents({}), contents({"labels": {MOUNTED_LABEL: "2"}})
 
     assert told(release(1), release(2), was, is_) == [("app", "secrets and configs", "", "another text")]

@@ -20,7 +20,7 @@ def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: f
     watch = HealthWatch({"web": ExpectedService(wanted, IMAGE)})
     watch.look(containers, 100.0)
     verdict = watch.look(containers, 100.0 + after_s)["web"]
-    return verdict.judgement, verdict.reason
+    return verdict.status, verdict.reason
 
 
 def test_a_service_without_a_check_has_to_run_for_a_while() -> None:
@@ -45,7 +45,7 @@ def test_a_container_that_was_started_again_begins_anew() -> None:
     watch = HealthWatch({"web": ExpectedService(1, IMAGE)})
     watch.look([RUNS], 100.0)
 
-    assert watch.look([replace(RUNS, started_us=2)], 110.0)["web"].judgement is HealthStatus.WAITING
+    assert watch.look([replace(RUNS, started_us=2)], 110.0)["web"].status is HealthStatus.WAITING
 
 
 def test_a_check_decides_and_nothing_else() -> None:
@@ -59,7 +59,7 @@ def test_a_check_decides_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "judgement"),
+    ("state", "code", "status"),
     [
         (State.EXITED, 0, HealthStatus.HEALTHY),
         (State.EXITED, 1, HealthStatus.FAILED),
@@ -70,9 +70,9 @@ def test_a_check_decides_and_nothing_else() -> None:
         (State.PAUSED, None, HealthStatus.WAITING),
     ],
 )
-def test_what_a_container_does_decides(state: State, code: int | None, judgement: HealthStatus) -> None:
+def test_what_a_container_does_decides(state: State, code: int | None, status: HealthStatus) -> None:
     """A job that has ended with 0 has done its work; what is started again is waited for."""
-    assert judged([replace(RUNS, state=state, exit_code=code)], after_s=1000)[0] is judgement
+    assert judged([replace(RUNS, state=state, exit_code=code)], after_s=1000)[0] is status
 
 
 def test_another_image_is_a_failure_whatever_its_health() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from boltseal.deploy.health import SERVICE
-from boltseal.deploy.jobs import coming_back, completed_now, left_out
+from boltseal.deploy.jobs import mark_completed_jobs, skip_completed_jobs, skipped_jobs
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind, ReleaseStep, ServiceState
 from boltseal.engines.inventory import EngineContainer, State
 from boltseal.oci.digest import Digest
@@ -71,7 +71,7 @@ def completed(found: Release) -> list[str]:
 )
 def test_a_service_that_ended_with_0_is_a_job(said: dict[str, Any]) -> None:
     """Also where no other service depends on it."""
-    assert completed(completed_now(release(), document(job=said), containers())) == ["job"]
+    assert completed(mark_completed_jobs(release(), document(job=said), containers())) == ["job"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_service_that_ended_with_0_is_a_job(said: dict[str, Any]) -> None:
 )
 def test_a_service_that_the_engine_restarts_is_no_job(said: dict[str, Any]) -> None:
     """It only happened to be between two runs."""
-    assert completed(completed_now(release(), document(job=said), containers())) == []
+    assert completed(mark_completed_jobs(release(), document(job=said), containers())) == []
 
 
 @pytest.mark.parametrize(
@@ -93,32 +93,32 @@ def test_a_service_that_the_engine_restarts_is_no_job(said: dict[str, Any]) -> N
 )
 def test_a_container_that_another_service_uses_is_started(said: dict[str, Any]) -> None:
     """Compose could not start the other service without it."""
-    assert completed(completed_now(release(), document(web=said), containers())) == []
+    assert completed(mark_completed_jobs(release(), document(web=said), containers())) == []
 
 
 @pytest.mark.parametrize(("exit_code", "state"), [(1, State.EXITED), (None, State.RUNNING), (0, State.DEAD)])
 def test_a_job_that_has_not_ended_with_0_has_not_completed(exit_code: int | None, state: State) -> None:
     """It failed, or it is still at work."""
-    assert completed(completed_now(release(), document(), containers(exit_code, state))) == []
+    assert completed(mark_completed_jobs(release(), document(), containers(exit_code, state))) == []
 
 
 def test_a_job_that_was_not_started_is_not_judged() -> None:
     """A deploy of some services says nothing of the others."""
-    assert completed(completed_now(release(chosen=("web",)), document(), containers())) == []
+    assert completed(mark_completed_jobs(release(chosen=("web",)), document(), containers())) == []
 
 
 def test_a_job_that_a_healthy_release_waited_for_has_completed() -> None:
     """Its service would not have started otherwise, so the record need not say so."""
-    back = coming_back(release(), document(web=AWAITED))
+    back = skip_completed_jobs(release(), document(web=AWAITED))
 
     assert completed(back) == ["job"]
     assert back.to_start == ("web",)
-    assert left_out(back) == ("job (completed in release 7)",)
+    assert skipped_jobs(back) == ("job (completed in release 7)",)
 
 
 def test_a_release_that_failed_has_no_completed_jobs() -> None:
     """Whether the job ended is not recorded, so it is run."""
-    back = coming_back(release(ReleaseEnd.FAILED), document(web=AWAITED))
+    back = skip_completed_jobs(release(ReleaseEnd.FAILED), document(web=AWAITED))
 
     assert completed(back) == []
     assert back.to_start == ("job", "web")
@@ -126,14 +126,14 @@ def test_a_release_that_failed_has_no_completed_jobs() -> None:
 
 def test_a_job_stays_completed_through_rollbacks() -> None:
     """With the release in which it was run, not that of the last rollback."""
-    once = coming_back(release(), document(web=AWAITED))
-    twice = coming_back(once, document(web=AWAITED))
+    once = skip_completed_jobs(release(), document(web=AWAITED))
+    twice = skip_completed_jobs(once, document(web=AWAITED))
 
-    assert left_out(twice) == ("job (completed in release 7)",)
+    assert skipped_jobs(twice) == ("job (completed in release 7)",)
 
 
 def test_a_service_that_another_only_waits_to_start_is_no_job() -> None:
     """Its release was healthy because it ran."""
     web = {"depends_on": {"job": {"condition": "service_started"}}}
 
-    assert completed(coming_back(release(), document(web=web))) == []
+    assert completed(skip_completed_jobs(release(), document(web=web))) == []

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from boltseal.deploy.compose_model import (
-    MOUNTED,
+    MOUNTED_LABEL,
+    LockMismatch,
     ModelInvalid,
-    NotAsLocked,
-    asked,
-    asking,
     locked_digests,
-    merged,
-    not_locked,
+    merge_services,
     parse_model,
-    started,
+    parse_variables,
+    release_text,
+    unlocked_builds,
+    variables_query,
 )
 from boltseal.errors import Invalid
 from boltseal.lockfile.document import Lock, LockedImage, lock_key
@@ -113,7 +113,7 @@ def test_the_lock_says_what_each_image_is() -> None:
 def test_without_a_lock_a_pin_is_enough() -> None:
     """And a name alone is not."""
     assert locked_digests(parse_model(raw(web={"image": f"{APP}@{ONE}"})), None) == {"web": ONE}
-    with pytest.raises(NotAsLocked, match=r"boltseal\.lock is not there"):
+    with pytest.raises(LockMismatch, match=r"boltseal\.lock is not there"):
         locked_digests(parse_model(raw(web={"image": APP})), None)
 
 
@@ -127,7 +127,7 @@ def test_all_that_is_not_as_locked_is_told_at_once() -> None:
             c={"image": "localhost:5000/shop/made:1"},
         )
     )
-    with pytest.raises(NotAsLocked) as refused:
+    with pytest.raises(LockMismatch) as refused:
         locked_digests(model, locked)
 
     said = refused.value.message
@@ -150,10 +150,10 @@ def test_what_is_built_here_and_not_locked_is_named_with_the_reason() -> None:
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
     other, local = lock("localhost:5000/shop/new:1"), lock(APP, None)
 
-    assert not_locked(model, None, {}) == dict.fromkeys(("own", "web"), "boltseal.lock is not there")
-    assert not_locked(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
-    assert not_locked(model, local, {})["web"] == "boltseal.lock says that it is built here"
-    assert not_locked(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
+    assert unlocked_builds(model, None, {}) == dict.fromkeys(("own", "web"), "boltseal.lock is not there")
+    assert unlocked_builds(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
+    assert unlocked_builds(model, local, {})["web"] == "boltseal.lock says that it is built here"
+    assert unlocked_builds(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
 
 
 def test_a_digest_in_the_file_counts_beside_a_build() -> None:
@@ -161,14 +161,14 @@ def test_a_digest_in_the_file_counts_beside_a_build() -> None:
     model = parse_model(raw(web={"image": f"{APP}@{ONE}", "build": {"context": "/srv"}}))
 
     assert locked_digests(model, None) == {"web": ONE}
-    with pytest.raises(NotAsLocked, match=r"it is not in boltseal\.lock"):
+    with pytest.raises(LockMismatch, match=r"it is not in boltseal\.lock"):
         locked_digests(model, lock("localhost:5000/shop/new:1"))
 
 
 def test_what_is_started_names_each_image_and_builds_nothing() -> None:
     """A `$` in it is Compose's own, doubled."""
     said = document(web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]})
-    made = text(started(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
+    made = text(release_text(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
 
     assert made["services"]["web"] == {"image": f"{APP}@{ONE}", "command": ["x"]}
     assert said["services"]["web"]["build"]  # what was handed in is as it was
@@ -178,10 +178,12 @@ def test_secrets_and_configs_are_taken_from_their_copies() -> None:
     """And whoever uses one is started anew when what is in it has changed."""
     said = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
     said["secrets"] = {"s": {"file": "/srv/s.txt"}}
-    first, second = (text(started(said, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb"))
+    first, second = (
+        text(release_text(said, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb")
+    )
 
     assert first["secrets"]["s"]["file"] == "/a"
-    assert first["services"]["web"]["labels"][MOUNTED] != second["services"]["web"]["labels"][MOUNTED]
+    assert first["services"]["web"]["labels"][MOUNTED_LABEL] != second["services"]["web"]["labels"][MOUNTED_LABEL]
     assert first["services"]["db"] == second["services"]["db"] == {"image": APP}
 
 
@@ -190,11 +192,11 @@ def test_a_secret_of_the_environment_counts_by_its_value() -> None:
     said = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
     said["secrets"] = {"s": {"environment": "TOKEN"}}
     marks = [
-        text(started(said, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
+        text(release_text(said, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
         for value in ("one", "three")
     ]
 
-    assert marks[0][MOUNTED] != marks[1][MOUNTED]
+    assert marks[0][MOUNTED_LABEL] != marks[1][MOUNTED_LABEL]
     assert marks[0]["a"] == "b"
 
 
@@ -206,20 +208,20 @@ def test_variables_are_asked_for_and_told() -> None:
     model = parse_model(json.dumps(said).encode())
 
     assert model.variables == ("OTHER", "TOKEN")
-    assert json.loads(asking(model.variables)) == {
+    assert json.loads(variables_query(model.variables)) == {
         "x-boltseal-environment": {"OTHER": "${OTHER-}", "TOKEN": "${TOKEN-}"}
     }
     answer = {**said, "x-boltseal-environment": {"OTHER": "", "TOKEN": "a$$b"}}
-    assert asked(json.dumps(answer).encode()) == {"OTHER": "", "TOKEN": "a$b"}
+    assert parse_variables(json.dumps(answer).encode()) == {"OTHER": "", "TOKEN": "a$b"}
 
 
 def test_services_that_were_not_chosen_stay_as_they_ran() -> None:
     """And what both need is there."""
     before = document(web={"image": "old"}, db={"image": "old"}) | {"volumes": {"db": {}}}
     model = parse_model(json.dumps(document(web={"image": APP}) | {"networks": {"n": {}}}).encode())
-    whole = merged(model, json.dumps(before).encode(), ["web"])
+    whole = merge_services(model, json.dumps(before).encode(), ["web"])
 
     assert whole["services"] == {"web": {"image": APP}, "db": {"image": "old"}}
     assert (whole["volumes"], whole["networks"]) == ({"db": {}}, {"n": {}})
-    assert merged(model, json.dumps(before).encode(), [])["services"] == {"web": {"image": APP}}
-    assert merged(model, None, ["web"])["services"] == {"web": {"image": APP}}
+    assert merge_services(model, json.dumps(before).encode(), [])["services"] == {"web": {"image": APP}}
+    assert merge_services(model, None, ["web"])["services"] == {"web": {"image": APP}}

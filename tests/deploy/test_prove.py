@@ -11,7 +11,7 @@ import pytest
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import ExitCode, exit_code
-from boltseal.host.pulled_check import NotScrubbed, ScrubDiffers, scrubbed
+from boltseal.host.pulled_check import NotScrubbed, ScrubDiffers, scrub_pulled_image
 from boltseal.oci.digest import Digest
 from tests.deploy.hosting import Hosting, hosting
 from tests.host.scrub.making import DockerStore
@@ -26,7 +26,7 @@ class Disk:
     image: EngineImage
 
     async def scrub(self) -> None:
-        await scrubbed(self.shop.host, self.image)
+        await scrub_pulled_image(self.shop.host, self.image)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from boltseal.engines.api import EngineFailed, EngineFull, EngineUnavailable, No
 from boltseal.engines.inventory import ImageStoreKind
 from boltseal.errors import Unavailable
 from boltseal.host.kept_images import Proof
-from boltseal.host.pull import ArrivedOther, LoginExposed, PullOutcome, PullRequest, TakenAway
+from boltseal.host.pull import LoginExposed, PulledImageMismatch, PullOutcome, PullRequest, TakenAway
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, REGISTRY, Hosting
@@ -165,7 +165,7 @@ async def test_an_engine_that_has_another_image_than_was_asked_for(shop: Hosting
     made = shop.fake.pullable[f"{APP.name}@{new}"]
     made["Id"] = str(evil)
 
-    with pytest.raises(ArrivedOther, match="the name means what it meant"):
+    with pytest.raises(PulledImageMismatch, match="the name means what it meant"):
         await shop.puller().bring(WANTED)
     assert shop.meaning() == shop.id_of(old)
     assert not shop.host.kept.kept(shop.host.key)
@@ -175,7 +175,7 @@ async def test_another_image_than_the_lock_knows(classic: Hosting) -> None:
     """Whatever the engine lists it under."""
     digest = classic.publish("one")
 
-    with pytest.raises(ArrivedOther, match="which the lock does not name"):
+    with pytest.raises(PulledImageMismatch, match="which the lock does not name"):
         await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(Digest.of(b"other"),)))
     assert classic.meaning() is None
 
@@ -402,7 +402,7 @@ async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Host
     await classic.puller().bring(WANTED)
     await classic.puller().bring(replace(WANTED, platform="linux/amd64"))
     here = [each for each in classic.fake.asked if each == "POST images/create"]
-    with pytest.raises(ArrivedOther, match="the engine has it for linux/amd64 alone"):
+    with pytest.raises(PulledImageMismatch, match="the engine has it for linux/amd64 alone"):
         await classic.puller().bring(replace(WANTED, platform="linux/arm64"))
     arm = {"Id": image("one arm", architecture="arm64").config.digest, "Architecture": "arm64", "RepoTags": []}
     pulled = f"{APP.name}@{digest}"

@@ -14,8 +14,8 @@ import pytest
 
 from boltseal.deploy.release_store import (
     AnotherDeploys,
-    Contents,
     NoSuchRelease,
+    ReleaseContents,
     ReleaseFolder,
     ReleasesFull,
     ReleasesUnusable,
@@ -26,7 +26,7 @@ from boltseal.files.atomic_files import Disk
 from tests.deploy.test_releases import release
 
 TEXT = b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}'
-CONTENTS = Contents(TEXT, b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
+CONTENTS = ReleaseContents(TEXT, b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_old_releases_keep_their_record_alone(folder: ReleaseFolder, tmp_path: P
     for number in range(1, 6):
         secret.write_text(f"{number}")
         copy = folder.keep_content(secret)
-        folder.begin(release(number), Contents(f"{copy}".encode()))
+        folder.begin(release(number), ReleaseContents(f"{copy}".encode()))
     gone = folder.prune(frozenset({1}), keep=2)
 
     assert [each.number for each in gone] == [2, 3]

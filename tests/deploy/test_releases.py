@@ -19,10 +19,10 @@ from boltseal.deploy.releases import (
     check_project,
     format_release,
     last_good,
-    left_behind,
-    no_more,
     parse_release,
-    to_go_back_to,
+    removed_services,
+    rollback_target,
+    unreplaced_releases,
 )
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -105,7 +105,7 @@ def test_a_project_has_a_name_that_may_be_a_folder(name: str) -> None:
 def test_a_rollback_means_what_ran_before_what_runs() -> None:
     """A failure in between did not run."""
     found = [release(1), release(2), release(3, ReleaseEnd.PUT_BACK), release(4)]
-    back = to_go_back_to(found)
+    back = rollback_target(found)
 
     assert back is not None
     assert back.number == 2
@@ -113,7 +113,7 @@ def test_a_rollback_means_what_ran_before_what_runs() -> None:
 
 def test_a_second_rollback_goes_one_further() -> None:
     """After "back to 2" what runs is 2 again, and before it ran 1."""
-    back = to_go_back_to([release(1), release(2), release(3), release(4, of=2)])
+    back = rollback_target([release(1), release(2), release(3), release(4, of=2)])
 
     assert back is not None
     assert back.number == 1
@@ -121,7 +121,7 @@ def test_a_second_rollback_goes_one_further() -> None:
 
 def test_an_unfinished_release_is_left_for_the_last_that_ran() -> None:
     """It never ran, so what ran before it is the newest that did."""
-    back = to_go_back_to([release(1), release(2), release(3, None)])
+    back = rollback_target([release(1), release(2), release(3, None)])
 
     assert back is not None
     assert back.number == 2
@@ -130,7 +130,7 @@ def test_an_unfinished_release_is_left_for_the_last_that_ran() -> None:
 @pytest.mark.parametrize("found", [[], [release(1)], [release(1, ReleaseEnd.FAILED)], [release(1), release(2, of=1)]])
 def test_there_may_be_nothing_to_go_back_to(found: list[Release]) -> None:
     """The first that ran has nothing before it."""
-    assert to_go_back_to(found) is None
+    assert rollback_target(found) is None
 
 
 def test_the_last_that_ran_is_the_newest_healthy_one() -> None:
@@ -154,14 +154,14 @@ def test_what_a_release_has_left_behind_goes_with_the_next(end: ReleaseEnd | Non
     """Also where none ran before it: its services are named, until one has run since or was put in its place."""
     failed = replace(release(2, end), removed=("old",))
 
-    assert no_more([failed], {"app"}) == ("db", "old")
-    assert no_more([release(1), failed], {"new"}) == ("app", "db", "old")
-    assert left_behind([release(1), failed, release(3, ReleaseEnd.PUT_BACK)]) == [failed]
-    assert left_behind([release(1), failed, release(3)]) == []
+    assert removed_services([failed], {"app"}) == ("db", "old")
+    assert removed_services([release(1), failed], {"new"}) == ("app", "db", "old")
+    assert unreplaced_releases([release(1), failed, release(3, ReleaseEnd.PUT_BACK)]) == [failed]
+    assert unreplaced_releases([release(1), failed, release(3)]) == []
 
 
 def test_what_was_put_back_has_left_nothing_behind() -> None:
     """Only what the last one that ran has, and is wanted no more."""
     put_back = replace(release(2, ReleaseEnd.PUT_BACK), services=(), removed=("old",))
 
-    assert no_more([release(1), put_back], {"app"}) == ("db",)
+    assert removed_services([release(1), put_back], {"app"}) == ("db",)

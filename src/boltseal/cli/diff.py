@@ -12,7 +12,7 @@ from boltseal.cli.onrelease import release_folder
 from boltseal.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from boltseal.deploy.release_store import Contents, ReleaseFolder
+    from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
 
 _LONGEST = 200
 
@@ -53,7 +53,7 @@ def diff(
         print_table(("SERVICE", "WHAT", f"RELEASE {before}", f"RELEASE {after}"), rows)
 
 
-def _contents(folder: ReleaseFolder, number: int) -> Contents | None:
+def _contents(folder: ReleaseFolder, number: int) -> ReleaseContents | None:
     """What was recorded with a release, None where only its record is kept."""
     from boltseal.deploy.release_store import NoSuchRelease
 

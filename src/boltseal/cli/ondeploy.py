@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from boltseal.client.transport import Transport
     from boltseal.deploy.compose_program import Compose, ProjectFiles
-    from boltseal.deploy.compose_reading import Read
+    from boltseal.deploy.compose_reading import ComposeReading
     from boltseal.deploy.deployer import Deployer
     from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
     from boltseal.deploy.release_store import ReleaseFolder
@@ -125,7 +125,7 @@ def wait_seconds(text: str) -> float:
     return found_us / 1_000_000
 
 
-async def read_files(host: str | None, named: ProjectFiles, services: Sequence[str]) -> tuple[Compose, Read]:
+async def read_files(host: str | None, named: ProjectFiles, services: Sequence[str]) -> tuple[Compose, ComposeReading]:
     """Compose, and what it makes of the files. ComposeRefused, ..."""
     from boltseal.cli.onhost import engine_address
     from boltseal.config import child_environment
@@ -145,7 +145,7 @@ class Opened:
     named: ProjectFiles
     services: tuple[str, ...]
     compose: Compose
-    read: Read
+    read: ComposeReading
     folder: ReleaseFolder
     root: Path
     allowed: Callable[[str], bool]
@@ -168,13 +168,13 @@ class Opened:
     def relock(self, update: Callable[[Reference], bool]) -> Lock:
         """Lock what the services name now, taking what is new of those that `update` says. LockNotUpdated: the old stays."""
         from boltseal.cli.lock import relocked
-        from boltseal.deploy.compose_lock import as_compose_reads
+        from boltseal.deploy.compose_lock import with_compose_images
         from boltseal.lockfile.document import Lock
         from boltseal.project.lock_file import write_lock
 
         old, where = self.lock()
         opened = open_project(where, self.named.files)
-        opened = replace(opened, sites=as_compose_reads(opened.sites, self.read.model, where, self.named.files[0]))
+        opened = replace(opened, sites=with_compose_images(opened.sites, self.read.model, where, self.named.files[0]))
         done = relocked(opened, old or Lock(), self.place.reach, self.allowed, update, count_pulls=False)
         wrong = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if wrong:
@@ -184,17 +184,17 @@ class Opened:
         return done.lock
 
     def built(self) -> Opened:
-        """The same, after Compose has built the services that no digest is locked for. NotAsLocked, ComposeFailed, ..."""
+        """The same, after Compose has built the services that no digest is locked for. LockMismatch, ComposeFailed, ..."""
         import asyncio
 
         from boltseal.cli.onhost import engine_address
-        from boltseal.deploy.compose_model import locked_digests, not_locked
+        from boltseal.deploy.compose_model import locked_digests, unlocked_builds
         from boltseal.engines.api import connected
         from boltseal.lockfile.document import LOCK_NAME
 
         lock, _ = self.lock()
         digests = locked_digests(self.read.model, lock)
-        names = frozenset(not_locked(self.read.model, lock, digests))
+        names = frozenset(unlocked_builds(self.read.model, lock, digests))
         for name, service in sorted(self.read.model.services.items()):
             if service.build and name in digests:
                 source = "its file" if lock is None else LOCK_NAME
@@ -228,13 +228,13 @@ class Opened:
         """What runs, if it is that already. Nothing that talks to registries is loaded for it."""
         from boltseal.cli.onhost import engine_address
         from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
-        from boltseal.deploy.up_to_date import standing
+        from boltseal.deploy.up_to_date import current_release
         from boltseal.engines.api import connected
 
         address = engine_address(self.place.host)
         async with connected(address) as engine:
             flow = ReleaseFlow(self.compose, engine, self.folder, clock_us, _show, copies=address.scheme == "unix")
-            release = await standing(flow, self.read, lock, self.services)
+            release = await current_release(flow, self.read, lock, self.services)
         return None if release is None else DeployResult(release)
 
 
@@ -310,7 +310,7 @@ async def deployer(place: DeployOptions, folder: ReleaseFolder, transport: Trans
     from boltseal.client.state import ClientState
     from boltseal.config import client_paths, state_folder
     from boltseal.deploy.deployer import Deployer
-    from boltseal.deploy.release_images import Images, Scrubs
+    from boltseal.deploy.release_images import PullScrubber, ReleaseImages
     from boltseal.engines.api import connected
     from boltseal.host.engine_images import EngineHost
     from boltseal.host.kept_images import KeptImages
@@ -320,22 +320,22 @@ async def deployer(place: DeployOptions, folder: ReleaseFolder, transport: Trans
     async with connected(address) as engine:
         host = await EngineHost.of(engine, KeptImages(ClientState(state_folder())), clock_us)
         logins = CredentialStore(() if place.reach.anonymous else client_paths().logins)
-        scrubs = Scrubs(host, place.must_scrub) if place.scrub else None
+        scrubs = PullScrubber(host, place.must_scrub) if place.scrub else None
         puller = Puller(
             host, transport, logins, watch=lambda registry: followed(place.reach, transport, registry), scrub=scrubs
         )
-        yield Deployer(await _flow(place, folder, engine), Images(host, puller, scrubs))
+        yield Deployer(await _flow(place, folder, engine), ReleaseImages(host, puller, scrubs))
 
 
 async def _flow(place: DeployOptions, folder: ReleaseFolder, engine: Engine) -> ReleaseFlow:
     from boltseal.config import child_environment
     from boltseal.deploy.compose_program import find_compose
-    from boltseal.deploy.release_flow import Patience, ReleaseFlow
+    from boltseal.deploy.release_flow import DeployTimeouts, ReleaseFlow
 
     user = child_environment()
     compose = await find_compose(user, engine.environment())
     return ReleaseFlow(
-        compose, engine, folder, clock_us, _show, Patience(place.wait_s), engine.address.scheme == "unix"
+        compose, engine, folder, clock_us, _show, DeployTimeouts(place.wait_s), engine.address.scheme == "unix"
     )
 
 

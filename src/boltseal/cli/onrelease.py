@@ -122,8 +122,8 @@ def _print(done: DeployResult, status: str) -> None:
     for service in release.services:
         if service.scrub and (not release.chosen or service.name in release.chosen):
             say(clean(f"{service.name}: {service.scrub}"))
-    if done.given_up is not None:
-        say(f"release {done.given_up} had been left unfinished; release {release.number} took over")
+    if done.abandoned is not None:
+        say(f"release {done.abandoned} had been left unfinished; release {release.number} took over")
     for failure in outcome.failures:
         say(clean(f"boltseal: {failure.service or release.project}: {failure.reason}"))
         for line in failure.log:
@@ -144,7 +144,7 @@ def shown_digest(service: ReleasedService) -> str:
 
 def tell_back(answer: CommandOutput, folder: ReleaseFolder, done: DeployResult, *, restore: bool) -> None:
     """After a rollback: what it does not bring back, and what the project's own files say now."""
-    from boltseal.deploy.source_snapshot import differing, put_files_back, with_lock
+    from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
 
     release = done.release
     if answer.outcome is not Outcome.HOLDS:
@@ -154,9 +154,9 @@ def tell_back(answer: CommandOutput, folder: ReleaseFolder, done: DeployResult, 
             say(clean(f"data stays as it is: {service.name} has {volume}"))
     root, contents = Path(release.directory), folder.contents(release.number)
     files = with_lock(root, contents.files, contents.lock)
-    changed = differing(root, files)
+    changed = changed_files(root, files)
     if changed and restore:
-        put_files_back(root, files, changed)
+        restore_files(root, files, changed)
         say(clean(f"put back as they were: {', '.join(changed)}"))
     elif changed:
         say(

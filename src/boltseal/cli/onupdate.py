@@ -32,14 +32,14 @@ class NotWritten(Unavailable):
 
 def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, remember: bool) -> tuple[UpdateStep, ...]:
     """What is to be done with each service, by one HEAD for each tag that floats and a list for each that does not."""
-    from boltseal.deploy.update_plan import KnownImages, failed_before, floats, is_version, steps
+    from boltseal.deploy.update_plan import KnownImages, failed_before, is_floating, is_version, plan_updates
     from boltseal.lockfile.document import LOCK_NAME, lock_key
 
     lock, where = opened.lock()
     if lock is None:
         raise NoLock(f"there is no {LOCK_NAME} in {where}: `boltseal lock` and `boltseal deploy` come first")
     services = list(opened.read.model.services.values())
-    floating = [lock_key(each.image) for each in services if floats(each)]
+    floating = [lock_key(each.image) for each in services if is_floating(each)]
     versions = [lock_key(each.image) for each in services if is_version(each)]
 
     async def run(transport: Transport) -> KnownImages:
@@ -57,7 +57,7 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
         return KnownImages(locked, meanings, tags, past, failed_before(opened.folder.all()))
 
     known = ask(opened.place.reach, opened.registries, run)
-    return steps(services, known, now_us=now_us, cooldown_us=cooldown_us, major=major)
+    return plan_updates(services, known, now_us=now_us, cooldown_us=cooldown_us, major=major)
 
 
 async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | BoltsealError:

@@ -199,13 +199,13 @@ def _puller(job: _Job, host: EngineHost, transport: Transport, meter: _Meter) ->
     from boltseal.client.credentials import CredentialStore
     from boltseal.config import client_paths
     from boltseal.host.pull import Puller
-    from boltseal.host.pulled_check import scrubbed
+    from boltseal.host.pulled_check import scrub_pulled_image
 
     async def watch(registry: str) -> None:
         await followed(job.reach, transport, registry)
 
     async def scrub(image: EngineImage) -> None:
-        await scrubbed(host, image)
+        await scrub_pulled_image(host, image)
 
     if job.lock.exists():
         host.kept.know_lock(job.lock.resolve())

@@ -47,11 +47,11 @@ def restore_local(
         wanted = tagged(name)
 
         async def run(opened: EngineHost, _: Transport) -> RestoredImage:
-            from boltseal.host.pulled_check import scrubbed
+            from boltseal.host.pulled_check import scrub_pulled_image
             from boltseal.host.restore_kept import restore
 
             async def look(image: EngineImage) -> None:
-                await scrubbed(opened, image)
+                await scrub_pulled_image(opened, image)
 
             return await restore(opened, wanted, to, look if scrub else None)
 

@@ -71,7 +71,7 @@ def update(
     """
     with CommandOutput("update", as_json=as_json) as answer:
         from boltseal.cli.onupdate import looked, taken
-        from boltseal.deploy.update_plan import Act
+        from boltseal.deploy.update_plan import UpdateAction
         from boltseal.policy.durations import DurationInvalid, parse_duration
 
         try:
@@ -84,11 +84,13 @@ def update(
         with opened.folder.deploying():
             found = looked(opened, now_us=clock_us(), cooldown_us=cooldown_us, major=major, remember=not dry_run)
             _tell(answer, found)
-            chosen = [step for step in found if step.act is Act.TAKE or (write and step.act is Act.PROPOSE)]
+            chosen = [
+                step for step in found if step.act is UpdateAction.TAKE or (write and step.act is UpdateAction.PROPOSE)
+            ]
             done = taken(opened, chosen) if chosen and not dry_run else None
         if done is not None:
             tell_release(answer, done, host)
-        if answer.outcome is Outcome.HOLDS and any(step.act is Act.UNKNOWN for step in found):
+        if answer.outcome is Outcome.HOLDS and any(step.act is UpdateAction.UNKNOWN for step in found):
             answer.outcome = Outcome.UNKNOWN
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from boltseal.deploy.compose_model import Model
+from boltseal.deploy.compose_model import ComposeModel
 from boltseal.project.image_references import Format, ImageReference
 
 
-def as_compose_reads(
-    sites: Sequence[ImageReference], model: Model, root: Path, file: Path
+def with_compose_images(
+    sites: Sequence[ImageReference], model: ComposeModel, root: Path, file: Path
 ) -> tuple[ImageReference, ...]:
     """The sites with each service's image as Compose has it; one more for a service that the scan does not know."""
     wanted = {f"services.{name}.image": service for name, service in model.services.items()}

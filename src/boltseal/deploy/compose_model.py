@@ -21,11 +21,11 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, key_in
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-ASKED: Final = "x-boltseal-environment"
+VARIABLES_KEY: Final = "x-boltseal-environment"
 """The extension by which Compose is asked what it makes of variables."""
-MOUNTED: Final = "dev.boltseal.mounted"
+MOUNTED_LABEL: Final = "dev.boltseal.mounted"
 """The label that changes with what is in a service's secrets and configs."""
-MAX_WANTED: Final = 10_000
+MAX_CONTAINERS: Final = 10_000
 _SHARED: Final = ("networks", "volumes", "secrets", "configs")
 
 
@@ -33,12 +33,12 @@ class ModelInvalid(Invalid):
     """Compose's own reading of a project that can't be used."""
 
 
-class NotAsLocked(Invalid):
+class LockMismatch(Invalid):
     """The files and the lock do not say the same. Nothing was pulled or started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ComposeService:
     """One service. `image`: as the files have it, of a build Compose's own name for it; `wanted`: how many containers.
 
     `environment`: what its containers get, None for a variable that has no value. `volumes`: where data is that a
@@ -54,11 +54,11 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ComposeModel:
     """A whole project. `document` is what Compose printed, to be handed back to it."""
 
     project: str
-    services: Mapping[str, Service]
+    services: Mapping[str, ComposeService]
     document: Mapping[str, Any]
 
     @property
@@ -80,7 +80,7 @@ class Model:
                 raise ModelInvalid(f"{self.project} has no service {quote(name)}; it has {quote(known, 400)[1:-1]}")
 
 
-def parse_model(raw: bytes) -> Model:
+def parse_model(raw: bytes) -> ComposeModel:
     """What Compose printed. ModelInvalid."""
     try:
         document = json.loads(raw)
@@ -101,10 +101,10 @@ def parse_model(raw: bytes) -> Model:
         found = {name: _service(project, name, said) for name, said in services.items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelInvalid(f"Compose's reading of the project is of an unknown form: {quote(str(error))}") from error
-    return Model(project, found, document)
+    return ComposeModel(project, found, document)
 
 
-def _service(project: str, name: str, said: Mapping[str, Any]) -> Service:
+def _service(project: str, name: str, said: Mapping[str, Any]) -> ComposeService:
     build = bool(said.get("build"))
     written = said.get("image") or (f"{project}-{name}" if build else "")
     if not written:
@@ -116,14 +116,14 @@ def _service(project: str, name: str, said: Mapping[str, Any]) -> Service:
     scale = said.get("scale")
     replicas = (said.get("deploy") or {}).get("replicas") if scale is None else scale
     wanted = 1 if replicas is None else int(replicas)
-    if not 0 <= wanted <= MAX_WANTED:
-        raise ModelInvalid(f"service {quote(name)} wants {wanted} containers; expected 0 to {MAX_WANTED}")
+    if not 0 <= wanted <= MAX_CONTAINERS:
+        raise ModelInvalid(f"service {quote(name)} wants {wanted} containers; expected 0 to {MAX_CONTAINERS}")
     environment = {key: None if value is None else str(value) for key, value in (said.get("environment") or {}).items()}
     volumes = tuple(_volume(each) for each in said.get("volumes") or () if each.get("type") in ("volume", "bind"))
     for kind in ("secrets", "configs"):
         if not all(isinstance(each.get("source"), str) for each in said.get(kind) or ()):
             raise ModelInvalid(f"service {quote(name)} has odd {kind}")
-    return Service(name, image, build, wanted, environment, volumes)
+    return ComposeService(name, image, build, wanted, environment, volumes)
 
 
 def _volume(said: Mapping[str, Any]) -> str:
@@ -132,10 +132,10 @@ def _volume(said: Mapping[str, Any]) -> str:
     return f"{where} at {target}"
 
 
-def locked_digests(model: Model, lock: Lock | None) -> dict[str, Digest]:
-    """What each service has to be, by the lock, or by the digest in its file. NotAsLocked.
+def locked_digests(model: ComposeModel, lock: Lock | None) -> dict[str, Digest]:
+    """What each service has to be, by the lock, or by the digest in its file. LockMismatch.
 
-    A service that is built here is left out, unless the lock or its file has a digest: see `not_locked`.
+    A service that is built here is left out, unless the lock or its file has a digest: see `unlocked_builds`.
 
     All that is wrong is told at once: a file that pins something else than the lock says, and what no lock knows.
     """
@@ -160,13 +160,13 @@ def locked_digests(model: Model, lock: Lock | None) -> dict[str, Digest]:
             found[name] = image.digest
     if wrong:
         shown = "; ".join(quote(each, 400)[1:-1] for each in wrong[:20])
-        raise NotAsLocked(
+        raise LockMismatch(
             f"the files are not as locked: {shown}. Lock what is new with `boltseal lock`, or `boltseal deploy --update`"
         )
     return found
 
 
-def not_locked(model: Model, lock: Lock | None, digests: Mapping[str, Digest]) -> dict[str, str]:
+def unlocked_builds(model: ComposeModel, lock: Lock | None, digests: Mapping[str, Digest]) -> dict[str, str]:
     """Services that are built here and that no digest is locked for, each with the reason. `digests`: of `locked_digests`."""
     known = {} if lock is None else lock.by_reference()
     found: dict[str, str] = {}
@@ -182,13 +182,13 @@ def not_locked(model: Model, lock: Lock | None, digests: Mapping[str, Digest]) -
     return found
 
 
-def merged(new: Model, before: bytes | None, chosen: Sequence[str]) -> dict[str, Any]:
+def merge_services(new: ComposeModel, before: bytes | None, chosen: Sequence[str]) -> dict[str, Any]:
     """The whole project after some services of it were chosen: those as they are now, all others as they were.
 
     `new` has what was chosen and what it depends on. `before`: the text of the release that runs, None where none does.
     """
     document = dict(copy.deepcopy(dict(new.document)))
-    document.pop(ASKED, None)
+    document.pop(VARIABLES_KEY, None)
     if not chosen or before is None:
         return document
     old = json.loads(before)
@@ -210,7 +210,7 @@ def mounted_files(document: Mapping[str, Any]) -> tuple[Path, ...]:
     return tuple(Path(each) for each in sorted(found))
 
 
-def started(
+def release_text(
     document: Mapping[str, Any],
     images: Mapping[str, str],
     copies: Mapping[str, str],
@@ -234,7 +234,7 @@ def started(
             service.pop(key, None)
         mounted = _mounted(made, service, variables)
         if mounted:
-            service["labels"] = {**_labels(service), MOUNTED: mark(mounted)}
+            service["labels"] = {**_labels(service), MOUNTED_LABEL: mark(mounted)}
     return json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
@@ -251,17 +251,17 @@ def _mounted(document: Mapping[str, Any], service: Mapping[str, Any], variables:
 
 def _labels(service: Mapping[str, Any]) -> dict[str, Any]:
     said = service.get("labels") or {}
-    return {key: value for key, value in said.items() if key != MOUNTED} if isinstance(said, Mapping) else {}
+    return {key: value for key, value in said.items() if key != MOUNTED_LABEL} if isinstance(said, Mapping) else {}
 
 
-def asking(variables: Iterable[str]) -> bytes:
+def variables_query(variables: Iterable[str]) -> bytes:
     """A Compose file that has Compose say what these variables are, as it fills them in itself."""
-    return json.dumps({ASKED: {name: f"${{{name}-}}" for name in variables}}).encode()
+    return json.dumps({VARIABLES_KEY: {name: f"${{{name}-}}" for name in variables}}).encode()
 
 
-def asked(raw: bytes) -> dict[str, str]:
-    """What Compose said to `asking`. ModelInvalid."""
-    said = parse_model(raw).document.get(ASKED, {})
+def parse_variables(raw: bytes) -> dict[str, str]:
+    """What Compose said to `variables_query`. ModelInvalid."""
+    said = parse_model(raw).document.get(VARIABLES_KEY, {})
     if not isinstance(said, dict):
         raise ModelInvalid("Compose does not say what the project's variables are")
     return {str(name): str(value or "").replace("$$", "$") for name, value in said.items()}

@@ -72,7 +72,7 @@ class ProjectFiles:
         return tuple(part for pair in pairs for part in pair)
 
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Compose:
             raise ComposeRefused(f"Compose can't read the project: {_shown(err)}")
         return out
 
-    async def build(self, project: ProjectFiles, services: Sequence[str], tell: Tell) -> None:
+    async def build(self, project: ProjectFiles, services: Sequence[str], tell: Progress) -> None:
         """Build services from the user's own files. ComposeFailed, ComposeFull, ComposeMissing."""
         argv = [*self.command, *project.flags, "build", "--", *services]
         await self._do(argv, {**self.user, **self.engine}, project.directory, None, tell, "build")
@@ -111,7 +111,7 @@ class Compose:
         *,
         dependencies: bool = True,
         timeout_s: float,
-        tell: Tell,
+        tell: Progress,
     ) -> None:
         """Start services of a recorded project, without a build or a pull. ComposeFailed, ComposeFull, ComposeMissing.
 
@@ -129,7 +129,7 @@ class Compose:
         directory: Path,
         services: Sequence[str],
         variables: Mapping[str, str],
-        tell: Tell,
+        tell: Progress,
     ) -> None:
         """Stop services of a recorded project; their containers stay. ComposeFailed, ComposeMissing."""
         argv = [*self._recorded(file, project, directory), "stop", "--", *services]
@@ -142,7 +142,7 @@ class Compose:
         directory: Path,
         services: Sequence[str],
         variables: Mapping[str, str],
-        tell: Tell,
+        tell: Progress,
     ) -> None:
         """Stop services of a recorded project and remove their containers; volumes stay. ComposeFailed, ComposeMissing."""
         argv = [*self._recorded(file, project, directory), "rm", "--stop", "--force", "--", *services]
@@ -161,7 +161,7 @@ class Compose:
         environment: Mapping[str, str],
         directory: Path,
         timeout_s: float | None,
-        tell: Tell,
+        tell: Progress,
         what: str,
     ) -> None:
         last: deque[str] = deque(maxlen=LAST_LINES)

@@ -18,13 +18,13 @@ from typing import Any
 
 import msgspec
 
-from boltseal.deploy.compose_model import NotAsLocked, Service, locked_digests, merged, not_locked
-from boltseal.deploy.compose_reading import Read
-from boltseal.deploy.jobs import coming_back
+from boltseal.deploy.compose_model import ComposeService, LockMismatch, locked_digests, merge_services, unlocked_builds
+from boltseal.deploy.compose_reading import ComposeReading
+from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
-from boltseal.deploy.release_images import Images, Ready, labels_of, reason
-from boltseal.deploy.release_store import Contents, ReleaseFolder
+from boltseal.deploy.release_images import PreparedImage, ReleaseImages, hold_reason, labels_of
+from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
 from boltseal.deploy.releases import (
     Release,
     ReleasedService,
@@ -32,8 +32,8 @@ from boltseal.deploy.releases import (
     ReleaseKind,
     ServiceState,
     last_good,
-    no_more,
-    to_go_back_to,
+    removed_services,
+    rollback_target,
 )
 from boltseal.deploy.source_snapshot import recorded_files
 from boltseal.errors import Invalid, NotFound, Precondition, quote
@@ -72,15 +72,17 @@ class Deployer:
     """Deploys one project. Whoever calls holds `folder.deploying`, and has asked `standing` whether there is anything to do."""
 
     flow: ReleaseFlow
-    images: Images
+    images: ReleaseImages
 
     @property
     def folder(self) -> ReleaseFolder:
         """The project's releases."""
         return self.flow.folder
 
-    async def deploy(self, read: Read, lock: Lock | None, chosen: Sequence[str], by: DeployedBy) -> DeployResult:
-        """Make the project run as its files and lock say. NotAsLocked, ImageNotBuilt, Unfinished, what `Puller.bring` raises."""
+    async def deploy(
+        self, read: ComposeReading, lock: Lock | None, chosen: Sequence[str], by: DeployedBy
+    ) -> DeployResult:
+        """Make the project run as its files and lock say. LockMismatch, ImageNotBuilt, Unfinished, what `Puller.bring` raises."""
         releases = self.folder.all()
         last = last_good(releases)
         unfinished = next((each for each in reversed(releases) if each.unfinished), None)
@@ -90,11 +92,11 @@ class Deployer:
                 "`boltseal deploy --resume`, or deploy all services"
             )
         digests = locked_digests(read.model, lock)
-        await self._only_locked_or_built(read, not_locked(read.model, lock, digests), last)
+        await self._only_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
         number = self.folder.next_number()
         ready = await self._ready(read, lock, digests, number)
         before = None if last is None else self.folder.contents(last.number).compose
-        document = merged(read.model, before, chosen)
+        document = merge_services(read.model, before, chosen)
         release = self._release(read, document, ready, last, chosen, by, number)
         text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, read.variables)
         if unfinished is not None:
@@ -105,10 +107,12 @@ class Deployer:
                 f"{release.directory} (another project needs another name: --project)"
             )
         others = [each for each in release.services if each.name not in ready]
-        await self.images.also(others, reason(self.folder.project, number))
+        await self.images.also(others, hold_reason(self.folder.project, number))
         recorded = recorded_files(read.project)
         environment = json.dumps(dict(read.variables)).encode()
-        contents = Contents(text, environment, recorded.files, None if lock is None else format_lock(lock).encode())
+        contents = ReleaseContents(
+            text, environment, recorded.files, None if lock is None else format_lock(lock).encode()
+        )
         outcome = await self.flow.go(release, contents)
         self._prune(outcome.release)
         pulled = tuple(name for name, each in ready.items() if each.pulled)
@@ -118,16 +122,18 @@ class Deployer:
         """Make the project run as an older release did: the one before what runs, or `number`. NothingToGoBackTo,
         NoSuchRelease, ReleaseImageGone."""
         releases = self.folder.all()
-        target = to_go_back_to(releases) if number is None else self.folder.read(number)
+        target = rollback_target(releases) if number is None else self.folder.read(number)
         if target is None:
             raise NothingToGoBackTo(
                 f"no release of {self.folder.project} ran before what runs now; see `boltseal releases`"
             )
         was = self.folder.contents(target.number)
         new = self.folder.next_number()
-        ready = {each.name: await self.images.again(each, reason(self.folder.project, new)) for each in target.services}
+        ready = {
+            each.name: await self.images.again(each, hold_reason(self.folder.project, new)) for each in target.services
+        }
         document = json.loads(was.compose)
-        target = coming_back(target, document)
+        target = skip_completed_jobs(target, document)
         variables = {name: str(value) for name, value in json.loads(was.environment).items()}
         text = self.flow.text(document, {name: each.started_as for name, each in ready.items()}, variables)
         last = last_good(releases)
@@ -143,7 +149,7 @@ class Deployer:
             of=target.number,
             previous=None if last is None else last.number,
             services=tuple(_again(each, ready[each.name]) for each in target.services),
-            removed=no_more(releases, {each.name for each in target.services}),
+            removed=removed_services(releases, {each.name for each in target.services}),
         )
         names = tuple(each.name for each in target.services)
         if unfinished is None and not release.removed and await self.flow.unchanged(last, text, names):
@@ -156,7 +162,7 @@ class Deployer:
             )
         if unfinished is not None:
             self.folder.write(unfinished.ended(ReleaseEnd.ABANDONED, self.flow.now_us(), f"release {new} took over"))
-        outcome = await self.flow.go(release, Contents(text, was.environment, was.files, was.lock))
+        outcome = await self.flow.go(release, ReleaseContents(text, was.environment, was.files, was.lock))
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome, (), None if unfinished is None else unfinished.number)
 
@@ -169,8 +175,10 @@ class Deployer:
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome)
 
-    async def _only_locked_or_built(self, read: Read, reasons: Mapping[str, str], last: Release | None) -> None:
-        """Refuse an image that is neither locked nor built for this deploy. NotAsLocked.
+    async def _only_locked_or_built(
+        self, read: ComposeReading, reasons: Mapping[str, str], last: Release | None
+    ) -> None:
+        """Refuse an image that is neither locked nor built for this deploy. LockMismatch.
 
         The image of the release that runs is accepted by its ID: it was when that release was deployed.
         """
@@ -188,19 +196,19 @@ class Deployer:
             wrong.append(f"{name}: {service.image.familiar()}: {why} (got {found}, expected {expected})")
         if wrong:
             shown = "; ".join(quote(each, 400)[1:-1] for each in wrong[:20])
-            raise NotAsLocked(
+            raise LockMismatch(
                 f"an image that is built here is not locked: {shown}. Nothing was started. Lock it with `boltseal lock` if a "
                 "registry has it, or build it with `boltseal deploy --build`"
             )
 
     async def _ready(
-        self, read: Read, lock: Lock | None, digests: Mapping[str, Digest], number: int
-    ) -> dict[str, Ready]:
+        self, read: ComposeReading, lock: Lock | None, digests: Mapping[str, Digest], number: int
+    ) -> dict[str, PreparedImage]:
         """Every image of the services, here and held; each is asked for once, however many services have it."""
-        why = reason(self.folder.project, number)
+        why = hold_reason(self.folder.project, number)
         known = {} if lock is None else lock.by_reference()
-        found: dict[tuple[object, Digest | None], Ready] = {}
-        ready: dict[str, Ready] = {}
+        found: dict[tuple[object, Digest | None], PreparedImage] = {}
+        ready: dict[str, PreparedImage] = {}
         for name, service in sorted(read.model.services.items()):
             key = (service.image, digests.get(name))
             if key not in found:
@@ -208,7 +216,9 @@ class Deployer:
             ready[name] = found[key]
         return ready
 
-    async def _one(self, service: Service, digest: Digest | None, known: Mapping[Any, Any], why: str) -> Ready:
+    async def _one(
+        self, service: ComposeService, digest: Digest | None, known: Mapping[Any, Any], why: str
+    ) -> PreparedImage:
         if digest is None:
             built = await self.images.built(service.image, why)
             if built is None:
@@ -222,9 +232,9 @@ class Deployer:
 
     def _release(
         self,
-        read: Read,
+        read: ComposeReading,
         document: Mapping[str, Any],
-        ready: Mapping[str, Ready],
+        ready: Mapping[str, PreparedImage],
         last: Release | None,
         chosen: Sequence[str],
         by: DeployedBy,
@@ -245,10 +255,10 @@ class Deployer:
             previous=None if last is None else last.number,
             services=tuple({**others, **new}[name] for name in sorted({**others, **new})),
             chosen=tuple(sorted(new)) if chosen else (),
-            removed=() if chosen else no_more(self.folder.all(), set(new)),
+            removed=() if chosen else removed_services(self.folder.all(), set(new)),
         )
 
-    def _service(self, service: Service, ready: Ready) -> ReleasedService:
+    def _service(self, service: ComposeService, ready: PreparedImage) -> ReleasedService:
         return ReleasedService(
             name=service.name,
             image=service.image.familiar(),
@@ -272,9 +282,9 @@ class Deployer:
             self.images.let_go(self.folder.prune(frozenset({release.number})))
 
 
-def _again(service: ReleasedService, ready: Ready) -> ReleasedService:
+def _again(service: ReleasedService, ready: PreparedImage) -> ReleasedService:
     if service.state is ServiceState.COMPLETED:
         return msgspec.structs.replace(service, started_as=ready.started_as, scrub="")
     return msgspec.structs.replace(
-        service, started_as=ready.started_as, state=ServiceState.PLANNED, reason="", scrub="", config_hash=""
+        service, started_as=ready.started_as, state=ServiceState.PLANNED, hold_reason="", scrub="", config_hash=""
     )

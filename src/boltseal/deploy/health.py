@@ -38,7 +38,7 @@ class HealthStatus(StrEnum):
 class ServiceHealth:
     """A service's judgement, and what it is made of. `container`: the ID of the one whose log says more, "" for none."""
 
-    judgement: HealthStatus
+    status: HealthStatus
     reason: str
     container: str = ""
 
@@ -74,8 +74,8 @@ class HealthWatch:
         if wanted.containers == 0:  # 1
             return ServiceHealth(HealthStatus.HEALTHY, "it is to have no containers")
         found = [self._one(wanted, each, now_s) for each in containers]
-        for judgement in (HealthStatus.FAILED, HealthStatus.WAITING):  # 2, 3
-            worst = next((each for each in found if each.judgement is judgement), None)
+        for status in (HealthStatus.FAILED, HealthStatus.WAITING):  # 2, 3
+            worst = next((each for each in found if each.status is status), None)
             if worst is not None:
                 return worst
         if len(containers) < wanted.containers:  # 4
@@ -83,10 +83,10 @@ class HealthWatch:
         return found[0]
 
     def _one(self, wanted: ExpectedService, container: EngineContainer, now_s: float) -> ServiceHealth:
-        def said(judgement: HealthStatus, reason: str) -> ServiceHealth:
-            return ServiceHealth(judgement, reason, container.id)
+        def said(status: HealthStatus, reason: str) -> ServiceHealth:
+            return ServiceHealth(status, reason, container.id)
 
-        if not runs(wanted, container):  # 2
+        if not runs_expected_image(wanted, container):  # 2
             is_ = "an image without an ID" if container.image is None else container.image.short
             return said(HealthStatus.FAILED, f"{container.name} runs {is_}, not what was released")
         if container.state in (State.EXITED, State.DEAD, State.REMOVING):
@@ -112,7 +112,7 @@ class HealthWatch:
         return said(HealthStatus.HEALTHY, f"it runs, for {self.settle_s:g} s without a break; it has no check")
 
 
-def runs(wanted: ExpectedService, container: EngineContainer) -> bool:
+def runs_expected_image(wanted: ExpectedService, container: EngineContainer) -> bool:
     """Whether a container runs the image that it is to run."""
     return container.image == wanted.image
 

@@ -3,7 +3,7 @@
 Jobs run when a release goes forward. When an older release comes back, its completed jobs are not run again: they did their
 work when it was released, and the data may be newer by now than they can handle. A job of a release has completed if
 
-1. its record says so: the job had ended with 0 when the release became healthy (`completed_now`), or
+1. its record says so: the job had ended with 0 when the release became healthy (`mark_completed_jobs`), or
 2. the release became healthy, and another service of it depends on the job by `service_completed_successfully`.
 
 By rule 1 also a service that nothing depends on is a job, if the engine does not restart it after it has ended with 0. One
@@ -25,7 +25,9 @@ _COMPLETED: Final = "service_completed_successfully"
 _SHARED: Final = ("network_mode", "ipc", "pid")
 
 
-def completed_now(release: Release, document: Mapping[str, Any], containers: Sequence[EngineContainer]) -> Release:
+def mark_completed_jobs(
+    release: Release, document: Mapping[str, Any], containers: Sequence[EngineContainer]
+) -> Release:
     """A release that has become healthy, with the jobs that it ran marked as completed. `document`: its recorded text."""
     done = []
     for name in release.to_start:
@@ -35,14 +37,14 @@ def completed_now(release: Release, document: Mapping[str, Any], containers: Seq
     return _marked(release, _one_shot(document).intersection(done))
 
 
-def coming_back(release: Release, document: Mapping[str, Any]) -> Release:
+def skip_completed_jobs(release: Release, document: Mapping[str, Any]) -> Release:
     """A release that is to run again, with its completed jobs marked, and the reason why they are not run."""
     awaited = _awaited(document) if release.good else frozenset()
     recorded = {each.name for each in release.services if each.state is ServiceState.COMPLETED}
     return _marked(release, awaited | recorded, f"completed in release {release.number}")
 
 
-def left_out(release: Release) -> tuple[str, ...]:
+def skipped_jobs(release: Release) -> tuple[str, ...]:
     """Services that a release does not start when it comes back, each with the reason, for people."""
     return tuple(f"{each.name} ({each.reason})" for each in release.services if each.state is ServiceState.COMPLETED)
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from boltseal.deploy.compose_model import MOUNTED
-from boltseal.deploy.release_store import Contents
+from boltseal.deploy.compose_model import MOUNTED_LABEL
+from boltseal.deploy.release_store import ReleaseContents
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 
@@ -28,7 +28,9 @@ class ReleaseChange:
     after: str
 
 
-def changes(before: Release, after: Release, was: Contents | None, is_: Contents | None) -> tuple[ReleaseChange, ...]:
+def changes(
+    before: Release, after: Release, was: ReleaseContents | None, is_: ReleaseContents | None
+) -> tuple[ReleaseChange, ...]:
     """All changes, by service. `was`, `is_`: their texts, None where only the record is kept: then fewer are known."""
     found: list[ReleaseChange] = []
     if before.revision != after.revision:
@@ -71,7 +73,7 @@ def _service(old: ReleasedService, new: ReleasedService) -> list[ReleaseChange]:
     return found
 
 
-def _services(contents: Contents | None) -> Mapping[str, Any]:
+def _services(contents: ReleaseContents | None) -> Mapping[str, Any]:
     if contents is None:
         return {}
     found = json.loads(contents.compose).get("services", {})
@@ -84,7 +86,7 @@ def _settings(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list
     marks = []
     for side in (old, new):
         labels = dict(side.get("labels") or {})
-        marks.append(labels.pop(MOUNTED, ""))
+        marks.append(labels.pop(MOUNTED_LABEL, ""))
         side["labels"] = labels
     found = []
     if marks[0] != marks[1]:

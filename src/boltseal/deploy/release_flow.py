@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
-from boltseal.deploy.compose_model import mounted_files, started
+from boltseal.deploy.compose_model import mounted_files, release_text
 from boltseal.deploy.compose_program import Compose
 from boltseal.deploy.health import (
     CONFIG_HASH,
@@ -34,11 +34,11 @@ from boltseal.deploy.health import (
     HealthStatus,
     HealthWatch,
     ServiceHealth,
-    runs,
+    runs_expected_image,
     service_of,
 )
-from boltseal.deploy.jobs import coming_back, completed_now, left_out
-from boltseal.deploy.release_store import Contents, ReleaseFolder
+from boltseal.deploy.jobs import mark_completed_jobs, skip_completed_jobs, skipped_jobs
+from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
 from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep, ServiceState
 from boltseal.engines.api import Engine
 from boltseal.engines.inventory import EngineContainer, State
@@ -52,14 +52,14 @@ _AT_WORK: Final = (State.RUNNING, State.RESTARTING, State.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class DeployTimeouts:
     """How long a start may take, from the first container to the last that is healthy, and what counts as a while."""
 
     wait_s: float = WAIT_S
     settle_s: float = SETTLE_S
 
     @property
-    def back_s(self) -> float:
+    def rollback_wait_s(self) -> float:
         """The same for what ran before: who is short of patience with what is new has time enough to put that back."""
         return max(self.wait_s, WAIT_S)
 
@@ -86,14 +86,14 @@ class ReleaseOutcome:
 class DeployResult:
     """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
 
-    `pulled`: services whose image was not here before. `given_up`: the number of the unfinished release that this one took
+    `pulled`: services whose image was not here before. `abandoned`: the number of the unfinished release that this one took
     over from.
     """
 
     release: Release
     outcome: ReleaseOutcome | None = None
     pulled: tuple[str, ...] = ()
-    given_up: int | None = None
+    abandoned: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class ReleaseFlow:
     folder: ReleaseFolder
     now_us: Callable[[], int]
     tell: Callable[[str], None]
-    patience: Patience = field(default_factory=Patience)
+    timeouts: DeployTimeouts = field(default_factory=DeployTimeouts)
     copies: bool = True
 
     def text(self, document: Mapping[str, Any], images: Mapping[str, str], variables: Mapping[str, str]) -> bytes:
@@ -116,7 +116,7 @@ class ReleaseFlow:
             kept = None if self.folder.is_content(path) else self.folder.keep_content(path)
             if kept is not None:
                 copies[str(path)] = str(kept)
-        return started(document, images, copies, self.folder.hmac, variables)
+        return release_text(document, images, copies, self.folder.hmac, variables)
 
     async def unchanged(self, last: Release | None, compose: bytes, names: Sequence[str]) -> bool:
         """Whether these services run already exactly as `compose` says: the same text, and containers of it."""
@@ -132,7 +132,7 @@ class ReleaseFlow:
                 return False
             wanted = ExpectedService(service.containers, Digest.parse(service.image_id))
             if not all(
-                runs(wanted, each)
+                runs_expected_image(wanted, each)
                 and each.labels.get(CONFIG_HASH) == service.config_hash
                 and (each.running or each.exit_code == 0)
                 for each in mine
@@ -140,7 +140,7 @@ class ReleaseFlow:
                 return False
         return True
 
-    async def go(self, release: Release, contents: Contents) -> ReleaseOutcome:
+    async def go(self, release: Release, contents: ReleaseContents) -> ReleaseOutcome:
         """Steps 1 to 4, of a release that is not written down yet."""
         return await self.go_on(self.folder.begin(release, contents))
 
@@ -152,17 +152,17 @@ class ReleaseFlow:
         before = await self.containers()
         try:
             await self._remove(release.removed)
-            await self._up(release, release.to_start, self.patience.wait_s, back=release.of is not None)
+            await self._up(release, release.to_start, self.timeouts.wait_s, back=release.of is not None)
         except BoltsealError as error:
             failures = await self._failures(await self._verdicts(release))
             return await self._put_back(release, failures or (Failure("", error.message),), error.message)
         release = self.folder.write(release.at(ReleaseStep.WAITING, ServiceState.STARTED))
-        failed = _failed(await self._healthy(release, before, self.patience.wait_s))
+        failed = _failed(await self._healthy(release, before, self.timeouts.wait_s))
         if failed:
             return await self._put_back(release, await self._failures(failed))
         containers = await self.containers()
         ended = self._with_hashes(release, containers).at(ReleaseStep.WAITING, ServiceState.HEALTHY)
-        ended = completed_now(ended, self._document(release.number), containers)
+        ended = mark_completed_jobs(ended, self._document(release.number), containers)
         return ReleaseOutcome(self.folder.write(ended.ended(ReleaseEnd.HEALTHY, self.now_us())))
 
     async def containers(self) -> tuple[EngineContainer, ...]:
@@ -175,7 +175,7 @@ class ReleaseFlow:
         variables = self._variables(release.number)
         jobs = {each.name for each in release.services if back and each.state is ServiceState.COMPLETED}
         if jobs:
-            self.tell(f"not run again: {', '.join(left_out(release))}")
+            self.tell(f"not run again: {', '.join(skipped_jobs(release))}")
             found = await self.containers()
             busy = sorted({name for each in found if each.state in _AT_WORK and (name := service_of(each)) in jobs})
             if busy:  # a job of the release that is given up must not go on beside what comes back
@@ -211,17 +211,17 @@ class ReleaseFlow:
 
         `before`: the containers that there were when it began; what runs on has run for a while.
         """
-        watch = HealthWatch(_wanted(release), self.patience.settle_s, self.engine.about.podman)
+        watch = HealthWatch(_wanted(release), self.timeouts.settle_s, self.engine.about.podman)
         loop = asyncio.get_running_loop()
-        watch.look(before, loop.time() - self.patience.settle_s)
+        watch.look(before, loop.time() - self.timeouts.settle_s)
         until = loop.time() + within_s
         told = ""
         while True:
             verdicts = watch.look(await self.containers(), loop.time())
-            judged = {each.judgement for each in verdicts.values()}
+            judged = {each.status for each in verdicts.values()}
             if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or loop.time() > until:
                 return verdicts
-            waiting = [name for name, each in verdicts.items() if each.judgement is HealthStatus.WAITING]
+            waiting = [name for name, each in verdicts.items() if each.status is HealthStatus.WAITING]
             now = f"waiting for {', '.join(waiting)}"
             if now != told:
                 self.tell(now)
@@ -230,14 +230,14 @@ class ReleaseFlow:
 
     async def _verdicts(self, release: Release) -> Mapping[str, ServiceHealth]:
         """What has failed at this moment."""
-        watch = HealthWatch(_wanted(release), self.patience.settle_s, self.engine.about.podman)
+        watch = HealthWatch(_wanted(release), self.timeouts.settle_s, self.engine.about.podman)
         found = watch.look(await self.containers(), asyncio.get_running_loop().time())
-        return {name: each for name, each in found.items() if each.judgement is HealthStatus.FAILED}
+        return {name: each for name, each in found.items() if each.status is HealthStatus.FAILED}
 
     async def _failures(self, failed: Mapping[str, ServiceHealth]) -> tuple[Failure, ...]:
         found = []
         for name, verdict in failed.items():
-            late = "" if verdict.judgement is HealthStatus.FAILED else f"; it had {self.patience.wait_s:g} s (--wait)"
+            late = "" if verdict.status is HealthStatus.FAILED else f"; it had {self.timeouts.wait_s:g} s (--wait)"
             log: tuple[str, ...] = ()
             if verdict.container:
                 try:
@@ -265,13 +265,13 @@ class ReleaseFlow:
         release = self.folder.write(release.at(ReleaseStep.RETURNING))
         self.tell(f"putting release {previous} back")
         try:
-            before = coming_back(self.folder.read(previous), self._document(previous))
+            before = skip_completed_jobs(self.folder.read(previous), self._document(previous))
             there = await self.containers()
             added = [each.name for each in release.services if before.service(each.name) is None]
             await self._remove(added)
             names = tuple(each.name for each in before.services if each.state is not ServiceState.COMPLETED)
-            await self._up(before, names, self.patience.back_s, back=True)
-            ill = _failed(await self._healthy(before, there, self.patience.back_s))
+            await self._up(before, names, self.timeouts.rollback_wait_s, back=True)
+            ill = _failed(await self._healthy(before, there, self.timeouts.rollback_wait_s))
         except BoltsealError as error:
             broken = f"{reason}; release {previous} could not be put back: {error.message}"
             return ReleaseOutcome(
@@ -312,8 +312,8 @@ class ReleaseFlow:
 
 def _failed(verdicts: Mapping[str, ServiceHealth]) -> Mapping[str, ServiceHealth]:
     """What keeps a release from being healthy: what has failed, or if nothing has, what is still waited for."""
-    for judgement in (HealthStatus.FAILED, HealthStatus.WAITING):
-        found = {name: each for name, each in verdicts.items() if each.judgement is judgement}
+    for status in (HealthStatus.FAILED, HealthStatus.WAITING):
+        found = {name: each for name, each in verdicts.items() if each.status is status}
         if found:
             return found
     return {}

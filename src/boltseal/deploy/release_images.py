@@ -31,7 +31,7 @@ class ReleaseImageGone(NotFound):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class PreparedImage:
     """An image that is here and held. `digest`: the registry's, None for a local build. `pulled`: it was not here before."""
 
     image: EngineImage
@@ -42,7 +42,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Scrubs:
+class PullScrubber:
     """Proves what was pulled before it gets a name, and remembers what was said. `required`: what was here is proven too, and
     doubt raises."""
 
@@ -54,11 +54,11 @@ class Scrubs:
         """Read all of an image on the disk. ScrubDiffers; NotScrubbed if it is required."""
         from boltseal.host.pulled_check import (  # all readers of stores: only who pulls waits for them
             NotScrubbed,
-            scrubbed,
+            scrub_pulled_image,
         )
 
         try:
-            await scrubbed(self.host, image)
+            await scrub_pulled_image(self.host, image)
             self.said[image.id] = "scrubbed"
         except NotScrubbed as error:
             if self.required:
@@ -67,35 +67,37 @@ class Scrubs:
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
+class ReleaseImages:
     """Gets images ready on one engine. `scrubs`: what the puller scrubs with, None if it does not."""
 
     host: EngineHost
     puller: Puller
-    scrubs: Scrubs | None = None
+    scrubs: PullScrubber | None = None
 
-    async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> Ready:
+    async def locked(
+        self, name: Reference, digest: Digest, known: Collection[Digest], hold_reason: str
+    ) -> PreparedImage:
         """An image of a registry, exactly this one. `known`: IDs that the lock knows for it. As `Puller.bring` raises."""
         tagged = name.by_tag
         brought = await self.puller.bring(PullRequest(tagged, digest, locked=True, images=tuple(known)))
         image = await self.host.engine.image(brought.image)
         if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.said:
             await self.scrubs(image)
-        kept = await self._held(image, tagged, digest, reason)
+        kept = await self._held(image, tagged, digest, hold_reason)
         named = await self._name(image, replace(tagged, digest=digest), kept)
         said = "" if self.scrubs is None else self.scrubs.said.get(image.id, "")
-        return Ready(image, digest, named, brought.outcome is PullOutcome.PULLED, said)
+        return PreparedImage(image, digest, named, brought.outcome is PullOutcome.PULLED, said)
 
-    async def built(self, name: Reference, reason: str) -> Ready | None:
+    async def built(self, name: Reference, hold_reason: str) -> PreparedImage | None:
         """An image that was built here, as its name means it now; None where there is none."""
         tagged = name.by_tag
         image = await self.host.image(tagged)
         if image is None:
             return None
-        kept = await self._held(image, tagged, None, reason)
-        return Ready(image, None, kept.keep_name.familiar(), scrub=NOT_PROVEN)
+        kept = await self._held(image, tagged, None, hold_reason)
+        return PreparedImage(image, None, kept.keep_name.familiar(), scrub=NOT_PROVEN)
 
-    async def again(self, service: ReleasedService, reason: str) -> Ready:
+    async def again(self, service: ReleasedService, hold_reason: str) -> PreparedImage:
         """The image of an older release: from this host, without asking anybody; only if it is gone, by its digest.
 
         ReleaseImageGone.
@@ -106,7 +108,7 @@ class Images:
         image = await self.host.image(id_)
         if image is None and digest is not None:
             try:
-                return await self.locked(name, digest, [id_], reason)
+                return await self.locked(name, digest, [id_], hold_reason)
             except BoltsealError as error:
                 raise ReleaseImageGone(
                     f"{service.name}: {tagged.familiar()} of {digest.short} was taken from this host, "
@@ -116,10 +118,10 @@ class Images:
             raise ReleaseImageGone(
                 f"{service.name}: {tagged.familiar()}, which was built here, was taken from this host: build it again"
             )
-        kept = await self._held(image, tagged, digest, reason)
+        kept = await self._held(image, tagged, digest, hold_reason)
         if digest is None:
-            return Ready(image, None, kept.keep_name.familiar())
-        return Ready(image, digest, await self._name(image, replace(tagged, digest=digest), kept))
+            return PreparedImage(image, None, kept.keep_name.familiar())
+        return PreparedImage(image, digest, await self._name(image, replace(tagged, digest=digest), kept))
 
     async def also(self, services: Sequence[ReleasedService], why: str) -> None:
         """Hold the images of services that a release has and does not touch."""
@@ -132,10 +134,10 @@ class Images:
     def let_go(self, releases: Sequence[Release]) -> None:
         """Hold the images of these releases no longer. Nothing is removed by it."""
         for release in releases:
-            Keeper(self.host).let_go(reason(release.project, release.number))
+            Keeper(self.host).let_go(hold_reason(release.project, release.number))
 
-    async def _held(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> KeptImage:
-        return await Keeper(self.host).hold(image.id, name, digest, reason)
+    async def _held(self, image: EngineImage, name: Reference, digest: Digest | None, hold_reason: str) -> KeptImage:
+        return await Keeper(self.host).hold(image.id, name, digest, hold_reason)
 
     async def _name(self, image: EngineImage, whole: Reference, kept: KeptImage) -> str:
         """By what Compose finds exactly this image."""
@@ -143,7 +145,7 @@ class Images:
         return whole.familiar() if found is not None and found.id == image.id else kept.keep_name.familiar()
 
 
-def reason(project: str, number: int) -> str:
+def hold_reason(project: str, number: int) -> str:
     """Why a release's images are held."""
     return f"release {project}/{number}"
 

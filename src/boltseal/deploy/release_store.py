@@ -46,7 +46,7 @@ from boltseal.deploy.releases import (
 from boltseal.errors import Full, NotFound, Unavailable
 from boltseal.files.atomic_files import Disk, is_no_space, write_file
 
-KEPT: Final = 20
+KEPT_RELEASES: Final = 20
 """Releases that can be gone back to; of older ones only the record stays."""
 MAX_CONTENT_BYTES: Final = 64 * 1024 * 1024
 _SECRET: Final = 0o600
@@ -70,7 +70,7 @@ class NoSuchRelease(NotFound):
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ReleaseContents:
     """What is written with a release, and never changed: see the module's text. `files` by their path in the project."""
 
     compose: bytes
@@ -150,7 +150,7 @@ class ReleaseFolder:
             raise ReleaseUnreadable(f"{self.folder}/{number}: its record is that of another release")
         return release
 
-    def contents(self, number: int) -> Contents:
+    def contents(self, number: int) -> ReleaseContents:
         """What was recorded with it. NoSuchRelease where only the record was kept; ReleaseUnreadable."""
         compose = self._read(number, "compose.json")
         if compose is None:
@@ -170,7 +170,7 @@ class ReleaseFolder:
                 f"{self.folder}/{number}/compose.json, or environment.json beside it: {error.message}. If nobody can bring "
                 f"it back, take the folder {number} away: release {number} can't be gone back to then"
             ) from error
-        return Contents(compose, environment, files, self._read(number, "boltseal.lock"))
+        return ReleaseContents(compose, environment, files, self._read(number, "boltseal.lock"))
 
     def compose_file(self, number: int) -> Path:
         """The file that Compose is given."""
@@ -180,7 +180,7 @@ class ReleaseFolder:
         """The number of the release that comes next."""
         return max(self._numbers(), default=0) + 1
 
-    def begin(self, release: Release, contents: Contents) -> Release:
+    def begin(self, release: Release, contents: ReleaseContents) -> Release:
         """Write a release under the next number, whole; with its number. Nothing is there if it fails. ReleasesFull.
 
         1. All files in a folder beside its place, each synced. 2. Rename. 3. Sync the folder above.
@@ -246,7 +246,7 @@ class ReleaseFolder:
         key = self._key()
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
-    def prune(self, holds: frozenset[int], keep: int = KEPT) -> tuple[Release, ...]:
+    def prune(self, holds: frozenset[int], keep: int = KEPT_RELEASES) -> tuple[Release, ...]:
         """Let go of what is older than the last `keep` good ones, but for `holds`; the releases whose contents went."""
         releases = self.all()
         good = [each.number for each in releases if each.good]

@@ -277,7 +277,7 @@ def last_good(releases: Sequence[Release], before: int | None = None) -> Release
     return max(good, key=lambda each: each.number, default=None)
 
 
-def left_behind(releases: Sequence[Release]) -> list[Release]:
+def unreplaced_releases(releases: Sequence[Release]) -> list[Release]:
     """Releases after the last one that ran whose containers may be there still: none was put in their place."""
     last = last_good(releases)
     return [
@@ -285,15 +285,15 @@ def left_behind(releases: Sequence[Release]) -> list[Release]:
     ]
 
 
-def no_more(releases: Sequence[Release], names: Collection[str]) -> tuple[str, ...]:
+def removed_services(releases: Sequence[Release], names: Collection[str]) -> tuple[str, ...]:
     """Services that may have containers and are none of `names`: of the last release that ran, and of what was left since."""
-    last, left = last_good(releases), left_behind(releases)
+    last, left = last_good(releases), unreplaced_releases(releases)
     known = [service.name for each in (*(() if last is None else (last,)), *left) for service in each.services]
     known += [name for each in left for name in each.removed]
     return tuple(dict.fromkeys(name for name in known if name not in names))
 
 
-def to_go_back_to(releases: Sequence[Release]) -> Release | None:
+def rollback_target(releases: Sequence[Release]) -> Release | None:
     """What `rollback` without a number means: what ran before what runs now.
 
     A rollback is a release too: after "5, then back to 4" what runs is 4 again, and before it ran what ran before 4.

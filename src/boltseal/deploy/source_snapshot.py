@@ -85,12 +85,12 @@ def _images(lock: bytes) -> object:
         return None
 
 
-def differing(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:
+def changed_files(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:
     """The recorded files of the project that are not any more what was recorded."""
     return [name for name, raw in sorted(files.items()) if _raw(root / name) != raw]
 
 
-def put_files_back(root: Path, files: Mapping[str, bytes], names: Sequence[str]) -> None:
+def restore_files(root: Path, files: Mapping[str, bytes], names: Sequence[str]) -> None:
     """Write these recorded files into the project again: all of them or none. FileChanged, FilesNotWritten, FilesGone.
 
     A file that is not there any more, or that is not in the project, is not made: it is told.

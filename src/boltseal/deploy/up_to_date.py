@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boltseal.deploy.compose_model import locked_digests, merged
-from boltseal.deploy.compose_reading import Read
+from boltseal.deploy.compose_model import locked_digests, merge_services
+from boltseal.deploy.compose_reading import ComposeReading
 from boltseal.deploy.release_flow import ReleaseFlow
-from boltseal.deploy.releases import Release, last_good, left_behind
+from boltseal.deploy.releases import Release, last_good, unreplaced_releases
 from boltseal.engines.api import NoSuchImage
 from boltseal.lockfile.document import Lock
 from boltseal.oci.reference import Reference
 
 
-async def standing(flow: ReleaseFlow, read: Read, lock: Lock | None, chosen: Sequence[str]) -> Release | None:
+async def current_release(
+    flow: ReleaseFlow, read: ComposeReading, lock: Lock | None, chosen: Sequence[str]
+) -> Release | None:
     """The release that runs, if a new one would be the same: the same services, images, text, and containers of them.
 
-    None otherwise, and also where a later release may have left containers. NotAsLocked.
+    None otherwise, and also where a later release may have left containers. LockMismatch.
     """
     releases = flow.folder.all()
     last = last_good(releases)
     digests = locked_digests(read.model, lock)
     names = sorted(read.model.services)
-    if last is None or left_behind(releases):
+    if last is None or unreplaced_releases(releases):
         return None
     if not chosen and {each.name for each in last.services} != set(names):
         return None
@@ -34,7 +36,7 @@ async def standing(flow: ReleaseFlow, read: Read, lock: Lock | None, chosen: Seq
         if digest is None and await _built(flow, read.model.services[name].image) != service.image_id:
             return None
         images[name] = service.started_as
-    document = merged(read.model, flow.folder.contents(last.number).compose, chosen)
+    document = merge_services(read.model, flow.folder.contents(last.number).compose, chosen)
     text = flow.text(document, images, read.variables)
     return last if await flow.unchanged(last, text, names) else None
 

@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from boltseal.client.registry_client import Resolved
 from boltseal.client.tag_observations import ObservedInterval
-from boltseal.deploy.compose_model import Service
+from boltseal.deploy.compose_model import ComposeService
 from boltseal.deploy.releases import Release, ReleaseEnd, ServiceState
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import lock_key
@@ -29,7 +29,7 @@ from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.version_order import newer
 
 
-class Act(StrEnum):
+class UpdateAction(StrEnum):
     """What is to be done with a service."""
 
     NOTHING = "nothing"
@@ -45,7 +45,7 @@ class UpdateStep:
 
     service: str
     image: Reference
-    act: Act
+    act: UpdateAction
     why: str
     to: Digest | None = None
     tag: Tag | None = None
@@ -66,20 +66,20 @@ class KnownImages:
     failed: frozenset[tuple[str, str]] = frozenset()
 
 
-def steps(
-    services: Iterable[Service], known: KnownImages, *, now_us: int, cooldown_us: int, major: bool
+def plan_updates(
+    services: Iterable[ComposeService], known: KnownImages, *, now_us: int, cooldown_us: int, major: bool
 ) -> tuple[UpdateStep, ...]:
     """One for each service, in their order. `major`: also versions with a higher first number are proposed."""
     return tuple(_step(each, known, now_us, cooldown_us, major=major) for each in services)
 
 
-def floats(service: Service) -> bool:
+def is_floating(service: ComposeService) -> bool:
     """Whether a service's image moves by the custom of its tag."""
     tag = service.image.tag or Tag("latest")
     return not service.build and service.image.digest is None and not looks_like_release(tag)
 
 
-def is_version(service: Service) -> bool:
+def is_version(service: ComposeService) -> bool:
     """Whether newer versions of a service's image may be looked for."""
     tag = service.image.tag
     return not service.build and service.image.digest is None and tag is not None and looks_like_release(tag)
@@ -103,47 +103,53 @@ def failed_before(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
-def _step(service: Service, known: KnownImages, now_us: int, cooldown_us: int, *, major: bool) -> UpdateStep:
+def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us: int, *, major: bool) -> UpdateStep:
     image = lock_key(service.image)
     if service.build:  # 1
-        return UpdateStep(service.name, image, Act.NOTHING, "it is built here")
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, "it is built here")
     if is_version(service):
         return _version(service, known, major=major)
-    if not floats(service):
-        return UpdateStep(service.name, image, Act.NOTHING, "its file pins it, and is not edited: see `boltseal pin`")
+    if not is_floating(service):
+        return UpdateStep(
+            service.name, image, UpdateAction.NOTHING, "its file pins it, and is not edited: see `boltseal pin`"
+        )
     meaning = known.meanings.get(image)
     if not isinstance(meaning, Resolved):  # 2
-        return UpdateStep(service.name, image, Act.UNKNOWN, "nobody was asked" if meaning is None else meaning.message)
+        return UpdateStep(
+            service.name, image, UpdateAction.UNKNOWN, "nobody was asked" if meaning is None else meaning.message
+        )
     locked = known.locked.get(image)
     if locked == meaning.digest:  # 4
-        return UpdateStep(service.name, image, Act.NOTHING, "it means what is locked", meaning.digest)
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, "it means what is locked", meaning.digest)
     if (service.name, str(meaning.digest)) in known.failed:  # 5
         why = f"{meaning.digest.short} was deployed here and did not get healthy; `boltseal deploy --update` tries it again"
-        return UpdateStep(service.name, image, Act.NOTHING, why, meaning.digest)
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, why, meaning.digest)
     past = known.past.get(image, ())
     since_us = past[-1].first_seen_us if past and past[-1].digest == meaning.digest else now_us
     left_us = since_us + cooldown_us - now_us
     moved = f"{'nothing' if locked is None else locked.short} -> {meaning.digest.short}"
     if left_us > 0:  # 6
         return UpdateStep(
-            service.name, image, Act.WAIT, f"{moved}, taken in {format_duration(left_us)}", meaning.digest
+            service.name, image, UpdateAction.WAIT, f"{moved}, taken in {format_duration(left_us)}", meaning.digest
         )
-    return UpdateStep(service.name, image, Act.TAKE, moved, meaning.digest)
+    return UpdateStep(service.name, image, UpdateAction.TAKE, moved, meaning.digest)
 
 
-def _version(service: Service, known: KnownImages, *, major: bool) -> UpdateStep:
+def _version(service: ComposeService, known: KnownImages, *, major: bool) -> UpdateStep:
     """3."""
     image, tag = lock_key(service.image), service.image.tag
     if tag is None:
         raise AssertionError("a version has a tag")
     there = known.tags.get(image)
     if there is None or isinstance(there, BoltsealError):
-        return UpdateStep(service.name, image, Act.UNKNOWN, "nobody was asked" if there is None else there.message)
+        return UpdateStep(
+            service.name, image, UpdateAction.UNKNOWN, "nobody was asked" if there is None else there.message
+        )
     found = newer(tag, there)
     best = found.any_major if major else found.same_major
     if best is not None:
-        return UpdateStep(service.name, image, Act.PROPOSE, f"{tag} -> {best}", tag=best)
+        return UpdateStep(service.name, image, UpdateAction.PROPOSE, f"{tag} -> {best}", tag=best)
     if found.any_major is not None:
         why = f"{found.any_major} is there, with another first number: --major proposes it"
-        return UpdateStep(service.name, image, Act.NOTHING, why)
-    return UpdateStep(service.name, image, Act.NOTHING, "no newer version of the same form is there")
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, why)
+    return UpdateStep(service.name, image, UpdateAction.NOTHING, "no newer version of the same form is there")

@@ -56,7 +56,7 @@ Scrub = Callable[[EngineImage], Awaitable[None]]
 """Reads what lies on the disk of an image; raises where it differs, or can't be read."""
 
 
-class ArrivedOther(Precondition):
+class PulledImageMismatch(Precondition):
     """What the engine has is not what was asked for."""
 
 
@@ -158,7 +158,7 @@ class Puller:
             self.transport.tokens.announce(registry, scopes)
 
     async def bring(self, wanted: PullRequest) -> Brought:
-        """Bring one image, all steps. RemoteNotFound, NoSuchImage, EngineFull, ArrivedOther, StateUnusable, ..."""
+        """Bring one image, all steps. RemoteNotFound, NoSuchImage, EngineFull, PulledImageMismatch, StateUnusable, ..."""
         return await self.settle(await self.fetch(wanted))
 
     async def fetch(self, wanted: PullRequest) -> Arrived:
@@ -231,7 +231,7 @@ class Puller:
             await self.host.engine.tag(arrived.image.id, name)  # 7
             now = await self.host.engine.image(name)
             if now.id != arrived.image.id:
-                raise ArrivedOther(
+                raise PulledImageMismatch(
                     f"{name.familiar()} was given to image {arrived.image.id.short}, and means {now.id.short} now: "
                     "somebody else gives names on this engine; look, and pull again"
                 )
@@ -286,27 +286,27 @@ class Puller:
         return Login(identity_token=found.secret) if found.identity_token else Login(found.username, found.secret)
 
     async def _prove(self, image: EngineImage, wanted: PullRequest, digest: Digest) -> Proof:
-        """Step 5. ArrivedOther."""
+        """Step 5. PulledImageMismatch."""
         if self._known_proof(image, digest) in (Proof.MANIFEST, Proof.LOCK) and self._is(image, wanted, digest):
             return self._known_proof(image, digest)  # shown before, and an ID is always the same image
         if self.host.store is ImageStoreKind.CONTAINERD:
             if image.id != digest:
-                raise ArrivedOther(_other(wanted.name, digest, f"the engine has {image.id} under its name"))
+                raise PulledImageMismatch(_other(wanted.name, digest, f"the engine has {image.id} under its name"))
             return Proof.IDENTICAL
         if digest not in {each.digest for each in image.pulled_as if each.name == wanted.name.name}:
-            raise ArrivedOther(_other(wanted.name, digest, f"the engine lists {image.id} under other digests"))
+            raise PulledImageMismatch(_other(wanted.name, digest, f"the engine lists {image.id} under other digests"))
         if not self._is(image, wanted, digest):
-            raise ArrivedOther(_other(wanted.name, digest, f"the engine has it for {image.platform} alone"))
+            raise PulledImageMismatch(_other(wanted.name, digest, f"the engine has it for {image.platform} alone"))
         if wanted.images:
             if image.id not in wanted.images:
-                raise ArrivedOther(
+                raise PulledImageMismatch(
                     _other(wanted.name, digest, f"the engine has image {image.id}, which the lock does not name")
                 )
             return Proof.LOCK
         if wanted.name.registry in COUNTS_PULLS and not self.count_pulls:
             return Proof.ENGINE
         if not await self._leads_to(wanted.name, digest, image):
-            raise ArrivedOther(_other(wanted.name, digest, f"its manifests do not lead to image {image.id}"))
+            raise PulledImageMismatch(_other(wanted.name, digest, f"its manifests do not lead to image {image.id}"))
         return Proof.MANIFEST
 
     async def _leads_to(self, name: Reference, digest: Digest, image: EngineImage) -> bool:

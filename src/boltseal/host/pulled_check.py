@@ -25,7 +25,7 @@ class NotScrubbed(Unavailable):
     """It could not be read what lies on the disk."""
 
 
-async def scrubbed(host: EngineHost, image: EngineImage) -> None:
+async def scrub_pulled_image(host: EngineHost, image: EngineImage) -> None:
     """Read every byte of an image on the engine's disk. ScrubDiffers, NotScrubbed."""
     stores = await _stores(host)
     expected = Expectation(image.id, Level.L1, "the ID that the engine gives it")

@@ -19,7 +19,7 @@ from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
-from boltseal.host.pull import ArrivedOther, Scrub
+from boltseal.host.pull import PulledImageMismatch, Scrub
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -78,7 +78,9 @@ async def restore(host: EngineHost, name: Reference, to: str = "", scrub: Scrub 
         await host.engine.tag(image.id, name)  # 5
         now = await host.engine.image(name)
         if now.id != image.id:
-            raise ArrivedOther(f"{name.familiar()} was given to image {image.id.short}, and means {now.id.short} now")
+            raise PulledImageMismatch(
+                f"{name.familiar()} was given to image {image.id.short}, and means {now.id.short} now"
+            )
     return RestoredImage(name, image.id, chosen.kept.digest, proof, changed=True, kept=kept)
 
 
