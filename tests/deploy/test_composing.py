@@ -18,6 +18,7 @@ from boltseal.deploy.compose_program import (
     ComposeMissing,
     ComposeRefused,
     ProjectFiles,
+    RecordedProject,
     find_compose,
 )
 
@@ -44,10 +45,10 @@ def project(folder: Path) -> ProjectFiles:
     return ProjectFiles(folder, (folder / "compose.yaml",), "shop", profiles=("p",), env_files=(folder / "e",))
 
 
-async def up(compose: Compose, tell: Callable[[str], None] = lambda _line: None, timeout_s: float = 20.0) -> None:
+async def up(compose: Compose, progress: Callable[[str], None] = lambda _line: None, timeout_s: float = 20.0) -> None:
     """Start a recorded project."""
-    file, directory = Path("/r/compose.json"), Path("/srv/shop")
-    await compose.up(file, "shop", directory, ["web"], {"SECRET": "swordfish"}, timeout_s=timeout_s, tell=tell)
+    recorded = RecordedProject(Path("/r/compose.json"), "shop", Path("/srv/shop"), {"SECRET": "swordfish"})
+    await compose.up(recorded, ["web"], timeout_s=timeout_s, progress=progress)
 
 
 async def test_a_project_is_read_as_the_user_names_it(made: Made, tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ async def test_what_went_well_is_no_reason(made: Made) -> None:
 
 async def test_nothing_said_is_said(made: Made) -> None:
     """Rather than an empty reason."""
-    with pytest.raises(ComposeFailed, match="it does not say why"):
+    with pytest.raises(ComposeFailed, match="it printed no reason"):
         await up(made("exit 1"))
 
 
@@ -167,7 +168,7 @@ async def test_who_gives_up_ends_it(made: Made, tmp_path: Path) -> None:
 
 async def test_a_folder_that_is_not_there_is_no_missing_compose(made: Made, tmp_path: Path) -> None:
     """The message names what is wrong."""
-    with pytest.raises(ComposeRefused, match="gone is no folder"):
+    with pytest.raises(ComposeRefused, match="gone is not a folder"):
         await made("exit 0").read(ProjectFiles(tmp_path / "gone"))
 
 
@@ -178,7 +179,7 @@ async def test_what_is_no_compose_2_is_missing(
     """An old one, or something else of that name."""
     made(script)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(ComposeMissing, match="no Docker Compose 2 here"):
+    with pytest.raises(ComposeMissing, match="Docker Compose 2 not found"):
         await find_compose({"PATH": f"{tmp_path}/bin"}, {})
 
 
@@ -188,10 +189,10 @@ async def test_an_environment_that_no_program_can_be_given_is_said(
 ) -> None:
     """As an error of ours, or a release that it ends would not be put back."""
     compose = made("exit 0")
+    recorded = RecordedProject(tmp_path / "f", "shop", tmp_path, {"CERT": value})
+
     with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{told}"):
-        await compose.up(
-            tmp_path / "f", "shop", tmp_path, ["web"], {"CERT": value}, timeout_s=20, tell=lambda _line: None
-        )
+        await compose.up(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
 
 
 async def test_compose_is_found_as_docker_s_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,9 @@ def test_who_has_podman_run_no_checks_is_told_why() -> None:
     said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).look([starting], 100.0)["web"]
 
     assert said.reason.endswith(
-        "has not decided yet (Podman has systemd run checks: where there is none, they never decide)"
+        "has no result yet (Podman runs health checks through systemd: without it they have no result)"
     )
-    assert judged([starting])[1].endswith("has not decided yet")
+    assert judged([starting])[1].endswith("has no result yet")
 
 
 def test_a_container_that_was_started_again_begins_anew() -> None:
@@ -54,7 +54,7 @@ def test_a_check_decides_and_nothing_else() -> None:
     assert judged([replace(RUNS, health=ContainerHealth.STARTING)], after_s=1000)[0] is HealthStatus.WAITING
     assert judged([replace(RUNS, health=ContainerHealth.UNHEALTHY)], after_s=1000) == (
         HealthStatus.FAILED,
-        "shop-web-1 is unhealthy by its own check",
+        "shop-web-1 is unhealthy by its health check",
     )
 
 
@@ -79,7 +79,7 @@ def test_another_image_is_a_failure_whatever_its_health() -> None:
     """Somebody has started something else meanwhile."""
     found = judged([replace(RUNS, image=OTHER, health=ContainerHealth.HEALTHY)])
 
-    assert found == (HealthStatus.FAILED, f"shop-web-1 runs {OTHER.short}, not what was released")
+    assert found == (HealthStatus.FAILED, f"shop-web-1 runs {OTHER.short}, expected {IMAGE.short}")
     assert judged([replace(RUNS, image=None)])[0] is HealthStatus.FAILED
 
 
@@ -88,7 +88,7 @@ def test_all_containers_of_a_service_count() -> None:
     good = replace(RUNS, health=ContainerHealth.HEALTHY)
     ill = replace(RUNS, id="2" * 64, health=ContainerHealth.UNHEALTHY)
 
-    assert judged([good], wanted=2) == (HealthStatus.WAITING, "1 of 2 containers are there")
+    assert judged([good], wanted=2) == (HealthStatus.WAITING, "1 of 2 containers exist")
     assert judged([good, ill], wanted=2)[0] is HealthStatus.FAILED
     assert judged([good, replace(ill, health=ContainerHealth.HEALTHY)], wanted=2)[0] is HealthStatus.HEALTHY
 

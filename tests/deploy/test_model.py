@@ -100,7 +100,7 @@ def test_what_is_no_project_is_refused(said: bytes) -> None:
 def test_a_service_that_is_not_there_is_named() -> None:
     """With those that are."""
     with pytest.raises(ModelInvalid, match='no service "wbe"; it has db, web'):
-        parse_model(raw(web={"image": APP}, db={"image": APP})).only(["wbe"])
+        parse_model(raw(web={"image": APP}, db={"image": APP})).check_services(["wbe"])
 
 
 def test_the_lock_says_what_each_image_is() -> None:
@@ -113,7 +113,7 @@ def test_the_lock_says_what_each_image_is() -> None:
 def test_without_a_lock_a_pin_is_enough() -> None:
     """And a name alone is not."""
     assert locked_digests(parse_model(raw(web={"image": f"{APP}@{ONE}"})), None) == {"web": ONE}
-    with pytest.raises(LockMismatch, match=r"boltseal\.lock is not there"):
+    with pytest.raises(LockMismatch, match=r"there is no boltseal\.lock"):
         locked_digests(parse_model(raw(web={"image": APP})), None)
 
 
@@ -131,9 +131,9 @@ def test_all_that_is_not_as_locked_is_told_at_once() -> None:
         locked_digests(model, locked)
 
     said = refused.value.message
-    assert f"a: the file pins {TWO.short}, boltseal.lock says {ONE.short}" in said
+    assert f"a: the file pins {TWO.short}, boltseal.lock has {ONE.short}" in said
     assert "b: localhost:5000/shop/new:1: it is not in boltseal.lock" in said
-    assert "c: localhost:5000/shop/made:1: boltseal.lock says that it is built here" in said
+    assert "c: localhost:5000/shop/made:1: boltseal.lock has it as built here" in said
     assert "boltseal deploy --update" in said
 
 
@@ -150,9 +150,9 @@ def test_what_is_built_here_and_not_locked_is_named_with_the_reason() -> None:
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
     other, local = lock("localhost:5000/shop/new:1"), lock(APP, None)
 
-    assert unlocked_builds(model, None, {}) == dict.fromkeys(("own", "web"), "boltseal.lock is not there")
+    assert unlocked_builds(model, None, {}) == dict.fromkeys(("own", "web"), "there is no boltseal.lock")
     assert unlocked_builds(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
-    assert unlocked_builds(model, local, {})["web"] == "boltseal.lock says that it is built here"
+    assert unlocked_builds(model, local, {})["web"] == "boltseal.lock has it as built here"
     assert unlocked_builds(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
 
 

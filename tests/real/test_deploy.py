@@ -122,7 +122,7 @@ def test_an_unhealthy_version_is_replaced_by_the_one_before(front: Front, engine
     failed = shop.run("deploy")
 
     assert failed.code == 1
-    assert "is unhealthy by its own check" in failed.err
+    assert "is unhealthy by its health check" in failed.err
     assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
     assert shop.words() == {"web": "1.0.0"}
     assert [each["status"] for each in shop.releases()] == ["healthy", "put-back"]
@@ -140,7 +140,7 @@ def test_what_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> Non
     failed = shop.run("deploy")
 
     assert failed.code == 1
-    assert "ended with exit code 3" in failed.err
+    assert "exited with code 3" in failed.err
     assert "    web | it can not start\n" in failed.err
     assert shop.words() == {"web": "1.0.0"}
 
@@ -157,7 +157,7 @@ def test_who_has_no_patience_still_gets_back_what_ran(shop: Shopfront) -> None:
     failed = shop.run("deploy", "--wait", "4s")  # less than five, and enough for Compose on a busy machine
 
     assert failed.code == 1
-    assert "of 5 s; it had 4 s (--wait)" in failed.err
+    assert "of 5 s; not healthy after 4 s (--wait)" in failed.err
     assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
     assert shop.words() == {"web": "1.0.0"}
 
@@ -170,7 +170,7 @@ def test_a_first_release_that_fails_has_nothing_before_it(shop: Shopfront) -> No
     failed = shop.run("deploy")
 
     assert failed.code == 1
-    assert "nothing ran before it that could be put back" in failed.out
+    assert "there is no previous release to restore" in failed.out
     assert shop.words() == {"web": "1.0.0"}
 
 
@@ -505,9 +505,9 @@ def test_two_projects_of_one_name_are_told(shop: Shopfront) -> None:
     said = shop.deployed()
     back = shop.run("rollback")
 
-    assert f"was deployed from {one} until now" in said.err
-    assert f"replaced by what is in {shop.root}" in said.err
-    assert f"was deployed from {shop.root} until now; release 1, which comes back, was deployed from {one}" in back.err
+    assert f"was deployed from {one} before" in said.err
+    assert f"replaced by those of {shop.root}" in said.err
+    assert f"was deployed from {shop.root} before; release 1 was deployed from {one}" in back.err
 
 
 def test_broken_files_do_not_hinder_a_rollback(shop: Shopfront) -> None:
@@ -664,7 +664,7 @@ def test_a_lost_connection_while_images_come_leaves_what_runs(shop: Shopfront, t
 
 
 def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Shopfront) -> None:
-    """What did not get healthy is not tried again by itself; the lock says what runs."""
+    """A digest whose deploy failed is not tried again automatically; the lock has the running digest."""
     shop.publish("edge", "one")
     shop.web("edge")
     shop.deployed()
@@ -679,14 +679,14 @@ def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Sho
     again = shop.run("update")
 
     assert (nothing.code, waits.code, takes.code) == (0, 0, 0), takes.err
-    assert "it means what is locked" in nothing.out
+    assert "it resolves to the locked digest" in nothing.out
     assert "wait" in waits.out
     assert second == {"web": "two"}
     assert fails.code == 1
     assert shop.words() == {"web": "two"}
     assert (shop.root / "boltseal.lock").read_bytes() == lock
     assert again.code == 0
-    assert "did not get healthy" in " ".join(again.out.split())
+    assert "failed here before" in " ".join(again.out.split())
 
 
 def test_a_newer_version_is_proposed_and_written_when_told(shop: Shopfront) -> None:

@@ -1,4 +1,4 @@
-"""A project as Compose reads it, with the values of variables that Compose needs beside the text."""
+"""Reads a project through Compose, with the values of variables that the resolved text does not contain."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from boltseal.deploy.compose_program import Compose, ProjectFiles
 
 @dataclass(frozen=True, slots=True)
 class ComposeReading:
-    """A project as Compose reads it. `variables`: values that Compose needs beside the text, when it makes containers.
+    """A project as Compose resolved it.
 
-    `built`: services whose images Compose has built for this deploy (`--build`).
+    `variables`: values that Compose needs beside the text when it creates containers. `built`: services whose images
+    Compose built for this deploy (`--build`).
     """
 
     project: ProjectFiles
@@ -25,12 +26,15 @@ class ComposeReading:
 
 
 async def read_project(compose: Compose, project: ProjectFiles, chosen: Sequence[str]) -> ComposeReading:
-    """The project as Compose reads it: these services and what they depend on, or all that are enabled. ComposeRefused."""
+    """Return the project as Compose resolves it: the chosen services and their dependencies, or all enabled ones.
+
+    Raises: ComposeRefused, ModelInvalid.
+    """
     model = parse_model(await compose.read(project, chosen))
-    model.only(chosen)
+    model.check_services(chosen)
     if not model.variables:
         return ComposeReading(project, model)
     with tempfile.TemporaryDirectory() as folder:
-        more = Path(folder) / "asked.json"
-        more.write_bytes(variables_query(model.variables))
-        return ComposeReading(project, model, parse_variables(await compose.read(project, chosen, [more])))
+        query_file = Path(folder) / "variables.json"
+        query_file.write_bytes(variables_query(model.variables))
+        return ComposeReading(project, model, parse_variables(await compose.read(project, chosen, [query_file])))

@@ -1,4 +1,4 @@
-"""Does a project run already exactly as its files and lock say? Asked before anything is brought, and of the engine alone."""
+"""Checks whether a project already runs exactly as its files and lock say, by asking only the engine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from boltseal.oci.reference import Reference
 async def current_release(
     flow: ReleaseFlow, read: ComposeReading, lock: Lock | None, chosen: Sequence[str]
 ) -> Release | None:
-    """The release that runs, if a new one would be the same: the same services, images, text, and containers of them.
+    """Return the running release if a new one would equal it in services, images, text and containers; None otherwise.
 
-    None otherwise, and also where a later release may have left containers. LockMismatch.
+    It is None too where a later release may have left containers.
+
+    Raises: LockMismatch.
     """
     releases = flow.folder.all()
     last = last_good(releases)
@@ -33,7 +35,7 @@ async def current_release(
         service, digest = last.service(name), digests.get(name)
         if service is None or service.digest != ("" if digest is None else str(digest)):
             return None
-        if digest is None and await _built(flow, read.model.services[name].image) != service.image_id:
+        if digest is None and await _built_image_id(flow, read.model.services[name].image) != service.image_id:
             return None
         images[name] = service.started_as
     document = merge_services(read.model, flow.folder.contents(last.number).compose, chosen)
@@ -41,8 +43,8 @@ async def current_release(
     return last if await flow.unchanged(last, text, names) else None
 
 
-async def _built(flow: ReleaseFlow, image: Reference) -> str | None:
-    """The ID of what a name means that is built here."""
+async def _built_image_id(flow: ReleaseFlow, image: Reference) -> str | None:
+    """Return the ID that the tag of a locally built image resolves to, None if there is none."""
     try:
         return str((await flow.engine.image(image.by_tag)).id)
     except NoSuchImage:
