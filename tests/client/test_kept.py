@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.state import ClientState, StateUnusable
-from boltseal.host.kept_images import Came, KeepReason, KeptBusy, KeptImage, KeptImages, Proof
+from boltseal.host.kept_images import KeepReason, KeptBusy, KeptImage, KeptImages, Proof, PullRecord
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.small_disk import small_disk
@@ -45,7 +45,7 @@ def test_what_was_never_written_is_empty(store: KeptImages, tmp_path: Path) -> N
 def test_what_is_written_is_read(store: KeptImages) -> None:
     """Every word of it."""
     copied = replace(KEPT, copy=Reference.parse(f"registry.example.com/app@{TWO}"), until_us=5000, keep=3)
-    came = Came(ONE, TWO, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
+    came = PullRecord(ONE, TWO, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
     store.keep(ENGINE, copied)
     store.remember(ENGINE, came)
     store.saw_running(ENGINE, [ONE], 1100)

@@ -9,9 +9,9 @@ import pytest
 
 from boltseal.engines.api import NoSuchImage
 from boltseal.engines.inventory import ImageStoreKind
-from boltseal.host.keeper import RAN_US, KeepPolicy, KeepTagsTaken, KeptState, LetGo
+from boltseal.host.keeper import RAN_US, ExpiryResult, KeepPolicy, KeptState, NoFreeKeepTag
 from boltseal.host.kept_images import KeptImage
-from boltseal.host.pull import Brought, PullRequest
+from boltseal.host.pull import PullRequest, PullResult
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
@@ -30,7 +30,7 @@ def keep_name(digest: Digest) -> Reference:
     return Reference(APP.registry, APP.repository, Tag(f"boltseal-keep-{digest.hex[:12]}"))
 
 
-async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: Any) -> tuple[list[Digest], Brought]:
+async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: Any) -> tuple[list[Digest], PullResult]:
     """Publish and pull these one after the other, a day between; the last with a policy."""
     found = [shop.publish(each) for each in words]
     for digest in found[:-1]:
@@ -88,7 +88,7 @@ async def test_a_promise_is_not_shortened_by_a_later_call(shop: Hosting) -> None
     assert old in {each.kept.digest for each in later}
 
 
-async def let_go(shop: Hosting, policy: KeepPolicy, **more: Any) -> list[LetGo]:
+async def let_go(shop: Hosting, policy: KeepPolicy, **more: Any) -> list[ExpiryResult]:
     async with shop.host.alone():
         return await shop.keeper.expire([APP], policy, **more)
 
@@ -256,7 +256,7 @@ async def test_a_third_image_of_one_index_takes_no_tag_away(classic: Hosting) ->
     third = await classic.keeper.keep(APP, await classic.host.engine.image(APP))
     await classic.host.engine.untag(third.keep_name)
     others += [classic.fake.image(f"somebody's {name}", name) for name in of_id]
-    with pytest.raises(KeepTagsTaken, match="take one away"):
+    with pytest.raises(NoFreeKeepTag, match="take one away"):
         await classic.keeper.keep(APP, await classic.host.engine.image(APP))
 
     assert str(third.keep_name) == of_id[0]

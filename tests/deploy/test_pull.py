@@ -17,7 +17,7 @@ from boltseal.engines.api import EngineFailed, EngineFull, EngineUnavailable, No
 from boltseal.engines.inventory import ImageStoreKind
 from boltseal.errors import Unavailable
 from boltseal.host.kept_images import Proof
-from boltseal.host.pull import LoginExposed, PulledImageMismatch, PullOutcome, PullRequest, TakenAway
+from boltseal.host.pull import LoginExposed, PulledImageMismatch, PulledImageRemoved, PullOutcome, PullRequest
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, REGISTRY, Hosting
@@ -320,7 +320,7 @@ async def test_what_is_removed_again_and_again_is_told(shop: Hosting) -> None:
     arrived = await shop.puller().fetch(WANTED)
     tag = f"images/{arrived.image.id}/tag"
     shop.fake.wrong[tag] = Wrong(404, b'{"message": "No such image"}')
-    with pytest.raises(TakenAway, match="was removed from the engine 3 times"):
+    with pytest.raises(PulledImageRemoved, match="was removed from the engine 3 times"):
         await shop.puller().settle(arrived)
 
     assert shop.meaning() == shop.meaning(keep_name(old)) == shop.id_of(old)

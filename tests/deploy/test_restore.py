@@ -10,7 +10,7 @@ from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.host.keeper import KeepPolicy, KeptState
 from boltseal.host.kept_images import Proof
 from boltseal.host.pull import PullRequest
-from boltseal.host.restore_kept import Ambiguous, KeptGone, KeptOther, NothingKept, restore
+from boltseal.host.restore_kept import AmbiguousKeptImage, KeptImageGone, KeptImageMismatch, KeptImageNotFound, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, Hosting
@@ -70,11 +70,11 @@ async def test_what_the_name_means_already_is_left_alone(shop: Hosting) -> None:
 
 async def test_nothing_kept(shop: Hosting) -> None:
     """Of this name, or not that."""
-    with pytest.raises(NothingKept, match="boltseal kept"):
+    with pytest.raises(KeptImageNotFound, match="boltseal kept"):
         await restore(shop.host, APP)
     await pulled(shop, "one", "two")
     for to in ("7", str(Digest.of(b"other"))):
-        with pytest.raises(NothingKept):
+        with pytest.raises(KeptImageNotFound):
             await restore(shop.host, APP, to)
 
 
@@ -82,7 +82,7 @@ async def test_nothing_kept(shop: Hosting) -> None:
 async def test_what_is_neither_number_nor_digest(shop: Hosting, to: str) -> None:
     """Is a matter of usage."""
     await pulled(shop, "one", "two")
-    with pytest.raises(Ambiguous, match="neither a number"):
+    with pytest.raises(AmbiguousKeptImage, match="neither a number"):
         await restore(shop.host, APP, to)
 
 
@@ -91,7 +91,7 @@ async def test_what_somebody_has_pruned(shop: Hosting) -> None:
     old, new = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
 
-    with pytest.raises(KeptGone, match=r"was taken from this engine.*boltseal pull hub\.test/shop/app@sha256"):
+    with pytest.raises(KeptImageGone, match=r"was taken from this engine.*boltseal pull hub\.test/shop/app@sha256"):
         await restore(shop.host, APP)
     assert shop.meaning() == shop.id_of(new)
 
@@ -107,7 +107,7 @@ async def test_a_keep_tag_that_somebody_put_on_another_image(shop: Hosting) -> N
     assert listed.standing is KeptState.LOOSE
     assert done.image == shop.id_of(old) == shop.meaning()
     del shop.fake.images[str(shop.id_of(old))]
-    with pytest.raises(KeptOther, match="was given to another image"):
+    with pytest.raises(KeptImageMismatch, match="was given to another image"):
         await restore(shop.host, APP, str(old))
 
 
@@ -128,7 +128,7 @@ async def test_without_our_memory_a_keep_tag_on_another_image_is_not_believed(sh
     evil = Digest.parse(shop.fake.image("evil"))
     await shop.host.engine.tag(evil, keep_name(old))
 
-    with pytest.raises(KeptOther, match="nothing says that it is the one"):
+    with pytest.raises(KeptImageMismatch, match="nothing says that it is the one"):
         await restore(shop.host, APP)
     assert shop.meaning() == shop.id_of(new)
 
@@ -139,7 +139,7 @@ async def test_an_engine_that_answers_with_another_image(classic: Hosting) -> No
     made = classic.fake.images[str(classic.id_of(old))]
     made["Id"] = str(Digest.of(b"evil"))
 
-    with pytest.raises((KeptOther, KeptGone)):
+    with pytest.raises((KeptImageMismatch, KeptImageGone)):
         await restore(classic.host, APP)
     assert classic.meaning() == classic.id_of(new)
 
@@ -167,7 +167,7 @@ async def test_a_digest_that_fits_two(classic: Hosting) -> None:
         }
         await classic.keeper.keep(APP, await classic.host.engine.image(image), KeepPolicy())
 
-    with pytest.raises(Ambiguous, match="fits 2 kept images"):
+    with pytest.raises(AmbiguousKeptImage, match="fits 2 kept images"):
         await restore(classic.host, APP, "abcdef")
 
 
@@ -189,9 +189,9 @@ async def test_what_is_on_the_disk_is_read_before_the_name_moves(shop: Hosting) 
         looked.append(image.id)
         async with shop.host.alone():  # nobody has to wait for it
             pass
-        raise KeptOther("the disk differs")
+        raise KeptImageMismatch("the disk differs")
 
-    with pytest.raises(KeptOther, match="the disk differs"):
+    with pytest.raises(KeptImageMismatch, match="the disk differs"):
         await restore(shop.host, APP, scrub=scrub)
     assert looked == [shop.id_of(old)]
     assert shop.meaning() == shop.id_of(new)

@@ -20,7 +20,7 @@ from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper, KeepPolicy
 from boltseal.host.kept_images import KeptImages, Proof
 from boltseal.host.pull import Puller, PullOutcome, PullRequest
-from boltseal.host.restore_kept import KeptGone, restore
+from boltseal.host.restore_kept import KeptImageGone, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.real.registry import Registry
@@ -109,7 +109,7 @@ async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) 
     stage.docker("image", "prune", "--all", "--force").checked()
 
     assert kept is not None
-    with pytest.raises(KeptGone, match="prune -a"):
+    with pytest.raises(KeptImageGone, match="prune -a"):
         await restore(stage.host, stage.name)
 
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from boltseal.cli.remote import RegistryOptions
     from boltseal.client.transport import Transport
     from boltseal.host.engine_images import EngineHost
-    from boltseal.host.keeper import LetGo
+    from boltseal.host.keeper import ExpiryResult
     from boltseal.host.kept_images import KeptImage, KeptImages
-    from boltseal.host.pull import Copy
+    from boltseal.host.pull import CopyImage
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference
 
@@ -100,7 +100,7 @@ def copy_target(copy_to: str) -> tuple[str, str]:
     return found.registry, f"{prefix}/" if prefix else ""
 
 
-def copier(copy_to: str, address: str, transport: Transport) -> Copy:
+def copier(copy_to: str, address: str, transport: Transport) -> CopyImage:
     """Copies an image that works to our own registry: from its registry, or, where that has it no more, from the engine."""
     registry, prefix = copy_target(copy_to)
 
@@ -135,7 +135,7 @@ async def _copy(source: str, target: Reference, address: str, transport: Transpo
     return done.digest
 
 
-def tell_let_go(let_go: Iterable[LetGo]) -> None:
+def tell_let_go(let_go: Iterable[ExpiryResult]) -> None:
     """What became of images that are kept no longer than was said."""
     for each in let_go:
         name = each.kept.keep_name.familiar()
@@ -143,6 +143,6 @@ def tell_let_go(let_go: Iterable[LetGo]) -> None:
         say(clean(f"{name} ({digest}) is still kept: {each.why}" if each.why else f"{name} ({digest}) was let go of"))
 
 
-def let_go_fields(each: LetGo) -> dict[str, Any]:
+def let_go_fields(each: ExpiryResult) -> dict[str, Any]:
     """The same for `--json`."""
     return {"status": "kept" if each.why else "removed", "reason": each.why, "kept": kept_fields(each.kept)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from boltseal.deploy.releases import Release
     from boltseal.engines.address import EngineAddress
     from boltseal.host.containers.hosts import ContainerHost, RunningContainer
-    from boltseal.host.containers.registries import Answers
+    from boltseal.host.containers.registries import RegistryAnswers
     from boltseal.host.containers.rows import ContainerRow, DeployedRelease
     from boltseal.ledger.tag_intervals import TagStep
     from boltseal.lockfile.container_check import LockedImages
@@ -129,14 +129,14 @@ async def _tried(name: str, looking: Awaitable[ContainerHost]) -> ContainerHost 
 
 async def _engine(address: EngineAddress) -> ContainerHost:
     from boltseal.engines.api import connected
-    from boltseal.host.containers.hosts import look as looked
+    from boltseal.host.containers.hosts import list_running as looked
 
     async with connected(address) as engine:
         return await looked(engine)
 
 
 async def _cluster(context: str, namespace: str | None) -> ContainerHost:
-    from boltseal.host.containers.clusters import look as looked
+    from boltseal.host.containers.clusters import list_running as looked
 
     return await looked(context, namespace)
 
@@ -153,28 +153,30 @@ def _of_project(looked: Looked, project: ComposeProject) -> Looked:
 
 def told_of(
     reach: RegistryOptions | None, allow: Sequence[str], seen: Sequence[RunningContainer], lock: LockedImages | None
-) -> Answers:
+) -> RegistryAnswers:
     """What is known of these containers' images: by their registries, if `reach` is given, and by `boltseal watch`. LedgerBroken."""
-    from boltseal.host.containers.registries import NOBODY, Registries, remembering
-    from boltseal.host.containers.registries import ask as asked
-    from boltseal.host.containers.rows import to_ask, to_ask_by_digest
+    from boltseal.host.containers.registries import NOT_ASKED, RegistryQueries, with_observations
+    from boltseal.host.containers.registries import query_registries as asked
+    from boltseal.host.containers.rows import digests_to_query, names_to_query
 
-    names = to_ask(seen, lock)
+    names = names_to_query(seen, lock)
     if len(names) > MAX_ASKED:
         say(f"more than {MAX_ASKED} different images run: registries are asked about the first {MAX_ASKED}")
         names = names[:MAX_ASKED]
     if not names:
-        return NOBODY
+        return NOT_ASKED
     memory = _remembered(names)
     if reach is None:
-        return remembering(NOBODY, memory)
+        return with_observations(NOT_ASKED, memory)
     allowed = whom_to_ask(reach, allow)
 
-    async def run(transport: Transport) -> Answers:
-        registries = Registries(transport, allowed, watching(reach, transport, None if lock is None else lock.lock))
-        return await asked(registries, names, lambda told: to_ask_by_digest(seen, lock, told))
+    async def run(transport: Transport) -> RegistryAnswers:
+        registries = RegistryQueries(
+            transport, allowed, watching(reach, transport, None if lock is None else lock.lock)
+        )
+        return await asked(registries, names, lambda told: digests_to_query(seen, lock, told))
 
-    return remembering(ask(reach, {name.registry for name in names}, run), memory)
+    return with_observations(ask(reach, {name.registry for name in names}, run), memory)
 
 
 def _remembered(names: Sequence[Reference]) -> dict[Reference, tuple[TagStep, ...]]:
@@ -239,9 +241,9 @@ def tell_failed(answer: CommandOutput, looked: Looked) -> None:
         say(f"{clean(name)}: {reason}")
 
 
-def tell_broken(answer: CommandOutput, told: Answers) -> None:
+def tell_broken(answer: CommandOutput, told: RegistryAnswers) -> None:
     """Histories that contradict themselves or the tree that is signed."""
-    for (registry, repository), past in told.pasts.items():
+    for (registry, repository), past in told.histories.items():
         for problem in past.problems:
             answer.outcome = Outcome.DIFFERS
             answer.add(ref=f"{registry}/{repository}", status="broken", reason=problem)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from boltseal.host.engine_images import EngineHost
     from boltseal.host.keeper import KeepPolicy
     from boltseal.host.project_images import ProjectImages
-    from boltseal.host.pull import Arrived, Brought, Puller, PullRequest
+    from boltseal.host.pull import PulledImage, Puller, PullRequest, PullResult
 
 
 class PullUsage(Invalid):
@@ -168,13 +168,13 @@ def _asked(refs: Sequence[str], files: Sequence[Path], root: Path, allowed: Call
 
 def _of_compose(files: Sequence[Path], root: Path, allowed: Callable[[str], bool]) -> ProjectImages:
     from boltseal.deploy.project_files import overrides_of
-    from boltseal.host.project_images import images_of
+    from boltseal.host.project_images import project_images
     from boltseal.lockfile.document import LOCK_NAME
     from boltseal.project.lock_file import read_lock
     from boltseal.project.resolve import not_allowed
 
     project = open_project(root, files)
-    found = images_of(project.sites, project.problems, read_lock(root))
+    found = project_images(project.sites, project.problems, read_lock(root))
     for each in found.wanted:
         if not allowed(each.name.registry):
             raise not_allowed(each.name.registry)
@@ -237,7 +237,7 @@ async def _each(answer: CommandOutput, puller: Puller, wanted: Sequence[PullRequ
 
 async def _together(answer: CommandOutput, puller: Puller, wanted: Sequence[PullRequest]) -> None:
     """The names are given when all have arrived."""
-    arrived: list[Arrived] = []
+    arrived: list[PulledImage] = []
     failed = 0
     for one in wanted:
         try:
@@ -264,7 +264,7 @@ def _tell_failed(answer: CommandOutput, wanted: PullRequest, error: BoltsealErro
     say(clean(f"boltseal: {error.message if error.message.startswith(name) else f'{name}: {error.message}'}"))
 
 
-def _tell(answer: CommandOutput, brought: Brought) -> None:
+def _tell(answer: CommandOutput, brought: PullResult) -> None:
     name = brought.name.familiar()
     answer.add(
         ref=str(brought.name),

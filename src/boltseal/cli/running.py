@@ -90,7 +90,7 @@ def _once(
     said: set[str],
 ) -> None:
     from boltseal.cli.running_text import blocks
-    from boltseal.host.containers.rows import rows as rows_of
+    from boltseal.host.containers.rows import container_rows as rows_of
     from boltseal.lockfile.format import time_text
 
     looked, lock, first = look(where), read_locked(project), not said

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from boltseal.cli.remote import RegistryOptions
     from boltseal.host.containers.hosts import RunningContainer
-    from boltseal.host.containers.registries import Answers
+    from boltseal.host.containers.registries import RegistryAnswers
     from boltseal.host.containers.rows import ContainerRow
     from boltseal.lockfile.container_check import LockedImages
 
@@ -64,15 +64,15 @@ def verify_running(
 
 def _rows(
     seen: Sequence[RunningContainer], lock: LockedImages, reach: RegistryOptions | None, allow: list[str]
-) -> tuple[list[ContainerRow], Answers]:
+) -> tuple[list[ContainerRow], RegistryAnswers]:
     """The rows; a registry is asked only about containers whose reason it can tell apart."""
-    from boltseal.host.containers.registries import NOBODY
+    from boltseal.host.containers.registries import NOT_ASKED
+    from boltseal.host.containers.rows import container_rows as rows_of
     from boltseal.host.containers.rows import needs_registry
-    from boltseal.host.containers.rows import rows as rows_of
 
     rows = rows_of(seen, lock)
     unsure = [each.seen for each in rows if needs_registry(each)]
-    told = told_of(reach, allow, unsure, lock) if unsure else NOBODY
+    told = told_of(reach, allow, unsure, lock) if unsure else NOT_ASKED
     better = iter(rows_of(unsure, lock, told))
     return [next(better) if needs_registry(each) else each for each in rows], told
 

@@ -35,7 +35,7 @@ from boltseal.project.lock_file import read_lock
 SHORT_HEX: Final = 12
 RAN_US: Final = 30 * 86_400_000_000
 
-Elsewhere = Callable[[Reference], Awaitable[bool]]
+FindCopy = Callable[[Reference], Awaitable[bool]]
 """Whether a registry has an image (by digest), asked now. Doubt is False."""
 
 
@@ -57,7 +57,7 @@ class KeepPolicy:
         return counted and aged
 
 
-class KeepTagsTaken(Precondition):
+class NoFreeKeepTag(Precondition):
     """Other images have all tags that could keep one, and none of them is taken from its image."""
 
 
@@ -87,7 +87,7 @@ class ListedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class LetGo:
+class ExpiryResult:
     """What became of a kept image that nobody wants any more: gone (`why` is empty), or kept, and why."""
 
     kept: KeptImage
@@ -184,8 +184,8 @@ class Keeper:
         names: Iterable[Reference],
         policy: KeepPolicy,
         locked: Collection[Digest] = (),
-        elsewhere: Elsewhere | None = None,
-    ) -> list[LetGo]:
+        elsewhere: FindCopy | None = None,
+    ) -> list[ExpiryResult]:
         """Let go of what is kept of these names beyond the policy, unless something speaks for it. Whoever calls is alone."""
         wanted = [kept for name in dict.fromkeys(names) for kept in await self.beyond(name, policy)]
         if not wanted:
@@ -195,7 +195,7 @@ class Keeper:
         done = []
         for kept in wanted:
             why = doubt or await self._why_not(kept, used, needed, elsewhere) or await self._remove(kept)
-            done.append(LetGo(kept, why))
+            done.append(ExpiryResult(kept, why))
         return done
 
     async def beyond(self, name: Reference, policy: KeepPolicy) -> list[KeptImage]:
@@ -207,7 +207,7 @@ class Keeper:
         return [kept for place, kept in enumerate(others) if policy.lets_go(place, kept, self.host.now_us())]
 
     async def _why_not(
-        self, kept: KeptImage, used: frozenset[Digest], needed: frozenset[Digest], elsewhere: Elsewhere | None
+        self, kept: KeptImage, used: frozenset[Digest], needed: frozenset[Digest], elsewhere: FindCopy | None
     ) -> str:
         """What speaks for an image, "" where nothing does."""
         if kept.image in used:
@@ -258,7 +258,7 @@ class Keeper:
         return kept
 
     async def _free_tag(self, name: Reference, digest: Digest, image: Digest) -> Tag:
-        """A keep tag that no other image has. KeepTagsTaken.
+        """A keep tag that no other image has. NoFreeKeepTag.
 
         Of twelve digits of its digest, or of all, where somebody has made twelve collide; of its ID where other images have
         those, such as those for other machines, which one index's digest is the digest of, too.
@@ -268,7 +268,7 @@ class Keeper:
                 there = await self.host.image(Reference(name.registry, name.repository, tag))
                 if there is None or there.id == image:
                     return tag
-        raise KeepTagsTaken(
+        raise NoFreeKeepTag(
             f"{name.familiar()} can't be kept: {Reference(name.registry, name.repository, tag).familiar()}, and every other keep "
             "tag that it could have, stands on another image; take one away, and pull again: the name means what it meant"
         )
@@ -303,7 +303,7 @@ def _media_type(image: EngineImage) -> str:
     return "" if image.target is None else image.target.media_type
 
 
-async def _has_copy(kept: KeptImage, elsewhere: Elsewhere | None) -> bool:
+async def _has_copy(kept: KeptImage, elsewhere: FindCopy | None) -> bool:
     if elsewhere is None:
         return False
     at_home = None if kept.digest is None else Reference(kept.name.registry, kept.name.repository, digest=kept.digest)

@@ -36,7 +36,7 @@ from boltseal.oci.reference import Reference, Tag
 T = TypeVar("T")
 
 FORMAT: Final = 1
-PATIENCE_S: Final = 60.0
+LOCK_TIMEOUT_S: Final = 60.0
 MAX_ROWS: Final = 100_000
 _POLL_S: Final = 0.05
 _BUSY_S: Final = 10.0
@@ -109,7 +109,7 @@ class KeptImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class PullRecord:
     """How an image came: by which digest of which repository (`registry/repository`)."""
 
     image: Digest
@@ -132,7 +132,7 @@ class KeepReason:
 class KeptImages:
     """The file. It is made by the first thing that is written; each write is one transaction, synced."""
 
-    def __init__(self, state: ClientState, *, patience_s: float = PATIENCE_S, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, state: ClientState, *, patience_s: float = LOCK_TIMEOUT_S, max_rows: int = MAX_ROWS) -> None:
         self._state = state
         self._patience_s = patience_s
         self._max_rows = max_rows
@@ -148,7 +148,7 @@ class KeptImages:
         )
         return tuple(self._parsed(_kept, row) for row in rows)
 
-    def came(self, engine: str, image: Digest) -> tuple[Came, ...]:
+    def came(self, engine: str, image: Digest) -> tuple[PullRecord, ...]:
         """By which digests an image came, the newest first. StateUnusable."""
         rows = self._rows(
             "SELECT image, digest, repository, media_type, proof, came_us FROM came WHERE engine = ? AND image = ? "
@@ -192,7 +192,7 @@ class KeptImages:
                 (engine, str(kept.name), str(kept.image)),
             )
 
-    def remember(self, engine: str, came: Came) -> None:
+    def remember(self, engine: str, came: PullRecord) -> None:
         """Remember by which digest an image came. StateUnusable."""
         with self._writing() as database:
             database.execute(
@@ -346,9 +346,9 @@ def _row(kept: KeptImage) -> tuple[Any, ...]:
     return (*named, kept.kept_us, kept.until_us, kept.keep, copy)
 
 
-def _came(row: tuple[Any, ...]) -> Came:
+def _came(row: tuple[Any, ...]) -> PullRecord:
     image, digest, repository, media_type, proof, came_us = row
-    return Came(Digest.parse(image), Digest.parse(digest), repository, media_type, Proof(proof), came_us)
+    return PullRecord(Digest.parse(image), Digest.parse(digest), repository, media_type, Proof(proof), came_us)
 
 
 def _ran(row: tuple[Any, ...]) -> tuple[Digest, int]:

@@ -11,7 +11,7 @@ from boltseal.project.image_references import ImageReference, ScanProblem
 
 
 @dataclass(frozen=True, slots=True)
-class Unclear:
+class UnresolvedImage:
     """An image of a file that can't be told."""
 
     written: str
@@ -24,18 +24,20 @@ class ProjectImages:
     """What is to be brought; what can't be told; and the names of what is built here, which no registry is asked for."""
 
     wanted: tuple[PullRequest, ...]
-    unclear: tuple[Unclear, ...]
+    unclear: tuple[UnresolvedImage, ...]
     built: tuple[str, ...]
 
 
-def images_of(sites: Iterable[ImageReference], problems: Iterable[ScanProblem], lock: Lock | None) -> ProjectImages:
+def project_images(
+    sites: Iterable[ImageReference], problems: Iterable[ScanProblem], lock: Lock | None
+) -> ProjectImages:
     """What the services of a Compose file run. What they are built from is the builder's to pull.
 
     A name with a tag and a digest gets its tag here too, though Compose would start it without: what it means next keeps
     what it means now.
     """
     wanted: dict[PullRequest, None] = {}
-    unclear = [Unclear("", each.path, each.message) for each in problems]
+    unclear = [UnresolvedImage("", each.path, each.message) for each in problems]
     built: dict[str, None] = {}
     known = {} if lock is None else lock.by_reference()
     for site in sites:
@@ -44,7 +46,7 @@ def images_of(sites: Iterable[ImageReference], problems: Iterable[ScanProblem], 
         if site.build:
             built[site.written] = None
         elif site.resolved is None:
-            unclear.append(Unclear(site.written, f"{site.path}:{site.line}", site.why or "it can't be told"))
+            unclear.append(UnresolvedImage(site.written, f"{site.path}:{site.line}", site.why or "it can't be told"))
         else:
             locked = known.get(key_in(site.resolved, known))
             found = PullRequest.of(site.resolved)

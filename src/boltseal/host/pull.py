@@ -34,8 +34,8 @@ from boltseal.engines.api import Login, NoSuchImage, Tell
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable
 from boltseal.host.engine_images import EngineHost
-from boltseal.host.keeper import Keeper, KeepPolicy, LetGo
-from boltseal.host.kept_images import Came, KeptImage, Proof
+from boltseal.host.keeper import ExpiryResult, Keeper, KeepPolicy
+from boltseal.host.kept_images import KeptImage, Proof, PullRecord
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
@@ -45,14 +45,14 @@ from boltseal.project.resolve import COUNTS_PULLS, image_id
 
 MAX_CHILDREN: Final = 200
 ELSEWHERE_S: Final = 15.0
-TRIES: Final = 3
+MAX_PULLS: Final = 3
 """How often an image is brought that somebody removes as soon as it is here."""
 
-Watch = Callable[[str], Awaitable[object]]
+CheckLedger = Callable[[str], Awaitable[object]]
 """Looks at a registry's ledger; raises where it is broken, or could not be looked at."""
-Copy = Callable[[Reference, Digest], Awaitable[Reference]]
+CopyImage = Callable[[Reference, Digest], Awaitable[Reference]]
 """Copies an image of the engine (which name it has, its registry digest) elsewhere, and says where it is then."""
-Scrub = Callable[[EngineImage], Awaitable[None]]
+ScrubImage = Callable[[EngineImage], Awaitable[None]]
 """Reads what lies on the disk of an image; raises where it differs, or can't be read."""
 
 
@@ -60,7 +60,7 @@ class PulledImageMismatch(Precondition):
     """What the engine has is not what was asked for."""
 
 
-class TakenAway(Unavailable):
+class PulledImageRemoved(Unavailable):
     """What arrived is removed from the engine again and again, before it has its name."""
 
 
@@ -98,7 +98,7 @@ class PullRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class PulledImage:
     """An image that the engine has, and that is the one that was wanted; no name was given to it yet."""
 
     wanted: PullRequest
@@ -109,7 +109,7 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class PullResult:
     """How it ended. `kept`: the image that had the name before; `running`: others that containers of this name run on.
 
     `let_go`: what is kept no longer, or why it still is. `trouble`: why it could not be looked what may be let go of; the
@@ -123,11 +123,11 @@ class Brought:
     proof: Proof | None = None
     kept: KeptImage | None = None
     running: tuple[KeptImage, ...] = ()
-    let_go: tuple[LetGo, ...] = ()
+    let_go: tuple[ExpiryResult, ...] = ()
     trouble: str = ""
 
 
-async def nobody_watches(_registry: str) -> None:
+async def no_ledger_check(_registry: str) -> None:
     """For registries whose ledger nobody asked to look at."""
 
 
@@ -142,9 +142,9 @@ class Puller:
     host: EngineHost
     transport: Transport
     logins: LoginSource
-    watch: Watch = nobody_watches
-    copy: Copy | None = None
-    scrub: Scrub | None = None
+    watch: CheckLedger = no_ledger_check
+    copy: CopyImage | None = None
+    scrub: ScrubImage | None = None
     policy: KeepPolicy = field(default_factory=KeepPolicy)
     locked: Collection[Digest] = ()
     count_pulls: bool = False
@@ -157,16 +157,18 @@ class Puller:
             scopes = {f"repository:{name.repository}:pull" for name in asked if name.registry == registry}
             self.transport.tokens.announce(registry, scopes)
 
-    async def bring(self, wanted: PullRequest) -> Brought:
+    async def bring(self, wanted: PullRequest) -> PullResult:
         """Bring one image, all steps. RemoteNotFound, NoSuchImage, EngineFull, PulledImageMismatch, StateUnusable, ..."""
         return await self.settle(await self.fetch(wanted))
 
-    async def fetch(self, wanted: PullRequest) -> Arrived:
+    async def fetch(self, wanted: PullRequest) -> PulledImage:
         """Steps 1 to 5: nothing that anybody sees by a name has changed."""
         resolved = await self._resolve(wanted)  # 1
         there = await self.host.image(_named(wanted.name, resolved.digest))
         if there is not None and self._is(there, wanted, resolved.digest):  # 2
-            return Arrived(wanted, resolved.digest, there, PullOutcome.HERE, self._known_proof(there, resolved.digest))
+            return PulledImage(
+                wanted, resolved.digest, there, PullOutcome.HERE, self._known_proof(there, resolved.digest)
+            )
         if wanted.digest is None:
             await self.watch(wanted.name.registry)  # 3
         by_digest = Reference(wanted.name.registry, wanted.name.repository, digest=resolved.digest)
@@ -183,31 +185,31 @@ class Puller:
         media_type = resolved.media_type
         self.host.kept.remember(
             self.host.key,
-            Came(image.id, resolved.digest, wanted.name.name, media_type, proof, self.host.now_us()),
+            PullRecord(image.id, resolved.digest, wanted.name.name, media_type, proof, self.host.now_us()),
         )
-        return Arrived(wanted, resolved.digest, image, outcome, proof)
+        return PulledImage(wanted, resolved.digest, image, outcome, proof)
 
-    async def settle(self, arrived: Arrived) -> Brought:
-        """Steps 6 to 8: the name is given to what arrived, and what had it is kept. TakenAway."""
-        for _ in range(TRIES):
+    async def settle(self, arrived: PulledImage) -> PullResult:
+        """Steps 6 to 8: the name is given to what arrived, and what had it is kept. PulledImageRemoved."""
+        for _ in range(MAX_PULLS):
             try:
                 return await self._settle(arrived)
             except NoSuchImage:
                 arrived = await self.still(arrived)
-        raise TakenAway(
-            f"{arrived.wanted.name.familiar()} is not taken: {arrived.digest.short} was removed from the engine {TRIES} times "
+        raise PulledImageRemoved(
+            f"{arrived.wanted.name.familiar()} is not taken: {arrived.digest.short} was removed from the engine {MAX_PULLS} times "
             "before it could get its name; the name means what it meant: end what prunes images there, and pull again"
         )
 
-    async def still(self, arrived: Arrived) -> Arrived:
+    async def still(self, arrived: PulledImage) -> PulledImage:
         """What arrived, brought again if it is not here any more: as long as it has no name, a prune may take it."""
         if await self.host.image(arrived.image.id) is not None:
             return arrived
         return await self.fetch(replace(arrived.wanted, digest=arrived.digest))
 
-    async def _settle(self, arrived: Arrived) -> Brought:
+    async def _settle(self, arrived: PulledImage) -> PullResult:
         name, keeper = arrived.wanted.name, Keeper(self.host)
-        done = Brought(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
+        done = PullResult(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
         if name.tag is None:
             return done
         if arrived.outcome is PullOutcome.HERE:
@@ -248,7 +250,7 @@ class Puller:
         found = [await self.host.image(each) for each in sorted(filter(None, ids))]
         return [each for each in found if each is not None]
 
-    async def _expire(self, keeper: Keeper, name: Reference) -> tuple[tuple[LetGo, ...], str]:
+    async def _expire(self, keeper: Keeper, name: Reference) -> tuple[tuple[ExpiryResult, ...], str]:
         try:
             return tuple(await keeper.expire([name], self.policy, self.locked, self._elsewhere)), ""
         except BoltsealError as error:
@@ -323,7 +325,7 @@ class Puller:
                 continue
         return False
 
-    async def _copied(self, name: Reference, arrived: Arrived) -> Reference | None:
+    async def _copied(self, name: Reference, arrived: PulledImage) -> Reference | None:
         """A copy of the image that works, made before anything changes."""
         before = None if self.copy is None else await self.host.image(name)
         if self.copy is None or before is None or before.id == arrived.image.id:

@@ -19,7 +19,7 @@ from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
-from boltseal.host.pull import PulledImageMismatch, Scrub
+from boltseal.host.pull import PulledImageMismatch, ScrubImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -27,19 +27,19 @@ MIN_HEX: Final = 6
 _NUMBER: Final = re.compile(r"[0-9]{1,5}")
 
 
-class NothingKept(NotFound):
+class KeptImageNotFound(NotFound):
     """Nothing is kept of that name, or not that."""
 
 
-class KeptGone(NotFound):
+class KeptImageGone(NotFound):
     """It was kept, and somebody has taken it away."""
 
 
-class KeptOther(Precondition):
+class KeptImageMismatch(Precondition):
     """What is there is not what was kept."""
 
 
-class Ambiguous(Invalid):
+class AmbiguousKeptImage(Invalid):
     """More than one kept image fits."""
 
 
@@ -58,10 +58,10 @@ class RestoredImage:
     kept: KeptImage | None = None
 
 
-async def restore(host: EngineHost, name: Reference, to: str = "", scrub: Scrub | None = None) -> RestoredImage:
+async def restore(host: EngineHost, name: Reference, to: str = "", scrub: ScrubImage | None = None) -> RestoredImage:
     """Give a name back to an image that was kept. `to`: number or digest; "" for the newest that it does not mean now.
 
-    NothingKept, KeptGone, KeptOther, Ambiguous; what `scrub` raises.
+    KeptImageNotFound, KeptImageGone, KeptImageMismatch, Ambiguous; what `scrub` raises.
     """
     start = "" if _NUMBER.fullmatch(to) or not to else _start(to)
     keeper = Keeper(host)
@@ -87,7 +87,7 @@ async def restore(host: EngineHost, name: Reference, to: str = "", scrub: Scrub 
 def _chosen(listed: list[ListedImage], name: Reference, to: str, start: str) -> ListedImage:
     """Step 1. `start`: how a digest begins, "" where `to` is a number or nothing."""
     if not listed:
-        raise NothingKept(f"nothing is kept of {name.familiar()} on this engine; what is: `boltseal kept`")
+        raise KeptImageNotFound(f"nothing is kept of {name.familiar()} on this engine; what is: `boltseal kept`")
     if not to:
         fits = [each for each in listed if not each.current][:1]
     elif not start:
@@ -95,18 +95,20 @@ def _chosen(listed: list[ListedImage], name: Reference, to: str, start: str) -> 
     else:
         fits = [each for each in listed if any(str(digest).startswith(start) for digest in _digests(each.kept))]
     if not fits:
-        raise NothingKept(
+        raise KeptImageNotFound(
             f"{name.familiar()}: {quote(to) if to else 'nothing else'} is not kept; what is: `boltseal kept`"
         )
     if len({each.kept.image for each in fits}) > 1:
-        raise Ambiguous(f"{quote(to)} fits {len(fits)} kept images of {name.familiar()}; write more of the digest")
+        raise AmbiguousKeptImage(
+            f"{quote(to)} fits {len(fits)} kept images of {name.familiar()}; write more of the digest"
+        )
     return fits[0]
 
 
 def _start(text: str) -> str:
     start = text if text.startswith("sha") else f"sha256:{text}"
     if re.fullmatch(rf"sha(256|512):[0-9a-f]{{{MIN_HEX},128}}", start) is None:
-        raise Ambiguous(f"{quote(text)} is neither a number nor at least {MIN_HEX} digits of a digest")
+        raise AmbiguousKeptImage(f"{quote(text)} is neither a number nor at least {MIN_HEX} digits of a digest")
     return start
 
 
@@ -121,23 +123,25 @@ async def _there(host: EngineHost, chosen: ListedImage) -> EngineImage:
         return found
     what = f"{kept.name.familiar()} of {(kept.digest or kept.image).short}"
     if chosen.standing is KeptState.OTHER:
-        raise KeptOther(f"{what}: {kept.keep_name.familiar()} was given to another image, and the kept one is gone")
+        raise KeptImageMismatch(
+            f"{what}: {kept.keep_name.familiar()} was given to another image, and the kept one is gone"
+        )
     copy = "" if kept.copy is None else f"; a copy lies at {kept.copy}"
     digest = (
         ""
         if kept.digest is None
         else f"; `boltseal pull {kept.name.name}@{kept.digest}` brings it, where the registry has it"
     )
-    raise KeptGone(f"{what} was taken from this engine, by `docker image prune -a` or by hand{copy or digest}")
+    raise KeptImageGone(f"{what} was taken from this engine, by `docker image prune -a` or by hand{copy or digest}")
 
 
 def _prove(host: EngineHost, chosen: ListedImage, image: EngineImage) -> Proof | None:
-    """Step 3. KeptOther."""
+    """Step 3. KeptImageMismatch."""
     kept = chosen.kept
     if image.id != kept.image:
-        raise KeptOther(f"the engine answers {image.id} where {kept.image} was asked for: nothing was changed")
+        raise KeptImageMismatch(f"the engine answers {image.id} where {kept.image} was asked for: nothing was changed")
     if not chosen.recorded and chosen.standing is KeptState.OTHER:
-        raise KeptOther(
+        raise KeptImageMismatch(
             f"{kept.keep_name.familiar()} stands on image {image.id.short}, and nothing says that it is the one that "
             "the tag speaks of: nothing was changed"
         )
@@ -145,7 +149,7 @@ def _prove(host: EngineHost, chosen: ListedImage, image: EngineImage) -> Proof |
         return None
     if host.store is ImageStoreKind.CONTAINERD:
         if kept.digest != image.id:
-            raise KeptOther(f"image {image.id.short} is not {kept.digest.short}: nothing was changed")
+            raise KeptImageMismatch(f"image {image.id.short} is not {kept.digest.short}: nothing was changed")
         return Proof.IDENTICAL
     known = [each.proof for each in host.kept.came(host.key, image.id) if each.digest == kept.digest]
     return known[0] if known else Proof.ENGINE

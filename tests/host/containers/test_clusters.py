@@ -12,7 +12,7 @@ import pytest
 from boltseal.engines import kubectl
 from boltseal.engines.kubernetes import ClusterMismatch
 from boltseal.errors import ExitCode, exit_code
-from boltseal.host.containers.clusters import look
+from boltseal.host.containers.clusters import list_running
 from boltseal.host.containers.hosts import ContainerHost
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.container_check import ContainerStatus, DigestKind, LockedImages, Origin, judge
@@ -48,7 +48,7 @@ async def looked(
     cluster: FakeCluster, folder: Path, patch: pytest.MonkeyPatch, namespace: str | None = None
 ) -> ContainerHost:
     async with listening(cluster, folder, patch):
-        return await look(CONTEXT, namespace)
+        return await list_running(CONTEXT, namespace)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -108,7 +108,7 @@ async def test_a_context_that_is_not_there(tmp_path: Path, monkeypatch: pytest.M
     """In kubectl's words, and could not check."""
     async with listening(FakeCluster(), tmp_path, monkeypatch):
         with pytest.raises(kubectl.KubectlFailed, match="nowhere") as error:
-            await look("nowhere")
+            await list_running("nowhere")
 
     assert exit_code(error.value) is ExitCode.UNKNOWN
 
@@ -124,14 +124,14 @@ async def test_a_context_that_looks_like_an_option(tmp_path: Path, monkeypatch: 
     """Is a context all the same."""
     async with listening(FakeCluster(), tmp_path, monkeypatch):
         with pytest.raises(kubectl.KubectlFailed, match="--kubeconfig=/etc/passwd"):
-            await look("--kubeconfig=/etc/passwd")
+            await list_running("--kubeconfig=/etc/passwd")
 
 
 async def test_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(kubectl.KubectlFailed, match="kubectl can't be started"):
-        await look("prod")
+        await list_running("prod")
 
 
 async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str, **bounds: Any) -> bytes:

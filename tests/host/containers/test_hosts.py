@@ -9,7 +9,7 @@ import pytest
 
 from boltseal.engines.api import MAX_CONTAINERS, EngineUnavailable, connected
 from boltseal.engines.inventory import ContainerHealth, EngineMismatch, State
-from boltseal.host.containers.hosts import ContainerHost, RunningContainer, look
+from boltseal.host.containers.hosts import ContainerHost, RunningContainer, list_running
 from boltseal.lockfile.container_check import DigestKind, Origin
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -23,7 +23,7 @@ AT = f"localhost:5000/shop/app@{PULLED}"
 
 async def looked(fake: FakeEngine, folder: Path, **more: float) -> ContainerHost:
     async with fake.listening(folder) as address, connected(address) as engine:
-        return await look(engine, **more)
+        return await list_running(engine, **more)
 
 
 async def one(fake: FakeEngine, folder: Path) -> RunningContainer:
@@ -158,7 +158,7 @@ async def test_an_engine_that_takes_its_time(tmp_path: Path) -> None:
     id_ = fake.container("web", NAME, fake.image("app"))
     fake.wrong[f"containers/{id_}/json"] = Wrong(200, b" ", endless=True)
 
-    with pytest.raises(EngineUnavailable, match="has not told all that runs"):
+    with pytest.raises(EngineUnavailable, match="did not list all running containers"):
         await looked(fake, tmp_path, within_s=0.2)
 
 

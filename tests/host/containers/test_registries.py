@@ -14,7 +14,14 @@ from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.ledger_trust import LedgerCheck, TrustStatus
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport, TransportOptions
-from boltseal.host.containers.registries import Answers, Past, Registries, TagEvidence, ask, digest_name
+from boltseal.host.containers.registries import (
+    RegistryAnswers,
+    RegistryQueries,
+    TagEvidence,
+    TagHistory,
+    digest_name,
+    query_registries,
+)
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.tag_intervals import TagStep
 from boltseal.oci.digest import Digest
@@ -43,17 +50,17 @@ async def asking(
     *,
     allowed: Callable[[str], bool] = lambda _: True,
     watch: Callable[[str], Awaitable[LedgerCheck]] = no_ledger,
-) -> AsyncIterator[Registries]:
+) -> AsyncIterator[RegistryQueries]:
     transport = Transport(CredentialStore([Path("/nowhere")]), TransportOptions(), app=hub.transport())
     try:
-        yield Registries(transport, allowed, watch)
+        yield RegistryQueries(transport, allowed, watch)
     finally:
         await transport.aclose()
 
 
-async def told(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> Answers:
+async def told(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> RegistryAnswers:
     async with asking(hub) as registries:
-        return await ask(registries, names, lambda _: by_digest or set())
+        return await query_registries(registries, names, lambda _: by_digest or set())
 
 
 async def test_a_head_for_each_name_and_nothing_that_is_a_pull() -> None:
@@ -86,7 +93,7 @@ async def test_a_registry_that_keeps_a_history_without_signing_it() -> None:
     found = await told(hub, NAME)
 
     steps = (TagStep(1_795_600_800_000_000, digest), TagStep(1_795_687_200_000_000, ""))
-    assert found.pasts == {PLACE: Past({"latest": steps}, by=TagEvidence.REGISTRY)}
+    assert found.histories == {PLACE: TagHistory({"latest": steps}, by=TagEvidence.REGISTRY)}
 
 
 def _event(digest: str, time: str, event: str) -> dict[str, object]:
@@ -101,16 +108,16 @@ async def test_a_registry_without_any_history_is_asked_for_it_once() -> None:
     hub = FakeHub()
     publish(hub, "shop/app:latest", image("app"))
 
-    assert (await told(hub, NAME, OTHER)).pasts == {PLACE: Past()}
+    assert (await told(hub, NAME, OTHER)).histories == {PLACE: TagHistory()}
 
 
 async def test_a_registry_that_is_not_allowed() -> None:
     """Is not asked anything."""
     hub = FakeHub()
     async with asking(hub, allowed=lambda _: False) as registries:
-        found = await ask(registries, [NAME], lambda _: set())
+        found = await query_registries(registries, [NAME], lambda _: set())
 
-    assert (hub.counted.total(), found.pasts) == (0, {})
+    assert (hub.counted.total(), found.histories) == (0, {})
     assert "is not asked" in str(found.meanings[NAME])
 
 
@@ -123,10 +130,10 @@ async def test_a_ledger_that_can_not_be_looked_at() -> None:
         raise RemoteUnavailable("its ledger is down")
 
     async with asking(FakeHub(), watch=watch) as registries:
-        found = await ask(registries, [NAME, OTHER], lambda _: set())
+        found = await query_registries(registries, [NAME, OTHER], lambda _: set())
 
     assert looks == ["registry.example.com"]
-    assert found.pasts == {PLACE: Past(why="its ledger is down")}
+    assert found.histories == {PLACE: TagHistory(why="its ledger is down")}
     assert "its ledger is down" in str(found.meanings[NAME])
 
 
@@ -138,4 +145,4 @@ async def test_a_ledger_that_is_broken_ends_everything() -> None:
 
     async with asking(FakeHub(), watch=watch) as registries:
         with pytest.raises(LedgerBroken):
-            await ask(registries, [NAME], lambda _: set())
+            await query_registries(registries, [NAME], lambda _: set())
