@@ -167,7 +167,7 @@ async def test_json_has_the_same(site: Site) -> None:
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
         (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
         (["kept", f"app@sha256:{'a' * 64}"], "the digest by --to"),
-        (["restore-local", "app", "--to", "yesterday"], "neither a number nor at least 6 digits"),
+        (["restore-local", "app", "--to", "yesterday"], "expected a number or at least 6 hex digits"),
     ],
 )
 async def test_what_can_not_be_meant(site: Site, arguments: list[str], said: str) -> None:
@@ -235,7 +235,7 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(site: Site) -> None:
     last = await site.call("pull", site.name, "--keep", "1")
 
     assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was let go of\n" in done.err
-    assert f"({documents[1].digest[:19]}) is still kept: a container stands on it\n" in last.err
+    assert f"({documents[1].digest[:19]}) is still kept: a container uses it\n" in last.err
     assert documents[0].config.digest not in site.fake.images
 
 

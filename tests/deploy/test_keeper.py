@@ -106,7 +106,7 @@ async def test_what_runs_is_kept(shop: Hosting) -> None:
     container = shop.run("web", shop.id_of(old))
     shop.fake.containers[container]["State"]["Running"] = False
 
-    assert await why(shop, old) == "a container stands on it"
+    assert await why(shop, old) == "a container uses it"
 
 
 async def test_a_container_that_is_made_meanwhile(shop: Hosting) -> None:
@@ -136,11 +136,11 @@ async def test_what_a_lock_names_is_kept(shop: Hosting, tmp_path: Path) -> None:
     shop.host.kept.know_lock(tmp_path / LOCK_NAME)
     write_lock(tmp_path, Lock((LockedImage(APP, old, NOW_US),)))
 
-    assert await why(shop, old) == "a boltseal.lock names it"
+    assert await why(shop, old) == "it is in a boltseal.lock"
     (tmp_path / LOCK_NAME).write_text("broken")
-    assert "what locks name can't be told" in await why(shop, old)
+    assert "could not read a lock" in await why(shop, old)
     (tmp_path / LOCK_NAME).unlink()
-    assert await why(shop, old, locked=[old]) == "a boltseal.lock names it"
+    assert await why(shop, old, locked=[old]) == "it is in a boltseal.lock"
 
 
 async def test_what_a_release_holds_is_kept(shop: Hosting) -> None:
@@ -185,7 +185,7 @@ async def test_the_only_copy_of_what_ran_here_lately_is_kept(shop: Hosting) -> N
         return False
 
     assert "it ran here in the last 30 days" in await why(shop, old)
-    assert "no registry is known to have it" in await why(shop, old, elsewhere=elsewhere)
+    assert "no registry is known to have it" in await why(shop, old, find_copy=elsewhere)
     assert asked == [Reference(APP.registry, APP.repository, digest=old)]
     shop.clock.advance(seconds=RAN_US // 1_000_000)
     assert await why(shop, old) == ""
@@ -256,7 +256,7 @@ async def test_a_third_image_of_one_index_takes_no_tag_away(classic: Hosting) ->
     third = await classic.keeper.keep(APP, await classic.host.engine.image(APP))
     await classic.host.engine.untag(third.keep_name)
     others += [classic.fake.image(f"somebody's {name}", name) for name in of_id]
-    with pytest.raises(NoFreeKeepTag, match="take one away"):
+    with pytest.raises(NoFreeKeepTag, match="remove one of them"):
         await classic.keeper.keep(APP, await classic.host.engine.image(APP))
 
     assert str(third.keep_name) == of_id[0]

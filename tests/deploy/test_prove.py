@@ -62,7 +62,9 @@ async def test_a_file_that_somebody_has_changed(disk: Disk) -> None:
     """Exit code 1, with the first difference and what tells all of them."""
     change(disk.store)
 
-    with pytest.raises(ScrubDiffers, match=r"etc/passwd: expected .*; all of it: `boltseal scrub sha256:") as error:
+    with pytest.raises(
+        ScrubDiffers, match=r"etc/passwd: expected .*; list all differences with `boltseal scrub sha256:"
+    ) as error:
         await disk.scrub()
     assert exit_code(error.value) is ExitCode.DIFFERS
 

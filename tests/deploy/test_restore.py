@@ -82,7 +82,7 @@ async def test_nothing_kept(shop: Hosting) -> None:
 async def test_what_is_neither_number_nor_digest(shop: Hosting, to: str) -> None:
     """Is a matter of usage."""
     await pulled(shop, "one", "two")
-    with pytest.raises(AmbiguousKeptImage, match="neither a number"):
+    with pytest.raises(AmbiguousKeptImage, match="expected a number"):
         await restore(shop.host, APP, to)
 
 
@@ -91,7 +91,7 @@ async def test_what_somebody_has_pruned(shop: Hosting) -> None:
     old, new = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
 
-    with pytest.raises(KeptImageGone, match=r"was taken from this engine.*boltseal pull hub\.test/shop/app@sha256"):
+    with pytest.raises(KeptImageGone, match=r"was removed from this engine.*boltseal pull hub\.test/shop/app@sha256"):
         await restore(shop.host, APP)
     assert shop.meaning() == shop.id_of(new)
 
@@ -107,7 +107,7 @@ async def test_a_keep_tag_that_somebody_put_on_another_image(shop: Hosting) -> N
     assert listed.standing is KeptState.LOOSE
     assert done.image == shop.id_of(old) == shop.meaning()
     del shop.fake.images[str(shop.id_of(old))]
-    with pytest.raises(KeptImageMismatch, match="was given to another image"):
+    with pytest.raises(KeptImageMismatch, match="is on another image"):
         await restore(shop.host, APP, str(old))
 
 
@@ -128,7 +128,7 @@ async def test_without_our_memory_a_keep_tag_on_another_image_is_not_believed(sh
     evil = Digest.parse(shop.fake.image("evil"))
     await shop.host.engine.tag(evil, keep_name(old))
 
-    with pytest.raises(KeptImageMismatch, match="nothing says that it is the one"):
+    with pytest.raises(KeptImageMismatch, match="not known to be the kept one"):
         await restore(shop.host, APP)
     assert shop.meaning() == shop.id_of(new)
 

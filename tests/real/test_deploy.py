@@ -582,7 +582,7 @@ def test_nothing_is_started_that_is_not_on_the_disk_as_it_was_pulled(
     assert first.code == 0, first.err
     assert [each["reason"] for each in first.json["results"][1:]] == ["scrubbed"]
     assert second.code == 1
-    assert "differs on the disk: " in second.err
+    assert "differs on disk: " in second.err
     assert after == before
     assert len(releases) == 1
 

@@ -193,7 +193,7 @@ async def test_what_runs_is_not_let_go_of(stage: Stage) -> None:
     brought = await stage.puller(KeepPolicy(keep=0)).bring(PullRequest.of(stage.name))
     stage.docker("rm", "--force", container).checked()
 
-    assert [each.why for each in brought.let_go] == ["a container stands on it"]
+    assert [each.why for each in brought.let_go] == ["a container uses it"]
 
 
 async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:

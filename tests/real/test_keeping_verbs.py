@@ -111,7 +111,7 @@ def test_what_arrived_is_read_from_the_disk(registry: Registry, repository: str,
 
     assert [each.code for each in called] == [0, 0], called
     assert (back.code, back.out) == (1, "")
-    assert "differs on the disk: " in back.err
+    assert "differs on disk: " in back.err
     assert " busybox: expected " in back.err
     assert after == before
 
