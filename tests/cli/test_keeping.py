@@ -329,7 +329,7 @@ async def test_a_compose_file_is_pulled_as_it_is_locked(site: Site, compose: Pat
     for words in ("newest", "newest of all", "and more"):
         await site.publish(words)
         last = await site.call("pull", site.name, "--keep", "1")
-    assert f"({locked.digest[:19]}) is still kept: a boltseal.lock names it\n" in last.err
+    assert f"({locked.digest[:19]}) is still kept: it is in a boltseal.lock\n" in last.err
 
 
 async def test_the_lock_of_a_project_above_and_an_override_beside(site: Site, compose: Path) -> None:

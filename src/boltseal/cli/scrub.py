@@ -133,7 +133,7 @@ def scrub(
 
 
 def _checked(roots: list[Path], wanted: ScrubRequest) -> list[ScrubReport]:
-    """The check itself, with its progress. NoStore."""
+    """The check itself, with its progress. NoStoreFound."""
     from boltseal.config import home_folders
     from boltseal.host.scrub.find_stores import store_at, usual_stores
     from boltseal.host.scrub.scrub import scrub as scrubbed

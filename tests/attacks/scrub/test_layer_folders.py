@@ -12,7 +12,7 @@ import pytest
 
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.layer_folder import DOCKER, PODMAN
+from boltseal.host.scrub.layer_folder import DOCKER_NAMES, PODMAN_NAMES
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
@@ -210,7 +210,7 @@ def test_the_folders_of_podman_are_clean_in_every_state(tmp_path: Path) -> None:
         run(*podman, "rm", "--force", "--all", "--time", "0")
         servers.unmounted(tmp_path)
 
-    assert {b"diff", b"link", b"lower", b"work", b"merged", b"empty"} <= met <= PODMAN.known.keys()
+    assert {b"diff", b"link", b"lower", b"work", b"merged", b"empty"} <= met <= PODMAN_NAMES.known.keys()
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_the_folders_of_docker_are_clean_in_every_state(tmp_path_factory: pytest
         done("rmi", "built:0")
         looked()
 
-    assert {b"diff", b"link", b"lower", b"work", b"merged", b"committed"} <= met <= DOCKER.known.keys()
+    assert {b"diff", b"link", b"lower", b"work", b"merged", b"committed"} <= met <= DOCKER_NAMES.known.keys()
 
 
 def test_the_folders_of_podman_are_clean_while_an_image_is_removed(podman: Store, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.host.scrub import find_stores
-from boltseal.host.scrub.find_stores import NoStore, store_at, usual_stores
+from boltseal.host.scrub.find_stores import NoStoreFound, store_at, usual_stores
 from tests.programs import as_somebody
 
 LOOK = """
@@ -93,7 +93,7 @@ def test_of_more_homes_than_are_looked_into_the_next_is_told(disk: Path, monkeyp
 
 
 def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NoStore, match="is not there"):
+    with pytest.raises(NoStoreFound, match="is not there"):
         store_at(tmp_path / ("a" * 300))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.host.scrub.find_stores import NoStore, store_at
+from boltseal.host.scrub.find_stores import NoStoreFound, store_at
 from boltseal.host.scrub.layer_comparison import MAX_ABSENT
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
@@ -311,7 +311,7 @@ def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_own(store: Docke
     (disk / "var/lib").mkdir(parents=True)
     (disk / "var/lib/docker").symlink_to(store.root)
 
-    with pytest.raises(NoStore):
+    with pytest.raises(NoStoreFound):
         store_at(disk)
 
 
@@ -494,5 +494,5 @@ def test_an_archive_that_is_no_file_keeps_nobody_waiting(tmp_path: Path, what: s
 
         assert found.status is ReportStatus.UNKNOWN
     else:
-        with pytest.raises(NoStore):
+        with pytest.raises(NoStoreFound):
             store_at(path)

@@ -13,7 +13,7 @@ import pytest
 from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.plans import ContainerPlan
-from boltseal.host.scrub.process_view import running_differences
+from boltseal.host.scrub.process_view import compare_process_view
 
 PID = 77
 DEPTH = 1200
@@ -33,7 +33,7 @@ def plan(tmp_path: Path) -> ContainerPlan:
 
 def seen(plan: ContainerPlan, *mounts: bytes) -> tuple[set[str], list[str]]:
     running = ProcessRoot(PID, b"own", frozenset(mounts), plan.root.parent / "proc")
-    found, unknown, _ = running_differences(plan, running, CheckMode(), lambda _: None)
+    found, unknown, _ = compare_process_view(plan, running, CheckMode(), lambda _: None)
     return {each.path for each in found}, unknown
 
 

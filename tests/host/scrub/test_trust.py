@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.errors import Invalid
-from boltseal.host.scrub.evidence import NothingExpected, expectation_of_receipt, expectations_of_lock
+from boltseal.host.scrub.evidence import ReceiptWithoutTag, expectation_of_receipt, expectations_of_lock
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.host.scrub.trust import Expectation, Level, judge, names_image
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
@@ -144,7 +144,7 @@ def test_a_receipt_by_another_key_proves_nothing() -> None:
 
 def test_a_receipt_of_a_deletion_says_nothing_of_what_a_tag_means() -> None:
     """It is refused, and not passed over."""
-    with pytest.raises(NothingExpected):
+    with pytest.raises(ReceiptWithoutTag):
         expectation_of_receipt(receipt(CONFIG, EntryKind.TAG_DELETED), KEY.verifier)
 
 

@@ -17,7 +17,7 @@ from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnread
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
-from boltseal.host.scrub.manifests import held_images
+from boltseal.host.scrub.manifests import image_plans
 from boltseal.host.scrub.plans import Allowance, ImagePlan, StorePlan, diff_ids
 from boltseal.oci.annotations import CONTAINERD_NAME, REF_NAME
 from boltseal.oci.digest import Digest
@@ -84,7 +84,7 @@ def _indexed(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
         names = {each.annotations[key] for key in _NAMES if each.annotations.get(key)}
         named.setdefault(each.digest, (each.media_type, set()))[1].update(names)
     for digest, (media_type, names) in named.items():
-        found += held_images(
+        found += image_plans(
             blobs, NAME, digest, media_type, tuple(sorted(names)), lambda chain, _found, _inits, _unknown: [None] * len(chain)
         )  # fmt: skip
     return found

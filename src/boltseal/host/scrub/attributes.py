@@ -63,7 +63,7 @@ class Attributes:
                 self.opaque.add(path)
             elif not _same(name, wanted.get(name), got, found):
                 kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
-                differing.append((kind, f"{name}={in_words(wanted.get(name))}", f"{name}={in_words(got)}"))
+                differing.append((kind, f"{name}={describe_value(wanted.get(name))}", f"{name}={describe_value(got)}"))
         return differing
 
     def names(self, path: bytes, at: bytes | int) -> list[str]:
@@ -105,7 +105,7 @@ def _same(name: str, expected: bytes | None, got: bytes | None, found: os.stat_r
         return name.startswith("user.") and not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
     if name == _ACL:
         return _without_mode(expected) == _without_mode(got)
-    return name == CAPABILITY and same_right(expected, got)
+    return name == CAPABILITY and same_capability(expected, got)
 
 
 def _without_mode(acl: bytes) -> tuple[bytes, tuple[tuple[int, int, int], ...]]:
@@ -120,13 +120,13 @@ def _without_mode(acl: bytes) -> tuple[bytes, tuple[tuple[int, int, int], ...]]:
     return acl[:4], tuple((tag, 0 if tag in of_the_mode else rights, id_) for tag, rights, id_ in entries)
 
 
-def same_right(expected: bytes, got: bytes) -> bool:
+def same_capability(expected: bytes, got: bytes) -> bool:
     """Whether two capabilities are the same. Version 3 of a file capability is version 2 with the user that it was set for; the kernel turns one into the other."""
     both = min(len(expected), len(got)) >= 20 and {expected[3], got[3]} <= {2, 3}
     return both and (expected[:3], expected[4:20]) == (got[:3], got[4:20])
 
 
-def in_words(value: bytes | None) -> str:
+def describe_value(value: bytes | None) -> str:
     """A value as a person may read it."""
     if value is None:
         return "none"

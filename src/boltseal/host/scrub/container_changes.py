@@ -23,7 +23,7 @@ from typing import Final
 from boltseal.engines.safe_open import SafeFolder, StoreMissing, readable
 from boltseal.host.scrub.attributes import OF_OVERLAYFS, OPAQUE_MARKS, PASSED_OVER
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
-from boltseal.host.scrub.inodes import described, is_whiteout
+from boltseal.host.scrub.inodes import describe_file, is_whiteout
 from boltseal.host.scrub.merged_layers import MergedLayers, is_opaque, marks
 from boltseal.host.scrub.plans import ContainerPlan
 
@@ -65,7 +65,7 @@ def init_differences(root: Path, init: bytes | None, below: Sequence[bytes]) -> 
             )
             if not wanted:
                 found.append(
-                    difference(DifferenceKind.EXTRA, path, "nothing of this name in the -init layer", described(at))
+                    difference(DifferenceKind.EXTRA, path, "nothing of this name in the -init layer", describe_file(at))
                 )
     return found
 
@@ -98,7 +98,7 @@ def _marks_of_init(tree: SafeFolder, path: bytes, *, hides: bool) -> list[Differ
     return found
 
 
-def changes(container: ContainerPlan) -> list[ContainerChange]:
+def list_changes(container: ContainerPlan) -> list[ContainerChange]:
     """What the container's own layer adds, changes and hides; at most MAX_PER_LAYER. As `init_differences`.
 
     It may be at work: what goes away while it is listed is passed over.

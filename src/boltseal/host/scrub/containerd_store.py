@@ -25,7 +25,7 @@ from boltseal.engines.containerd_store import (
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
-from boltseal.host.scrub.manifests import held_images
+from boltseal.host.scrub.manifests import image_plans
 from boltseal.host.scrub.ownership import IdMap, ownership_in
 from boltseal.host.scrub.plans import (
     MAX_LAYERS,
@@ -101,7 +101,7 @@ class _Held:
         for (namespace, target), same in named.items():
             names = tuple(sorted({each.name for each in same}))
             folders = partial(self._folders, namespace)
-            plans = held_images(self, NAME, target, same[0].media_type, names, folders)
+            plans = image_plans(self, NAME, target, same[0].media_type, names, folders)
             found += [replace(each, copies=self._copies(namespace, each)) for each in plans]
         return found
 

@@ -13,8 +13,8 @@ from boltseal.engines.docker_store import OVERLAY2, DockerContainer, DockerStore
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
-from boltseal.host.scrub.layer_folder import DOCKER
-from boltseal.host.scrub.overlay_stack import Proven, check_stack
+from boltseal.host.scrub.layer_folder import DOCKER_NAMES
+from boltseal.host.scrub.overlay_stack import IsSameLayer, check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
 from boltseal.host.scrub.plans import Allowance, ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
 from boltseal.oci.digest import Digest
@@ -133,11 +133,11 @@ def _layers(
             ))
         )  # fmt: skip
     named = [str(diff) for diff in diffs]
-    found += check_stack(store.files, BASE, folders, named, unknown, DOCKER, proven=_proven(layers))
+    found += check_stack(store.files, BASE, folders, named, unknown, DOCKER_NAMES, proven=_proven(layers))
     return tuple(layers)
 
 
-def _proven(layers: Sequence[LayerFiles]) -> Proven:
+def _proven(layers: Sequence[LayerFiles]) -> IsSameLayer:
     """Reads another folder as one of these layers, all of it, once."""
 
     @cache
@@ -214,7 +214,7 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
     own = [each for each in (container.init_id, container.mount_id) if each is not None]
     stack = [*folders, *own]
     if folders or container.image is None:
-        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, DOCKER, proven=_proven(layers))
+        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, DOCKER_NAMES, proven=_proven(layers))
     at = [BASE + b"/" + folder.encode() + b"/diff" for folder in stack]
     return ContainerPlan(
         NAME,

@@ -18,7 +18,7 @@ _SAYS_WHAT_IT_MEANS: Final = frozenset(
 )
 
 
-class NothingExpected(Invalid):
+class ReceiptWithoutTag(Invalid):
     """A receipt that does not say what a tag means."""
 
 
@@ -27,7 +27,7 @@ def expectation_of_receipt(raw: bytes, key: VerifierKey) -> Expectation:
     verified = open_receipt(raw, key)
     entry = verified.entry
     if entry.kind not in _SAYS_WHAT_IT_MEANS or not entry.digest:
-        raise NothingExpected(f"the receipt is of an entry {entry.kind}, which does not say what a tag means")
+        raise ReceiptWithoutTag(f"the receipt is of an entry {entry.kind}, which does not say what a tag means")
     by = (
         f"entry {verified.index} of the ledger {entry.registry}, "
         f"under its checkpoint of {verified.signed.checkpoint.size} entries"

@@ -17,7 +17,7 @@ from boltseal.host.scrub.file_contents import LayerDigester
 from boltseal.host.scrub.inodes import Inodes, PlainInode
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.tar_header import FIELDS, REGULAR, traits_of
-from boltseal.host.scrub.tar_split import Taken, TarSplitLine
+from boltseal.host.scrub.tar_split import TakeEntry, TarSplitLine
 
 MAX_RIGHTS: Final = 64
 """So many modes and owners are remembered. Most layers have three."""
@@ -46,7 +46,7 @@ class _Remembered:
         return found
 
 
-def straight(comparison: LayerComparison, tape: LayerDigester) -> Taken:
+def make_fast_path(comparison: LayerComparison, tape: LayerDigester) -> TakeEntry:
     """The short way for one layer; raises TarMalformed, and StoreUnreadable where a file can't be read to its end."""
     unpack, open_in, fstat, listxattr = FIELDS.unpack_from, tape.files.open_in, os.fstat, os.listxattr
     close, small, passed_over = tape.files.close, tape.small, PASSED_OVER.issuperset

@@ -36,7 +36,7 @@ Spend = Callable[[int], None]
 """Called with the bytes about to be read, or just read; may wait, so that a rate is kept."""
 
 
-class Changed(Exception):
+class ChangedWhileRead(Exception):
     """A file is not the one that was looked at a moment ago."""
 
 
@@ -88,12 +88,12 @@ class FileReader:
         fd, before = self.open(path)
         try:
             if before.st_size != size:
-                raise Changed(f"{before.st_size} bytes")
+                raise ChangedWhileRead(f"{before.st_size} bytes")
             for piece in pieces_of(fd, 0, size):
                 self.spend(len(piece))
                 sink.update(piece)
             if written_since(before, os.fstat(fd)):
-                raise Changed("a file that changes while it is read")
+                raise ChangedWhileRead("a file that changes while it is read")
         except OSError as error:
             raise explained(error, self.tree.shown(path)) from error
         finally:
@@ -105,7 +105,7 @@ def pieces_of(fd: int, offset: int, length: int) -> Iterator[bytes]:
     while length > 0:
         data = os.pread(fd, min(length, PIECE_BYTES), offset)
         if not data:
-            raise Changed("a shorter file")
+            raise ChangedWhileRead("a shorter file")
         yield data
         offset += len(data)
         length -= len(data)
@@ -181,7 +181,7 @@ class LayerDigester:
         self.fed += 1
         try:
             self._sparse(fd, header)
-        except Changed as changed:
+        except ChangedWhileRead as changed:
             self.broken[path] = str(changed)
 
     def plain(self, path: bytes, fd: int, size: int) -> None:
@@ -194,7 +194,7 @@ class LayerDigester:
         try:
             os.lseek(fd, 0, os.SEEK_SET)
             self._whole(fd, size)
-        except Changed as changed:
+        except ChangedWhileRead as changed:
             self.broken[path] = str(changed)
 
     def _whole(self, fd: int, left: int) -> None:
@@ -203,7 +203,7 @@ class LayerDigester:
                 self._turn()
             got = os.readv(fd, (self._view[self._at : self._at + left],))
             if not got:
-                raise Changed("a shorter file")
+                raise ChangedWhileRead("a shorter file")
             self._at += got
             left -= got
 
@@ -267,7 +267,7 @@ def suspects(split: IO[bytes], files: FileReader, since_ns: int) -> Iterator[tup
                 path = clean(line.path)
                 written = files.tree.stat(path).st_ctime_ns > since_ns
                 files.feed(path, line.size, running)
-            except (Changed, StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed):
+            except (ChangedWhileRead, StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed):
                 continue
             if written:
                 yield path, "a file that was written to while it was checked"

@@ -24,7 +24,7 @@ PODMANS: Final = tuple(f"{driver}-images" for driver in ("overlay", "vfs", "btrf
 _REMAPPED: Final = re.compile(r"[1-9][0-9]*\.[1-9][0-9]*")
 
 
-class NoStore(Invalid):
+class NoStoreFound(Invalid):
     """A folder or file that is no store of images."""
 
 
@@ -57,16 +57,18 @@ def _not_known(disk: Path, unknown: list[str]) -> list[FoundStore]:
 
 
 def store_at(root: Path) -> list[FoundStore]:
-    """The stores at a path: an engine's root, a whole host's disk, a layout's folder, an archive. NoStore."""
+    """The stores at a path: an engine's root, a whole host's disk, a layout's folder, an archive. NoStoreFound."""
     if not _is_dir(root):
         if _closed(root):
             return [FoundStore(root, _unreadable)]
         if os.path.lexists(root):
             return [FoundStore(root, archives.plan)]
-        raise NoStore(f"{quote(str(root), 200)[1:-1]} is not there; expected a store, a mounted disk or an archive")
+        raise NoStoreFound(
+            f"{quote(str(root), 200)[1:-1]} is not there; expected a store, a mounted disk or an archive"
+        )
     found = _kinds(root) or _on_disk(root)
     if not found:
-        raise NoStore(
+        raise NoStoreFound(
             f"{quote(str(root), 200)[1:-1]} is no store of images; expected the root of Docker (image/, overlay2/), containerd "
             "(io.containerd.*), Podman (overlay-images/), an OCI layout, an archive, or a disk with one of them in var/lib"
         )

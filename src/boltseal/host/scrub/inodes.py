@@ -240,7 +240,7 @@ class Inodes:
         add = self._findings.add
         wanted, got = _FORMATS[header.kind], stat.S_IFMT(found.st_mode)
         if wanted != got:
-            add(DifferenceKind.TYPE, path, _KINDS[wanted], described(found))
+            add(DifferenceKind.TYPE, path, _KINDS[wanted], describe_file(found))
             return None
         if found.st_dev != self._tree.device:
             add(DifferenceKind.MOUNT, path, "the layer's file system", "something mounted over it")
@@ -305,7 +305,7 @@ OWNERS_UNKNOWN: Final = (
 )
 
 
-def kind_in_words(header: Header) -> str:
+def describe_kind(header: Header) -> str:
     """What an entry makes."""
     return _KINDS.get(_FORMATS.get(header.kind, 0), "hard link")
 
@@ -315,7 +315,7 @@ def is_whiteout(found: os.stat_result) -> bool:
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
-def described(found: os.stat_result) -> str:
+def describe_file(found: os.stat_result) -> str:
     """What lies somewhere, for who reads a difference."""
     if is_whiteout(found):
         return "a whiteout, which hides the file of lower layers"

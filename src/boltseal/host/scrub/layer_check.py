@@ -19,7 +19,7 @@ from pathlib import Path
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.errors import Invalid
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
-from boltseal.host.scrub.fast_path import straight
+from boltseal.host.scrub.fast_path import make_fast_path
 from boltseal.host.scrub.file_contents import FileReader, LayerDigester, suspects, written_since
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.layer_comparison import LayerComparison
@@ -139,7 +139,7 @@ def _split(layer: LayerFiles, store: SafeFolder, tree: SafeFolder, manner: Check
             comparison.finish()
             return _result(layer, comparison)
         tape, missed = LayerDigester(files), False
-        for raw, header in entries(split, straight(comparison, tape)):
+        for raw, header in entries(split, make_fast_path(comparison, tape)):
             tape.write(raw)
             if header is not None:
                 fed = tape.fed

@@ -26,7 +26,7 @@ from typing import Final
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
-from boltseal.host.scrub.inodes import Content, Inodes, Opener, kind_in_words
+from boltseal.host.scrub.inodes import Content, Inodes, Opener, describe_kind
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import FOLDER, GLOBAL, Header, TarMalformed, clean
 from boltseal.host.scrub.unexpected_files import UnexpectedFiles
@@ -84,7 +84,7 @@ class LayerComparison:
                 return
             self.inodes.compare(path, header, content)
         except StoreMissing:
-            self.findings.add(DifferenceKind.MISSING, path, kind_in_words(header), "nothing")
+            self.findings.add(DifferenceKind.MISSING, path, describe_kind(header), "nothing")
         except StoreMalformed as error:
             self.findings.add(DifferenceKind.TYPE, path, "a path of folders", error.message)
         except StoreUnreadable as error:

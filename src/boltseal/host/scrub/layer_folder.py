@@ -23,7 +23,7 @@ from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
-from boltseal.host.scrub.inodes import described
+from boltseal.host.scrub.inodes import describe_file
 
 MAX_NAMES: Final = 1000
 COPY: Final = b"diff1"
@@ -35,7 +35,7 @@ _BY_DIGEST: Final = re.compile(rb"[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
+class AllowedNames:
     """The names that an engine creates in a layer's folder, and the type of each.
 
     `unfinished`: names of files that it is still writing. `composefs`: whether it may keep a layer for composefs instead.
@@ -48,12 +48,12 @@ class Names:
 
 _BOTH: Final = {b"diff": _FOLDER, b"link": _FILE, b"lower": _FILE, b"work": _FOLDER, b"merged": _FOLDER}
 _OF_PODMAN: Final = dict.fromkeys((_EMPTY, b"merged.1", b"mapped", b"composefs-layers"), _FOLDER)
-DOCKER: Final = Names(_BOTH | {b"committed": _FILE}, re.compile(rb"\.tmp-(?:link|lower|committed)[0-9]+"))
-PODMAN: Final = Names(_BOTH | _OF_PODMAN, composefs=True)
-PODMAN_COPY: Final = Names(_BOTH | _OF_PODMAN | {COPY: _FOLDER})
+DOCKER_NAMES: Final = AllowedNames(_BOTH | {b"committed": _FILE}, re.compile(rb"\.tmp-(?:link|lower|committed)[0-9]+"))
+PODMAN_NAMES: Final = AllowedNames(_BOTH | _OF_PODMAN, composefs=True)
+PODMAN_COPY: Final = AllowedNames(_BOTH | _OF_PODMAN | {COPY: _FOLDER})
 
 
-def unexpected_names(files: SafeFolder, at: bytes, layer: str, names: Names) -> list[Difference]:
+def unexpected_names(files: SafeFolder, at: bytes, layer: str, names: AllowedNames) -> list[Difference]:
     """What an engine did not create in a layer's folder. StoreMissing, StoreMalformed, StoreUnreadable."""
     found = []
     for name in files.names(at, MAX_NAMES):
@@ -66,7 +66,7 @@ def unexpected_names(files: SafeFolder, at: bytes, layer: str, names: Names) -> 
         wanted = _FILE if unfinished else names.known.get(name)
         if wanted != stat.S_IFMT(there.st_mode):
             expected = "nothing of this name in a layer's folder" if wanted is None else _IN_WORDS[wanted]
-            found.append(difference(DifferenceKind.STACK, path, expected, described(there), layer))
+            found.append(difference(DifferenceKind.STACK, path, expected, describe_file(there), layer))
         elif name == _EMPTY:
             inside = files.names(path, MAX_NAMES)
             found += [

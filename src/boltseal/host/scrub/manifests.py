@@ -1,6 +1,6 @@
 """From what a name means to layers, where a store keeps manifests: an index or a manifest, configs, layers.
 
-`held_images` reads the small documents itself and compares each with its digest; it gives a plan for each platform that
+`image_plans` reads the small documents itself and compares each with its digest; it gives a plan for each platform that
 is there. What an index names and the store does not have was not pulled, and is nobody's fault.
 """
 
@@ -25,7 +25,7 @@ _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 _IN_TOTO: Final = "application/vnd.in-toto+json"
 
 
-class ManifestHolder(Protocol):
+class BlobSource(Protocol):
     """What keeps blobs under their digests. StoreMissing, StoreUnreadable, StoreMalformed."""
 
     root: Path
@@ -58,8 +58,8 @@ class _Found:
     manifests: list[Manifest] = field(default_factory=list)
 
 
-def held_images(
-    holder: ManifestHolder, store: str, target: Digest, media_type: str | None, names: tuple[str, ...], folders: Folders
+def image_plans(
+    holder: BlobSource, store: str, target: Digest, media_type: str | None, names: tuple[str, ...], folders: Folders
 ) -> list[ImagePlan]:
     """A plan for each platform of an image that is here, at least one."""
     found = _Found()
@@ -95,7 +95,7 @@ def _is_image(manifest: Manifest) -> bool:
     return manifest.config is not None and manifest.config.media_type in _CONFIGS and not attests
 
 
-def _walk(holder: ManifestHolder, target: Digest, media_type: str | None, found: _Found) -> None:
+def _walk(holder: BlobSource, target: Digest, media_type: str | None, found: _Found) -> None:
     """The manifests that are here, through any number of indexes."""
     todo: list[tuple[Digest, str | None]] = [(target, media_type)]
     while todo:
@@ -119,7 +119,7 @@ def _walk(holder: ManifestHolder, target: Digest, media_type: str | None, found:
 
 
 def _plan(
-    holder: ManifestHolder,
+    holder: BlobSource,
     store: str,
     target: Digest,
     names: tuple[str, ...],
@@ -157,7 +157,7 @@ def _plan(
 
 
 def _layers(
-    holder: ManifestHolder,
+    holder: BlobSource,
     described: Sequence[Descriptor],
     diffs: Sequence[Digest],
     folders: Sequence[bytes | None],

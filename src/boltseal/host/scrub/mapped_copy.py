@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder
-from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes, in_words, same_right
+from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes, describe_value, same_capability
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
-from boltseal.host.scrub.inodes import described
+from boltseal.host.scrub.inodes import describe_file
 from boltseal.host.scrub.layer_check import CheckMode, Spend
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, same_content
 from boltseal.host.scrub.plans import MappedCopy
@@ -58,9 +58,9 @@ class _Comparison:
                 full = path + b"/" + name if path else name
                 seen = merged.get(name)
                 if seen is None:
-                    self._add(DifferenceKind.EXTRA, full, "nothing", described(self._tree.stat(full)))
+                    self._add(DifferenceKind.EXTRA, full, "nothing", describe_file(self._tree.stat(full)))
                 elif name not in there:
-                    self._add(DifferenceKind.MISSING, full, described(seen.at), "nothing")
+                    self._add(DifferenceKind.MISSING, full, describe_file(seen.at), "nothing")
                 elif self._same_kind(full, seen) and seen.layers:
                     todo.append((full, seen.layers))
         return self._found
@@ -69,7 +69,7 @@ class _Comparison:
         """Compares what lies at a path with what the layers show there. Whether it is the same kind of thing."""
         want, got = seen.at, self._tree.stat(path)
         if stat.S_IFMT(want.st_mode) != stat.S_IFMT(got.st_mode):
-            self._add(DifferenceKind.TYPE, path, described(want), described(got))
+            self._add(DifferenceKind.TYPE, path, describe_file(want), describe_file(got))
             return False
         if not self._same_mode(want, got):
             self._add(
@@ -104,13 +104,13 @@ class _Comparison:
             if want == got or (name == CAPABILITY and self._same_right(want, got)):
                 continue
             kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
-            self._add(kind, path, f"{name}={in_words(want)}", f"{name}={in_words(got)}")
+            self._add(kind, path, f"{name}={describe_value(want)}", f"{name}={describe_value(got)}")
         return METACOPY in names
 
     def _same_right(self, want: bytes | None, got: bytes | None) -> bool:
         if got is None:
             return self._copy.loses_rights
-        return want is not None and same_right(want, got)
+        return want is not None and same_capability(want, got)
 
     def _file(
         self, path: bytes, tree: SafeFolder, found: tuple[os.stat_result, os.stat_result], *, borrowed: bool

@@ -21,7 +21,7 @@ from typing import Final
 from boltseal.engines.json_documents import MAX_WORD_BYTES
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
-from boltseal.host.scrub.layer_folder import Names, composefs_reason, unexpected_names
+from boltseal.host.scrub.layer_folder import AllowedNames, composefs_reason, unexpected_names
 from boltseal.host.scrub.mount_points import mounts_on_links
 
 MAX_LOWER_BYTES: Final = 64 * 1024
@@ -30,7 +30,7 @@ _LISTED: Final = re.compile(rb"l/[A-Z2-7]{26}")
 _LEADS: Final = re.compile(rb"\.\./([a-z0-9]{1,80}(?:-init)?)/diff")
 
 
-Proven = Callable[[int, str], bool]
+IsSameLayer = Callable[[int, str], bool]
 """Whether another folder holds exactly the layer of this number, the lowest being 0."""
 
 
@@ -40,10 +40,10 @@ def check_stack(
     folders: Sequence[str],
     layers: Sequence[str],
     unknown: list[str],
-    names: Names,
+    names: AllowedNames,
     *,
-    proven: Proven = lambda _, __: False,
-    other_names: Mapping[str, Names] | None = None,
+    proven: IsSameLayer = lambda _, __: False,
+    other_names: Mapping[str, AllowedNames] | None = None,
 ) -> list[Difference]:
     """Whether each folder's link and list lead to exactly the folders below it, and the folder has no unknown names.
 
@@ -86,7 +86,7 @@ def check_stack(
     return found
 
 
-def _stands_in(files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[str], proven: Proven) -> bool:
+def _stands_in(files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[str], proven: IsSameLayer) -> bool:
     """Whether a list of other links leads to the folders themselves, or to others that hold the same layers."""
     links = lower.split(b":")[::-1]
     if len(links) != len(folders):

@@ -12,7 +12,7 @@ from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnread
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
-from boltseal.host.scrub.layer_folder import COPY, PODMAN, PODMAN_COPY, composefs_reason, unexpected_names
+from boltseal.host.scrub.layer_folder import COPY, PODMAN_COPY, PODMAN_NAMES, composefs_reason, unexpected_names
 from boltseal.host.scrub.overlay_stack import check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
@@ -157,7 +157,7 @@ def _layers(
             allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
         )
     named = [str(diff) for diff in diffs]
-    found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN)
+    found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN_NAMES)
     return tuple(files)
 
 
@@ -262,7 +262,7 @@ def _container(
             found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
     if complete:
         copied = {} if copy is None else {chain[-2]: PODMAN_COPY}
-        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN, other_names=copied)
+        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN_NAMES, other_names=copied)
     at = [_folder(id_) for id_ in chain]
     if copy is not None:
         at.insert(-2, copy.folder)

@@ -17,7 +17,7 @@ from typing import Final
 
 from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
-from boltseal.host.scrub.attributes import CAPABILITY, Attributes, same_right
+from boltseal.host.scrub.attributes import CAPABILITY, Attributes, same_capability
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import CheckMode, Spend
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, marks, same_content
@@ -45,7 +45,7 @@ _Wrong = tuple[str, str]
 _LOST: Final = (StoreMissing, StoreUnreadable, StoreMalformed)
 
 
-def running_differences(
+def compare_process_view(
     container: ContainerPlan, running: ProcessRoot, manner: CheckMode, spend: Spend
 ) -> tuple[list[Difference], list[str], list[str]]:
     """What the process sees and the layers do not have; what could not be looked at; what mounts hide from it."""
@@ -181,7 +181,7 @@ class _View:
 
     def _same_right(self, path: bytes, tree: SafeFolder) -> bool:
         ours, theirs = (Attributes(each).value_if_there(path, CAPABILITY) for each in (tree, self._view))
-        return ours == theirs or (ours is not None and theirs is not None and same_right(ours, theirs))
+        return ours == theirs or (ours is not None and theirs is not None and same_capability(ours, theirs))
 
     def _same_content(self, path: bytes, tree: SafeFolder) -> bool:
         return same_content(path, tree, self._view, self._spend, from_disk=self._manner.from_disk)

@@ -19,14 +19,14 @@ from typing import Final
 
 from boltseal.engines.overlay_processes import ProcessRoot, running_roots
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
-from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, changes, init_differences
+from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.find_stores import FoundStore
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.mapped_copy import copy_differences
 from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
-from boltseal.host.scrub.process_view import running_differences
+from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
 from boltseal.host.scrub.trust import Expectation, is_id, judge, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
@@ -307,12 +307,12 @@ def _of_container(
     mounted = _mounted(container, unknown)
     try:
         found += init_differences(container.root, container.init, container.lowers[1:])
-        changed = changes(container)
+        changed = list_changes(container)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     unknown += _on_another_layer(container, running, roots)
     if running is not None:
-        seen, not_seen, mounted_over = running_differences(container, running, wanted.manner, spend)
+        seen, not_seen, mounted_over = compare_process_view(container, running, wanted.manner, spend)
         found += seen
         unknown += not_seen
         changed += [ContainerChange(path, MOUNTED_OVER) for path in mounted_over]

@@ -92,7 +92,7 @@ class Header(NamedTuple):
 
 
 _NONE: Final[dict[bytes, bytes]] = {}
-FOLDER_WITHOUT_AN_ENTRY: Final = Header(b"", UnusualTraits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
+IMPLIED_FOLDER: Final = Header(b"", UnusualTraits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
 
 
 def parse_group(raw: bytes, at: int = 0) -> Header:

@@ -61,11 +61,11 @@ def _batches(file: IO[bytes]) -> Iterator[list[TarSplitLine]]:
             raise TarMalformed(f"a line of the tar-split is not what an engine writes: {quote(str(error))}") from error
 
 
-Taken = Callable[[bytes, int, TarSplitLine], bool]
+TakeEntry = Callable[[bytes, int, TarSplitLine], bool]
 """Takes the bytes before an entry's content, how many of them are padding, and its line. Whether the entry is done."""
 
 
-def entries(file: IO[bytes], taken: Taken = lambda _, __, ___: False) -> Iterator[tuple[bytes, Header | None]]:
+def entries(file: IO[bytes], taken: TakeEntry = lambda _, __, ___: False) -> Iterator[tuple[bytes, Header | None]]:
     """Each entry's header, with all bytes of the tar that stand before its content; at the end what is left, and None.
 
     `taken` is asked for plain files before their header is read, and what it takes does not come here.

@@ -8,12 +8,12 @@ from typing import Final
 
 from boltseal.engines.privileges import sees_marks
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames
-from boltseal.host.scrub.attributes import OF_OVERLAYFS, OPAQUE_MARKS, PASSED_OVER, in_words
+from boltseal.host.scrub.attributes import OF_OVERLAYFS, OPAQUE_MARKS, PASSED_OVER, describe_value
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
-from boltseal.host.scrub.inodes import Inodes, described, is_whiteout
+from boltseal.host.scrub.inodes import Inodes, describe_file, is_whiteout
 from boltseal.host.scrub.ownership import Ownership
-from boltseal.host.scrub.tar_header import FOLDER_WITHOUT_AN_ENTRY
+from boltseal.host.scrub.tar_header import IMPLIED_FOLDER
 
 _HIDES: Final = "a whiteout, which hides the file of a lower layer"
 
@@ -55,7 +55,7 @@ class UnexpectedFiles:
             if name in OPAQUE_MARKS:
                 attributes.opaque.add(b"")
             elif name.startswith(OF_OVERLAYFS) and name not in PASSED_OVER:
-                got = in_words(attributes.value(b"", at, name))
+                got = describe_value(attributes.value(b"", at, name))
                 self._findings.add(DifferenceKind.XATTR, b"", f"{name}=none", f"{name}={got}")
         return seen
 
@@ -74,7 +74,7 @@ class UnexpectedFiles:
                 self._findings.not_read(error.message)
                 continue
             if on_list and not is_whiteout(found):  # what is off the list is an entry's, and means lower layers
-                self._findings.add(DifferenceKind.WHITEOUT, path, _HIDES, described(found))
+                self._findings.add(DifferenceKind.WHITEOUT, path, _HIDES, describe_file(found))
 
     def missing_marks(self, folders: Iterable[bytes]) -> None:
         """Folders that should have an opaque mark and have none."""
@@ -90,9 +90,9 @@ class UnexpectedFiles:
             if implied:
                 found = self._tree.stat(folder)
                 if not stat.S_ISDIR(found.st_mode):
-                    self._findings.add(DifferenceKind.TYPE, folder, "folder", described(found))
+                    self._findings.add(DifferenceKind.TYPE, folder, "folder", describe_file(found))
                     return
-                self._inodes.of_a_folder_without_an_entry(folder, FOLDER_WITHOUT_AN_ENTRY, found)
+                self._inodes.of_a_folder_without_an_entry(folder, IMPLIED_FOLDER, found)
             left = self._tree.listed(folder) if left is None else left
         except StoreMissing:
             if implied:
@@ -116,5 +116,8 @@ class UnexpectedFiles:
             self._findings.not_read(error.message)
             return
         self._findings.add(
-            DifferenceKind.WHITEOUT if is_whiteout(found) else DifferenceKind.EXTRA, path, "nothing", described(found)
+            DifferenceKind.WHITEOUT if is_whiteout(found) else DifferenceKind.EXTRA,
+            path,
+            "nothing",
+            describe_file(found),
         )
