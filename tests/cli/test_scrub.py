@@ -189,7 +189,7 @@ def test_what_is_no_store_is_usage(tmp_path: Path) -> None:
     done = program.call("scrub", "--root", tmp_path)
 
     assert done.code == 2
-    assert "is no store of images" in done.err
+    assert "is not an image store" in done.err
 
 
 def test_a_whole_disk_is_searched_for_stores(store: DockerStore, tmp_path: Path) -> None:

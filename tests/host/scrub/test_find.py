@@ -89,7 +89,7 @@ def test_of_more_homes_than_are_looked_into_the_next_is_told(disk: Path, monkeyp
     stores = [store_at(disk), usual_stores([disk / "home/bob", disk / "home/ann"])]
     unknown = [[why for each in found for why in each.plan(each.root).unknown] for found in stores]
 
-    assert unknown == [["there are more than 1 homes; what the others keep is checked where --root names it"]] * 2
+    assert unknown == [["not checked: there are more than 1 home folders; name this one with --root"]] * 2
 
 
 def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:

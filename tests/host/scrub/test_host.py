@@ -189,7 +189,7 @@ def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore
 
     assert killed
     assert (report.status, report.differences) == (ReportStatus.UNKNOWN, ())
-    assert "was ended" in report.unknown[0]
+    assert "was killed" in report.unknown[0]
 
 
 @pytest.mark.lengthy
@@ -298,7 +298,7 @@ def test_a_file_written_to_while_it_is_read_is_told_as_that(store: DockerStore) 
     result = check(layer, CheckMode(), spend)
 
     assert [(each.kind, each.path) for each in result.differences] == [(DifferenceKind.CONTENT, "b")]
-    assert result.differences[0].got == "a file that was written to while it was checked"
+    assert result.differences[0].got == "a file that was written to during the check"
 
 
 def test_a_folder_of_more_names_than_are_read_is_never_clean(store: DockerStore) -> None:

@@ -383,7 +383,7 @@ def test_a_list_of_entries_that_are_nowhere_has_an_end(store: DockerStore) -> No
     report = checked(store)["good:1"]
 
     assert report.status is ReportStatus.DIFFERS
-    assert "folders that it names are not there" in " ".join(each.got for each in report.differences)
+    assert "folders of it do not exist" in " ".join(each.got for each in report.differences)
 
 
 def podman_store(folder: Path, **lists: object) -> Path:

@@ -1,7 +1,7 @@
-"""OCI layouts, OCI archives and what `docker save` writes, checked from index.json, from manifest.json, or from both.
+"""Plans the check of OCI layouts, OCI archives and `docker save` archives, from index.json, manifest.json, or both.
 
-Newer archives have both lists, and tools read one or the other, so both are followed: an image that they disagree on
-stands there twice.
+Newer archives have both lists, and tools read one or the other, so both are followed. An image that they disagree on is
+reported twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Saved(msgspec.Struct, rename="pascal"):
 
 
 def plan(path: Path) -> StorePlan:
-    """What this layout or archive holds. Never raises for what lies there."""
+    """Return the plan of a layout or archive; unreadable or malformed content is part of the plan, never raised."""
     unknown: list[str] = []
     images: list[ImagePlan] = []
     try:
@@ -47,14 +47,14 @@ def plan(path: Path) -> StorePlan:
             known = {image.config for image in images}
             images += [image for image in _saved(files, allowance) if image.config not in known or image.differences]
         if not files.has("index.json") and not files.has("manifest.json"):
-            unknown.append(f"{path} holds no image: neither index.json nor manifest.json is in it")
+            unknown.append(f"{path} has no image: it has neither index.json nor manifest.json")
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return StorePlan(NAME, path, tuple(images), (), tuple(unknown))
 
 
 class _Blobs:
-    """The blobs of a layout by digest."""
+    """The blobs of a layout, by digest."""
 
     def __init__(self, files: NamedFiles, allowance: Allowance) -> None:
         self.root = files.root
@@ -69,7 +69,16 @@ class _Blobs:
 
     def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
         place = self._files.place(_name(blob))
-        return LayerFiles(self.root, diff_id, folder, None, place.file, blob, place.start, place.size, artifact)
+        return LayerFiles(
+            root=self.root,
+            diff_id=diff_id,
+            folder=folder,
+            blob=place.file,
+            blob_digest=blob,
+            blob_start=place.start,
+            blob_size=place.size,
+            artifact=artifact,
+        )
 
 
 def _indexed(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
@@ -93,7 +102,7 @@ def _indexed(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
 def _saved(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
     listed = decoded(files.read("manifest.json", MAX_DOCUMENT_BYTES), list[_Saved], "manifest.json")
     if len(listed) > MAX_IMAGES:
-        raise StoreMalformed(f"manifest.json names {len(listed)} images; at most {MAX_IMAGES} are read")
+        raise StoreMalformed(f"manifest.json lists too many images (got {len(listed)}, expected at most {MAX_IMAGES})")
     return [_saved_image(files, image, allowance) for image in listed]
 
 
@@ -116,7 +125,9 @@ def _saved_image(files: NamedFiles, image: _Saved, allowance: Allowance) -> Imag
             )
         for diff, path in zip(diffs, paths, strict=False):
             place = files.place(path)
-            layer = LayerFiles(files.root, diff, None, None, place.file, None, place.start, place.size)
+            layer = LayerFiles(
+                root=files.root, diff_id=diff, blob=place.file, blob_start=place.start, blob_size=place.size
+            )
             layers.append(allowance.once(layer))
     except (StoreMissing, StoreMalformed) as error:
         found.append(
@@ -133,7 +144,10 @@ def _name(blob: Digest) -> str:
 
 
 def documents_in(path: Path) -> dict[Digest, bytes]:
-    """The manifests and indexes in a layout or archive, under the digests of their bytes. StoreMissing and its like."""
+    """Return the manifests and indexes in a layout or archive, by the digests of their bytes.
+
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+    """
     files = opened(path)
     found: dict[Digest, bytes] = {}
     todo = [files.read("index.json", MAX_DOCUMENT_BYTES)]

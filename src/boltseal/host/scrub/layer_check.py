@@ -143,7 +143,7 @@ def _split(layer: LayerFiles, store: SafeFolder, tree: SafeFolder, manner: Check
             tape.write(raw)
             if header is not None:
                 fed = tape.fed
-                comparison.entry(header, tape.file)
+                comparison.entry(header, tape.add_file)
                 missed = missed or (header.size > 0 and tape.fed == fed)
         comparison.finish()
         digest = tape.digest()

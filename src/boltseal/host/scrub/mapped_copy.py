@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder
-from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes, describe_value, same_capability
+from boltseal.host.scrub.attributes import CAPABILITY, IGNORED, Attributes, describe_value, same_capability
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 from boltseal.host.scrub.inodes import describe_file
 from boltseal.host.scrub.layer_check import CheckMode, Spend
@@ -98,7 +98,7 @@ class _Comparison:
         ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
         names = set(theirs.names(path, theirs.at(path)))
         wanted = {each for each in ours.names(path, ours.at(path)) if not each.startswith("trusted.overlay.")}
-        for name in sorted((names | wanted) - PASSED_OVER - {METACOPY}):
+        for name in sorted((names | wanted) - IGNORED - {METACOPY}):
             want = ours.value_if_there(path, name) if name in wanted else None
             got = theirs.value_if_there(path, name)
             if want == got or (name == CAPABILITY and self._same_right(want, got)):

@@ -312,10 +312,10 @@ def _of_container(
         unknown.append(error.message)
     unknown += _on_another_layer(container, running, roots)
     if running is not None:
-        seen, not_seen, mounted_over = compare_process_view(container, running, wanted.manner, spend)
-        found += seen
-        unknown += not_seen
-        changed += [ContainerChange(path, MOUNTED_OVER) for path in mounted_over]
+        compared = compare_process_view(container, running, wanted.manner, spend)
+        found += compared.differences
+        unknown += compared.unknown
+        changed += [ContainerChange(path, MOUNTED_OVER) for path in compared.mounted_over]
     found += dict.fromkeys((*mounted, *_mounted(container, unknown)))
     return ScrubReport(
         "container", container.name or readable(container.id.encode())[:12], status_of(len(found), tuple(unknown)),
