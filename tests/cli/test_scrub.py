@@ -170,7 +170,7 @@ def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> No
     done = program.call("scrub", "--root", store.root, "shop/other:1")
 
     assert done.code == 3
-    assert "could not check: shop/other:1: no store that was looked at has it; --root names" in done.out
+    assert "could not check: shop/other:1: not found in the searched stores; name another" in done.out
 
 
 @pytest.mark.parametrize(("typed", "told"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
@@ -181,7 +181,7 @@ def test_a_name_without_a_tag_that_is_nowhere_is_told_which_tag_it_means(
     done = program.call("scrub", "--root", store.root, typed)
 
     assert done.code == 3
-    assert ("A name without a tag means the tag latest" in done.out) is told
+    assert ("A name without a tag has the tag latest" in done.out) is told
 
 
 def test_what_is_no_store_is_usage(tmp_path: Path) -> None:

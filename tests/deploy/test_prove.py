@@ -73,7 +73,7 @@ async def test_an_image_that_no_store_has(disk: Disk) -> None:
     """The engine says that it has it, and it is not there: that is no success."""
     disk.image = EngineImage(Digest.of(b"elsewhere"))
 
-    with pytest.raises(NotScrubbed, match="not scrubbed: no store that was looked at has it") as error:
+    with pytest.raises(NotScrubbed, match="not scrubbed: not found in the searched stores") as error:
         await disk.scrub()
     assert exit_code(error.value) is ExitCode.UNKNOWN
 

@@ -193,7 +193,7 @@ def test_a_container_that_is_said_to_have_the_layer_of_another_one(host: Host) -
     host.docker("rm", "--force", box, other)
 
     assert report.status is ReportStatus.UNKNOWN
-    assert "but that runs on" in report.unknown[0]
+    assert "which the store records for it, runs on" in report.unknown[0]
 
 
 def test_a_capability_that_only_the_process_sees(host: Host) -> None:

@@ -93,7 +93,7 @@ def test_of_more_homes_than_are_looked_into_the_next_is_told(disk: Path, monkeyp
 
 
 def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NoStoreFound, match="is not there"):
+    with pytest.raises(NoStoreFound, match="does not exist"):
         store_at(tmp_path / ("a" * 300))
 
 

@@ -66,7 +66,7 @@ class LayerComparison:
     def entry(self, header: Header, content: Content | None = None) -> None:
         """Compare one entry of the tar.
 
-        Raises: TarMalformed: for a name that leads out of the layer.
+        Raises: TarMalformed: for a name outside of the layer.
         """
         if header.traits.kind == GLOBAL:
             return

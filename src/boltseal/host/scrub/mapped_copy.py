@@ -1,9 +1,8 @@
-"""Copies of an image for containers with ids of their own (`--uidmap`), where the ids of a mount are not mapped.
+"""Compares copies of an image for containers with their own ids (`--uidmap`), where the ids of a mount are not mapped.
 
-Podman and containerd mount the image's layers, give every file to the mapped owner, which copies it up, and keep what came
-of it as the top layer of such containers. Nothing has the digest of that; but it must be what the layers show together, owners
-aside, and those are proven. A new owner takes setuid, setgid and capabilities from a file: Podman puts them back, containerd
-does not.
+Podman and containerd mount the image's layers, change the owner of every file, which copies it up, and keep the result as the
+top layer of such containers. It has no digest, but except for owners it must equal the merged layers, which are proven.
+Changing the owner removes setuid, setgid and capabilities from a file: Podman restores them, containerd does not.
 """
 
 from __future__ import annotations
@@ -23,11 +22,14 @@ from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, same_co
 from boltseal.host.scrub.plans import MappedCopy
 
 METACOPY: Final = "trusted.overlay.metacopy"
-"""On a file whose content is still that of the layer below."""
+"""The attribute of a file whose content is still in the layer below."""
 
 
 def copy_differences(root: Path, copy: MappedCopy, manner: CheckMode, spend: Spend) -> list[Difference]:
-    """What in a copy is not as in the layers. StoreMissing, StoreUnreadable, StoreMalformed."""
+    """Return how a copy differs from the layers.
+
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+    """
     with ExitStack() as opened:
         store = opened.enter_context(SafeFolder(root))
         tree = opened.enter_context(store.below(copy.folder))
@@ -36,7 +38,7 @@ def copy_differences(root: Path, copy: MappedCopy, manner: CheckMode, spend: Spe
 
 
 class _Comparison:
-    """One copy."""
+    """Compares one copy."""
 
     def __init__(
         self, copy: MappedCopy, tree: SafeFolder, merged: MergedLayers, manner: CheckMode, spend: Spend
@@ -66,7 +68,7 @@ class _Comparison:
         return self._found
 
     def _same_kind(self, path: bytes, seen: MergedEntry) -> bool:
-        """Compares what lies at a path with what the layers show there. Whether it is the same kind of thing."""
+        """Compare the file at a path with that of the layers, and return whether it has the same type."""
         want, got = seen.at, self._tree.stat(path)
         if stat.S_IFMT(want.st_mode) != stat.S_IFMT(got.st_mode):
             self._add(DifferenceKind.TYPE, path, describe_file(want), describe_file(got))
@@ -94,7 +96,7 @@ class _Comparison:
         return meant == mode | lost & (stat.S_ISUID | stat.S_ISGID)
 
     def _attributes(self, path: bytes, seen: MergedEntry) -> bool:
-        """Compares the attributes. Whether the content is still that of the layer."""
+        """Compare extended attributes, and return whether the content is still in the layer below."""
         ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
         names = set(theirs.names(path, theirs.at(path)))
         wanted = {each for each in ours.names(path, ours.at(path)) if not each.startswith("trusted.overlay.")}

@@ -292,7 +292,7 @@ def _time(text: bytes) -> int:
 def clean(name: bytes) -> bytes:
     """Return an entry's path as engines use it: relative to the layer, without empty parts.
 
-    Raises: TarMalformed: if it leads out of the layer.
+    Raises: TarMalformed: if it is outside of the layer.
     """
     if len(name) > MAX_NAME_BYTES:
         raise TarMalformed(f"an entry's name of {len(name)} bytes; paths have at most {MAX_NAME_BYTES}")
@@ -307,6 +307,6 @@ def clean(name: bytes) -> bytes:
             elif kept:
                 kept.pop()
             else:
-                raise TarMalformed(f"the entry {quote(repr(name))} leads out of its layer")
+                raise TarMalformed(f"the entry {quote(repr(name))} is outside of its layer")
         parts = kept
     return b"/".join(parts)
