@@ -1,4 +1,4 @@
-"""Keeping, and letting go: every doubt keeps."""
+"""Keeping images and removing expired ones; in doubt an image is kept."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def keep_name(digest: Digest) -> Reference:
 
 
 async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: Any) -> tuple[list[Digest], PullResult]:
-    """Publish and pull these one after the other, a day between; the last with a policy."""
+    """Publish and pull these one after the other, a day apart; the last one with a policy."""
     found = [shop.publish(each) for each in words]
     for digest in found[:-1]:
         await shop.puller().bring(PullRequest(APP, digest))
@@ -39,16 +39,16 @@ async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: A
     return found, await shop.puller(policy=policy, **more).bring(PullRequest(APP, found[-1]))
 
 
-async def test_without_a_policy_nothing_ever_goes(shop: Hosting) -> None:
-    """Disks are cheaper than the image that one needs."""
+async def test_without_a_policy_nothing_expires(shop: Hosting) -> None:
+    """However many images are kept."""
     digests, brought = await pulled(shop, *WORDS)
 
     assert brought.let_go == ()
     assert [each.kept.digest for each in await shop.keeper.listed()] == digests[2::-1]
 
 
-async def test_keep_n_lets_go_of_the_oldest(shop: Hosting) -> None:
-    """The newest N of the name stay; the others go with all their names."""
+async def test_keep_n_removes_the_oldest(shop: Hosting) -> None:
+    """The newest N of the name stay; the others lose all their names."""
     digests, brought = await pulled(shop, *WORDS, policy=NEWEST)
 
     assert {each.kept.digest for each in brought.let_go} == set(digests[:2])
@@ -57,22 +57,22 @@ async def test_keep_n_lets_go_of_the_oldest(shop: Hosting) -> None:
     assert [each.kept.digest for each in await shop.keeper.listed()] == [digests[2]]
 
 
-async def test_keep_for_lets_go_of_what_is_older(shop: Hosting) -> None:
-    """By when it was kept."""
+async def test_keep_for_removes_older_images(shop: Hosting) -> None:
+    """By the time when they were kept."""
     digests, brought = await pulled(shop, *WORDS, policy=KeepPolicy(for_us=2 * DAY_US))
 
     assert [each.kept.digest for each in brought.let_go] == [digests[0]]
 
 
-async def test_only_what_both_let_go(shop: Hosting) -> None:
-    """The newest three, and whatever is younger than a day beside them."""
+async def test_an_image_must_exceed_both_limits(shop: Hosting) -> None:
+    """The newest three stay, and those younger than a day."""
     _, brought = await pulled(shop, *WORDS, policy=KeepPolicy(keep=3, for_us=DAY_US))
 
     assert brought.let_go == ()
 
 
-async def test_a_promise_is_not_shortened_by_a_later_call(shop: Hosting) -> None:
-    """Kept for thirty days is kept for thirty days."""
+async def test_a_later_call_does_not_shorten_a_promise(shop: Hosting) -> None:
+    """An image kept for thirty days stays for thirty days."""
     old = shop.publish("one")
     await shop.puller().bring(WANTED)
     shop.publish("two")
@@ -94,14 +94,14 @@ async def let_go(shop: Hosting, policy: KeepPolicy, **more: Any) -> list[ExpiryR
 
 
 async def why(shop: Hosting, old: Digest, policy: KeepPolicy = NONE, **more: Any) -> str:
-    """Why it is kept; it must be there then."""
+    """Return the reason why an image is kept; it must exist then."""
     (found,) = [each for each in await let_go(shop, policy, **more) if each.kept.digest == old]
     assert bool(found.why) == (str(shop.id_of(old)) in shop.fake.images)
     return found.why
 
 
-async def test_what_runs_is_kept(shop: Hosting) -> None:
-    """Also what stands still: its container could be started again."""
+async def test_images_in_use_are_kept(shop: Hosting) -> None:
+    """Also those of stopped containers, which could be started again."""
     (old, _), _ = await pulled(shop, "one", "two")
     container = shop.run("web", shop.id_of(old))
     shop.fake.containers[container]["State"]["Running"] = False
@@ -109,8 +109,8 @@ async def test_what_runs_is_kept(shop: Hosting) -> None:
     assert await why(shop, old) == "a container uses it"
 
 
-async def test_a_container_that_is_made_meanwhile(shop: Hosting) -> None:
-    """The engine has the last word: it is asked to remove, never forced."""
+async def test_a_container_created_during_removal_keeps_its_image(shop: Hosting) -> None:
+    """The engine refuses the removal, which is never forced."""
     (old, _), _ = await pulled(shop, "one", "two")
     kept = shop.host.kept.kept(shop.host.key)[0]
     shop.run("web", shop.id_of(old))
@@ -120,8 +120,8 @@ async def test_a_container_that_is_made_meanwhile(shop: Hosting) -> None:
     assert shop.host.kept.kept(shop.host.key) == (kept,)
 
 
-async def test_what_its_name_means_is_kept_and_not_counted(shop: Hosting) -> None:
-    """It was brought back, say."""
+async def test_the_image_of_the_tag_is_kept_and_not_counted(shop: Hosting) -> None:
+    """For example after a restore."""
     digests, _ = await pulled(shop, "one", "two", "three")
     await shop.host.engine.tag(shop.id_of(digests[0]), APP)
 
@@ -130,8 +130,8 @@ async def test_what_its_name_means_is_kept_and_not_counted(shop: Hosting) -> Non
     assert shop.meaning() == shop.id_of(digests[0])
 
 
-async def test_what_a_lock_names_is_kept(shop: Hosting, tmp_path: Path) -> None:
-    """One that is given, or one that was given once and is still there."""
+async def test_images_in_a_lock_are_kept(shop: Hosting, tmp_path: Path) -> None:
+    """A given lock, or a known one that still exists."""
     (old, _), _ = await pulled(shop, "one", "two")
     shop.host.kept.know_lock(tmp_path / LOCK_NAME)
     write_lock(tmp_path, Lock((LockedImage(APP, old, NOW_US),)))
@@ -143,8 +143,8 @@ async def test_what_a_lock_names_is_kept(shop: Hosting, tmp_path: Path) -> None:
     assert await why(shop, old, locked=[old]) == "it is in a boltseal.lock"
 
 
-async def test_what_a_release_holds_is_kept(shop: Hosting) -> None:
-    """Until it lets go, or its time is over."""
+async def test_images_held_by_a_release_are_kept(shop: Hosting) -> None:
+    """Until it drops the reason, or the time is over."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     kept = await shop.keeper.hold(shop.id_of(old), APP, old, "release shop/1")
     await shop.keeper.hold(shop.id_of(old), APP, old, "release shop/2", shop.clock() + DAY_US)
@@ -160,8 +160,8 @@ async def test_what_a_release_holds_is_kept(shop: Hosting) -> None:
     assert await why(shop, old) == ""
 
 
-async def test_a_hold_puts_a_lost_keep_tag_on_again(shop: Hosting) -> None:
-    """And is a miss for an image that is not here."""
+async def test_a_hold_restores_a_lost_keep_tag(shop: Hosting) -> None:
+    """And raises NoSuchImage for an image that the engine does not have."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     kept = await shop.keeper.hold(shop.id_of(old), APP, None, "release shop/1")
     await shop.host.engine.untag(kept.keep_name)
@@ -172,8 +172,8 @@ async def test_a_hold_puts_a_lost_keep_tag_on_again(shop: Hosting) -> None:
         await shop.keeper.hold(Digest.of(b"none"), APP, None, "release shop/1")
 
 
-async def test_the_only_copy_of_what_ran_here_lately_is_kept(shop: Hosting) -> None:
-    """A registry that says now that it has it makes it one of two; doubt does not."""
+async def test_the_only_copy_of_a_recently_run_image_is_kept(shop: Hosting) -> None:
+    """Unless a registry confirms now that it has it; doubt is no confirmation."""
     (old, _), _ = await pulled(shop, "one", "two")
     container = shop.run("web", shop.id_of(old))
     await shop.host.images_in_use()
@@ -191,8 +191,8 @@ async def test_the_only_copy_of_what_ran_here_lately_is_kept(shop: Hosting) -> N
     assert await why(shop, old) == ""
 
 
-async def test_what_a_registry_has_is_not_the_only_copy(shop: Hosting) -> None:
-    """Asked by HEAD, at the moment of removing."""
+async def test_an_image_in_a_registry_is_not_the_only_copy(shop: Hosting) -> None:
+    """Asked by HEAD at the time of removal."""
     (old, _), _ = await pulled(shop, "one", "two")
     container = shop.run("web", shop.id_of(old))
     await shop.host.images_in_use()
@@ -205,8 +205,8 @@ async def test_what_a_registry_has_is_not_the_only_copy(shop: Hosting) -> None:
     assert shop.hub.counted["HEAD manifest"] == 2
 
 
-async def test_trouble_while_letting_go_is_told_and_undoes_nothing(shop: Hosting) -> None:
-    """The image is here and has its name."""
+async def test_an_error_during_expiry_is_reported_and_undoes_nothing(shop: Hosting) -> None:
+    """The image is pulled and tagged."""
     (old, _), _ = await pulled(shop, "one", "two")
     new = shop.publish("three")
     shop.fake.wrong[f"images/{shop.id_of(old)}/json"] = Wrong(200, b"nonsense")
@@ -216,8 +216,8 @@ async def test_trouble_while_letting_go_is_told_and_undoes_nothing(shop: Hosting
     assert shop.meaning() == shop.id_of(new)
 
 
-async def test_a_keep_tag_that_two_names_share(shop: Hosting) -> None:
-    """It goes with the last of them."""
+async def test_a_shared_keep_tag_is_removed_with_its_last_name(shop: Hosting) -> None:
+    """Two names share it."""
     other = Reference(APP.registry, APP.repository, Tag("1.4"))
     old = shop.publish("one")
     for name in (APP, other):
@@ -234,8 +234,8 @@ async def test_a_keep_tag_that_two_names_share(shop: Hosting) -> None:
     assert shop.meaning(keep_name(old)) is None
 
 
-async def test_twelve_digits_that_collide(classic: Hosting) -> None:
-    """Another image has the short keep tag: the long one is taken, and nobody loses a name."""
+async def test_colliding_short_keep_tags_use_the_long_form(classic: Hosting) -> None:
+    """Another image has the short tag; no image loses a tag."""
     old, _ = classic.publish("one"), await classic.puller().bring(WANTED)
     other = Digest.parse(classic.fake.image("other", str(keep_name(old))))
     classic.publish("two")
@@ -246,8 +246,8 @@ async def test_twelve_digits_that_collide(classic: Hosting) -> None:
     assert classic.meaning(keep_name(old)) == other
 
 
-async def test_a_third_image_of_one_index_takes_no_tag_away(classic: Hosting) -> None:
-    """Images for other machines have the same digest of their registry: the ID tells them apart; no tag at all is told."""
+async def test_further_images_of_an_index_use_their_id(classic: Hosting) -> None:
+    """Images for other platforms share its digest; if no tag is free, that is an error."""
     old, _ = classic.publish("one"), await classic.puller().bring(WANTED)
     id_ = classic.id_of(old)
     of_digest = [f"{APP.name}:boltseal-keep-{old.hex[:digits]}" for digits in (12, 64)]
@@ -264,8 +264,8 @@ async def test_a_third_image_of_one_index_takes_no_tag_away(classic: Hosting) ->
     assert classic.meaning() == id_
 
 
-async def test_what_is_listed(shop: Hosting) -> None:
-    """Newest first, with number, standing, and when it ran."""
+async def test_kept_images_are_listed_with_their_state(shop: Hosting) -> None:
+    """Newest first, with number, state and last run."""
     (first, second, _), _ = await pulled(shop, "one", "two", "three")
     shop.run("web", shop.id_of(second))
     await shop.host.images_in_use()
@@ -279,16 +279,16 @@ async def test_what_is_listed(shop: Hosting) -> None:
     assert [each.ran_us for each in listed] == [shop.clock(), None]
 
 
-async def test_what_another_host_keeps_is_not_ours(shop: Hosting) -> None:
-    """Rows stand under the engine's address."""
+async def test_images_of_another_engine_are_not_listed(shop: Hosting) -> None:
+    """Rows have the engine's address."""
     await pulled(shop, "one", "two")
 
     assert shop.host.kept.kept("unix:///other.sock") == ()
     assert isinstance(shop.host.kept.kept(shop.host.key)[0], KeptImage)
 
 
-async def test_what_is_here_already_still_lets_go(shop: Hosting) -> None:
-    """A smaller --keep holds from the next pull on, whatever it brings; where nothing is to go, nobody is asked."""
+async def test_a_pull_without_change_still_expires_images(shop: Hosting) -> None:
+    """A smaller --keep applies from the next pull on; without expired images nothing is asked."""
     digests, _ = await pulled(shop, *WORDS)
     shop.hub.counted.clear()
     brought = await shop.puller(policy=NEWEST).bring(PullRequest(APP, digests[-1]))
@@ -299,8 +299,8 @@ async def test_what_is_here_already_still_lets_go(shop: Hosting) -> None:
     assert not shop.hub.counted
 
 
-async def test_what_runs_under_a_name_that_somebody_has_moved(shop: Hosting) -> None:
-    """`docker pull` took the name away before us: what works is the image that runs, and it is kept too."""
+async def test_the_running_image_of_a_moved_tag_is_kept(shop: Hosting) -> None:
+    """`docker pull` moved the tag before: the running image is kept too."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     shop.run("web", shop.id_of(old))
     other = Digest.parse(shop.fake.image("by docker pull"))
@@ -315,8 +315,8 @@ async def test_what_runs_under_a_name_that_somebody_has_moved(shop: Hosting) -> 
     assert shop.host.kept.ran(shop.host.key) == {shop.id_of(old): shop.clock()}
 
 
-async def test_podman_leaves_what_another_repository_knows(tmp_path: Path) -> None:
-    """Its digests are names too."""
+async def test_podman_images_of_another_repository_stay(tmp_path: Path) -> None:
+    """Their digests are names too."""
     async with hosting(tmp_path, ImageStoreKind.PODMAN) as shop:
         (old, _), _ = await pulled(shop, "one", "two")
         shop.fake.images[str(shop.id_of(old))]["RepoDigests"].append(f"hub.test/other/app@{old}")

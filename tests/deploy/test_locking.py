@@ -1,4 +1,4 @@
-"""What a lock is made of when Compose has read the project."""
+"""Images of a lock as Compose resolved them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ ROOT = Path("/srv/shop")
 
 
 def model(**services: object) -> ComposeModel:
-    """What Compose printed."""
+    """Return a project as Compose resolved it."""
     return parse_model(json.dumps({"name": "shop", "services": services}).encode())
 
 
-def site(where: str, image: str | None, format_: Format = Format.COMPOSE) -> ImageReference:
-    """What a scan has found."""
+def reference(where: str, image: str | None, format_: Format = Format.COMPOSE) -> ImageReference:
+    """Return an image reference as a scan found it."""
     resolved = None if image is None else Reference.parse(image)
     return ImageReference("compose.yaml", format_, where, 7, (10, 20), "${IMAGE}", resolved, "IMAGE is not set")
 
 
-def test_what_compose_says_wins_over_the_scan() -> None:
-    """It knows the environment; where the text stands is the scan's."""
+def test_composes_image_replaces_the_scans() -> None:
+    """Compose knows the environment; the position in the file stays."""
     (found,) = with_compose_images(
-        [site("services.web.image", None)], model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml"
+        [reference("services.web.image", None)], model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml"
     )
 
     assert (found.resolved, found.why, found.span) == (Reference.parse("app:2"), None, (10, 20))
 
 
-def test_what_compose_does_not_know_stays() -> None:
-    """A profile that is off, and files of other formats with a place of the same name."""
-    sites = [site("services.off.image", "a:1"), site("services.web.image", "b:1", Format.DOCKERFILE)]
+def test_references_unknown_to_compose_stay() -> None:
+    """Those of a disabled profile, or of a file of another format with an equal path."""
+    sites = [reference("services.off.image", "a:1"), reference("services.web.image", "b:1", Format.DOCKERFILE)]
     found = with_compose_images(sites, model(web={"image": "app:2"}), ROOT, ROOT / "compose.yaml")
 
     assert list(found[:2]) == sites
@@ -43,7 +43,7 @@ def test_what_compose_does_not_know_stays() -> None:
 
 
 def test_a_service_that_the_scan_does_not_know_is_added() -> None:
-    """One of an `include`, or of a file outside of the project; a build says so."""
+    """From an `include` or a file outside of the project, also with a build."""
     said = model(web={"image": "app:2"}, jobs={"build": {"context": "/srv"}})
     found = with_compose_images([], said, ROOT, Path("/etc/shop/compose.yaml"))
 

@@ -1,4 +1,4 @@
-"""What a Compose file wants on an engine."""
+"""Images of a Compose file to pull."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ APP = Reference.parse("localhost:5000/shop/app:1.4.2")
 ONE, TWO, IMAGE = Digest.of(b"one"), Digest.of(b"two"), Digest.of(b"image")
 
 
-def site(resolved: Reference | None, **more: object) -> ImageReference:
+def reference(resolved: Reference | None, **more: object) -> ImageReference:
     found = ImageReference("compose.yaml", Format.COMPOSE, "services.web.image", 3, (0, 1), str(resolved), resolved)
     return replace(found, **more)  # type: ignore[arg-type]  # whatever a test wants
 
@@ -25,44 +25,44 @@ def locked(digest: Digest | None, *platforms: LockedPlatform) -> Lock:
     return Lock((LockedImage(APP, digest, NOW_US, platforms=platforms),))
 
 
-def test_a_tag_is_asked_about_unless_it_is_locked() -> None:
-    """The lock also says which image it is on each platform, where it has read that of all."""
+def test_a_tag_is_resolved_unless_it_is_locked() -> None:
+    """The lock also has the image ID for each platform that it has read."""
     whole = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE))
     part = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE), LockedPlatform("linux/arm64", TWO))
 
-    assert project_images([site(APP)], [], None).wanted == (PullRequest(APP),)
-    assert project_images([site(APP)], [], Lock()).wanted == (PullRequest(APP),)
-    assert project_images([site(APP)], [], whole).wanted == (PullRequest(APP, ONE, locked=True, images=(IMAGE,)),)
-    assert project_images([site(APP)], [], part).wanted == (PullRequest(APP, ONE, locked=True),)
+    assert project_images([reference(APP)], [], None).wanted == (PullRequest(APP),)
+    assert project_images([reference(APP)], [], Lock()).wanted == (PullRequest(APP),)
+    assert project_images([reference(APP)], [], whole).wanted == (PullRequest(APP, ONE, locked=True, images=(IMAGE,)),)
+    assert project_images([reference(APP)], [], part).wanted == (PullRequest(APP, ONE, locked=True),)
 
 
-def test_a_digest_in_the_file_wins_and_its_tag_is_named() -> None:
-    """What the tag means next keeps what it means now."""
-    found = project_images([site(replace(APP, digest=TWO))], [], locked(ONE))
+def test_a_digest_in_the_file_takes_precedence_and_its_tag_is_set() -> None:
+    """So that a later pull of the tag keeps this image."""
+    found = project_images([reference(replace(APP, digest=TWO))], [], locked(ONE))
 
     assert found.wanted == (PullRequest(APP, TWO),)
 
 
-def test_an_image_that_several_services_run_is_brought_once() -> None:
-    """For each platform that one of them wants."""
-    found = project_images([site(APP), site(APP), site(APP, platforms=("linux/arm64",))], [], None)
+def test_an_image_of_several_services_is_pulled_once() -> None:
+    """For each requested platform."""
+    found = project_images([reference(APP), reference(APP), reference(APP, platforms=("linux/arm64",))], [], None)
 
     assert found.wanted == (PullRequest(APP), PullRequest(APP, platform="linux/arm64"))
 
 
-def test_what_is_built_here_is_nobodys_to_pull() -> None:
-    """A service with a build, what builds are made of, and what the lock calls a local build."""
-    base = site(Reference.parse("node:20"), where="services.web.build.additional_contexts.base")
+def test_local_builds_are_not_pulled() -> None:
+    """A service with a build, base images of builds, and local builds in the lock."""
+    base = reference(Reference.parse("node:20"), where="services.web.build.additional_contexts.base")
 
-    assert project_images([site(APP, build=True), base], [], None).built == (str(APP),)
-    assert project_images([site(APP, build=True), base], [], None).wanted == ()
-    assert project_images([site(APP)], [], locked(None)).built == (str(APP),)
+    assert project_images([reference(APP, build=True), base], [], None).built == (str(APP),)
+    assert project_images([reference(APP, build=True), base], [], None).wanted == ()
+    assert project_images([reference(APP)], [], locked(None)).built == (str(APP),)
 
 
-def test_what_can_not_be_told_is_said() -> None:
-    """With its place and the reason."""
+def test_unresolvable_images_are_reported() -> None:
+    """With position and reason."""
     found = project_images(
-        [site(None, written="app:${V}", why="V is not set")], [ScanProblem("other.yaml", 0, "a tab")], None
+        [reference(None, written="app:${V}", why="V is not set")], [ScanProblem("other.yaml", 0, "a tab")], None
     )
 
     assert found.unclear == (

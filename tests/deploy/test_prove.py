@@ -1,4 +1,4 @@
-"""What an engine has pulled, read from its disk before a name means it: it holds, it differs, or it could not be checked."""
+"""Scrubbing a pulled image before it is tagged: it holds, it differs, or it could not be checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.host.scrub.making import DockerStore
 
 @dataclass
 class Disk:
-    """An engine, and the store that it says it has; one image of two layers lies there."""
+    """An engine and its store on disk, with one image of two layers."""
 
     shop: Hosting
     store: DockerStore
@@ -31,7 +31,7 @@ class Disk:
 
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
-    """Nobody has touched it yet."""
+    """An unmodified store."""
     store = made(tmp_path)
     async with hosting(tmp_path) as shop:
         shop.fake.root = str(store.root)
@@ -53,13 +53,13 @@ def change(store: DockerStore) -> None:
     (store.layer() / "etc/passwd").write_bytes(b"evil")
 
 
-async def test_what_is_as_it_was_pulled_holds(disk: Disk) -> None:
+async def test_an_unmodified_image_holds(disk: Disk) -> None:
     """Nothing is raised."""
     await disk.scrub()
 
 
-async def test_a_file_that_somebody_has_changed(disk: Disk) -> None:
-    """Exit code 1, with the first difference and what tells all of them."""
+async def test_a_changed_file_differs(disk: Disk) -> None:
+    """Exit code 1, with the first difference and the command that lists all."""
     change(disk.store)
 
     with pytest.raises(

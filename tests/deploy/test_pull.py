@@ -1,4 +1,4 @@
-"""Pulling: the name moves last, the image that works is kept first, and what is here already costs one HEAD."""
+"""Pulling: the tag changes last, the working image is kept first, and an unchanged image costs one HEAD."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def keep_name(digest: Digest) -> Reference:
     return Reference(APP.registry, APP.repository, Tag(f"boltseal-keep-{digest.hex[:12]}"))
 
 
-async def test_a_first_pull_is_by_the_digest_that_the_tag_means(shop: Hosting) -> None:
-    """Asked by HEAD; the name is given when the image is there."""
+async def test_a_first_pull_is_by_digest(shop: Hosting) -> None:
+    """The tag is resolved by HEAD, and set when the image is there."""
     digest = shop.publish("one")
     brought = await shop.puller().bring(WANTED)
 
@@ -43,8 +43,8 @@ async def test_a_first_pull_is_by_the_digest_that_the_tag_means(shop: Hosting) -
     assert shop.meaning() == shop.id_of(digest) == brought.image
 
 
-async def test_what_is_here_costs_one_head_and_nothing_else(shop: Hosting) -> None:
-    """Counted at the registry: neither a manifest nor a ledger is read. The engine is asked for the image."""
+async def test_an_unchanged_image_costs_one_head(shop: Hosting) -> None:
+    """Counted at the registry: no manifest and no ledger is read. The engine is asked for the image."""
     shop.publish("one")
     await shop.puller().bring(WANTED)
     shop.hub.counted.clear()
@@ -60,8 +60,8 @@ async def test_what_is_here_costs_one_head_and_nothing_else(shop: Hosting) -> No
     assert shop.fake.asked == [f"GET images/{APP}/json"]
 
 
-async def test_a_digest_that_is_here_costs_nothing(shop: Hosting) -> None:
-    """What a lock names needs no HEAD."""
+async def test_a_present_digest_costs_no_request(shop: Hosting) -> None:
+    """A locked digest needs no HEAD."""
     digest = shop.publish("one")
     await shop.puller().bring(WANTED)
     shop.hub.counted.clear()
@@ -71,8 +71,8 @@ async def test_a_digest_that_is_here_costs_nothing(shop: Hosting) -> None:
     assert not shop.hub.counted
 
 
-async def test_the_image_that_works_is_kept_before_the_newer_one_takes_its_name(shop: Hosting) -> None:
-    """By a name of its own on the engine, and a row with the registry's digest."""
+async def test_the_working_image_is_kept_before_the_tag_moves(shop: Hosting) -> None:
+    """By a keep tag on the engine, and a row with the registry's digest."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     new = shop.publish("two")
     brought = await shop.puller().bring(WANTED)
@@ -87,8 +87,8 @@ async def test_the_image_that_works_is_kept_before_the_newer_one_takes_its_name(
     assert shop.host.kept.kept(shop.host.key) == (brought.kept,)
 
 
-async def test_what_another_tool_put_there_is_kept_too(shop: Hosting) -> None:
-    """An image that no registry holds goes by its ID."""
+async def test_an_image_from_another_tool_is_kept_too(shop: Hosting) -> None:
+    """An image that no registry has is kept by its ID."""
     built = Digest.parse(shop.fake.image("built here", str(APP)))
     shop.publish("one")
     brought = await shop.puller().bring(WANTED)
@@ -99,8 +99,8 @@ async def test_what_another_tool_put_there_is_kept_too(shop: Hosting) -> None:
     assert shop.meaning(keep_name(built)) == built
 
 
-async def test_an_image_that_is_here_under_no_name_is_not_pulled_again(shop: Hosting) -> None:
-    """It gets the name; the tag has moved back upstream, say."""
+async def test_a_present_image_without_a_tag_is_not_pulled_again(shop: Hosting) -> None:
+    """It is tagged, for example after the tag moved back upstream."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     shop.publish("two")
     await shop.puller().bring(WANTED)
@@ -113,7 +113,7 @@ async def test_an_image_that_is_here_under_no_name_is_not_pulled_again(shop: Hos
 
 
 async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> None:
-    """The ID is the same: what works still works under its name."""
+    """The ID is equal, so the working image keeps its tag."""
     first, _ = classic.publish("one"), await classic.puller().bring(WANTED)
     again = Digest.parse(
         str(
@@ -130,15 +130,15 @@ async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> 
     assert classic.host.registry_digests(await classic.host.engine.image(APP), APP)[0] in (first, again)
 
 
-async def test_the_proof_is_as_good_as_the_store_allows(shop: Hosting) -> None:
-    """An ID that is the digest; or manifests whose bytes were hashed here."""
+async def test_the_proof_depends_on_the_store(shop: Hosting) -> None:
+    """An ID that is the digest, or manifests that boltseal hashed."""
     shop.publish("one")
     brought = await shop.puller().bring(WANTED)
 
     assert brought.proof is (Proof.IDENTICAL if shop.host.store is ImageStoreKind.CONTAINERD else Proof.MANIFEST)
 
 
-async def test_where_reading_counts_as_a_pull_the_engine_is_believed(classic: Hosting) -> None:
+async def test_the_engine_is_trusted_where_reading_counts_as_a_pull(classic: Hosting) -> None:
     """Docker Hub: one HEAD, and the engine's own pull."""
     hub = Reference.parse("shop/app:latest")
     classic.publish("one", hub)
@@ -148,8 +148,8 @@ async def test_where_reading_counts_as_a_pull_the_engine_is_believed(classic: Ho
     assert classic.hub.counted["GET manifest"] == 0
 
 
-async def test_a_lock_that_knows_the_image_proves_it(classic: Hosting) -> None:
-    """Without a question to the registry."""
+async def test_an_image_id_in_the_lock_proves_the_image(classic: Hosting) -> None:
+    """Without a request to the registry."""
     digest = classic.publish("one")
     brought = await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(classic.id_of(digest),)))
 
@@ -157,8 +157,8 @@ async def test_a_lock_that_knows_the_image_proves_it(classic: Hosting) -> None:
     assert not classic.hub.counted
 
 
-async def test_an_engine_that_has_another_image_than_was_asked_for(shop: Hosting) -> None:
-    """The name means what it meant; nothing is kept, since nothing takes its place."""
+async def test_a_wrong_image_from_the_engine_is_refused(shop: Hosting) -> None:
+    """The tag does not change, and nothing is kept."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     new = shop.publish("two")
     evil = Digest.of(b"evil")
@@ -171,8 +171,8 @@ async def test_an_engine_that_has_another_image_than_was_asked_for(shop: Hosting
     assert not shop.host.kept.kept(shop.host.key)
 
 
-async def test_another_image_than_the_lock_knows(classic: Hosting) -> None:
-    """Whatever the engine lists it under."""
+async def test_an_image_that_is_not_in_the_lock_is_refused(classic: Hosting) -> None:
+    """Whatever digests the engine lists for it."""
     digest = classic.publish("one")
 
     with pytest.raises(PulledImageMismatch, match="which is not in the lock"):
@@ -180,8 +180,8 @@ async def test_another_image_than_the_lock_knows(classic: Hosting) -> None:
     assert classic.meaning() is None
 
 
-async def test_a_registry_that_answers_with_other_bytes(classic: Hosting) -> None:
-    """Is not believed by what it proves."""
+async def test_manifests_with_other_bytes_are_no_proof(classic: Hosting) -> None:
+    """They do not have the digest."""
     classic.publish("one")
     classic.hub.wrong_bytes = True
 
@@ -190,8 +190,8 @@ async def test_a_registry_that_answers_with_other_bytes(classic: Hosting) -> Non
     assert classic.meaning() is None
 
 
-async def test_a_ledger_that_is_broken_ends_it_before_anything_is_pulled(shop: Hosting) -> None:
-    """What the tag means now is not believed."""
+async def test_a_broken_ledger_stops_the_pull(shop: Hosting) -> None:
+    """The registry's answer for the tag is not trusted."""
 
     class Broken(Unavailable):
         pass
@@ -205,8 +205,8 @@ async def test_a_ledger_that_is_broken_ends_it_before_anything_is_pulled(shop: H
     assert "POST images/create" not in shop.fake.asked
 
 
-async def test_a_tag_that_no_registry_has(shop: Hosting) -> None:
-    """Is a miss; the engine was asked for nothing."""
+async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
+    """The engine gets no request."""
     shop.fake.asked.clear()
     with pytest.raises(RemoteNotFound):
         await shop.puller().bring(WANTED)
@@ -221,8 +221,8 @@ async def test_a_tag_that_no_registry_has(shop: Hosting) -> None:
         ("received unexpected HTTP status: 500", EngineFailed),
     ],
 )
-async def test_a_pull_that_fails_changes_no_name(shop: Hosting, said: str, kind: type[Exception]) -> None:
-    """A full disk, an image that has vanished, an engine in trouble: nothing half done."""
+async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type[Exception]) -> None:
+    """A full disk, a vanished image, an engine error: nothing is left half done."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     shop.publish("two")
     before = json.dumps(shop.fake.images)
@@ -239,8 +239,8 @@ async def test_a_pull_that_fails_changes_no_name(shop: Hosting, said: str, kind:
 
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, the answer lost"])
 @pytest.mark.parametrize("step", ["keep", "name"])
-async def test_a_name_that_the_engine_fails_to_give(shop: Hosting, step: str, done: bool) -> None:
-    """Before it, or when only the answer is lost: the old image keeps a name, and the next pull ends what was begun."""
+async def test_a_failure_while_tagging_is_recovered(shop: Hosting, step: str, done: bool) -> None:
+    """With or without effect on the engine: the old image keeps a name, and the next pull completes."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     new = shop.publish("two")
     id_ = shop.id_of(old if step == "keep" else new)
@@ -259,8 +259,8 @@ async def test_a_name_that_the_engine_fails_to_give(shop: Hosting, step: str, do
     assert shop.meaning(keep_name(old)) == shop.id_of(old)
 
 
-async def test_a_memory_that_can_not_be_written_moves_no_name(shop: Hosting, tmp_path: Path) -> None:
-    """The digest of what is to be kept would be lost."""
+async def test_unwritable_state_moves_no_tag(shop: Hosting, tmp_path: Path) -> None:
+    """The digest of the kept image would be lost."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     shop.publish("two")
     (tmp_path / "state/kept.db").write_bytes(b"no database" * 100)
@@ -270,8 +270,8 @@ async def test_a_memory_that_can_not_be_written_moves_no_name(shop: Hosting, tmp
     assert shop.meaning() == shop.id_of(old)
 
 
-async def test_two_pulls_at_once_lose_nothing(shop: Hosting) -> None:
-    """Of two tags' worth of news: whoever is second keeps what the first has put there."""
+async def test_two_concurrent_pulls_lose_nothing(shop: Hosting) -> None:
+    """The second keeps the image that the first tagged."""
     first, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     second, third = shop.publish("two"), shop.publish("three")
     await asyncio.gather(*(shop.puller().bring(replace(WANTED, digest=each)) for each in (second, third)))
@@ -282,8 +282,8 @@ async def test_two_pulls_at_once_lose_nothing(shop: Hosting) -> None:
     assert all(shop.meaning(keep_name(digest)) == shop.id_of(digest) for digest in kept if digest)
 
 
-async def test_somebody_who_gives_the_name_meanwhile_is_told_of(shop: Hosting) -> None:
-    """`docker pull` beside us: what is there then is kept, for we look again before the name is given."""
+async def test_a_concurrent_docker_pull_is_handled(shop: Hosting) -> None:
+    """The image that it tagged is kept, since the tag is read again under the lock."""
     shop.publish("one")
     await shop.puller().bring(WANTED)
     new = shop.publish("two")
@@ -296,8 +296,8 @@ async def test_somebody_who_gives_the_name_meanwhile_is_told_of(shop: Hosting) -
     assert (brought.kept.image, shop.meaning()) == (other, shop.id_of(new))
 
 
-async def test_what_a_prune_takes_before_it_has_its_name_is_brought_again(shop: Hosting) -> None:
-    """`docker image prune` beside us: what has just arrived has no name yet."""
+async def test_an_image_pruned_before_it_is_tagged_is_pulled_again(shop: Hosting) -> None:
+    """After a concurrent `docker image prune`."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     new = shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
@@ -313,8 +313,8 @@ async def test_what_a_prune_takes_before_it_has_its_name_is_brought_again(shop: 
     assert brought.kept.digest == old
 
 
-async def test_what_is_removed_again_and_again_is_told(shop: Hosting) -> None:
-    """After a few times, and the name means what it meant; the old image is kept twice over."""
+async def test_repeated_removal_is_an_error(shop: Hosting) -> None:
+    """The tag does not change, and the old image is kept twice."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
@@ -327,7 +327,7 @@ async def test_what_is_removed_again_and_again_is_told(shop: Hosting) -> None:
 
 
 async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
-    """And one that fails ends the pull: it was asked for."""
+    """A failing copy ends the pull, since it was requested."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     shop.publish("two")
 
@@ -346,8 +346,8 @@ async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
     assert str(brought.kept.copy) == f"registry.example.com/shop/app@{old}"
 
 
-async def test_a_scrub_that_does_not_hold_moves_no_name(shop: Hosting) -> None:
-    """What lies on the disk is another thing than what was pulled."""
+async def test_a_failed_scrub_moves_no_tag(shop: Hosting) -> None:
+    """The bytes on disk differ from those that were pulled."""
     old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
     shop.publish("two")
 
@@ -359,7 +359,7 @@ async def test_a_scrub_that_does_not_hold_moves_no_name(shop: Hosting) -> None:
     assert shop.meaning() == shop.id_of(old)
 
 
-async def test_a_reference_by_digest_alone_gets_no_name(shop: Hosting) -> None:
+async def test_a_reference_by_digest_alone_gets_no_tag(shop: Hosting) -> None:
     """As with `docker pull`."""
     digest = shop.publish("one")
     brought = await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
@@ -370,8 +370,8 @@ async def test_a_reference_by_digest_alone_gets_no_name(shop: Hosting) -> None:
     ).outcome is PullOutcome.HERE
 
 
-async def test_a_digest_and_a_tag_together(shop: Hosting) -> None:
-    """The digest is what it must be; the tag is the name that it gets."""
+async def test_a_reference_with_tag_and_digest(shop: Hosting) -> None:
+    """The digest is expected, and the tag is set."""
     digest = shop.publish("one")
     shop.publish("two")
     await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP}@{digest}")))
@@ -380,8 +380,8 @@ async def test_a_digest_and_a_tag_together(shop: Hosting) -> None:
     assert not shop.hub.counted["HEAD manifest"]
 
 
-async def test_an_engine_that_goes_away(shop: Hosting) -> None:
-    """Is one line."""
+async def test_an_unreachable_engine_is_one_line(shop: Hosting) -> None:
+    """The error message has one line."""
     shop.publish("one")
     shop.fake.wrong["images/create"] = Wrong(200, b'{"status": ', endless=False)
 
@@ -390,14 +390,14 @@ async def test_an_engine_that_goes_away(shop: Hosting) -> None:
     assert shop.meaning() is None
 
 
-def test_what_a_person_types() -> None:
-    """`latest` is added as Docker adds it: where there is neither tag nor digest."""
+def test_latest_is_added_to_a_bare_reference() -> None:
+    """If it has neither tag nor digest, as Docker does."""
     assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app")).name.tag == "latest"
     assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app@{Digest.of(b'')}")).name.tag is None
 
 
-async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Hosting) -> None:
-    """An image of the name that is for another machine is not the one."""
+async def test_an_image_for_another_platform_does_not_count(classic: Hosting) -> None:
+    """Even if it has the requested name."""
     digest = classic.publish("one")
     await classic.puller().bring(WANTED)
     await classic.puller().bring(replace(WANTED, platform="linux/amd64"))
@@ -417,8 +417,8 @@ async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Host
     assert classic.fake.queries[at]["platform"] == "linux/arm64"
 
 
-async def test_a_login_is_not_sent_in_the_clear(classic: Hosting) -> None:
-    """An engine by tcp:// without TLS: whoever listens would have the password."""
+async def test_a_login_is_not_sent_unencrypted(classic: Hosting) -> None:
+    """To an engine by tcp:// without TLS."""
     classic.publish("one")
     logins = OneLogin(REGISTRY, Credentials("ci", "secret"))
     classic.host.engine.address = EngineAddress.parse("tcp://web1:2375")
@@ -432,7 +432,7 @@ async def test_a_login_is_not_sent_in_the_clear(classic: Hosting) -> None:
 
 
 async def test_one_token_for_all_tags_of_a_registry(classic: Hosting) -> None:
-    """They are announced together."""
+    """Their scopes are announced together."""
     other = Reference.parse(f"{REGISTRY}/shop/db:latest")
     classic.publish("one")
     classic.publish("db", other)

@@ -1,4 +1,4 @@
-"""What is asked of registries about what runs, and what is not."""
+"""Requests to registries about running images, and requests that are never made."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ async def told(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None
         return await query_registries(registries, names, lambda _: by_digest or set())
 
 
-async def test_a_head_for_each_name_and_nothing_that_is_a_pull() -> None:
-    """However often it is named."""
+async def test_one_head_per_name_and_no_pull() -> None:
+    """However many containers have the name."""
     hub = FakeHub()
     digest = publish(hub, "shop/app:latest", index(image("app")))
     found = await told(hub, *[NAME] * 5, OTHER, by_digest={digest_name(NAME, Digest.parse(digest))})
@@ -75,8 +75,8 @@ async def test_a_head_for_each_name_and_nothing_that_is_a_pull() -> None:
     assert isinstance(found.meanings[digest_name(NAME, Digest.parse(digest))], Resolved)
 
 
-async def test_a_registry_that_keeps_a_history_without_signing_it() -> None:
-    """As distribution-spec PR #606 has it; what has no time that can be read is no step."""
+async def test_an_unsigned_history_is_read() -> None:
+    """By distribution-spec PR #606; events without a valid time are ignored."""
     hub = FakeHub()
     digest = publish(hub, "shop/app:latest", image("app"))
     hub.histories["shop/app:latest"] = to_json(
@@ -104,15 +104,15 @@ def _event(digest: str, time: str, event: str) -> dict[str, object]:
 
 
 async def test_a_registry_without_any_history_is_asked_for_it_once() -> None:
-    """And not for each of its tags."""
+    """Not for each of its tags."""
     hub = FakeHub()
     publish(hub, "shop/app:latest", image("app"))
 
     assert (await told(hub, NAME, OTHER)).histories == {PLACE: TagHistory()}
 
 
-async def test_a_registry_that_is_not_allowed() -> None:
-    """Is not asked anything."""
+async def test_a_registry_that_is_not_allowed_gets_no_request() -> None:
+    """Neither for names nor for histories."""
     hub = FakeHub()
     async with asking(hub, allowed=lambda _: False) as registries:
         found = await query_registries(registries, [NAME], lambda _: set())
@@ -121,8 +121,8 @@ async def test_a_registry_that_is_not_allowed() -> None:
     assert "is not asked" in str(found.meanings[NAME])
 
 
-async def test_a_ledger_that_can_not_be_looked_at() -> None:
-    """Is looked at once, and costs its registry's word; the reason is told."""
+async def test_an_unreachable_ledger_is_asked_once() -> None:
+    """The registry's history is then unknown, with the reason."""
     looks = []
 
     async def watch(registry: str) -> LedgerCheck:
@@ -137,8 +137,8 @@ async def test_a_ledger_that_can_not_be_looked_at() -> None:
     assert "its ledger is down" in str(found.meanings[NAME])
 
 
-async def test_a_ledger_that_is_broken_ends_everything() -> None:
-    """Nothing that such a registry says is shown as if it were true."""
+async def test_a_broken_ledger_raises() -> None:
+    """Its registry's answers are not shown."""
 
     async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.OTHER_LEDGER, "it was rewritten")

@@ -1,4 +1,4 @@
-"""What is said of a container, by what hosts, registries and lock say; where one of them is silent nothing is guessed."""
+"""Report rows from host, registry and lock; a missing source is never guessed."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def past(*steps: TagStep, by: TagEvidence = TagEvidence.REGISTRY) -> dict[Reposi
     return {repository_of(NAME): TagHistory({"latest": steps}, by=by)}
 
 
-def test_what_the_tag_means_now() -> None:
-    """The same, another, or nobody knows: an image ID says nothing of what a registry calls the image."""
+def test_what_the_tag_resolves_to_now() -> None:
+    """The same image, another, or unknown: an image ID does not give the registry's digest."""
     same = row(seen(INDEX), None, RegistryAnswers(meaning(INDEX)))
     moved = row(seen(INDEX), None, RegistryAnswers(meaning(OTHER)))
     by_id = row(seen(CONFIG, kind=DigestKind.CONFIG), None, RegistryAnswers(meaning(OTHER)))
@@ -69,8 +69,8 @@ def test_what_the_tag_means_now() -> None:
     assert same.digests == {INDEX: DigestKind.INDEX}
 
 
-def test_how_far_behind_and_what_it_was() -> None:
-    """By the history of its tag."""
+def test_how_far_behind_and_former_tags() -> None:
+    """By the history of the tag."""
     told = RegistryAnswers(
         meaning(OTHER), past(TagStep(1, str(INDEX), "ci"), TagStep(2, str(CONFIG)), TagStep(3, str(OTHER)))
     )
@@ -80,8 +80,8 @@ def test_how_far_behind_and_what_it_was() -> None:
     assert found.tags == (TagInterval("latest", 1, 2, "ci"),)
 
 
-def test_a_manifest_by_the_word_of_its_registry() -> None:
-    """Which gives the media type with the digest."""
+def test_the_registry_gives_the_kind_of_a_digest() -> None:
+    """By the media type of its answer."""
     by_digest = meaning(INDEX, OCI_MANIFEST, digest_name(NAME, INDEX))
     found = row(seen(INDEX), None, RegistryAnswers(meaning(OTHER) | by_digest))
 
@@ -97,23 +97,23 @@ def test_a_manifest_by_the_word_of_its_registry() -> None:
         (RemoteUnavailable("down"), Origin.UNSAID),
     ],
 )
-def test_where_an_image_came_from_that_its_host_does_not_say(answer: Resolved | BoltsealError, origin: Origin) -> None:
-    """Its registry has it, or has not, or does not answer, which is neither."""
+def test_the_registry_gives_an_unknown_origin(answer: Resolved | BoltsealError, origin: Origin) -> None:
+    """It has the image, does not have it, or does not respond."""
     found = row(seen(INDEX), None, RegistryAnswers({digest_name(NAME, INDEX): answer}))
 
     assert found.seen.image.origin is origin
     assert found.local is (origin is Origin.LOCAL)
 
 
-def test_the_hosts_word_for_where_it_came_from_is_not_asked_again() -> None:
-    """It knows."""
+def test_a_known_origin_is_not_asked_for() -> None:
+    """The host's answer is enough."""
     told = RegistryAnswers({digest_name(NAME, INDEX): RemoteNotFound("gone")})
 
     assert row(seen(INDEX, origin=Origin.PULLED), None, told).seen.image.origin is Origin.PULLED
 
 
-def test_who_is_asked_by_digest() -> None:
-    """Only of what neither the lock nor a tag explains, and whose host does not say where it came from; never by an image ID."""
+def test_which_images_are_looked_up_by_digest() -> None:
+    """Only those without lock, tag and known origin; never by an image ID."""
     told = RegistryAnswers(meaning(INDEX))
     containers = [
         seen(OTHER),
@@ -128,8 +128,8 @@ def test_who_is_asked_by_digest() -> None:
     assert digests_to_query([seen(INDEX)], LOCK, NOT_ASKED) == set()
 
 
-def test_names_that_are_asked_about() -> None:
-    """Each once; of a local build none, unless it is what is locked; of what an ID started, what its host calls it."""
+def test_which_names_are_queried() -> None:
+    """Each once; none of a local build unless it is locked; for a container started by ID, the host's name."""
     other = Reference.parse("localhost:5000/shop/db:1")
     local = seen(OTHER, origin=Origin.LOCAL, name=Reference.parse("made:1"))
     loaded = seen(CONFIG, kind=DigestKind.CONFIG, origin=Origin.LOCAL)
@@ -139,8 +139,8 @@ def test_names_that_are_asked_about() -> None:
     assert names_to_query([local, loaded], LOCK) == (NAME,)
 
 
-def test_a_name_that_was_given_on_the_host_is_no_registrys_business() -> None:
-    """The image came from another repository, so that one is asked: under its name there, else by digest."""
+def test_names_given_on_the_host_are_not_queried() -> None:
+    """The repository that the image was pulled from is queried instead."""
     mine, pulled = Reference.parse("mine:dev"), digest_name(NAME, INDEX)
     retagged = seen(INDEX, name=mine, names=(mine, NAME), pulled_as=(pulled,))
     alone = seen(INDEX, name=mine, names=(mine,), pulled_as=(pulled,))
@@ -162,13 +162,13 @@ def test_a_name_that_was_given_on_the_host_is_no_registrys_business() -> None:
         (seen(OTHER, origin=Origin.LOCAL), RegistryAnswers(), ""),
     ],
 )
-def test_why_nobody_was_asked(it: RunningContainer, told: RegistryAnswers, why: str) -> None:
-    """Each reason is said; what was asked, and what need not be, has none."""
+def test_the_reason_why_no_registry_was_asked(it: RunningContainer, told: RegistryAnswers, why: str) -> None:
+    """Answered and unneeded requests have none."""
     assert row(it, None, told).unasked == why
 
 
-def test_what_was_seen_from_here() -> None:
-    """Counts where the registry keeps no history; where it does, that is what counts."""
+def test_observations_replace_a_missing_history() -> None:
+    """A registry's own history takes precedence."""
     steps = {NAME: (TagStep(1, str(INDEX)), TagStep(2, str(OTHER)))}
     offline = row(seen(INDEX), None, with_observations(NOT_ASKED, steps))
     signed = RegistryAnswers(histories={repository_of(NAME): TagHistory({}, by=TagEvidence.LEDGER)})
@@ -179,8 +179,8 @@ def test_what_was_seen_from_here() -> None:
     assert with_observations(NOT_ASKED, {NAME: ()}) == NOT_ASKED
 
 
-def test_whose_reason_a_registry_can_tell_apart() -> None:
-    """Not of what holds, nor of what no tag explains."""
+def test_which_reasons_need_a_registry() -> None:
+    """Not those of matches, nor those that no tag explains."""
     held, moved = row(seen(INDEX), LOCK), row(seen(OTHER), LOCK)
 
     assert (moved.verdict is not None and moved.verdict.standing) == ContainerStatus.MOVED_AFTER_PULL
