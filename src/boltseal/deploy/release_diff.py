@@ -20,7 +20,10 @@ _SEPARATE: Final = ("image", "environment", "build")
 
 @dataclass(frozen=True, slots=True)
 class ReleaseChange:
-    """One change. `service`: "" for the whole project; `what`: such as `image` or `label org...`; `before`, `after`: "" if absent."""
+    """One change.
+
+    `service`: "" for the whole project; `what`: such as `image` or `label org...`; `before`, `after`: "" if absent.
+    """
 
     service: str
     what: str
@@ -31,7 +34,10 @@ class ReleaseChange:
 def changes(
     before: Release, after: Release, contents_before: ReleaseContents | None, contents_after: ReleaseContents | None
 ) -> tuple[ReleaseChange, ...]:
-    """Return all changes, by service. `contents_before`, `contents_after`: the releases' texts; None where only the record is left."""
+    """Return all changes, by service.
+
+    `contents_before`, `contents_after`: the releases' texts; None where only the record is left.
+    """
     found: list[ReleaseChange] = []
     if before.revision != after.revision:
         found.append(ReleaseChange("", "revision", before.revision, after.revision))

@@ -268,7 +268,10 @@ class ReleaseFolder:
         return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
     def prune(self, holds: frozenset[int], keep: int = KEPT_RELEASES) -> tuple[Release, ...]:
-        """Delete the contents of releases older than the last `keep` healthy ones, except `holds`, and return those releases."""
+        """Delete the contents of releases older than the last `keep` healthy ones, and return those releases.
+
+        `holds`: numbers of releases to keep in any case.
+        """
         releases = self.all()
         good = [each.number for each in releases if each.good]
         kept = set(good[-keep:]) | holds

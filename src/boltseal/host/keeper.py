@@ -41,7 +41,10 @@ FindCopy = Callable[[Reference], Awaitable[bool]]
 
 @dataclass(frozen=True, slots=True)
 class KeepPolicy:
-    """How many images of a name are kept: the newest `keep`, and those younger than `for_us` microseconds; all if both are None."""
+    """How many images of a name are kept: the newest `keep`, and those younger than `for_us` microseconds.
+
+    If both are None, all are kept.
+    """
 
     keep: int | None = None
     for_us: int | None = None

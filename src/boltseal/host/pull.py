@@ -9,8 +9,8 @@ The steps of one pull:
 5. Verify the image: its ID is the digest (containerd's store), or manifests that boltseal hashes refer from the digest to
    its ID, or a lock has its ID. If reading manifests would count as a pull, accept the engine's record. With `scrub`, also
    verify the bytes on disk.
-6. Under `EngineHost.alone`, keep the image that the name resolves to now (`keeper`), even if another program tagged it, and the images of
-   running containers that were started by this name.
+6. Under `EngineHost.alone`, keep the image that the name resolves to now (`keeper`), even if another program tagged it,
+   and the images of running containers that were started by this name.
 7. Tag the pulled image.
 8. Remove kept images that exceed the policy.
 

@@ -52,7 +52,10 @@ _STORE_ERRORS: Final = (StoreMissing, StoreUnreadable, StoreMalformed)
 
 @dataclass(frozen=True, slots=True)
 class ProcessComparison:
-    """The result. `unknown`: what could not be compared. `mounted_over`: paths of the image that mounts hide from the process."""
+    """The result.
+
+    `unknown`: what could not be compared. `mounted_over`: paths of the image that mounts hide from the process.
+    """
 
     differences: list[Difference] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
