@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
-from boltseal.deploy.releases import ReleaseEnd
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import ReleaseContents, ReleaseEnd
 from tests.cli.program import call
 from tests.deploy.test_releases import DIGEST, release
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
-from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService, ReleaseEnd, ReleaseKind
 from boltseal.lockfile.document import SECOND_US, LockedImage, LockedPlatform
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest

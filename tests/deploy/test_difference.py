@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from boltseal.deploy.compose_model import MOUNTED_LABEL
 from boltseal.deploy.release_diff import changes
-from boltseal.deploy.release_store import ReleaseContents
-from boltseal.deploy.releases import Release
+from boltseal.deploy.releases import Release, ReleaseContents
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from tests.deploy.test_releases import DIGEST, release
 

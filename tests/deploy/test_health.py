@@ -18,8 +18,8 @@ RUNS = EngineContainer("1" * 64, "shop-web-1", "app:1", IMAGE, State.RUNNING, la
 def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: float = 0.0) -> tuple[HealthStatus, str]:
     """Return the health of the service `web` after two observations."""
     watch = HealthWatch({"web": ExpectedService(wanted, IMAGE)})
-    watch.look(containers, 100.0)
-    verdict = watch.look(containers, 100.0 + after_s)["web"]
+    watch.observe(containers, 100.0)
+    verdict = watch.observe(containers, 100.0 + after_s)["web"]
     return verdict.status, verdict.reason
 
 
@@ -32,7 +32,7 @@ def test_a_service_without_a_health_check_must_run_for_the_settle_time() -> None
 def test_podman_without_systemd_is_explained() -> None:
     """Podman runs health checks through systemd."""
     starting = replace(RUNS, health=ContainerHealth.STARTING)
-    said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).look([starting], 100.0)["web"]
+    said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).observe([starting], 100.0)["web"]
 
     assert said.reason.endswith(
         "has no result yet (Podman runs health checks through systemd: without it they have no result)"
@@ -43,9 +43,9 @@ def test_podman_without_systemd_is_explained() -> None:
 def test_a_restart_resets_the_settle_time() -> None:
     """The time counts without a break."""
     watch = HealthWatch({"web": ExpectedService(1, IMAGE)})
-    watch.look([RUNS], 100.0)
+    watch.observe([RUNS], 100.0)
 
-    assert watch.look([replace(RUNS, started_us=2)], 110.0)["web"].status is HealthStatus.WAITING
+    assert watch.observe([replace(RUNS, started_us=2)], 110.0)["web"].status is HealthStatus.WAITING
 
 
 def test_a_health_check_alone_decides() -> None:

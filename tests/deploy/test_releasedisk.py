@@ -15,13 +15,12 @@ import pytest
 from boltseal.deploy.release_store import (
     AnotherDeploys,
     NoSuchRelease,
-    ReleaseContents,
     ReleaseFolder,
     ReleasesFull,
     ReleasesUnusable,
     projects,
 )
-from boltseal.deploy.releases import ReleaseEnd, ReleaseInvalid, ReleaseStep, ReleaseUnreadable
+from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseInvalid, ReleaseStep, ReleaseUnreadable
 from boltseal.files.atomic_files import Disk
 from tests.deploy.test_releases import release
 

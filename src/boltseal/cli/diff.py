@@ -12,7 +12,8 @@ from boltseal.cli.onrelease import release_folder
 from boltseal.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
+    from boltseal.deploy.release_store import ReleaseFolder
+    from boltseal.deploy.releases import ReleaseContents
 
 _LONGEST = 200
 

@@ -180,7 +180,7 @@ def locked_digests(model: ComposeModel, lock: Lock | None) -> dict[str, Digest]:
 
 
 def unlocked_builds(model: ComposeModel, lock: Lock | None, digests: Mapping[str, Digest]) -> dict[str, str]:
-    """Services that are built here and that no digest is locked for, each with the reason. `digests`: of `locked_digests`."""
+    """Return the locally built services without a locked digest, each with the reason. `digests`: of `locked_digests`."""
     known = {} if lock is None else lock.by_reference()
     found: dict[str, str] = {}
     for name, service in sorted(model.services.items()):

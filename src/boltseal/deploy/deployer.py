@@ -25,9 +25,10 @@ from boltseal.deploy.jobs import skip_completed_jobs
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.release_flow import DeployResult, ReleaseFlow
 from boltseal.deploy.release_images import PreparedImage, ReleaseImages, hold_reason, labels_of
-from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
+from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import (
     Release,
+    ReleaseContents,
     ReleasedService,
     ReleaseEnd,
     ReleaseKind,

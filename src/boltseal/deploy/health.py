@@ -36,7 +36,7 @@ class HealthStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceHealth:
-    """A service's judgement, and what it is made of. `container`: the ID of the one whose log says more, "" for none."""
+    """A service's status and its reason. `container`: the ID of the container whose log explains it, "" for none."""
 
     status: HealthStatus
     reason: str
@@ -60,7 +60,7 @@ class HealthWatch:
     podman: bool = False
     _since_s: dict[tuple[str, int | None], float] = field(default_factory=dict)
 
-    def look(self, containers: Sequence[EngineContainer], now_s: float) -> dict[str, ServiceHealth]:
+    def observe(self, containers: Sequence[EngineContainer], now_s: float) -> dict[str, ServiceHealth]:
         """Return the health of each service. `now_s`: of a monotonic clock."""
         for each in containers:
             if each.state is State.RUNNING:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from boltseal.deploy.compose_model import MOUNTED_LABEL
-from boltseal.deploy.release_store import ReleaseContents
-from boltseal.deploy.releases import Release, ReleasedService
+from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 
 _SEPARATE: Final = ("image", "environment", "build")

@@ -38,8 +38,8 @@ from boltseal.deploy.health import (
     service_of,
 )
 from boltseal.deploy.jobs import mark_completed_jobs, skip_completed_jobs, skipped_jobs
-from boltseal.deploy.release_store import ReleaseContents, ReleaseFolder
-from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep, ServiceState
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import Release, ReleaseContents, ReleaseEnd, ReleaseStep, ServiceState
 from boltseal.engines.api import Engine
 from boltseal.engines.inventory import EngineContainer, State
 from boltseal.errors import BoltsealError
@@ -207,13 +207,13 @@ class ReleaseFlow:
 
         `before`: the containers before the start; those that still run count as settled.
         """
-        watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
+        health_watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
         loop = asyncio.get_running_loop()
-        watch.look(before, loop.time() - self.timeouts.settle_s)
+        health_watch.observe(before, loop.time() - self.timeouts.settle_s)
         until = loop.time() + within_s
         shown = ""
         while True:
-            verdicts = watch.look(await self.containers(), loop.time())
+            verdicts = health_watch.observe(await self.containers(), loop.time())
             judged = {each.status for each in verdicts.values()}
             if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or loop.time() > until:
                 return verdicts
@@ -226,8 +226,8 @@ class ReleaseFlow:
 
     async def _verdicts(self, release: Release) -> Mapping[str, ServiceHealth]:
         """Return the services that are failed at this moment."""
-        watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
-        found = watch.look(await self.containers(), asyncio.get_running_loop().time())
+        health_watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
+        found = health_watch.observe(await self.containers(), asyncio.get_running_loop().time())
         return {name: each for name, each in found.items() if each.status is HealthStatus.FAILED}
 
     async def _failures(self, failed: Mapping[str, ServiceHealth]) -> tuple[Failure, ...]:

@@ -25,8 +25,7 @@ import hmac
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +35,7 @@ from boltseal.deploy.releases import (
     MAX_NUMBER,
     MAX_RECORD_BYTES,
     Release,
+    ReleaseContents,
     ReleaseInvalid,
     ReleaseUnreadable,
     check_contents,
@@ -67,16 +67,6 @@ class AnotherDeploys(Unavailable):
 
 class NoSuchRelease(NotFound):
     """The project has no release of this number, or none at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseContents:
-    """The immutable files of a release: see the module's docstring. `files`: by their path in the project."""
-
-    compose: bytes
-    environment: bytes = b"{}"
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    lock: bytes | None = None
 
 
 class ReleaseFolder:

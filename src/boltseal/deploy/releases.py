@@ -19,7 +19,8 @@ and its ends:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -185,6 +186,16 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return msgspec.structs.replace(
             self, step=ReleaseStep.ENDED, end=end, ended_us=now_us, reason=reason or self.reason
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseContents:
+    """The immutable files of a release: see `release_store`. `files`: by their path in the project."""
+
+    compose: bytes
+    environment: bytes = b"{}"
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    lock: bytes | None = None
 
 
 def parse_release(raw: bytes) -> Release:

@@ -282,8 +282,8 @@ class Keeper:
         """
         for of in dict.fromkeys((digest, image)):
             for tag in (keep_tag(of), Tag(KEEP_PREFIX + of.hex[:64])):
-                there = await self.host.image(Reference(name.registry, name.repository, tag))
-                if there is None or there.id == image:
+                existing = await self.host.image(Reference(name.registry, name.repository, tag))
+                if existing is None or existing.id == image:
                     return tag
         raise NoFreeKeepTag(
             f"could not keep {name.familiar()}: {Reference(name.registry, name.repository, tag).familiar()} and all other "

@@ -151,7 +151,7 @@ class _Held:
             else:
                 init = self._init(namespace, parent, snapshot.parent, below)
                 if init is not None:
-                    inits.append((init, len(folders)))
+                    inits.append(Init(init, len(folders)))
                 elif (parent, snapshot.parent) != (below_key, below):
                     got = f"on {snapshot.parent or parent or 'nothing'}"
                     found.append(difference(DifferenceKind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))

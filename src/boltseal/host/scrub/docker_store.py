@@ -110,24 +110,26 @@ def _layers(
     for index, (diff, chain_id) in enumerate(zip(diffs, chain, strict=True)):
         at, above = layer_at(chain_id), chain[index - 1] if index else None
         try:
-            said = store.layer(chain_id)
+            recorded = store.layer(chain_id)
         except (StoreMissing, StoreMalformed) as error:
             found.append(difference(DifferenceKind.METADATA, at, "a layer in layerdb", error.message, str(diff)))
             return tuple(layers)
         except StoreUnreadable as error:
             unknown.append(error.message)
             return tuple(layers)
-        if said.diff != diff:
-            found.append(difference(DifferenceKind.METADATA, at + b"/diff", diff, said.diff, str(diff)))
-        if said.parent != above:
+        if recorded.diff != diff:
+            found.append(difference(DifferenceKind.METADATA, at + b"/diff", diff, recorded.diff, str(diff)))
+        if recorded.parent != above:
             found.append(
-                difference(DifferenceKind.METADATA, at + b"/parent", above or "none", said.parent or "none", str(diff))
+                difference(
+                    DifferenceKind.METADATA, at + b"/parent", above or "none", recorded.parent or "none", str(diff)
+                )
             )
-        folders.append(said.cache_id)
-        folder = BASE + b"/" + said.cache_id.encode() + b"/diff"
+        folders.append(recorded.cache_id)
+        folder = BASE + b"/" + recorded.cache_id.encode() + b"/diff"
         layers.append(
             allowance.once(LayerFiles(
-                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=said.size
+                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=recorded.size
             ))
         )  # fmt: skip
     named = [str(diff) for diff in diffs]

@@ -55,13 +55,13 @@ class _Comparison:
         while todo and len(self._found) < MAX_PER_LAYER:
             path, layers = todo.pop()
             merged = self._merged.folder(path, layers)
-            there = set(self._tree.names(path))
-            for name in sorted(there | merged.keys()):
+            names = set(self._tree.names(path))
+            for name in sorted(names | merged.keys()):
                 full = path + b"/" + name if path else name
                 seen = merged.get(name)
                 if seen is None:
                     self._add(DifferenceKind.EXTRA, full, "nothing", describe_file(self._tree.stat(full)))
-                elif name not in there:
+                elif name not in names:
                     self._add(DifferenceKind.MISSING, full, describe_file(seen.at), "nothing")
                 elif self._same_kind(full, seen) and seen.layers:
                     todo.append((full, seen.layers))
@@ -91,9 +91,9 @@ class _Comparison:
         return True
 
     def _same_mode(self, want: os.stat_result, got: os.stat_result) -> bool:
-        meant, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
-        lost = meant & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
-        return meant == mode | lost & (stat.S_ISUID | stat.S_ISGID)
+        expected_mode, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
+        lost = expected_mode & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
+        return expected_mode == mode | lost & (stat.S_ISUID | stat.S_ISGID)
 
     def _attributes(self, path: bytes, seen: MergedEntry) -> bool:
         """Compare extended attributes, and return whether the content is still in the layer below."""

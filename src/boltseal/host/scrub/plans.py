@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -29,9 +29,14 @@ class _Config(msgspec.Struct):
     rootfs: _RootFs | None = None
 
 
-Init = tuple[bytes, int]
-"""A folder between an image's layers with only the files that Docker mounts over, left by `docker build` and `docker commit`,
-and the number of layers below it."""
+class Init(NamedTuple):
+    """A folder between an image's layers with only the files that Docker mounts over.
+
+    `docker build` and `docker commit` leave it. `layers_below`: the number of the image's layers below it.
+    """
+
+    folder: bytes
+    layers_below: int
 
 
 @dataclass(frozen=True, slots=True)
