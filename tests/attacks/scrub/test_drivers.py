@@ -1,4 +1,4 @@
-"""Other ways in which engines store images: rootless, with other users' ids, by other drivers: checked, or reported as not checked."""
+"""Other ways in which engines store images: rootless, with other users' ids, or by other drivers."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ RUNNING = ("-d", "--network", "none", "--pids-limit", "0")
 
 
 def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
-    """Root's Podman with a runnable image, and its root folder."""
+    """A Podman of root's with an image that runs, and its root."""
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
     archive(folder / "box.tar", [base(), box.done()], "shop/box:1", ["/bin/sleep", "1000"])
@@ -476,8 +476,8 @@ def test_a_change_of_a_copy_with_other_owners_differs(
     assert (kind, str((copy / "bin" / name).relative_to(tmp_path / "root"))) in found
 
 
-def test_a_second_layer_on_a_copy_differs(copied: Path, tmp_path: Path) -> None:
-    """It would be mounted on it."""
+def test_a_second_layer_laid_on_a_copy(copied: Path, tmp_path: Path) -> None:
+    """It would be mounted upon it."""
     subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
     (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
     (copy.with_name("diff") / "evil").write_bytes(b"x")
@@ -485,8 +485,8 @@ def test_a_second_layer_on_a_copy_differs(copied: Path, tmp_path: Path) -> None:
     assert (DifferenceKind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in told(tmp_path / "root")
 
 
-def test_layers_of_another_store_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`additionalimagestores`, shared by hosts: a container, and an image that was built on one of them."""
+def test_what_lies_on_layers_of_another_store_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`additionalimagestores`, which hosts share: a container, and an image that was built here on one of theirs."""
     folder = tmp_path_factory.mktemp("a")
     podman, root = boxed(folder)
     here = tuple(str(folder / "here") if each == str(root) else each for each in podman)

@@ -392,8 +392,8 @@ def expecting(store: Store) -> ScrubRequest:
     return ScrubRequest((NAME,), {NAME: Expectation(digest, Level.L1, "what was written down")})
 
 
-def test_a_moved_tag_differs_only_from_an_expectation(podman: Store, tmp_path: Path) -> None:
-    """Both images are unmodified."""
+def test_a_name_that_was_given_to_another_image(podman: Store, tmp_path: Path) -> None:
+    """Both images are whole; that the name means the other one only an expectation tells."""
     other = other_image(podman, tmp_path)
     names = podman.root / "overlay-images/images.json"
     records = json.loads(names.read_bytes())
