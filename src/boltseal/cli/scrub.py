@@ -116,7 +116,7 @@ def scrub(
             receipts=evidence.receipts(receipt or (), key),
             locks=evidence.lock(lock, ignored=no_lock),
             documents=evidence.documents(documents or (), receipt or ()),
-            manner=CheckMode(quick=quick, from_disk=from_disk),
+            check_mode=CheckMode(quick=quick, from_disk=from_disk),
             pace=WorkRate(bytes_per_second=_rate(bytes_per_second)),
         )
         if nice:

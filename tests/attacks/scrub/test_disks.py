@@ -87,7 +87,7 @@ def test_from_disk_leaves_nothing_in_the_page_cache(originals: Callable[[str], S
 
     store.image_report()
     warm = kept()
-    report = store.image_report(ScrubRequest(manner=CheckMode(from_disk=True)))
+    report = store.image_report(ScrubRequest(check_mode=CheckMode(from_disk=True)))
 
     assert (report.status, report.differences) == (ReportStatus.HOLDS, ())
     assert warm > 0
@@ -152,7 +152,7 @@ def test_a_disk_changed_under_a_warm_cache_is_found_from_disk(originals: Callabl
         file.seek(at)
         file.write(b"#!EVIL")
 
-    read = store.image_report(ScrubRequest(manner=CheckMode(from_disk=True)))
+    read = store.image_report(ScrubRequest(check_mode=CheckMode(from_disk=True)))
 
     assert at > 0
     assert warm.status is ReportStatus.HOLDS

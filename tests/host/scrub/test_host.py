@@ -273,7 +273,7 @@ def test_quick_compares_metadata_only(store: DockerStore) -> None:
     (store.layer() / "bin/tool").chmod(0o4755)
     (store.layer() / "bin/evil").touch()
 
-    report = checked(store, ScrubRequest(manner=CheckMode(quick=True)))["app:1"]
+    report = checked(store, ScrubRequest(check_mode=CheckMode(quick=True)))["app:1"]
 
     assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.MODE, "bin/tool"), (DifferenceKind.EXTRA, "bin/evil")} | {
         (DifferenceKind.MTIME, "bin")

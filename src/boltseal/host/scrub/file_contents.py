@@ -32,7 +32,7 @@ PIECE_BYTES: Final = 256 * 1024
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _QUIETLY: Final = _FILE | os.O_NOATIME
 
-Spend = Callable[[int], None]
+CountRead = Callable[[int], None]
 """Called with the number of bytes about to be read, or just read; may wait to keep a rate limit."""
 
 
@@ -49,9 +49,9 @@ class Sink(Protocol):
 class FileReader:
     """Reads regular files of one folder. `from_disk`: drop files from the page cache before and after reading."""
 
-    def __init__(self, tree: SafeFolder, spend: Spend, *, from_disk: bool = False) -> None:
+    def __init__(self, tree: SafeFolder, count_read: CountRead, *, from_disk: bool = False) -> None:
         self.tree = tree
-        self.spend = spend
+        self.count_read = count_read
         self.from_disk = from_disk
 
     def open(self, path: bytes, before: os.stat_result | None = None) -> tuple[int, os.stat_result]:
@@ -98,7 +98,7 @@ class FileReader:
             if before.st_size != size:
                 raise ChangedWhileRead(f"{before.st_size} bytes")
             for piece in pieces_of(fd, 0, size):
-                self.spend(len(piece))
+                self.count_read(len(piece))
                 sink.update(piece)
             if written_since(before, os.fstat(fd)):
                 raise ChangedWhileRead("a file that changes while it is read")
@@ -147,7 +147,7 @@ class LayerDigester:
 
     def _hash_buffer(self) -> None:
         """Hash the collected bytes: pieces that fit in the core's cache and are large enough for the call."""
-        self.files.spend(self._used)
+        self.files.count_read(self._used)
         self._hash.update(self._buffer[: self._used])
         self._used = 0
 
@@ -158,7 +158,7 @@ class LayerDigester:
             self._hash_buffer()
             end = len(data)
             if end > PIECE_BYTES:
-                self.files.spend(end)
+                self.files.count_read(end)
                 self._hash.update(data)
                 return
         self._buffer[self._used : end] = data

@@ -38,11 +38,11 @@ class Readable(Protocol):
 
 
 class BlobTar:
-    """One blob, read once from its beginning. `spend`: called with the number of bytes read."""
+    """One blob, read once from its beginning. `count_read`: called with the number of bytes read."""
 
-    def __init__(self, file: Readable, algorithm: str, spend: Callable[[int], None]) -> None:
+    def __init__(self, file: Readable, algorithm: str, count_read: Callable[[int], None]) -> None:
         self._file = file
-        self._spend = spend
+        self._count_read = count_read
         self._blob = hasher(algorithm)
         self._algorithm = algorithm
         self._tar = hashlib.sha256()
@@ -153,7 +153,7 @@ class BlobTar:
 
     def _blob_pieces(self) -> Iterator[bytes]:
         while piece := self._file.read(PIECE_BYTES):
-            self._spend(len(piece))
+            self._count_read(len(piece))
             self._blob.update(piece)
             yield piece
 

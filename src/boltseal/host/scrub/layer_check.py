@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
@@ -20,7 +19,7 @@ from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing,
 from boltseal.errors import Invalid
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.fast_path import make_fast_path
-from boltseal.host.scrub.file_contents import FileReader, LayerDigester, suspects, written_since
+from boltseal.host.scrub.file_contents import CountRead, FileReader, LayerDigester, suspects, written_since
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.mount_points import mounts_in_layer
@@ -28,8 +27,6 @@ from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import Header, TarMalformed
 from boltseal.host.scrub.tar_split import entries
 from boltseal.oci.digest import SHA256, Digest
-
-Spend = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +76,12 @@ class LayerResult:
     opaque: frozenset[bytes] = frozenset()
 
 
-def check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
+def check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
     """Check one layer; malformed or unreadable content is part of the result, never raised."""
     if layer.folder is None:
-        return _check(layer, manner, spend)
+        return _check(layer, check_mode, count_read)
     mounted, unknown = _mounted(layer.root, layer.folder, str(layer.diff_id))
-    result = _check(layer, manner, spend)
+    result = _check(layer, check_mode, count_read)
     since, unknown_since = _mounted(layer.root, layer.folder, str(layer.diff_id))
     known = set(result.differences)
     more = [each for each in dict.fromkeys((*mounted, *since)) if each not in known]
@@ -106,16 +103,16 @@ def _mounted(root: Path, folder: bytes, name: str) -> tuple[list[Difference], li
         return [], [error.message]
 
 
-def _check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
+def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
     name = str(layer.diff_id)
     try:
         with SafeFolder(layer.root) as store:
             if layer.folder is None:
-                return _blob(layer, store, None, manner, spend)
+                return _blob(layer, store, None, check_mode, count_read)
             with store.below(layer.folder) as tree:
                 if layer.tar_split is not None:
-                    return _split(layer, store, tree, manner, spend)
-                return _blob(layer, store, tree, manner, spend)
+                    return _split(layer, store, tree, check_mode, count_read)
+                return _blob(layer, store, tree, check_mode, count_read)
     except StoreMissing as error:
         found = difference(DifferenceKind.MISSING, b"", "there", error.message, name)
         return LayerResult(layer.diff_id, (found,), 1)
@@ -128,16 +125,18 @@ def _check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
         return LayerResult(layer.diff_id, unknown=(explained(error, f"layer {layer.diff_id.short}").message,))
 
 
-def _split(layer: LayerFiles, store: SafeFolder, tree: SafeFolder, manner: CheckMode, spend: Spend) -> LayerResult:
+def _split(
+    layer: LayerFiles, store: SafeFolder, tree: SafeFolder, check_mode: CheckMode, count_read: CountRead
+) -> LayerResult:
     """Check a layer with a tar-split.
 
     Raises: TarMalformed, StoreMissing, StoreUnreadable, StoreMalformed, OSError.
     """
     assert layer.tar_split is not None  # noqa: S101 - checked by the caller
-    files, began_ns = FileReader(tree, spend, from_disk=manner.from_disk), time.time_ns()
+    files, began_ns = FileReader(tree, count_read, from_disk=check_mode.from_disk), time.time_ns()
     comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files)
     with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
-        if manner.quick:
+        if check_mode.quick:
             for _, header in entries(split):
                 if header is not None:
                     comparison.entry(header)
@@ -199,32 +198,32 @@ def _result(
 
 
 def _blob(
-    layer: LayerFiles, store: SafeFolder, tree: SafeFolder | None, manner: CheckMode, spend: Spend
+    layer: LayerFiles, store: SafeFolder, tree: SafeFolder | None, check_mode: CheckMode, count_read: CountRead
 ) -> LayerResult:
     """Check a layer that is stored as a blob, unpacked (`tree`) or not."""
     assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has a blob
     name, digest = str(layer.diff_id), layer.blob_digest
-    files = FileReader(tree or store, spend, from_disk=manner.from_disk)
+    files = FileReader(tree or store, count_read, from_disk=check_mode.from_disk)
     comparison = LayerComparison(tree, name, layer.ownership, files) if tree is not None else None
     wrong: list[Difference] = []
     with store.opened(layer.blob) as fd, open(fd, "rb", closefd=False, buffering=0) as raw:
-        if manner.from_disk:
+        if check_mode.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         size = layer.blob_size if layer.blob_size >= 0 else os.fstat(fd).st_size
         if 0 <= layer.said_size < size:  # a sparse file is free to create and takes hours to read
             wrong.append(difference(DifferenceKind.SIZE, b"", f"a blob of {layer.said_size} bytes", size, name))
             size = layer.said_size
         file = _Window(raw, layer.blob_start, size)
-        tar = BlobTar(file, digest.algorithm if digest else SHA256, spend)
+        tar = BlobTar(file, digest.algorithm if digest else SHA256, count_read)
         try:
             if not layer.artifact:
-                _unpack(tar, comparison, manner)
+                _unpack(tar, comparison, check_mode)
         except TarMalformed as error:
             wrong.append(difference(DifferenceKind.CONTENT, b"", "a whole layer", error.message, name))
         for piece in iter(lambda: file.read(1 << 20), b""):  # the rest: artifacts, and everything after damage
-            spend(len(piece))
+            count_read(len(piece))
             tar.skip(piece)
-        if manner.from_disk:
+        if check_mode.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     if digest is not None and tar.digest != digest:
         wrong.insert(0, difference(DifferenceKind.DIGEST, b"", digest, tar.digest, name))
@@ -237,7 +236,7 @@ def _blob(
     return _result(layer, comparison, tuple(wrong))
 
 
-def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: CheckMode) -> None:
+def _unpack(tar: BlobTar, comparison: LayerComparison | None, check_mode: CheckMode) -> None:
     """Read the tar, and compare each entry if the layer is unpacked.
 
     Raises: TarMalformed, StoreUnreadable.
@@ -254,7 +253,7 @@ def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: CheckMode)
         comparison.differs(path)
 
     for header in tar.entries():
-        comparison.entry(header, None if manner.quick else content)
+        comparison.entry(header, None if check_mode.quick else content)
     comparison.finish()
 
 

@@ -16,8 +16,9 @@ from typing import Final
 from boltseal.engines.safe_open import SafeFolder
 from boltseal.host.scrub.attributes import CAPABILITY, IGNORED, Attributes, describe_value, same_capability
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
+from boltseal.host.scrub.file_contents import CountRead
 from boltseal.host.scrub.inodes import describe_file
-from boltseal.host.scrub.layer_check import CheckMode, Spend
+from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, same_content
 from boltseal.host.scrub.plans import MappedCopy
 
@@ -25,7 +26,7 @@ METACOPY: Final = "trusted.overlay.metacopy"
 """The attribute of a file whose content is still in the layer below."""
 
 
-def copy_differences(root: Path, copy: MappedCopy, manner: CheckMode, spend: Spend) -> list[Difference]:
+def copy_differences(root: Path, copy: MappedCopy, check_mode: CheckMode, count_read: CountRead) -> list[Difference]:
     """Return how a copy differs from the layers.
 
     Raises: StoreMissing, StoreUnreadable, StoreMalformed.
@@ -34,20 +35,20 @@ def copy_differences(root: Path, copy: MappedCopy, manner: CheckMode, spend: Spe
         store = opened.enter_context(SafeFolder(root))
         tree = opened.enter_context(store.below(copy.folder))
         merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in copy.layers])
-        return _Comparison(copy, tree, merged, manner, spend).differences()
+        return _Comparison(copy, tree, merged, check_mode, count_read).differences()
 
 
 class _Comparison:
     """Compares one copy."""
 
     def __init__(
-        self, copy: MappedCopy, tree: SafeFolder, merged: MergedLayers, manner: CheckMode, spend: Spend
+        self, copy: MappedCopy, tree: SafeFolder, merged: MergedLayers, check_mode: CheckMode, count_read: CountRead
     ) -> None:
         self._copy = copy
         self._tree = tree
         self._merged = merged
-        self._manner = manner
-        self._spend = spend
+        self._check_mode = check_mode
+        self._count_read = count_read
         self._found: list[Difference] = []
 
     def differences(self) -> list[Difference]:
@@ -122,11 +123,11 @@ class _Comparison:
             self._add(DifferenceKind.SIZE, path, want.st_size, got.st_size)
         elif want.st_mtime_ns != got.st_mtime_ns:
             self._add(DifferenceKind.MTIME, path, want.st_mtime_ns, got.st_mtime_ns)
-        elif not borrowed and not self._manner.quick and not self._same_content(path, tree):
+        elif not borrowed and not self._check_mode.quick and not self._same_content(path, tree):
             self._add(DifferenceKind.CONTENT, path, "the content of its layer", "other content")
 
     def _same_content(self, path: bytes, tree: SafeFolder) -> bool:
-        return same_content(path, tree, self._tree, self._spend, from_disk=self._manner.from_disk)
+        return same_content(path, tree, self._tree, self._count_read, from_disk=self._check_mode.from_disk)
 
     def _add(self, kind: DifferenceKind, path: bytes, expected: object, got: object) -> None:
         self._found.append(difference(kind, self._copy.folder + b"/" + path, expected, got))

@@ -127,20 +127,20 @@ def is_opaque(tree: SafeFolder, path: bytes) -> bool:
 
 
 def same_content(
-    path: bytes, tree: SafeFolder, other: SafeFolder, spend: Callable[[int], None], *, from_disk: bool
+    path: bytes, tree: SafeFolder, other: SafeFolder, count_read: Callable[[int], None], *, from_disk: bool
 ) -> bool:
     """Return whether two folders have a regular file of equal content at a path.
 
     Raises: StoreMissing, StoreUnreadable, StoreMalformed.
     """
-    ours, theirs = FileReader(tree, spend, from_disk=from_disk), FileReader(other, spend, from_disk=from_disk)
+    ours, theirs = FileReader(tree, count_read, from_disk=from_disk), FileReader(other, count_read, from_disk=from_disk)
     first, _ = ours.open(path)
     try:
         second, _ = theirs.open(path)
         try:
             while True:
                 piece = os.read(first, 1 << 20)
-                spend(len(piece))
+                count_read(len(piece))
                 if os.read(second, 1 << 20) != piece:
                     return False
                 if not piece:

@@ -20,7 +20,8 @@ from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.host.scrub.attributes import CAPABILITY, Attributes, same_capability
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
-from boltseal.host.scrub.layer_check import CheckMode, Spend
+from boltseal.host.scrub.file_contents import CountRead
+from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, marks, same_content
 from boltseal.host.scrub.ownership import IdMap
 from boltseal.host.scrub.plans import ContainerPlan
@@ -63,7 +64,7 @@ class ProcessComparison:
 
 
 def compare_process_view(
-    container: ContainerPlan, running: ProcessRoot, manner: CheckMode, spend: Spend
+    container: ContainerPlan, running: ProcessRoot, check_mode: CheckMode, count_read: CountRead
 ) -> ProcessComparison:
     """Compare what a container's first process sees with the container's layers."""
     with ExitStack() as opened:
@@ -72,7 +73,7 @@ def compare_process_view(
             folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
             merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in folders])
             view = opened.enter_context(SafeFolder(running.root))
-            compared = _View(merged, view, running, manner, spend)
+            compared = _View(merged, view, running, check_mode, count_read)
             found = compared.differences()
         except _STORE_ERRORS as error:
             return ProcessComparison(
@@ -87,15 +88,15 @@ class _View:
     """Compares the layers of one container with what its process sees."""
 
     def __init__(
-        self, merged: MergedLayers, view: SafeFolder, running: ProcessRoot, manner: CheckMode, spend: Spend
+        self, merged: MergedLayers, view: SafeFolder, running: ProcessRoot, check_mode: CheckMode, count_read: CountRead
     ) -> None:
         self.unknown: list[str] = []
         self.mounted_over: list[str] = []
         self._merged = merged
         self._view = view
         self._running = running
-        self._manner = manner
-        self._spend = spend
+        self._check_mode = check_mode
+        self._count_read = count_read
         self._users, self._groups = IdMap(running.users), IdMap(running.groups)
 
     def differences(self) -> list[Difference]:
@@ -198,7 +199,7 @@ class _View:
             return None
         if not self._same_right(path, tree):
             return _Mismatch("the capabilities of its layer", "others")
-        if not self._manner.quick and not self._same_content(path, tree):
+        if not self._check_mode.quick and not self._same_content(path, tree):
             return _Mismatch("the content of its layer", "other content")
         return None
 
@@ -218,7 +219,7 @@ class _View:
         return ours == theirs or (ours is not None and theirs is not None and same_capability(ours, theirs))
 
     def _same_content(self, path: bytes, tree: SafeFolder) -> bool:
-        return same_content(path, tree, self._view, self._spend, from_disk=self._manner.from_disk)
+        return same_content(path, tree, self._view, self._count_read, from_disk=self._check_mode.from_disk)
 
     def _is_comparable(self, path: bytes, seen: MergedEntry) -> bool:
         """Return whether to compare a folder's contents; one that the container renamed refers to another path below."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from boltseal.engines.overlay_processes import ProcessRoot, running_roots
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
+from boltseal.host.scrub.file_contents import CountRead
 from boltseal.host.scrub.find_stores import FoundStore
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.mapped_copy import copy_differences
@@ -32,15 +33,13 @@ from boltseal.host.scrub.trust import Expectation, is_id, judge, local_reference
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
-Spend = Callable[[int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class ScrubRequest:
     """What to check, and how.
 
     `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
-    `documents`: further manifests, by digest. `manner`: how to read; `pace`: limits of the load. `proc`: the process file
+    `documents`: further manifests, by digest. `check_mode`: how to read; `pace`: limits of the load. `proc`: the process file
     system; on a disk of another host no process has its root.
     """
 
@@ -49,30 +48,30 @@ class ScrubRequest:
     receipts: tuple[Expectation, ...] = ()
     locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
-    manner: CheckMode = field(default_factory=CheckMode)
+    check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
     proc: Path = Path("/proc")
 
 
 def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress) -> list[ScrubReport]:
     """Check the requested images in these stores, and return a report for each."""
-    if wanted.manner.from_disk:
+    if wanted.check_mode.from_disk:
         os.sync()  # unwritten pages can't be dropped from the cache
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
     reports = [_store_report(plan) for _, plan in plans if plan.unknown]
     selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
     results = check_layers(
-        [layer for _, image, _ in selected for layer in image.layers], wanted.manner, wanted.pace, progress
+        [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, progress
     )  # 3
     after = {store.root: _StoreRecheck(store) for store, _ in plans}
-    spend = meter_of(wanted.pace)
+    count_read = meter_of(wanted.pace)
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
-        reports.append(_image_report(image, results, typed, wanted, spend, changed_since))  # 4, 5
+        reports.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
     reports += _not_found(wanted, [image for _, image, _ in selected])
     checked = {image.id for _, image, _ in selected}
     for _, plan in plans:
-        reports += _container_reports(plan, checked, wanted, spend, after[plan.root])  # 6
+        reports += _container_reports(plan, checked, wanted, count_read, after[plan.root])  # 6
     return reports
 
 
@@ -131,7 +130,7 @@ def _image_report(
     results: Mapping[LayerFiles, LayerResult],
     typed: str,
     wanted: ScrubRequest,
-    spend: Spend,
+    count_read: CountRead,
     changed_since: str,
 ) -> ScrubReport:
     differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
@@ -149,7 +148,7 @@ def _image_report(
             each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
         ]
         other_differences += [
-            each for copy in image.copies for each in copy_differences(image.root, copy, wanted.manner, spend)
+            each for copy in image.copies for each in copy_differences(image.root, copy, wanted.check_mode, count_read)
         ]
         other_differences += mounts_in(
             image.root, (*(init for init, _ in image.inits), *(copy.folder for copy in image.copies))
@@ -170,7 +169,7 @@ def _image_report(
         status=status_of(count, tuple(unknown)),
         store=image.store,
         root=str(image.root),
-        level=None if wanted.manner.quick else judged.level,  # unread files prove nothing
+        level=None if wanted.check_mode.quick else judged.level,  # unread files prove nothing
         by=judged.by,
         id=str(image.id),
         names=image.names,
@@ -285,7 +284,7 @@ def _hiding_marks(
 
 
 def _container_reports(
-    plan: StorePlan, checked: set[Digest], wanted: ScrubRequest, spend: Spend, after: _StoreRecheck
+    plan: StorePlan, checked: set[Digest], wanted: ScrubRequest, count_read: CountRead, after: _StoreRecheck
 ) -> list[ScrubReport]:
     mine = [each for each in plan.containers if each.image in checked or not wanted.images]
     if not mine:
@@ -296,7 +295,7 @@ def _container_reports(
         roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
     except StoreUnreadable as error:
         unseen.append(f"could not find the running containers: {error.message}")
-    return [_container_report(after.unless_changed(each), roots, unseen, wanted, spend) for each in mine]
+    return [_container_report(after.unless_changed(each), roots, unseen, wanted, count_read) for each in mine]
 
 
 def _other_layer_reasons(
@@ -325,7 +324,11 @@ def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
 
 
 def _container_report(
-    container: ContainerPlan, roots: Mapping[bytes, ProcessRoot], unseen: list[str], wanted: ScrubRequest, spend: Spend
+    container: ContainerPlan,
+    roots: Mapping[bytes, ProcessRoot],
+    unseen: list[str],
+    wanted: ScrubRequest,
+    count_read: CountRead,
 ) -> ScrubReport:
     found, unknown = list(container.differences), [*container.unknown, *unseen]
     changed: list[ContainerChange] = []
@@ -340,7 +343,7 @@ def _container_report(
         unknown.append(error.message)
     unknown += _other_layer_reasons(container, running, roots)
     if running is not None:
-        compared = compare_process_view(container, running, wanted.manner, spend)
+        compared = compare_process_view(container, running, wanted.check_mode, count_read)
         found += compared.differences
         unknown += compared.unknown
         changed += [ContainerChange(path, MOUNTED_OVER) for path in compared.mounted_over]

@@ -82,12 +82,12 @@ def _init_worker(count: Synchronized[int], free_at: Synchronized[float], rate: i
     _meter.append(Meter(count, free_at, rate))
 
 
-def _check_in_worker(layer: LayerFiles, manner: CheckMode) -> LayerResult:
-    return check(layer, manner, _meter[0])
+def _check_in_worker(layer: LayerFiles, check_mode: CheckMode) -> LayerResult:
+    return check(layer, check_mode, _meter[0])
 
 
 def check_layers(
-    layers: Iterable[LayerFiles], manner: CheckMode, pace: WorkRate, progress: Progress
+    layers: Iterable[LayerFiles], check_mode: CheckMode, pace: WorkRate, progress: Progress
 ) -> dict[LayerFiles, LayerResult]:
     """Check these layers and return the results."""
     sizes = {layer: _estimated_bytes(layer) for layer in layers}
@@ -100,22 +100,22 @@ def check_layers(
         sum(sizes.values()) > ALONE_BYTES or pace.bytes_per_second
     ):  # a rate limit also uses workers, so that progress is shown
         return dict(
-            _check_in_parallel(jobs, manner, workers, (count, free_at, pace.bytes_per_second), progress, context)
+            _check_in_parallel(jobs, check_mode, workers, (count, free_at, pace.bytes_per_second), progress, context)
         )
-    return dict(_check_here(jobs, manner, Meter(count, free_at, pace.bytes_per_second), progress, count))
+    return dict(_check_here(jobs, check_mode, Meter(count, free_at, pace.bytes_per_second), progress, count))
 
 
 def _check_here(
-    jobs: Sequence[LayerFiles], manner: CheckMode, meter: Meter, progress: Progress, count: Synchronized[int]
+    jobs: Sequence[LayerFiles], check_mode: CheckMode, meter: Meter, progress: Progress, count: Synchronized[int]
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     for done, layer in enumerate(jobs, 1):
-        yield layer, check(layer, manner, meter)
+        yield layer, check(layer, check_mode, meter)
         progress(count.value, done, len(jobs))
 
 
 def _check_in_parallel(
     jobs: Sequence[LayerFiles],
-    manner: CheckMode,
+    check_mode: CheckMode,
     workers: int,
     shared: tuple[Synchronized[int], Synchronized[float], int],
     progress: Progress,
@@ -123,7 +123,7 @@ def _check_in_parallel(
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=shared) as pool:
         try:
-            running = _submit_jobs(pool, jobs, manner)
+            running = _submit_jobs(pool, jobs, check_mode)
             left: set[Future[LayerResult]] = set(running)
             while left:
                 ended, left = wait(left, POLL_S, FIRST_COMPLETED)
@@ -139,7 +139,7 @@ def _check_in_parallel(
 
 
 def _submit_jobs(
-    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], manner: CheckMode
+    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], check_mode: CheckMode
 ) -> dict[Future[LayerResult], LayerFiles]:
     """Submit all jobs to workers that ignore SIGINT from the terminal: this process gets it too, and ends them.
 
@@ -147,7 +147,7 @@ def _submit_jobs(
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return {pool.submit(_check_in_worker, layer, manner): layer for layer in jobs}
+        return {pool.submit(_check_in_worker, layer, check_mode): layer for layer in jobs}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
