@@ -284,5 +284,5 @@ def _returning_service(service: ReleasedService, prepared: PreparedImage) -> Rel
     if service.state is ServiceState.COMPLETED:
         return msgspec.structs.replace(service, started_as=prepared.started_as, scrub="")
     return msgspec.structs.replace(
-        service, started_as=prepared.started_as, state=ServiceState.PLANNED, hold_reason="", scrub="", config_hash=""
+        service, started_as=prepared.started_as, state=ServiceState.PLANNED, reason="", scrub="", config_hash=""
     )

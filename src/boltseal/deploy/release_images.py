@@ -79,9 +79,7 @@ class ReleaseImages:
     puller: Puller
     scrubs: PullScrubber | None = None
 
-    async def locked(
-        self, name: Reference, digest: Digest, known: Collection[Digest], hold_reason: str
-    ) -> PreparedImage:
+    async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> PreparedImage:
         """Prepare exactly this image of a registry. `known`: its image IDs in the lock.
 
         Raises: what `Puller.bring` raises.
@@ -91,21 +89,21 @@ class ReleaseImages:
         image = await self.host.engine.image(brought.image)
         if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.results:
             await self.scrubs(image)
-        kept = await self._protect(image, tagged, digest, hold_reason)
+        kept = await self._protect(image, tagged, digest, reason)
         named = await self._start_name(image, replace(tagged, digest=digest), kept)
         results = "" if self.scrubs is None else self.scrubs.results.get(image.id, "")
         return PreparedImage(image, digest, named, brought.outcome is PullOutcome.PULLED, results)
 
-    async def built(self, name: Reference, hold_reason: str) -> PreparedImage | None:
+    async def built(self, name: Reference, reason: str) -> PreparedImage | None:
         """Prepare the locally built image that a name resolves to now; None if there is none."""
         tagged = name.by_tag
         image = await self.host.image(tagged)
         if image is None:
             return None
-        kept = await self._protect(image, tagged, None, hold_reason)
+        kept = await self._protect(image, tagged, None, reason)
         return PreparedImage(image, None, kept.keep_name.familiar(), scrub=NOT_PROVEN)
 
-    async def restore(self, service: ReleasedService, hold_reason: str) -> PreparedImage:
+    async def restore(self, service: ReleasedService, reason: str) -> PreparedImage:
         """Prepare the image of an older release, from this host; pull it by digest only if it is gone.
 
         Raises: NotFound: if it can't be pulled.
@@ -116,7 +114,7 @@ class ReleaseImages:
         image = await self.host.image(id_)
         if image is None and digest is not None:
             try:
-                return await self.locked(name, digest, [id_], hold_reason)
+                return await self.locked(name, digest, [id_], reason)
             except BoltsealError as error:
                 raise NotFound(
                     f"{service.name}: {tagged.familiar()} of {digest.short} was removed from this host and can't be pulled: "
@@ -126,7 +124,7 @@ class ReleaseImages:
             raise NotFound(
                 f"{service.name}: {tagged.familiar()}, a local build, was removed from this host; build it again"
             )
-        kept = await self._protect(image, tagged, digest, hold_reason)
+        kept = await self._protect(image, tagged, digest, reason)
         if digest is None:
             return PreparedImage(image, None, kept.keep_name.familiar())
         return PreparedImage(image, digest, await self._start_name(image, replace(tagged, digest=digest), kept))
@@ -144,8 +142,8 @@ class ReleaseImages:
         for release in releases:
             Keeper(self.host).let_go(hold_reason(release.project, release.number))
 
-    async def _protect(self, image: EngineImage, name: Reference, digest: Digest | None, hold_reason: str) -> KeptImage:
-        return await Keeper(self.host).hold(image.id, name, digest, hold_reason)
+    async def _protect(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> KeptImage:
+        return await Keeper(self.host).hold(image.id, name, digest, reason)
 
     async def _start_name(self, image: EngineImage, whole: Reference, kept: KeptImage) -> str:
         """Return the name by which Compose finds exactly this image."""
