@@ -208,7 +208,7 @@ async def test_names_are_given_by_one_at_a_time(store: KeptImages) -> None:
     order: list[str] = []
 
     async def give(who: str) -> None:
-        async with store.alone():
+        async with store.tagging_lock():
             order.append(f"{who} in")
             await asyncio.sleep(0.01)
             order.append(f"{who} out")
@@ -225,10 +225,10 @@ def open_files() -> int:
 async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
     """Is told of after a while."""
     store = KeptImages(ClientState(tmp_path / "state"), timeout_s=0.1)
-    async with store.alone():
+    async with store.tagging_lock():
         before = open_files()
         with pytest.raises(KeptBusy, match="another boltseal that tags images"):
-            async with store.alone():
+            async with store.tagging_lock():
                 raise AssertionError
         assert open_files() == before
 

@@ -34,9 +34,9 @@ async def pulled(shop: Hosting, *words: str, policy: KeepPolicy = ALL, **more: A
     """Publish and pull these one after the other, a day apart; the last one with a policy."""
     found = [shop.publish(each) for each in words]
     for digest in found[:-1]:
-        await shop.puller().bring(PullRequest(APP, digest))
+        await shop.puller().pull(PullRequest(APP, digest))
         shop.clock.advance(days=1)
-    return found, await shop.puller(policy=policy, **more).bring(PullRequest(APP, found[-1]))
+    return found, await shop.puller(policy=policy, **more).pull(PullRequest(APP, found[-1]))
 
 
 async def test_without_a_policy_nothing_expires(shop: Hosting) -> None:
@@ -44,7 +44,7 @@ async def test_without_a_policy_nothing_expires(shop: Hosting) -> None:
     digests, brought = await pulled(shop, *WORDS)
 
     assert brought.let_go == ()
-    assert [each.kept.digest for each in await shop.keeper.listed()] == digests[2::-1]
+    assert [each.kept.digest for each in await shop.keeper.list_kept()] == digests[2::-1]
 
 
 async def test_keep_n_removes_the_oldest(shop: Hosting) -> None:
@@ -54,7 +54,7 @@ async def test_keep_n_removes_the_oldest(shop: Hosting) -> None:
     assert {each.kept.digest for each in brought.let_go} == set(digests[:2])
     assert not [each.why for each in brought.let_go if each.why]
     assert set(shop.fake.images) == {str(shop.id_of(each)) for each in digests[2:]}
-    assert [each.kept.digest for each in await shop.keeper.listed()] == [digests[2]]
+    assert [each.kept.digest for each in await shop.keeper.list_kept()] == [digests[2]]
 
 
 async def test_keep_for_removes_older_images(shop: Hosting) -> None:
@@ -74,11 +74,11 @@ async def test_an_image_must_exceed_both_limits(shop: Hosting) -> None:
 async def test_a_later_call_does_not_shorten_a_promise(shop: Hosting) -> None:
     """An image kept for thirty days stays for thirty days."""
     old = shop.publish("one")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     shop.publish("two")
-    await shop.puller(policy=KeepPolicy(for_us=30 * DAY_US)).bring(WANTED)
+    await shop.puller(policy=KeepPolicy(for_us=30 * DAY_US)).pull(WANTED)
     shop.publish("three")
-    brought = await shop.puller(policy=KeepPolicy(keep=0)).bring(WANTED)
+    brought = await shop.puller(policy=KeepPolicy(keep=0)).pull(WANTED)
     promised = {each.digest for each in shop.host.kept.kept(shop.host.key)}
     shop.clock.advance(days=31)
     later = await let_go(shop, KeepPolicy(keep=0))
@@ -89,7 +89,7 @@ async def test_a_later_call_does_not_shorten_a_promise(shop: Hosting) -> None:
 
 
 async def let_go(shop: Hosting, policy: KeepPolicy, **more: Any) -> list[ExpiryResult]:
-    async with shop.host.alone():
+    async with shop.host.tagging_lock():
         return await shop.keeper.expire([APP], policy, **more)
 
 
@@ -145,14 +145,14 @@ async def test_images_in_a_lock_are_kept(shop: Hosting, tmp_path: Path) -> None:
 
 async def test_images_held_by_a_release_are_kept(shop: Hosting) -> None:
     """Until it drops the reason, or the time is over."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     kept = await shop.keeper.hold(shop.id_of(old), APP, old, "release shop/1")
     await shop.keeper.hold(shop.id_of(old), APP, old, "release shop/2", shop.clock() + DAY_US)
     shop.publish("two")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
 
     assert kept.digest == old
-    assert [each.held for each in await shop.keeper.listed()] == [("release shop/1", "release shop/2")]
+    assert [each.held for each in await shop.keeper.list_kept()] == [("release shop/1", "release shop/2")]
     assert await why(shop, old) == "held: release shop/1, release shop/2"
     shop.keeper.let_go("release shop/1")
     assert await why(shop, old) == "held: release shop/2"
@@ -162,7 +162,7 @@ async def test_images_held_by_a_release_are_kept(shop: Hosting) -> None:
 
 async def test_a_hold_restores_a_lost_keep_tag(shop: Hosting) -> None:
     """And raises NoSuchImage for an image that the engine does not have."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     kept = await shop.keeper.hold(shop.id_of(old), APP, None, "release shop/1")
     await shop.host.engine.untag(kept.keep_name)
     await shop.keeper.hold(shop.id_of(old), APP, None, "release shop/1")
@@ -199,7 +199,7 @@ async def test_an_image_in_a_registry_is_not_the_only_copy(shop: Hosting) -> Non
     del shop.fake.containers[container]
     shop.publish("three")
     shop.hub.counted.clear()
-    brought = await shop.puller(policy=NEWEST).bring(WANTED)
+    brought = await shop.puller(policy=NEWEST).pull(WANTED)
 
     assert [(each.kept.digest, each.why) for each in brought.let_go] == [(old, "")]
     assert shop.hub.counted["HEAD manifest"] == 2
@@ -210,7 +210,7 @@ async def test_an_error_during_expiry_is_reported_and_undoes_nothing(shop: Hosti
     (old, _), _ = await pulled(shop, "one", "two")
     new = shop.publish("three")
     shop.fake.wrong[f"images/{shop.id_of(old)}/json"] = Wrong(200, b"nonsense")
-    brought = await shop.puller(policy=NEWEST).bring(WANTED)
+    brought = await shop.puller(policy=NEWEST).pull(WANTED)
 
     assert "can't be read" in brought.trouble
     assert shop.meaning() == shop.id_of(new)
@@ -221,13 +221,13 @@ async def test_a_shared_keep_tag_is_removed_with_its_last_name(shop: Hosting) ->
     other = Reference(APP.registry, APP.repository, Tag("1.4"))
     old = shop.publish("one")
     for name in (APP, other):
-        await shop.puller().bring(PullRequest(name, old))
+        await shop.puller().pull(PullRequest(name, old))
     new = shop.publish("two")
     for name in (APP, other):
-        await shop.puller().bring(PullRequest(name, new))
+        await shop.puller().pull(PullRequest(name, new))
     assert await let_go(shop, KeepPolicy(keep=0))
     there = shop.meaning(keep_name(old))
-    async with shop.host.alone():
+    async with shop.host.tagging_lock():
         await shop.keeper.expire([other], KeepPolicy(keep=0))
 
     assert there == shop.id_of(old)
@@ -236,10 +236,10 @@ async def test_a_shared_keep_tag_is_removed_with_its_last_name(shop: Hosting) ->
 
 async def test_colliding_short_keep_tags_use_the_long_form(classic: Hosting) -> None:
     """Another image has the short tag; no image loses a tag."""
-    old, _ = classic.publish("one"), await classic.puller().bring(WANTED)
+    old, _ = classic.publish("one"), await classic.puller().pull(WANTED)
     other = Digest.parse(classic.fake.image("other", str(keep_name(old))))
     classic.publish("two")
-    brought = await classic.puller().bring(WANTED)
+    brought = await classic.puller().pull(WANTED)
 
     assert brought.kept is not None
     assert brought.kept.tag == f"boltseal-keep-{old.hex}"
@@ -248,7 +248,7 @@ async def test_colliding_short_keep_tags_use_the_long_form(classic: Hosting) -> 
 
 async def test_further_images_of_an_index_use_their_id(classic: Hosting) -> None:
     """Images for other platforms share its digest; if no tag is free, that is an error."""
-    old, _ = classic.publish("one"), await classic.puller().bring(WANTED)
+    old, _ = classic.publish("one"), await classic.puller().pull(WANTED)
     id_ = classic.id_of(old)
     of_digest = [f"{APP.name}:boltseal-keep-{old.hex[:digits]}" for digits in (12, 64)]
     of_id = [f"{APP.name}:boltseal-keep-{id_.hex[:digits]}" for digits in (12, 64)]
@@ -270,7 +270,7 @@ async def test_kept_images_are_listed_with_their_state(shop: Hosting) -> None:
     shop.run("web", shop.id_of(second))
     await shop.host.images_in_use()
     del shop.fake.images[str(shop.id_of(first))]
-    listed = await shop.keeper.listed()
+    listed = await shop.keeper.list_kept()
 
     assert [(each.number, each.kept.digest, each.standing) for each in listed] == [
         (1, second, KeptState.KEPT),
@@ -291,8 +291,8 @@ async def test_a_pull_without_change_still_expires_images(shop: Hosting) -> None
     """A smaller --keep applies from the next pull on; without expired images nothing is asked."""
     digests, _ = await pulled(shop, *WORDS)
     shop.hub.counted.clear()
-    brought = await shop.puller(policy=NEWEST).bring(PullRequest(APP, digests[-1]))
-    again = await shop.puller(policy=NEWEST).bring(PullRequest(APP, digests[-1]))
+    brought = await shop.puller(policy=NEWEST).pull(PullRequest(APP, digests[-1]))
+    again = await shop.puller(policy=NEWEST).pull(PullRequest(APP, digests[-1]))
 
     assert {each.kept.digest for each in brought.let_go} == set(digests[:2])
     assert again.let_go == ()
@@ -301,12 +301,12 @@ async def test_a_pull_without_change_still_expires_images(shop: Hosting) -> None
 
 async def test_the_running_image_of_a_moved_tag_is_kept(shop: Hosting) -> None:
     """`docker pull` moved the tag before: the running image is kept too."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.run("web", shop.id_of(old))
     other = Digest.parse(shop.fake.image("by docker pull"))
     await shop.host.engine.tag(other, APP)
     new = shop.publish("three")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert [each.image for each in brought.running] == [shop.id_of(old)]
     assert brought.kept is not None

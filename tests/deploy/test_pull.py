@@ -35,7 +35,7 @@ def keep_name(digest: Digest) -> Reference:
 async def test_a_first_pull_is_by_digest(shop: Hosting) -> None:
     """The tag is resolved by HEAD, and set when the image is there."""
     digest = shop.publish("one")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     at = shop.fake.asked.index("POST images/create")
     assert shop.fake.queries[at] == {"fromImage": f"{APP.name}@{digest}"}
@@ -46,14 +46,14 @@ async def test_a_first_pull_is_by_digest(shop: Hosting) -> None:
 async def test_an_unchanged_image_costs_one_head(shop: Hosting) -> None:
     """Counted at the registry: no manifest and no ledger is read. The engine is asked for the image."""
     shop.publish("one")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
     shop.fake.asked.clear()
 
     async def watch(registry: str) -> None:
         raise AssertionError(f"{registry} was asked for its ledger")
 
-    brought = await shop.puller(watch=watch).bring(WANTED)
+    brought = await shop.puller(watch=watch).pull(WANTED)
 
     assert brought.outcome is PullOutcome.HERE
     assert shop.hub.counted == {"HEAD manifest": 1}
@@ -63,9 +63,9 @@ async def test_an_unchanged_image_costs_one_head(shop: Hosting) -> None:
 async def test_a_present_digest_costs_no_request(shop: Hosting) -> None:
     """A locked digest needs no HEAD."""
     digest = shop.publish("one")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
-    brought = await shop.puller().bring(PullRequest(APP, digest, locked=True))
+    brought = await shop.puller().pull(PullRequest(APP, digest, locked=True))
 
     assert (brought.outcome, brought.digest) == (PullOutcome.HERE, digest)
     assert not shop.hub.counted
@@ -73,9 +73,9 @@ async def test_a_present_digest_costs_no_request(shop: Hosting) -> None:
 
 async def test_the_working_image_is_kept_before_the_tag_moves(shop: Hosting) -> None:
     """By a keep tag on the engine, and a row with the registry's digest."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert brought.kept is not None
     assert (brought.kept.image, brought.kept.digest) == (shop.id_of(old), old)
@@ -91,7 +91,7 @@ async def test_an_image_from_another_tool_is_kept_too(shop: Hosting) -> None:
     """An image that no registry has is kept by its ID."""
     built = Digest.parse(shop.fake.image("built here", str(APP)))
     shop.publish("one")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert brought.kept is not None
     assert brought.kept.image == built
@@ -101,12 +101,12 @@ async def test_an_image_from_another_tool_is_kept_too(shop: Hosting) -> None:
 
 async def test_a_present_image_without_a_tag_is_not_pulled_again(shop: Hosting) -> None:
     """It is tagged, for example after the tag moved back upstream."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     assert shop.publish("one") == old
     shop.fake.asked.clear()
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert (brought.outcome, shop.meaning()) == (PullOutcome.NAMED, shop.id_of(old))
     assert "POST images/create" not in shop.fake.asked
@@ -114,7 +114,7 @@ async def test_a_present_image_without_a_tag_is_not_pulled_again(shop: Hosting) 
 
 async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> None:
     """The ID is equal, so the working image keeps its tag."""
-    first, _ = classic.publish("one"), await classic.puller().bring(WANTED)
+    first, _ = classic.publish("one"), await classic.puller().pull(WANTED)
     again = Digest.parse(
         str(
             classic.hub.publish(
@@ -124,7 +124,7 @@ async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> 
     )
     made = classic.fake.images[str(classic.id_of(first))]
     classic.fake.pullable[f"{APP.name}@{again}"] = made | {"RepoDigests": [f"{APP.name}@{again}"]}
-    brought = await classic.puller().bring(WANTED)
+    brought = await classic.puller().pull(WANTED)
 
     assert (brought.digest, brought.image, brought.kept) == (again, classic.id_of(first), None)
     assert classic.host.registry_digests(await classic.host.engine.image(APP), APP)[0] in (first, again)
@@ -133,7 +133,7 @@ async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> 
 async def test_the_proof_depends_on_the_store(shop: Hosting) -> None:
     """An ID that is the digest, or manifests that boltseal hashed."""
     shop.publish("one")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert brought.proof is (Proof.IDENTICAL if shop.host.store is ImageStoreKind.CONTAINERD else Proof.MANIFEST)
 
@@ -142,7 +142,7 @@ async def test_the_engine_is_trusted_where_reading_counts_as_a_pull(classic: Hos
     """Docker Hub: one HEAD, and the engine's own pull."""
     hub = Reference.parse("shop/app:latest")
     classic.publish("one", hub)
-    brought = await classic.puller().bring(PullRequest.of(hub))
+    brought = await classic.puller().pull(PullRequest.of(hub))
 
     assert brought.proof is Proof.ENGINE
     assert classic.hub.counted["GET manifest"] == 0
@@ -151,7 +151,7 @@ async def test_the_engine_is_trusted_where_reading_counts_as_a_pull(classic: Hos
 async def test_an_image_id_in_the_lock_proves_the_image(classic: Hosting) -> None:
     """Without a request to the registry."""
     digest = classic.publish("one")
-    brought = await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(classic.id_of(digest),)))
+    brought = await classic.puller().pull(PullRequest(APP, digest, locked=True, images=(classic.id_of(digest),)))
 
     assert brought.proof is Proof.LOCK
     assert not classic.hub.counted
@@ -159,14 +159,14 @@ async def test_an_image_id_in_the_lock_proves_the_image(classic: Hosting) -> Non
 
 async def test_a_wrong_image_from_the_engine_is_refused(shop: Hosting) -> None:
     """The tag does not change, and nothing is kept."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     evil = Digest.of(b"evil")
     made = shop.fake.pullable[f"{APP.name}@{new}"]
     made["Id"] = str(evil)
 
     with pytest.raises(PulledImageMismatch, match="the tag was not changed"):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
     assert not shop.host.kept.kept(shop.host.key)
 
@@ -176,7 +176,7 @@ async def test_an_image_that_is_not_in_the_lock_is_refused(classic: Hosting) -> 
     digest = classic.publish("one")
 
     with pytest.raises(PulledImageMismatch, match="which is not in the lock"):
-        await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(Digest.of(b"other"),)))
+        await classic.puller().pull(PullRequest(APP, digest, locked=True, images=(Digest.of(b"other"),)))
     assert classic.meaning() is None
 
 
@@ -186,7 +186,7 @@ async def test_manifests_with_other_bytes_are_no_proof(classic: Hosting) -> None
     classic.hub.wrong_bytes = True
 
     with pytest.raises(RemoteMismatch):
-        await classic.puller().bring(WANTED)
+        await classic.puller().pull(WANTED)
     assert classic.meaning() is None
 
 
@@ -201,7 +201,7 @@ async def test_a_broken_ledger_stops_the_pull(shop: Hosting) -> None:
 
     shop.publish("one")
     with pytest.raises(Broken):
-        await shop.puller(watch=watch).bring(WANTED)
+        await shop.puller(watch=watch).pull(WANTED)
     assert "POST images/create" not in shop.fake.asked
 
 
@@ -209,7 +209,7 @@ async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
     """The engine gets no request."""
     shop.fake.asked.clear()
     with pytest.raises(RemoteNotFound):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.fake.asked == []
 
 
@@ -223,7 +223,7 @@ async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
 )
 async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type[Exception]) -> None:
     """A full disk, a vanished image, an engine error: nothing is left half done."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     before = json.dumps(shop.fake.images)
     shop.fake.wrong["images/create"] = Wrong(
@@ -231,7 +231,7 @@ async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type
     )
 
     with pytest.raises(kind):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert json.dumps(shop.fake.images) == before
     assert shop.meaning() == shop.id_of(old)
     assert not shop.host.kept.kept(shop.host.key)
@@ -241,7 +241,7 @@ async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type
 @pytest.mark.parametrize("step", ["keep", "name"])
 async def test_a_failure_while_tagging_is_recovered(shop: Hosting, step: str, done: bool) -> None:
     """With or without effect on the engine: the old image keeps a name, and the next pull completes."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     id_ = shop.id_of(old if step == "keep" else new)
     path = f"images/{id_}/tag"
@@ -250,31 +250,31 @@ async def test_a_failure_while_tagging_is_recovered(shop: Hosting, step: str, do
         shop.fake.loses.add(path)
 
     with pytest.raises(EngineFailed):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.meaning() in (shop.id_of(old), shop.id_of(new))
     assert shop.id_of(old) in (shop.meaning(), shop.meaning(keep_name(old)))
     shop.fake.wrong.clear()
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     assert shop.meaning() == shop.id_of(new)
     assert shop.meaning(keep_name(old)) == shop.id_of(old)
 
 
 async def test_unwritable_state_moves_no_tag(shop: Hosting, tmp_path: Path) -> None:
     """The digest of the kept image would be lost."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     (tmp_path / "state/kept.db").write_bytes(b"no database" * 100)
 
     with pytest.raises(StateUnusable, match="move it away"):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
 
 
 async def test_two_concurrent_pulls_lose_nothing(shop: Hosting) -> None:
     """The second keeps the image that the first tagged."""
-    first, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    first, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     second, third = shop.publish("two"), shop.publish("three")
-    await asyncio.gather(*(shop.puller().bring(replace(WANTED, digest=each)) for each in (second, third)))
+    await asyncio.gather(*(shop.puller().pull(replace(WANTED, digest=each)) for each in (second, third)))
 
     kept = {each.digest for each in shop.host.kept.kept(shop.host.key)}
     assert shop.meaning() in (shop.id_of(second), shop.id_of(third))
@@ -285,12 +285,12 @@ async def test_two_concurrent_pulls_lose_nothing(shop: Hosting) -> None:
 async def test_a_concurrent_docker_pull_is_handled(shop: Hosting) -> None:
     """The image that it tagged is kept, since the tag is read again under the lock."""
     shop.publish("one")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     new = shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
     other = Digest.parse(shop.fake.image("somebody's"))
     await shop.host.engine.tag(other, APP)
-    brought = await shop.puller().settle(arrived)
+    brought = await shop.puller().apply_tag(arrived)
 
     assert brought.kept is not None
     assert (brought.kept.image, shop.meaning()) == (other, shop.id_of(new))
@@ -298,14 +298,14 @@ async def test_a_concurrent_docker_pull_is_handled(shop: Hosting) -> None:
 
 async def test_an_image_pruned_before_it_is_tagged_is_pulled_again(shop: Hosting) -> None:
     """After a concurrent `docker image prune`."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
     pruned = shop.fake.images.pop(str(arrived.image.id))
     shop.fake.pullable[f"{APP.name}@{new}"] = pruned
-    still = await shop.puller().still(arrived)
+    still = await shop.puller().ensure_present(arrived)
     del shop.fake.images[str(arrived.image.id)]
-    brought = await shop.puller().settle(still)
+    brought = await shop.puller().apply_tag(still)
 
     assert shop.fake.asked.count("POST images/create") == 4
     assert shop.meaning() == shop.id_of(new)
@@ -315,20 +315,20 @@ async def test_an_image_pruned_before_it_is_tagged_is_pulled_again(shop: Hosting
 
 async def test_repeated_removal_is_an_error(shop: Hosting) -> None:
     """The tag does not change, and the old image is kept twice."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
     tag = f"images/{arrived.image.id}/tag"
     shop.fake.wrong[tag] = Wrong(404, b'{"message": "No such image"}')
     with pytest.raises(PulledImageRemoved, match="was removed from the engine 3 times"):
-        await shop.puller().settle(arrived)
+        await shop.puller().apply_tag(arrived)
 
     assert shop.meaning() == shop.meaning(keep_name(old)) == shop.id_of(old)
 
 
 async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
     """A failing copy ends the pull, since it was requested."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
 
     async def fails(_name: Reference, _digest: Digest) -> Reference:
@@ -339,34 +339,34 @@ async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
         return Reference("registry.example.com", name.repository, digest=digest)
 
     with pytest.raises(Unavailable):
-        await shop.puller(copy=fails).bring(WANTED)
+        await shop.puller(copy=fails).pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
-    brought = await shop.puller(copy=copies).bring(WANTED)
+    brought = await shop.puller(copy=copies).pull(WANTED)
     assert brought.kept is not None
     assert str(brought.kept.copy) == f"registry.example.com/shop/app@{old}"
 
 
 async def test_a_failed_scrub_moves_no_tag(shop: Hosting) -> None:
     """The bytes on disk differ from those that were pulled."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
 
     async def scrub(_image: object) -> None:
         raise Unavailable("not scrubbed: no right")
 
     with pytest.raises(Unavailable, match="not scrubbed"):
-        await shop.puller(scrub=scrub).bring(WANTED)
+        await shop.puller(scrub=scrub).pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
 
 
 async def test_a_reference_by_digest_alone_gets_no_tag(shop: Hosting) -> None:
     """As with `docker pull`."""
     digest = shop.publish("one")
-    brought = await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
+    brought = await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
 
     assert (brought.outcome, shop.meaning(brought.name)) == (PullOutcome.PULLED, None)
     assert (
-        await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
+        await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
     ).outcome is PullOutcome.HERE
 
 
@@ -374,7 +374,7 @@ async def test_a_reference_with_tag_and_digest(shop: Hosting) -> None:
     """The digest is expected, and the tag is set."""
     digest = shop.publish("one")
     shop.publish("two")
-    await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP}@{digest}")))
+    await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP}@{digest}")))
 
     assert shop.meaning() == shop.id_of(digest)
     assert not shop.hub.counted["HEAD manifest"]
@@ -386,7 +386,7 @@ async def test_an_unreachable_engine_is_one_line(shop: Hosting) -> None:
     shop.fake.wrong["images/create"] = Wrong(200, b'{"status": ', endless=False)
 
     with pytest.raises((EngineUnavailable, Unavailable)):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.meaning() is None
 
 
@@ -399,16 +399,16 @@ def test_latest_is_added_to_a_bare_reference() -> None:
 async def test_an_image_for_another_platform_does_not_count(classic: Hosting) -> None:
     """Even if it has the requested name."""
     digest = classic.publish("one")
-    await classic.puller().bring(WANTED)
-    await classic.puller().bring(replace(WANTED, platform="linux/amd64"))
+    await classic.puller().pull(WANTED)
+    await classic.puller().pull(replace(WANTED, platform="linux/amd64"))
     here = [each for each in classic.fake.asked if each == "POST images/create"]
     with pytest.raises(PulledImageMismatch, match="the engine has it only for linux/amd64"):
-        await classic.puller().bring(replace(WANTED, platform="linux/arm64"))
+        await classic.puller().pull(replace(WANTED, platform="linux/arm64"))
     arm = {"Id": image("one arm", architecture="arm64").config.digest, "Architecture": "arm64", "RepoTags": []}
     pulled = f"{APP.name}@{digest}"
     classic.fake.pullable[pulled] = classic.fake.pullable[pulled] | arm
     classic.fake.images[str(classic.meaning())]["RepoDigests"] = []
-    brought = await classic.puller().bring(replace(WANTED, platform="linux/arm64"))
+    brought = await classic.puller().pull(replace(WANTED, platform="linux/arm64"))
 
     assert here == ["POST images/create"]
     assert (str(brought.image), brought.proof) == (arm["Id"], Proof.MANIFEST)
@@ -423,9 +423,9 @@ async def test_a_login_is_not_sent_unencrypted(classic: Hosting) -> None:
     logins = OneLogin(REGISTRY, Credentials("ci", "secret"))
     classic.host.engine.address = EngineAddress.parse("tcp://web1:2375")
     with pytest.raises(LoginExposed, match="unencrypted") as error:
-        await replace(classic.puller(), logins=logins).bring(WANTED)
+        await replace(classic.puller(), logins=logins).pull(WANTED)
     classic.host.engine.address = EngineAddress.parse("tcp://127.0.0.1:2375")
-    brought = await replace(classic.puller(), logins=logins).bring(WANTED)
+    brought = await replace(classic.puller(), logins=logins).pull(WANTED)
 
     assert "secret" not in error.value.message
     assert brought.outcome is PullOutcome.PULLED

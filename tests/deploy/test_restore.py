@@ -28,7 +28,7 @@ async def pulled(shop: Hosting, *words: str) -> list[Digest]:
     for each in words:
         found.append(shop.publish(each))
         shop.clock.advance(seconds=60)
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
     return found
 
@@ -101,7 +101,7 @@ async def test_a_moved_keep_tag_is_ignored(shop: Hosting) -> None:
     old, _ = await pulled(shop, "one", "two")
     evil = Digest.parse(shop.fake.image("evil"))
     await shop.host.engine.tag(evil, keep_name(old))
-    (listed,) = await shop.keeper.listed(APP)
+    (listed,) = await shop.keeper.list_kept(APP)
     done = await restore(shop.host, APP)
 
     assert listed.standing is KeptState.LOOSE
@@ -175,7 +175,7 @@ async def test_a_pruned_image_can_be_pulled_by_its_digest(shop: Hosting) -> None
     """As the message says."""
     old, _ = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
-    await shop.puller().bring(PullRequest(replace(APP, tag=None), old))
+    await shop.puller().pull(PullRequest(replace(APP, tag=None), old))
 
     assert (await restore(shop.host, APP)).digest == old
 
@@ -187,7 +187,7 @@ async def test_a_requested_scrub_runs_before_the_tag_moves(shop: Hosting) -> Non
 
     async def scrub(image: EngineImage) -> None:
         looked.append(image.id)
-        async with shop.host.alone():  # nobody has to wait for it
+        async with shop.host.tagging_lock():  # nobody has to wait for it
             pass
         raise KeptImageMismatch("the disk differs")
 

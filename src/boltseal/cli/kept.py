@@ -42,7 +42,7 @@ def kept(
 
             keeper = Keeper(opened)
             await opened.images_in_use()  # what runs is seen to run
-            found = await keeper.listed(wanted)
+            found = await keeper.list_kept(wanted)
             gone = await keeper.forget_gone(found) if forget_gone else []
             for each in gone:
                 say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))

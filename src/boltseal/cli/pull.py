@@ -226,7 +226,7 @@ async def _each(answer: CommandOutput, puller: Puller, wanted: Sequence[PullRequ
     """One after the other; of several, one that fails does not keep the others from being pulled."""
     for one in wanted:
         try:
-            brought = await puller.bring(one)
+            brought = await puller.pull(one)
         except BoltsealError as error:
             if len(wanted) == 1:
                 raise
@@ -245,14 +245,14 @@ async def _together(answer: CommandOutput, puller: Puller, wanted: Sequence[Pull
         except BoltsealError as error:
             failed += 1
             _tell_failed(answer, one, error)
-    arrived = arrived if failed else [await puller.still(each) for each in arrived]
+    arrived = arrived if failed else [await puller.ensure_present(each) for each in arrived]
     for each in arrived:
         if failed:
             reason = f"it is here, and its name means what it meant: {counted(failed, 'other image')} could not be had"
             answer.add(ref=str(each.wanted.name), status="arrived", reason=reason, digest=str(each.digest))
             say(clean(f"{each.wanted.name.familiar()}: {reason}"))
         else:
-            _tell(answer, await puller.settle(each))
+            _tell(answer, await puller.apply_tag(each))
 
 
 def _tell_failed(answer: CommandOutput, wanted: PullRequest, error: BoltsealError) -> None:

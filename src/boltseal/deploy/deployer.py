@@ -71,7 +71,7 @@ class Deployer:
         """Make the project run as its files and lock say.
 
         Raises: LockMismatch; Invalid: if a built image is missing; Precondition: if only some services are chosen while a
-        release is unfinished; and what `Puller.bring` raises.
+        release is unfinished; and what `Puller.pull` raises.
         """
         releases = self.folder.all()
         last = last_good(releases)

@@ -82,17 +82,17 @@ class ReleaseImages:
     async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> PreparedImage:
         """Prepare exactly this image of a registry. `known`: its image IDs in the lock.
 
-        Raises: what `Puller.bring` raises.
+        Raises: what `Puller.pull` raises.
         """
         tagged = name.by_tag
-        brought = await self.puller.bring(PullRequest(tagged, digest, locked=True, images=tuple(known)))
-        image = await self.host.engine.image(brought.image)
+        pulled = await self.puller.pull(PullRequest(tagged, digest, locked=True, images=tuple(known)))
+        image = await self.host.engine.image(pulled.image)
         if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.results:
             await self.scrubs(image)
         kept = await self._protect(image, tagged, digest, reason)
         named = await self._start_name(image, replace(tagged, digest=digest), kept)
         results = "" if self.scrubs is None else self.scrubs.results.get(image.id, "")
-        return PreparedImage(image, digest, named, brought.outcome is PullOutcome.PULLED, results)
+        return PreparedImage(image, digest, named, pulled.outcome is PullOutcome.PULLED, results)
 
     async def built(self, name: Reference, reason: str) -> PreparedImage | None:
         """Prepare the locally built image that a name resolves to now; None if there is none."""

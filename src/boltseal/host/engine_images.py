@@ -37,12 +37,12 @@ class EngineHost:
         return self.engine.address.key
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def tagging_lock(self) -> AsyncIterator[None]:
         """Hold the lock under which boltseal tags and untags images.
 
         Raises: KeptBusy.
         """
-        async with self.kept.alone():
+        async with self.kept.tagging_lock():
             yield
 
     async def image(self, name: Name) -> EngineImage | None:

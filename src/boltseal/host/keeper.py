@@ -108,7 +108,7 @@ class Keeper:
     async def keep(
         self, name: Reference, image: EngineImage, policy: KeepPolicy = KeepPolicy(), copy: Reference | None = None
     ) -> KeptImage:
-        """Keep the image that a name resolves to. Callers are inside `EngineHost.alone`.
+        """Keep the image that a name resolves to. Callers are inside `EngineHost.tagging_lock`.
 
         Raises: EngineFull, StateUnusable, NoFreeKeepTag and the engine's errors.
         """
@@ -142,7 +142,7 @@ class Keeper:
 
         Raises: NoSuchImage: if the engine does not have it.
         """
-        async with self.host.alone():
+        async with self.host.tagging_lock():
             found = await self.host.engine.image(image)
             before = next((each for each in self.host.kept.kept(self.host.key, name) if each.image == image), None)
             kept = await self.keep(name, found) if before is None else await self._restore_tag(before)
@@ -156,7 +156,7 @@ class Keeper:
         """Drop a reason for holding these images (None: all). Removes no image."""
         self.host.kept.let_go(self.host.key, reason, None if images is None else list(images))
 
-    async def listed(self, name: Reference | None = None) -> list[ListedImage]:
+    async def list_kept(self, name: Reference | None = None) -> list[ListedImage]:
         """Return the kept images of one name or of all, by name, newest first, including those known only by a keep tag."""
         ran = self.host.kept.ran(self.host.key)
         holds = self._holds()
@@ -186,7 +186,7 @@ class Keeper:
     async def forget_gone(self, listed: Iterable[ListedImage]) -> list[KeptImage]:
         """Delete the rows of kept images that the engine no longer has. Removes no image."""
         gone = [each.kept for each in listed if each.recorded and each.standing in (KeptState.GONE, KeptState.OTHER)]
-        async with self.host.alone():
+        async with self.host.tagging_lock():
             for kept in gone:
                 self.host.kept.forget(self.host.key, kept)
         return gone
@@ -200,9 +200,9 @@ class Keeper:
     ) -> list[ExpiryResult]:
         """Remove the kept images of these names that exceed the policy, unless one is needed (see the module's docstring).
 
-        Callers are inside `EngineHost.alone`.
+        Callers are inside `EngineHost.tagging_lock`.
         """
-        wanted = [kept for name in dict.fromkeys(names) for kept in await self.beyond(name, policy)]
+        wanted = [kept for name in dict.fromkeys(names) for kept in await self.exceeding(name, policy)]
         if not wanted:
             return []
         needed, doubt = self._needed(locked)
@@ -213,7 +213,7 @@ class Keeper:
             done.append(ExpiryResult(kept, why))
         return done
 
-    async def beyond(self, name: Reference, policy: KeepPolicy) -> list[KeptImage]:
+    async def exceeding(self, name: Reference, policy: KeepPolicy) -> list[KeptImage]:
         """Return the kept images of a name that exceed a policy; the image that the name resolves to is not counted."""
         if policy == KeepPolicy():
             return []

@@ -243,7 +243,7 @@ class KeptImages:
             database.execute("INSERT OR IGNORE INTO locks VALUES (?)", (quote_path(os.fsencode(path)),))
 
     @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def tagging_lock(self) -> AsyncIterator[None]:
         """Hold the lock under which images are tagged and untagged, between processes and between tasks of one process.
 
         Raises: KeptBusy, StateUnusable.

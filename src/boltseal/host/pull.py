@@ -9,7 +9,7 @@ The steps of one pull:
 5. Verify the image: its ID is the digest (containerd's store), or manifests that boltseal hashes refer from the digest to
    its ID, or a lock has its ID. If reading manifests would count as a pull, accept the engine's record. With `scrub`, also
    verify the bytes on disk.
-6. Under `EngineHost.alone`, keep the image that the name resolves to now (`keeper`), even if another program tagged it,
+6. Under `EngineHost.tagging_lock`, keep the image that the name resolves to now (`keeper`), even if another program tagged it,
    and the images of running containers that were started by this name.
 7. Tag the pulled image.
 8. Remove kept images that exceed the policy.
@@ -158,12 +158,12 @@ class Puller:
             scopes = {f"repository:{name.repository}:pull" for name in asked if name.registry == registry}
             self.transport.tokens.announce(registry, scopes)
 
-    async def bring(self, wanted: PullRequest) -> PullResult:
+    async def pull(self, wanted: PullRequest) -> PullResult:
         """Pull one image: all steps.
 
         Raises: RemoteNotFound, NoSuchImage, EngineFull, PulledImageMismatch, StateUnusable and other client errors.
         """
-        return await self.settle(await self.fetch(wanted))
+        return await self.apply_tag(await self.fetch(wanted))
 
     async def fetch(self, wanted: PullRequest) -> PulledImage:
         """Do steps 1 to 5, which change no tag."""
@@ -193,56 +193,56 @@ class Puller:
         )
         return PulledImage(wanted, resolved.digest, image, outcome, proof)
 
-    async def settle(self, arrived: PulledImage) -> PullResult:
+    async def apply_tag(self, pulled: PulledImage) -> PullResult:
         """Do steps 6 to 8: keep the image that has the name, and tag the pulled one.
 
         Raises: PulledImageRemoved, PulledImageMismatch.
         """
         for _ in range(MAX_PULLS):
             try:
-                return await self._settle(arrived)
+                return await self._apply_tag(pulled)
             except NoSuchImage:
-                arrived = await self.still(arrived)
+                pulled = await self.ensure_present(pulled)
         raise PulledImageRemoved(
-            f"could not tag {arrived.wanted.name.familiar()}: {arrived.digest.short} was removed from the engine {MAX_PULLS} "
+            f"could not tag {pulled.wanted.name.familiar()}: {pulled.digest.short} was removed from the engine {MAX_PULLS} "
             "times before it was tagged; the tag was not changed: stop the process that prunes images and pull again"
         )
 
-    async def still(self, arrived: PulledImage) -> PulledImage:
+    async def ensure_present(self, pulled: PulledImage) -> PulledImage:
         """Return a pulled image, after pulling it again if a prune removed it."""
-        if await self.host.image(arrived.image.id) is not None:
-            return arrived
-        return await self.fetch(replace(arrived.wanted, digest=arrived.digest))
+        if await self.host.image(pulled.image.id) is not None:
+            return pulled
+        return await self.fetch(replace(pulled.wanted, digest=pulled.digest))
 
-    async def _settle(self, arrived: PulledImage) -> PullResult:
-        name, keeper = arrived.wanted.name, Keeper(self.host)
-        done = PullResult(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
+    async def _apply_tag(self, pulled: PulledImage) -> PullResult:
+        name, keeper = pulled.wanted.name, Keeper(self.host)
+        done = PullResult(name, pulled.digest, pulled.image.id, pulled.outcome, pulled.proof)
         if name.tag is None:
             return done
-        if arrived.outcome is PullOutcome.HERE:
-            if not await keeper.beyond(name, self.policy):
+        if pulled.outcome is PullOutcome.HERE:
+            if not await keeper.exceeding(name, self.policy):
                 return done
-            async with self.host.alone():
+            async with self.host.tagging_lock():
                 let_go, trouble = await self._expire(keeper, name)
             return replace(done, let_go=let_go, trouble=trouble)
-        copy = await self._copied(name, arrived)
-        async with self.host.alone():
+        copy = await self._copied(name, pulled)
+        async with self.host.tagging_lock():
             before = await self.host.image(name)
-            has_it = {arrived.image.id, *(() if before is None else (before.id,))}
+            has_it = {pulled.image.id, *(() if before is None else (before.id,))}
             running = [
                 await keeper.keep(name, each, self.policy)
                 for each in await self._running(name)
                 if each.id not in has_it
             ]
             kept = None
-            if before is not None and before.id != arrived.image.id:
+            if before is not None and before.id != pulled.image.id:
                 kept = await keeper.keep(name, before, self.policy, copy)  # 6
-            await self.host.engine.tag(arrived.image.id, name)  # 7
+            await self.host.engine.tag(pulled.image.id, name)  # 7
             now = await self.host.engine.image(name)
-            if now.id != arrived.image.id:
+            if now.id != pulled.image.id:
                 raise PulledImageMismatch(
                     f"{name.familiar()} was changed by another program (got {now.id.short}, expected "
-                    f"{arrived.image.id.short}); check which one tags images on this engine, and pull again"
+                    f"{pulled.image.id.short}); check which one tags images on this engine, and pull again"
                 )
             let_go, trouble = await self._expire(keeper, name)  # 8
         return replace(done, kept=kept, running=tuple(running), let_go=let_go, trouble=trouble)
@@ -341,10 +341,10 @@ class Puller:
                 continue
         return False
 
-    async def _copied(self, name: Reference, arrived: PulledImage) -> Reference | None:
+    async def _copied(self, name: Reference, pulled: PulledImage) -> Reference | None:
         """Copy the working image elsewhere, if configured, before anything changes."""
         before = None if self.copy is None else await self.host.image(name)
-        if self.copy is None or before is None or before.id == arrived.image.id:
+        if self.copy is None or before is None or before.id == pulled.image.id:
             return None
         digests = self.host.registry_digests(before, name)
         return await self.copy(name, digests[0] if digests else before.id)

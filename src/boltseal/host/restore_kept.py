@@ -4,7 +4,7 @@
 2. Find it on the engine by its ID, whatever its keep tag refers to by now.
 3. Verify it: its ID is the registry's digest (containerd's store), or the engine's or boltseal's record of the pull has this
    digest for that ID. An ID is a digest, so no other image can have it. With `scrub`, also verify the bytes on disk.
-4. Under `EngineHost.alone`, keep the image that the name resolves to now.
+4. Under `EngineHost.tagging_lock`, keep the image that the name resolves to now.
 5. Tag the restored image, and check the tag.
 """
 
@@ -66,12 +66,12 @@ async def restore(host: EngineHost, name: Reference, to: str = "", scrub: ScrubI
     """
     prefix = "" if _NUMBER.fullmatch(to) or not to else _digest_prefix(to)
     keeper = Keeper(host)
-    chosen = _select(await keeper.listed(name), name, to, prefix)  # 1
+    chosen = _select(await keeper.list_kept(name), name, to, prefix)  # 1
     image = await _find(host, chosen)  # 2
     proof = _prove(host, chosen, image)  # 3
     if scrub is not None:
         await scrub(image)  # slow, so outside the lock; an ID always refers to the same image
-    async with host.alone():
+    async with host.tagging_lock():
         before = await host.image(name)
         if before is not None and before.id == image.id:
             return RestoredImage(name, image.id, chosen.kept.digest, proof, changed=False)
