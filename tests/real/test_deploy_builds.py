@@ -91,7 +91,7 @@ def test_what_was_built_is_recorded_by_its_id_and_said_to_be_unproven(shop: Shop
     other = shop.run("deploy")
 
     assert done.code == 0, done.err
-    assert "web: built here: not locked and not scrubbed, as no digest is expected" in done.err
+    assert "web: built here: not locked, and not scrubbed, as no digest is expected" in done.err
     assert (recorded["id"], recorded["digest"]) == (image, None)
     assert f"release 1 of {shop.name} runs already" in same.out
     assert changed.code == 0, changed.err

@@ -23,7 +23,7 @@ from boltseal.oci.reference import Reference
 
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
-NOT_PROVEN: Final = "built here: not locked and not scrubbed, as no digest is expected"
+NOT_PROVEN: Final = "built here: not locked, and not scrubbed, as no digest is expected"
 
 
 @dataclass(frozen=True, slots=True)
