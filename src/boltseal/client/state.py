@@ -12,6 +12,7 @@
     STATE/rebuilding                  held by whoever asks for rebuilds
     STATE/kept.db                     the images that are kept on engines (`kept`)
     STATE/kept.lock                   held by whoever gives names to images on an engine
+    STATE/edits/                      edits that `boltseal update` has not deployed yet (`project.edit_journal`)
     STATE/releases/PROJECT/           what was deployed here (`deploy.release_store`)
     STATE/outbox.db                   what receivers of notifications have not taken yet (`notify.outbox`)
     STATE/outbox.db.lock              held by whoever tells them
