@@ -18,10 +18,10 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.cli.onbases import TooManyImages, _of_registry
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
+from boltseal.commands.base_scan_request import TooManyImages, registry_images
 from boltseal.config import state_folder
 from boltseal.ledger.entry import format_time
 from boltseal.project.bases.rebuild_journal import RebuildJournal
@@ -220,7 +220,7 @@ def test_a_registry_that_lists_tags_without_an_end_is_left(shop: Shop) -> None:
     async def listed(most: int) -> int:
         transport = Transport(CredentialStore(()), TransportOptions())
         try:
-            return len([one async for one in _of_registry(transport, shop.address, most)])
+            return len([one async for one in registry_images(transport, shop.address, most)])
         finally:
             await transport.aclose()
 

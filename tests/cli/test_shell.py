@@ -358,14 +358,15 @@ def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str])
 
 
 PRINTS = """
-from boltseal.cli.answer import Answer, Outcome, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.commands.outcome import Outcome
 from boltseal.cli.root import run
 import typer
 cli = typer.Typer()
 cli.callback()(lambda: None)
 @cli.command()
 def misbehave(json: bool = False) -> None:
-    with Answer("misbehave", as_json=json) as answer:
+    with CommandOutput("misbehave", as_json=json) as answer:
         answer.outcome = Outcome.HOLDS
         say("talk")
         if not json:

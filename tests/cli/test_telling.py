@@ -8,7 +8,8 @@ import pytest
 
 from boltseal.cli.answer import CommandOutput
 from boltseal.cli.onrelease import tell_release
-from boltseal.cli.telling import Telling
+from boltseal.cli.remote import client_context
+from boltseal.commands.notifications import Notifications
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind, ReleaseStep
 from boltseal.events import ReleaseDone
@@ -92,8 +93,8 @@ def test_a_receiver_that_hangs_holds_a_verb_up_for_a_moment_only(
     """What was not delivered waits for the next verb."""
     with inbox_beside(HANGS) as box:
         configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
-        telling = Telling.of_user()
-        telling.tell([ReleaseDone("shop", 7, "here", ())])
-        telling.deliver(1.0)
+        notifications = Notifications.of_user(client_context())
+        notifications.put_now([ReleaseDone("shop", 7, "here", ())])
+        notifications.deliver(1.0)
 
     assert "1 notification not delivered yet" in capsys.readouterr().err

@@ -16,25 +16,17 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self
 
 import typer
 
+from boltseal.commands.outcome import Outcome as Outcome
 from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer, quote
 
 MAX_CLEAN = 2000
 WIDTH = 80
 """Columns that a table may use where the terminal's width is not known."""
-
-
-class Outcome(StrEnum):
-    """What a verb found, in one word."""
-
-    HOLDS = "holds"
-    DIFFERS = "differs"
-    UNKNOWN = "unknown"
 
 
 _EXITS = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}

@@ -24,9 +24,9 @@ from boltseal.cli.ondeploy import (
     wait_seconds,
 )
 from boltseal.cli.onhost import HostOption, engine_address
-from boltseal.cli.onproject import AllowOption
 from boltseal.cli.onrelease import release_folder, tell_release
 from boltseal.cli.options import JsonOption
+from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
 from boltseal.errors import Invalid
 
@@ -80,6 +80,9 @@ def deploy(
     Exit code 0: it runs; 1: it failed, and what ran before runs again if it could be put back; 3: it could not be tried.
     """
     with CommandOutput("deploy", as_json=as_json) as answer:
+        from boltseal.cli.remote import client_context
+        from boltseal.commands.interrupted_update import undo_interrupted_update
+        from boltseal.deploy.project_files import project_folder
         from boltseal.deploy.releases import ReleaseKind
 
         if resume and (services or update or build):
@@ -95,6 +98,7 @@ def deploy(
             done = on_engine(place, folder, [], lambda deployer: deployer.resume())
         else:
             named = project_files(file, project, project_directory, profile, env_file)
+            undo_interrupted_update(client_context(), project_folder(named))
             opened = open_named(place, named, services or [], allow or [])
             with opened.folder.deploying():
                 if update:

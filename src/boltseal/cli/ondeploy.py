@@ -11,9 +11,11 @@ import typer
 
 from boltseal.cli.answer import clean, say
 from boltseal.cli.clock import clock_us
-from boltseal.cli.onproject import open_project, whom_to_ask
+from boltseal.cli.onproject import whom_to_ask
 from boltseal.cli.onrelease import by_whom, release_folder, say_left
+from boltseal.cli.progress import Progress
 from boltseal.cli.remote import RegistryOptions, ask, followed
+from boltseal.commands.project_images import open_project
 from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable, quote
 
 if TYPE_CHECKING:
@@ -167,7 +169,7 @@ class Opened:
 
     def relock(self, update: Callable[[Reference], bool]) -> Lock:
         """Lock what the services name now, taking what is new of those that `update` says. LockNotUpdated: the old stays."""
-        from boltseal.cli.lock import relocked
+        from boltseal.commands.lock import resolve_lock
         from boltseal.deploy.compose_lock import as_compose_reads
         from boltseal.lockfile.document import Lock
         from boltseal.project.lock_file import write_lock
@@ -175,7 +177,9 @@ class Opened:
         old, where = self.lock()
         opened = open_project(where, self.named.files)
         opened = replace(opened, sites=as_compose_reads(opened.sites, self.read.model, where, self.named.files[0]))
-        done = relocked(opened, old or Lock(), self.place.reach, self.allowed, update, count_pulls=False)
+        with Progress() as progress:
+            options = self.place.reach.options()
+            done = resolve_lock(opened, old or Lock(), options, self.allowed, update=update, progress=progress)
         wrong = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
         if wrong:
             raise LockNotUpdated(f"the lock is as it was: {clean('; '.join(wrong[:5]))}")

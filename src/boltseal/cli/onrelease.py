@@ -91,19 +91,20 @@ def _notify(release: Release, host: str | None) -> None:
     """Tell whoever the user has configured. It has happened: trouble with that changes nothing of how the verb ends."""
     import platform
 
-    from boltseal.cli.telling import Telling
+    from boltseal.cli.remote import client_context
+    from boltseal.commands.notifications import Notifications
     from boltseal.events import ReleaseDone, ReleaseFailed
 
     named = (release.project, release.number, host or platform.node() or "here")
     images = tuple(f"{each.image}@{each.digest}" if each.digest else each.image for each in release.services)
     event = ReleaseDone(*named, images) if release.good else ReleaseFailed(*named, release.reason)
     try:
-        telling = Telling.of_user()
-        telling.tell([event])
+        notifications = Notifications.of_user(client_context())
+        notifications.put_now([event])
     except BoltsealError as error:
         say(clean(f"boltseal: nobody is told of this release: {error.message}"))
         return
-    telling.deliver()
+    notifications.deliver()
 
 
 def _print(done: DeployResult, status: str) -> None:

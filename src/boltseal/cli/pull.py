@@ -11,10 +11,12 @@ import typer
 from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
 from boltseal.cli.keeping import copier, copy_target, kept_fields, let_go_fields, on_host, tell_let_go
 from boltseal.cli.onhost import HostOption
-from boltseal.cli.onproject import AllowOption, open_project, whom_to_ask
+from boltseal.cli.onproject import whom_to_ask
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress
+from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, StrictOption, followed
+from boltseal.commands.project_images import open_project
 from boltseal.errors import BoltsealError, ExitCode, Invalid, exit_code
 
 if TYPE_CHECKING:

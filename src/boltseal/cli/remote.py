@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from boltseal.cli.answer import say
+from boltseal.cli.clock import clock_us
+from boltseal.config import client_paths, state_folder
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from boltseal.client.ledger_trust import LedgerCheck
     from boltseal.client.pull_limit import PullLimit
     from boltseal.client.transport import Transport
+    from boltseal.commands import registry_access
+    from boltseal.commands.client_context import ClientContext
     from boltseal.ledger.note import VerifierKey
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Reference, Tag
@@ -65,6 +69,31 @@ class RegistryOptions:
         logins = () if self.anonymous else client_paths().logins
         plain = frozenset(registries) if self.plain_http else frozenset()
         return Transport(CredentialStore(logins), TransportOptions(plain_http=plain, ca_file=self.ca_file))
+
+    def options(self) -> registry_access.RegistryOptions:
+        """Return these options as the use cases take them."""
+        return registry_options(self.plain_http, self.ca_file, self.anonymous, self.strict)
+
+
+def client_context() -> ClientContext:
+    """Return this process's user files and clock; notices go to stderr."""
+    from boltseal.commands.client_context import ClientContext
+
+    return ClientContext(client_paths(), state_folder(), clock_us, say)
+
+
+def registry_options(
+    plain_http: bool = False, ca_file: Path | None = None, anonymous: bool = False, strict: bool = False
+) -> registry_access.RegistryOptions:
+    """Return the registry options of a command line."""
+    from boltseal.commands import registry_access
+
+    return registry_access.RegistryOptions(client_context(), plain_http, ca_file, anonymous, strict)
+
+
+def pull_limit_text(registry: str, limit: PullLimit) -> str:
+    """Return what is left of a registry's pull limit, as one line."""
+    return quota_in_words(registry, limit)
 
 
 def ask(reach: RegistryOptions, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:

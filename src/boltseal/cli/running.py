@@ -9,7 +9,6 @@ import typer
 
 from boltseal.cli.answer import CommandOutput, clean, counted, print_line, say
 from boltseal.cli.clock import clock_us
-from boltseal.cli.onproject import AllowOption, ProjectOption
 from boltseal.cli.onrunning import (
     ComposeOption,
     HostsOption,
@@ -27,6 +26,7 @@ from boltseal.cli.onrunning import (
     with_releases,
 )
 from boltseal.cli.options import JsonOption
+from boltseal.cli.project_options import AllowOption, ProjectOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from boltseal.client.transport import Transport
+from boltseal.commands.interrupted_update import undo_interrupted_update
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import (
     OpenedProject,
@@ -78,8 +79,9 @@ def lock_project(
 ) -> LockReport:
     """Lock a project. The lock is written only if every reference could be resolved.
 
-    Raises: Invalid, LockInvalid, KeyDiffers, LedgerBroken, LockNotWritten.
+    Raises: Invalid, LockInvalid, KeyDiffers, LedgerBroken, LockNotWritten, EditsRunning: an update runs.
     """
+    undo_interrupted_update(options.client, request.project)
     paths, named = _arguments(request)
     opened = open_project(request.project, paths)
     if opened.empty and not named and not request.allow_empty:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boltseal.client.transport import Transport
+from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import (
     OpenedProject,
@@ -84,8 +85,10 @@ def pin_project(
 ) -> PinReport:
     """Pin a project, or show what pinning would change. Files are written all or none.
 
-    Raises: Invalid, ProjectInvalid, LockInvalid.
+    Raises: Invalid, ProjectInvalid, LockInvalid, EditsRunning: an update runs.
     """
+    settle = undo_interrupted_update if request.write else report_interrupted_update
+    settle(options.client, request.project)
     opened = open_project(request.project, paths_in_project(request.project, request.paths))
     pins = unpins(opened.sites) if request.unpin else _pins(opened, request.allow, options, progress)
     edited, pins = _edited(opened, pins)

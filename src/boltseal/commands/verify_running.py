@@ -31,7 +31,7 @@ class VerifyRunningReport:
         return list(dict.fromkeys(row.unasked for row in self.rows if row.unasked and needs_registry(row)))
 
 
-def verify_running(
+def verify_containers(
     seen: Sequence[RunningContainer], lock: LockedImages, ask: AskRegistries, *, strict: bool
 ) -> VerifyRunningReport:
     """Compare running containers with a lock. `strict`: a note counts as a difference.
