@@ -21,7 +21,7 @@ import pytest
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
-from boltseal.commands.base_scan_request import TooManyImages, registry_images
+from boltseal.commands.registry_images import TooManyImages, registry_images
 from boltseal.config import state_folder
 from boltseal.ledger.entry import format_time
 from boltseal.project.bases.rebuild_journal import RebuildJournal

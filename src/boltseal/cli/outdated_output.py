@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from boltseal.cli.answer import CommandOutput, print_wrapped, say
-from boltseal.cli.progress import in_words
+from boltseal.cli.progress import size_text
 from boltseal.commands.outdated import OutdatedReport
 from boltseal.commands.rebuild_log import RebuildRecord
 from boltseal.commands.text import clean, counted
@@ -106,7 +106,7 @@ def _since(verdict: BaseVerdict) -> str:
 def _changes_text(changes: BaseChanges) -> str:
     parts = [
         f"{what} {some.number} {'layer' if some.number == 1 else 'layers'}"
-        + (f" ({in_words(some.size_bytes)})" if some.size_bytes is not None else "")
+        + (f" ({size_text(some.size_bytes)})" if some.size_bytes is not None else "")
         for what, some in (("lost", changes.removed), ("got", changes.added))
         if some.number
     ]

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.answer import CommandOutput, print_table
-from boltseal.cli.ondeploy import (
-    DeployOptions,
+from boltseal.cli.deploy_options import (
     DirectoryOption,
     EnvFileOption,
     FileOption,
@@ -18,15 +17,13 @@ from boltseal.cli.ondeploy import (
     ProfileOption,
     ServicesArgument,
     WaitOption,
-    open_named,
-    project_files,
-    wait_seconds,
 )
-from boltseal.cli.onhost import HostOption
-from boltseal.cli.onrelease import tell_release
+from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.project_options import AllowOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, registry_options
+from boltseal.cli.release_output import print_release
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.commands.deploy import DeployOptions, notify_release, open_deployable, parse_wait, project_files
 from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import clean
@@ -71,20 +68,20 @@ def update(
     with CommandOutput("update", as_json=as_json) as output:
         request = UpdateRequest(parse_cooldown(cooldown), major, write, dry_run)
         options = registry_options(plain_http, ca_file, anonymous)
-        registries = RegistryOptions(plain_http, ca_file, anonymous)
-        deploy_options = DeployOptions(host, registries, wait_seconds(wait), not no_record)
+        deploy_options = DeployOptions(host, options, parse_wait(wait), not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
         settle = report_interrupted_update if dry_run else undo_interrupted_update
         settle(options.client, project_folder(named))
         report = update_project(
             request,
-            open_named(deploy_options, named, services or [], allow or []),
-            lambda only, registries: open_named(deploy_options, named, only, registries),
+            open_deployable(deploy_options, named, services or [], allow or []),
+            lambda only, registries: open_deployable(deploy_options, named, only, registries),
             options,
             lambda steps: _print(output, steps),
         )
         if report.release is not None:
-            tell_release(output, report.release, host)
+            print_release(output, report.release)
+            notify_release(report.release, host, options.client)
         if output.outcome is Outcome.HOLDS:
             output.outcome = report.outcome
 

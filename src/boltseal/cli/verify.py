@@ -10,15 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from boltseal.cli.answer import CommandOutput, print_line, say
-from boltseal.cli.onrunning import ComposeOption, HostsOption, KubeOption, NamespaceOption, NotTogether, Where
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, registry_options
-from boltseal.cli.verify_running import verify_running
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
+from boltseal.cli.verify_running_output import print_running
+from boltseal.commands.running import ContainerFilter
 from boltseal.commands.text import clean, counted
 from boltseal.commands.verify import VerifyReport, VerifyRequest, verify_project
+from boltseal.commands.verify_running import VerifyRunningRequest, verify_running
+from boltseal.errors import Invalid
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.format import time_text
 from boltseal.project.image_references import ScanProblem
@@ -64,13 +67,20 @@ def verify(
     """
     if running:
         if paths or github:
-            raise NotTogether("--running checks hosts; it excludes PATH and --github")
-        where = Where(tuple(host or ()), compose, kube, namespace)
-        reach = None if offline else RegistryOptions(plain_http, ca_file, anonymous, strict)
-        verify_running(where, project, reach, allow or [], strict=strict, allow_empty=allow_empty, as_json=as_json)
+            raise Invalid("--running checks hosts; it excludes PATH and --github")
+        with CommandOutput("verify-running", as_json=as_json) as output:
+            running_request = VerifyRunningRequest(
+                filter=ContainerFilter(tuple(host or ()), compose, kube, namespace),
+                project=project,
+                offline=offline,
+                strict=strict,
+                allow=tuple(allow or ()),
+            )
+            options = registry_options(plain_http, ca_file, anonymous, strict)
+            print_running(output, verify_running(running_request, options), allow_empty=allow_empty)
         return
     if host or compose or kube or namespace:
-        raise NotTogether("--host, --compose, --kube and --namespace need --running")
+        raise Invalid("--host, --compose, --kube and --namespace need --running")
     with CommandOutput("verify", as_json=as_json) as output:
         request = VerifyRequest(
             project=project,

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from boltseal.build.dockerfile_bases import DockerfileInvalid, read
-from boltseal.client.catalog import repositories
-from boltseal.client.errors import RemoteNotFound
-from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.commands.project_images import open_project
+from boltseal.commands.registry_images import registry_images
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import Engine, NoSuchImage, connected
-from boltseal.errors import Invalid, TooMany, quote
+from boltseal.errors import Invalid, quote
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
-from boltseal.oci.reference import HUB, Reference, Repository
-from boltseal.policy.rule_decision import signature_subject
+from boltseal.oci.reference import HUB, Reference
 from boltseal.project.bases.base_claims import BaseClaim, ClaimSource, written
 from boltseal.project.bases.base_scan import ImageToCheck
 from boltseal.project.platforms import check_platform
-
-MAX_IMAGES: Final = 200_000
-"""How many tags of a registry are scanned; a registry could list them without an end."""
-
-
-class TooManyImages(TooMany):
-    """A registry lists more than MAX_IMAGES tags."""
 
 
 class NamedImage(NamedTuple):
@@ -139,31 +129,6 @@ def _once(named: Sequence[NamedImage], base: BaseClaim | None) -> list[ImageToCh
 def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
     parts = ([*check_platform(text).split("/"), "", ""] for text in texts)
     return tuple(Platform(system, architecture, variant) for system, architecture, variant, *_ in parts)
-
-
-async def registry_images(
-    transport: Transport,
-    registry: str,
-    most: int = MAX_IMAGES,
-    skip: Callable[[Repository], bool] = lambda _: False,
-) -> AsyncIterator[Reference]:
-    """Yield every tag of every repository, without those of signature tools. Raises: TooManyImages: more than `most`.
-
-    `skip`: returns True for a repository that is left out.
-    """
-    client = RegistryClient(transport, registry)
-    async for repository in repositories(transport, registry):
-        if skip(repository):
-            continue
-        try:
-            async for tag in client.tags(repository):
-                most -= 1
-                if most < 0:
-                    raise TooManyImages(f"{registry} lists more than {MAX_IMAGES} tags; name the images to scan")
-                if signature_subject(tag) is None:
-                    yield Reference(registry, repository, tag)
-        except RemoteNotFound:
-            continue
 
 
 def _of_compose(file: Path, left: list[LeftOut]) -> list[NamedImage]:

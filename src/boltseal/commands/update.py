@@ -9,24 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.tag_observations import ObservedInterval, TagObservations
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
+from boltseal.commands.deploy import DeployableProject
 from boltseal.commands.interrupted_update import restore
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
-from boltseal.deploy.compose_program import ProjectFiles
-from boltseal.deploy.compose_reading import Read
 from boltseal.deploy.release_flow import DeployResult
-from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import ReleaseKind, last_good
 from boltseal.deploy.update_plan import Act, KnownImages, UpdateStep, failed_before, floats, is_version, steps
 from boltseal.errors import BoltsealError, Invalid, Unavailable
-from boltseal.lockfile.document import LOCK_NAME, Lock, lock_key
+from boltseal.lockfile.document import LOCK_NAME, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from boltseal.policy.durations import DurationInvalid, parse_duration
@@ -37,58 +33,6 @@ from boltseal.project.resolve import Resolver
 from boltseal.project.retag import retag
 from boltseal.project.scan import scan_project
 from boltseal.project.source_files import ProjectTree
-
-
-class DeployableProject(Protocol):
-    """What an update needs of a project that Compose has read."""
-
-    @property
-    def named(self) -> ProjectFiles:
-        """The Compose files that were named."""
-        ...
-
-    @property
-    def services(self) -> tuple[str, ...]:
-        """The services that were named; () for all."""
-        ...
-
-    @property
-    def read(self) -> Read:
-        """The project as Compose reads it."""
-        ...
-
-    @property
-    def folder(self) -> ReleaseFolder:
-        """Its releases."""
-        ...
-
-    @property
-    def root(self) -> Path:
-        """The project's folder."""
-        ...
-
-    @property
-    def allowed(self) -> Callable[[str], bool]:
-        """Which registries may be contacted."""
-        ...
-
-    @property
-    def registries(self) -> frozenset[str]:
-        """Every registry that its services name."""
-        ...
-
-    def lock(self) -> tuple[Lock | None, Path]:
-        """Return its lock, and the folder where that is or would be. Raises: LockInvalid."""
-        ...
-
-    def relock(self, update: Callable[[Reference], bool]) -> Lock:
-        """Write a new lock, with what these references resolve to now. Raises: LockNotUpdated."""
-        ...
-
-    def deploy(self, kind: ReleaseKind) -> DeployResult:
-        """Deploy it as locked."""
-        ...
-
 
 Reopen = Callable[[Sequence[str], Sequence[str]], DeployableProject]
 """Has Compose read the project again: with these services, and registries that it may name."""
@@ -134,7 +78,7 @@ def update_project(
     """Decide for each service, and deploy what is taken, as the only process that deploys the project.
 
     `report`: is called with the decisions before anything is deployed. Raises: Invalid: there is no lock; AnotherDeploys,
-    EditsRunning, LedgerBroken, LockNotUpdated, Unavailable: a version can't be written into the files.
+    EditsRunning, LedgerBroken, Unavailable: a reference was not resolved, or a version can't be written into the files.
     """
     with project.folder.deploying():
         decided = _decide(request, project, options)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from boltseal.commands.outcome import Outcome
-from boltseal.host.containers.hosts import RunningContainer
+from boltseal.commands.project_images import registry_filter
+from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.running import ContainerFilter, FoundContainers, find_containers, locked_images, registry_answers
+from boltseal.errors import Invalid
 from boltseal.host.containers.registries import NOBODY, Answers
 from boltseal.host.containers.rows import ContainerRow, needs_registry, rows
-from boltseal.lockfile.container_check import LockedImages
+from boltseal.lockfile.document import LOCK_NAME
+from boltseal.project.settings import project_settings
 
-AskRegistries = Callable[[Sequence[RunningContainer]], Answers]
-"""Asks the registries of these containers what their tags resolve to."""
+
+@dataclass(frozen=True, slots=True)
+class VerifyRunningRequest:
+    """What to verify: the containers of `filter`, by the lock of `project`.
+
+    `offline`: contact no registry. `strict`: a note counts as a difference; the project's settings may require it as
+    well. `allow`: further registries that the lock may name.
+    """
+
+    filter: ContainerFilter
+    project: Path
+    offline: bool = False
+    strict: bool = False
+    allow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +37,7 @@ class VerifyRunningReport:
     """The result. `weights`: holds, note, differs or unknown, for each of `rows`. `compared`: rows that the lock names."""
 
     outcome: Outcome
+    found: FoundContainers
     rows: tuple[ContainerRow, ...]
     weights: tuple[str, ...]
     answers: Answers
@@ -31,21 +49,29 @@ class VerifyRunningReport:
         return list(dict.fromkeys(row.unasked for row in self.rows if row.unasked and needs_registry(row)))
 
 
-def verify_containers(
-    seen: Sequence[RunningContainer], lock: LockedImages, ask: AskRegistries, *, strict: bool
-) -> VerifyRunningReport:
-    """Compare running containers with a lock. `strict`: a note counts as a difference.
+def verify_running(request: VerifyRunningRequest, options: RegistryOptions) -> VerifyRunningReport:
+    """Compare running containers with a lock. Raises: Invalid: there is no lock; LockInvalid, LedgerBroken.
 
     Registries are asked only about containers whose deviation they can explain.
     """
-    compared = rows(seen, lock)
+    strict = request.strict or project_settings(request.project).strict
+    options = replace(options, strict=strict)
+    lock = locked_images(request.project)
+    if lock is None:
+        raise Invalid(f"{request.project / LOCK_NAME} is not there; write it with `boltseal lock`")
+    found = find_containers(request.filter, options.client)
+    compared = list(rows(found.containers, lock))
     unsure = [row.seen for row in compared if needs_registry(row)]
-    answers = ask(unsure) if unsure else NOBODY
+    answers = NOBODY
+    if unsure:
+        allowed = (lambda _: False) if request.offline else registry_filter(options, request.allow)
+        answers = registry_answers(unsure, lock, options.client, None if request.offline else options, allowed)
     explained = iter(rows(unsure, lock, answers))
     compared = [next(explained) if needs_registry(row) else row for row in compared]
     weights = tuple(_weight(row, strict=strict) for row in compared)
     return VerifyRunningReport(
         outcome=_outcome(weights),
+        found=found,
         rows=tuple(compared),
         weights=weights,
         answers=answers,

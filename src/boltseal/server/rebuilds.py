@@ -10,7 +10,6 @@ over the network, as nobody, and only to those that anybody may ask: what a push
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,25 +19,24 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 import structlog
 
-from boltseal.client.catalog import repositories
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
-from boltseal.client.registry_client import RegistryClient
 from boltseal.client.state import ClientState
 from boltseal.client.transport import MAX_DOCUMENT_BYTES, RegistryRequest, RegistryResponse, Transport, TransportOptions
+from boltseal.commands.rebuild_loop import rebuild_outdated
+from boltseal.commands.registry_images import registry_images
 from boltseal.config import secret
-from boltseal.errors import BoltsealError, Denied, NotFound
+from boltseal.errors import BoltsealError, Denied
 from boltseal.ledger.entry import EntryKind
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
 from boltseal.policy.rebuild_actions import token_of
-from boltseal.policy.rule_decision import signature_subject
-from boltseal.project.bases.base_scan import BaseScanner, ImageToCheck
+from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
 from boltseal.project.bases.image_documents import ImageDocuments
 from boltseal.project.bases.ledger_entries import requested_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
-from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildResult
+from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildResult, Sorted
 from boltseal.project.bases.tag_history import TagHistories, by_learned
 from boltseal.project.settings import PUBLIC_REGISTRIES
 from boltseal.server.api.access_log import RequestLog
@@ -66,7 +64,6 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "outdated"
 FIRST_S: Final = 60.0
-MAX_ROUNDS: Final = 10
 MAX_WORDS: Final = 20
 """How many rebuilds that are not asked for are named in the log at each look."""
 AT_ONCE: Final = 2
@@ -193,36 +190,32 @@ class RebuildScheduler:
             tokens=self._tokens,
             tell=self._tell,
         )
-        found: list[RebuildResult] = []
         try:
             with DocumentCache(self._state, now_us=self._clock()) as learned:
-                pasts = TagHistories(transport, [by_learned(learned)])
-                looker = BaseScanner(
+                histories = TagHistories(transport, [by_learned(learned)])
+                scanner = BaseScanner(
                     transport,
                     ImageDocuments(transport, learned, max_kept_bytes=MAX_KEPT_BYTES),
                     learned,
-                    pasts,
+                    histories,
                     allowed=self._allowed,
                     watch=self._watch(transport),
                     now_us=self._clock(),
                     at_once=AT_ONCE,
                 )
-                pasts.followed = looker.followed
-                for _ in range(MAX_ROUNDS):
-                    wanted = [ImageToCheck(str(one), one) async for one in self._images(transport)]
-                    answers = await looker.look(wanted, afresh=bool(found))
-                    if not found:
-                        stand = Counter(str(one.verdict.status) for one in answers)
-                        _log.info("bases of images looked at", images=len(answers), stand=dict(stand))
-                        for words in rebuilder.sort(answers).words(MAX_WORDS):
-                            _log.warning("a rebuild is not asked for", reason=words)
-                    asked = await rebuilder.rebuild(answers)
-                    found += asked
-                    if not any(one.outcome is RebuildOutcome.DONE and one.due.action.command for one in asked):
-                        break
+                histories.followed = scanner.followed
+
+                async def scan(again: bool) -> list[BaseReport]:
+                    images = registry_images(transport, self._name, most=None, skip=self._is_mirrored)
+                    wanted = [ImageToCheck(str(one), one) async for one in images]
+                    return await scanner.look(wanted, afresh=again)
+
+                rounds = await rebuild_outdated(rebuilder, scan, _log_scan)
         finally:
             await transport.aclose()
-        return found
+        if rounds.elsewhere is not None:
+            raise rounds.elsewhere
+        return rounds.results
 
     def _watch(self, transport: Transport) -> Callable[[str], Awaitable[LedgerCheck]]:
         watch = LedgerWatch(self._state, transport, lambda: self._clock() // 1_000_000)
@@ -237,21 +230,20 @@ class RebuildScheduler:
     def _allowed(self, registry: str) -> bool:
         return registry == self._name or registry in self._also | self._upstreams or registry in PUBLIC_REGISTRIES
 
-    async def _images(self, transport: Transport) -> AsyncIterator[Reference]:
-        """Every tag of every repository of ours, but for those of the signature tools."""
-        client = RegistryClient(transport, self._name)
-        async for repository in repositories(transport, self._name):
-            if repository.partition("/")[0] in self._upstreams:
-                continue
-            with contextlib.suppress(NotFound):
-                async for tag in client.tags(repository):
-                    if signature_subject(tag) is None:
-                        yield Reference(self._name, repository, tag)
+    def _is_mirrored(self, repository: Repository) -> bool:
+        return repository.partition("/")[0] in self._upstreams
 
     async def _record(self, due: RebuildDue, outcome: RebuildOutcome, told: str) -> None:
         extra = requested_extra(due.base, due.built_on, due.now, str(outcome), told)
         said = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
         await self._registry.records.record(due.image.repository, said, ACTOR)
+
+
+def _log_scan(reports: list[BaseReport], due: Sorted) -> None:
+    counts = Counter(str(one.verdict.status) for one in reports)
+    _log.info("bases of images looked at", images=len(reports), stand=dict(counts))
+    for words in due.words(MAX_WORDS):
+        _log.warning("a rebuild is not asked for", reason=words)
 
 
 def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_gate: PushProxy | None) -> ASGIApp:
