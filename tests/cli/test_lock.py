@@ -185,7 +185,7 @@ async def test_a_reference_that_can_not_be_resolved_leaves_the_lock_as_it_was(se
     assert {result["status"] for result in told.json["results"]} == {"locked", "unresolved"}
     assert (project / "boltseal.lock").read_bytes() == before
     assert "has no manifest 9.9.9" in told.err
-    assert "boltseal.lock is as it was" in told.err
+    assert "boltseal.lock is unchanged" in told.err
 
 
 async def test_each_finding_is_an_annotation_at_its_line(server: Server, project: Path) -> None:
@@ -251,7 +251,7 @@ async def test_a_service_that_is_built_here_is_a_local_build(server: Server, pro
     assert (told.code, held.code) == (0, 0)
     assert "local_build = true" in (project / "boltseal.lock").read_text()
     assert held.json["results"][0]["status"] == "local-build"
-    assert "a local build, means sha256:" in lock(project).out
+    assert "a local build, resolves to sha256:" in lock(project).out
     assert "updated" in lock(project, "--update").out
 
 

@@ -112,7 +112,7 @@ def test_nothing_is_printed_for_kubectl_when_a_digest_is_missing(tmp_path: Path)
 
     assert (told.code, told.out) == (1, "")
     assert "unknown:1: not-locked: is not in boltseal.lock" in told.err
-    assert "nothing is printed: a reference would go without its digest" in told.err
+    assert "nothing is printed: a reference would be left without its digest" in told.err
 
 
 def test_a_broken_file_is_named_and_nothing_is_written(project: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_has_no_place_is_left_and_named(project: Path) -> None:
 
     assert told.code == 1
     assert "compose.yml:4: redis${TAG}: no-place: what the reference ends with depends on a variable" in told.err
-    assert "what has no place can be held beside the files: `boltseal lock --emit compose-override`" in told.err
+    assert "digests without a place in these files can be in a file beside them: `boltseal lock --emit compose-override`" in told.err
     assert f"nginx:1.25@{NGINX}" in (project / "compose.yml").read_text()
 
 
@@ -181,7 +181,7 @@ def test_flags_that_exclude_each_other_are_refused(project: Path, flags: tuple[s
     """Before anything is read."""
     told = pin(project, *flags)
 
-    assert (told.code, "--stdout prints files that are named" in told.err) == (2, True)
+    assert (told.code, "--stdout needs PATH" in told.err) == (2, True)
 
 
 def test_a_hostile_file_does_not_write_to_the_terminal(project: Path) -> None:

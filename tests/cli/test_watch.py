@@ -158,7 +158,7 @@ def test_a_file_makes_us_talk_to_nobody_that_the_user_did_not_allow(tmp_path: Pa
     ("arguments", "says"),
     [
         ((), "no tag to look at"),
-        ((f"node@sha256:{'0' * 64}",), "names one image for ever"),
+        ((f"node@sha256:{'0' * 64}",), "can never resolve to another image"),
         (("node:16.13", "--every", "6h", "--once"), "exclude each other"),
         (("node:16.13", "--every", "6"), "a whole number and a unit"),
         (("node:16.13", "--every", "1s"), 'every "1m"'),

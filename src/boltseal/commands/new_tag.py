@@ -99,7 +99,7 @@ def _described(inputs: BuildInputs, options: RegistryOptions) -> Tag:
 def _numbered(number: str) -> Tag:
     if not number:
         names = ", ".join(("GITHUB_RUN_NUMBER", *BUILD_NUMBERS))
-        raise Invalid(f"no build number of a pipeline; expected one of the variables {names}")
+        raise Invalid(f"no build number of a pipeline in the environment; expected one of {names}")
     return build_tag(number)
 
 
