@@ -135,7 +135,10 @@ def test_what_has_no_place_is_left_and_named(project: Path) -> None:
 
     assert told.code == 1
     assert "compose.yml:4: redis${TAG}: no-place: what the reference ends with depends on a variable" in told.err
-    assert "digests without a place in these files can be in a file beside them: `boltseal lock --emit compose-override`" in told.err
+    assert (
+        "digests without a place in these files can be in a file beside them: `boltseal lock --emit compose-override`"
+        in told.err
+    )
     assert f"nginx:1.25@{NGINX}" in (project / "compose.yml").read_text()
 
 

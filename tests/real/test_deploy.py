@@ -708,6 +708,26 @@ def test_a_newer_version_is_proposed_and_written_when_told(shop: Shopfront) -> N
     assert shop.words() == {"web": "1.2.0-slim"}
 
 
+@pytest.mark.parametrize("after", [1, 3], ids=["recorded", "waiting"])
+def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: Shopfront, after: int) -> None:
+    """Its edits of the Compose file and the lock were not deployed."""
+    for tag in ("1.0.0", "1.1.0"):
+        shop.publish(tag)
+    shop.web("1.0.0")
+    shop.deployed()
+    names = ("compose.yaml", "boltseal.lock")
+    before = [(shop.root / name).read_bytes() for name in names]
+    shop.killed(after, "update", "--write")
+    edited = [(shop.root / name).read_bytes() for name in names]
+    undone = shop.run("deploy")
+
+    assert edited[0] == before[0].replace(b"1.0.0", b"1.1.0")
+    assert edited[1] != before[1]
+    assert "restored as before the update that failed" in undone.err
+    assert [(shop.root / name).read_bytes() for name in names] == before
+    assert shop.words() == {"web": "1.0.0"}
+
+
 def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_path: Path) -> None:
     """Where the lock knows the registry's ledger: who, which release, and nothing of the environment."""
     with servers.boltseal(tmp_path / "data") as server:
