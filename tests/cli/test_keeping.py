@@ -166,7 +166,7 @@ async def test_json_has_the_same(site: Site) -> None:
         (["pull", "app", "--copy-to", "kept"], "expected a registry and a prefix"),
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
         (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
-        (["kept", f"app@sha256:{'a' * 64}"], "the digest by --to"),
+        (["kept", f"app@sha256:{'a' * 64}"], "the digest in --to"),
         (["restore-local", "app", "--to", "yesterday"], "neither a number nor at least 6 digits"),
     ],
 )
@@ -234,7 +234,7 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(site: Site) -> None:
     await site.publish("four")
     last = await site.call("pull", site.name, "--keep", "1")
 
-    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was let go of\n" in done.err
+    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was removed\n" in done.err
     assert f"({documents[1].digest[:19]}) is still kept: a container stands on it\n" in last.err
     assert documents[0].config.digest not in site.fake.images
 
@@ -267,7 +267,7 @@ async def test_what_is_gone_is_told_until_it_is_forgotten(site: Site) -> None:
     after = await site.call("kept")
 
     assert listed.code == 1
-    assert "gone: somebody has" in listed.out
+    assert "gone: it was removed" in listed.out
     assert (forgotten.code, f"forgotten: {site.name}" in forgotten.err) == (0, True)
     assert (after.code, after.err) == (0, "nothing is kept on this engine\n")
 
@@ -307,7 +307,7 @@ async def test_a_compose_file_is_pulled_as_a_whole(site: Site, compose: Path) ->
     done = await site.call("pull", "--compose", compose)
 
     assert (missing.code, none) == (1, None)
-    assert "its name means what it meant: 1 other image could not be had" in " ".join(missing.err.split())
+    assert "its name is unchanged: 1 other image could not be pulled" in " ".join(missing.err.split())
     assert (done.code, len(done.out.splitlines())) == (0, 2)
     assert "/own is built here and not pulled" in done.err
     assert site.meaning() == app.config.digest
@@ -345,9 +345,9 @@ async def test_the_lock_of_a_project_above_and_an_override_beside(site: Site, co
 
     assert lock.code == 0
     assert (alone.code, alone.out) == (0, f"pulled  {site.name}  {locked.digest}\n")
-    assert "compose.override.yaml is not looked at" in alone.err
+    assert "compose.override.yaml is not read" in alone.err
     assert (both.code, len(both.out.splitlines())) == (0, 2)
-    assert "is not looked at" not in both.err
+    assert "is not read" not in both.err
     assert site.meaning(f"{site.server.address}/{site.shop}/db:latest") == database.config.digest
 
 
@@ -368,7 +368,7 @@ async def test_a_compose_file_with_what_can_not_be_told(site: Site, compose: Pat
 
     assert done.code == 2
     assert "1 image of" in done.err
-    assert "can't be told: nothing was pulled" in done.err
+    assert "can't be resolved: nothing was pulled" in done.err
 
 
 async def test_the_working_image_is_copied_to_our_own_registry(site: Site, tmp_path: Path) -> None:
