@@ -1,10 +1,10 @@
-"""A server that looks at its own images: which stand on an old base, and what `[[on_outdated]]` says is then done.
+"""Scans the server's own images for outdated bases on a schedule, and requests rebuilds as `[[on_outdated]]` says.
 
-The look is the one that `boltseal outdated` has. It talks to ourselves within the process, past the logins, and by GET and
-HEAD alone; to an upstream of ours through our own mirror, so that what is served here is what counts; to other registries
-over the network, as nobody, and only to those that anybody may ask: what a pushed label names is no host of ours.
+The scan is that of `boltseal outdated`. Requests to this registry stay in the process, bypass authentication, and are GET
+and HEAD only. Requests to an upstream go through this server's mirror, so that what is served here counts. Requests to
+other registries go over the network, anonymously, and only to public registries: a pushed label can name any host.
 
-    DATA/outdated/    what was learned of other registries, which rebuilds were asked for, and the lock of who looks
+    DATA/outdated/    what was learned of other registries, the rebuilds that were requested, and the scan's lock
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ if TYPE_CHECKING:
 FOLDER: Final = "outdated"
 FIRST_S: Final = 60.0
 MAX_WORDS: Final = 20
-"""How many rebuilds that are not asked for are named in the log at each look."""
+"""How many rebuilds that are not requested are named in the log for each scan."""
 AT_ONCE: Final = 2
-"""How many images are read at a time: whoever pulls meanwhile waits for no more than these."""
+"""How many images are read at a time; pulls at the same time wait for at most these."""
 MAX_KEPT_BYTES: Final = 64 * 1024
 ACTOR: Final = Actor("boltseal")
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -76,11 +76,11 @@ _log = structlog.get_logger(__name__)
 
 
 class ReadOnlyTransport(Denied):
-    """Somebody wanted to change something past the logins."""
+    """A request that would change something without authentication."""
 
 
 class InProcessTransport(Transport):
-    """Requests to ourselves go to `inside`; to an upstream, to our own mirror of it; the rest over the network, as nobody."""
+    """Sends requests to this registry and its upstreams to `inside`, and all others over the network, anonymously."""
 
     def __init__(
         self,
@@ -115,23 +115,25 @@ class InProcessTransport(Transport):
     @asynccontextmanager
     async def stream(self, call: RegistryRequest) -> AsyncIterator[httpx2.Response]:
         own = self._own(call)
-        ways = Transport.stream(self, call) if own is None else self._inner.stream(own)
-        async with ways as response:
+        stream = Transport.stream(self, call) if own is None else self._inner.stream(own)
+        async with stream as response:
             yield response
 
     def _own(self, call: RegistryRequest) -> RegistryRequest | None:
-        """The same call as we are asked it, None where it is for somebody else. ReadOnlyTransport."""
+        """Return the request as this registry gets it, None if it is for another one. Raises: ReadOnlyTransport."""
         if call.registry in self._upstreams and call.path.startswith("/v2/"):
             call = replace(call, path=f"/v2/{call.registry}/{call.path.removeprefix('/v2/')}")
         elif call.registry != self._name and call.registry not in self._also:
             return None
         if call.method not in _READS:
-            raise ReadOnlyTransport(f"{call.method} of {call.what} is not done past the logins")
+            raise ReadOnlyTransport(
+                f"{call.method} of {call.what} is refused: requests without authentication only read"
+            )
         return replace(call, registry=self._name)
 
 
 class RebuildScheduler:
-    """Looks at all images of this registry as often as it is said, and asks for rebuilds. One process of a server does."""
+    """Scans all images of this registry at the configured interval, and requests rebuilds, in one process of a server."""
 
     def __init__(
         self,
@@ -161,7 +163,7 @@ class RebuildScheduler:
         self._also = frozenset(also)
 
     async def run(self) -> None:
-        """Until it is cancelled. What goes wrong is a line of the log, and tried again the next time."""
+        """Scan until cancelled. A failed scan is logged, and repeated at the next interval."""
         every_s = min(action.every_us for action in self._settings.actions) / 1e6
         await asyncio.sleep(min(FIRST_S, every_s))
         while True:
@@ -169,14 +171,14 @@ class RebuildScheduler:
                 asked = await self.once()
             except BoltsealError as error:
                 _log.warning("the bases of images could not be looked at", reason=error.message)
-            except Exception:  # noqa: BLE001 - the outermost shell of this task: without it nobody would look any more
+            except Exception:  # noqa: BLE001 - the outermost layer of this task: scans must go on after a defect
                 _log.exception("the bases of images could not be looked at: a defect of boltseal")
             else:
                 _log.info("rebuilds asked for", rebuilds=len(asked))
             await asyncio.sleep(every_s)
 
     async def once(self) -> list[RebuildResult]:
-        """One look, and what was asked for by it; nothing where another process is at it. StateUnusable, LedgerBroken, ..."""
+        """Scan once and return the requested rebuilds; nothing if another process scans. Raises: StateUnusable, LedgerBroken."""
         with self._state.alone("looking") as alone:
             return await self._once() if alone else []
 
@@ -221,7 +223,7 @@ class RebuildScheduler:
         watch = LedgerWatch(self._state, transport, lambda: self._clock() // 1_000_000)
 
         async def follow(registry: str) -> LedgerCheck:
-            if registry in self._upstreams:  # what its tags mean is our mirror's word, and in our own log
+            if registry in self._upstreams:  # the mirror resolves its tags, and this server's ledger records them
                 return LedgerCheck(registry, TrustStatus.NO_LEDGER)
             return await watch.follow(registry)
 
@@ -233,10 +235,10 @@ class RebuildScheduler:
     def _is_mirrored(self, repository: Repository) -> bool:
         return repository.partition("/")[0] in self._upstreams
 
-    async def _record(self, due: RebuildDue, outcome: RebuildOutcome, told: str) -> None:
-        extra = requested_extra(due.base, due.built_on, due.now, str(outcome), told)
-        said = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
-        await self._registry.records.record(due.image.repository, said, ACTOR)
+    async def _record(self, due: RebuildDue, outcome: RebuildOutcome, reason: str) -> None:
+        extra = requested_extra(due.base, due.built_on, due.now, str(outcome), reason)
+        entry = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
+        await self._registry.records.record(due.image.repository, entry, ACTOR)
 
 
 def _log_scan(reports: list[BaseReport], due: Sorted) -> None:
@@ -247,12 +249,12 @@ def _log_scan(reports: list[BaseReport], due: Sorted) -> None:
 
 
 def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_gate: PushProxy | None) -> ASGIApp:
-    """What we answer, to ourselves: without logins, and without a line in the access log."""
+    """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
-    logins = Logins(UserFile(settings.keys / "nobody"))  # a file that is not there: nobody is told apart
+    logins = Logins(UserFile(settings.keys / "nobody"))  # there is no such file, and so there are no users
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
     gate = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
-    asked = ApiSettings(read_only=lambda: "nothing is changed past the logins", leads=settings.leads)
+    asked = ApiSettings(read_only=lambda: "requests without authentication only read", leads=settings.leads)
     api = DistributionApi(store.registry, asked, gate, observer, mirror, push_gate)
     ledger = LedgerApi(observer, store.registry.ledger, gate, public=True)
 
