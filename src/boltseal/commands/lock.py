@@ -10,6 +10,7 @@ from typing import NamedTuple
 from boltseal.client.transport import Transport
 from boltseal.commands.interrupted_update import undo_interrupted_update
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import (
     OpenedProject,
     ledger_follower,
@@ -26,9 +27,6 @@ from boltseal.oci.reference import Reference
 from boltseal.project.lock import LockUpdate, MovedReference, Unresolved, relock
 from boltseal.project.lock_file import read_lock, write_lock
 from boltseal.project.resolve import COUNTS_PULLS, Resolver
-
-Progress = Callable[[str, int, int], None]
-"""Called with a step's name, how much of it is done, and how much there is (0: not known)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,7 @@ class LockReport:
     empty: bool = False
 
 
-def lock_project(
-    request: LockRequest, options: RegistryOptions, progress: Progress = lambda _step, _done, _total: None
-) -> LockReport:
+def lock_project(request: LockRequest, options: RegistryOptions, progress: Progress = no_progress) -> LockReport:
     """Lock a project. The lock is written only if every reference could be resolved.
 
     Raises: Invalid, LockInvalid, KeyDiffers, LedgerBroken, LockNotWritten, EditsRunning: an update runs.
@@ -125,7 +121,7 @@ def resolve_lock(
     *,
     update: Callable[[Reference], bool],
     count_pulls: bool = False,
-    progress: Progress = lambda _step, _done, _total: None,
+    progress: Progress = no_progress,
 ) -> LockUpdate:
     """Resolve the project's references and return the new lock, which is not written. Raises: KeyDiffers, LedgerBroken.
 

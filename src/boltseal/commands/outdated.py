@@ -15,6 +15,7 @@ from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport
 from boltseal.commands.base_scan_request import BaseScanRequest, LeftOut, images_to_check, inferred_base
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.rebuild_loop import rebuild_outdated
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
@@ -35,8 +36,6 @@ from boltseal.project.settings import client_settings
 
 MAX_NAMED: Final = 20
 """How many rebuilds that were requested before are named in notices."""
-
-Progress = Callable[[str, int, int], None]
 
 
 class RebuildSettings(NamedTuple):
@@ -90,7 +89,7 @@ def rebuild_settings(settings: Path, secret: Callable[[str], str]) -> RebuildSet
 def find_outdated(
     request: OutdatedRequest,
     options: RegistryOptions,
-    progress: Progress = lambda _step, _done, _total: None,
+    progress: Progress = no_progress,
     before_rebuild: Callable[[], None] = lambda: None,
 ) -> OutdatedReport:
     """Scan images for outdated bases, and request rebuilds if the request says so.

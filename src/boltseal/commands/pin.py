@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from boltseal.client.transport import Transport
 from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import (
     OpenedProject,
     garbage_collection_paused,
@@ -26,8 +27,6 @@ from boltseal.project.pin import Pin, PinStatus, pins_by_lock, pins_by_meaning, 
 from boltseal.project.replace_files import replace_all
 from boltseal.project.resolve import Resolver
 from boltseal.project.source_files import Unreadable
-
-Progress = Callable[[str, int, int], None]
 
 WITHOUT_DIGEST = frozenset({PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN})
 """What leaves a reference without its digest."""
@@ -80,9 +79,7 @@ class PinReport:
         return [EMITS[kind] for kind in sorted(kinds & EMITS.keys())]
 
 
-def pin_project(
-    request: PinRequest, options: RegistryOptions, progress: Progress = lambda _step, _done, _total: None
-) -> PinReport:
+def pin_project(request: PinRequest, options: RegistryOptions, progress: Progress = no_progress) -> PinReport:
     """Pin a project, or show what pinning would change. Files are written all or none.
 
     Raises: Invalid, ProjectInvalid, LockInvalid, EditsRunning: an update runs.

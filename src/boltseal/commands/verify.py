@@ -9,6 +9,7 @@ from pathlib import Path
 
 from boltseal.client.transport import Transport
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import (
     OpenedProject,
     ledger_follower,
@@ -23,8 +24,6 @@ from boltseal.project.lock_file import read_lock
 from boltseal.project.platforms import check_platform
 from boltseal.project.resolve import Resolver
 from boltseal.project.verify import VerifyResult, verify
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,7 @@ class VerifyReport:
     note_weight: Weight
 
 
-def verify_project(
-    request: VerifyRequest, options: RegistryOptions, progress: Progress = lambda _step, _done, _total: None
-) -> VerifyReport:
+def verify_project(request: VerifyRequest, options: RegistryOptions, progress: Progress = no_progress) -> VerifyReport:
     """Verify a project. Raises: Invalid, LockInvalid, PlatformInvalid, LedgerBroken."""
     opened = open_project(request.project, paths_in_project(request.project, request.paths))
     lock = read_lock(request.project)

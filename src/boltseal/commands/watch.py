@@ -13,6 +13,7 @@ from boltseal.client.tag_observations import ChainHead, TagObservations
 from boltseal.client.transport import Transport
 from boltseal.commands.notifications import Notifications
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask
 from boltseal.commands.tag_watch import TagLook, WatchStatus, look_at
@@ -20,8 +21,6 @@ from boltseal.commands.watched_tags import WatchedTags, watched_tags
 from boltseal.policy.durations import DurationInvalid, parse_duration
 
 MIN_INTERVAL_US: Final = 60_000_000
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def watch_once(
     request: WatchRequest,
     options: RegistryOptions,
     report: Callable[[TagLook], None],
-    progress: Progress = lambda _step, _done, _total: None,
+    progress: Progress = no_progress,
 ) -> WatchReport:
     """Look at each tag once, and deliver alarms. `report`: gets each look as it comes, so that none need be kept.
 
