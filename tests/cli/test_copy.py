@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.cli.copy import _names
+from boltseal.commands.copy import image_names
 from boltseal.transfer.locations import Location
 from tests.cli import program
 
@@ -33,7 +33,7 @@ DIGEST = f"sha256:{'0' * 64}"
 )
 def test_the_names_of_a_copy(src: str, dst: str, names: tuple[str | None, str | None]) -> None:
     """The target's own name, else the source's tag; `latest` only where nothing was named at all."""
-    assert _names(Location.parse(src), Location.parse(dst)) == names
+    assert image_names(Location.parse(src), Location.parse(dst)) == names
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def test_the_lock_in_this_folder_is_found_and_said(tmp_path: Path, project: Path
     done = program.call("scrub", "--root", store.root, "--json")
 
     assert done.code == 0
-    assert done.err == "by ./boltseal.lock: what 1 tag must be here (--no-lock goes without it)\n"
+    assert done.err == "using ./boltseal.lock: it has 1 tag (--no-lock ignores it)\n"
     assert (done.json["results"][0]["level"], done.json["results"][0]["by"]) == ("L1", f"the lock of {NAME}")
 
 
@@ -301,7 +301,7 @@ def test_a_lock_that_others_may_have_laid_here_is_not_taken_for_mine(tmp_path: P
 
     found, named = (program.call("scrub", "--root", store.root, *more) for more in ([], ["--lock", LOCK_NAME]))
 
-    assert (found.out.startswith("holds L0"), "everybody may write to" in found.err) == (True, True)
+    assert (found.out.startswith("holds L0"), "every user may write to" in found.err) == (True, True)
     assert named.out.startswith("holds L1")
 
 

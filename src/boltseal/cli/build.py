@@ -27,16 +27,9 @@ from boltseal.cli.onbuild import (
 )
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import (
-    AnonymousOption,
-    CaFileOption,
-    NamesNothing,
-    PlainHttpOption,
-    RegistryOptions,
-    ask_followed,
-    opened,
-    repository_only,
-)
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.commands.image_locations import opened_transfer
+from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask_followed, repository_only
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -109,9 +102,9 @@ def build(
     """
     with CommandOutput("build", as_json=as_json) as answer:
         if not repository:
-            raise NamesNothing("where to? --repository localhost:5000/shop/app")
+            raise ReferenceUnsuitable("where to? --repository localhost:5000/shop/app")
         to = repository_only(repository)
-        reach = RegistryOptions(plain_http, ca_file, anonymous)
+        reach = registry_options(plain_http, ca_file, anonymous)
         dockerfile = dockerfile_of(context, file, build_arg or [], target)
         digests = digests_of(dockerfile.sites, context, reach, allow or [])
         inputs = hash_of(dockerfile, digests, context, file, build_arg or [], target, platform, more or [])
@@ -285,7 +278,7 @@ def _push(layout: str, image: Reference, reach: RegistryOptions) -> None:
         from boltseal.transfer.locations import Location
 
         source, target = Location.parse(f"oci:{layout}"), Location.parse(str(image))
-        async with opened(transport, source, target, force=True) as (from_, to, within):
+        async with opened_transfer(reach.client, transport, source, target, force=True) as (from_, to, within):
             [name] = await from_.names()
             try:
                 await Copier(from_, to, within=within, force=True).image(name, str(image.tag))

@@ -11,7 +11,7 @@ import typer
 
 from boltseal.cli.answer import CommandOutput, print_line
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import remote_reference
+from boltseal.oci.reference import Reference
 
 if TYPE_CHECKING:
     from boltseal.oci.reference import Reference
@@ -44,7 +44,7 @@ def explain(
     Registry, repository, tag, digest, what Docker adds by itself, where the image lives. Asks nobody.
     """
     with CommandOutput("explain", as_json=as_json) as answer:
-        reference = remote_reference(ref)
+        reference = Reference.parse(ref)
         parts = explained(ref, reference)
         answer.add(
             ref=str(reference),

@@ -12,7 +12,7 @@ from boltseal.cli.clock import clock_us
 from boltseal.cli.onbuild import BuildArgOption, ContextArgument, FileOption, TargetOption, digests_of, dockerfile_of
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 
 if TYPE_CHECKING:
     from boltseal.build.git_state import GitState
@@ -52,7 +52,7 @@ def labels(
         site = None if dockerfile is None else dockerfile.base
         base = None
         if site is not None and site.resolved is not None:
-            digests = digests_of([site], context, RegistryOptions(plain_http, ca_file, anonymous), allow or [])
+            digests = digests_of([site], context, registry_options(plain_http, ca_file, anonymous), allow or [])
             base = (site.resolved, digests[site])
         described = "" if git is None else str(describe_tag(git.described, git.dirt))
         found = labels_of(git, described if version is None else version, created_us(), base)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import (
     AllowOption,
@@ -24,7 +24,10 @@ from boltseal.cli.onproject import (
 )
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, StrictOption, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def lock(
         if emit is not None:
             _emit(answer, opened, emit, update=update)
             return
-        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
+        reach = registry_options(plain_http, ca_file, anonymous, strict)
         old = read_lock(project) or Lock()
         done = relocked(
             opened, old, reach, whom_to_ask(reach, allow or []), _updates(named, opened, update=update), count_pulls

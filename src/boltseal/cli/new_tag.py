@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.build.tag_template import Scheme
-from boltseal.cli.answer import CommandOutput, Outcome, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onbuild import (
     BuildArgOption,
@@ -21,7 +21,9 @@ from boltseal.cli.onbuild import (
 )
 from boltseal.cli.onproject import AllowOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, ask, repository_only
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions, ask, repository_only
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def new_tag(
     Exit code 1: with --check, the tag is taken; nothing was tagged then.
     """
     with CommandOutput("new-tag", as_json=as_json) as answer:
-        reach = RegistryOptions(plain_http, ca_file, anonymous)
+        reach = registry_options(plain_http, ca_file, anonymous)
         named = _image(image, apply, scheme)
         makers: dict[Scheme, Callable[[], Tag]] = {
             Scheme.DESCRIBE: lambda: describe_of(context),
@@ -157,7 +159,7 @@ def _daemon_id(image: Reference) -> Digest:
     import asyncio
 
     from boltseal.build.local_images import image_id
-    from boltseal.cli.onhost import engine_address
+    from boltseal.cli.engine_options import engine_address
 
     return asyncio.run(image_id(engine_address(), image))
 
@@ -166,7 +168,7 @@ def _apply(image: Reference, tag: Tag) -> str:
     import asyncio
 
     from boltseal.build.local_images import add_tag, image_id
-    from boltseal.cli.onhost import engine_address
+    from boltseal.cli.engine_options import engine_address
 
     async def run() -> Reference:
         host = engine_address()

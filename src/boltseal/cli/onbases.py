@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import whom_to_ask
-from boltseal.cli.remote import RegistryOptions, followed, remote_reference
+from boltseal.commands.registry_access import RegistryOptions, followed
 from boltseal.errors import Invalid, TooMany, quote
+from boltseal.oci.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,7 +108,7 @@ async def wanted_of(
     elif aim.running:
         named = await _of_engine(aim.host, left)
     else:
-        named = [Named(text, remote_reference(text).complete) for text in aim.images]
+        named = [Named(text, Reference.parse(text).complete) for text in aim.images]
     if aim.from_file:
         left += [
             Left(name, f"{one.registry} is not asked: a file names it, and you have not; --allow {one.registry}")
@@ -197,7 +198,7 @@ def _of_lock(file: Path) -> list[Named]:
 
 
 async def _of_engine(host: str | None, left: list[Left]) -> list[Named]:
-    from boltseal.cli.onhost import engine_address
+    from boltseal.cli.engine_options import engine_address
     from boltseal.engines.api import connected
 
     found = []
@@ -274,7 +275,7 @@ def inferred(dockerfile: Path | None, base: str | None) -> BaseClaim | None:
     from boltseal.project.bases.base_claims import ClaimSource, written
 
     if base is not None:
-        return written(remote_reference(base), ClaimSource.GIVEN)
+        return written(Reference.parse(base), ClaimSource.GIVEN)
     if dockerfile is None:
         return None
     from boltseal.build.dockerfile_bases import DockerfileInvalid, read

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from boltseal.cli.onproject import whom_to_ask
-from boltseal.cli.remote import RegistryOptions, ask, followed
+from boltseal.commands.registry_access import RegistryOptions, ask, followed
 from boltseal.errors import Invalid, Unavailable, quote
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import clean, say
-from boltseal.cli.remote import RegistryOptions, followed
+from boltseal.cli.answer import say
+from boltseal.commands.registry_access import RegistryOptions, followed
+from boltseal.commands.text import clean
 from boltseal.errors import Invalid, quote
 
 if TYPE_CHECKING:

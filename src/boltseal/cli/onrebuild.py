@@ -6,16 +6,17 @@ import signal
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from boltseal.cli.answer import CommandOutput, clean, counted, print_wrapped, say
+from boltseal.cli.answer import CommandOutput, print_wrapped, say
 from boltseal.cli.clock import clock_us
+from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from boltseal.cli.onbases import Aim
-    from boltseal.cli.remote import RegistryOptions
     from boltseal.client.transport import Transport
+    from boltseal.commands.registry_access import RegistryOptions
     from boltseal.policy.rebuild_actions import RebuildAction
     from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
     from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
@@ -153,7 +154,7 @@ def _of_journal() -> list[_Row]:
 
 
 def _of_registry(registry: str, reach: RegistryOptions) -> list[_Row]:
-    from boltseal.cli.remote import ask_followed
+    from boltseal.commands.registry_access import ask_followed
 
     async def read(transport: Transport) -> list[_Row]:
         from boltseal.client.catalog import repositories

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from boltseal.cli.remote import ask, followed
+from boltseal.commands.registry_access import ask, followed
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.project.edits import FileEdit
 from boltseal.project.lock_file import write_lock
@@ -13,9 +13,9 @@ from boltseal.project.replace_files import replace_all
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from boltseal.cli.ondeploy import Opened
     from boltseal.client.tag_observations import ObservedInterval
     from boltseal.client.transport import Transport
+    from boltseal.commands.deploy import DeployableProject
     from boltseal.deploy.release_flow import DeployResult
     from boltseal.deploy.update_plan import UpdateStep
     from boltseal.oci.digest import Digest
@@ -30,7 +30,9 @@ class NotWritten(Unavailable):
     """A newer version could not be written into the files."""
 
 
-def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, remember: bool) -> tuple[UpdateStep, ...]:
+def looked(
+    opened: DeployableProject, *, now_us: int, cooldown_us: int, major: bool, remember: bool
+) -> tuple[UpdateStep, ...]:
     """What is to be done with each service, by one HEAD for each tag that floats and a list for each that does not."""
     from boltseal.deploy.update_plan import KnownImages, failed_before, floats, is_version, steps
     from boltseal.lockfile.document import LOCK_NAME, lock_key
@@ -47,7 +49,7 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
         from boltseal.project.resolve import Resolver
 
         resolver = Resolver(
-            transport, opened.allowed, watch=lambda registry: followed(opened.place.reach, transport, registry)
+            transport, opened.allowed, watch=lambda registry: followed(opened.options.registries, transport, registry)
         )
         meanings = await resolver.meanings(floating)
         meant = {key: each.digest for key, each in meanings.items() if isinstance(each, Resolved)}
@@ -56,7 +58,7 @@ def looked(opened: Opened, *, now_us: int, cooldown_us: int, major: bool, rememb
         past = _past(meant, now_us, remember=remember)
         return KnownImages(locked, meanings, tags, past, failed_before(opened.folder.all()))
 
-    known = ask(opened.place.reach, opened.registries, run)
+    known = ask(opened.options.registries, opened.registries, run)
     return steps(services, known, now_us=now_us, cooldown_us=cooldown_us, major=major)
 
 
@@ -83,12 +85,12 @@ def _past(
         return {reference: watched.past(reference) for reference in meant}
 
 
-def taken(opened: Opened, chosen: Sequence[UpdateStep]) -> DeployResult:
+def taken(opened: DeployableProject, chosen: Sequence[UpdateStep]) -> DeployResult:
     """Write newer versions into the files, lock what is taken, and deploy it; all of it back if that does not get healthy.
 
     Only these services are deployed: what else somebody has changed in the files is for `deploy`.
     """
-    from boltseal.cli.ondeploy import open_named
+    from boltseal.commands.deploy import open_deployable
     from boltseal.deploy.releases import ReleaseKind, last_good
     from boltseal.lockfile.document import lock_key
 
@@ -99,7 +101,7 @@ def taken(opened: Opened, chosen: Sequence[UpdateStep]) -> DeployResult:
     replace_all(opened.root.resolve(), changes)
     try:
         only = names if last_good(opened.folder.all()) is not None else list(opened.services)
-        now = open_named(opened.place, opened.named, only, list(opened.registries))
+        now = open_deployable(opened.options, opened.named, only, list(opened.registries))
         images = {lock_key(now.read.model.services[name].image) for name in names}
         now.relock(lambda reference: reference in images)
         done = now.deploy(ReleaseKind.UPDATE)
@@ -111,7 +113,7 @@ def taken(opened: Opened, chosen: Sequence[UpdateStep]) -> DeployResult:
                 write_lock(where, old)
 
 
-def _retagged(opened: Opened, versions: Mapping[str, Tag]) -> tuple[FileEdit, ...]:
+def _retagged(opened: DeployableProject, versions: Mapping[str, Tag]) -> tuple[FileEdit, ...]:
     """The Compose files with these versions, by service. NotWritten, with the first reason."""
     from boltseal.project.edits import ScanRequest
     from boltseal.project.retag import retag

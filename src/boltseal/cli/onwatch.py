@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import clean
-from boltseal.cli.remote import NamesNothing, remote_reference
+from boltseal.commands.registry_access import ReferenceUnsuitable
+from boltseal.commands.text import clean
 from boltseal.errors import Invalid
+from boltseal.oci.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,12 +33,14 @@ class TagsToWatch:
 def wanted_tags(
     refs: Iterable[str], lock: Path | None, compose: Path | None, allowed: Callable[[str], bool]
 ) -> TagsToWatch:
-    """All of them. `allowed`: which registries a file may make us talk to. NamesNothing, LockInvalid, NameInvalid, ..."""
+    """All of them. `allowed`: which registries a file may make us talk to. ReferenceUnsuitable, LockInvalid, NameInvalid, ..."""
     wanted = TagsToWatch()
     for text in refs:
-        reference = remote_reference(text)
+        reference = Reference.parse(text)
         if reference.digest is not None and reference.tag is None:
-            raise NamesNothing(f"{reference} names one image for ever; expected a tag, such as {reference.name}:1.4.2")
+            raise ReferenceUnsuitable(
+                f"{reference} names one image for ever; expected a tag, such as {reference.name}:1.4.2"
+            )
         wanted.references[reference.by_tag] = None
     found = [*(_locked(lock) if lock else ()), *(_composed(compose, wanted) if compose else ())]
     for reference in found:
@@ -48,7 +51,9 @@ def wanted_tags(
         elif reference.tag is not None or reference.digest is None:
             wanted.references[reference.by_tag] = None
     if not wanted.references and lock is None and compose is None:
-        raise NamesNothing("there is no tag to look at; name one, such as node:16.13, or --lock FILE or --compose FILE")
+        raise ReferenceUnsuitable(
+            "there is no tag to look at; name one, such as node:16.13, or --lock FILE or --compose FILE"
+        )
     return wanted
 
 

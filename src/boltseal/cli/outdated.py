@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, print_wrapped, say
+from boltseal.cli.answer import CommandOutput, print_wrapped, say
 from boltseal.cli.onbases import Aim, Left, inferred, looking, wanted_of
 from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onrebuild import ask_for, end_on_sigterm, rebuilders, tell_asked, tell_log
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
-from boltseal.cli.progress import Progress, in_words
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, ask, quota_in_words
+from boltseal.cli.progress import Progress, size_text
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, pull_limit_text, registry_options
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import ask
+from boltseal.commands.text import clean
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
@@ -88,7 +91,7 @@ def outdated(
     """
     with CommandOutput("outdated", as_json=as_json) as answer:
         aim = Aim(images or [], registry, compose, lock, running, host, platform or [])
-        reach = RegistryOptions(plain_http, ca_file, anonymous)
+        reach = registry_options(plain_http, ca_file, anonymous)
         if log:
             tell_log(answer, aim, reach)
             return
@@ -114,7 +117,7 @@ def outdated(
                     if builders is not None:
                         end_on_sigterm()
                         asked.extend(await ask_for(builders, looker, wanted, told))
-            return [quota_in_words(name, quota) for name, quota in sorted(transport.quotas.items())]
+            return [pull_limit_text(name, quota) for name, quota in sorted(transport.quotas.items())]
 
         import asyncio
 
@@ -248,7 +251,7 @@ def _since(verdict: BaseVerdict) -> str:
 def _in_words(changes: BaseChanges) -> str:
     parts = [
         f"{what} {some.number} {'layer' if some.number == 1 else 'layers'}"
-        + (f" ({in_words(some.size_bytes)})" if some.size_bytes is not None else "")
+        + (f" ({size_text(some.size_bytes)})" if some.size_bytes is not None else "")
         for what, some in (("lost", changes.removed), ("got", changes.added))
         if some.number
     ]

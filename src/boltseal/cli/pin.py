@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.onproject import (
     AllowOption,
     OpenedProject,
@@ -23,7 +23,10 @@ from boltseal.cli.onproject import (
 )
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, StrictOption, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
@@ -70,7 +73,7 @@ def pin(
         if to_stdout and (write or as_json or not paths):
             raise OneAtATime("--stdout prints files that are named, and goes with neither --write nor --json")
         opened = open_project(project, [path_of(project, path) for path in paths or []])
-        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
+        reach = registry_options(plain_http, ca_file, anonymous, strict)
         pins = _unpins(opened) if unpin else _pins(opened, reach, allow or [])
         edited, pins = _edited(opened, pins)
         answer.outcome = _outcome(opened, pins)

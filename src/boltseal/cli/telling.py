@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from boltseal.cli.answer import clean, counted, say
+from boltseal.cli.answer import say
 from boltseal.cli.clock import clock_us
+from boltseal.commands.text import clean, counted
 from boltseal.errors import BoltsealError
 
 if TYPE_CHECKING:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, print_table
+from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.clock import clock_us
-from boltseal.cli.ondeploy import (
-    DeployOptions,
+from boltseal.cli.deploy_options import (
     DirectoryOption,
     EnvFileOption,
     FileOption,
@@ -18,15 +17,15 @@ from boltseal.cli.ondeploy import (
     ProfileOption,
     ServicesArgument,
     WaitOption,
-    open_named,
-    project_files,
-    wait_seconds,
 )
-from boltseal.cli.onhost import HostOption
+from boltseal.cli.engine_options import HostOption
 from boltseal.cli.onproject import AllowOption
-from boltseal.cli.onrelease import tell_release
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
+from boltseal.cli.release_output import print_release
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.commands.deploy import DeployOptions, notify_release, open_deployable, parse_wait, project_files
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.text import clean
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
@@ -78,16 +77,17 @@ def update(
             cooldown_us = parse_duration(cooldown)
         except DurationInvalid as error:
             raise CooldownInvalid(f"--cooldown is {error.message}") from error
-        place = DeployOptions(host, RegistryOptions(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
+        place = DeployOptions(host, registry_options(plain_http, ca_file, anonymous), parse_wait(wait), not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
-        opened = open_named(place, named, services or [], allow or [])
+        opened = open_deployable(place, named, services or [], allow or [])
         with opened.folder.deploying():
             found = looked(opened, now_us=clock_us(), cooldown_us=cooldown_us, major=major, remember=not dry_run)
             _tell(answer, found)
             chosen = [step for step in found if step.act is Act.TAKE or (write and step.act is Act.PROPOSE)]
             done = taken(opened, chosen) if chosen and not dry_run else None
         if done is not None:
-            tell_release(answer, done, host)
+            print_release(answer, done)
+            notify_release(done, host, place.client)
         if answer.outcome is Outcome.HOLDS and any(step.act is Act.UNKNOWN for step in found):
             answer.outcome = Outcome.UNKNOWN
 

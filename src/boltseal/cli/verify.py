@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import (
     AllowOption,
@@ -22,11 +22,16 @@ from boltseal.cli.onproject import (
     watching,
     whom_to_ask,
 )
-from boltseal.cli.onrunning import ComposeOption, HostsOption, KubeOption, NamespaceOption, NotTogether, Where
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.verify_running import verify_running
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.commands.running import ContainerFilter
+from boltseal.commands.text import clean, counted
+from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
     from boltseal.client.transport import Transport
@@ -77,13 +82,13 @@ def verify(
     """
     if running:
         if paths or github:
-            raise NotTogether("--running looks at hosts; give it without PATH and --github")
-        where = Where(tuple(host or ()), compose, kube, namespace)
-        reach = None if offline else RegistryOptions(plain_http, ca_file, anonymous, strict)
+            raise Invalid("--running looks at hosts; give it without PATH and --github")
+        where = ContainerFilter(tuple(host or ()), compose, kube, namespace)
+        reach = None if offline else registry_options(plain_http, ca_file, anonymous, strict)
         verify_running(where, project, reach, allow or [], strict=strict, allow_empty=allow_empty, as_json=as_json)
         return
     if host or compose or kube or namespace:
-        raise NotTogether("--host, --compose and --kube are where containers run; give them with --running")
+        raise Invalid("--host, --compose and --kube are where containers run; give them with --running")
     with CommandOutput("verify", as_json=as_json) as answer:
         from boltseal.lockfile.compare import Weight
         from boltseal.project.lock_file import read_lock
@@ -92,7 +97,7 @@ def verify(
         opened = open_project(project, [path_of(project, path) for path in paths or []])
         lock = read_lock(project)
         strict = strict or opened.settings.strict
-        reach = None if offline else RegistryOptions(plain_http, ca_file, anonymous, strict)
+        reach = None if offline else registry_options(plain_http, ca_file, anonymous, strict)
         platforms = [check_platform(each) for each in platform or opened.settings.platforms]
         verdicts = _verdicts(opened, lock, reach, allow or [], platforms, strict=strict)
         answer.outcome = _outcome(verdicts, opened, strict=strict)

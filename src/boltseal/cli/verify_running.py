@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
-from boltseal.cli.onrunning import Where, counts, look, read_locked, result, tell_broken, tell_failed, told_of
+from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.onproject import whom_to_ask
+from boltseal.cli.remote import client_context
+from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.running import ContainerFilter, find_containers, locked_images, registry_answers
+from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from boltseal.cli.remote import RegistryOptions
+    from boltseal.commands.registry_access import RegistryOptions
     from boltseal.host.containers.hosts import RunningContainer
     from boltseal.host.containers.registries import Answers
     from boltseal.host.containers.rows import ContainerRow
@@ -24,7 +29,7 @@ class NoLock(Invalid):
 
 
 def verify_running(
-    where: Where,
+    where: ContainerFilter,
     project: Path,
     reach: RegistryOptions | None,
     allow: list[str],
@@ -39,13 +44,14 @@ def verify_running(
         from boltseal.project.settings import project_settings
 
         strict = strict or project_settings(project).strict
-        lock = read_locked(project)
+        lock = locked_images(project)
         if lock is None:
             raise NoLock(
                 f"{project / 'boltseal.lock'}: there is no lock to compare with; write one with `boltseal lock`"
             )
-        looked = look(where)
-        rows, told = _rows(looked.seen, lock, reach, allow)
+        client = client_context()
+        looked = find_containers(where, client)
+        rows, told = _rows(looked.containers, lock, reach, allow)
         for row in rows:
             _tell(answer, row, strict=strict)
         held = [row for row in rows if row.verdict is not None and row.verdict.weight != "note"]
@@ -54,12 +60,12 @@ def verify_running(
             answer.nothing_to_check(
                 f"found {counted(len(rows), 'container')}, none of them in boltseal.lock", "check --host and --project"
             )
-        tell_failed(answer, looked)
-        tell_broken(answer, told)
+        add_failed(answer, looked)
+        add_broken(answer, told)
         for reason in dict.fromkeys(row.unasked for row in rows if row.unasked and needs_registry(row)):
             say(f"could not ask: {clean(reason)}")
         if rows:
-            say(counts(rows, _standing))
+            say(count_text(rows, _standing))
 
 
 def _rows(
@@ -72,9 +78,17 @@ def _rows(
 
     rows = rows_of(seen, lock)
     unsure = [each.seen for each in rows if needs_registry(each)]
-    told = told_of(reach, allow, unsure, lock) if unsure else NOBODY
+    told = NOBODY
+    if unsure:
+        allowed = whom_to_ask(reach, allow) if reach is not None else _nobody
+        told = registry_answers(unsure, lock, client_context(), reach, allowed)
     better = iter(rows_of(unsure, lock, told))
     return [next(better) if needs_registry(each) else each for each in rows], told
+
+
+def _nobody(_registry: str) -> bool:
+    """Allow no registry."""
+    return False
 
 
 def _weight(row: ContainerRow, *, strict: bool) -> str:
@@ -97,7 +111,7 @@ def _outcome(rows: Sequence[ContainerRow], *, strict: bool) -> Outcome:
 
 def _tell(answer: CommandOutput, row: ContainerRow, *, strict: bool) -> None:
     weight = _weight(row, strict=strict)
-    answer.add(**result(row) | {"weight": weight})
+    answer.add(**row_fields(row) | {"weight": weight})
     if weight == "holds" or answer.as_json or row.verdict is None:
         return
     where = f"{row.seen.host} ({row.seen.node})" if row.seen.node else row.seen.host

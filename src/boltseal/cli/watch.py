@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.onproject import AllowOption, whom_to_ask
 from boltseal.cli.onwatch import TagsToWatch, wanted_tags
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, NamesNothing, PlainHttpOption, RegistryOptions, ask
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.cli.telling import Telling
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask
+from boltseal.commands.text import clean, counted
 from boltseal.errors import quote
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ def watch(
     Exit code 1: an alarm, or no such tag; 3: one could not be checked, or there was none.
     """
     every_us = _every(every, once=once)
-    reach = RegistryOptions(plain_http, ca_file, anonymous)
+    reach = registry_options(plain_http, ca_file, anonymous)
     while True:
         try:
             with CommandOutput("watch", as_json=as_json) as answer:
@@ -90,7 +93,7 @@ def _every(text: str | None, *, once: bool) -> int | None:
     if text is None:
         return None
     if once:
-        raise NamesNothing("--once and --every exclude each other")
+        raise ReferenceUnsuitable("--once and --every exclude each other")
     span_us = parse_duration(text)
     if span_us < 60_000_000:
         raise DurationInvalid(f'--every {text}: registries are looked at no more often than every "1m"')

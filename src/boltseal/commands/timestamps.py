@@ -1,4 +1,4 @@
-"""Times as people type them: RFC 3339, or as much of it as they care for; without a zone it is UTC."""
+"""Times that people type: RFC 3339, or a leading part of it; UTC unless a zone is given."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
-def parse_moment(text: str) -> int | None:
-    """Microseconds since the epoch; None for what is no time, or one before 1970."""
+def parse_timestamp(text: str) -> int | None:
+    """Return microseconds since 1970; None if the text is not a time, or one before 1970."""
     try:
         moment = datetime.fromisoformat(text.strip())
         time_us = ((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND

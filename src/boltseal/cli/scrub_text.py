@@ -1,25 +1,24 @@
-"""How `scrub` tells what it found: a line for each image and container, a line for each difference, the same as JSON."""
+"""Output of `boltseal scrub`: a line for each image and container, and a line for each difference."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from boltseal.cli.answer import counted, print_line, say
+from boltseal.cli.answer import print_line, say
+from boltseal.commands.text import counted
 from boltseal.errors import quote
+from boltseal.host.scrub.report import ScrubReport
 
-if TYPE_CHECKING:
-    from boltseal.host.scrub.report import ScrubReport
-
-_WORDS: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check"}
+_STATUS_TEXT: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check"}
 MAX_REASONS: Final = 3
 MAX_CHANGES: Final = 10
 
 
 def fields(report: ScrubReport) -> dict[str, Any]:
-    """A report as a result of `--json`."""
+    """Return a report for `--json`."""
     return asdict(report) | {"reason": _reason(report)}
 
 
@@ -31,26 +30,26 @@ def _reason(report: ScrubReport) -> str:
     if report.what == "container":
         changed = f"its own layer has {counted(len(report.changed), 'change')}"
         return f"{changed}; seen through process {report.running}" if report.running else changed
-    return f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry').replace('entrys', 'entries')}"
+    return f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry', 'entries')}"
 
 
 def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
-    """All of them; where a store lies is told only where there are two of a kind."""
+    """Print all reports; the path of a store only where there are two of its kind."""
     roots = {(report.store, report.root) for report in reports}
     kinds = [store for store, _ in roots]
     for report in reports:
         _print(report, _line(report, quick=quick, with_root=kinds.count(report.store) > 1))
     if sys.stderr.isatty() and any(report.level == "L0" and report.status == "holds" for report in reports):
-        say("L0: compared with the disk's own word only. More: --expect, --lock, --receipt.")
+        say("L0: checked for consistency only. More: --expect, --lock, --receipt.")
 
 
 def _print(report: ScrubReport, line: str) -> None:
-    """The line of one report, and what belongs to it."""
+    """Print the line of one report, and its details."""
     print_line(line)
     if report.by and report.status == "holds":
         print_line(f"  by {report.by}")
     for each in report.differences:
-        at = quote(each.path, 1000)[1:-1] or ("." if each.layer else "")  # the top folder of a layer, or no file at all
+        at = quote(each.path, 1000)[1:-1] or ("." if each.layer else "")  # the root of a layer, or no file
         layer = f"[layer {each.layer[7:19]}]" if each.layer else ""
         print_line(f"  {' '.join(filter(None, (each.kind, at, layer)))}: expected {each.expected}; got {each.got}")
     if report.count > len(report.differences):
@@ -66,15 +65,15 @@ def _print(report: ScrubReport, line: str) -> None:
 
 
 def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
-    word = _WORDS[report.status]
+    status = _STATUS_TEXT[report.status]
     if report.status == "holds" and report.level is not None:
-        word += f" {report.level}"
+        status += f" {report.level}"
     where = f"{report.store} {report.root if with_root else ''}".strip()
-    lies = f" ({where})" if where else ""
+    location = f" ({where})" if where else ""
     ref = f"container {report.ref}" if report.what == "container" else report.ref
     short = report.id.removeprefix("sha256:")[:12]
     details = [short] if report.what == "image" and short not in report.ref else []
-    said = "; ".join(report.unknown[:MAX_REASONS]) if report.status == "unknown" else _reason(report)
+    reason = "; ".join(report.unknown[:MAX_REASONS]) if report.status == "unknown" else _reason(report)
     if report.status == "holds" and quick:
-        said += ", no content read (--quick)"
-    return " ".join(f"{word}: {' '.join((ref, *details))}{lies}: {said}".split())
+        reason += ", no content read (--quick)"
+    return " ".join(f"{status}: {' '.join((ref, *details))}{location}: {reason}".split())
