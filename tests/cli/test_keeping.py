@@ -234,7 +234,7 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(site: Site) -> None:
     await site.publish("four")
     last = await site.call("pull", site.name, "--keep", "1")
 
-    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was let go of\n" in done.err
+    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was removed\n" in done.err
     assert f"({documents[1].digest[:19]}) is still kept: a container stands on it\n" in last.err
     assert documents[0].config.digest not in site.fake.images
 
@@ -307,7 +307,7 @@ async def test_a_compose_file_is_pulled_as_a_whole(site: Site, compose: Path) ->
     done = await site.call("pull", "--compose", compose)
 
     assert (missing.code, none) == (1, None)
-    assert "its name means what it meant: 1 other image could not be had" in " ".join(missing.err.split())
+    assert "its name is unchanged: 1 other image could not be pulled" in " ".join(missing.err.split())
     assert (done.code, len(done.out.splitlines())) == (0, 2)
     assert "/own is built here and not pulled" in done.err
     assert site.meaning() == app.config.digest
@@ -368,7 +368,7 @@ async def test_a_compose_file_with_what_can_not_be_told(site: Site, compose: Pat
 
     assert done.code == 2
     assert "1 image of" in done.err
-    assert "can't be told: nothing was pulled" in done.err
+    assert "can't be resolved: nothing was pulled" in done.err
 
 
 async def test_the_working_image_is_copied_to_our_own_registry(site: Site, tmp_path: Path) -> None:

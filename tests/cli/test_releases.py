@@ -36,7 +36,7 @@ def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) 
     assert lines[0].split() == ["RELEASE", "WHEN", "(UTC)", "BY", "REVISION", "HOW", "IT", "ENDED"]
     assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
     assert max(map(len, lines)) <= 80
-    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project shop` goes on" in said.err
+    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project shop` continues it" in said.err
 
 
 def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_path: Path) -> None:

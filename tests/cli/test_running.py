@@ -264,7 +264,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("running", "--kube", "prod", "--compose", "x"), "--kube is a place of its own"),
+        (("running", "--kube", "prod", "--compose", "x"), "--kube can't be combined with"),
         (("running", "--namespace", "shop"), "give it with --kube"),
         (("verify", "--running", "compose.yaml"), "without PATH and --github"),
         (("verify", "--host", "ssh://web1"), "give them with --running"),
@@ -373,7 +373,7 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
     assert later.startswith("-- 20")
     assert "  new  since" in later
     assert "web" not in later
-    assert later.endswith("db runs no more\n")
+    assert later.endswith("db no longer runs\n")
     assert code == 130
 
 
@@ -451,7 +451,7 @@ async def test_a_host_that_is_away_for_a_while(fake: FakeEngine, tmp_path: Path)
         process.send_signal(2)
         await process.communicate()
 
-    assert "runs no more" not in later
+    assert "no longer runs" not in later
     assert later.splitlines()[-1].startswith("  db  since")
 
 

@@ -89,7 +89,7 @@ def test_how_far_its_tag_has_gone_on() -> None:
     assert lines == [
         "  1 move behind `latest`",
         "  `latest` was deleted",
-        f"  `latest` now means {OTHER.short}",
+        f"  `latest` now resolves to {OTHER.short}",
         "  no digest",
     ]
 

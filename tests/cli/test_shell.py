@@ -159,7 +159,8 @@ def test_a_verb_loads_no_other_verb() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
-        f"boltseal.cli.{name}" for name in ("answer", "clock", "digest", "loading", "options", "remote", "root")
+        f"boltseal.cli.{name}"
+        for name in ("answer", "clock", "context", "digest", "loading", "options", "remote", "root")
     }
 
 

@@ -129,9 +129,9 @@ async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
     [
         (
             "shop/app:1.4.2",
-            "names an image on Docker Hub; for one of this registry write localhost:5000/shop/app:1.4.2",
+            "is an image on Docker Hub; expected one of this registry, such as localhost:5000/shop/app:1.4.2",
         ),
-        ("app:1", "names an image on Docker Hub; for one of this registry write localhost:5000/app:1"),
+        ("app:1", "is an image on Docker Hub; expected one of this registry, such as localhost:5000/app:1"),
         ("localhost:5000/shop/app", "has no tag; expected one, such as localhost:5000/shop/app:1.4.2"),
         (f"localhost:5000/shop/app@sha256:{'a' * 64}", "only a tag can be sealed"),
         ("localhost:5000/Shop/app:1", "must be lower-case"),
@@ -151,7 +151,7 @@ def test_another_registrys_name_is_usage(shop: Shop) -> None:
     run = program.run("seal", "other.example.com/shop/app:1", "--reason", "x", "--data", folder(shop), environment=url)
 
     assert run.code == 2
-    assert "is of another registry; this data folder belongs to registry.example.com" in run.err
+    assert "is an image of another registry; this data folder belongs to registry.example.com" in run.err
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
@@ -161,7 +161,7 @@ def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, nam
     port = verb(shop, name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
 
     assert other.code == 2
-    assert "is of another registry; this data folder belongs to localhost:5000" in other.err
+    assert "is an image of another registry; this data folder belongs to localhost:5000" in other.err
     assert "another registry" not in port.err
 
 
@@ -288,7 +288,7 @@ async def test_fsck_names_the_blob_that_rotted(shop: Shop) -> None:
 
     assert run.code == 1
     assert run.out.splitlines()[0].startswith(f"{layer}: the blob's bytes have digest")
-    assert "1 thing not as it must be" in run.out
+    assert "1 problem" in run.out
 
 
 async def test_fsck_changes_nothing(shop: Shop) -> None:

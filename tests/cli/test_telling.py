@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.cli.remote import client_context
+from boltseal.cli.context import client_context
 from boltseal.cli.telling import Telling
 from boltseal.commands.deploy import notify_release
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome

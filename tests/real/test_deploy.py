@@ -468,8 +468,8 @@ def test_a_rollback_says_what_it_does_not_bring_back(shop: Shopfront) -> None:
     forward = shop.run("rollback", "2")
     again = shop.run("rollback", "1", "--restore-files")
 
-    assert "data stays as it is: web has data at /data" in back.err
-    assert "the project's files say something else than what runs (boltseal.lock, compose.yaml)" in back.err
+    assert "data is unchanged: web has data at /data" in back.err
+    assert "the project's files differ from the running release (boltseal.lock, compose.yaml)" in back.err
     assert between != first
     assert forward.code == 0, forward.err
     assert again.code == 0, again.err
@@ -490,7 +490,7 @@ def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) ->
     later = shop.run("rollback", "3", "--project", shop.name, "--restore-files")
 
     assert f"`boltseal rollback 3 --project {shop.name} --restore-files`" in told
-    assert "put back as they were: boltseal.lock, compose.yaml" in later.err
+    assert "restored files: boltseal.lock, compose.yaml" in later.err
     assert (shop.root / "compose.yaml").read_bytes() == first
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.remote import client_context
+from boltseal.cli.context import client_context
 from boltseal.engines.address import EngineAddress
 
 HostOption = Annotated[

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.releases import digest_text
 from boltseal.commands.text import clean, counted
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
-from boltseal.deploy.releases import ReleasedService
 
 
 def print_release(answer: CommandOutput, done: DeployResult) -> None:
@@ -67,8 +67,3 @@ def _print_outcome(answer: CommandOutput, done: DeployResult, outcome: ReleaseOu
         of = "" if release.of is None else f", as release {release.of} did"
         running = f"{counted(len(rows), 'service')}, healthy"
         answer.print(f"release {release.number} of {release.project} runs{of}: {running}")
-
-
-def digest_text(service: ReleasedService) -> str:
-    """Return a service's digest at its registry, or the image ID of a local build."""
-    return (service.digest or service.image_id)[:19] + ("" if service.digest else " (local)")

@@ -7,11 +7,10 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.answer import CommandOutput, print_line, print_table, say
+from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.release_output import digest_text
-from boltseal.cli.remote import client_context
-from boltseal.commands.releases import ListedRelease, list_releases, unfinished_notice
+from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.deploy.releases import Release
 from boltseal.lockfile.format import time_text

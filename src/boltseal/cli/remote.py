@@ -1,4 +1,4 @@
-"""Options of the commands that connect to registries, and the client context that they get from this process."""
+"""Options of the commands that connect to registries."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import say
-from boltseal.cli.clock import clock_us
+from boltseal.cli.context import client_context
 from boltseal.client.pull_limit import PullLimit
-from boltseal.commands.client_context import ClientContext
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.config import client_paths, state_folder
 
 LOCATION_HELP: Final = "A reference, oci:DIR:TAG, docker-archive:FILE, or docker-daemon:REF."
 RemoteRefArgument = Annotated[
@@ -30,11 +27,6 @@ AnonymousOption = Annotated[bool, typer.Option("--anonymous", help="Ignore store
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse a registry whose ledger key is not pinned by `boltseal trust`.")
 ]
-
-
-def client_context() -> ClientContext:
-    """Return this process's user files and clock; notices go to stderr."""
-    return ClientContext(client_paths(), state_folder(), clock_us, say)
 
 
 def registry_options(

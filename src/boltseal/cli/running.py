@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
 from boltseal.cli.project_options import AllowOption, ProjectOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, client_context, registry_options
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
 from boltseal.cli.running_text import blocks

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.context import client_context
 from boltseal.cli.onproject import whom_to_ask
-from boltseal.cli.remote import client_context
 from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.running import ContainerFilter, find_containers, locked_images, registry_answers

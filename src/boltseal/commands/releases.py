@@ -9,7 +9,7 @@ from boltseal.commands.client_context import ClientContext
 from boltseal.commands.outcome import Outcome
 from boltseal.deploy.release_diff import ReleaseChange, changes
 from boltseal.deploy.release_store import Contents, NoSuchRelease, ReleaseFolder, projects
-from boltseal.deploy.releases import Release, last_good
+from boltseal.deploy.releases import Release, ReleasedService, last_good
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +74,8 @@ def unfinished_notice(release: Release, client: ClientContext) -> str:
         f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume {arguments}` "
         f"continues it, `boltseal rollback {arguments}` goes back"
     )
+
+
+def digest_text(service: ReleasedService) -> str:
+    """Return a service's digest at its registry, or the image ID of a local build."""
+    return (service.digest or service.image_id)[:19] + ("" if service.digest else " (local)")
