@@ -258,7 +258,7 @@ async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -
     assert f"kept  localhost:5000/other/app@{layer}" in run.out
     assert f"other/app holds it too, as part of {published.digest} (tag 2.0.0)" in run.err
     assert "1 manifest and" in run.err
-    assert "if a secret is in what stays, purge that too" in run.err
+    assert "if a kept part has the secret, purge that too" in run.err
 
 
 # --- fsck ---
