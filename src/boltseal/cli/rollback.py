@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -12,8 +12,19 @@ from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
-from boltseal.commands.deploy import DeployOptions, notify_release, parse_wait, project_name, roll_back
+from boltseal.commands.deploy import (
+    DeployOptions,
+    files_after_rollback,
+    notify_release,
+    parse_wait,
+    project_name,
+    roll_back,
+)
+from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import clean
+
+_MAX_VOLUMES: Final = 5
+"""How many volumes of a service are named."""
 
 
 def rollback(
@@ -43,18 +54,22 @@ def rollback(
     with CommandOutput("rollback", as_json=as_json) as answer:
         registries = registry_options(plain_http, ca_file, anonymous)
         options = DeployOptions(host, registries, parse_wait(wait), record=not no_record)
-        result = roll_back(options, project_name(project, options.client), number, restore_files=files)
-        release = result.done.release
-        print_release(answer, result.done)
-        notify_release(result.done, host, options.client)
-        for service, volume in result.kept_volumes:
-            say(clean(f"data is unchanged: {service} has {volume}"))
-        if result.restored:
-            say(clean(f"restored files: {', '.join(result.restored)}"))
-        if result.different:
+        done = roll_back(options, project_name(project, options.client), number)
+        print_release(answer, done)
+        notify_release(done, host, options.client)
+        if answer.outcome is not Outcome.HOLDS:
+            return
+        release = done.release
+        for service in release.services if done.outcome is not None else ():
+            for volume in service.volumes[:_MAX_VOLUMES]:
+                say(clean(f"data is unchanged: {service.name} has {volume}"))
+        after = files_after_rollback(options, release, restore=files)
+        if after.restored:
+            say(clean(f"restored files: {', '.join(after.restored)}"))
+        if after.different:
             say(
                 clean(
-                    f"the project's files differ from the running release ({', '.join(result.different[:5])}): the next "
+                    f"the project's files differ from the running release ({', '.join(after.different[:5])}): the next "
                     "deploy uses them, unless you edit them, or restore them: `boltseal rollback "
                     f"{release.number} --project {release.project} --restore-files`"
                 )

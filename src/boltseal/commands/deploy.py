@@ -49,8 +49,6 @@ from boltseal.project.resolve import not_allowed
 MAX_WAIT_US: Final = 86_400_000_000
 MAX_REPORTED: Final = 5
 """How many references the message names when a lock could not be updated."""
-MAX_VOLUMES: Final = 5
-"""How many volumes of a service are named after a rollback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,47 +265,39 @@ def resume(options: DeployOptions, project: str) -> DeployResult:
     return on_engine(options, folder, [], lambda deployer: deployer.resume())
 
 
-@dataclass(frozen=True, slots=True)
-class RollbackResult:
-    """A rollback.
-
-    Attributes:
-        kept_volumes: services and their volumes, whose data a rollback does not change.
-        restored: the project's files that were written as recorded.
-        different: the project's files that differ from what runs now.
-    """
-
-    done: DeployResult
-    kept_volumes: tuple[tuple[str, str], ...] = ()
-    restored: tuple[str, ...] = ()
-    different: tuple[str, ...] = ()
-
-
-def roll_back(options: DeployOptions, project: str, number: int | None, *, restore_files: bool) -> RollbackResult:
+def roll_back(options: DeployOptions, project: str, number: int | None) -> DeployResult:
     """Deploy an older release again. `number`: default: the one that ran before.
 
-    `restore_files`: write the project's own files as they were too. Raises: NothingToGoBackTo, and as
-    `Deployer.rollback`.
+    Raises: NothingToGoBackTo, and as `Deployer.rollback`.
     """
     client = options.client
     folder = release_folder(client, project, client.engine_address(options.host).key)
     by = deployed_by(Path.cwd(), ReleaseKind.ROLLBACK)
-    done = on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by))
-    if done.outcome is not None and not done.release.good:
-        return RollbackResult(done)
-    release = done.release
-    volumes = tuple(
-        (service.name, volume)
-        for service in (release.services if done.outcome is not None else ())
-        for volume in service.volumes[:MAX_VOLUMES]
-    )
+    return on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by))
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackFiles:
+    """The project's files after a rollback: those that were restored as recorded, or that differ from what runs."""
+
+    restored: tuple[str, ...] = ()
+    different: tuple[str, ...] = ()
+
+
+def files_after_rollback(options: DeployOptions, release: Release, *, restore: bool) -> RollbackFiles:
+    """Compare the project's own files with those recorded for a release. `restore`: write the recorded ones.
+
+    Raises: NoSuchRelease, ReleaseUnreadable, and errors of writing the files.
+    """
+    client = options.client
+    folder = release_folder(client, release.project, client.engine_address(options.host).key)
     root, contents = Path(release.directory), folder.contents(release.number)
     files = with_lock(root, contents.files, contents.lock)
     changed = tuple(differing(root, files))
-    if changed and restore_files:
+    if changed and restore:
         put_files_back(root, files, changed)
-        return RollbackResult(done, volumes, restored=changed)
-    return RollbackResult(done, volumes, different=changed)
+        return RollbackFiles(restored=changed)
+    return RollbackFiles(different=changed)
 
 
 def notify_release(done: DeployResult, host: str | None, client: ClientContext) -> None:
