@@ -166,7 +166,7 @@ async def test_json_has_the_same(site: Site) -> None:
         (["pull", "app", "--copy-to", "kept"], "expected a registry and a prefix"),
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
         (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
-        (["kept", f"app@sha256:{'a' * 64}"], "the digest by --to"),
+        (["kept", f"app@sha256:{'a' * 64}"], "the digest in --to"),
         (["restore-local", "app", "--to", "yesterday"], "neither a number nor at least 6 digits"),
     ],
 )
@@ -267,7 +267,7 @@ async def test_what_is_gone_is_told_until_it_is_forgotten(site: Site) -> None:
     after = await site.call("kept")
 
     assert listed.code == 1
-    assert "gone: somebody has" in listed.out
+    assert "gone: it was removed" in listed.out
     assert (forgotten.code, f"forgotten: {site.name}" in forgotten.err) == (0, True)
     assert (after.code, after.err) == (0, "nothing is kept on this engine\n")
 
@@ -345,7 +345,7 @@ async def test_the_lock_of_a_project_above_and_an_override_beside(site: Site, co
 
     assert lock.code == 0
     assert (alone.code, alone.out) == (0, f"pulled  {site.name}  {locked.digest}\n")
-    assert "compose.override.yaml is not looked at" in alone.err
+    assert "compose.override.yaml is not read" in alone.err
     assert (both.code, len(both.out.splitlines())) == (0, 2)
     assert "is not looked at" not in both.err
     assert site.meaning(f"{site.server.address}/{site.shop}/db:latest") == database.config.digest

@@ -265,7 +265,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("running", "--kube", "prod", "--compose", "x"), "--kube can't be combined with"),
-        (("running", "--namespace", "shop"), "give it with --kube"),
+        (("running", "--namespace", "shop"), "--namespace needs --kube"),
         (("verify", "--running", "compose.yaml"), "without PATH and --github"),
         (("verify", "--host", "ssh://web1"), "give them with --running"),
         (("running", "--host", "ssh://-oProxyCommand=x"), "is no address of an engine"),

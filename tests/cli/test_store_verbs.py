@@ -387,7 +387,7 @@ async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop
 
     assert (planned.code, planned.out) == (0, "shop/app:1.4.2\n")
     assert [item["ref"] for item in done.json["results"]] == ["shop/app:1.4.2"]
-    assert (again.out, again.err) == ("", "0 tags went\n")
+    assert (again.out, again.err) == ("", "0 tags expired\n")
     assert (await shop.entries())[-1].kind == EntryKind.TAG_EXPIRED
 
 
