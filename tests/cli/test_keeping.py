@@ -347,7 +347,7 @@ async def test_the_lock_of_a_project_above_and_an_override_beside(site: Site, co
     assert (alone.code, alone.out) == (0, f"pulled  {site.name}  {locked.digest}\n")
     assert "compose.override.yaml is not read" in alone.err
     assert (both.code, len(both.out.splitlines())) == (0, 2)
-    assert "is not looked at" not in both.err
+    assert "is not read" not in both.err
     assert site.meaning(f"{site.server.address}/{site.shop}/db:latest") == database.config.digest
 
 
