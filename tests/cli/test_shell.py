@@ -1,4 +1,4 @@
-"""The outermost shell: exit codes, one line on stderr, nothing that could steer a terminal."""
+"""The outermost layer: exit codes, one line on stderr, no control characters."""
 
 from __future__ import annotations
 
@@ -150,6 +150,21 @@ def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     heavy = {"pydantic", "sqlalchemy", "starlette", "granian", "structlog", "alembic", "msgspec", "rich", "asyncio"}
 
     assert heavy & set(loaded) == set()
+
+
+def test_the_list_of_commands_imports_no_command() -> None:
+    """Its lines are in the table."""
+    code = (
+        "import sys, atexit\n"
+        "from boltseal.cli.root import run\n"
+        "atexit.register(lambda: print('\\n'.join(sys.modules), file=sys.stderr))\n"
+        "run(['--help'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
+        f"boltseal.cli.{name}" for name in ("answer", "loading", "root")
+    }
 
 
 @pytest.mark.lengthy
