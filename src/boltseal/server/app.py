@@ -243,14 +243,14 @@ class Application(Starlette):
             anonymous_pull=settings.grants.all_may_pull,
             read_only=lambda: _read_only(settings, self._store),
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
-            leads=settings.leads,
+            name_resolver=settings.name_resolver,
         )
         self._api = DistributionApi(registry, api_settings, gate, self._observer, self._mirror, self._push_gate)
         self._observer.lines_wanted = bool(server.access_log)
         local = "admins" if server.behind_proxy else "local"
         open_to = "everybody" if server.public_metrics else local
         self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
-        self._beside[TOKEN_PATH] = TokenService(self._observer, gate, settings.leads)
+        self._beside[TOKEN_PATH] = TokenService(self._observer, gate, settings.name_resolver)
         public = settings.ledger.public
         self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=public)
         self._beside[OBSERVATIONS_PREFIX] = LedgerApi(

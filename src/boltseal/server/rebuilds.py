@@ -260,7 +260,7 @@ def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_ga
     logins = Logins(UserFile(settings.keys / "nobody"))  # a file that is not there: nobody is told apart
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
     gate = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
-    asked = ApiSettings(read_only=lambda: "nothing is changed past the logins", leads=settings.leads)
+    asked = ApiSettings(read_only=lambda: "nothing is changed past the logins", name_resolver=settings.name_resolver)
     api = DistributionApi(store.registry, asked, gate, observer, mirror, push_gate)
     ledger = LedgerApi(observer, store.registry.ledger, gate, public=True)
 

@@ -276,7 +276,7 @@ class Settings(BaseSettings):
         return frozenset(own)
 
     @cached_property
-    def leads(self) -> NameResolver:
+    def name_resolver(self) -> NameResolver:
         """Where names lead: to us, or to an upstream."""
         namespaces = [parse_repository_glob(text) for text in self.local.namespaces]
         return parse_leads(self.upstreams, namespaces, self.own_names)

@@ -152,7 +152,7 @@ def begin(settings: Settings, clock: Clock) -> OpenStore:
 def _check_reserved(store: OpenStore, settings: Settings) -> None:
     """UpstreamNameTaken where a local repository lies under an upstream's name: nobody could say what its names mean."""
     for terms in settings.upstreams:
-        found = settings.leads.reserved(store.database.read_and_wait(partial(_below, f"{terms.name}/")))
+        found = settings.name_resolver.reserved(store.database.read_and_wait(partial(_below, f"{terms.name}/")))
         if found is not None:
             raise UpstreamNameTaken(
                 f"{quote(found)} was pushed here, and [[upstream]] {terms.name} takes all names that begin with "

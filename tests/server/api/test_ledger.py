@@ -203,7 +203,7 @@ async def test_the_history_of_a_repository_by_kinds(registry: Serving) -> None:
 
     assert found == ["tag.moved", "tag.moved", "tag.deleted"]
     assert unknown.status_code == 400
-    assert "expected kinds of entries" in unknown.text
+    assert "comma-separated list of entry kinds" in unknown.text
 
 
 async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ async def test_lost_bytes_are_a_miss_with_a_reason(client: httpx2.AsyncClient, l
 
     assert answer.status_code == 404
     assert error_of(answer)[0] == "BLOB_UNKNOWN"
-    assert "pushing the blob again mends it" in error_of(answer)[1]
+    assert "push it again to repair it" in error_of(answer)[1]
 
 
 async def test_a_range_of_lost_bytes_is_a_miss_too(client: httpx2.AsyncClient, lost: Blob) -> None:

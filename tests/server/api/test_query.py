@@ -15,13 +15,13 @@ def test_values_are_decoded_once() -> None:
     """An escaped digest is the digest, and a doubly escaped one is not."""
     query = Query(b"digest=sha256%3Aab&x=%2541")
 
-    assert query.one("digest") == "sha256:ab"
-    assert query.one("x") == "%41"
+    assert query.value("digest") == "sha256:ab"
+    assert query.value("x") == "%41"
 
 
 def test_a_plus_is_a_plus() -> None:
     """Media types have one, and no value of ours has a space."""
-    assert Query(b"artifactType=application/vnd.x+json").one("artifactType") == "application/vnd.x+json"
+    assert Query(b"artifactType=application/vnd.x+json").value("artifactType") == "application/vnd.x+json"
 
 
 def test_repeated_parameters() -> None:
@@ -29,19 +29,19 @@ def test_repeated_parameters() -> None:
     query = Query(b"tag=1&tag=2,3&digest=a&digest=a")
 
     assert query.all("tag") == ["1", "2,3"]
-    assert query.one("digest") == "a"
+    assert query.value("digest") == "a"
 
 
 def test_two_values_where_one_is_meant() -> None:
     """Which of them counts is not for us to guess."""
     with pytest.raises(QueryInvalid):
-        Query(b"digest=a&digest=b").one("digest")
+        Query(b"digest=a&digest=b").value("digest")
 
 
 @pytest.mark.parametrize("raw", [b"", b"&", b"&&", b"x", b"=", b"=1"])
 def test_parameters_that_are_not_there(raw: bytes) -> None:
     """Empty pairs are nothing."""
-    assert Query(raw).one("n") is None
+    assert Query(raw).value("n") is None
 
 
 @pytest.mark.parametrize("raw", [b"n=%ff", b"last=%00", b"last=a%0a", b"n=\xc3\xbc", b"last=%0d%0aX: y"])
@@ -102,7 +102,7 @@ def test_a_link_leads_back_to_what_it_was_made_of(parameters: dict[str, str]) ->
     raw = link_next("/v2/_catalog", parameters)
     query = Query(raw[raw.index(b"?") + 1 : raw.rindex(b">")])
 
-    assert {name: query.one(name) for name in parameters} == parameters
+    assert {name: query.value(name) for name in parameters} == parameters
 
 
 @given(st.binary(max_size=100))

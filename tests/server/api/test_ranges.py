@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from boltseal.errors import RangeInvalid
 from boltseal.server.api.errors import RangeNotSatisfiable
-from boltseal.server.api.ranges import ByteRange, Chunk, held, parse_content_range, parse_range
+from boltseal.server.api.ranges import ByteRange, Chunk, parse_content_range, parse_range, upload_range
 
 SIZE = 1000
 
@@ -132,4 +132,4 @@ def test_a_chunk_as_long_as_it_says(length: int) -> None:
 @pytest.mark.parametrize(("size", "shown"), [(0, "0-0"), (1, "0-0"), (10, "0-9")])
 def test_what_a_session_holds(size: int, shown: str) -> None:
     """The last byte, inclusive; before the first there is no better form than 0-0."""
-    assert held(size) == shown
+    assert upload_range(size) == shown

@@ -107,7 +107,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"reason": "x" * 501}, 400, "500 bytes"),
     ({"extra": {"a": "x" * 9000}}, 400, "8192"),
     ({"extra": {f"k{number}": "" for number in range(41)}}, 400, "40"),
-    ({"extra": {"a": 1}}, 400, "not a record"),
+    ({"extra": {"a": 1}}, 400, "cannot read the record"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Writes to upstreams' names: the same requests and answers as for ours, passed on by the gate (`server.mirror.push_proxy`)."""
+"""Writes to upstreams' names: requests and responses of a local repository, forwarded by `server.mirror.push_proxy`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PushProxyRoutes:
-    """The handlers of what is pushed to an upstream's name."""
+    """The handlers for pushes to an upstream's name."""
 
     def __init__(self, mirror: Mirror, push_gate: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
         self._mirror = mirror
@@ -28,28 +28,28 @@ class PushProxyRoutes:
         self._uploads = uploads
 
     async def put(self, call: Request, at: ManifestTarget) -> Response:
-        """A manifest: 201 when upstream has it."""
+        """Push a manifest; 201 when upstream has it."""
         return await self._manifests.put(call, at, partial(self._push_gate.put, self._upstream(call)))
 
     async def start(self, call: Request, at: UploadsTarget) -> Response:
-        """Begins an upload, or makes it unnecessary; a blob that is whole is passed on."""
+        """Begin an upload, or mount the blob; a complete blob is forwarded."""
         upstream = self._upstream(call)
         await self._push_gate.begin(upstream, at.repository)
         answer = await self._uploads.start(call, at)
         if answer.status == 201:
-            named = call.query.one("mount") or call.query.one("digest")
-            self._push_gate.arrived(upstream, at.repository, Digest.parse(named or ""))
+            digest = call.query.value("mount") or call.query.value("digest")
+            self._push_gate.arrived(upstream, at.repository, Digest.parse(digest or ""))
         return answer
 
     async def finish(self, call: Request, at: UploadTarget) -> Response:
-        """Ends an upload; the blob is passed on."""
+        """Finish an upload and forward the blob."""
         answer = await self._uploads.finish(call, at)
         if answer.status == 201:
-            digest = Digest.parse(call.query.one("digest") or "")
+            digest = Digest.parse(call.query.value("digest") or "")
             self._push_gate.arrived(self._upstream(call), at.repository, digest)
         return answer
 
     def _upstream(self, call: Request) -> Upstream:
-        if call.upstream is None:  # the table of routes asks only for what led to one
-            raise AssertionError("no upstream")
+        if call.upstream is None:  # only requests with an upstream are routed here
+            raise AssertionError("request without upstream")
         return self._mirror.upstream(call.upstream)
