@@ -319,7 +319,7 @@ async def test_a_collect_over_an_old_copy_of_the_database(published: Path, tmp_p
     much_later_us = now_us() + 90 * 24 * HOUR_US
     would_go = list(collect_store(settings_of(published), dry_run=True, clock=lambda: much_later_us))
 
-    with pytest.raises(LedgerFrozen, match="nothing is removed"):
+    with pytest.raises(LedgerFrozen, match="nothing is deleted"):
         list(collect_store(settings_of(published), dry_run=False, clock=lambda: much_later_us))
     assert sorted(path.name for path in (published / "blobs").rglob("*")) == before
     assert would_go

@@ -133,7 +133,7 @@ async def test_what_a_mirror_says_of_its_upstreams_is_told_too(tmp_path: Path) -
     """Whatever the application is handed."""
     async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
         assert isinstance(registry.app, Application)
-        registry.app._happened(QuotaLow("docker.io", 3, 100, 21600))
+        registry.app._handle_event(QuotaLow("docker.io", 3, 100, 21600))
         await box.until(1)
 
     assert box.events[0]["type"] == "boltseal.quota.low.v1"

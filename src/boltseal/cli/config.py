@@ -17,9 +17,9 @@ def config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOp
     settings; they stay in the keys' folder.
     """
     with CommandOutput("config", as_json=as_json) as answer:
-        from boltseal.server.configuration import load_and_tell
+        from boltseal.server.configuration import load_with_sources
 
-        loaded = load_and_tell(config, flags_of(data=data))
+        loaded = load_with_sources(config, flags_of(data=data))
         for value in loaded.values:
             answer.add(ref=value.name, status=value.source, value=_plain(value.value), where=value.where)
         if not as_json:

@@ -1,7 +1,7 @@
-"""Builds what serves: settings in, a whole ASGI application out.
+"""Builds the server: settings in, an ASGI application out.
 
-`create_app` is for a server's worker: its lifespan opens the store (`opening`), runs the janitor, closes the store.
-Nothing is opened before the lifespan begins, so that an application can be built anywhere and twice.
+`create_app` is for a worker process: its lifespan opens the store (`store_factory`), runs the background tasks and
+closes the store. Nothing is opened before the lifespan begins, so that a test can build two applications.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ if TYPE_CHECKING:
 METRICS_PATH: Final = "/metrics"
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
-READ_ONLY: Final = "this registry is read-only at present: pulls go on, nothing can be pushed or deleted"
+READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
 _log = structlog.get_logger(__name__)
 
 
 class Application(Starlette):
-    """Everything a worker answers. The distribution API stands before Starlette's routing, as every pull waits for it."""
+    """The application of a worker. It calls the distribution API before Starlette's routing, to save time per pull."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Application(Starlette):
         reload: Callable[[], Settings] | None,
         observer: RequestLog,
         witness_app: httpx2.AsyncBaseTransport | None,
-        tell: Tell,
+        on_event: Tell,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -100,7 +100,7 @@ class Application(Starlette):
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
-        self._tell = tell
+        self._on_event = on_event
         self._notifier: Notifier | None = None
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
@@ -112,7 +112,7 @@ class Application(Starlette):
         self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request, or the lifespan."""
+        """Serve one request, or the lifespan."""
         if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
             await self._api(scope, receive, send)
         elif scope["type"] == "http" and (beside := self._beside.get(_beside_name(scope["path"]))) is not None:
@@ -136,15 +136,15 @@ class Application(Starlette):
             store.database,
             self._turns,
             clock=self._clock,
-            tell=self._happened,
+            tell=self._handle_event,
             check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
         )
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
-            self._notify(store)
-            await self._ask_witnesses(store)
+            self._start_notifier(store)
+            await self._check_witnesses(store)
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
                 signer.start()
@@ -152,13 +152,13 @@ class Application(Starlette):
         janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
-            looking = RebuildScheduler(
-                self._settings, store, self._clock, self._happened, self._mirror, self._push_gate
+            scheduler = RebuildScheduler(
+                self._settings, store, self._clock, self._handle_event, self._mirror, self._push_gate
             )
-            rebuilding = asyncio.create_task(looking.run())
-        noting = asyncio.create_task(self._mirror.run())
-        gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
-        settling = asyncio.create_task(self._push_gate.run()) if gated else None
+            rebuilding = asyncio.create_task(scheduler.run())
+        recording = asyncio.create_task(self._mirror.run())
+        has_push_proxy = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
+        settling = asyncio.create_task(self._push_gate.run()) if has_push_proxy else None
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -167,7 +167,7 @@ class Application(Starlette):
                 yield
         finally:
             self._api = None
-            for task in (janitor, rebuilding, noting, asked, settling):
+            for task in (janitor, rebuilding, recording, asked, settling):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
@@ -184,8 +184,8 @@ class Application(Starlette):
                 await asyncio.to_thread(self._notifier.close)
             store.close()
 
-    def _notify(self, store: OpenStore) -> None:
-        """From now on whoever is configured is told. A read-only server tells nobody: it writes nothing down."""
+    def _start_notifier(self, store: OpenStore) -> None:
+        """Start to notify the configured receivers. A read-only server does not: it records nothing."""
         settings = self._settings
         name = registry_name(settings)
         dispatcher = build_dispatcher(
@@ -199,17 +199,17 @@ class Application(Starlette):
             self._notifier = Notifier(dispatcher)
             self._notifier.start()
 
-    def _happened(self, event: Event) -> None:
-        """Something that people may be told of: a line of the log, and for whoever is configured.
+    def _handle_event(self, event: Event) -> None:
+        """Log an event and send it to the configured receivers.
 
-        What is written into the log of observations they are told from there, so that no end of a process loses it.
+        Events that the log of observations records are sent from there, so that they survive the end of a process.
         """
-        self._tell(event)
+        self._on_event(event)
         if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
             self._notifier.dispatcher.tell(event)
 
     def _refused(self, refused: RefusedWrite) -> None:
-        """A refusal, which stands in the log already."""
+        """Notify the receivers of a refused write. It is already logged."""
         if self._notifier is None:
             return
         for tag in refused.tags or (None,):
@@ -218,14 +218,14 @@ class Application(Starlette):
                 TagRefused(named, refused.asked, refused.digest, refused.actor, refused.reason)
             )
 
-    async def _ask_witnesses(self, store: OpenStore) -> None:
-        """Before anything is taken in: has somebody else seen more of our ledger than is here?"""
-        found = [
-            WitnessState(WitnessClient(one.url, app=self._witness_app), VerifierKey.parse(one.key))
-            for one in self._settings.witness
+    async def _check_witnesses(self, store: OpenStore) -> None:
+        """Compare the ledger with its witnesses before any write: a witness may have seen more than this store has."""
+        witnesses = [
+            WitnessState(WitnessClient(each.url, app=self._witness_app), VerifierKey.parse(each.key))
+            for each in self._settings.witness
         ]
-        if found:
-            self._witnesses = Witnesses(store.database, store.keys, found)
+        if witnesses:
+            self._witnesses = Witnesses(store.database, store.keys, witnesses)
             await self._witnesses.at_start()
             check_ledger(store)
 
@@ -239,7 +239,7 @@ class Application(Starlette):
         api_settings = ApiSettings(
             public_url=server.public_url,
             max_manifest_bytes=int(server.max_manifest_bytes),
-            # Not where there are merely no users yet: the first one ends that at once, and a shared cache would not hear.
+            # Not merely because there are no users yet: the first one ends that, and shared caches would not notice.
             anonymous_pull=settings.grants.all_may_pull,
             read_only=lambda: _read_only(settings, self._store),
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
@@ -263,8 +263,8 @@ class Application(Starlette):
         free = DiskReserve(data, 0).free_bytes()
         uploads = sum(1 for _ in (data / "uploads").iterdir())
         gauges: dict[str, tuple[str, float | dict[str, float]]] = {
-            "boltseal_disk_free_bytes": ("Free space under the data folder", free),
-            "boltseal_uploads_open": ("Upload sessions that were begun and not ended", uploads),
+            "boltseal_disk_free_bytes": ("Free disk space of the data folder", free),
+            "boltseal_uploads_open": ("Unfinished upload sessions", uploads),
         }
         if self._settings.upstreams and self._store is not None:
             gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
@@ -279,29 +279,27 @@ class Application(Starlette):
             settings = self._settings.taking_over(newer)
             begin_ledger(self._store, settings)
         except BoltsealError as error:
-            self._notes = (f"the last reload of the configuration failed, everything stays as it was: {error.message}",)
-            _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
+            self._notes = (f"reload failed, the previous configuration stays in force: {error.message}",)
+            _log.error("reload failed, the previous configuration stays in force", reason=error.message)
             return
         left_out = self._settings.left_out(newer)
-        self._notes = (f"changed in the configuration, but only a restart brings it: {', '.join(left_out)}",) * bool(
-            left_out
-        )
+        self._notes = (f"changed settings that need a restart: {', '.join(left_out)}",) * bool(left_out)
         try:
-            # The server's parent replaces the workers when the files have changed; here only what it will find is told.
+            # The parent replaces the workers when the files have changed; this only reports errors.
             check_certificate(settings.server.tls_cert, settings.server.tls_key)
         except BoltsealError as error:
-            self._notes += (f"the certificate that was read first is still served: {error.message}",)
-            _log.error("the certificate can't be read again", reason=error.message)
+            self._notes += (f"cannot reload the certificate, the previous one stays in use: {error.message}",)
+            _log.error("cannot reload the certificate", reason=error.message)
         self._settings = settings
-        # Requests under way end under the rules they began with.
+        # Requests in progress finish under the rules they began with.
         store = self._store
         registry = build_registry(store.database, store.blobs, settings.rules, self._room(), bounds(settings))
         if self._push_gate is not None:
             self._push_gate.registry = registry
         self._serve(registry, settings, self._logins)
-        _log.info("rules read again", rules=len(settings.rules.user))
+        _log.info("configuration reloaded", rules=len(settings.rules.user))
         if left_out:
-            _log.warning("changed settings that only a restart brings", settings=list(left_out))
+            _log.warning("changed settings need a restart", settings=list(left_out))
 
     def _room(self) -> DiskReserve:
         server = self._settings.server
@@ -317,7 +315,7 @@ class Application(Starlette):
             doubt = self._store.database.doubts[OBSERVATIONS.name]
             notes = (
                 *notes,
-                f"what upstreams' tags mean is not written down, so nothing new is served of them: {doubt}",
+                f"observations of upstreams' tags are not recorded, so no new ones are served: {doubt}",
             )
         if self._witnesses is not None:
             notes = (*notes, *self._witnesses.troubles)
@@ -335,17 +333,17 @@ def create_app(
     access_log: Write | None = None,
     run: Path | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
-    tell: Tell | None = None,
+    on_event: Tell | None = None,
 ) -> Starlette:
-    """The application of one process. Its lifespan opens `settings.server.data` and closes it.
+    """Return the application of one process. Its lifespan opens and closes `settings.server.data`.
 
-    `reload`: reads the settings again at SIGHUP; None leaves the signal alone. `access_log`: takes the lines of the access log.
-    `run`: the folder through which the workers of one server sum up their metrics; see `server.storage.metrics`. `witness_app`:
-    answers for every witness; None: they are asked over the network. `tell` is handed what happens to upstreams and their
-    tags; None: it is a line of the log.
+    `reload`: reads the settings again at SIGHUP; None ignores the signal. `access_log`: takes the lines of the access
+    log. `run`: the folder in which the workers of one server share their metrics; see `server.storage.metrics`.
+    `witness_app`: responds for every witness; None: over the network. `on_event`: takes events of upstreams and their
+    tags; None: logs them.
     """
     observer = RequestLog(access_log, None if run is None else RunFolder(run))
-    return Application(settings, clock, reload, observer, witness_app, tell or _tell)
+    return Application(settings, clock, reload, observer, witness_app, on_event or _log_event)
 
 
 async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settings]) -> None:
@@ -355,10 +353,10 @@ async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settin
             try:
                 removed = await asyncio.to_thread(_tidy_up, store, settings(), clock())
             except BoltsealError as error:
-                _log.warning("what is not needed could not be removed", reason=error.message)
+                _log.warning("cleanup failed", reason=error.message)
             else:
                 if any(removed.values()):
-                    _log.info("what is not needed was removed", **removed)
+                    _log.info("cleanup done", **removed)
         await asyncio.sleep(JANITOR_EVERY_S)
 
 
@@ -371,21 +369,21 @@ def _tidy_up(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int
     return {"uploads": uploads, "mirrored": mirrored, "blobs": collect_released(store.database, store.blobs, now_us)}
 
 
-def _tell(event: Event) -> None:
-    """What happened to upstreams and their tags, for whoever reads the log."""
+def _log_event(event: Event) -> None:
+    """Log an event of an upstream or its tags."""
     _log.warning(event.text, kind=str(event.kind))
 
 
 def _read_only(settings: Settings, store: OpenStore | None) -> str | None:
-    """The sentence that refuses every change, None where changes are taken."""
+    """Return the message with which changes are refused, or None if they are accepted."""
     if settings.server.read_only:
         return READ_ONLY
     frozen = None if store is None else store.database.frozen
-    return None if frozen is None else f"this registry takes nothing in, pulls go on: {frozen}"
+    return None if frozen is None else f"this registry is frozen: it serves pulls and refuses changes: {frozen}"
 
 
 def _realm(settings: Settings) -> str | None:
-    """The absolute address of the token service, from the configuration alone; None where it does not tell one."""
+    """Return the absolute address of the token service from the configuration, or None if it does not determine one."""
     server = settings.server
     if server.public_url is not None:
         return server.public_url + TOKEN_PATH
@@ -395,9 +393,9 @@ def _realm(settings: Settings) -> str | None:
 
 
 def _open_to(settings: Settings) -> frozenset[str] | None:
-    """By which host names a registry without users may be asked: on loopback this machine's, elsewhere any.
+    """Return the host names by which a registry without users may be addressed: this machine's on loopback, else any.
 
-    A proxy in front passes on what clients call it, and decides itself whom it answers.
+    A proxy in front passes on the name that clients use, and controls access itself.
     """
     server = settings.server
     if server.behind_proxy or not server.address.loopback:
@@ -408,7 +406,7 @@ def _open_to(settings: Settings) -> frozenset[str] | None:
 
 
 def _beside_name(path: str) -> str:
-    """Under which name what answers a path stands in the table: a path of its own, or everything below a prefix."""
+    """Return the key of a path in the table of endpoints: a prefix, or the path itself."""
     return next(
         (prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX) if path.startswith(prefix)), path
     )

@@ -141,7 +141,7 @@ class RebuildScheduler:
         settings: Settings,
         store: OpenStore,
         clock: Callable[[], int],
-        tell: Callable[[BaseOutdated], None],
+        on_outdated: Callable[[BaseOutdated], None],
         mirror: Mirror | None = None,
         push_gate: PushProxy | None = None,
         *,
@@ -150,7 +150,7 @@ class RebuildScheduler:
         self._settings = settings
         self._registry = store.registry
         self._clock = clock
-        self._tell = tell
+        self._on_outdated = on_outdated
         self._upstreams = frozenset(terms.name for terms in settings.upstreams)
         self._inside = _inside(settings, store, mirror, push_gate)
         self._outside = outside
@@ -169,13 +169,13 @@ class RebuildScheduler:
         await asyncio.sleep(min(FIRST_S, every_s))
         while True:
             try:
-                asked = await self.once()
+                requested = await self.once()
             except BoltsealError as error:
-                _log.warning("the bases of images could not be looked at", reason=error.message)
+                _log.warning("checking for outdated bases failed", reason=error.message)
             except Exception:  # noqa: BLE001 - the outermost shell of this task: without it nobody would look any more
-                _log.exception("the bases of images could not be looked at: a defect of boltseal")
+                _log.exception("checking for outdated bases failed: internal error")
             else:
-                _log.info("rebuilds asked for", rebuilds=len(asked))
+                _log.info("rebuilds requested", rebuilds=len(requested))
             await asyncio.sleep(every_s)
 
     async def once(self) -> list[RebuildResult]:
@@ -191,7 +191,7 @@ class RebuildScheduler:
             self._clock,
             record=self._record,
             tokens=self._tokens,
-            tell=self._tell,
+            tell=self._on_outdated,
         )
         found: list[RebuildResult] = []
         try:

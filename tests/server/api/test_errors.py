@@ -1,4 +1,4 @@
-"""Errors on their way out: the spec's JSON, its fourteen codes, and the headers that belong to a status."""
+"""Error responses: the spec's JSON, its fourteen codes, and the headers that a status requires."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def subclasses(cls: type[BoltsealError]) -> Iterator[type[BoltsealError]]:
 
 
 def test_every_error_has_a_status_of_an_error_and_a_code_of_the_spec() -> None:
-    """Also those of rooms that are only imported here."""
+    """This includes the errors of packages that are only imported here."""
     for module in pkgutil.walk_packages(boltseal.__path__, "boltseal."):
         if not module.name.endswith("__main__") and ".migrations" not in module.name:
             importlib.import_module(module.name)
@@ -60,11 +60,11 @@ def test_the_body_is_the_specs() -> None:
     ],
 )
 def test_headers_that_belong_to_a_status(error: BoltsealError, status: int, header: tuple[bytes, bytes]) -> None:
-    """What a client needs to act on it."""
+    """Each status has the header that a client needs to react."""
     assert status_and_code(error)[0] == status
     assert error_headers(error) == (header,)
 
 
 def test_a_url_too_long_is_414() -> None:
-    """A status that the kinds have no row for."""
+    """A status that the table of error kinds does not have."""
     assert status_and_code(UriTooLong("no")) == (414, ErrorCode.UNSUPPORTED)

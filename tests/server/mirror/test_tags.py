@@ -249,7 +249,7 @@ async def test_what_can_not_be_written_down_is_not_served(data: Path, upstream: 
     assert known.content == first.raw, known.text
     assert "nothing is recorded" in known.headers["warning"]
     assert unknown.status_code == 503
-    assert "what upstreams' tags mean is not written down" in ready.text
+    assert "observations of upstreams' tags are not recorded" in ready.text
 
 
 async def test_the_pull_limit_is_read_told_and_kept_for_all_workers(

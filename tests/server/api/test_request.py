@@ -1,4 +1,4 @@
-"""Requests: bodies within limits, and a client that leaves or falls silent in the middle of one."""
+"""Requests: bodies within limits, and clients that leave or stop sending in the middle of a body."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 def chunks(*parts: bytes, then: Message | None = None) -> Receive:
-    """A server that hands over these chunks, the last of them as the end unless something else follows."""
+    """Return a `receive` that yields these chunks; the last one ends the body unless `then` follows."""
     last = len(parts) - 1
     messages: list[Message] = [
         {"type": "http.request", "body": part, "more_body": then is not None or index < last}
@@ -26,7 +26,7 @@ def chunks(*parts: bytes, then: Message | None = None) -> Receive:
 
 
 def handing_over(messages: Iterable[Message]) -> Receive:
-    """A server that says these things, and then nothing any more."""
+    """Return a `receive` that yields these messages and then waits for ever."""
     left = iter(messages)
 
     async def receive() -> Message:
@@ -39,7 +39,7 @@ def handing_over(messages: Iterable[Message]) -> Receive:
 
 
 def trickling(pause_s: float, piece: bytes = b"x", first: bytes | None = None) -> Receive:
-    """A client that sends a piece after each pause, for ever."""
+    """Return a `receive` that yields one piece after each pause, without an end."""
     pieces = iter([first or piece])
 
     async def receive() -> Message:
@@ -50,35 +50,35 @@ def trickling(pause_s: float, piece: bytes = b"x", first: bytes | None = None) -
 
 
 def call(receive: Receive, *headers: tuple[bytes, bytes], limits: BodyLimits = DEFAULT_LIMITS) -> Request:
-    """A PUT with these headers."""
+    """Return a PUT request with these headers."""
     scope = {"type": "http", "method": "PUT", "headers": list(headers), "query_string": b""}
     return Request(scope, receive, limits=limits)
 
 
 async def test_a_body_comes_in_its_chunks() -> None:
-    """Empty messages are not chunks."""
+    """Empty messages are skipped."""
     got = [chunk async for chunk in Body(chunks(b"ab", b"", b"c", b""))]
 
     assert got == [b"ab", b"c"]
 
 
 async def test_a_client_that_leaves_is_not_a_shorter_body() -> None:
-    """Half a manifest must never look like a whole one."""
+    """A truncated manifest must never be taken for a complete one."""
     body = Body(chunks(b"ab", then=GONE))
     with pytest.raises(ClientGone):
         await body.read(100)
 
 
 @in_no_time
-async def test_a_client_that_falls_silent_is_refused() -> None:
-    """It would hold an upload's lock for as long as it likes."""
+async def test_a_client_that_stops_sending_is_refused() -> None:
+    """Otherwise it would keep the lock of an upload."""
     with pytest.raises(BodyStalled, match="no byte of the body arrived for 60 seconds"):
         await Body(trickling(3600.0)).read(100)
 
 
 @in_no_time
 async def test_a_byte_a_minute_is_refused_after_two() -> None:
-    """A byte now and then is never silence, and holds the session all the same."""
+    """Single bytes reset the idle timeout, but keep the session locked."""
     body = Body(trickling(59.0))
     with pytest.raises(BodyStalled, match="less than 512 bytes per second"):
         await body.read(100_000)
@@ -88,8 +88,8 @@ async def test_a_byte_a_minute_is_refused_after_two() -> None:
 
 
 @in_no_time
-async def test_a_slow_client_that_brings_enough_is_waited_for() -> None:
-    """Not much faster than it has to be, for two hours."""
+async def test_a_client_just_above_the_minimum_rate_is_not_refused() -> None:
+    """Slightly above the minimum rate for two hours."""
     body = Body(trickling(1.0, b"x" * 600))
     with pytest.raises(DocumentTooLarge):
         await body.read(7200 * 600)
@@ -98,8 +98,8 @@ async def test_a_slow_client_that_brings_enough_is_waited_for() -> None:
 
 
 @in_no_time
-async def test_the_time_that_we_keep_a_client_waiting_is_not_its_own() -> None:
-    """Its bytes are there; that the disk is slow makes nobody a slow client."""
+async def test_only_time_spent_waiting_for_the_client_counts() -> None:
+    """A slow disk does not make a client slow whose bytes have arrived."""
     body = Body(trickling(0.1, b"x" * 60))
     for _ in range(2000):
         await anext(body)
@@ -109,8 +109,8 @@ async def test_the_time_that_we_keep_a_client_waiting_is_not_its_own() -> None:
 
 
 @in_no_time
-async def test_a_client_that_was_fast_once_may_not_be_slow_for_ever() -> None:
-    """A large first piece is not a stock to live on."""
+async def test_a_fast_start_does_not_allow_a_slow_rest() -> None:
+    """The rate is measured per interval, not from the beginning."""
     body = Body(trickling(1.0, first=b"x" * 1_000_000))
     with pytest.raises(BodyStalled, match="less than"):
         await body.read(2_000_000)
@@ -119,8 +119,8 @@ async def test_a_client_that_was_fast_once_may_not_be_slow_for_ever() -> None:
 
 
 @in_no_time
-async def test_without_a_rate_only_silence_ends_a_body() -> None:
-    """0 turns it off."""
+async def test_without_a_minimum_rate_only_the_idle_timeout_applies() -> None:
+    """0 disables the minimum rate."""
     body = Body(trickling(59.0), BodyLimits(min_bytes_per_s=0))
     with pytest.raises(DocumentTooLarge):
         await body.read(1000)
@@ -129,15 +129,15 @@ async def test_without_a_rate_only_silence_ends_a_body() -> None:
 
 
 @in_no_time
-async def test_a_body_that_was_cancelled_by_somebody_else_stays_cancelled() -> None:
-    """A server that ends its tasks is not taken for a slow client."""
+async def test_a_cancellation_from_outside_is_not_converted() -> None:
+    """A server that cancels its tasks does not report a slow client."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(10):
             await Body(trickling(59.0)).read(100)
 
 
 async def test_a_document_as_long_as_it_says() -> None:
-    """The whole body, however many chunks."""
+    """The body is joined from any number of chunks."""
     assert await call(chunks(b"ab", b"c"), (b"content-length", b"3")).read_body(3) == b"abc"
 
 
@@ -158,18 +158,18 @@ async def test_a_document_that_grows_over_the_limit() -> None:
 
 @pytest.mark.parametrize("length", [b"", b"-1", b"x", b"3, 4", b"9" * 5000, b"\xb2"])
 async def test_a_content_length_that_is_no_number(length: bytes) -> None:
-    """Servers refuse most of these themselves; none of them is ours to believe."""
+    """Most servers refuse these values themselves, but the application must not rely on it."""
     with pytest.raises(LengthInvalid):
         await call(chunks(b"abc"), (b"content-length", length)).read_body(10)
 
 
 async def test_a_document_that_is_not_as_long_as_it_says() -> None:
-    """A shorter one is not taken for whole."""
+    """A body shorter than its Content-Length is refused."""
     with pytest.raises(LengthInvalid):
         await call(chunks(b"ab"), (b"content-length", b"3")).read_body(10)
 
 
-def test_a_header_said_twice_is_a_list() -> None:
+def test_a_repeated_header_is_a_list() -> None:
     """Lines of one name are one value (RFC 9110, section 5.3)."""
     assert (
         call(chunks(b""), (b"if-match", b'"a"'), (b"x", b"y"), (b"if-match", b'"b"')).header(b"if-match") == '"a", "b"'
@@ -177,8 +177,8 @@ def test_a_header_said_twice_is_a_list() -> None:
     assert call(chunks(b"")).header(b"if-match") is None
 
 
-async def test_the_rest_of_a_refused_body_is_taken() -> None:
-    """So that the client's next write does not fail before it reads the answer."""
+async def test_the_rest_of_a_refused_body_is_drained() -> None:
+    """Otherwise the client's next write fails before it reads the response."""
     refused = call(chunks(b"a", b"b", b"c"), (b"content-length", b"3"))
     await refused.drain_body()
 
@@ -186,8 +186,8 @@ async def test_the_rest_of_a_refused_body_is_taken() -> None:
     assert refused.body.received_bytes == 3
 
 
-async def test_only_so_much_of_it() -> None:
-    """A client that would send for ever is cut off."""
+async def test_draining_is_limited_in_size() -> None:
+    """A client that sends without an end is disconnected."""
     limits = BodyLimits(drain_bytes=10)
     refused = call(chunks(*[b"ab"] * 100), (b"transfer-encoding", b"chunked"), limits=limits)
     await refused.drain_body()
@@ -197,8 +197,8 @@ async def test_only_so_much_of_it() -> None:
 
 @pytest.mark.parametrize("receive", [lambda: handing_over([]), lambda: chunks(b"a", then=GONE)])
 @in_no_time
-async def test_nobody_is_waited_for_after_the_answer(receive: Callable[[], Receive]) -> None:
-    """A client that has left or dawdles has had its answer."""
+async def test_draining_does_not_wait_for_slow_or_absent_clients(receive: Callable[[], Receive]) -> None:
+    """Such a client already has its response."""
     answered = call(receive(), (b"content-length", b"30"))
     await answered.drain_body()
 
@@ -209,8 +209,8 @@ async def test_nobody_is_waited_for_after_the_answer(receive: Callable[[], Recei
 @pytest.mark.parametrize(
     "headers", [[(b"expect", b"100-Continue"), (b"content-length", b"3")], [(b"content-length", b"0")], []]
 )
-async def test_a_body_that_will_not_come_is_not_asked_for(headers: list[tuple[bytes, bytes]]) -> None:
-    """A client that waits for leave to send has got its refusal instead; and most requests have no body."""
+async def test_a_body_that_is_not_sent_is_not_drained(headers: list[tuple[bytes, bytes]]) -> None:
+    """A client with `Expect: 100-continue` has received the refusal; most requests have no body."""
     refused = call(handing_over([]), *headers)
     await refused.drain_body()
 

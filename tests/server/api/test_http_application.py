@@ -1,4 +1,4 @@
-"""The outermost shell: what is unforeseen is a 500 that tells nothing but a number, and nothing half ends politely."""
+"""The outermost layer: a defect is a 500 with only a request ID, and a broken body breaks the connection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.images import digest_of
 
 @pytest.fixture(autouse=True)
 def _log_as_it_comes() -> None:
-    """Tests that serve in this process have set the log up; here it is structlog's own, on standard output."""
+    """Use structlog's default configuration (stdout), which other tests of this process change."""
     structlog.reset_defaults()
 
 
@@ -35,7 +35,7 @@ INSIDE = "row 7 of table logins"
 
 
 class Failing:
-    """Reads of a registry that fail with `error`: at once, or behind the first piece of a blob of `size` bytes."""
+    """Reads that raise `error`: immediately, or after the first chunk of a blob of `size` bytes."""
 
     def __init__(self, error: BaseException, size: int | None = None) -> None:
         self._error = error
@@ -52,7 +52,7 @@ class Failing:
 
 
 def api(pulls: Failing) -> DistributionApi:
-    """The API of a registry whose reads are these, and that has nothing else."""
+    """Return an API whose registry has only these reads."""
     parts = cast("Any", (pulls, *[None] * 12))
     return DistributionApi(Registry(*parts), ApiSettings(), open_gate())
 
@@ -61,8 +61,8 @@ async def asked(error: BaseException) -> Answer:
     return await send(api(Failing(error)), "GET", BLOB)
 
 
-async def test_what_is_unforeseen_is_a_500_without_its_reason() -> None:
-    """Who asked gets a number to tell, and nothing of what went wrong."""
+async def test_a_defect_is_a_500_without_its_reason() -> None:
+    """The client gets the request ID and nothing about the cause."""
     answer = await asked(RuntimeError(INSIDE))
 
     assert answer.status == 500
@@ -71,8 +71,8 @@ async def test_what_is_unforeseen_is_a_500_without_its_reason() -> None:
     assert answer.headers["x-request-id"].encode() in answer.body
 
 
-async def test_the_log_has_the_reason_under_the_number(capsys: pytest.CaptureFixture[str]) -> None:
-    """So that whoever keeps the registry finds it."""
+async def test_the_log_has_the_cause_under_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """The operator can find the traceback."""
     answer = await asked(RuntimeError("disk on fire"))
     logged = capsys.readouterr()
 
@@ -83,10 +83,10 @@ async def test_the_log_has_the_reason_under_the_number(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("error", "status"), [(Unavailable("the store does not answer"), 503), (Full("no space"), 507)]
 )
-async def test_an_error_of_the_servers_side_is_told_and_logged(
+async def test_an_error_of_the_server_is_returned_and_logged(
     error: Exception, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A person can act on it, and so can whoever keeps the registry."""
+    """The client gets the message, and the operator finds it in the log."""
     answer = await asked(error)
     logged = capsys.readouterr()
 
@@ -95,8 +95,8 @@ async def test_an_error_of_the_servers_side_is_told_and_logged(
     assert str(error) in logged.out + logged.err
 
 
-async def test_an_error_that_was_foreseen_is_logged_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """A full disk is no defect: where in the code it was noticed is for log_level = "debug"."""
+async def test_an_expected_error_is_logged_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk is not a defect: its traceback is logged only at level debug."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     try:
         await asked(Full("no space"))
@@ -107,7 +107,7 @@ async def test_an_error_that_was_foreseen_is_logged_in_one_line(capsys: pytest.C
 
 
 async def test_a_blob_that_breaks_in_the_middle_breaks_the_connection() -> None:
-    """The headers are out and promised more: the end is never announced."""
+    """The headers are already sent, so the body must not end normally."""
     messages: list[Message] = []
 
     async def receive() -> Message:
@@ -131,8 +131,8 @@ async def test_a_blob_that_breaks_in_the_middle_breaks_the_connection() -> None:
     assert messages[-1]["more_body"] is True
 
 
-async def test_a_server_that_says_the_client_left_ends_it_quietly(capsys: pytest.CaptureFixture[str]) -> None:
-    """Some servers raise where others swallow; neither is a defect."""
+async def test_a_disconnect_reported_by_the_server_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Some servers raise an OSError on a disconnect; that is not a defect."""
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}
@@ -154,13 +154,13 @@ async def test_a_server_that_says_the_client_left_ends_it_quietly(capsys: pytest
 
 
 async def test_a_request_that_is_cancelled_stays_cancelled() -> None:
-    """A server that ends must not wait for answers nobody gets."""
+    """A server that shuts down must not wait for responses that no client receives."""
     with pytest.raises(asyncio.CancelledError):
         await asked(asyncio.CancelledError())
 
 
 async def test_a_server_without_raw_paths_can_be_served() -> None:
-    """ASGI makes it optional; then a decoded path is all there is, and an escape in it is refused as ever."""
+    """`raw_path` is optional in ASGI; without it escapes in the decoded path are still refused."""
 
     async def without(scope: Scope, receive: Receive, send_: Send) -> None:
         del scope["raw_path"]

@@ -1,4 +1,4 @@
-"""Conditions: lenient where a reader asks, strict where a writer relies on them."""
+"""Conditional requests: lenient on reads, strict on writes."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ OTHER = "sha256:" + "cd" * 32
         f"{OTHER},{DIGEST}",
     ],
 )
-def test_a_reader_who_has_it(header: str) -> None:
-    """Quoted, unquoted, weak, in a list, or anything at all."""
+def test_a_matching_if_none_match(header: str) -> None:
+    """Quoted, unquoted, weak, in a list, or `*`."""
     assert not_modified(header, DIGEST)
 
 
 @pytest.mark.parametrize(
     "header", ["", '""', f'"{OTHER}"', DIGEST[:-1], f'"{DIGEST}', '"*"', "garbage garbage", f'"{DIGEST}x"', ","]
 )
-def test_a_reader_who_has_not(header: str) -> None:
-    """Garbage is no reason to send nothing."""
+def test_an_if_none_match_that_does_not_match(header: str) -> None:
+    """An invalid header is ignored, and the content is sent."""
     assert not not_modified(header, DIGEST)
 
 
 def test_if_range_names_exactly_this_content() -> None:
-    """Anything but the strong ETag gets the whole blob."""
+    """Only the strong ETag allows a range; anything else gets the whole blob."""
     assert range_applies(None, DIGEST)
     assert range_applies(f'"{DIGEST}"', DIGEST)
     assert not range_applies(f'W/"{DIGEST}"', DIGEST)
@@ -51,16 +51,16 @@ def test_if_range_names_exactly_this_content() -> None:
 
 
 def test_no_condition() -> None:
-    """Most writes say nothing."""
+    """Most writes have no condition."""
     assert write_conditions(None, None) is UNCONDITIONAL
 
 
-def test_only_if_the_name_is_free() -> None:
+def test_if_none_match_any_on_a_write() -> None:
     """If-None-Match: * on a PUT."""
     assert write_conditions("*", None) == Conditions(if_none_match_any=True)
 
 
-def test_only_if_the_name_means_this() -> None:
+def test_if_match_on_a_write() -> None:
     """If-Match with one digest, several, or any."""
     assert write_conditions(None, f'"{DIGEST}"') == Conditions(if_match=frozenset({DIGEST}))
     assert write_conditions(None, DIGEST) == Conditions(if_match=frozenset({DIGEST}))
@@ -75,7 +75,7 @@ def test_a_weak_tag_matches_no_write() -> None:
 
 @pytest.mark.parametrize("header", ["", f'"{DIGEST}"', '"*"', "* , *", "W/*"])
 def test_another_if_none_match_on_a_write_is_refused(header: str) -> None:
-    """A condition that is not understood must not count as one that holds."""
+    """A condition that is not understood must not count as fulfilled."""
     with pytest.raises(ConditionInvalid):
         write_conditions(header, None)
 
@@ -84,7 +84,7 @@ def test_another_if_none_match_on_a_write_is_refused(header: str) -> None:
     "header", ["", f'"{DIGEST}', f'{DIGEST}"', "a b", f'"{DIGEST}" "{OTHER}"', ",", f'"{DIGEST}", *']
 )
 def test_a_malformed_if_match_is_refused(header: str) -> None:
-    """So is a list that can't be read to its end."""
+    """A list with an invalid member is refused as well."""
     with pytest.raises(ConditionInvalid):
         write_conditions(None, header)
 
@@ -92,7 +92,7 @@ def test_a_malformed_if_match_is_refused(header: str) -> None:
 @pytest.mark.lengthy
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_refused(header: str) -> None:
-    """No header value gets anything else out of the parser."""
+    """Every header value is either parsed or refused with ConditionInvalid."""
     not_modified(header, DIGEST)
     conditions = None
     with contextlib.suppress(ConditionInvalid):
