@@ -106,17 +106,17 @@ class Application(Starlette):
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
         self._mirror: Mirror | None = None
-        self._push_gate: PushProxy | None = None
+        self._push_proxy: PushProxy | None = None
         self._observer = observer
         health = HealthEndpoints(observer, self._readiness)
-        self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
+        self._endpoints: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
         if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
             await self._api(scope, receive, send)
-        elif scope["type"] == "http" and (beside := self._beside.get(_beside_name(scope["path"]))) is not None:
-            await beside(scope, receive, send)
+        elif scope["type"] == "http" and (endpoint := self._endpoints.get(_endpoint_key(scope["path"]))) is not None:
+            await endpoint(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -128,16 +128,16 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
-        self._turns = InterprocessLock(self._settings.server.data)
-        self._mirror, self._push_gate = build_mirror(
+        self._locks = InterprocessLock(self._settings.server.data)
+        self._mirror, self._push_proxy = build_mirror(
             self._upstreams,
             store.registry,
             store.blobs,
             store.database,
-            self._turns,
+            self._locks,
             clock=self._clock,
             tell=self._handle_event,
-            check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
+            check_room=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
         )
@@ -153,14 +153,14 @@ class Application(Starlette):
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
             scheduler = RebuildScheduler(
-                self._settings, store, self._clock, self._handle_event, self._mirror, self._push_gate
+                self._settings, store, self._clock, self._handle_event, self._mirror, self._push_proxy
             )
             rebuilding = asyncio.create_task(scheduler.run())
         recording = asyncio.create_task(self._mirror.run())
         has_push_proxy = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
-        settling = asyncio.create_task(self._push_gate.run()) if has_push_proxy else None
+        settling = asyncio.create_task(self._push_proxy.run()) if has_push_proxy else None
         if self._reload is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_settings, self._reload)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
             async with self._observer.running():
@@ -174,10 +174,10 @@ class Application(Starlette):
                         await task
             if self._witnesses is not None:
                 await self._witnesses.aclose()
-            await self._push_gate.aclose()
+            await self._push_proxy.aclose()
             await self._mirror.aclose()
             await self._upstreams.aclose()
-            self._turns.close()
+            self._locks.close()
             for signer in self._signers:
                 signer.close()
             if self._notifier is not None:
@@ -208,7 +208,7 @@ class Application(Starlette):
         if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
             self._notifier.dispatcher.tell(event)
 
-    def _refused(self, refused: RefusedWrite) -> None:
+    def _notify_refusal(self, refused: RefusedWrite) -> None:
         """Notify the receivers of a refused write. It is already logged."""
         if self._notifier is None:
             return
@@ -230,11 +230,11 @@ class Application(Starlette):
             check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
-        registry.refusals.tell = self._refused
+        registry.refusals.tell = self._notify_refusal
         logins = logins or Logins(UserFile(settings.htpasswd))
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
-        gate = RequestAuth(access, _realm(settings), _open_to(settings))
+        auth = RequestAuth(access, _realm(settings), _open_to(settings))
         server = settings.server
         api_settings = ApiSettings(
             public_url=server.public_url,
@@ -245,18 +245,18 @@ class Application(Starlette):
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
             name_resolver=settings.name_resolver,
         )
-        self._api = DistributionApi(registry, api_settings, gate, self._observer, self._mirror, self._push_gate)
+        self._api = DistributionApi(registry, api_settings, auth, self._observer, self._mirror, self._push_proxy)
         self._observer.lines_wanted = bool(server.access_log)
         local = "admins" if server.behind_proxy else "local"
         open_to = "everybody" if server.public_metrics else local
-        self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
-        self._beside[TOKEN_PATH] = TokenService(self._observer, gate, settings.name_resolver)
+        self._endpoints[METRICS_PATH] = Metrics(self._observer, auth, self._gauges, open_to)
+        self._endpoints[TOKEN_PATH] = TokenService(self._observer, auth, settings.name_resolver)
         public = settings.ledger.public
-        self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=public)
-        self._beside[OBSERVATIONS_PREFIX] = LedgerApi(
-            self._observer, registry.observed, gate, public=public, prefix=OBSERVATIONS_PREFIX
+        self._endpoints[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, auth, public=public)
+        self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
+            self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
-        self._beside[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, gate, api_settings.read_only)
+        self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings.read_only)
 
     def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
         data = self._settings.server.data
@@ -270,20 +270,20 @@ class Application(Starlette):
             gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
         return gauges
 
-    def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
-        """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
+    def _reload_settings(self, reload: Callable[[], Settings]) -> None:
+        """Apply what a running server can of a changed configuration; an invalid one changes nothing."""
         if self._store is None:
             return
         try:
             newer = reload()
-            settings = self._settings.taking_over(newer)
+            settings = self._settings.with_live_changes(newer)
             begin_ledger(self._store, settings)
         except BoltsealError as error:
             self._notes = (f"reload failed, the previous configuration stays in force: {error.message}",)
             _log.error("reload failed, the previous configuration stays in force", reason=error.message)
             return
-        left_out = self._settings.left_out(newer)
-        self._notes = (f"changed settings that need a restart: {', '.join(left_out)}",) * bool(left_out)
+        need_restart = self._settings.restart_required(newer)
+        self._notes = (f"changed settings that need a restart: {', '.join(need_restart)}",) * bool(need_restart)
         try:
             # The parent replaces the workers when the files have changed; this only reports errors.
             check_certificate(settings.server.tls_cert, settings.server.tls_key)
@@ -293,15 +293,15 @@ class Application(Starlette):
         self._settings = settings
         # Requests in progress finish under the rules they began with.
         store = self._store
-        registry = build_registry(store.database, store.blobs, settings.rules, self._room(), bounds(settings))
-        if self._push_gate is not None:
-            self._push_gate.registry = registry
+        registry = build_registry(store.database, store.blobs, settings.rules, self._disk_reserve(), bounds(settings))
+        if self._push_proxy is not None:
+            self._push_proxy.registry = registry
         self._serve(registry, settings, self._logins)
         _log.info("configuration reloaded", rules=len(settings.rules.user))
-        if left_out:
-            _log.warning("changed settings need a restart", settings=list(left_out))
+        if need_restart:
+            _log.warning("changed settings need a restart", settings=list(need_restart))
 
-    def _room(self) -> DiskReserve:
+    def _disk_reserve(self) -> DiskReserve:
         server = self._settings.server
         return DiskReserve(server.data, int(server.disk_reserve_bytes))
 
@@ -322,7 +322,7 @@ class Application(Starlette):
         if self._notifier is not None:
             notes = (*notes, *self._notifier.dispatcher.troubles)
         read_only = _read_only(self._settings, self._store)
-        return await readiness(self._store.database, self._room(), read_only, notes, self._clock)
+        return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
 
 
 def create_app(
@@ -347,7 +347,7 @@ def create_app(
 
 
 async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settings]) -> None:
-    """Once an hour, in every process: they may meet at something, and then one of them finds nothing to do."""
+    """Delete what is not needed, once an hour; processes that meet at the same item do not disturb each other."""
     while True:
         if not settings().server.read_only:
             try:
@@ -361,7 +361,7 @@ async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settin
 
 
 def _tidy_up(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """How many abandoned uploads, mirrored manifests and blobs, and bytes of blobs that nothing names went."""
+    """Delete abandoned uploads, expired mirrored images and unreferenced blobs; return how many."""
     uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
     if store.database.frozen is not None or not settings.upstreams:
         return {"uploads": uploads}
@@ -405,7 +405,7 @@ def _open_to(settings: Settings) -> frozenset[str] | None:
     return frozenset({"localhost", "127.0.0.1", "[::1]", host, *([public.lower()] if public else [])})
 
 
-def _beside_name(path: str) -> str:
+def _endpoint_key(path: str) -> str:
     """Return the key of a path in the table of endpoints: a prefix, or the path itself."""
     return next(
         (prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX) if path.startswith(prefix)), path

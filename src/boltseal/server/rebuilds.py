@@ -143,7 +143,7 @@ class RebuildScheduler:
         clock: Callable[[], int],
         on_outdated: Callable[[BaseOutdated], None],
         mirror: Mirror | None = None,
-        push_gate: PushProxy | None = None,
+        push_proxy: PushProxy | None = None,
         *,
         outside: ASGIApp | None = None,
     ) -> None:
@@ -152,7 +152,7 @@ class RebuildScheduler:
         self._clock = clock
         self._on_outdated = on_outdated
         self._upstreams = frozenset(terms.name for terms in settings.upstreams)
-        self._inside = _inside(settings, store, mirror, push_gate)
+        self._inside = _inside(settings, store, mirror, push_proxy)
         self._outside = outside
         self._tokens = {
             name: token_of(name, secret(name)) for action in settings.actions if (name := action.token_env) is not None
@@ -213,9 +213,9 @@ class RebuildScheduler:
                     answers = await looker.look(wanted, afresh=bool(found))
                     if not found:
                         stand = Counter(str(one.verdict.status) for one in answers)
-                        _log.info("bases of images looked at", images=len(answers), stand=dict(stand))
+                        _log.info("images checked for outdated bases", images=len(answers), stand=dict(stand))
                         for words in rebuilder.sort(answers).words(MAX_WORDS):
-                            _log.warning("a rebuild is not asked for", reason=words)
+                            _log.warning("rebuild not requested", reason=words)
                     asked = await rebuilder.rebuild(answers)
                     found += asked
                     if not any(one.outcome is RebuildOutcome.DONE and one.due.action.command for one in asked):
@@ -254,15 +254,17 @@ class RebuildScheduler:
         await self._registry.records.record(due.image.repository, said, ACTOR)
 
 
-def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_gate: PushProxy | None) -> ASGIApp:
+def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_proxy: PushProxy | None) -> ASGIApp:
     """What we answer, to ourselves: without logins, and without a line in the access log."""
     observer = RequestLog()
     logins = Logins(UserFile(settings.keys / "nobody"))  # a file that is not there: nobody is told apart
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
-    gate = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
-    asked = ApiSettings(read_only=lambda: "nothing is changed past the logins", name_resolver=settings.name_resolver)
-    api = DistributionApi(store.registry, asked, gate, observer, mirror, push_gate)
-    ledger = LedgerApi(observer, store.registry.ledger, gate, public=True)
+    auth = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
+    api_settings = ApiSettings(
+        read_only=lambda: "nothing is changed past the logins", name_resolver=settings.name_resolver
+    )
+    api = DistributionApi(store.registry, api_settings, auth, observer, mirror, push_proxy)
+    ledger = LedgerApi(observer, store.registry.ledger, auth, public=True)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await (ledger if scope["path"].startswith(LEDGER_PREFIX) else api)(scope, receive, send)

@@ -291,7 +291,7 @@ class Settings(BaseSettings):
         """The users' file."""
         return self.auth.htpasswd or self.keys / "htpasswd"
 
-    def taking_over(self, newer: Settings) -> Settings:
+    def with_live_changes(self, newer: Settings) -> Settings:
         """Return these settings with what a running server applies from a changed configuration."""
         server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
         at_start = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
@@ -303,9 +303,9 @@ class Settings(BaseSettings):
         }
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
-    def left_out(self, newer: Settings) -> tuple[str, ...]:
+    def restart_required(self, newer: Settings) -> tuple[str, ...]:
         """Return the settings that differ in `newer` and need a restart."""
-        taken = self.taking_over(newer)
+        taken = self.with_live_changes(newer)
         of_tables = tuple(
             f"[{table}] {name}"
             for table in ("server", "auth", "ledger", "local")

@@ -127,7 +127,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
     def hangup() -> bool:
         nonlocal in_force, served
         with contextlib.suppress(BoltsealError):  # the workers log the error
-            in_force = in_force.taking_over(reload())
+            in_force = in_force.with_live_changes(reload())
         found = served
         with contextlib.suppress(BoltsealError):
             found = check_certificate(server.tls_cert, server.tls_key)

@@ -79,19 +79,19 @@ class RequestLog:
         self._count += 1
         return f"{self._prefix}-{self._count:x}"
 
-    def note(self, call: Request, answer: Response | None, started: float) -> None:
+    def note(self, request: Request, response: Response | None, started: float) -> None:
         """Record a response, or None if the client left. `started`: by `time.perf_counter`."""
         seconds = time.perf_counter() - started
-        scope = call.scope
+        scope = request.scope
         method = scope["method"]
-        bytes_in = call.received_bytes
+        bytes_in = request.received_bytes
         status, bytes_out = CLIENT_GONE, 0
-        if answer is not None:
-            status = answer.status
+        if response is not None:
+            status = response.status
             if method != "HEAD":
-                bytes_out = len(answer.body) or _body_length(answer)
+                bytes_out = len(response.body) or _body_length(response)
         self.totals.request(
-            (method if method in _METHODS else "other", call.route, status), seconds, bytes_in, bytes_out
+            (method if method in _METHODS else "other", request.route, status), seconds, bytes_in, bytes_out
         )
         if self._write is None or not self.lines_wanted:
             return
@@ -101,10 +101,10 @@ class RequestLog:
         raw = scope.get("raw_path") or scope["path"].encode()
         client = scope.get("client")
         address, path = client[0] if client else "", raw[:1024].decode("latin-1")
-        now, actor, ms = time.time_ns(), call.actor.name, round(seconds * 1000, 2)
-        asked = call.asked[:MAX_ASKED_CHARACTERS]
+        now, actor, ms = time.time_ns(), request.actor.name, round(seconds * 1000, 2)
+        asked = request.asked[:MAX_ASKED_CHARACTERS]
         self._queue.append(
-            AccessLogLine(now, call.id, address, actor, method, path, status, bytes_in, bytes_out, ms, asked)
+            AccessLogLine(now, request.id, address, actor, method, path, status, bytes_in, bytes_out, ms, asked)
         )
 
     def all_totals(self) -> RequestMetrics:
@@ -156,8 +156,8 @@ class RequestLog:
                 self._run.save(self.totals)
 
 
-def _body_length(answer: Response) -> int:
-    for name, value in answer.headers:
+def _body_length(response: Response) -> int:
+    for name, value in response.headers:
         if name == b"content-length":
             return int(value)
-    return len(answer.body)
+    return len(response.body)

@@ -54,36 +54,36 @@ class AdminApi(HttpApplication):
     """Serves the admin API. `read_only`: returns why nothing may be changed now, or None."""
 
     def __init__(
-        self, observer: RequestLog, observations: Observations, gate: RequestAuth, read_only: Callable[[], str | None]
+        self, observer: RequestLog, observations: Observations, auth: RequestAuth, read_only: Callable[[], str | None]
     ) -> None:
         super().__init__(observer)
         self._observations = observations
-        self._gate = gate
+        self._auth = auth
         self._read_only = read_only
 
     def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
         basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Admin"
-        if call.scope["path"] != f"{PREFIX}accept" or b"%" in call.scope["raw_path"]:
-            raise RouteUnknown(f"unknown path {quote(path_text(call.scope))}; the admin API has {PREFIX}accept")
-        if call.method != "POST":
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Admin"
+        if request.scope["path"] != f"{PREFIX}accept" or b"%" in request.scope["raw_path"]:
+            raise RouteUnknown(f"unknown path {quote(path_text(request.scope))}; the admin API has {PREFIX}accept")
+        if request.method != "POST":
             raise MethodNotAllowed("method not allowed; use POST", "POST")
-        body = await json_body(call)
+        body = await json_body(request)
         try:
             fields = decode(body, _Accept)
         except ValueError as error:
             raise RequestInvalid(f"cannot read the request: {error}") from error
         repository, tag = Repository(fields.repository), Tag(fields.tag)
         digest = None if fields.digest is None else Digest.parse(fields.digest)
-        call.caller = await self._gate.recognise(call, call.header(b"authorization"))
-        call.actor = self._gate.access.check(call.caller, repository, Action.ADMIN)
+        request.caller = await self._auth.recognise(request, request.header(b"authorization"))
+        request.actor = self._auth.access.check(request.caller, repository, Action.ADMIN)
         read_only = self._read_only()
         if read_only is not None:
             raise MethodNotAllowed(read_only, "GET, HEAD")
-        accepted = await self._observations.accept(repository, tag, digest, call.actor, fields.reason)
+        accepted = await self._observations.accept(repository, tag, digest, request.actor, fields.reason)
         serves = None if accepted.now is None else accepted.now.known.serves
         before = None if accepted.before is None else accepted.before.serves
         return responses.with_body(

@@ -101,17 +101,17 @@ class RequestAuth:
         self._verified: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
         self._admitted: OrderedDict[tuple[bytes, str, Action], _Admitted] = OrderedDict()
 
-    async def admit(self, call: Request, target: Target) -> Actor:
+    async def admit(self, request: Request, target: Target) -> Actor:
         """Return the actor of a request that is allowed to access the target.
 
         Raises: LoginNeeded, RightMissing: the caller lacks the right. LoginWrong, TokenInvalid: the login is wrong.
         AuthorizationInvalid, HostRefused: see there.
         """
         if isinstance(target, _IN_REPOSITORY):
-            return await self._admit_to(call, target.repository, _action(call.method, target))
-        if not await self._authenticate(call):
+            return await self._admit_to(request, target.repository, _action(request.method, target))
+        if not await self._authenticate(request):
             return ANONYMOUS
-        caller = call.caller
+        caller = request.caller
         match target:
             case DiscoverTarget(repository=None):
                 return self.access.check_any(caller)
@@ -119,60 +119,60 @@ class RequestAuth:
                 return self.access.check(caller, repository, Action.PULL)
             case _:
                 catalog = isinstance(target, CatalogTarget)
-                if call.header(b"authorization") is None and self._realm is not None:
+                if request.header(b"authorization") is None and self._realm is not None:
                     # Clients send this first to learn how to log in; a 200 would mean that no login is needed.
                     scope = CATALOG_SCOPE if catalog else ""
                     raise LoginNeeded("authentication required: get a token from the token service", scope)
                 return self.access.check_catalog(caller) if catalog else self.access.check_any(caller)
 
-    async def _admit_to(self, call: Request, repository: Repository, action: Action) -> Actor:
+    async def _admit_to(self, request: Request, repository: Repository, action: Action) -> Actor:
         """Return the actor in a repository, from the cache while it is valid."""
-        authorization = call.header(b"authorization")
+        authorization = request.header(b"authorization")
         users = self.access.users()
         if authorization is None and not self.access.required(users):
-            self.refuse_other_hosts(call)
+            self.refuse_other_hosts(request)
             return ANONYMOUS
         key = (self._cache_key(authorization or ""), repository, action)
         cached = self._admitted.get(key)
         if cached is not None and cached.users is users and cached.until_s > time.monotonic():
-            call.caller = cached.caller
+            request.caller = cached.caller
             return cached.actor
-        call.caller, until_s = await self._verify_cached(call, authorization)
-        actor = self.access.check(call.caller, repository, action)
-        self._admitted[key] = _Admitted(call.caller, actor, users, until_s)
+        request.caller, until_s = await self._verify_cached(request, authorization)
+        actor = self.access.check(request.caller, repository, action)
+        self._admitted[key] = _Admitted(request.caller, actor, users, until_s)
         while len(self._admitted) > MAX_CACHED:
             self._admitted.popitem(last=False)
         return actor
 
-    async def admit_any(self, call: Request) -> None:
+    async def admit_any(self, request: Request) -> None:
         """Admit every authenticated caller, for resources that name no repository. Raises: as `admit`."""
-        if await self._authenticate(call):
-            call.actor = self.access.check_any(call.caller)
+        if await self._authenticate(request):
+            request.actor = self.access.check_any(request.caller)
 
-    async def admit_to_entries(self, call: Request) -> None:
+    async def admit_to_entries(self, request: Request) -> None:
         """Admit callers who may read all entries of the ledger. Raises: as `admit`."""
-        if await self._authenticate(call):
-            call.actor = self.access.check_entries(call.caller)
+        if await self._authenticate(request):
+            request.actor = self.access.check_entries(request.caller)
 
-    async def admit_to_entry(self, call: Request, index: int, repository: Repository) -> None:
+    async def admit_to_entry(self, request: Request, index: int, repository: Repository) -> None:
         """Admit callers who may pull from the repository of an entry. Raises: as `admit`."""
-        if await self._authenticate(call):
-            call.actor = self.access.check_entry(call.caller, index, repository)
+        if await self._authenticate(request):
+            request.actor = self.access.check_entry(request.caller, index, repository)
 
-    async def _authenticate(self, call: Request) -> bool:
+    async def _authenticate(self, request: Request) -> bool:
         """Set `caller` and return True if authentication is required. Raises: HostRefused, AuthorizationInvalid, ..."""
-        authorization = call.header(b"authorization")
+        authorization = request.header(b"authorization")
         if authorization is None and not self.access.required():
-            self.refuse_other_hosts(call)
+            self.refuse_other_hosts(request)
             return False
-        call.caller = await self.recognise(call, authorization)
+        request.caller = await self.recognise(request, authorization)
         return True
 
-    def refuse_other_hosts(self, call: Request) -> None:
+    def refuse_other_hosts(self, request: Request) -> None:
         """Check the Host header of a registry on loopback without users. Raises: HostRefused: it is a foreign name."""
         if self._open_to is None:
             return
-        host = (call.header(b"host") or "").lower()
+        host = (request.header(b"host") or "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if name not in self._open_to:
             raise HostRefused(
@@ -180,11 +180,11 @@ class RequestAuth:
                 "use localhost, or set public_url"
             )
 
-    async def recognise(self, call: Request, authorization: str | None) -> Caller:
+    async def recognise(self, request: Request, authorization: str | None) -> Caller:
         """Return the verified caller. Raises: AuthorizationInvalid, LoginWrong, TokenInvalid, ..."""
-        return (await self._verify_cached(call, authorization))[0]
+        return (await self._verify_cached(request, authorization))[0]
 
-    async def _verify_cached(self, call: Request, authorization: str | None) -> tuple[Caller, float]:
+    async def _verify_cached(self, request: Request, authorization: str | None) -> tuple[Caller, float]:
         """Return the verified caller, and until when the cache may be used for the same users (monotonic seconds)."""
         now_s = time.monotonic()
         if authorization is None or not self.access.required():
@@ -195,7 +195,7 @@ class RequestAuth:
         cached = self._verified.get(key)
         if cached is not None and cached[1] > now_s:
             return cached
-        caller, life_s = await self._verify(call, authorization)
+        caller, life_s = await self._verify(request, authorization)
         if life_s is None:
             return caller, now_s + CACHE_S
         entry = self._verified[key] = caller, now_s + min(CACHE_S, life_s)
@@ -206,13 +206,13 @@ class RequestAuth:
     def _cache_key(self, authorization: str) -> bytes:
         return hashlib.blake2b(authorization.encode("latin-1"), key=self._secret, digest_size=16).digest()
 
-    def may_pull(self, call: Request, repository: Repository) -> bool:
+    def may_pull(self, request: Request, repository: Repository) -> bool:
         """Return whether the sender may pull from a repository other than the target."""
-        return Action.PULL in self.access.allowed(call.caller, repository)
+        return Action.PULL in self.access.allowed(request.caller, repository)
 
-    def may_list(self, call: Request, repository: Repository) -> bool:
+    def may_list(self, request: Request, repository: Repository) -> bool:
         """Return whether the sender may see a repository in the catalog."""
-        return self.access.may_list(call.caller, repository)
+        return self.access.may_list(request.caller, repository)
 
     def challenge(self, error: Unauthenticated) -> Headers:
         """Return the `WWW-Authenticate` header of a 401, as the Docker token specification defines it."""
@@ -225,14 +225,14 @@ class RequestAuth:
                 text += ',error="insufficient_scope"'
         return ((b"www-authenticate", text.encode("latin-1")),)
 
-    async def _verify(self, call: Request, authorization: str) -> tuple[Caller, float | None]:
+    async def _verify(self, request: Request, authorization: str) -> tuple[Caller, float | None]:
         """Return the caller, and the remaining lifetime of the credential in seconds; None: do not cache."""
         scheme, _, rest = authorization.partition(" ")
         match scheme.lower():
             case "basic":
                 user, password = _basic(rest.strip())
                 # Not cached here: `Logins` caches it and notices a changed password.
-                return await self.access.by_password(user, password, call.network), None
+                return await self.access.by_password(user, password, request.network), None
             case "bearer":
                 caller, ends_s = self.access.by_token(rest.strip())
                 return caller, max(0.0, ends_s - time.time())

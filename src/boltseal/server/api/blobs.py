@@ -57,21 +57,21 @@ class BlobRoutes:
         self._headers = lru_cache(_MAX_CACHED_HEADERS)(self._build_headers)
         self._small = _BlobCache(SMALL_CACHE_BYTES)
 
-    async def get(self, call: Request, at: BlobTarget) -> Response:
+    async def get(self, request: Request, target: BlobTarget) -> Response:
         """Return the blob or a range of it; 304 if `If-None-Match` matches."""
-        found = await self._pulls.blob(at.repository, at.digest)
+        found = await self._pulls.blob(target.repository, target.digest)
         digest = str(found.digest)
         full, partial = self._headers(digest, found.size)
-        if_none_match = call.header(b"if-none-match")
+        if_none_match = request.header(b"if-none-match")
         if if_none_match is not None and not_modified(if_none_match, digest):
             return Response(304, partial)
         small = self._small.get(digest)
         if small is None:
             _check_bytes(found)
-        if call.method == "HEAD":
+        if request.method == "HEAD":
             return Response(200, full)
-        range_header = call.header(b"range")
-        if range_header is not None and range_applies(call.header(b"if-range"), digest):
+        range_header = request.header(b"range")
+        if range_header is not None and range_applies(request.header(b"if-range"), digest):
             part = parse_range(range_header, found.size)
             if part is not None:
                 return await self._partial(found, part, partial)
@@ -79,7 +79,7 @@ class BlobRoutes:
             return Response(200, full, small)
         if found.size <= SMALL_BYTES:
             return Response(200, full, await self._read_small(found, digest))
-        if found.path is not None and "http.response.pathsend" in call.scope.get("extensions", ()):
+        if found.path is not None and "http.response.pathsend" in request.scope.get("extensions", ()):
             return FileResponse(200, full, found.path)
         return await stream(200, full, self._pulls.read_blob(found.digest, 0, found.size), found.size)
 
@@ -88,9 +88,9 @@ class BlobRoutes:
         full, _ = self._headers(digest, size)
         return await stream(200, full, chunks, size)
 
-    async def delete(self, call: Request, at: BlobTarget) -> Response:
+    async def delete(self, request: Request, target: BlobTarget) -> Response:
         """Remove the blob from this repository. Refused with 405 if a sealed tag needs it."""
-        await self._deletes.blob(at.repository, at.digest, call.actor)
+        await self._deletes.blob(target.repository, target.digest, request.actor)
         return Response(202, responses.EMPTY)
 
     async def _partial(self, found: BlobAnswer, part: ByteRange, common: Headers) -> Response:

@@ -77,49 +77,49 @@ class DistributionApi(HttpApplication):
         self,
         registry: Registry,
         settings: ApiSettings,
-        gate: RequestAuth,
+        auth: RequestAuth,
         observer: RequestLog | None = None,
         mirror: Mirror | None = None,
-        push_gate: PushProxy | None = None,
+        push_proxy: PushProxy | None = None,
     ) -> None:
         super().__init__(observer or RequestLog(), settings.body)
         self._names = settings.name_resolver
         self._pulls = registry.pulls
         locations = Locations(settings.public_url)
         self._table, self._read_handlers, self._push_handlers = _tables(
-            registry, settings, locations, gate, mirror, push_gate
+            registry, settings, locations, auth, mirror, push_proxy
         )
-        self._gate = gate
+        self._auth = auth
         self._read_only = settings.read_only
         self._route = lru_cache(_MAX_CACHED_PATHS)(self._parse_route)
 
-    async def _answer(self, call: Request) -> Response:
-        scope = call.scope
+    async def _respond(self, request: Request) -> Response:
+        scope = request.scope
         route = self._route(raw_path(scope))
         if route is None:
             raise RouteUnknown(f"{quote(path_text(scope))} is not a path of this registry; the API is under /v2/")
         target = route.target
         kind = type(target)
-        call.route = ROUTE_NAMES[kind]
+        request.route = ROUTE_NAMES[kind]
         methods = self._table[kind]
         handler = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         if handler is None:
             allowed = _allowed(methods)
             raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not allowed here; allowed: {allowed}", allowed)
         if route.resolved is None or scope["query_string"] or scope["method"] not in READS:
-            target = self._resolve(call, target)
+            target = self._resolve(request, target)
         else:
-            target, call.upstream = route.resolved, route.upstream
-        call.actor = await self._gate.admit(call, target)
+            target, request.upstream = route.resolved, route.upstream
+        request.actor = await self._auth.admit(request, target)
         if scope["method"] not in READS:
             read_only = self._read_only()
             if read_only is not None:
                 raise MethodNotAllowed(read_only, _allowed({"GET": handler}))
-        if call.upstream is not None and scope["method"] in READS:
-            return _add_namespace(call, await self._read_handlers.get(kind, handler)(call, target))
-        if call.upstream is not None:
+        if request.upstream is not None and scope["method"] in READS:
+            return _add_namespace(request, await self._read_handlers.get(kind, handler)(request, target))
+        if request.upstream is not None:
             handler = self._push_handlers.get((kind, scope["method"]), handler)
-        return await handler(call, target)
+        return await handler(request, target)
 
     def _parse_route(self, path: bytes) -> _Route | None:
         """Return the route of a path, or None for an unknown path. Raises: NameInvalid and others, as `parse_path`."""
@@ -136,40 +136,40 @@ class DistributionApi(HttpApplication):
             return _Route(target)
         return _Route(target, _with_repository(target, resolution.repository), resolution.upstream)
 
-    def _resolve(self, call: Request, target: Target) -> Target:
+    def _resolve(self, request: Request, target: Target) -> Target:
         """Return the target after name resolution, and set `upstream`.
 
         Raises: NamespaceUnknown, NamespaceRefused: `?ns=` is not served or not allowed. MirrorOnly: pushes are refused.
         """
-        writes = call.method not in READS
-        namespace = call.query.value("ns")
+        writes = request.method not in READS
+        namespace = request.query.value("ns")
         if isinstance(target, BaseTarget | CatalogTarget) or target.repository is None:
             self._names.check_namespace(namespace, writes=writes)
             return target
         resolution = self._names.lead(
             target.repository,
             namespace,
-            pushes=writes and call.method != "DELETE",
+            pushes=writes and request.method != "DELETE",
             writes=writes,
             known_here=self._pulls.known,
         )
-        call.upstream = resolution.upstream
+        request.upstream = resolution.upstream
         return _with_repository(target, resolution.repository)
 
-    def _refusal(self, call: Request, error: BoltsealError) -> Response:
-        if isinstance(error, TagInvalid) and call.method in READS:
+    def _refusal(self, request: Request, error: BoltsealError) -> Response:
+        if isinstance(error, TagInvalid) and request.method in READS:
             # The spec requires 404 for an unknown manifest, also for a tag that could not have been pushed.
             error = NoSuchTag(f"manifest unknown: {error.message}")
-        return super()._refusal(call, error)
+        return super()._refusal(request, error)
 
-    def _error_headers(self, call: Request, error: BoltsealError) -> Headers:
+    def _error_headers(self, request: Request, error: BoltsealError) -> Headers:
         if isinstance(error, SealedDelete):
-            return self._allow(call)
-        return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
+            return self._allow(request)
+        return self._auth.challenge(error) if isinstance(error, Unauthenticated) else ()
 
-    def _allow(self, call: Request) -> Headers:
+    def _allow(self, request: Request) -> Headers:
         """Return the `Allow` header of a refused delete."""
-        route = self._route(raw_path(call.scope))
+        route = self._route(raw_path(request.scope))
         methods: Mapping[str, Handler] = {} if route is None else self._table[type(route.target)]
         return ((b"allow", _allowed(methods, without="DELETE").encode("ascii")),)
 
@@ -178,9 +178,9 @@ def _tables(
     registry: Registry,
     settings: ApiSettings,
     locations: Locations,
-    gate: RequestAuth,
+    auth: RequestAuth,
     mirror: Mirror | None,
-    push_gate: PushProxy | None,
+    push_proxy: PushProxy | None,
 ) -> tuple[Table, Mapping[type[Target], Handler], Mapping[tuple[type[Target], str], Handler]]:
     """Return the handlers of all routes, and those that replace them for reads and pushes of upstreams' repositories.
 
@@ -188,8 +188,8 @@ def _tables(
     """
     manifests = ManifestRoutes(registry.pulls, registry.manifests, registry.deletes, locations, settings)
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
-    uploads = UploadRoutes(registry.uploads, locations, gate)
-    listings = ListingRoutes(registry.pulls, gate)
+    uploads = UploadRoutes(registry.uploads, locations, auth)
+    listings = ListingRoutes(registry.pulls, auth)
     history = HistoryRoutes(registry.ledger, registry.observed)
     records = RecordRoutes(registry.records, registry.ledger)
     table: Table = {
@@ -212,10 +212,10 @@ def _tables(
             "DELETE": uploads.cancel,
         },
     }
-    if mirror is None or push_gate is None:
+    if mirror is None or push_proxy is None:
         return table, {}, {}
     mirrored = MirroredRoutes(mirror, manifests, blobs)
-    gated = PushProxyRoutes(mirror, push_gate, manifests, uploads)
+    gated = PushProxyRoutes(mirror, push_proxy, manifests, uploads)
     reads: dict[type[Target], Handler] = {
         ManifestTarget: mirrored.manifest,
         BlobTarget: mirrored.blob,
@@ -237,12 +237,12 @@ def _with_repository(target: Target, repository: Repository) -> Target:
     return replace(target, repository=repository)
 
 
-def _add_namespace(call: Request, answer: Response) -> Response:
+def _add_namespace(request: Request, response: Response) -> Response:
     """Add the `OCI-Namespace` header if the request had `?ns=` ("Registry Proxying" in the spec)."""
-    namespace = call.query.value("ns") if call.scope["query_string"] else None
-    if namespace is not None and call.upstream is not None:
-        answer.headers = (*answer.headers, (b"oci-namespace", namespace.lower().encode("ascii")))
-    return answer
+    namespace = request.query.value("ns") if request.scope["query_string"] else None
+    if namespace is not None and request.upstream is not None:
+        response.headers = (*response.headers, (b"oci-namespace", namespace.lower().encode("ascii")))
+    return response
 
 
 def _allowed(methods: Mapping[str, Handler], without: str = "") -> str:

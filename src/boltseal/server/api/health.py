@@ -32,11 +32,11 @@ class HealthEndpoints(HttpApplication):
         super().__init__(observer)
         self._ready = ready
 
-    async def _answer(self, call: Request) -> Response:
-        wants_readiness = call.scope["path"] == READY_PATH
-        call.route = "Ready" if wants_readiness else "Health"
-        if call.method not in READS:
-            raise MethodNotAllowed(f"{quote(call.method, 20)} is not allowed here; allowed: GET, HEAD", "GET, HEAD")
+    async def _respond(self, request: Request) -> Response:
+        wants_readiness = request.scope["path"] == READY_PATH
+        request.route = "Ready" if wants_readiness else "Health"
+        if request.method not in READS:
+            raise MethodNotAllowed(f"{quote(request.method, 20)} is not allowed here; allowed: GET, HEAD", "GET, HEAD")
         if not wants_readiness:
             return responses.with_body(b"ok\n", responses.TEXT)
         readiness = await self._ready()

@@ -55,9 +55,9 @@ class HistoryRoutes:
         self._ledger = ledger
         self._observed = observed
 
-    async def discover(self, _: Request, at: DiscoverTarget) -> Response:
+    async def discover(self, _: Request, target: DiscoverTarget) -> Response:
         """List the extensions of this registry or of one repository."""
-        name = "<name>" if at.repository is None else str(at.repository)
+        name = "<name>" if target.repository is None else str(target.repository)
         oci = {
             "name": "_oci",
             "url": _SPEC_URL,
@@ -82,50 +82,50 @@ class HistoryRoutes:
         }
         return responses.with_body(_json({"extensions": [oci, own]}))
 
-    async def tag_history(self, call: Request, at: TagHistoryTarget) -> Response:
+    async def tag_history(self, request: Request, target: TagHistoryTarget) -> Response:
         """Return the events of a tag, newest first; for a mirrored tag without events the observations of it."""
-        n = min(call.query.page_size(), MAX_PAGE)
-        before, since, digest = (call.query.value(name) for name in ("before", "since", "digest"))
+        n = min(request.query.page_size(), MAX_PAGE)
+        before, since, digest = (request.query.value(name) for name in ("before", "since", "digest"))
         before_us = MAX_TIME_US + 1 if before is None else _timestamp("before", before, round_up=True)
         since_us = -1 if since is None else _timestamp("since", since, round_up=False)
         wanted = _digest(digest)
 
         async def events(log: Ledger) -> EventPage:
             return await log.tag_events(
-                at.repository, at.tag, n=n, before_us=before_us, since_us=since_us, digest=wanted
+                target.repository, target.tag, n=n, before_us=before_us, since_us=since_us, digest=wanted
             )
 
         page = await events(self._ledger)
-        if call.upstream is not None and not page.events:
+        if request.upstream is not None and not page.events:
             page = await events(self._observed)
         extra = []
         if page.more:
             kept = {key: value for key, value in (("since", since), ("digest", digest)) if value is not None}
             parameters = {"n": str(n), "before": _time_of(page.events[-1]), **kept}
-            extra.append((b"link", link_next(f"/v2/{at.repository}/_oci/tag-history/{at.tag}", parameters)))
+            extra.append((b"link", link_next(f"/v2/{target.repository}/_oci/tag-history/{target.tag}", parameters)))
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(event) for event in page.events]}
         return responses.with_body(_json(index), OCI_INDEX, extra=extra)
 
-    async def history(self, call: Request, at: HistoryTarget) -> Response:
+    async def history(self, request: Request, target: HistoryTarget) -> Response:
         """Return the ledger entries of a repository or tag, oldest first, optionally of some kinds only."""
-        n, after = page_parameters(call)
-        kinds = call.query.value("kinds")
-        page = await self._ledger.history(at.repository, at.tag, after=after, n=n, kinds=_kinds(kinds))
-        path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
+        n, after = page_parameters(request)
+        kinds = request.query.value("kinds")
+        page = await self._ledger.history(target.repository, target.tag, after=after, n=n, kinds=_kinds(kinds))
+        path = f"/v2/{target.repository}/_boltseal/history" + (f"/{target.tag}" if target.tag is not None else "")
         return entries_response(page, path, n, {} if kinds is None else {"kinds": kinds})
 
-    async def observations(self, call: Request, at: ObservationsTarget) -> Response:
+    async def observations(self, request: Request, target: ObservationsTarget) -> Response:
         """Return the observations of a mirrored repository or one of its tags, oldest first."""
-        n, after = page_parameters(call)
-        page = await self._observed.history(at.repository, at.tag, after=after, n=n)
-        path = f"/v2/{at.repository}/_boltseal/observations" + (f"/{at.tag}" if at.tag is not None else "")
+        n, after = page_parameters(request)
+        page = await self._observed.history(target.repository, target.tag, after=after, n=n)
+        path = f"/v2/{target.repository}/_boltseal/observations" + (f"/{target.tag}" if target.tag is not None else "")
         return entries_response(page, path, n)
 
 
-def page_parameters(call: Request) -> tuple[int, int]:
+def page_parameters(request: Request) -> tuple[int, int]:
     """Return the requested number of entries, and the index after which they begin. Raises: QueryInvalid."""
-    after = call.query.value("after")
-    return min(call.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
+    after = request.query.value("after")
+    return min(request.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
 
 
 def entries_response(page: EntryPage, path: str, n: int, kept: Mapping[str, str] | None = None) -> Response:

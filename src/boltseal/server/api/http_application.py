@@ -37,44 +37,44 @@ class HttpApplication(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         started = perf_counter()
-        call = Request(scope, receive, self._observer.next_id(), self._limits)
+        request = Request(scope, receive, self._observer.next_id(), self._limits)
         try:
-            answer = await self._answer(call)
+            response = await self._respond(request)
         except BoltsealError as error:
-            answer = self._refusal(call, error)
+            response = self._refusal(request, error)
         except ClientGone:
-            self._observer.note(call, None, started)
+            self._observer.note(request, None, started)
             return
         except Exception:  # noqa: BLE001 - the outermost layer: any defect becomes a 500
-            answer = _internal_error(call)
-        answer.headers = (*answer.headers, (b"x-request-id", call.id.encode("ascii")))
+            response = _internal_error(request)
+        response.headers = (*response.headers, (b"x-request-id", request.id.encode("ascii")))
         try:
-            await answer.send(scope, receive, send)
+            await response.send(scope, receive, send)
             if scope["method"] not in READS:
-                await call.drain_body()
+                await request.drain_body()
         except OSError:
             pass  # the server reports in this way that the client has left
         except Exception:  # noqa: BLE001 - the headers are sent: only closing the connection is left
-            _log.exception("response aborted", method=call.method, path=path_text(scope))
-        self._observer.note(call, answer, started)
+            _log.exception("response aborted", method=request.method, path=path_text(scope))
+        self._observer.note(request, response, started)
 
     @abstractmethod
-    async def _answer(self, call: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         """Return the response to a request. Raises: BoltsealError, ClientGone."""
 
     @abstractmethod
-    def _error_headers(self, call: Request, error: BoltsealError) -> Headers:
+    def _error_headers(self, request: Request, error: BoltsealError) -> Headers:
         """Return further headers of an error response, such as a challenge."""
 
-    def _refusal(self, call: Request, error: BoltsealError) -> Response:
+    def _refusal(self, request: Request, error: BoltsealError) -> Response:
         """Return the response of an error, and log it if the server is the cause."""
         self._observer.totals.refusal(type(error).__name__)
-        answer = refusal(error, self._error_headers(call, error))
-        if answer.status >= 500:
-            at = {"method": call.method, "path": path_text(call.scope)}
-            _log.warning("request failed", **at, status=answer.status, reason=error.message)
-            _log.debug("request failed, traceback", **at, exc_info=error)
-        return answer
+        response = refusal(error, self._error_headers(request, error))
+        if response.status >= 500:
+            fields = {"method": request.method, "path": path_text(request.scope)}
+            _log.warning("request failed", **fields, status=response.status, reason=error.message)
+            _log.debug("request failed, traceback", **fields, exc_info=error)
+        return response
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -88,8 +88,8 @@ def path_text(scope: Scope) -> str:
     return raw_path(scope).decode("ascii", "backslashreplace")
 
 
-def _internal_error(call: Request) -> Response:
+def _internal_error(request: Request) -> Response:
     """Return the 500 of an unexpected exception, and log it. Call it only while the exception is handled."""
-    _log.exception("internal error", request_id=call.id, method=call.method, path=path_text(call.scope))
-    message = f"internal error; the log of the registry has the cause under {call.id}"
+    _log.exception("internal error", request_id=request.id, method=request.method, path=path_text(request.scope))
+    message = f"internal error; the log of the registry has the cause under {request.id}"
     return failure(500, ErrorCode.UNSUPPORTED, message)

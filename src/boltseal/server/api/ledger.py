@@ -42,12 +42,12 @@ class LedgerApi(HttpApplication):
     """Serves one log under `prefix`. `public`: checkpoint, hashes and rotations need no login."""
 
     def __init__(
-        self, observer: RequestLog, ledger: Ledger, gate: RequestAuth, *, public: bool, prefix: str = PREFIX
+        self, observer: RequestLog, ledger: Ledger, auth: RequestAuth, *, public: bool, prefix: str = PREFIX
     ) -> None:
         super().__init__(observer)
         self._prefix = prefix
         self._ledger = ledger
-        self._gate = gate
+        self._auth = auth
         self._public = public
 
     def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
@@ -55,51 +55,51 @@ class LedgerApi(HttpApplication):
         basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Ledger"
-        path: str = call.scope["path"].removeprefix(self._prefix)
-        if b"%" in call.scope["raw_path"]:
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Ledger"
+        path: str = request.scope["path"].removeprefix(self._prefix)
+        if b"%" in request.scope["raw_path"]:
             raise RouteUnknown("escapes are not allowed in paths of the ledger")
-        if call.method not in READS:
+        if request.method not in READS:
             raise MethodNotAllowed("method not allowed; use GET", "GET, HEAD")
         if path == "checkpoint":
-            await self._admit(call)
+            await self._admit(request)
             return responses.with_body(await self._ledger.checkpoint(), responses.TEXT)
         if path == "rotations":
-            await self._admit(call)
+            await self._admit(request)
             receipts = [base64.b64encode(receipt).decode() for receipt in await self._ledger.rotations()]
             return responses.with_body(json.dumps({"receipts": receipts}).encode())
         kind, _, rest = path.partition("/")
         if kind == "receipt" and rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
-            return await self._receipt(call, int(rest))
-        return await self._tile(call, path)
+            return await self._receipt(request, int(rest))
+        return await self._tile(request, path)
 
-    async def _admit(self, call: Request) -> None:
+    async def _admit(self, request: Request) -> None:
         if not self._public:
-            await self._gate.admit_any(call)
+            await self._auth.admit_any(request)
 
-    async def _tile(self, call: Request, path: str) -> Response:
+    async def _tile(self, request: Request, path: str) -> Response:
         try:
-            at = parse_path(path)
+            tile_id = parse_path(path)
         except TileInvalid as error:
             raise RouteUnknown(f"{quote(path)} is not a path of the ledger: {error.message}") from error
-        if isinstance(at, BundleId):
-            await self._gate.admit_to_entries(call)
+        if isinstance(tile_id, BundleId):
+            await self._auth.admit_to_entries(request)
         else:
-            await self._admit(call)
-        public = self._public and not isinstance(at, BundleId)
+            await self._admit(request)
+        public = self._public and not isinstance(tile_id, BundleId)
         cache_control = f"{'public' if public else 'private'}, {_IMMUTABLE}"
         return responses.with_body(
-            await self._ledger.tile(at),
+            await self._ledger.tile(tile_id),
             "application/octet-stream",
-            cache_control=cache_control if at.width == WIDTH else caching.NO_STORE,
+            cache_control=cache_control if tile_id.width == WIDTH else caching.NO_STORE,
         )
 
-    async def _receipt(self, call: Request, index: int) -> Response:
-        await self._gate.admit_any(call)
+    async def _receipt(self, request: Request, index: int) -> Response:
+        await self._auth.admit_any(request)
         entry = await self._ledger.entry(index)
         if entry.repository:
-            await self._gate.admit_to_entry(call, index, Repository(entry.repository))
+            await self._auth.admit_to_entry(request, index, Repository(entry.repository))
         else:
-            await self._gate.admit_to_entries(call)
+            await self._auth.admit_to_entries(request)
         return responses.with_body(await self._ledger.receipt(index), responses.TEXT)

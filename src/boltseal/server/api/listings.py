@@ -33,31 +33,31 @@ _ROW_BYTES: Final = 300
 class ListingRoutes:
     """The handlers of `BaseTarget`, `CatalogTarget`, `TagListTarget` and `ReferrersTarget`."""
 
-    def __init__(self, pulls: Pulls, gate: RequestAuth) -> None:
+    def __init__(self, pulls: Pulls, auth: RequestAuth) -> None:
         self._pulls = pulls
-        self._gate = gate
+        self._auth = auth
 
-    async def base(self, call: Request, at: BaseTarget) -> Response:
+    async def base(self, request: Request, target: BaseTarget) -> Response:
         """Confirm that this is the distribution API (end-1)."""
         return responses.with_body(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
 
-    async def catalog(self, call: Request, at: CatalogTarget) -> Response:
+    async def catalog(self, request: Request, target: CatalogTarget) -> Response:
         """Return a page of the repositories that have content and that the caller may pull."""
-        n, last = call.query.page_size(), call.query.value("last")
-        page = await self._pulls.catalog(n, last, may_read=lambda name: self._gate.may_list(call, name))
+        n, last = request.query.page_size(), request.query.value("last")
+        page = await self._pulls.catalog(n, last, may_read=lambda name: self._auth.may_list(request, name))
         return _page({"repositories": page.items}, "/v2/_catalog", n, page.items[-1:] if page.more else ())
 
-    async def tags(self, call: Request, at: TagListTarget) -> Response:
+    async def tags(self, request: Request, target: TagListTarget) -> Response:
         """Return a page of the tags of a repository."""
-        n, last = call.query.page_size(), call.query.value("last")
-        return tags_response(at.repository, await self._pulls.tags(at.repository, n, last), n)
+        n, last = request.query.page_size(), request.query.value("last")
+        return tags_response(target.repository, await self._pulls.tags(target.repository, n, last), n)
 
-    async def referrers(self, call: Request, at: ReferrersTarget) -> Response:
+    async def referrers(self, request: Request, target: ReferrersTarget) -> Response:
         """Return an index of the manifests whose subject is this digest, optionally of one artifact type."""
-        n, last = call.query.page_size(), call.query.value("last")
-        artifact_type = call.query.value("artifactType") or None
-        found = await self._pulls.referrers(at.repository, at.digest, artifact_type, after=last or "", n=n)
-        return referrers_response(at, found, artifact_type, n)
+        n, last = request.query.page_size(), request.query.value("last")
+        artifact_type = request.query.value("artifactType") or None
+        found = await self._pulls.referrers(target.repository, target.digest, artifact_type, after=last or "", n=n)
+        return referrers_response(target, found, artifact_type, n)
 
 
 def tags_response(repository: Repository, page: Page[Tag], n: int) -> Response:
@@ -66,13 +66,13 @@ def tags_response(repository: Repository, page: Page[Tag], n: int) -> Response:
     return _page({"name": repository, "tags": page.items}, path, n, page.items[-1:] if page.more else ())
 
 
-def referrers_response(at: ReferrersTarget, found: ReferrersPage, artifact_type: str | None, n: int) -> Response:
+def referrers_response(target: ReferrersTarget, found: ReferrersPage, artifact_type: str | None, n: int) -> Response:
     """Return the response for a page of referrers, shortened to the size limit."""
     page = _limit_size(found.rows)
     extra = [] if artifact_type is None else [(b"oci-filters-applied", b"artifactType")]
     if page and (found.more or len(page) < len(found.rows)):
         kept = {} if artifact_type is None else {"artifactType": artifact_type}
-        path = f"/v2/{at.repository}/referrers/{at.digest}"
+        path = f"/v2/{target.repository}/referrers/{target.digest}"
         extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _digest_text(page[-1])})))
     return responses.with_body(format_index(page), OCI_INDEX, extra=extra)
 

@@ -51,39 +51,39 @@ class ManifestRoutes:
         self._anonymous_pull = settings.anonymous_pull
         self._headers = lru_cache(_MAX_CACHED_HEADERS)(self._build_headers)
 
-    async def get(self, call: Request, at: ManifestTarget) -> Response:
+    async def get(self, request: Request, target: ManifestTarget) -> Response:
         """Return the manifest; 304 if `If-None-Match` matches."""
-        return self.answer(call, await self._pulls.manifest(at.repository, at.reference))
+        return self.manifest_response(request, await self._pulls.manifest(target.repository, target.reference))
 
-    def answer(self, call: Request, found: ManifestAnswer) -> Response:
+    def manifest_response(self, request: Request, found: ManifestAnswer) -> Response:
         """Return the response for a manifest that was found."""
         digest = str(found.digest)
         full, unchanged = self._headers(found.media_type, digest, found.size, found.sealed, found.by_digest)
-        if_none_match = call.header(b"if-none-match")
+        if_none_match = request.header(b"if-none-match")
         if if_none_match is not None and not_modified(if_none_match, digest):
             return Response(304, unchanged)
         return Response(200, full, found.raw)
 
-    async def put(self, call: Request, at: ManifestTarget, publish: Publish | None = None) -> Response:
+    async def put(self, request: Request, target: ManifestTarget, publish: Publish | None = None) -> Response:
         """Publish the body under a tag, a digest, or a digest and the tags of the query: all or none.
 
         `publish`: publishes the manifest; None: the registry.
         """
-        tags = _tags(call)
-        conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
-        raw = await call.read_body(self._max_bytes)
+        tags = _tags(request)
+        conditions = write_conditions(request.header(b"if-none-match"), request.header(b"if-match"))
+        raw = await request.read_body(self._max_bytes)
         published = await (publish or self._manifests.put)(
-            at.repository, at.reference, tags, raw, call.header(b"content-type"), conditions, call.actor
+            target.repository, target.reference, tags, raw, request.header(b"content-type"), conditions, request.actor
         )
-        return Response(201, self._published(at, published, tags))
+        return Response(201, self._published(target, published, tags))
 
-    async def delete(self, call: Request, at: ManifestTarget) -> Response:
+    async def delete(self, request: Request, target: ManifestTarget) -> Response:
         """Delete a tag, or a manifest with all its tags. Refused with 405 if a sealed tag needs it."""
-        conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
-        if isinstance(at.reference, Digest):
-            await self._deletes.manifest(at.repository, at.reference, conditions, call.actor)
+        conditions = write_conditions(request.header(b"if-none-match"), request.header(b"if-match"))
+        if isinstance(target.reference, Digest):
+            await self._deletes.manifest(target.repository, target.reference, conditions, request.actor)
         else:
-            await self._deletes.tag(at.repository, at.reference, conditions, call.actor)
+            await self._deletes.tag(target.repository, target.reference, conditions, request.actor)
         return Response(202, responses.EMPTY)
 
     def _build_headers(
@@ -104,10 +104,10 @@ class ManifestRoutes:
             responses.NOSNIFF,
         ), unchanged
 
-    def _published(self, at: ManifestTarget, published: Published, asked: tuple[Tag, ...]) -> Headers:
+    def _published(self, target: ManifestTarget, published: Published, asked: tuple[Tag, ...]) -> Headers:
         digest = str(published.digest)
         pairs = [
-            ("location", self._locations.manifest(at.repository, published.digest)),
+            ("location", self._locations.manifest(target.repository, published.digest)),
             ("docker-content-digest", digest),
             ("etag", f'"{digest}"'),
             ("content-length", "0"),
@@ -121,9 +121,9 @@ class ManifestRoutes:
         return responses.headers(pairs)
 
 
-def _tags(call: Request) -> tuple[Tag, ...]:
+def _tags(request: Request) -> tuple[Tag, ...]:
     """Return the tags of `?tag=` without duplicates. Raises: TagInvalid, UriTooLong."""
-    asked = call.query.all("tag")
+    asked = request.query.all("tag")
     if len(asked) > MAX_TAGS:
         raise UriTooLong(f"the query has {len(asked)} tags; at most {MAX_TAGS} are allowed in one push")
     return tuple(dict.fromkeys(Tag(tag) for tag in asked))

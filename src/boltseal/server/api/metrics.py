@@ -59,31 +59,31 @@ class MetricsDenied(Denied):
 class Metrics(HttpApplication):
     """Serves /metrics. `gauges`: called in a thread. `open_to`: `local`, `everybody`, or `admins` only."""
 
-    def __init__(self, observer: RequestLog, gate: RequestAuth, gauges: Gauges, open_to: str) -> None:
+    def __init__(self, observer: RequestLog, auth: RequestAuth, gauges: Gauges, open_to: str) -> None:
         super().__init__(observer)
-        self._gate = gate
+        self._auth = auth
         self._gauges = gauges
         self._open_to = open_to
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Metrics"
-        await self._admit(call)
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Metrics"
+        await self._admit(request)
         return responses.with_body(await asyncio.to_thread(self._exposition), CONTENT_TYPE_LATEST)
 
     def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
-        return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
+        return self._auth.challenge(error) if isinstance(error, Unauthenticated) else ()
 
-    async def _admit(self, call: Request) -> None:
+    async def _admit(self, request: Request) -> None:
         if self._open_to == "everybody":
             return
-        authorization = call.header(b"authorization")
-        if authorization is not None and self._gate.access.required():
-            caller = await self._gate.recognise(call, authorization)
-            call.actor = caller.actor
-            if Action.ADMIN in self._gate.access.allowed(caller, _EVERYWHERE):
+        authorization = request.header(b"authorization")
+        if authorization is not None and self._auth.access.required():
+            caller = await self._auth.recognise(request, authorization)
+            request.actor = caller.actor
+            if Action.ADMIN in self._auth.access.allowed(caller, _EVERYWHERE):
                 return
-        if self._open_to == "local" and _is_loopback(call):
-            self._gate.refuse_other_hosts(call)
+        if self._open_to == "local" and _is_loopback(request):
+            self._auth.refuse_other_hosts(request)
             return
         raise MetricsDenied(
             "metrics are only served to this machine and to administrators of all repositories; see public_metrics"
@@ -151,8 +151,8 @@ def _requests(totals: RequestMetrics) -> Iterator[Metric]:
     yield from (count, received, sent, latency)
 
 
-def _is_loopback(call: Request) -> bool:
-    host, _ = call.scope.get("client") or ("", 0)
+def _is_loopback(request: Request) -> bool:
+    host, _ = request.scope.get("client") or ("", 0)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 class PushProxyRoutes:
     """The handlers for pushes to an upstream's name."""
 
-    def __init__(self, mirror: Mirror, push_gate: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
+    def __init__(self, mirror: Mirror, push_proxy: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
         self._mirror = mirror
-        self._push_gate = push_gate
+        self._push_proxy = push_proxy
         self._manifests = manifests
         self._uploads = uploads
 
-    async def put(self, call: Request, at: ManifestTarget) -> Response:
+    async def put(self, request: Request, target: ManifestTarget) -> Response:
         """Push a manifest; 201 when upstream has it."""
-        return await self._manifests.put(call, at, partial(self._push_gate.put, self._upstream(call)))
+        return await self._manifests.put(request, target, partial(self._push_proxy.put, self._upstream(request)))
 
-    async def start(self, call: Request, at: UploadsTarget) -> Response:
+    async def start(self, request: Request, target: UploadsTarget) -> Response:
         """Begin an upload, or mount the blob; a complete blob is forwarded."""
-        upstream = self._upstream(call)
-        await self._push_gate.begin(upstream, at.repository)
-        answer = await self._uploads.start(call, at)
-        if answer.status == 201:
-            digest = call.query.value("mount") or call.query.value("digest")
-            self._push_gate.arrived(upstream, at.repository, Digest.parse(digest or ""))
-        return answer
+        upstream = self._upstream(request)
+        await self._push_proxy.begin(upstream, target.repository)
+        response = await self._uploads.start(request, target)
+        if response.status == 201:
+            digest = request.query.value("mount") or request.query.value("digest")
+            self._push_proxy.arrived(upstream, target.repository, Digest.parse(digest or ""))
+        return response
 
-    async def finish(self, call: Request, at: UploadTarget) -> Response:
+    async def finish(self, request: Request, target: UploadTarget) -> Response:
         """Finish an upload and forward the blob."""
-        answer = await self._uploads.finish(call, at)
-        if answer.status == 201:
-            digest = Digest.parse(call.query.value("digest") or "")
-            self._push_gate.arrived(self._upstream(call), at.repository, digest)
-        return answer
+        response = await self._uploads.finish(request, target)
+        if response.status == 201:
+            digest = Digest.parse(request.query.value("digest") or "")
+            self._push_proxy.arrived(self._upstream(request), target.repository, digest)
+        return response
 
-    def _upstream(self, call: Request) -> Upstream:
-        if call.upstream is None:  # only requests with an upstream are routed here
+    def _upstream(self, request: Request) -> Upstream:
+        if request.upstream is None:  # only requests with an upstream are routed here
             raise AssertionError("request without upstream")
-        return self._mirror.upstream(call.upstream)
+        return self._mirror.upstream(request.upstream)

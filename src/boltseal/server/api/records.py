@@ -55,11 +55,11 @@ class _RecordBody(msgspec.Struct, forbid_unknown_fields=True):
     extra: dict[str, str] = {}
 
 
-async def json_body(call: Request) -> bytes:
+async def json_body(request: Request) -> bytes:
     """Return the body of a request whose content type must be JSON. Raises: NotJson, TooLarge."""
-    if (call.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
+    if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
         raise NotJson(f"the content type must be {JSON_TYPE}")
-    return await call.read_body(MAX_BODY_BYTES)
+    return await request.read_body(MAX_BODY_BYTES)
 
 
 class RecordRoutes:
@@ -69,18 +69,18 @@ class RecordRoutes:
         self._records = records
         self._ledger = ledger
 
-    async def add(self, call: Request, at: RecordsTarget) -> Response:
+    async def add(self, request: Request, target: RecordsTarget) -> Response:
         """Add one record."""
-        record = _parse(await json_body(call))
-        index = await self._records.record(at.repository, record, call.actor)
+        record = _parse(await json_body(request))
+        index = await self._records.record(target.repository, record, request.actor)
         body = json.dumps({"index": index}).encode()
         return Response(201, responses.headers([("content-type", JSON_TYPE), ("content-length", str(len(body)))]), body)
 
-    async def list(self, call: Request, at: RecordsTarget) -> Response:
+    async def list(self, request: Request, target: RecordsTarget) -> Response:
         """List the records of a repository, oldest first."""
-        n, after = page_parameters(call)
-        page = await self._ledger.history(at.repository, None, after=after, n=n, kinds=RECORDS)
-        return entries_response(page, f"/v2/{at.repository}/_boltseal/records", n)
+        n, after = page_parameters(request)
+        page = await self._ledger.history(target.repository, None, after=after, n=n, kinds=RECORDS)
+        return entries_response(page, f"/v2/{target.repository}/_boltseal/records", n)
 
 
 def _parse(raw: bytes) -> LedgerRecord:

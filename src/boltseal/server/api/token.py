@@ -47,36 +47,36 @@ class ScopeInvalid(Invalid):
 class TokenService(HttpApplication):
     """Serves the token endpoint."""
 
-    def __init__(self, observer: RequestLog, gate: RequestAuth, name_resolver: NameResolver = NO_UPSTREAMS) -> None:
+    def __init__(self, observer: RequestLog, auth: RequestAuth, name_resolver: NameResolver = NO_UPSTREAMS) -> None:
         super().__init__(observer)
-        self._gate = gate
+        self._auth = auth
         self._names = name_resolver
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Token"
-        if call.method == "GET":
-            authorization, scopes = call.header(b"authorization"), call.query.all("scope")
-            return await self._issue_token(call, authorization, scopes)
-        if call.method != "POST":
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Token"
+        if request.method == "GET":
+            authorization, scopes = request.header(b"authorization"), request.query.all("scope")
+            return await self._issue_token(request, authorization, scopes)
+        if request.method != "POST":
             raise ScopeInvalid("method not allowed; use GET or POST")
-        form = _form(await call.read_body(MAX_FORM_BYTES))
+        form = _form(await request.read_body(MAX_FORM_BYTES))
         if form.get("grant_type") != ["password"]:
             raise ScopeInvalid('grant_type must be "password"; this registry issues no refresh tokens')
         user, password = form.get("username", [""])[0], form.get("password", [""])[0]
         basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        return await self._issue_token(call, basic, form.get("scope", []))
+        return await self._issue_token(request, basic, form.get("scope", []))
 
     def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
         return _CHALLENGE if isinstance(error, Unauthenticated) else ()
 
-    async def _issue_token(self, call: Request, authorization: str | None, scopes: Iterable[str]) -> Response:
+    async def _issue_token(self, request: Request, authorization: str | None, scopes: Iterable[str]) -> Response:
         texts = _split_scopes(scopes)
         asked, catalog = list(_parse_scopes(texts)), CATALOG_SCOPE in texts
         named = [f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked]
-        call.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
-        caller = await self._gate.recognise(call, authorization)
-        call.actor = caller.actor
-        token = self._gate.access.give_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
+        request.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
+        caller = await self._auth.recognise(request, authorization)
+        request.actor = caller.actor
+        token = self._auth.access.give_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
         body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
         return responses.with_body(body)
 

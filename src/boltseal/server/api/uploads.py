@@ -41,64 +41,64 @@ class DigestMissing(Invalid):
 class UploadRoutes:
     """The handlers of `UploadsTarget` and `UploadTarget`."""
 
-    def __init__(self, uploads: RegistryUploads, locations: Locations, gate: RequestAuth) -> None:
+    def __init__(self, uploads: RegistryUploads, locations: Locations, auth: RequestAuth) -> None:
         self._uploads = uploads
         self._locations = locations
-        self._gate = gate
+        self._auth = auth
 
-    async def start(self, call: Request, at: UploadsTarget) -> Response:
+    async def start(self, request: Request, target: UploadsTarget) -> Response:
         """Begin an upload, mount a blob, or do the whole upload in one request."""
-        mount, digest = call.query.value("mount"), call.query.value("digest")
-        algorithm = call.query.value("digest-algorithm")
+        mount, digest = request.query.value("mount"), request.query.value("digest")
+        algorithm = request.query.value("digest-algorithm")
         if algorithm is not None:
             hasher(algorithm)  # raises for an unsupported algorithm before bytes are sent
         if mount is not None:
             wanted = Digest.parse(mount)
-            if await self._mount(call, at.repository, wanted, call.query.value("from")):
-                return self._created(at.repository, wanted)
+            if await self._mount(request, target.repository, wanted, request.query.value("from")):
+                return self._created(target.repository, wanted)
         elif digest is not None:
-            return await self._all_at_once(call, at.repository, Digest.parse(digest))
-        upload = await self._uploads.start(at.repository, call.actor, call.network)
-        return Response(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
+            return await self._all_at_once(request, target.repository, Digest.parse(digest))
+        upload = await self._uploads.start(target.repository, request.actor, request.network)
+        return Response(202, (*self._session(target.repository, upload, 0), *responses.EMPTY))
 
-    async def append(self, call: Request, at: UploadTarget) -> Response:
+    async def append(self, request: Request, target: UploadTarget) -> Response:
         """Append a chunk."""
         try:
-            start, length = _chunk_position(call)
-            size = await self._uploads.append(at.repository, at.id, start, length, call.body, call.actor)
+            start, length = _chunk_position(request)
+            size = await self._uploads.append(target.repository, target.id, start, length, request.body, request.actor)
         except RangeInvalid as error:
-            return await self._range_refusal(at, error)
-        return Response(202, (*self._session(at.repository, at.id, size), *responses.EMPTY))
+            return await self._range_refusal(target, error)
+        return Response(202, (*self._session(target.repository, target.id, size), *responses.EMPTY))
 
-    async def finish(self, call: Request, at: UploadTarget) -> Response:
+    async def finish(self, request: Request, target: UploadTarget) -> Response:
         """Finish the upload with its digest, and with its last bytes if the body has them."""
-        text = call.query.value("digest")
+        text = request.query.value("digest")
         if text is None:
             raise DigestMissing("the digest is missing; finish an upload with ?digest=<digest>")
         digest = Digest.parse(text)
         try:
-            start, length = _chunk_position(call)
-            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body, call.actor)
+            start, length = _chunk_position(request)
+            await self._uploads.finish(target.repository, target.id, digest, start, length, request.body, request.actor)
         except RangeInvalid as error:
-            return await self._range_refusal(at, error)
-        return self._created(at.repository, digest)
+            return await self._range_refusal(target, error)
+        return self._created(target.repository, digest)
 
-    async def status(self, call: Request, at: UploadTarget) -> Response:
+    async def status(self, request: Request, target: UploadTarget) -> Response:
         """Return how many bytes the session has."""
-        size = await self._uploads.status(at.repository, at.id)
-        return Response(204, self._session(at.repository, at.id, size))
+        size = await self._uploads.status(target.repository, target.id)
+        return Response(204, self._session(target.repository, target.id, size))
 
-    async def cancel(self, call: Request, at: UploadTarget) -> Response:
+    async def cancel(self, request: Request, target: UploadTarget) -> Response:
         """Cancel the session and delete its bytes."""
-        await self._uploads.cancel(at.repository, at.id)
+        await self._uploads.cancel(target.repository, target.id)
         return Response(204, ())
 
-    async def _range_refusal(self, at: UploadTarget, error: RangeInvalid) -> Response:
+    async def _range_refusal(self, target: UploadTarget, error: RangeInvalid) -> Response:
         """Return the refusal of a misplaced chunk, with the state of the session so that the client can continue."""
-        size = await self._uploads.status(at.repository, at.id)
-        return refusal(error, self._session(at.repository, at.id, size))
+        size = await self._uploads.status(target.repository, target.id)
+        return refusal(error, self._session(target.repository, target.id, size))
 
-    async def _mount(self, call: Request, repository: Repository, wanted: Digest, source: str | None) -> bool:
+    async def _mount(self, request: Request, repository: Repository, wanted: Digest, source: str | None) -> bool:
         """Mount the blob from `source`, or from any repository that the caller may pull. Return whether it was found.
 
         An invalid name, and a repository that the caller may not read, have no blobs for this caller.
@@ -108,14 +108,18 @@ class UploadRoutes:
         except NameInvalid:
             return False
         return await self._uploads.mount(
-            repository, wanted, from_repository, may_read=lambda name: self._gate.may_pull(call, name), actor=call.actor
+            repository,
+            wanted,
+            from_repository,
+            may_read=lambda name: self._auth.may_pull(request, name),
+            actor=request.actor,
         )
 
-    async def _all_at_once(self, call: Request, repository: Repository, digest: Digest) -> Response:
-        length = call.content_length()
-        upload = await self._uploads.start(repository, call.actor, call.network)
+    async def _all_at_once(self, request: Request, repository: Repository, digest: Digest) -> Response:
+        length = request.content_length()
+        upload = await self._uploads.start(repository, request.actor, request.network)
         try:
-            await self._uploads.finish(repository, upload, digest, None, length, call.body, call.actor)
+            await self._uploads.finish(repository, upload, digest, None, length, request.body, request.actor)
         except (BoltsealError, ClientGone):
             await self._discard(repository, upload)
             raise
@@ -146,8 +150,8 @@ class UploadRoutes:
         return Response(201, responses.headers(pairs))
 
 
-def _chunk_position(call: Request) -> tuple[int | None, int | None]:
+def _chunk_position(request: Request) -> tuple[int | None, int | None]:
     """Return the declared start and length of the body. Raises: RangeInvalid, LengthInvalid."""
-    length = call.content_length()
-    chunk = parse_content_range(call.header(b"content-range"), length)
+    length = request.content_length()
+    chunk = parse_content_range(request.header(b"content-range"), length)
     return (None, length) if chunk is None else (chunk.start, chunk.length)
