@@ -25,7 +25,7 @@ async def test_deleting_a_tag_leaves_its_manifest(floating_client: httpx2.AsyncC
 
 
 async def test_deleting_a_tag_leaves_other_tags_of_the_manifest(floating_client: httpx2.AsyncClient) -> None:
-    """Only the tag that was named goes."""
+    """Only the named tag is deleted."""
     document = image("tagged")
     await push(floating_client, "shop/app", "1.0.0", document)
     await put(floating_client, "shop/app", "1.0", document)
@@ -83,7 +83,7 @@ async def test_deleting_a_blob(floating_client: httpx2.AsyncClient) -> None:
 
 
 async def test_deleted_manifests_and_blobs_may_be_pushed_again(floating_client: httpx2.AsyncClient) -> None:
-    """What was deleted can be pushed again, and is whole."""
+    """Deleted content can be pushed again."""
     document = image("again")
     await push(floating_client, "shop/app", "1.0.0", document)
     await floating_client.delete(f"/v2/shop/app/manifests/{document.digest}")
@@ -110,7 +110,7 @@ async def test_a_floating_tag_may_come_back_as_something_else(floating_client: h
 
 @pytest.mark.parametrize("reference", ["1.0.0", ABSENT], ids=["tag", "digest"])
 async def test_deleting_an_unknown_manifest_is_404(floating_client: httpx2.AsyncClient, reference: str) -> None:
-    """What is not there can't be deleted."""
+    """Deleting missing content is 404."""
     await push(floating_client, "shop/app", "2.0.0", image("other"))
 
     answer = await floating_client.delete(f"/v2/shop/app/manifests/{reference}")
@@ -120,7 +120,7 @@ async def test_deleting_an_unknown_manifest_is_404(floating_client: httpx2.Async
 
 
 async def test_deleting_an_unknown_blob_is_404(floating_client: httpx2.AsyncClient) -> None:
-    """What is not there can't be deleted."""
+    """Deleting missing content is 404."""
     await push(floating_client, "shop/app", "2.0.0", image("other"))
 
     answer = await floating_client.delete(f"/v2/shop/app/blobs/{ABSENT}")
@@ -131,7 +131,7 @@ async def test_deleting_an_unknown_blob_is_404(floating_client: httpx2.AsyncClie
 
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
 async def test_deleting_in_an_unknown_repository_is_404(floating_client: httpx2.AsyncClient, kind: str) -> None:
-    """A repository that is not there has nothing to delete."""
+    """Deleting in an unknown repository is 404."""
     answer = await floating_client.delete(f"/v2/nowhere/at-all/{kind}/{ABSENT}")
 
     assert answer.status_code == 404
@@ -150,7 +150,7 @@ async def test_deleting_twice_is_404_the_second_time(floating_client: httpx2.Asy
 
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
 async def test_deleting_an_impossible_digest_is_400(floating_client: httpx2.AsyncClient, kind: str) -> None:
-    """What can't be a digest is 400."""
+    """An invalid digest is 400."""
     answer = await floating_client.delete(f"/v2/shop/app/{kind}/sha256:abc")
 
     assert answer.status_code == 400

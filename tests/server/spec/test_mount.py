@@ -24,7 +24,7 @@ async def test_a_mounted_blob_is_201_and_can_be_pulled(client: httpx2.AsyncClien
 
 
 async def test_a_mounted_blob_outlives_its_source(floating_client: httpx2.AsyncClient) -> None:
-    """Deleting the blob in the repository it was mounted from does not take it away here."""
+    """Deleting the blob in the source repository does not delete the mounted one."""
     await push_blob(floating_client, "shop/source", BLOB)
     await floating_client.post(UPLOADS, params={"mount": BLOB.digest, "from": "shop/source"})
 
@@ -67,7 +67,7 @@ async def test_mounting_an_unknown_blob_without_a_source_becomes_an_upload(clien
 
 
 async def test_mounting_from_itself(client: httpx2.AsyncClient) -> None:
-    """A repository that has the blob already says so: 201."""
+    """Mounting a blob that the repository already has is 201."""
     await push_blob(client, "shop/target", BLOB)
 
     answer = await client.post(UPLOADS, params={"mount": BLOB.digest, "from": "shop/target"})
@@ -77,7 +77,7 @@ async def test_mounting_from_itself(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("digest", ["sha256:abc", "md5:d41d8cd98f00b204e9800998ecf8427e", "x"])
 async def test_mounting_an_impossible_digest_is_400(client: httpx2.AsyncClient, digest: str) -> None:
-    """A digest that can't be one is 400 DIGEST_INVALID."""
+    """An invalid digest is 400 DIGEST_INVALID."""
     answer = await client.post(UPLOADS, params={"mount": digest, "from": "shop/source"})
 
     assert answer.status_code == 400

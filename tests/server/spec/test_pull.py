@@ -1,4 +1,4 @@
-"""Pulling: end-1, end-2 and end-3 of the distribution spec, and what a client may rely on in their answers."""
+"""Pulling: end-1, end-2 and end-3 of the distribution spec, and the headers of their responses."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_head_of_a_blob_has_length_and_digest(client: httpx2.AsyncClient) 
 
 
 async def test_a_blob_larger_than_any_buffer_comes_back_whole(client: httpx2.AsyncClient) -> None:
-    """What is too large to be kept in memory comes back as it was pushed."""
+    """A blob too large for the memory cache is returned as pushed."""
     data = bytes(range(256)) * 4096 * 3 + b"tail"
     answer = await client.post(
         "/v2/shop/app/blobs/uploads/", params={"digest": (digest := digest_of(data))}, content=data
@@ -174,7 +174,7 @@ async def test_nothing_is_compressed_on_the_way(client: httpx2.AsyncClient) -> N
 
 
 async def test_a_manifest_is_not_served_as_a_blob_nor_a_blob_as_a_manifest(client: httpx2.AsyncClient) -> None:
-    """Manifests and blobs are two kinds of thing: neither is found at the other's address."""
+    """A manifest is not found as a blob, nor a blob as a manifest."""
     document = image("kinds")
     await push(client, "shop/app", "1.0.0", document)
 

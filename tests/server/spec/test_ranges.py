@@ -56,7 +56,7 @@ async def test_a_range_outside_the_blob_is_416(client: httpx2.AsyncClient, value
 
 @pytest.mark.parametrize("value", ["lines=0-10", "bytes", "bytes=", "bytes=a-b", "bytes=--5", "bytes=1-2-3", "x"])
 async def test_what_is_not_a_byte_range_is_ignored(client: httpx2.AsyncClient, value: str) -> None:
-    """An unknown unit or a malformed range is as if it had not been sent: 200 and the whole blob."""
+    """An unknown unit or a malformed range is ignored: 200 and the whole blob."""
     got = await get(client, value)
 
     assert got.status_code == 200
@@ -103,7 +103,7 @@ async def test_an_empty_blob_has_no_range(client: httpx2.AsyncClient) -> None:
 
 
 async def test_if_range_with_this_digest_gives_the_part(client: httpx2.AsyncClient) -> None:
-    """If-Range with the blob's own ETag lets the range stand."""
+    """If-Range with the blob's ETag allows the range."""
     await push_blob(client, "shop/app", BLOB)
     etag = (await client.head(URL)).headers["ETag"]
 
@@ -114,7 +114,7 @@ async def test_if_range_with_this_digest_gives_the_part(client: httpx2.AsyncClie
 
 
 async def test_if_range_with_another_etag_gives_the_whole(client: httpx2.AsyncClient) -> None:
-    """If-Range with anything else asks for the whole: the part would not fit what the client has."""
+    """If-Range with anything else gets the whole blob: the range would not fit the client's content."""
     await push_blob(client, "shop/app", BLOB)
 
     got = await client.get(URL, headers={"Range": "bytes=10-19", "If-Range": '"sha256:other"'})
@@ -124,7 +124,7 @@ async def test_if_range_with_another_etag_gives_the_whole(client: httpx2.AsyncCl
 
 
 async def test_a_range_deep_in_a_large_blob(client: httpx2.AsyncClient) -> None:
-    """A part that lies across several of the pieces in which files are read comes back whole."""
+    """A range across several read chunks is returned completely."""
     large = Blob(bytes(range(256)) * 4096 * 2)
     await push_blob(client, "shop/app", large)
 

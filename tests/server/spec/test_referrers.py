@@ -35,7 +35,7 @@ async def listed(client: httpx2.AsyncClient, **params: str) -> list[dict[str, ob
 
 @pytest.mark.parametrize("repository", ["shop/app", "nowhere/at-all"])
 async def test_nothing_refers_to_it_is_200_and_empty(client: httpx2.AsyncClient, repository: str) -> None:
-    """A digest that nothing refers to is 200 with an empty index, also in a repository that is unknown; never 404."""
+    """A digest without referrers is 200 with an empty index, also in an unknown repository; never 404."""
     await push(client, "shop/app", "1.0.0", SUBJECT)
 
     answer = await client.get(f"/v2/{repository}/referrers/sha256:{'0' * 64}")
@@ -47,7 +47,7 @@ async def test_nothing_refers_to_it_is_200_and_empty(client: httpx2.AsyncClient,
 
 @pytest.mark.parametrize("digest", ["1.0.0", "sha256:abc", "sha256:" + "G" * 64, "md5:" + "0" * 32, "sha256:"])
 async def test_a_malformed_digest_is_400(client: httpx2.AsyncClient, digest: str) -> None:
-    """What can't be a digest is 400."""
+    """An invalid digest is 400."""
     answer = await client.get(f"/v2/shop/app/referrers/{digest}")
 
     assert answer.status_code == 400
@@ -75,7 +75,7 @@ async def test_a_referrer_is_listed_with_type_size_and_annotations(client: httpx
 
 
 async def test_an_image_without_artifact_type_is_listed_with_its_config_type(client: httpx2.AsyncClient) -> None:
-    """Where an image manifest has no artifactType, the media type of its config stands for it."""
+    """Without an artifactType, an image manifest is listed with the media type of its config."""
     document = image("pointing", subject=SUBJECT.descriptor())
     await push(client, "shop/app", document.digest, document)
 
@@ -143,14 +143,14 @@ async def test_a_filter_that_matches_nothing(client: httpx2.AsyncClient) -> None
 
 
 async def test_without_a_filter_none_is_named(client: httpx2.AsyncClient) -> None:
-    """OCI-Filters-Applied is there only when something was filtered."""
+    """OCI-Filters-Applied is sent only for a filtered list."""
     answer = await client.get(REFERRERS)
 
     assert "OCI-Filters-Applied" not in answer.headers
 
 
 async def test_a_referrer_of_a_referrer(client: httpx2.AsyncClient) -> None:
-    """Each list is of what points directly at its subject."""
+    """A list has only direct referrers of the subject."""
     sbom = artifact("sbom", subject=SUBJECT)
     signed = artifact("signature", subject=sbom)
     await push(client, "shop/app", sbom.digest, sbom)
@@ -173,7 +173,7 @@ async def test_a_deleted_referrer_is_not_listed(floating_client: httpx2.AsyncCli
 
 
 async def test_referrers_outlive_their_subject_in_the_list(floating_client: httpx2.AsyncClient) -> None:
-    """A subject that was deleted still has its referrers: they may be wanted when it returns."""
+    """A deleted subject keeps its referrers: it may be pushed again."""
     sbom = artifact("sbom", subject=SUBJECT)
     await push(floating_client, "shop/app", "1.0.0", SUBJECT)
     await push(floating_client, "shop/app", sbom.digest, sbom)
@@ -239,7 +239,7 @@ async def test_many_referrers_are_all_found(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_subject_without_a_digest_is_refused(client: httpx2.AsyncClient) -> None:
-    """A subject is a descriptor, complete."""
+    """A subject must be a complete descriptor."""
     plain = artifact("sbom", subject=SUBJECT)
     body = json.loads(plain.raw)
     del body["subject"]["digest"]

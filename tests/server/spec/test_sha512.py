@@ -1,4 +1,4 @@
-"""sha512 everywhere that sha256 may stand: blobs, manifests, indexes, tags, referrers; and `digest-algorithm` (end-4c)."""
+"""sha512 digests of blobs, manifests, indexes, tags and referrers; and `digest-algorithm` (end-4c)."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_deleting_by_sha512_digest(floating_client: httpx2.AsyncClient) ->
 
 
 async def test_a_blob_known_by_one_digest_is_pushed_under_the_other(client: httpx2.AsyncClient) -> None:
-    """The same bytes may be pushed under both digests, and each answers."""
+    """A manifest may be pushed under two digests and is found by each."""
     short = Blob(BLOB.data)
     for blob in (short, BLOB):
         location = await start_upload(client, "shop/app")
@@ -154,7 +154,7 @@ async def test_a_tag_and_a_sha512_digest_in_one_push(client: httpx2.AsyncClient)
 
 
 async def test_a_plain_push_of_what_a_sha512_push_tagged_is_accepted(client: httpx2.AsyncClient) -> None:
-    """The same bytes under the same tag are the same push, whatever algorithm the URL used."""
+    """A push of the current content of a tag is accepted, whatever algorithm the URL used."""
     document = image("long", algorithm="sha512")
     await push(client, "shop/app", document.digest, document, tags=["1.0.0"])
 

@@ -17,7 +17,7 @@ HISTORY = "/v2/shop/app/_oci/tag-history/latest"
 
 @pytest.fixture
 async def history(client: httpx2.AsyncClient) -> list[Document]:
-    """`latest` was given to one image, then another, deleted, and given to a third."""
+    """`latest` pointed to one image, then another, was deleted, and points to a third."""
     first, second, third = image("first"), image("second"), image("third")
     await push(client, "shop/app", "latest", first)
     await push(client, "shop/app", "latest", second)
@@ -173,7 +173,7 @@ async def test_extensions_are_discovered(client: httpx2.AsyncClient, path: str) 
 
 
 async def test_sealing_is_no_event(registry: Serving) -> None:
-    """What speaks of a tag's protection alone gives it no manifest."""
+    """Entries about the protection of a tag are not events of its history."""
     one = image("sealed")
     await push(registry.client, "shop/app", "1.0.0", one)
     await signed(registry.client, 2)
