@@ -25,7 +25,7 @@ from bench.content import CONFIG_TYPE, GIB_LAYERS_MIB, KIB, MANIFEST_TYPE, MIB, 
 from bench.measures import Figure, Measure, Run
 from bench.peers import BOLTSEAL, ON_SERVER_CORE, OPEN, REGISTRY, SKOPEO, Readable, readable
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.head_requests import poll
+from boltseal.client.head_requests import resolve_tags
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Reference
 from boltseal.server.auth.logins import hash_password
@@ -151,7 +151,7 @@ async def _ask_all(server: Server, logins: Path) -> Sequence[float]:
     answered, early = 0, 0
     try:
         started, spent = time.perf_counter(), time.process_time()
-        async for answer in poll(transport, references):
+        async for answer in resolve_tags(transport, references):
             if answer.error is not None:
                 raise load.WrongAnswer(str(answer.error))
             answered += 1

@@ -28,10 +28,10 @@ from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
-from boltseal.server.auth.actor import ANONYMOUS, Actor
+from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.integrator import Integrator, receipt_of
 from boltseal.server.registry.manifests import Manifests
-from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow
+from boltseal.server.registry.models import EntryResult, ManifestUpload, TagChange
 from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.tag_writer import TagWriter
@@ -40,8 +40,9 @@ from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, tag_table
-from boltseal.server.storage.metadata.database import Database, Transaction, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 from boltseal.server.storage.metadata.tag_row import TagRow
 from boltseal.server.store_factory import open_store, prepare
 from tests import images
@@ -52,23 +53,20 @@ WHERE: Final = Repository("shop/app")
 FLOATING: Final = ({"repository": "**", "tag": "*", "mode": "floating"},)
 
 
-class SilentDoor(TagWriter):
-    """The door without its ledger: what a move costs by itself."""
+class SilentTagWriter(TagWriter):
+    """A tag writer without the ledger: what a move costs by itself."""
 
     def _record(
         self,
-        tx: Transaction,
-        place: RepositoryRow,
-        tag: Tag,
-        old: TagRow | None,
+        tx: UnitOfWork,
+        change: TagChange,
         new: TagRow,
         kind: EntryKind,
-        actor: Actor,
-        reason: str,
         extra: dict[str, str],
     ) -> EntryResult:
-        row = dataclasses.replace(new, entry_index=0, changed_us=tx.now_us, changed_by=actor.name)
-        (tag_table.add if old is None else tag_table.change)(tx, place.id, tag, row)
+        row = dataclasses.replace(new, entry_index=0, changed_us=tx.now_us, changed_by=change.actor.name)
+        write = tag_table.add if change.row is None else tag_table.change
+        write(tx, change.repository.id, change.tag, row)
         return EntryResult(0, changed=True)
 
 
@@ -97,7 +95,7 @@ def main() -> int:
 def moves(folder: Path, rounds: int, seconds: float) -> None:
     """Tag moves a second."""
     variants: dict[str, tuple[type[TagWriter], bool]] = {
-        "without entries": (SilentDoor, False),
+        "without entries": (SilentTagWriter, False),
         "with entries": (TagWriter, False),
         "with entries, signed": (TagWriter, True),
     }
@@ -154,7 +152,7 @@ async def _moves(
 
 
 async def _put(manifests: Manifests, reference: Tag | Digest, one: images.Document) -> None:
-    await manifests.put(WHERE, reference, (), one.raw, one.media_type, UNCONDITIONAL, ANONYMOUS)
+    await manifests.put(ManifestUpload(WHERE, reference, one.raw, one.media_type, ANONYMOUS))
 
 
 async def push_to_receipt(folder: Path, pushes: int = 300) -> None:
@@ -197,7 +195,7 @@ def million(folder: Path, entries: int) -> None:
         print(f"a receipt of any of {head.size:,} entries: p50 {_ms(waits, 50)} ms, p99 {_ms(waits, 99)} ms")
     blobs = LocalBlobs(settings.server.data)
     started = time.perf_counter()
-    found = examine(settings.server.data / DATABASE_NAME, blobs, time.time_ns() // 1000, keys=LedgerKeys(settings.keys))
+    found = examine(open_snapshot(settings.server.data / DATABASE_NAME), blobs, keys=LedgerKeys(settings.keys))
     took = time.perf_counter() - started
     blobs.close()
     print(
@@ -209,13 +207,13 @@ def _receipt(at: int, head: ledger_tree.SignedHead) -> Callable[..., bytes]:
     return lambda held: receipt_of(held, at, head.size, head.note)
 
 
-def _fill(database: Database, entries: int) -> None:
+def _fill(database: Metadata, entries: int) -> None:
     """Entries as a registry writes them, without the tags: a name each ten, moving."""
     last: dict[int, int] = {}
     digest = f"sha256:{'a' * 64}"
 
-    def batch(start: int, end: int) -> Callable[[Transaction], None]:
-        def job(tx: Transaction) -> None:
+    def batch(start: int, end: int) -> Callable[[UnitOfWork], None]:
+        def job(tx: UnitOfWork) -> None:
             head = ledger_store.head(tx)
             if head is None:
                 raise RuntimeError("no ledger")

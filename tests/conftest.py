@@ -18,6 +18,7 @@ import pytest
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.sqlite import open_snapshot
 from boltseal.server.store_factory import prepare
 from tests.serving import FIRST_START_US, FLOATING, Clock, Serving, copy_of, serving, settings_of
 
@@ -76,7 +77,7 @@ def whole_store(data: Path) -> Iterator[None]:
     """Whatever the test did: at its end the store must be whole, as `boltseal fsck` sees rows, bytes, ledger and seals."""
     yield
     with closing(LocalBlobs(data)) as blobs:
-        examined = examine(data / DATABASE_NAME, blobs, FAR_FUTURE_US)
+        examined = examine(open_snapshot(data / DATABASE_NAME), blobs)
 
     assert not examined.findings
 

@@ -64,7 +64,7 @@ async def serving_as(
     tell: Callable[[Event], None] | None = None,
 ) -> AsyncIterator[Serving]:
     """A registry with these settings. `witness_app` answers for every witness of theirs; `tell` is handed its events."""
-    app = create_app(settings, clock=clock or now_us, witness_app=witness_app, tell=tell)
+    app = create_app(settings, clock=clock or now_us, witness_app=witness_app, on_event=tell)
     transport = httpx2.ASGITransport(app=app)
     async with running(app), httpx2.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield Serving(client, app, settings.server.data)

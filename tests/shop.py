@@ -16,12 +16,13 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import parse_rules
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry import Registry, build_registry
-from boltseal.server.registry.models import UNCONDITIONAL, Conditions, Published
+from boltseal.server.registry.models import UNCONDITIONAL, Conditions, ManifestUpload, Published
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Database, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.sqlite import open_database
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -50,7 +51,7 @@ class Shop:
     """One opened store and the few moves that tests make in it."""
 
     registry: Registry
-    database: Database
+    database: Metadata
     blobs: LocalBlobs
     clock: Clock
     pushed: dict[str, bytes] = field(default_factory=dict)
@@ -79,7 +80,15 @@ class Shop:
     ) -> Published:
         where = reference if isinstance(reference, Digest) else Tag(reference)
         return await self.registry.manifests.put(
-            repository, where, tuple(map(Tag, more_tags)), body, media_type, conditions, actor
+            ManifestUpload(
+                repository,
+                where,
+                body,
+                media_type,
+                actor,
+                extra_tags=tuple(map(Tag, more_tags)),
+                conditions=conditions,
+            )
         )
 
     async def entries(self) -> list[Entry]:

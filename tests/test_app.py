@@ -1,4 +1,4 @@
-"""The application as it is built: when it opens and closes its store, what it says of its health, what it tidies up."""
+"""The application: opening and closing of its store, readiness, cleanup."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.asgi import running
 from tests.serving import FLOATING, Clock, serving, settings_of
 
 NOW_US = 1_795_500_000_000_000
-"""A time of no meaning, 2026-11-24."""
+"""An arbitrary time, 2026-11-24."""
 
 
 def entries(settings: Settings) -> list[Entry]:
-    """The ledger of a folder."""
+    """Return the ledger entries of a data folder."""
     with open_store(settings) as store:
         lines = store.database.read_and_wait(lambda connection: list(ledger_store.lines(connection)))
     return [parse(line) for _, line in lines]
@@ -36,7 +36,7 @@ def entries(settings: Settings) -> list[Entry]:
 
 
 async def test_nothing_is_opened_before_the_lifespan(tmp_path: Path) -> None:
-    """An application can be built where it will never run."""
+    """Building an application opens and creates nothing."""
     app = create_app(settings_of(tmp_path / "data"))
     before = (tmp_path / "data").exists()
     async with running(app):
@@ -46,7 +46,7 @@ async def test_nothing_is_opened_before_the_lifespan(tmp_path: Path) -> None:
 
 
 async def test_the_end_of_the_lifespan_lets_go_of_everything(tmp_path: Path) -> None:
-    """No thread of ours is left, and the folder can be opened again."""
+    """No thread is left, and the folder can be opened again."""
     threads = set(threading.enumerate())
     for _ in range(2):
         async with serving(tmp_path / "data") as registry:
@@ -56,7 +56,7 @@ async def test_the_end_of_the_lifespan_lets_go_of_everything(tmp_path: Path) -> 
 
 
 async def test_two_registries_in_one_process_know_nothing_of_each_other(tmp_path: Path) -> None:
-    """No module keeps state."""
+    """No module has mutable state."""
     async with serving(tmp_path / "one") as one, serving(tmp_path / "two") as two:
         await images.push(one.client, "shop/app", "1.4.2", images.image("words"))
         answers = [(await each.client.get("/v2/shop/app/manifests/1.4.2")).status_code for each in (one, two)]
@@ -65,7 +65,7 @@ async def test_two_registries_in_one_process_know_nothing_of_each_other(tmp_path
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    """The verbs that look at a folder do not make one."""
+    """Commands that read a folder do not create one."""
     with pytest.raises(FormatInvalid), open_store(settings_of(tmp_path / "data")):
         pass
 
@@ -90,7 +90,7 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 def test_the_ledger_is_named_at_its_first_start(
     tmp_path: Path, tables: dict[str, dict[str, object]], origin: str
 ) -> None:
-    """As configured, else by the name that clients use; a later setting does not rename it."""
+    """The name is configured or derived from the address; a later setting does not rename the ledger."""
     server = {**tables.get("server", {}), "data": tmp_path / "data"}
     settings = Settings.model_validate({**tables, "server": server})
     prepare(settings)
@@ -100,7 +100,7 @@ def test_the_ledger_is_named_at_its_first_start(
 
 
 def test_rules_are_recorded_when_they_change_and_only_then(tmp_path: Path) -> None:
-    """A restart under the same rules writes nothing."""
+    """A restart with the same rules adds no ledger entry."""
     for rules in ((), (), FLOATING, FLOATING, ()):
         prepare(settings_of(tmp_path / "data", rules))
 
@@ -110,7 +110,7 @@ def test_rules_are_recorded_when_they_change_and_only_then(tmp_path: Path) -> No
 
 
 def test_a_verb_with_other_rules_records_none(tmp_path: Path) -> None:
-    """Only a server brings rules into force."""
+    """Only a server records rules, not a command."""
     prepare(settings_of(tmp_path / "data"))
     before = entries(settings_of(tmp_path / "data"))
     after = entries(settings_of(tmp_path / "data", FLOATING))
@@ -122,7 +122,7 @@ def test_a_verb_with_other_rules_records_none(tmp_path: Path) -> None:
 
 
 async def test_a_clock_far_behind_the_ledger_is_not_ready(tmp_path: Path) -> None:
-    """Nothing can be written then, so traffic belongs elsewhere; five minutes are forgiven."""
+    """A clock far behind the ledger makes the server unready; five minutes are tolerated."""
     clock = Clock(NOW_US)
     async with serving(tmp_path / "data", clock=clock) as registry:
         clock.now_us = NOW_US - 299_000_000
@@ -139,7 +139,7 @@ async def test_a_clock_far_behind_the_ledger_is_not_ready(tmp_path: Path) -> Non
 
 
 async def test_a_head_of_the_health_pages_is_answered(tmp_path: Path) -> None:
-    """Some load balancers ask so."""
+    """Some load balancers send HEAD."""
     async with serving(tmp_path / "data") as registry:
         codes = [(await registry.client.head(path)).status_code for path in ("/healthz", "/readyz")]
 
@@ -150,7 +150,7 @@ async def test_a_head_of_the_health_pages_is_answered(tmp_path: Path) -> None:
 
 
 async def test_uploads_that_were_given_up_go_after_a_day(tmp_path: Path) -> None:
-    """A running server tidies up by itself; an upload of yesterday evening can still go on this morning."""
+    """A running server deletes abandoned uploads; one of the previous evening can still continue."""
     async with serving(tmp_path / "data") as registry:
         locations = [await images.start_upload(registry.client, "shop/app") for _ in range(2)]
     for location, hours in zip(locations, (23, 25), strict=True):

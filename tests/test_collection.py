@@ -43,7 +43,7 @@ def test_one_row_stands_for_its_table_and_for_no_other_test() -> None:
 
     assert cut < whole
     assert {name.partition("[")[0] for name in cut} == {name.partition("[")[0] for name in whole}
-    by_number = [name for name in cut if "test_any_of_several_by_number_or_digest[" in name]
+    by_number = [name for name in cut if "test_an_image_is_selected_by_number_or_digest[" in name]
     assert sorted(store for store in ("classic", "containerd", "podman") for name in by_number if store in name) == [
         "classic",
         "containerd",

@@ -1,4 +1,4 @@
-"""The settings: which source wins, and what a person reads when one of them is wrong."""
+"""The settings: precedence of the sources, and messages for invalid values."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting comes from the machine the tests run on."""
+    """Remove settings of the test machine's environment."""
     for name in os.environ:
         if name.upper().startswith("BOLTSEAL_"):
             monkeypatch.delenv(name)
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of a machine that has nothing in /etc."""
+    """Load settings without a file in /etc."""
     return configuration.load(path, overrides, default_file=EXAMPLES / "no-such-file.toml")
 
 
 def written(tmp_path: Path, text: str) -> Path:
-    """A configuration file with this text."""
+    """Write a configuration file."""
     path = tmp_path / "boltseal.toml"
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def refusal(tmp_path: Path, text: str) -> str:
-    """What a person reads when this configuration is loaded, without the file's name."""
+    """Return the error message of a configuration, without the name of the file."""
     path = written(tmp_path, text)
     with pytest.raises(ConfigInvalid) as caught:
         load(path)
@@ -53,7 +53,7 @@ def refusal(tmp_path: Path, text: str) -> str:
 
 
 def test_without_a_file_the_defaults_are_safe() -> None:
-    """Nothing configured listens on loopback, allows nobody in particular, and seals every tag."""
+    """The defaults listen on loopback, grant nothing, and seal every tag."""
     settings = load()
 
     assert settings.server.address == ("127.0.0.1", 5000)
@@ -63,7 +63,7 @@ def test_without_a_file_the_defaults_are_safe() -> None:
 
 
 def test_a_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each source hides the ones below it, setting by setting."""
+    """Each source overrides the ones below it, setting by setting."""
     path = written(tmp_path, '[server]\nlisten = "127.0.0.1:1001"\nworkers = 2\nlog_level = "debug"\n')
     monkeypatch.setenv("BOLTSEAL_SERVER__LISTEN", "127.0.0.1:1002")
     monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "3")
@@ -79,7 +79,7 @@ def test_a_flag_wins_over_environment_over_file_over_default(tmp_path: Path, mon
 
 
 def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BOLTSEAL_CONFIG is asked when no flag names a file."""
+    """BOLTSEAL_CONFIG names the file if no flag does."""
     monkeypatch.setenv("BOLTSEAL_CONFIG", str(written(tmp_path, "[server]\nworkers = 5\n")))
 
     assert load().server.workers == 5
@@ -93,7 +93,7 @@ def test_a_named_file_hides_the_one_of_the_environment(tmp_path: Path, monkeypat
 
 
 def test_the_file_in_etc_is_read_when_nothing_else_is_named(tmp_path: Path) -> None:
-    """The packaged place works without a flag."""
+    """The default file is read without a flag."""
     file = written(tmp_path, "[server]\nworkers = 7\n")
 
     assert configuration.load(default_file=file).server.workers == 7
@@ -107,7 +107,7 @@ def test_settings_made_from_arguments_read_nothing_from_outside(monkeypatch: pyt
 
 
 def test_settings_cannot_be_changed() -> None:
-    """What was loaded stays what it is."""
+    """Settings are immutable."""
     settings = Settings()
 
     with pytest.raises(ValidationError):
@@ -115,7 +115,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_rules_come_from_the_file(tmp_path: Path) -> None:
-    """The [[rule]] tables are parsed by the policy room, in their order."""
+    """The [[rule]] tables are parsed by `policy`, in order."""
     settings = load(written(tmp_path, '[[rule]]\nrepository = "ci/**"\nmode = "floating"\n'))
 
     assert [(str(rule.repository), rule.mode) for rule in settings.rules.user] == [("ci/**", Mode.FLOATING)]
@@ -139,7 +139,7 @@ def test_sizes_may_carry_a_unit(tmp_path: Path) -> None:
 
 
 def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
-    """A typing mistake is found at start, not by its absence."""
+    """A mistyped setting is an error at start."""
     line = refusal(tmp_path, '[server]\nlisen = "127.0.0.1:5000"\n')
 
     assert line == 'unknown setting "lisen" in [server]; the nearest known one is listen'
@@ -156,18 +156,18 @@ def test_a_setting_outside_of_its_table_is_sent_there(tmp_path: Path) -> None:
     """`listen` at the top of the file is no table."""
     line = refusal(tmp_path, 'listen = "127.0.0.1:5000"\n')
 
-    assert line == "listen stands outside of any table; put it under [server]"
+    assert line == "listen is outside of any table; put it under [server]"
 
 
-def test_one_table_of_a_rule_is_told_from_a_list(tmp_path: Path) -> None:
+def test_a_single_table_for_a_list_is_refused(tmp_path: Path) -> None:
     """TOML's double brackets are easy to forget."""
     line = refusal(tmp_path, '[rule]\nrepository = "ci/**"\n')
 
-    assert line == "[rule] is one table; there is a list of them, so write [[rule]]"
+    assert line == "[rule] is a list of tables; write [[rule]]"
 
 
 def test_an_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment is held to the same rule as the file."""
+    """Unknown variables are refused like unknown settings of the file."""
     monkeypatch.setenv("BOLTSEAL_SERVER__LISTN", "127.0.0.1:5000")
 
     with pytest.raises(ConfigInvalid) as caught:
@@ -225,7 +225,7 @@ def test_a_bad_value_says_what_was_found_and_what_was_expected(tmp_path: Path, t
 
 
 def test_a_bad_value_of_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever set it must find it."""
+    """The message names the variable."""
     monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "many")
 
     with pytest.raises(
@@ -235,7 +235,7 @@ def test_a_bad_value_of_the_environment_names_the_variable(monkeypatch: pytest.M
 
 
 def test_a_bad_flag_names_the_command_line(tmp_path: Path) -> None:
-    """The file is not blamed for what a flag said."""
+    """An invalid flag is not reported as an error of the file."""
     path = written(tmp_path, "[server]\nworkers = 2\n")
 
     with pytest.raises(ConfigInvalid, match=r'^command line: \[server\] workers is "0"'):
@@ -243,14 +243,14 @@ def test_a_bad_flag_names_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_bad_rule_names_its_number(tmp_path: Path) -> None:
-    """The policy room's words come through, with the file before them."""
+    """The message of `policy` is kept, after the name of the file."""
     line = refusal(tmp_path, '[[rule]]\ntag = "v*"\n[[rule]]\nmode = "frozen"\n')
 
     assert line.startswith('rule 2: mode is "frozen"; expected')
 
 
 def test_a_file_that_is_not_toml_says_where(tmp_path: Path) -> None:
-    """The line and the column are what a person needs."""
+    """The message has line and column."""
     assert "line 2" in refusal(tmp_path, "[server]\nlisten = \n")
 
 
@@ -264,14 +264,14 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_named_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
-    """Falling back to the defaults would start another server than was asked for."""
+    """Defaults would start a server that the operator did not configure."""
     with pytest.raises(ConfigInvalid, match=r"absent\.toml: No such file"):
         load(tmp_path / "absent.toml")
 
 
 @pytest.mark.parametrize("name", ["BOLTSEAL_RULE", "BOLTSEAL_WITNESS", "BOLTSEAL_AUTH__GRANT", "BOLTSEAL_AUTH__QUOTA"])
 def test_a_list_in_the_environment_that_is_not_json_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Doubt refuses."""
+    """The message names the variable."""
     monkeypatch.setenv(name, "[")
 
     with pytest.raises(ConfigInvalid, match=rf"^environment: {name} is not JSON"):
@@ -279,7 +279,7 @@ def test_a_list_in_the_environment_that_is_not_json_is_named(name: str, monkeypa
 
 
 def test_a_setting_with_several_forms_is_named_as_it_was_written(tmp_path: Path) -> None:
-    """And not by the first form that was tried."""
+    """The message does not name only the first alternative of a union."""
     file = tmp_path / "boltseal.toml"
     file.write_text('[auth]\nanonymous_pull = "shop"\n')
 
@@ -300,7 +300,7 @@ def test_a_setting_with_several_forms_is_named_as_it_was_written(tmp_path: Path)
     ],
 )
 def test_an_address_is_read_with_and_without_brackets(text: str, host: str, port: int, shown: str) -> None:
-    """IPv6 needs brackets, and they are given back."""
+    """IPv6 addresses are read and printed with brackets."""
     address = ListenAddress.parse(text)
 
     assert address == (host, port)
@@ -311,23 +311,23 @@ def test_an_address_is_read_with_and_without_brackets(text: str, host: str, port
     "text", ["", ":5000", "5000", "::1:5000", "127.0.0.1:0", "127.0.0.1:65536", "h:1", "127.0.0.1:\u0665"]
 )
 def test_an_address_that_is_none_is_refused(text: str) -> None:
-    """No guess about which interface was meant."""
+    """An incomplete address is refused rather than completed."""
     with pytest.raises(ValueError, match="an IP address and a port"):
         ListenAddress.parse(text)
 
 
-# --- promise 12 ---
+# --- guarantee 12: secure by default ---
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:5000", "127.9.9.9:5000", "[::1]:5000"])
-def test_loopback_needs_no_words(listen: str) -> None:
-    """Only this machine can come in."""
+def test_loopback_needs_no_flags(listen: str) -> None:
+    """Only this machine can connect."""
     assert exposure_refusal(ServerSettings(listen=listen), authenticated=False) is None
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:5000", "[::]:5000", "192.0.2.1:5000"])
 @pytest.mark.parametrize(
-    ("words", "authenticated", "missing"),
+    ("flags", "authenticated", "missing"),
     [
         ({}, False, ["authentication", "TLS"]),
         ({"allow_anonymous": True}, False, ["TLS"]),
@@ -339,11 +339,11 @@ def test_loopback_needs_no_words(listen: str) -> None:
         ({"allow_anonymous": True, "behind_proxy": True}, False, []),
     ],
 )
-def test_an_address_others_can_reach_needs_users_and_tls_or_a_word(
-    listen: str, words: dict[str, object], authenticated: bool, missing: list[str]
+def test_a_reachable_address_needs_users_and_tls_or_a_flag(
+    listen: str, flags: dict[str, object], authenticated: bool, missing: list[str]
 ) -> None:
-    """Safe by default, and the refusal says what is missing and which word would do instead."""
-    refused = exposure_refusal(ServerSettings(listen=listen, **words), authenticated=authenticated)  # type: ignore[arg-type]  # a table of settings
+    """The refusal names what is missing."""
+    refused = exposure_refusal(ServerSettings(listen=listen, **flags), authenticated=authenticated)  # type: ignore[arg-type]  # a table of settings
     named = [what for what in ("authentication", "TLS") if refused and f"without {what}" in refused]
 
     assert named == missing
@@ -353,14 +353,14 @@ def test_an_address_others_can_reach_needs_users_and_tls_or_a_word(
 
 
 def test_the_example_loads_and_changes_nothing() -> None:
-    """Every line of it that is not a comment is a default or a rule, so that copying it is safe."""
+    """Every active line is a default or a rule, so that copying the file is safe."""
     settings = load(EXAMPLES / "boltseal.toml")
 
     assert settings.server == ServerSettings(data=Path("/var/lib/boltseal/data"))
 
 
 def test_the_example_names_every_setting() -> None:
-    """A setting that nobody can find does not exist."""
+    """Each setting must be documented in the example."""
     text = (EXAMPLES / "boltseal.toml").read_text(encoding="utf-8")
 
     missing = [name for name in ServerSettings.model_fields if f"\n{name} = " not in text.replace("\n# ", "\n")]
@@ -369,14 +369,14 @@ def test_the_example_names_every_setting() -> None:
 
 
 def test_the_conformance_profile_lets_every_name_float() -> None:
-    """The public suite uses tag names again, which a sealed name can't allow."""
+    """The public suite reuses tag names, which sealed tags refuse."""
     settings = load(EXAMPLES / "conformance.toml")
 
     assert [(str(rule), rule.mode) for rule in settings.rules.user] == [("every name", Mode.FLOATING)]
 
 
-def test_a_bound_says_nothing_of_who_may_come_in(tmp_path: Path) -> None:
-    """Whoever limits uploads on a registry of one machine has not asked for users."""
+def test_limits_do_not_configure_authentication(tmp_path: Path) -> None:
+    """Limits on uploads do not require users."""
     bounds = '[auth]\nmax_uploads_per_user = 9\n[[auth.quota]]\nusers = ["anonymous"]\nmax_bytes = "1 GiB"\n'
 
     assert not load(written(tmp_path, bounds)).auth.configured
@@ -384,7 +384,7 @@ def test_a_bound_says_nothing_of_who_may_come_in(tmp_path: Path) -> None:
 
 
 def test_a_quota_that_can_not_be_read_is_named(tmp_path: Path) -> None:
-    """As a grant is: the file, which one, what was found and what was expected."""
-    told = refusal(tmp_path, '[[auth.quota]]\nusers = ["ci"]\nmax_bytes = "lots"\n')
+    """The message has the file, the number of the quota, the value and what was expected."""
+    message = refusal(tmp_path, '[[auth.quota]]\nusers = ["ci"]\nmax_bytes = "lots"\n')
 
-    assert told == 'quota 1: max_bytes is "lots"; expected a size such as "50 GiB"'
+    assert message == 'quota 1: max_bytes is "lots"; expected a size such as "50 GiB"'

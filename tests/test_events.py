@@ -93,10 +93,10 @@ def test_a_release_that_moved_is_an_alarm_in_words() -> None:
 
     assert [text.startswith("ALARM: ") for text in texts] == [True, False, True, False]
     assert texts[0] == (
-        f"ALARM: reg.example/shop/app:1.4.2 moved: it meant {ONE.short} and means {TWO.short} now, though it looks like "
+        f"ALARM: reg.example/shop/app:1.4.2 moved from {ONE.short} to {TWO.short}, although it looks like "
         "a release, which should never move"
     )
-    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it meant {ONE.short}"
+    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {ONE.short}"
 
 
 @pytest.mark.parametrize("word", ["", "a b", "a\n", "x" * 301])

@@ -122,7 +122,7 @@ def test_what_a_reload_leaves_out_is_compared_setting_by_setting(tmp_path: Path)
         }
     )
 
-    assert before.left_out(after) == ("[server] log_level", "[auth] htpasswd", "[ledger] origin")
-    assert before.taking_over(after).auth.anonymous_pull is True
-    assert before.taking_over(after).rule == tuple(FLOATING)
-    assert not before.taking_over(settings_of(tmp_path / "other")).auth.configured
+    assert before.restart_required(after) == ("[server] log_level", "[auth] htpasswd", "[ledger] origin")
+    assert before.with_live_changes(after).auth.anonymous_pull is True
+    assert before.with_live_changes(after).rule == tuple(FLOATING)
+    assert not before.with_live_changes(settings_of(tmp_path / "other")).auth.configured

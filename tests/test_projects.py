@@ -1,4 +1,4 @@
-"""What a project may say of itself, and whom it may make us talk to."""
+"""Settings of a project, and which registries it may make boltseal contact."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def project(root: Path, text: str) -> ProjectSettings:
     return project_settings(root)
 
 
-def test_a_project_without_a_file_says_nothing(tmp_path: Path) -> None:
-    """Nothing is needed to begin."""
+def test_a_project_without_a_file_has_defaults(tmp_path: Path) -> None:
+    """No file is needed."""
     assert project_settings(tmp_path) == ProjectSettings()
 
 
-def test_what_a_project_may_say(tmp_path: Path) -> None:
-    """What is left out, and how strict its gate is."""
+def test_project_settings_are_read(tmp_path: Path) -> None:
+    """Excluded files, and whether verification is strict."""
     said = project(
         tmp_path,
         '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\nplatforms = ["linux/arm64"]\n[pin.crds]\nShop = ["spec.image"]\n[deploy]\n',
@@ -49,9 +49,9 @@ def test_what_a_project_may_say(tmp_path: Path) -> None:
         ("[lok]", 'unknown table "lok"; the nearest known one is lock'),
         ("[client]\nregistries = ['*']", 'unknown table "client"; the nearest known one is '),
         ("[[notify]]\nurl = 'https://x'", 'unknown table "notify"; the nearest known one is verify'),
-        ("lock = 3", "lock is no table; expected [lock]"),
+        ("lock = 3", "lock is not a table; expected [lock]"),
         ("[lock]\nexclud = []", 'unknown key "exclud" in [lock]; the nearest known one is exclude'),
-        ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the table has none yet'),
+        ("[deploy]\ncommand = 'sh'", 'unknown key "command" in [deploy]; the table has no keys yet'),
         ("[lock]\nexclude = 'docs'", '[lock] exclude is "docs"; expected a list of texts'),
         ("[lock]\nexclude = [3]", '[lock] exclude is "[3]"; expected a list of texts'),
         (
@@ -65,8 +65,8 @@ def test_what_a_project_may_say(tmp_path: Path) -> None:
         ("#" * 1_048_577, "it has more than 1048576 bytes"),
     ],
 )
-def test_what_is_not_understood_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    """A command, an address or a credential has no key at all."""
+def test_an_unknown_setting_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """There is no key for a command, an address or a credential."""
     with pytest.raises(ProjectInvalid) as refused:
         project(tmp_path, text)
 
@@ -74,8 +74,8 @@ def test_what_is_not_understood_is_refused(tmp_path: Path, text: str, said: str)
     assert said in refused.value.message
 
 
-def test_a_file_that_can_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
-    """It might say that the gate is strict."""
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
+    """It might make verification strict."""
     (tmp_path / ".boltseal.toml").mkdir()
     with pytest.raises(ProjectInvalid, match="can't be read: Is a directory"):
         project_settings(tmp_path)
@@ -87,8 +87,8 @@ def user(tmp_path: Path, text: str) -> ClientSettings:
     return client_settings(path)
 
 
-def test_what_a_user_may_say(tmp_path: Path) -> None:
-    """Which registries a project may name."""
+def test_user_settings_are_read(tmp_path: Path) -> None:
+    """The registries that a project may name."""
     assert client_settings(tmp_path / "none") == ClientSettings(None)
     assert user(tmp_path, "[client]\n") == ClientSettings(None)
     assert user(tmp_path, '[client]\nregistries = ["*.example.com", "[::1]:5000", "*"]') == ClientSettings(
@@ -97,16 +97,16 @@ def test_what_a_user_may_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["https://ghcr.io", "ghcr.io/team", "a*.com", "", "*.*"])
-def test_what_is_no_registry_is_refused(tmp_path: Path, name: str) -> None:
-    """A pattern that matches nothing would keep everything out, silently."""
-    with pytest.raises(ProjectInvalid, match="is no registry"):
+def test_an_invalid_registry_is_refused(tmp_path: Path, name: str) -> None:
+    """A pattern that matches nothing would exclude everything silently."""
+    with pytest.raises(ProjectInvalid, match="is not a registry"):
         user(tmp_path, f'[client]\nregistries = ["{name}"]')
     with pytest.raises(ProjectInvalid, match="--allow"):
         check_registry(name, "--allow")
 
 
-def test_without_a_word_of_the_user_strangers_are_not_asked() -> None:
-    """Public registries, this machine, and where one has logged in; no address of an inner network."""
+def test_without_user_settings_only_known_registries_are_allowed() -> None:
+    """Public registries, this machine, and those with a login; no address of an internal network."""
     allowed = allowed_registries(ClientSettings(), ["registry.example.com"], [])
     asked = ["docker.io", "ghcr.io", "localhost:5000", "127.0.0.1:5000", "registry.example.com"]
     refused = ["169.254.169.254", "10.0.0.1:5000", "intranet:80", "evil.example.com", "registry.example.com:5000"]
@@ -114,8 +114,8 @@ def test_without_a_word_of_the_user_strangers_are_not_asked() -> None:
     assert [name for name in [*asked, *refused] if allowed(name)] == asked
 
 
-def test_the_users_list_is_the_whole_truth() -> None:
-    """Who says which registries may be asked has said it of all."""
+def test_the_users_list_replaces_the_defaults() -> None:
+    """The user's list replaces the defaults."""
     allowed = allowed_registries(ClientSettings(("*.example.com", "localhost:5000")), ["ghcr.io"], [])
     names = [
         "a.example.com",
@@ -130,7 +130,7 @@ def test_the_users_list_is_the_whole_truth() -> None:
     assert [name for name in names if allowed(name)] == ["a.example.com", "A.EXAMPLE.COM", "localhost:5000"]
 
 
-def test_what_is_named_in_the_call_is_allowed_too() -> None:
+def test_registries_on_the_command_line_are_allowed_too() -> None:
     """A pipeline has no file of its own."""
     allowed = allowed_registries(ClientSettings(()), [], ["10.0.0.1:5000"])
 
@@ -139,7 +139,7 @@ def test_what_is_named_in_the_call_is_allowed_too() -> None:
 
 
 def test_the_registries_that_logins_are_for(tmp_path: Path) -> None:
-    """By every spelling that docker and podman use."""
+    """In every spelling of docker and podman."""
     path = tmp_path / "config.json"
     path.write_text(
         '{"auths": {"https://index.docker.io/v1/": {}, "ghcr.io": {}, "localhost:5000/shop": {}, "https://a.test/v2/": {}},'
@@ -152,15 +152,17 @@ def test_the_registries_that_logins_are_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["link", "pipe"])
-def test_what_is_no_file_of_the_project_is_not_read(tmp_path: Path, what: str) -> None:
-    """A pipe would keep us waiting for ever, and a link lead to somebody's secrets."""
+def test_a_link_or_pipe_is_not_read_as_settings(tmp_path: Path, what: str) -> None:
+    """A pipe would block for ever, and a link could lead to a secret."""
     path = tmp_path / ".boltseal.toml"
     if what == "link":
         (tmp_path / "elsewhere").write_text("[verify]\nstrict = true\n")
         path.symlink_to(tmp_path / "elsewhere")
     else:
         os.mkfifo(path)
-    with pytest.raises(ProjectInvalid, match=r"\.boltseal\.toml can't be read: it is (a link|no file)"):
+    with pytest.raises(
+        ProjectInvalid, match=r"\.boltseal\.toml can't be read: (it is a symbolic link|not a regular file)"
+    ):
         project_settings(tmp_path)
 
 
@@ -172,10 +174,10 @@ def test_what_is_no_file_of_the_project_is_not_read(tmp_path: Path, what: str) -
         ("[pin.crds]\nShop = [{}]\n", '[pin.crds] "Shop"'),
     ],
 )
-def test_a_list_without_end_is_refused(tmp_path: Path, text: str, key: str) -> None:
-    """A checked-out file would have each of a hundred thousand entries tried on each of as many files."""
+def test_an_endless_list_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    """Each of a hundred thousand entries would be compared with every file."""
     (tmp_path / ".boltseal.toml").write_text(text.format(", ".join(['"a*"'] * 501)))
 
-    with pytest.raises(ProjectInvalid, match="has 501 entries; at most 500 are taken") as refused:
+    with pytest.raises(ProjectInvalid, match="has 501 entries; expected at most 500") as refused:
         project_settings(tmp_path)
     assert key in refused.value.message

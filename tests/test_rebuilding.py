@@ -143,7 +143,7 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
     looks = rebuilding(registry, settings, [], FakeHub())
     with capture_logs() as logs:
         asked = await looks.once()
-    [looked] = [one for one in logs if one["event"] == "bases of images looked at"]
+    [looked] = [one for one in logs if one["event"] == "images checked for outdated bases"]
 
     assert gone.status_code == 202
     assert asked == []
@@ -160,7 +160,7 @@ async def test_a_former_base_that_was_deleted_proves_no_other_base(
     looks = rebuilding(registry, settings, [], FakeHub())
     with capture_logs() as logs:
         asked = await looks.once()
-    [looked] = [one for one in logs if one["event"] == "bases of images looked at"]
+    [looked] = [one for one in logs if one["event"] == "images checked for outdated bases"]
 
     assert gone.status_code == 202
     assert asked == []

@@ -1,4 +1,4 @@
-"""`python -m boltseal` and the console script."""
+"""Entry point of `python -m boltseal` and of the console script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from boltseal.cli.root import run
 
 
 def main() -> None:
-    """The whole program; ends the process."""
+    """Run the command line; ends the process."""
     run()
 
 

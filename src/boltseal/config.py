@@ -1,6 +1,6 @@
-"""Reads the environment: the only module that does, for clients and for the server.
+"""Read the environment. This is the only module that does, for the client and the server.
 
-Everything else is given its settings as arguments. The server's settings file is read by `server.configuration`.
+All other modules get their settings as arguments. The server's settings file is read by `server.configuration`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from boltseal.errors import Invalid, quote
 
 
 class ConfigInvalid(Invalid):
-    """A setting that is unknown or out of range, or a file that can't be read. Nothing was started."""
+    """A setting is unknown or out of range, or a settings file can't be read."""
 
 
 def environment() -> dict[str, str]:
@@ -26,9 +26,10 @@ def environment() -> dict[str, str]:
 
 
 class ClientPaths(NamedTuple):
-    """Where a client finds what is the user's: logins, the best file first, Docker's daemon, and its own settings.
+    """Paths of the user's files and of Docker's daemon.
 
-    `docker_certificates`: the folder of certificates for a daemon behind TLS, None where none is wanted.
+    `logins`: credential files by precedence. `docker_certificates`: folder of certificates for a daemon behind TLS,
+    None without TLS.
     """
 
     logins: tuple[Path, ...]
@@ -38,9 +39,9 @@ class ClientPaths(NamedTuple):
 
 
 def client_paths() -> ClientPaths:
-    """The files in which docker and podman keep logins, as the two find them, and DOCKER_HOST or its default.
+    """Return the credential files of Docker and Podman, where the two look for them, and DOCKER_HOST or its default.
 
-    Podman's REGISTRY_AUTH_FILE is asked first, since whoever sets it means it; then Docker's, then Podman's own.
+    REGISTRY_AUTH_FILE comes first, since it is set explicitly; then Docker's file, then Podman's default files.
     """
     home = home_folder()
     named = os.environ.get("REGISTRY_AUTH_FILE")
@@ -58,7 +59,9 @@ def client_paths() -> ClientPaths:
 
 
 def state_folder() -> Path:
-    """Where a client keeps what it has seen: BOLTSEAL_STATE, else of root /var/lib/boltseal, else the XDG state folder."""
+    """Return the client's state folder: BOLTSEAL_STATE, else /var/lib/boltseal for root, else one in the XDG state
+    folder.
+    """
     named = os.environ.get("BOLTSEAL_STATE")
     if named:
         return Path(named)
@@ -69,48 +72,48 @@ def state_folder() -> Path:
 
 
 def home_folder() -> Path:
-    """The user's home, under which engines without root keep their images."""
+    """Return the user's home folder, in which rootless engines store their images."""
     return Path(os.environ.get("HOME") or Path("~").expanduser())
 
 
 def home_folders() -> list[Path]:
-    """The user's home; for root those of all users."""
+    """Return the user's home folder; for root those of all users."""
     mine = home_folder()
     others = [Path(user.pw_dir) for user in getpwall()] if os.geteuid() == 0 else []
     return list(dict.fromkeys([mine, *others]))
 
 
-def caller() -> int:
-    """The id of the user who called: behind sudo the one who called that, else the one that we are."""
+def invoking_user_id() -> int:
+    """Return the ID of the user who runs the command; under sudo that of the user who called sudo."""
     named = os.environ.get("SUDO_UID", "")
     return int(named) if os.geteuid() == 0 and named.isascii() and named.isdigit() else os.getuid()
 
 
 def child_environment() -> dict[str, str]:
-    """The user's environment, for programs that are theirs (Docker Compose) and are told which engine is meant.
+    """Return the environment for programs of the user (Docker Compose) to which boltseal passes an engine explicitly.
 
-    DOCKER_CONTEXT, which would win over that, is not in it.
+    DOCKER_CONTEXT is removed, since it would override that engine.
     """
     return {name: value for name, value in os.environ.items() if name != "DOCKER_CONTEXT"}
 
 
 def operator() -> str:
-    """Who is at work, for the record: `user@host`."""
+    """Return `user@host` of the user who runs the command, for records."""
     try:
-        user = pwd.getpwuid(caller()).pw_name
+        user = pwd.getpwuid(invoking_user_id()).pw_name
     except KeyError:
-        user = str(caller())
+        user = str(invoking_user_id())
     return f"{user}@{socket.gethostname()}"[:200]
 
 
 class BuildEnvironment(NamedTuple):
-    """What a pipeline says of the build that runs in it. `number`: "" outside of any; `epoch_s`: SOURCE_DATE_EPOCH."""
+    """Build data from CI variables. `number`: "" outside of CI; `epoch_s`: SOURCE_DATE_EPOCH."""
 
     number: str
     epoch_s: int | None
 
 
-# Each as its own pages describe it. GitHub's number is that of one workflow, and repeats when a run is started again.
+# Names as documented by each CI system. GitHub's number counts one workflow, and a re-run repeats it.
 BUILD_NUMBERS: Final = (
     "CI_PIPELINE_IID",  # GitLab
     "BUILDKITE_BUILD_NUMBER",
@@ -127,7 +130,7 @@ BUILD_NUMBERS: Final = (
 
 
 def build_environment() -> BuildEnvironment:
-    """The number of the pipeline that we run in, and the time that the build is to be told. ConfigInvalid."""
+    """Return the CI build number and SOURCE_DATE_EPOCH. Raises: ConfigInvalid: SOURCE_DATE_EPOCH is malformed."""
     number = os.environ.get("GITHUB_RUN_NUMBER", "")
     attempt = os.environ.get("GITHUB_RUN_ATTEMPT", "1")
     if number and attempt != "1":
@@ -139,16 +142,18 @@ def build_environment() -> BuildEnvironment:
     return BuildEnvironment(number, int(epoch) if epoch else None)
 
 
-def secret(variable: str) -> str:
-    """What a variable holds that a setting names, such as `password_env` of an upstream. ConfigInvalid if it holds nothing."""
+def secret_variable(variable: str) -> str:
+    """Return a secret from the variable that a setting names, such as `password_env`. Raises: ConfigInvalid: it is
+    empty.
+    """
     found = os.environ.get(variable, "")
     if not found:
         raise ConfigInvalid(
-            f"environment: {quote(variable)} is empty or not there; a setting says that a password is in it"
+            f"environment: {quote(variable)} is empty or not set; a setting names it as the source of a secret"
         )
     return found
 
 
-def debug_wanted() -> bool:
-    """Whether BOLTSEAL_DEBUG asks for tracebacks."""
+def debug_requested() -> bool:
+    """Return whether BOLTSEAL_DEBUG asks for tracebacks."""
     return os.environ.get("BOLTSEAL_DEBUG", "") not in ("", "0")

@@ -1,9 +1,9 @@
-"""The few kinds of error, and what each means outside: one table to HTTP, one table to exit codes.
+"""The kinds of errors, and what each is outside: one table to HTTP answers, one to exit codes.
 
-Specific classes live next to the code that raises them and subclass exactly one kind. The message of an
-error is written for the person who reads it inside `docker push`: what, got, expected, what to do next.
-It never holds a secret. What is not one of these kinds is a defect and is answered as one (500, exit 3); of a verb, but
-for a file that the host refuses (`cli.answer.of_host`).
+Specific classes are next to the code that raises them and derive from exactly one kind. An error message is written for
+its reader, who may see it inside `docker push`: what failed, got, expected, what to do. It never contains a secret. An
+exception of no kind is a defect and is reported as one (500, exit 3). The exception for commands: a file that the host
+refuses (`cli.answer.of_host`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 
 class ErrorCode(StrEnum):
-    """The fourteen codes of the distribution spec ("Error Codes"); no other code ever leaves the server."""
+    """The fourteen codes of the distribution spec ("Error Codes"). The server sends no other code."""
 
     BLOB_UNKNOWN = "BLOB_UNKNOWN"
     BLOB_UPLOAD_INVALID = "BLOB_UPLOAD_INVALID"
@@ -33,7 +33,7 @@ class ErrorCode(StrEnum):
 
 
 class BoltsealError(Exception):
-    """Base of every error that is meant for a person. `code` overrides the code of its kind."""
+    """Base class of errors with a message for users. `code` overrides the code of the error's kind."""
 
     code: ClassVar[ErrorCode | None] = None
 
@@ -43,23 +43,23 @@ class BoltsealError(Exception):
 
 
 class Invalid(BoltsealError):
-    """What was sent can't be right, whatever the state of the registry."""
+    """The request or input is wrong, independent of the state of the registry."""
 
 
 class Unauthenticated(BoltsealError):
-    """Nobody, or nobody provable, asked for something that needs a person."""
+    """The operation requires a login, and none or an invalid one was given."""
 
 
 class Denied(BoltsealError):
-    """The person is known and has not got the right."""
+    """The caller is known and lacks the right."""
 
 
 class NotFound(BoltsealError):
-    """The only miss. Anything else that keeps us from answering is Unavailable."""
+    """The object does not exist. Any other reason for a missing answer is Unavailable."""
 
 
 class SealedPut(BoltsealError):
-    """A push that would make a sealed or bound name mean something else."""
+    """A push that would change what a sealed tag resolves to."""
 
 
 class SealedDelete(BoltsealError):
@@ -67,11 +67,11 @@ class SealedDelete(BoltsealError):
 
 
 class Precondition(BoltsealError):
-    """If-Match or If-None-Match did not hold."""
+    """If-Match or If-None-Match failed."""
 
 
 class TooLarge(BoltsealError):
-    """A body or document over a stated limit."""
+    """A body or document is over a limit."""
 
 
 class RangeInvalid(BoltsealError):
@@ -79,20 +79,20 @@ class RangeInvalid(BoltsealError):
 
 
 class TooMany(BoltsealError):
-    """More than a stated rate or count; worth another try later."""
+    """A rate or count limit is exceeded; a retry may succeed later."""
 
 
 class Unavailable(BoltsealError):
-    """Doubt that may pass: a lock wait, a store that does not answer. Nothing has changed."""
+    """A condition that may pass, such as a lock timeout or a store that does not answer. Nothing was changed."""
 
 
 class Full(BoltsealError):
-    """No space left. Nothing was acknowledged that is not whole."""
+    """No space is left. Nothing incomplete was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """How a kind leaves the server: status, and the code used where the class names none."""
+    """The HTTP status of a kind, and the code of classes without their own."""
 
     status: int
     code: ErrorCode
@@ -115,7 +115,7 @@ HTTP_ANSWERS: dict[type[BoltsealError], HttpAnswer] = {
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every verb; README.md tells users what they mean."""
+    """Exit codes of every command, as documented in README.md."""
 
     HOLDS = 0
     DIFFERS = 1
@@ -141,22 +141,22 @@ EXIT_CODES: dict[type[BoltsealError], ExitCode] = {
 
 
 def quote(text: str, limit: int = 80) -> str:
-    """Text from outside as a message may show it: in quotes, on one line, printable ASCII, at most `limit` characters of it."""
+    """Quote external text for a message: on one line, printable ASCII, at most `limit` characters of it."""
     shown = text if len(text) <= limit else text[:limit] + "..."
     return '"' + "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in shown) + '"'
 
 
 def kind_of(error: BoltsealError) -> type[BoltsealError]:
-    """The kind that an error belongs to: the class of its ancestry that stands in the tables."""
+    """Return the kind of an error: the class of its MRO that is in the tables."""
     return next(cls for cls in type(error).__mro__ if cls in HTTP_ANSWERS)
 
 
 def http_answer(error: BoltsealError) -> HttpAnswer:
-    """Status and code of an error, its own code winning over its kind's."""
+    """Return status and code of an error; its own code overrides that of its kind."""
     answer = HTTP_ANSWERS[kind_of(error)]
     return answer if error.code is None else HttpAnswer(answer.status, error.code)
 
 
 def exit_code(error: BoltsealError) -> ExitCode:
-    """The exit code of a verb that ended with this error."""
+    """Return the exit code of a command that ended with this error."""
     return EXIT_CODES[kind_of(error)]

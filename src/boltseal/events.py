@@ -1,19 +1,19 @@
-"""What may be told to people and their programs: one frozen value for each event. Pure.
+"""Events for notifications: one frozen value class per kind of event. Pure.
 
-    tag.refused     a push or delete that a seal refused
-    tag.moved       a tag that means another image than before, ours or somebody else's; or nothing any more
-    tag.held        a tag that moved upstream, and is still served as it was
-    base.outdated   an image stands on a base whose tag now means another image
+    tag.refused     a seal refused a push or delete
+    tag.moved       a tag, of this or another registry, resolves to another image than before, or was deleted
+    tag.held        a tag moved upstream, and the mirror still serves the previous image
+    base.outdated   the tag of an image's base resolves to another image now
     release.done    a release was deployed
-    release.failed  it was not, or not wholly
+    release.failed  a release was not deployed, or not completely
     quota.low       a registry's pull limit is nearly used up
-    upstream.down   a registry that is mirrored or watched does not answer
+    upstream.down   a mirrored or watched registry does not answer
 
-Each has a sentence (`text`) and a document (`cloud_event`, CloudEvents 1.0 in JSON, type `boltseal.<event>.v1`). A text
-is one line of printable ASCII, whatever a name or a reason from outside held: it ends up in terminals, mails and chats.
-Who is told, and how, is `notify`; when something happens is for whoever raises it.
+Each event has a sentence (`text`) and a document (`cloud_event`: CloudEvents 1.0 in JSON, type `boltseal.<event>.v1`).
+A text is one line of printable ASCII, whatever external names or reasons contain: it is shown in terminals, mails and
+chats. `notify` delivers events; the caller decides when one occurs.
 
-A `v1` never loses or changes a key of its `data`; keys may be added.
+A `v1` event never loses or changes a key of its `data`; keys may be added.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from boltseal.oci.reference import Reference
 MAX_REASON: Final = 500
 MAX_DATA: Final = 10_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_is_word: Final = re.compile(r"[!-~]{1,300}").fullmatch
+_is_printable: Final = re.compile(r"[!-~]{1,300}").fullmatch
 
 
 class EventInvalid(Invalid):
-    """An event that can't be told: an id, a source or a time that is none."""
+    """An event with a malformed ID, source or time."""
 
 
 class EventKind(StrEnum):
-    """The events, by the names that settings and receivers know them by."""
+    """The kinds of events, by their names in settings and documents."""
 
     TAG_REFUSED = "tag.refused"
     TAG_MOVED = "tag.moved"
@@ -57,7 +57,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TagRefused:
-    """`asked`: push or delete. `digest`: of what was pushed. `reason`: the sentence that the person got."""
+    """A seal refused a push or delete (`asked`). `digest`: of the pushed manifest. `reason`: the error message."""
 
     kind: ClassVar[EventKind] = EventKind.TAG_REFUSED
     reference: Reference
@@ -68,30 +68,30 @@ class TagRefused:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return the reference."""
         return str(self.reference)
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the sentence for people."""
         return f"{_plain(self.asked)} of {self.reference} by {_plain(self.actor)} was refused: {_plain(self.reason)}"
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
+        """Return the data for programs."""
         return {
             "reference": str(self.reference),
-            "asked": _said(self.asked),
+            "asked": _text(self.asked),
             "digest": _digest(self.digest),
-            "actor": _said(self.actor),
-            "reason": _said(self.reason),
+            "actor": _text(self.actor),
+            "reason": _text(self.reason),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class TagMoved:
-    """`was` and `now`: what it meant and means, None for nothing. `release`: it looked like one that stays: an alarm.
+    """A tag moved from `was` to `now`; None: no such tag. `release`: it looks like a release, so the move is an alarm.
 
-    `seen_by`: who saw it, such as mirror or watch.
+    `seen_by`: the observer, such as registry, mirror or watch.
     """
 
     kind: ClassVar[EventKind] = EventKind.TAG_MOVED
@@ -103,21 +103,21 @@ class TagMoved:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return the reference."""
         return str(self.reference)
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the sentence for people."""
         alarm = "ALARM: " if self.release else ""
         was = "nothing" if self.was is None else self.was.short
         if self.now is None:
-            return f"{alarm}{self.reference} is gone; it meant {was}"
-        tail = ", though it looks like a release, which should never move" if self.release else ""
-        return f"{alarm}{self.reference} moved: it meant {was} and means {self.now.short} now{tail}"
+            return f"{alarm}{self.reference} is gone; it was {was}"
+        tail = ", although it looks like a release, which should never move" if self.release else ""
+        return f"{alarm}{self.reference} moved from {was} to {self.now.short}{tail}"
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
+        """Return the data for programs."""
         return {
             "reference": str(self.reference),
             "was": _digest(self.was),
@@ -129,7 +129,11 @@ class TagMoved:
 
 @dataclass(frozen=True, slots=True)
 class TagHeld:
-    """`serves`: what is still served. `held`: what upstream says it means (None: nothing any more). `reason`: by which rule."""
+    """A mirrored tag moved upstream and is held. `serves`: the digest still served. `held`: upstream's; None: deleted
+    there.
+
+    `reason`: the rule that holds it.
+    """
 
     kind: ClassVar[EventKind] = EventKind.TAG_HELD
     reference: Reference
@@ -139,29 +143,29 @@ class TagHeld:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return the reference."""
         return str(self.reference)
 
     @property
     def text(self) -> str:
-        """For people."""
-        upstream = "says that it is gone" if self.held is None else f"says {self.held.short}"
+        """Return the sentence for people."""
+        upstream = "deleted it" if self.held is None else f"moved it to {self.held.short}"
         serves = "nothing is served" if self.serves is None else f"{self.serves.short} is still served"
         return f"{self.reference} is held: upstream {upstream}, {serves}: {_plain(self.reason)}"
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
+        """Return the data for programs."""
         return {
             "reference": str(self.reference),
             "serves": _digest(self.serves),
             "held": _digest(self.held),
-            "reason": _said(self.reason),
+            "reason": _text(self.reason),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class BaseOutdated:
-    """`image` was built on `built_on`, what `base` meant then; now `base` means `now`."""
+    """`image` was built when `base` resolved to `built_on`; now `base` resolves to `now`."""
 
     kind: ClassVar[EventKind] = EventKind.BASE_OUTDATED
     image: Reference
@@ -171,19 +175,19 @@ class BaseOutdated:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return the reference of the image."""
         return str(self.image)
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the sentence for people."""
         return (
             f"{self.image} is outdated: it was built on {self.base} at {self.built_on.short}, "
-            f"which means {self.now.short} now"
+            f"which now resolves to {self.now.short}"
         )
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
+        """Return the data for programs."""
         return {
             "image": str(self.image),
             "base": str(self.base),
@@ -194,7 +198,7 @@ class BaseOutdated:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseDone:
-    """Release `number` of a project runs on `host`, made of `images` (references with digests)."""
+    """Release `number` of a project runs on `host`. `images`: references with digests."""
 
     kind: ClassVar[EventKind] = EventKind.RELEASE_DONE
     project: str
@@ -204,27 +208,27 @@ class ReleaseDone:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return project and number."""
         return f"{self.project}/{self.number}"
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the sentence for people."""
         return f"release {self.number} of {_plain(self.project)} runs on {_plain(self.host)}"
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
+        """Return the data for programs."""
         return {
-            "project": _said(self.project),
+            "project": _text(self.project),
             "number": self.number,
-            "host": _said(self.host),
-            "images": [_said(image) for image in self.images],
+            "host": _text(self.host),
+            "images": [_text(image) for image in self.images],
         }
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseFailed:
-    """Release `number` of a project could not be brought up on `host`; `reason` says why, and what runs instead."""
+    """Release `number` of a project failed on `host`. `reason`: why, and what runs instead."""
 
     kind: ClassVar[EventKind] = EventKind.RELEASE_FAILED
     project: str
@@ -234,27 +238,27 @@ class ReleaseFailed:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return project and number."""
         return f"{self.project}/{self.number}"
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the sentence for people."""
         return f"release {self.number} of {_plain(self.project)} failed on {_plain(self.host)}: {_plain(self.reason)}"
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
+        """Return the data for programs."""
         return {
-            "project": _said(self.project),
+            "project": _text(self.project),
             "number": self.number,
-            "host": _said(self.host),
-            "reason": _said(self.reason),
+            "host": _text(self.host),
+            "reason": _text(self.reason),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaLow:
-    """A registry lets us pull `remaining` times more, of `limit` in `window_s` seconds."""
+    """A registry's pull limit: `remaining` pulls left of `limit` in `window_s` seconds."""
 
     kind: ClassVar[EventKind] = EventKind.QUOTA_LOW
     registry: str
@@ -264,19 +268,19 @@ class QuotaLow:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return the registry."""
         return self.registry
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the sentence for people."""
         window = f" in {self.window_s // 3600} hours" if self.window_s >= 3600 else ""
-        return f"{_plain(self.registry)} has {self.remaining} of {self.limit} pulls{window} left for us"
+        return f"{_plain(self.registry)} has {self.remaining} of {self.limit} pulls{window} left"
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
+        """Return the data for programs."""
         return {
-            "registry": _said(self.registry),
+            "registry": _text(self.registry),
             "remaining": self.remaining,
             "limit": self.limit,
             "window_s": self.window_s,
@@ -285,7 +289,7 @@ class QuotaLow:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamDown:
-    """A registry does not answer, or with errors only."""
+    """A registry does not answer, or only with errors."""
 
     kind: ClassVar[EventKind] = EventKind.UPSTREAM_DOWN
     registry: str
@@ -293,24 +297,24 @@ class UpstreamDown:
 
     @property
     def subject(self) -> str:
-        """What it is about."""
+        """Return the registry."""
         return self.registry
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Return the sentence for people."""
         return f"{_plain(self.registry)} does not answer: {_plain(self.reason)}"
 
     def data(self) -> Mapping[str, object]:
-        """For programs."""
-        return {"registry": _said(self.registry), "reason": _said(self.reason)}
+        """Return the data for programs."""
+        return {"registry": _text(self.registry), "reason": _text(self.reason)}
 
 
 Event = TagRefused | TagMoved | TagHeld | BaseOutdated | ReleaseDone | ReleaseFailed | QuotaLow | UpstreamDown
 
 
 class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A CloudEvents 1.0 document. `data` is what the event says, and its sentence as `text`."""
+    """A CloudEvents 1.0 document. `data`: the data of the event, and its sentence as `text`."""
 
     specversion: str = "1.0"
     id: str
@@ -322,25 +326,27 @@ class CloudEvent(msgspec.Struct, frozen=True, kw_only=True):
     data: Mapping[str, object]
 
 
-def type_of(kind: EventKind) -> str:
-    """The type of an event's document, such as boltseal.tag.moved.v1."""
+def event_type(kind: EventKind) -> str:
+    """Return the type of an event's document, such as boltseal.tag.moved.v1."""
     return f"boltseal.{kind}.v1"
 
 
 def cloud_event(event: Event, *, id_: str, source: str, time_us: int) -> bytes:
-    """The event as a JSON document. EventInvalid.
+    """Format an event as a JSON document.
 
-    `id_`: one for each event, the same however often it is sent, so that receivers can tell. `source`: who tells, a URI
-    reference such as `https://registry.example.com`. `time_us`: when, in microseconds since the epoch.
+    `id_`: unique per event and equal in every delivery, so that receivers can deduplicate. `source`: the sender, a URI
+    reference such as `https://registry.example.com`. `time_us`: microseconds since the epoch.
+
+    Raises: EventInvalid.
     """
-    for name, word in (("id", id_), ("source", source)):
-        if not _is_word(word):
-            raise EventInvalid(f"an event's {name} is {quote(word)}; expected 1 to 300 printable characters, no space")
+    for name, value in (("id", id_), ("source", source)):
+        if not _is_printable(value):
+            raise EventInvalid(f"an event's {name} is {quote(value)}; expected 1 to 300 printable characters, no space")
     return msgspec.json.encode(
         CloudEvent(
             id=id_,
             source=source,
-            type=type_of(event.kind),
+            type=event_type(event.kind),
             subject=_plain(event.subject),
             time=_time(time_us),
             data={**event.data(), "text": event.text},
@@ -349,7 +355,7 @@ def cloud_event(event: Event, *, id_: str, source: str, time_us: int) -> bytes:
 
 
 def parse_cloud_event(raw: bytes) -> CloudEvent:
-    """Read back what `cloud_event` wrote. EventInvalid."""
+    """Parse a document that `cloud_event` wrote. Raises: EventInvalid."""
     try:
         return decode(raw, CloudEvent)
     except ValueError as error:
@@ -368,8 +374,8 @@ def _digest(digest: Digest | None) -> str | None:
     return None if digest is None else str(digest)
 
 
-def _said(text: str) -> str:
-    """Somebody's words as they are, but for halves of characters, which JSON can't hold, and for a bound."""
+def _text(text: str) -> str:
+    """Return external text without lone surrogates, which JSON can't contain, and of bounded length."""
     return text[:MAX_DATA].encode("utf-8", "replace").decode()
 
 

@@ -1,12 +1,12 @@
-"""The sockets under the HTTP client: a read takes all that has arrived, in one piece, and not 64 KiB of it.
+"""Socket backend of the HTTP client: a read returns everything that has arrived, instead of at most 64 KiB.
 
-httpcore asks a socket for 64 KiB at a time, and the one it comes with cuts what arrived into that; each cut passes
-through a dozen functions, which for a layer costs as much as hashing it. Here the kernel writes into one buffer for each
-connection, and a read empties it. That may be more than was asked for, which httpcore's parser does not mind: it keeps
-what it is given. The buffer is also the back-pressure: while it is nearly full, nothing more is taken off the network.
+httpcore reads 64 KiB at a time, and its own backend cuts what arrived into such pieces. Each piece passes through a
+dozen functions, which costs as much as hashing a layer. Here the kernel writes into one buffer per connection, and a
+read empties it. A read may return more than requested; httpcore's parser accepts that. The buffer is also the
+back-pressure: while it is nearly full, nothing more is read from the network.
 
-Everything else (pool, parser, TLS, timeouts, errors) is httpcore's and httpx2's. Registries are asked over these sockets,
-and engines, also over Unix sockets. Why not over httpcore's own: docs/adr/0028.
+Pool, parser, TLS, timeouts and errors are those of httpcore and httpx2. Registries are reached over these sockets, and
+engines too, also over Unix sockets. The reasons are in docs/adr/0028.
 """
 
 from __future__ import annotations
@@ -25,21 +25,23 @@ BUFFER_BYTES: Final = 1024 * 1024
 STOP_AT_BYTES: Final = BUFFER_BYTES * 3 // 4
 UNSENT_BYTES: Final = 1024 * 1024
 NEXT_ADDRESS_AFTER_S: Final = 3.0
-"""A host with several addresses, of which one swallows everything, is still reached."""
+"""Of a host with several addresses, an address that does not answer is given up after this time."""
 
 
-class Bound(Protocol):
-    """Says which connections are ours to make."""
+class AddressCheck(Protocol):
+    """Decides which connections may be made."""
 
     def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
-        """Raise when a connection to any of the addresses of this host is not."""
+        """Raise an error if a connection to any of the host's addresses is not allowed."""
 
 
 class SocketTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's transport, without a proxy, on these sockets. `reach`: None for any address; `uds`: a Unix socket instead."""
+    """httpx2's transport without a proxy, on this backend. `reach`: None allows any address; `uds`: path of a Unix
+    socket.
+    """
 
     def __init__(
-        self, verify: ssl.SSLContext, limits: httpx2.Limits, *, reach: Bound | None, uds: str | None = None
+        self, verify: ssl.SSLContext, limits: httpx2.Limits, *, reach: AddressCheck | None, uds: str | None = None
     ) -> None:
         super().__init__(verify=verify, limits=limits)
         self._pool = httpcore2.AsyncConnectionPool(
@@ -53,12 +55,13 @@ class SocketTransport(httpx2.AsyncHTTPTransport):
 
 
 class SocketClient(httpx2.AsyncClient):
-    """httpx2's client, which still goes through the environment's proxies where there are some, as it always does.
+    """httpx2's client on this backend, which still uses the proxies of the environment, if any.
 
-    A transport that is handed in would switch those off; therefore the place where the client makes its own.
+    Passing a transport to httpx2 would disable those proxies; so this class replaces the method that creates
+    transports.
     """
 
-    def __init__(self, *args: Any, reach: Bound | None, **options: Any) -> None:
+    def __init__(self, *args: Any, reach: AddressCheck | None, **options: Any) -> None:
         self._reach = reach
         super().__init__(*args, **options)
 
@@ -74,21 +77,21 @@ class SocketClient(httpx2.AsyncClient):
 
 
 class _Wire(asyncio.BufferedProtocol):
-    """One connection: what has arrived and was not read, and whether there is room for what is to be sent."""
+    """One connection: received bytes that were not read yet, and whether the send buffer has space."""
 
     def __init__(self) -> None:
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._filled = 0
         self._stopped = False
         self._reader: asyncio.Future[None] | None = None
-        self._room = asyncio.Event()
-        self._room.set()
+        self._writable = asyncio.Event()
+        self._writable.set()
         self.transport: asyncio.Transport | None = None
         self.ended = False
         self.error: Exception | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's class does not derive from it
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -108,28 +111,28 @@ class _Wire(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
         self.error = exc
-        self._room.set()
+        self._writable.set()
         self._wake()
 
     def pause_writing(self) -> None:
-        self._room.clear()
+        self._writable.clear()
 
     def resume_writing(self) -> None:
-        self._room.set()
+        self._writable.set()
 
     @property
     def readable(self) -> bool:
-        """Whether a read would not wait."""
+        """Return whether a read would return at once."""
         return self._filled > 0 or self.ended
 
     async def arrival(self) -> None:
-        """Return when a read would not wait."""
+        """Wait until a read would return at once."""
         if not self.readable:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
 
     def take(self) -> bytes:
-        """All that has arrived."""
+        """Return everything that has arrived."""
         taken = bytes(self._buffer[: self._filled])
         self._filled = 0
         if self._stopped and not self.ended and self.transport is not None:
@@ -137,9 +140,9 @@ class _Wire(asyncio.BufferedProtocol):
             self.transport.resume_reading()
         return taken
 
-    async def room(self) -> None:
-        """Return when there is room for more to send, or nobody to send it to."""
-        await self._room.wait()
+    async def writable(self) -> None:
+        """Wait until the send buffer has space, or the connection is closed."""
+        await self._writable.wait()
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -147,7 +150,7 @@ class _Wire(asyncio.BufferedProtocol):
 
 
 class _Stream(httpcore2.AsyncNetworkStream):
-    """A connection as httpcore wants it. `max_bytes` is a wish that is not kept."""
+    """A connection with httpcore's interface. `max_bytes` of a read is ignored."""
 
     def __init__(self, wire: _Wire, transport: asyncio.Transport) -> None:
         self._wire = wire
@@ -155,9 +158,8 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's signature
         if self._wire.readable:
-            await asyncio.sleep(
-                0
-            )  # who sends faster than we read must not keep everybody else, and every timer, waiting
+            # A fast sender must not starve other tasks and timers: `read` would never suspend.
+            await asyncio.sleep(0)
         else:
             async with _within(timeout, httpcore2.ReadTimeout):
                 await self._wire.arrival()
@@ -173,12 +175,12 @@ class _Stream(httpcore2.AsyncNetworkStream):
             raise httpcore2.WriteError("the connection is closed")
         self._transport.write(buffer)
         async with _within(timeout, httpcore2.WriteTimeout):
-            await self._wire.room()
+            await self._wire.writable()
         if self._wire.error is not None:
             raise httpcore2.WriteError(str(self._wire.error)) from self._wire.error
 
     async def aclose(self) -> None:
-        self._transport.abort()  # whatever is still under way was given up
+        self._transport.abort()  # unsent bytes belong to a cancelled request
         await asyncio.sleep(0)
 
     async def start_tls(
@@ -194,7 +196,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
                 transport = await loop.start_tls(
                     self._transport, wire, ssl_context, server_hostname=server_hostname, ssl_handshake_timeout=timeout
                 )
-        except (OSError, ssl.SSLError) as error:  # a handshake that takes too long is a ConnectionAbortedError
+        except (OSError, ssl.SSLError) as error:  # a handshake timeout is a ConnectionAbortedError
             await self.aclose()
             raise httpcore2.ConnectError(str(error)) from error
         except BaseException:
@@ -213,7 +215,7 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
 
 class _Backend(httpcore2.AsyncNetworkBackend):
-    def __init__(self, reach: Bound | None) -> None:
+    def __init__(self, reach: AddressCheck | None) -> None:
         self._reach = reach
 
     async def connect_tcp(
@@ -239,7 +241,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
                     async with asyncio.timeout(None if last else NEXT_ADDRESS_AFTER_S):
                         transport, wire = await loop.create_connection(_Wire, address, port)
                         return _Stream(wire, transport)
-                except (OSError, TimeoutError) as error:  # a TimeoutError is an OSError, and here the next one's turn
+                except (OSError, TimeoutError) as error:  # a TimeoutError is an OSError; try the next address
                     if last:
                         raise httpcore2.ConnectError(f"{address}: {error.strerror or 'no answer'}") from error
         raise httpcore2.ConnectError(f"{host} has no address")

@@ -1,4 +1,4 @@
-"""One user who takes more than is theirs: bytes, repositories, uploads, referrers. Refused, and everybody else goes on."""
+"""One user who exceeds a limit: bytes, repositories, uploads, referrers. Refused, and other users are not affected."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ async def test_manifests_count_too(shop: Open) -> None:
     assert found is None
 
 
-async def test_what_is_there_may_be_published_again_by_whoever_is_over_the_quota(shop: Open) -> None:
-    """A quota that was made smaller takes nothing away, and the same push again succeeds."""
+async def test_a_user_over_the_quota_may_push_stored_content_again(shop: Open) -> None:
+    """A smaller quota removes nothing, and the same push again succeeds."""
     own = image("one")
     async with shop() as running:
         await push(running.client, "shop/app", "1.4.2", own)
@@ -202,7 +202,7 @@ async def test_one_repository_too_many_is_refused(shop: Open) -> None:
 
 
 async def test_the_quota_of_one_is_not_anothers(shop: Open) -> None:
-    """Whoever fills theirs is in nobody's way."""
+    """A user who has used up a quota does not affect others."""
     async with shop({"users": "*", "max_bytes": 1000}) as running:
         await push_blob(running.client, "shop/app", Blob(b"a" * 1000))
         running.client.auth = httpx2.BasicAuth("ana", "ana")
@@ -211,8 +211,8 @@ async def test_the_quota_of_one_is_not_anothers(shop: Open) -> None:
     assert other.status_code == 201
 
 
-async def test_uploads_that_nobody_ends_are_counted(shop: Open) -> None:
-    """429 with the time to come back, over all repositories; another user is let in, and one that ended makes room."""
+async def test_unfinished_uploads_are_counted(shop: Open) -> None:
+    """429 with Retry-After, over all repositories; another user may upload, and an ended upload frees its place."""
     async with shop(max_uploads_per_user=3) as running:
         open_ = [await start_upload(running.client, f"shop/app{number}") for number in range(3)]
         refused = await running.client.post("/v2/shop/app9/blobs/uploads/")
@@ -240,7 +240,7 @@ async def test_uploads_of_before_a_restart_are_counted(shop: Open) -> None:
 
 
 async def test_without_users_an_address_is_counted(data: Path) -> None:
-    """Nobody can be told from anybody else, but by where they are."""
+    """Anonymous callers are told apart only by their address."""
     async with serving_as(
         Settings.model_validate({"server": {"data": data}, "auth": {"max_uploads_per_user": 2}})
     ) as running:
@@ -259,7 +259,7 @@ async def test_without_users_an_address_is_counted(data: Path) -> None:
 
 
 async def test_a_network_of_ipv6_is_counted_as_one(data: Path) -> None:
-    """Who has one address of it has 2^64 of them; another network is somebody else."""
+    """A client with one address of a /64 has 2^64; another network counts separately."""
     addresses = ("2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:1:ffff::3", "2001:db8:0:2::1")
     answers = []
     async with serving_as(
@@ -274,7 +274,7 @@ async def test_a_network_of_ipv6_is_counted_as_one(data: Path) -> None:
 
 
 async def test_an_image_has_so_many_referrers_and_no_more(data: Path) -> None:
-    """Whoever lists them reads all of them; the same one again is none more, and another image has its own."""
+    """A client that lists them reads all. A repeated push is no further one, and another image has its own count."""
     async with serving(data, max_referrers_per_image=2) as running:
         one, two = image("one"), image("two")
         await push(running.client, "shop/app", "1.0.0", one)
@@ -312,8 +312,8 @@ async def test_uploads_filled_before_the_first_of_them_counted_leave_no_bytes(sh
     assert stored(data) == {blobs[0].digest}
 
 
-async def test_pieces_smaller_than_what_is_asked_at_fill_no_disk(shop: Open, data: Path) -> None:
-    """A length that nobody announced, a little over what is left, again and again: refused, and nothing of it stays."""
+async def test_pieces_smaller_than_the_check_interval_fill_no_disk(shop: Open, data: Path) -> None:
+    """Repeated chunks of unannounced length, a little over the remainder: refused, and nothing is stored."""
     blobs = [Blob(bytes([number]) * 5000) for number in range(3)]
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
         answers = []

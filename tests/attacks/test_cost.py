@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.metadata import queries, sqlite
+from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.queries import ManifestRow
+from tests.server.storage.sqlite_session import driver
 from tests.shop import INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
     from tests.shop import Shop
 
 CHILDREN, TAGS = 3000, 64
@@ -52,7 +53,7 @@ async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: Shop) ->
         for n in range(CHILDREN)
     ]
 
-    def fill(tx: Transaction) -> None:
+    def fill(tx: UnitOfWork) -> None:
         place = queries.ensure_repository(tx, SHOP, "somebody")
         links = [(config["digest"], "config"), (layer["digest"], "layer")]
         for child in children:
@@ -77,9 +78,9 @@ async def steps(shop: Shop, index: bytes, tags: list[str]) -> int:
         gone += 1
         return 0
 
-    await shop.database.write(lambda tx: sqlite.driver(tx.connection).set_progress_handler(count, 100))
+    await shop.database.write(lambda tx: driver(tx).set_progress_handler(count, 100))
     await shop.push(index, Digest.of(index), *tags, media_type=INDEX)
-    await shop.database.write(lambda tx: sqlite.driver(tx.connection).set_progress_handler(None, 0))
+    await shop.database.write(lambda tx: driver(tx).set_progress_handler(None, 0))
     return gone
 
 

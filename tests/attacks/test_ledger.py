@@ -1,6 +1,6 @@
-"""Who can write the data folder rewrites history: each lie is named at home, by fsck or by the server itself.
+"""An attacker who can write the data folder rewrites history: fsck or the server reports each forgery.
 
-What a client with a receipt and a monitor from outside see of them is in `test_ledger_client`.
+`test_ledger_client` tests what a client with a receipt, and a monitor, detect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from sqlalchemy import Connection
 
 from boltseal.ledger.entry import Entry, EntryKind, encode, parse
 from boltseal.ledger.note import SigningKey
@@ -24,6 +23,7 @@ from boltseal.server.settings import Settings, WitnessSettings
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.store_factory import collect_store, examine_store, now_us, open_store
 from tests import images
 from tests.asgi import send
@@ -71,7 +71,7 @@ def problems(published: Path) -> Problems:
 def entries(data: Path) -> list[Entry]:
     with open_store(settings_of(data)) as store:
 
-        def lines(held: Connection) -> list[bytes]:
+        def lines(held: Snapshot) -> list[bytes]:
             return [line for _, line in ledger_store.lines(held)]
 
         return [parse(line) for line in store.database.read_and_wait(lines)]
@@ -88,7 +88,7 @@ def test_a_tag_row_that_was_changed_by_hand(by_hand: Callable[..., None], proble
     """A floating tag made to mean another image that is there."""
     by_hand("UPDATE tag SET digest = ?, canonical = ? WHERE name = 'latest'", FALSE.digest, FALSE.digest)
 
-    assert f"shop/app:latest: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
+    assert f"shop/app:latest: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
 
 
 @pytest.mark.lengthy
@@ -100,15 +100,15 @@ def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], p
     )
     found = problems()
 
-    assert f"shop/app:1.0.0: the tag means {FALSE.digest}, the ledger says {TRUE.digest}" in found
-    assert f"shop/app:1.0.0: the tag is bound to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in found
+    assert f"shop/app:1.0.0: the tag is sealed to {FALSE.digest}, the ledger says {TRUE.digest}" in found
 
 
 @pytest.mark.lengthy
 async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     published: Path, by_hand: Callable[..., None], problems: Problems
 ) -> None:
-    """By whoever has the database and the key: tree and head hold, the rules of a ledger do not."""
+    """The attacker has the database and the key: tree and head verify, the rules of a ledger do not."""
     last, size = entries(published)[-1], len(entries(published))
     forged = Entry(
         kind=EntryKind.TAG_MOVED,
@@ -136,7 +136,7 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
 
 @pytest.mark.lengthy
 def test_an_entry_that_was_rewritten(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
-    """Who did it, changed without a trace in its form: the tree tells."""
+    """The actor was changed, in valid form: the tree reveals it."""
     index = next(n for n, one in enumerate(entries(published)) if one.tag == "1.0.0")
     other = encode(replace_actor(entries(published)[index]))
     by_hand("UPDATE entry SET line = ? WHERE idx = ?", other, index)
@@ -164,8 +164,8 @@ async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., N
     status, text = await writes(published)
 
     assert status == 405
-    assert f"{size} entries of the ledger were signed, but the data holds {size - 1}" in text
-    assert any(f"is over {size} entries; {size - 1} are here" in one for one in problems())
+    assert f"{size} entries of the ledger were signed, but the data has {size - 1}" in text
+    assert any(f"is over {size} entries; the store has {size - 1}" in one for one in problems())
 
 
 @pytest.mark.slow
@@ -196,8 +196,8 @@ async def test_a_signing_key_that_was_swapped(published: Path, problems: Problem
     status, text = await writes(published)
 
     assert status == 405
-    assert "mark does not hold" in text
-    assert any("what was signed of it does not hold" in one for one in problems())
+    assert "mark is invalid" in text
+    assert any("what was signed of it is not valid" in one for one in problems())
 
 
 @pytest.mark.lengthy
@@ -275,7 +275,7 @@ async def test_a_clock_that_was_set_forward_and_right_again(published: Path) -> 
 
 @pytest.mark.lengthy
 async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
-    """Whoever goes on under another origin says so in the first entry, with the head that was left."""
+    """The first entry under a new origin names the last head of the old one."""
     with open_store(settings_of(published)) as store:
         accept_loss(store.database, store.keys, "operator", "nobody will notice")
     newest = entries(published)[-1]
@@ -286,8 +286,8 @@ async def test_a_loss_that_was_accepted_is_no_secret(published: Path) -> None:
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize("mark", [b"", b"garbage\n", b"\x00" * 2_000_000, None])
-async def test_a_mark_in_place_of_which_something_else_lies(published: Path, mark: bytes | None) -> None:
-    """Garbage, a lot of it, or (None) a pipe that nobody writes to: doubted at once, and a loss can be accepted."""
+async def test_a_mark_replaced_by_something_else(published: Path, mark: bytes | None) -> None:
+    """Garbage, a lot of it, or (None) a pipe without a writer: the ledger is frozen at once, and a loss can be accepted."""
     folder = published.with_name("data.keys")
     (folder / "ledger.mark").unlink()
     if mark is None:
@@ -319,7 +319,7 @@ async def test_a_collect_over_an_old_copy_of_the_database(published: Path, tmp_p
     much_later_us = now_us() + 90 * 24 * HOUR_US
     would_go = list(collect_store(settings_of(published), dry_run=True, clock=lambda: much_later_us))
 
-    with pytest.raises(LedgerFrozen, match="nothing is removed"):
+    with pytest.raises(LedgerFrozen, match="nothing is deleted"):
         list(collect_store(settings_of(published), dry_run=False, clock=lambda: much_later_us))
     assert sorted(path.name for path in (published / "blobs").rglob("*")) == before
     assert would_go
@@ -335,8 +335,8 @@ async def test_another_spelling_of_a_path_is_nothing(registry: Serving, target: 
     assert answer.status == 404
 
 
-async def test_a_folder_of_keys_that_can_not_be_written_keeps_nobody_from_pulling(published: Path) -> None:
-    """Also after a restart: what is pushed is durable, waits for its signature, and that is told."""
+async def test_an_unwritable_folder_of_keys_stops_no_pull(published: Path) -> None:
+    """Also after a restart: pushes are durable, wait for their signature, and readiness reports it."""
     lock = published.with_name("data.keys") / "ledger.lock"
     lock.unlink()
     lock.mkdir()  # as on a disk that is mounted read-only: the lock can't be taken

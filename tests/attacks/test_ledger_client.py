@@ -1,4 +1,4 @@
-"""Lies of a registry about its ledger, and who finds them: a client that saw more, one with a receipt, a monitor."""
+"""Forgeries of a registry in its own ledger, and who detects them: a client that saw more, a receipt, a monitor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import stamina
 
 from boltseal.client.errors import RemoteMismatch
-from boltseal.client.history import Proven, read_history
+from boltseal.client.history import ProvenHistory, read_history
 from boltseal.client.ledger_monitor.monitor import Monitor, MonitorReport
 from boltseal.client.ledger_monitor.progress_file import MonitorMemory
 from boltseal.client.ledger_trust import LedgerCheck, LedgerUnchecked, LedgerWatch, TrustStatus, give_key
@@ -30,7 +30,7 @@ SHOP, TAG = Repository("shop/app"), Tag("1.4.2")
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """The number of retries is unchanged, without the pauses between them."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
@@ -60,7 +60,7 @@ async def follow(ledger: FakeLedger, state: ClientState) -> LedgerCheck:
         await transport.aclose()
 
 
-async def history(ledger: FakeLedger, state: ClientState) -> Proven:
+async def history(ledger: FakeLedger, state: ClientState) -> ProvenHistory:
     transport = ledger.transport()
     watch = LedgerWatch(state, transport, lambda: 1)
     try:
@@ -217,18 +217,18 @@ def test_a_receipt_without_its_entry_proves_nothing() -> None:
         (b"x" * 65_535, "not an entry"),
     ],
 )
-async def test_what_is_no_canonical_entry_stands_in_a_bundle(
+async def test_a_bundle_with_an_entry_that_is_not_canonical(
     ledger: FakeLedger, state: ClientState, line: bytes, said: str
 ) -> None:
-    """Though it is signed: a monitor names it."""
+    """It is signed, but a monitor reports it."""
     ledger.entries.append(line)
     report = await monitored(ledger, state)
 
     assert report.problems[0].startswith(f"entry 4: {said}")
 
 
-async def test_another_spelling_of_an_entry_stands_in_a_bundle(ledger: FakeLedger, state: ClientState) -> None:
-    """Two readers must never read two things."""
+async def test_a_bundle_with_another_spelling_of_an_entry(ledger: FakeLedger, state: ClientState) -> None:
+    """Two readers must never read different content."""
     ledger.entries[3] = ledger.entries[3].replace(b'{"v":1,', b'{"v": 1,')
     fresh = ClientState(state.folder / "fresh")
     give_key(fresh, HOST, KEY, 1)
@@ -274,7 +274,7 @@ async def test_a_sealed_tag_is_re_pointed_in_the_database(ledger: FakeLedger, st
 
     assert open_receipt(kept, KEY).entry.digest == A
     assert told.problems == (f"the tag means {B}, and its last entry 2 says {A}",)
-    assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag means {B}, and its last entry 2 says otherwise"]
+    assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 differs"]
 
 
 async def test_a_sealed_tag_is_re_pointed_and_the_ledger_goes_along(ledger: FakeLedger, state: ClientState) -> None:

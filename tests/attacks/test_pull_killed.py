@@ -62,8 +62,8 @@ def steps(name: str) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody's logins and settings are used."""
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use no login or settings of this machine."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "nobody"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):

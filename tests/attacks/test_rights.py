@@ -1,7 +1,7 @@
-"""Rights: what somebody may reach for, and gets nothing by. One test for each way to try.
+"""Rights: attempts to reach content without the right, one test each.
 
-The shop has four people: `ci` may pull and push `shop/**`, `boss` may do everything there but administrate, `other` may
-do everything in `other/**`, and anybody may pull `public/**`.
+The shop has four users: `ci` may pull and push `shop/**`, `boss` has every right there but admin, `other` has every
+right in `other/**`, and anonymous callers may pull `public/**`.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ READS = [
 
 @pytest.mark.parametrize("path", READS)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_who_may_not_pull_is_not_told_what_exists(shop: Serving, path: str, method: str) -> None:
-    """Somebody of another team gets the same answer for what is there and for what is not; so does somebody unknown."""
+async def test_existence_is_not_revealed_without_the_right_to_pull(shop: Serving, path: str, method: str) -> None:
+    """A user of another team gets the same answer for existing and missing content; so does an unknown user."""
     known = await shop.client.request(method, path, auth=login("other"))
     unknown = await shop.client.request(method, path)
     conditional = await shop.client.request(
@@ -154,7 +154,7 @@ async def test_a_right_to_push_is_none_to_delete(shop: Serving) -> None:
 
 
 async def test_anybody_may_pull_what_is_public_and_nothing_else(shop: Serving) -> None:
-    """A token for nobody opens what everybody may pull; pushing needs a login."""
+    """An anonymous token allows public pulls; pushing needs a login."""
     shop.client.auth = login("boss")
     await push(shop.client, "public/app", "1.0.0", IMAGE)
     shop.client.auth = httpx2.Auth()
@@ -275,7 +275,7 @@ async def test_a_token_ends(shop: Serving, clock: Clock) -> None:
     answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
 
     assert answer.status_code == 401
-    assert "ended" in answer.json()["errors"][0]["message"]
+    assert "expired" in answer.json()["errors"][0]["message"]
 
 
 def forged(settings: Settings, clock: Clock) -> dict[str, str]:
@@ -294,7 +294,7 @@ def forged(settings: Settings, clock: Clock) -> dict[str, str]:
     }
     part = base64.urlsafe_b64encode(json.dumps(body).encode()).rstrip(b"=").decode()
     none = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
-    real = Tokens(keys, "boltseal", clock).give("ci", {"shop/app": frozenset({Action.PULL})})
+    real = Tokens(keys, "boltseal", clock).issue("ci", {"shop/app": frozenset({Action.PULL})})
     head, _, signature = real.split(".")
     ours = OKPKey.import_key(Ed25519PrivateKey.from_private_bytes(seed))
     return {
@@ -304,7 +304,7 @@ def forged(settings: Settings, clock: Clock) -> dict[str, str]:
             {"alg": "HS256"}, body, OctKey.import_key(public), algorithms=["HS256"]
         ),
         "with other claims under the same signature": f"{head}.{part}.{signature}",
-        "for another audience": Tokens(keys, "elsewhere", clock).give("ci", {"shop/app": frozenset({Action.PULL})}),
+        "for another audience": Tokens(keys, "elsewhere", clock).issue("ci", {"shop/app": frozenset({Action.PULL})}),
         "of another issuer": jwt.encode({"alg": "Ed25519"}, {**body, "iss": "mallory"}, ours, algorithms=["Ed25519"]),
         "that never ends": jwt.encode({"alg": "Ed25519"}, {**body, "exp": now_s + 10**9}, ours, algorithms=["Ed25519"]),
         "without an end": jwt.encode(
@@ -375,7 +375,7 @@ async def test_a_key_that_was_stolen_signs_nothing_new_after_its_rotation(
     clock.advance(seconds=60)
     thief.write_text(json.dumps([{"id": stolen.id, "seed": base64.b64encode(stolen.seed).decode(), "since_us": 0}]))
     scopes = {"shop/app": frozenset({Action.PULL})}
-    later = Tokens(KeyFile(thief), settings.auth.service, clock).give("ci", scopes)
+    later = Tokens(KeyFile(thief), settings.auth.service, clock).issue("ci", scopes)
     answer = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(later))
 
     assert answer.status_code == 401
@@ -392,7 +392,7 @@ async def test_an_old_password_is_worth_nothing_at_the_next_request(shop: Servin
 
 @pytest.mark.parametrize("name", ["other", None])
 async def test_receipts_asked_for_one_by_one_name_no_repository(shop: Serving, name: str | None) -> None:
-    """Whoever may not pull gave a number, and must not learn a private name from the refusal of it."""
+    """A refusal for an entry index must not reveal the name of a private repository."""
     auth = httpx2.Auth() if name is None else login(name)
     await signed(shop.client, 3)
     answers = [await shop.client.get(f"/ledger/receipt/{index}", auth=auth) for index in range(10)]
@@ -408,7 +408,7 @@ async def test_receipts_asked_for_one_by_one_name_no_repository(shop: Serving, n
     ["Basic", "Basic !!!", "Basic Y2k=", "Basic \xff", "Digest x", "Bearer", "ci:pw-ci", "Basic " + "A" * 30_000],
 )
 async def test_a_header_that_can_not_be_read_is_a_401(shop: Serving, header: str) -> None:
-    """Garbage is nobody, and says nothing of itself back."""
+    """A garbled header is no login, and is not echoed."""
     answer = await shop.client.get("/v2/shop/app/tags/list", headers={b"authorization": header.encode("latin-1")})
 
     assert answer.status_code == 401
@@ -416,8 +416,8 @@ async def test_a_header_that_can_not_be_read_is_a_401(shop: Serving, header: str
 
 
 @pytest.mark.lengthy
-async def test_nobody_learns_which_users_exist(shop: Serving) -> None:
-    """A wrong password and a user who is not there get the same answer."""
+async def test_the_existence_of_users_is_not_revealed(shop: Serving) -> None:
+    """A wrong password and an unknown user get the same answer."""
     wrong = await shop.client.get("/v2/", auth=login("ci", "nope"))
     absent = await shop.client.get("/v2/", auth=httpx2.BasicAuth("nobody", "nope"))
 
@@ -500,8 +500,8 @@ async def test_a_write_is_recorded_with_who_did_it(shop: Serving) -> None:
 
 
 @pytest.mark.lengthy
-async def test_a_users_file_that_can_not_be_read_lets_nobody_in(shop: Serving, settings: Settings) -> None:
-    """Doubt refuses: a broken line is not a user less."""
+async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, settings: Settings) -> None:
+    """Fail closed: a broken line does not just remove one user."""
     settings.htpasswd.write_text("ci:plain-text-password\n")
     answer = await shop.client.get("/v2/", auth=login("ci"))
 
@@ -509,8 +509,8 @@ async def test_a_users_file_that_can_not_be_read_lets_nobody_in(shop: Serving, s
     assert "plain-text-password" not in answer.text
 
 
-async def test_an_upload_belongs_to_its_repository_whoever_asks(shop: Serving) -> None:
-    """A session's address under another repository opens nothing."""
+async def test_an_upload_belongs_to_its_repository(shop: Serving) -> None:
+    """The session's address under another repository is refused."""
     started = await shop.client.post("/v2/shop/app/blobs/uploads/", auth=login("ci"))
     session = started.headers["location"].rpartition("/")[2]
     stolen = await shop.client.patch(f"/v2/other/app/blobs/uploads/{session}", content=b"x", auth=login("other"))

@@ -1,4 +1,4 @@
-"""Tricks to make a sealed tag mean something else, one test for each; after each the tag still means what it meant."""
+"""Attempts to make a sealed tag resolve to something else, one test each; after each the tag has its digest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TAG = "/v2/shop/app/manifests/1.4.2"
 
 @pytest.fixture
 async def victim(client: httpx2.AsyncClient) -> AsyncIterator[httpx2.AsyncClient]:
-    """A registry with a sealed tag, and all parts of another image; afterwards the tag must mean what it meant."""
+    """A registry with a sealed tag, and all parts of another image; afterwards the tag must have the same digest."""
     await push(client, "shop/app", "1.4.2", SEALED)
     await push_parts(client, "shop/app", EVIL)
     yield client
@@ -96,7 +96,7 @@ async def test_naming_it_beside_other_tags(victim: httpx2.AsyncClient, algorithm
 
 
 async def test_claiming_to_have_seen_it(victim: httpx2.AsyncClient) -> None:
-    """Send `If-Match` with the digest that stands, as for a floating tag."""
+    """Send `If-Match` with the current digest, as for a mutable tag."""
     answer = await put(victim, "shop/app", "1.4.2", EVIL, headers={"If-Match": f'"{SEALED.digest}"'})
 
     assert answer.status_code == 409

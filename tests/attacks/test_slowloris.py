@@ -1,4 +1,4 @@
-"""Connections that are opened and never used for anything: each is closed in half a minute, and nobody waits for it."""
+"""Connections that are opened and never used: each is closed after half a minute, and delays no other client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lies with two digests of the same bytes, and with what merely speaks of a sealed image."""
+"""Attacks with two digests of the same bytes, and with referrers of a sealed image."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def holds(shop: Shop, digest: Digest) -> bool:
 
 @pytest.mark.parametrize(("sealed", "signed"), [("sha512", "sha256"), ("sha256", "sha512")])
 async def test_a_signature_by_the_other_digest_is_covered(shop: Shop, sealed: str, signed: str) -> None:
-    """The tag was given by one digest, the signature names the other: a stranger can't take the signature away."""
+    """The tag was set by one digest, the signature names the other: another user cannot delete the signature."""
     app = await shop.image("app")
     for algorithm in ("sha256", "sha512"):
         await shop.push(app, Digest.of(app, algorithm))
@@ -103,7 +103,7 @@ async def test_a_secret_does_not_stay_under_its_other_digest(shop: Shop, tags: t
 
     assert not await holds(shop, Digest.of(secret))
     assert not await holds(shop, Digest.of(secret, "sha512"))
-    assert not shop.blobs.present(layer)
+    assert shop.blobs.look(layer) is None
     assert purged.kept == ()
     assert recorded == ["1.0.0", *tags]
 
@@ -130,5 +130,5 @@ async def test_a_purge_does_not_take_the_signature_of_a_sealed_image(shop: Shop)
     purged = await shop.registry.seals.purge(SHOP, Tag("bait"), ROOT, "it holds a password")
 
     assert await holds(shop, Digest.of(signature))
-    assert purged.kept[0] == (Digest.of(signature), "it speaks of what tag 1.0.0 seals")
+    assert purged.kept[0] == (Digest.of(signature), "it signs or describes the image sealed by tag 1.0.0")
     assert purged.blobs == ()

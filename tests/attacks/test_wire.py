@@ -101,7 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def wire(server: Server) -> Iterator[Wire]:
-    """A connection to the server. Afterwards the sealed tag must mean what it meant, to everybody."""
+    """A connection to the server. Afterwards the sealed tag must have the same digest."""
     connection = Wire(server)
     yield connection
     connection.close()

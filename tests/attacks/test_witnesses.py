@@ -1,4 +1,4 @@
-"""A witness that lies, dawdles or floods: it is told, and neither the registry nor another witness is held up by it."""
+"""A witness that forges, delays or floods: it is reported, and neither the registry nor another witness is delayed."""
 
 from __future__ import annotations
 

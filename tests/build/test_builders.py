@@ -126,7 +126,7 @@ def test_a_copy_names_every_image_by_its_digest(tmp_path: Path) -> None:
         "FROM build\r\nCOPY --from=alpine:3.20 /x /y\r\n"
     )
     found = dockerfile(tmp_path, text, V="18")
-    copy = found.pinned(dict.fromkeys(found.sites, WAS))
+    copy = found.pinned(dict.fromkeys(found.image_refs, WAS))
 
     assert copy == (
         f"ARG V=18\r\nFROM docker.io/library/node:18@{WAS} AS build\r\nRUN echo FROM node:1\r\nFROM scratch AS none\r\n"

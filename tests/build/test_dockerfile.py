@@ -24,7 +24,7 @@ def test_the_base_is_what_the_last_stage_stands_on(tmp_path: Path) -> None:
     text = "FROM golang:1.25 AS build\nFROM node:16.13 AS run\nFROM Run AS more\nCOPY --from=build /a /a\nFROM more\n"
 
     assert base(tmp_path, text) == "docker.io/library/node:16.13"
-    assert [site.written for site in dockerfile(tmp_path, text).sites] == ["golang:1.25", "node:16.13"]
+    assert [image_ref.written for image_ref in dockerfile(tmp_path, text).image_refs] == ["golang:1.25", "node:16.13"]
 
 
 def test_another_stage_has_another_base(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Pa
         ("", None, "has no FROM: it builds nothing"),
         ("FROM node:1 AS a\n", "b", 'has no stage "b"; it has a'),
         ("FROM node:1\n", "1", 'has no stage "1"; it has none'),
-        ("FROM node:1\0\n", None, "Dockerfile:1: holds a NUL byte"),
+        ("FROM node:1\0\n", None, "Dockerfile:1: contains a NUL byte"),
         ("FROM\n", None, "Dockerfile"),
     ],
 )

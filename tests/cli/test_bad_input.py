@@ -26,14 +26,14 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "an alias of nothing": ("deploy/compose.yml", "services:\n  web: *gone\n", "deploy/compose.yml:2: is not YAML"),
     "a bomb of merges": ("deploy/compose.yml", MERGES, "deploy/compose.yml:201: merges more than 200 mappings"),
     "depth": ("deploy/compose.yml", "\n" + "[" * 100_000, "deploy/compose.yml:2: is not YAML"),
-    "a template": ("k8s/pod.yaml.j2", "spec:\n  image: {{ image }}\n", 'k8s/pod.yaml.j2:2: "{{ image }}" stands in a'),
+    "a template": ("k8s/pod.yaml.j2", "spec:\n  image: {{ image }}\n", 'k8s/pod.yaml.j2:2: "{{ image }}" is in a'),
     "braces in a manifest": (
         "k8s/pod.yaml",
         "{{ if on }}\napiVersion: v1\nkind: Pod\nspec: {containers: [{image: {{ image }}}]}\n",
         "k8s/pod.yaml:1: is a template",
     ),
     "another encoding": ("deploy/compose.yml", b"services:\n  # caf\xe9\n", "deploy/compose.yml:2: is not UTF-8"),
-    "a program": ("deploy/compose.yml", b"\x7fELF\n\0\0", "deploy/compose.yml:2: holds a NUL byte"),
+    "a program": ("deploy/compose.yml", b"\x7fELF\n\0\0", "deploy/compose.yml:2: contains a NUL byte"),
     "millions of values": (
         "deploy/compose.yml",
         "a: [" + "a," * 2_000_000 + "]",
@@ -41,7 +41,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "50 MiB": ("deploy/compose.yml", b"", "deploy/compose.yml: has 52428800 bytes"),
     "a broken Dockerfile": ("Dockerfile", "FROM a\nRUN <<EOF\nx\n", "Dockerfile:2: "),
-    "a 2 MiB Dockerfile": ("Dockerfile", "FROM a\n" + "#" * 2_097_152, "Dockerfile: is no Dockerfile"),
+    "a 2 MiB Dockerfile": ("Dockerfile", "FROM a\n" + "#" * 2_097_152, "Dockerfile: is not read as a Dockerfile"),
 }
 
 
@@ -81,5 +81,5 @@ def test_a_bomb_of_aliases_is_told_and_nothing_is_written(project: Path) -> None
     told = program.call("pin", "--write", "--project", project)
 
     assert told.code == 3
-    assert "compose.yml:7: its aliases stand for more than 1000000 values: not read" in told.err
+    assert "compose.yml:7: its aliases expand to more than 1000000 values: not read" in told.err
     assert (project / "compose.yml").read_text() == bomb

@@ -14,7 +14,7 @@ TO = ("--repository", "localhost:5000/shop/app")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "where to?"),
+        ((), "no repository to push to"),
         (("--repository", "localhost:5000/shop/app:1.0.0"), "expected a repository"),
         ((*TO, "--file", "none"), "no such Dockerfile"),
         ((*TO, "--build-arg", "X"), "expected NAME=VALUE"),

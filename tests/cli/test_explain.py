@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.cli.explain import explained
+from boltseal.commands.explain import explain_reference
 from boltseal.oci.reference import Reference
 from tests.cli import program
 
 
 def values(typed: str) -> dict[str, str]:
-    return {part.name: part.value for part in explained(typed, Reference.parse(typed))}
+    return {part.name: part.value for part in explain_reference(typed, Reference.parse(typed))}
 
 
 def meanings(typed: str) -> dict[str, str]:
-    return {part.name: part.meaning for part in explained(typed, Reference.parse(typed))}
+    return {part.name: part.meaning for part in explain_reference(typed, Reference.parse(typed))}
 
 
 def test_what_docker_adds_is_said() -> None:

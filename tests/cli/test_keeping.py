@@ -80,7 +80,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def site(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def image_ref(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     """Nobody's logins and settings are used."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "nobody"))
@@ -91,37 +91,39 @@ async def site(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         yield made
 
 
-async def test_from_a_pull_to_the_old_image_again(site: Site) -> None:
+async def test_from_a_pull_to_the_old_image_again(image_ref: Site) -> None:
     """What a person sees on the way."""
-    old = await site.publish("one")
-    first = await site.call("pull", site.name)
-    new = await site.publish("two")
-    second = await site.call("pull", site.name)
-    listed = await site.call("kept")
-    back = await site.call("restore-local", site.name)
-    forward = await site.call("restore-local", site.name, "--to", new.digest)
+    old = await image_ref.publish("one")
+    first = await image_ref.call("pull", image_ref.name)
+    new = await image_ref.publish("two")
+    second = await image_ref.call("pull", image_ref.name)
+    listed = await image_ref.call("kept")
+    back = await image_ref.call("restore-local", image_ref.name)
+    forward = await image_ref.call("restore-local", image_ref.name, "--to", new.digest)
 
-    keep = f"{site.name.removesuffix('latest')}boltseal-keep-{old.digest[7:19]}"
-    assert (first.code, first.out) == (0, f"pulled  {site.name}  {old.digest}\n")
-    assert (second.code, second.out) == (0, f"pulled  {site.name}  {new.digest}\n")
-    assert f"kept {old.digest[:19]} as {keep}; back with: boltseal restore-local {site.name}\n" in second.err
+    keep = f"{image_ref.name.removesuffix('latest')}boltseal-keep-{old.digest[7:19]}"
+    assert (first.code, first.out) == (0, f"pulled  {image_ref.name}  {old.digest}\n")
+    assert (second.code, second.out) == (0, f"pulled  {image_ref.name}  {new.digest}\n")
+    assert f"kept {old.digest[:19]} as {keep}; back with: boltseal restore-local {image_ref.name}\n" in second.err
     assert listed.code == 0
     assert old.digest[7:19] in listed.out
     assert all(len(line) <= 80 for line in listed.out.splitlines())
-    assert (back.code, back.out) == (0, f"restored  {site.name}  {old.digest}\n")
-    assert forward.out == f"restored  {site.name}  {new.digest}\n"
-    assert site.meaning() == new.config.digest
+    assert (back.code, back.out) == (0, f"restored  {image_ref.name}  {old.digest}\n")
+    assert forward.out == f"restored  {image_ref.name}  {new.digest}\n"
+    assert image_ref.meaning() == new.config.digest
 
 
-async def test_what_is_here_costs_one_head(site: Site) -> None:
+async def test_what_is_here_costs_one_head(image_ref: Site) -> None:
     """Counted by the registry: nothing else, its ledger neither."""
-    await site.publish("one")
-    await site.call("pull", site.name)
-    before = _requests(site.server)
-    done = await site.call("pull", site.name, "--plain-http")  # on loopback it would be found out, by one question more
-    after = _requests(site.server)
+    await image_ref.publish("one")
+    await image_ref.call("pull", image_ref.name)
+    before = _requests(image_ref.server)
+    done = await image_ref.call(
+        "pull", image_ref.name, "--plain-http"
+    )  # on loopback it would be found out, by one question more
+    after = _requests(image_ref.server)
 
-    assert done.out.startswith(f"here    {site.name}  sha256:")
+    assert done.out.startswith(f"here    {image_ref.name}  sha256:")
     assert {key: number - before.get(key, 0) for key, number in after.items() if number != before.get(key, 0)} == {
         'boltseal_requests_total{method="HEAD",route="ManifestAt",status="200"}': 1,
         'boltseal_requests_total{method="GET",route="Metrics",status="200"}': 1,
@@ -134,18 +136,18 @@ def _requests(server: Server) -> dict[str, int]:
     return {key: int(float(number)) for key, _, number in lines}
 
 
-async def test_json_has_the_same(site: Site) -> None:
+async def test_json_has_the_same(image_ref: Site) -> None:
     """The shapes that scripts rely on."""
-    old = await site.publish("one")
-    await site.call("pull", site.name)
-    new = await site.publish("two")
-    pulled = (await site.call("pull", site.name, "--keep-for", "30d", "--json")).json
-    (listed,) = (await site.call("kept", site.name, "--json")).json["results"]
-    restored = (await site.call("restore-local", site.name, "--json")).json
+    old = await image_ref.publish("one")
+    await image_ref.call("pull", image_ref.name)
+    new = await image_ref.publish("two")
+    pulled = (await image_ref.call("pull", image_ref.name, "--keep-for", "30d", "--json")).json
+    (listed,) = (await image_ref.call("kept", image_ref.name, "--json")).json["results"]
+    restored = (await image_ref.call("restore-local", image_ref.name, "--json")).json
 
     (result,) = pulled["results"]
     assert (pulled["schema"], pulled["outcome"], pulled["errors"]) == ("boltseal.pull/1", "holds", [])
-    assert (result["ref"], result["status"], result["digest"]) == (site.name, "pulled", new.digest)
+    assert (result["ref"], result["status"], result["digest"]) == (image_ref.name, "pulled", new.digest)
     assert (result["image"], result["proof"], result["let_go"]) == (new.config.digest, "manifest", [])
     assert {"image", "digest", "tag", "kept", "until", "keep", "copy"} == set(result["kept"])
     assert (listed["status"], listed["digest"], listed["number"], listed["current"]) == ("kept", old.digest, 1, False)
@@ -166,88 +168,88 @@ async def test_json_has_the_same(site: Site) -> None:
         (["pull", "app", "--copy-to", "kept"], "expected a registry and a prefix"),
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
         (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
-        (["kept", f"app@sha256:{'a' * 64}"], "the digest by --to"),
+        (["kept", f"app@sha256:{'a' * 64}"], "the digest in --to"),
         (["restore-local", "app", "--to", "yesterday"], "neither a number nor at least 6 digits"),
     ],
 )
-async def test_what_can_not_be_meant(site: Site, arguments: list[str], said: str) -> None:
+async def test_what_can_not_be_meant(image_ref: Site, arguments: list[str], said: str) -> None:
     """Exit code 2, one line, and no image was touched."""
-    await site.publish("one")
-    await site.call("pull", site.name)
+    await image_ref.publish("one")
+    await image_ref.call("pull", image_ref.name)
     keeping = KeptImages(ClientState(state_folder()))
-    site.fake.asked.clear()
-    done = await site.call(*arguments)
+    image_ref.fake.asked.clear()
+    done = await image_ref.call(*arguments)
 
     assert (done.code, done.out) == (2, "")
     assert said in " ".join(done.err.split())
-    assert not [each for each in site.fake.asked if not each.startswith("GET")]
+    assert not [each for each in image_ref.fake.asked if not each.startswith("GET")]
     assert keeping.locks() == ()
 
 
-async def test_a_tag_that_is_not_there(site: Site) -> None:
+async def test_a_tag_that_is_not_there(image_ref: Site) -> None:
     """Exit code 1."""
-    done = await site.call("pull", site.name)
+    done = await image_ref.call("pull", image_ref.name)
 
     assert (done.code, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
 
 
-async def test_no_engine(site: Site, tmp_path: Path) -> None:
+async def test_no_engine(image_ref: Site, tmp_path: Path) -> None:
     """Exit code 3, and what to do."""
-    for arguments in (["pull", site.name], ["kept"], ["restore-local", site.name]):
+    for arguments in (["pull", image_ref.name], ["kept"], ["restore-local", image_ref.name]):
         done = await asyncio.to_thread(program.call, *arguments, "--host", f"unix://{tmp_path}/none.sock")
 
         assert (done.code, done.out) == (3, "")
         assert "is Docker running? --host or DOCKER_HOST names another" in done.err
 
 
-async def test_several_images_one_of_which_fails(site: Site) -> None:
+async def test_several_images_one_of_which_fails(image_ref: Site) -> None:
     """The others are pulled all the same; the exit code tells."""
-    await site.publish("one")
-    done = await site.call("pull", f"{site.name.removesuffix('latest')}none", site.name)
+    await image_ref.publish("one")
+    done = await image_ref.call("pull", f"{image_ref.name.removesuffix('latest')}none", image_ref.name)
 
     assert done.code == 1
-    assert done.out.startswith(f"pulled  {site.name}")
+    assert done.out.startswith(f"pulled  {image_ref.name}")
     assert "app:none" in done.err
 
 
-async def test_a_full_disk_is_one_line(site: Site) -> None:
+async def test_a_full_disk_is_one_line(image_ref: Site) -> None:
     """And the name means what it meant."""
-    old = await site.publish("one")
-    await site.call("pull", site.name)
-    await site.publish("two")
-    site.fake.wrong["images/create"] = Wrong(200, b'{"error": "write /x: no space left on device"}')
-    done = await site.call("pull", site.name)
+    old = await image_ref.publish("one")
+    await image_ref.call("pull", image_ref.name)
+    await image_ref.publish("two")
+    image_ref.fake.wrong["images/create"] = Wrong(200, b'{"error": "write /x: no space left on device"}')
+    done = await image_ref.call("pull", image_ref.name)
 
     assert (done.code, done.out) == (3, "")
     assert done.err == 'boltseal: the engine\'s disk is full: "write /x: no space left on device"\n'
-    assert site.meaning() == old.config.digest
+    assert image_ref.meaning() == old.config.digest
 
 
-async def test_keep_n_says_what_it_lets_go_of_and_what_not(site: Site) -> None:
+async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: Site) -> None:
     """And why."""
     documents = []
     for words in ("one", "two", "three"):
-        documents.append(await site.publish(words))
-        done = await site.call("pull", site.name, "--keep", "1")
-    site.fake.container("web", site.name, documents[1].config.digest)
-    await site.publish("four")
-    last = await site.call("pull", site.name, "--keep", "1")
+        documents.append(await image_ref.publish(words))
+        done = await image_ref.call("pull", image_ref.name, "--keep", "1")
+    image_ref.fake.container("web", image_ref.name, documents[1].config.digest)
+    await image_ref.publish("four")
+    last = await image_ref.call("pull", image_ref.name, "--keep", "1")
 
-    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was let go of\n" in done.err
+    assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was removed\n" in done.err
     assert f"({documents[1].digest[:19]}) is still kept: a container stands on it\n" in last.err
-    assert documents[0].config.digest not in site.fake.images
+    assert documents[0].config.digest not in image_ref.fake.images
 
 
-async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(site: Site) -> None:
+async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(image_ref: Site) -> None:
     """Which tag it had is nobody's guess: what bears only its keep tag is no name's meaning."""
     for words in ("one", "two"):
-        await site.publish(words)
-        await site.call("pull", site.name)
+        await image_ref.publish(words)
+        await image_ref.call("pull", image_ref.name)
     (Path(os.environ["BOLTSEAL_STATE"]) / "kept.db").unlink()
-    listed = await site.call("kept", "--json")
-    text = await site.call("kept")
-    back = await site.call("restore-local", site.name)
+    listed = await image_ref.call("kept", "--json")
+    text = await image_ref.call("kept")
+    back = await image_ref.call("restore-local", image_ref.name)
 
     (found,) = listed.json["results"]
     assert (found["recorded"], found["current"]) == (False, False)
@@ -255,20 +257,20 @@ async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(site: Site) -> No
     assert back.code == 0, back.err
 
 
-async def test_what_is_gone_is_told_until_it_is_forgotten(site: Site) -> None:
+async def test_what_is_gone_is_told_until_it_is_forgotten(image_ref: Site) -> None:
     """Exit code 1: somebody pruned it."""
-    old = await site.publish("one")
-    await site.call("pull", site.name)
-    await site.publish("two")
-    await site.call("pull", site.name)
-    del site.fake.images[old.config.digest]
-    listed = await site.call("kept")
-    forgotten = await site.call("kept", "--forget-gone")
-    after = await site.call("kept")
+    old = await image_ref.publish("one")
+    await image_ref.call("pull", image_ref.name)
+    await image_ref.publish("two")
+    await image_ref.call("pull", image_ref.name)
+    del image_ref.fake.images[old.config.digest]
+    listed = await image_ref.call("kept")
+    forgotten = await image_ref.call("kept", "--forget-gone")
+    after = await image_ref.call("kept")
 
     assert listed.code == 1
-    assert "gone: somebody has" in listed.out
-    assert (forgotten.code, f"forgotten: {site.name}" in forgotten.err) == (0, True)
+    assert "gone: it was removed" in listed.out
+    assert (forgotten.code, f"forgotten: {image_ref.name}" in forgotten.err) == (0, True)
     assert (after.code, after.err) == (0, "nothing is kept on this engine\n")
 
 
@@ -285,11 +287,11 @@ services:
 
 
 @pytest.fixture
-def compose(site: Site, tmp_path: Path) -> Path:
+def compose(image_ref: Site, tmp_path: Path) -> Path:
     """A project of two services, and one that is built here."""
     (tmp_path / "project").mkdir()
     file = tmp_path / "project/compose.yaml"
-    file.write_text(COMPOSE.format(shop=f"{site.server.address}/{site.shop}"))
+    file.write_text(COMPOSE.format(shop=f"{image_ref.server.address}/{image_ref.shop}"))
     return file
 
 
@@ -298,107 +300,110 @@ def rewrite(compose: Path, image: str) -> Path:
     return compose
 
 
-async def test_a_compose_file_is_pulled_as_a_whole(site: Site, compose: Path) -> None:
+async def test_a_compose_file_is_pulled_as_a_whole(image_ref: Site, compose: Path) -> None:
     """All names, or none; what is built here is nobody's to pull."""
-    app = await site.publish("app")
-    missing = await site.call("pull", "--compose", compose)
-    none = site.meaning()
-    database = await site.publish("db", "db")
-    done = await site.call("pull", "--compose", compose)
+    app = await image_ref.publish("app")
+    missing = await image_ref.call("pull", "--compose", compose)
+    none = image_ref.meaning()
+    database = await image_ref.publish("db", "db")
+    done = await image_ref.call("pull", "--compose", compose)
 
     assert (missing.code, none) == (1, None)
-    assert "its name means what it meant: 1 other image could not be had" in " ".join(missing.err.split())
+    assert "its name is unchanged: 1 other image could not be pulled" in " ".join(missing.err.split())
     assert (done.code, len(done.out.splitlines())) == (0, 2)
     assert "/own is built here and not pulled" in done.err
-    assert site.meaning() == app.config.digest
-    assert site.meaning(f"{site.server.address}/{site.shop}/db:latest") == database.config.digest
+    assert image_ref.meaning() == app.config.digest
+    assert image_ref.meaning(f"{image_ref.server.address}/{image_ref.shop}/db:latest") == database.config.digest
 
 
-async def test_a_compose_file_is_pulled_as_it_is_locked(site: Site, compose: Path) -> None:
+async def test_a_compose_file_is_pulled_as_it_is_locked(image_ref: Site, compose: Path) -> None:
     """What the lock names comes, whatever the tag means by now, and is never let go of."""
-    locked = await site.publish("app")
-    await site.publish("db", "db")
+    locked = await image_ref.publish("app")
+    await image_ref.publish("db", "db")
     lock = await asyncio.to_thread(program.run, "lock", cwd=compose.parent)
-    await site.publish("newer")
-    done = await site.call("pull", "--compose", compose, "--json")
+    await image_ref.publish("newer")
+    done = await image_ref.call("pull", "--compose", compose, "--json")
 
     assert lock.code == 0
     assert "as locked in" in done.err
-    assert {result["ref"]: result["digest"] for result in done.json["results"]}[site.name] == locked.digest
+    assert {result["ref"]: result["digest"] for result in done.json["results"]}[image_ref.name] == locked.digest
     assert {result["proof"] for result in done.json["results"]} == {"lock"}
     for words in ("newest", "newest of all", "and more"):
-        await site.publish(words)
-        last = await site.call("pull", site.name, "--keep", "1")
-    assert f"({locked.digest[:19]}) is still kept: a boltseal.lock names it\n" in last.err
+        await image_ref.publish(words)
+        last = await image_ref.call("pull", image_ref.name, "--keep", "1")
+    assert f"({locked.digest[:19]}) is still kept: it is in a boltseal.lock\n" in last.err
 
 
-async def test_the_lock_of_a_project_above_and_an_override_beside(site: Site, compose: Path) -> None:
+async def test_the_lock_of_a_project_above_and_an_override_beside(image_ref: Site, compose: Path) -> None:
     """The one is named by --project, the other by a second --compose; that it was not is said."""
-    locked = await site.publish("app")
-    override = rewrite(compose, f"{site.name}").with_name("compose.override.yaml")
-    override.write_text(f"services: {{db: {{image: '{site.server.address}/{site.shop}/db:latest'}}}}\n")
-    database = await site.publish("db", "db")
+    locked = await image_ref.publish("app")
+    override = rewrite(compose, f"{image_ref.name}").with_name("compose.override.yaml")
+    override.write_text(f"services: {{db: {{image: '{image_ref.server.address}/{image_ref.shop}/db:latest'}}}}\n")
+    database = await image_ref.publish("db", "db")
     lock = await asyncio.to_thread(program.run, "lock", cwd=compose.parents[1])
-    await site.publish("newer")
-    alone = await site.call("pull", "--compose", compose, "--project", compose.parents[1])
-    both = await site.call("pull", "--compose", compose, "--compose", override, "--project", compose.parents[1])
+    await image_ref.publish("newer")
+    alone = await image_ref.call("pull", "--compose", compose, "--project", compose.parents[1])
+    both = await image_ref.call("pull", "--compose", compose, "--compose", override, "--project", compose.parents[1])
 
     assert lock.code == 0
-    assert (alone.code, alone.out) == (0, f"pulled  {site.name}  {locked.digest}\n")
-    assert "compose.override.yaml is not looked at" in alone.err
+    assert (alone.code, alone.out) == (0, f"pulled  {image_ref.name}  {locked.digest}\n")
+    assert "compose.override.yaml is not read" in alone.err
     assert (both.code, len(both.out.splitlines())) == (0, 2)
-    assert "is not looked at" not in both.err
-    assert site.meaning(f"{site.server.address}/{site.shop}/db:latest") == database.config.digest
+    assert "is not read" not in both.err
+    assert image_ref.meaning(f"{image_ref.server.address}/{image_ref.shop}/db:latest") == database.config.digest
 
 
-async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(site: Site, compose: Path) -> None:
+async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(image_ref: Site, compose: Path) -> None:
     """A checked-out file does not choose whom we talk to."""
     rewrite(compose, "registry.evil.example/app:1")
-    done = await site.call("pull", "--compose", compose)
+    done = await image_ref.call("pull", "--compose", compose)
 
     assert (done.code, done.out) == (3, "")
     assert "--allow registry.evil.example" in done.err
-    assert "POST images/create" not in site.fake.asked
+    assert "POST images/create" not in image_ref.fake.asked
 
 
-async def test_a_compose_file_with_what_can_not_be_told(site: Site, compose: Path) -> None:
+async def test_a_compose_file_with_what_can_not_be_told(image_ref: Site, compose: Path) -> None:
     """Nothing of it is pulled."""
     rewrite(compose, "app:${VERSION:?}")
-    done = await site.call("pull", "--compose", compose)
+    done = await image_ref.call("pull", "--compose", compose)
 
     assert done.code == 2
     assert "1 image of" in done.err
-    assert "can't be told: nothing was pulled" in done.err
+    assert "can't be resolved: nothing was pulled" in done.err
 
 
-async def test_the_working_image_is_copied_to_our_own_registry(site: Site, tmp_path: Path) -> None:
+async def test_the_working_image_is_copied_to_our_own_registry(image_ref: Site, tmp_path: Path) -> None:
     """By its digest, under the keep tag, before the newer one takes its name."""
-    old = await site.publish("one")
-    await site.call("pull", site.name)
-    await site.publish("two")
+    old = await image_ref.publish("one")
+    await image_ref.call("pull", image_ref.name)
+    await image_ref.publish("two")
     with servers.boltseal(tmp_path / "own/data") as own:
-        done = await site.call("pull", site.name, "--copy-to", f"{own.address}/kept", "--json")
+        done = await image_ref.call("pull", image_ref.name, "--copy-to", f"{own.address}/kept", "--json")
         there = httpx2.head(
-            f"{own.url}/v2/kept/{site.shop}/app/manifests/boltseal-keep-{old.digest[7:19]}",
+            f"{own.url}/v2/kept/{image_ref.shop}/app/manifests/boltseal-keep-{old.digest[7:19]}",
             trust_env=False,
             headers=ACCEPT,
         )
     (result,) = done.json["results"]
 
     assert there.headers["docker-content-digest"] == old.digest
-    assert result["kept"]["copy"] == f"{own.address}/kept/{site.shop}/app:boltseal-keep-{old.digest[7:19]}@{old.digest}"
+    assert (
+        result["kept"]["copy"]
+        == f"{own.address}/kept/{image_ref.shop}/app:boltseal-keep-{old.digest[7:19]}@{old.digest}"
+    )
 
 
 ACCEPT = {"accept": "application/vnd.oci.image.manifest.v1+json"}
 
 
-async def test_a_scrub_that_is_not_possible_moves_no_name(site: Site) -> None:
+async def test_a_scrub_that_is_not_possible_moves_no_name(image_ref: Site) -> None:
     """Asked for and not done is no success; exit code 3."""
-    old = await site.publish("one")
-    await site.call("pull", site.name)
-    await site.publish("two")
-    done = await site.call("pull", site.name, "--scrub")
+    old = await image_ref.publish("one")
+    await image_ref.call("pull", image_ref.name)
+    await image_ref.publish("two")
+    done = await image_ref.call("pull", image_ref.name, "--scrub")
 
     assert (done.code, done.out) == (3, "")
     assert done.err.startswith("boltseal: not scrubbed: ")
-    assert site.meaning() == old.config.digest
+    assert image_ref.meaning() == old.config.digest

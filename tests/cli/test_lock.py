@@ -130,7 +130,7 @@ async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server,
     trust(server, project)
 
     assert noted.code == 0
-    assert "the pin still holds" in noted.out
+    assert "the pin is still valid" in noted.out
     assert verify(project, "--strict").code == 1
     assert verify(project, "--offline", "--strict").code == 0
 
@@ -154,8 +154,8 @@ async def test_what_was_deleted_is_gone_and_who_did_it_is_told(server: Server, p
 
     assert (told.code, told.json["outcome"]) == (1, "differs")
     assert (gone["status"], gone["moved_by"], gone["sealed"]) == ("gone", "anonymous", False)
-    assert "it can't be had any more" in gone["reason"]
-    assert f"as entry {gone['entry']} of its ledger says" in gone["reason"]
+    assert "it no longer exists" in gone["reason"]
+    assert f"according to entry {gone['entry']} of its ledger" in gone["reason"]
     assert (unknown["status"], unknown["weight"]) == ("unknown", "unknown")
     assert "did not answer" in unknown["reason"]
 
@@ -185,7 +185,7 @@ async def test_a_reference_that_can_not_be_resolved_leaves_the_lock_as_it_was(se
     assert {result["status"] for result in told.json["results"]} == {"locked", "unresolved"}
     assert (project / "boltseal.lock").read_bytes() == before
     assert "has no manifest 9.9.9" in told.err
-    assert "boltseal.lock is as it was" in told.err
+    assert "boltseal.lock is unchanged" in told.err
 
 
 async def test_each_finding_is_an_annotation_at_its_line(server: Server, project: Path) -> None:
@@ -214,9 +214,9 @@ async def test_a_stranger_of_a_registry_is_not_asked(server: Server, project: Pa
     bounded = verify(project)
 
     assert told.code == 3
-    assert "10.255.255.1:5000 is not asked" in told.err
+    assert "10.255.255.1:5000 is not contacted" in told.err
     assert bounded.code == 1  # there is no lock, and nothing pins it
-    assert f"{server.address} is not asked" in lock(project).err
+    assert f"{server.address} is not contacted" in lock(project).err
 
 
 async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, project: Path) -> None:
@@ -251,7 +251,7 @@ async def test_a_service_that_is_built_here_is_a_local_build(server: Server, pro
     assert (told.code, held.code) == (0, 0)
     assert "local_build = true" in (project / "boltseal.lock").read_text()
     assert held.json["results"][0]["status"] == "local-build"
-    assert "a local build, means sha256:" in lock(project).out
+    assert "a local build, resolves to sha256:" in lock(project).out
     assert "updated" in lock(project, "--update").out
 
 

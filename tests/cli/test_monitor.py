@@ -63,4 +63,4 @@ def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
     assert first.out == f"{server.url}: 4 entries, 4 of them new, 2 names, 2 tags compared: holds\n"
     assert second.json["results"][0] | {"size": 5, "read": 1, "names": 3, "compared": 3} == second.json["results"][0]
     assert (stranger.code, forged.code, gone.code) == (1, 1, 3)
-    assert "shop/app:1.4.3: the tag means" in forged.err
+    assert "shop/app:1.4.3: the tag resolves to" in forged.err

@@ -137,12 +137,13 @@ def test_what_was_typed_wrong_is_told(project: Path, arguments: tuple[str, ...],
 def test_an_input_that_can_not_be_told_gives_no_tag(project: Path) -> None:
     """A base that nobody can name, a registry that does not answer, an ignore file that can't be read: no guess."""
     codes = []
-    for text in ("FROM ${NOBODY}\n", f"FROM 127.0.0.1:{servers.free_port()}/shop/app:1\n"):
-        (project / "Dockerfile").write_text(text)
+    bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
+    for base, reason in bases.items():
+        (project / "Dockerfile").write_text(f"FROM {base}\n")
         told = program.call("new-tag", project, "--scheme", "input")
         codes.append(told.code)
 
-        assert "can't be told" in told.err
+        assert reason in told.err
         assert told.out == ""
     (project / ".dockerignore").write_bytes(b"\xff")
     (project / "Dockerfile").write_text("FROM scratch\n")
@@ -170,7 +171,7 @@ async def test_a_tag_that_is_taken_is_told(server: Server, project: Path) -> Non
 
     assert (free.code, free.json["results"][0]["status"], free.json["results"][0]["tag"]) == (0, "free", "v1.4.2_7")
     assert (taken.code, taken.out) == (1, "")
-    assert f"is taken: it means {app.digest}" in taken.err
+    assert f"is taken: it resolves to {app.digest}" in taken.err
     assert (nobody.code, nobody.out) == (3, "")
 
 

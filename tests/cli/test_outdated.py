@@ -18,10 +18,10 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.cli.onbases import TooManyImages, _of_registry
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
+from boltseal.commands.registry_images import TooManyImages, registry_images
 from boltseal.config import state_folder
 from boltseal.ledger.entry import format_time
 from boltseal.project.bases.rebuild_journal import RebuildJournal
@@ -102,7 +102,7 @@ def test_an_image_on_what_its_base_still_means_holds(shop: Shop) -> None:
     told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "-v")
 
     assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
-    assert "the tag means what it was built on" in more.out
+    assert "the tag still resolves to its base" in more.out
 
 
 def test_an_image_on_an_old_base_is_outdated_and_said_why(shop: Shop) -> None:
@@ -173,7 +173,7 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
     assert (answers[1]["how"], answers[1]["by"], answers[1]["behind"]) == ("proven", "its layers", 1)
     assert (known.code, unknown.code, deleted.status_code) == (1, 3, 202)
     assert f"base {shop.address}/base/rt:latest (proven: its layers)" in " ".join(shown.out.split())
-    assert f"{shop.address}/base/rt:latest resolved to {layered('or').digest[:19]} before" in answers[3]["reason"]
+    assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[3]["reason"]
 
 
 def team_app(told: Run) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def test_a_registry_that_lists_tags_without_an_end_is_left(shop: Shop) -> None:
     async def listed(most: int) -> int:
         transport = Transport(CredentialStore(()), TransportOptions())
         try:
-            return len([one async for one in _of_registry(transport, shop.address, most)])
+            return len([one async for one in registry_images(transport, shop.address, most)])
         finally:
             await transport.aclose()
 
@@ -464,7 +464,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
 
     assert ended == {signal.SIGTERM: 130, signal.SIGKILL: -signal.SIGKILL}
     assert [(str(line.outcome), line.tries) for line in log.lines()] == [("asked", 0), ("stopped", 1), ("asked", 1)]
-    assert "nobody has seen the end of it" in again.err
+    assert "its outcome is unknown" in again.err
     assert not mark.exists()
 
 

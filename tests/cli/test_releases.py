@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.deploy.release_store import Contents, ReleaseFolder
-from boltseal.deploy.releases import ReleaseEnd
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import ReleaseContents, ReleaseEnd
 from tests.cli.program import call
 from tests.deploy.test_releases import DIGEST, release
 
 TEXT = {"name": "shop", "services": {"app": {"image": "x", "environment": {"TOKEN": "sesame"}}, "db": {"image": "y"}}}
-CONTENTS = Contents(json.dumps(TEXT).encode())
+CONTENTS = ReleaseContents(json.dumps(TEXT).encode())
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) 
     assert lines[0].split() == ["RELEASE", "WHEN", "(UTC)", "BY", "REVISION", "HOW", "IT", "ENDED"]
     assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
     assert max(map(len, lines)) <= 80
-    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project shop` goes on" in said.err
+    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project shop` continues it" in said.err
 
 
 def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_text_that_was_harmed_is_not_compared(folder: ReleaseFolder) -> None:
 def test_values_are_compared_and_never_shown(folder: ReleaseFolder) -> None:
     """Nor by --json."""
     other = json.dumps(TEXT).replace("sesame", "swordfish").encode()
-    folder.begin(release(4), Contents(other))
+    folder.begin(release(4), ReleaseContents(other))
     said = [call("diff", "1", "4", "--project", "shop", *more) for more in ((), ("--json",))]
 
     assert not any(word in each.out + each.err for each in said for word in ("sesame", "swordfish"))

@@ -106,7 +106,7 @@ def test_a_repository_with_its_host_is_told_from_a_wrong_name() -> None:
 
     assert shown.code == 2
     assert shown.err == (
-        'boltseal: "localhost:5000/shop/app" starts with a host; rules are about the name after it: "shop/app"\n'
+        'boltseal: "localhost:5000/shop/app" starts with a host; give the repository without it: "shop/app"\n'
     )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.deploy.release_store import Contents, ReleaseFolder
-from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService, ReleaseEnd, ReleaseKind
 from boltseal.lockfile.document import SECOND_US, LockedImage, LockedPlatform
 from boltseal.lockfile.format import format_lock
 from boltseal.oci.digest import Digest
@@ -175,7 +175,7 @@ async def test_a_registry_that_nobody_allowed_is_not_asked(fake: FakeEngine, tmp
     done = await asked(fake, tmp_path, "running")
 
     assert done.code == 0
-    assert "could not ask: 169.254.169.254 is not asked: it is none of the registries" in done.err
+    assert "could not ask: 169.254.169.254 is not contacted: it is not among the registries" in done.err
 
 
 @pytest.mark.parametrize("verb", [("running",), ("verify", "--running")])
@@ -205,8 +205,8 @@ async def test_no_right_to_the_socket(fake: FakeEngine, tmp_path: Path) -> None:
         )
 
     assert done.returncode == 3
-    assert "no right to the engine's socket" in done.stderr
-    assert "be of its group (`docker`), or be root" in done.stderr
+    assert "no permission for the engine's socket" in done.stderr
+    assert "join its group (`docker`) or run as root" in done.stderr
 
 
 async def test_one_host_of_two(fake: FakeEngine, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ async def test_what_runs_is_what_is_locked(fake: FakeEngine, tmp_path: Path) -> 
     strict = await asked(fake, tmp_path, "verify", "--running", "--strict", "--json")
 
     assert (done.code, strict.code) == (0, 1)
-    assert "proxy: traefik:3: not-in-the-lock: boltseal.lock does not name it" in done.out
+    assert "proxy: traefik:3: not-in-the-lock: it is not in boltseal.lock" in done.out
     assert "1 holds, 1 not-in-the-lock" in done.err
     assert (strict.json["schema"], strict.json["results"][0]["weight"]) == ("boltseal.verify-running/1", "differs")
 
@@ -257,17 +257,17 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
     done = await asked(fake, tmp_path, "verify", "--running")
 
     assert done.code == 2
-    assert "there is no lock to compare with; write one with `boltseal lock`" in done.err
+    assert "boltseal.lock is not there; write it with `boltseal lock`" in done.err
     assert fake.asked == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("running", "--kube", "prod", "--compose", "x"), "--kube is a place of its own"),
-        (("running", "--namespace", "shop"), "give it with --kube"),
-        (("verify", "--running", "compose.yaml"), "without PATH and --github"),
-        (("verify", "--host", "ssh://web1"), "give them with --running"),
+        (("running", "--kube", "prod", "--compose", "x"), "--kube can't be combined with"),
+        (("running", "--namespace", "shop"), "--namespace needs --kube"),
+        (("verify", "--running", "compose.yaml"), "excludes PATH and --github"),
+        (("verify", "--host", "ssh://web1"), "need --running"),
         (("running", "--host", "ssh://-oProxyCommand=x"), "is no address of an engine"),
         (("running", "--compose", "nothing.yaml"), "there is no such file"),
     ],
@@ -311,7 +311,7 @@ async def test_who_released_what_runs(fake: FakeEngine, tmp_path: Path) -> None:
     folder = ReleaseFolder(tmp_path / "state", "shop")
     for number, started_us in ((6, created_us - DAY_US), (7, created_us - SECOND_US)):
         release = Release(number=number, started_us=started_us, who=f"ada{number}", **made)  # type: ignore[arg-type]
-        folder.begin(release.ended(ReleaseEnd.HEALTHY, started_us + 9 * SECOND_US), Contents(b"{}"))
+        folder.begin(release.ended(ReleaseEnd.HEALTHY, started_us + 9 * SECOND_US), ReleaseContents(b"{}"))
     state = {"BOLTSEAL_STATE": str(tmp_path / "state")}
     async with fake.listening(tmp_path) as address:
         arguments = ("running", "--offline", "--host", str(address))
@@ -334,7 +334,7 @@ async def test_hostile_texts_of_an_engine(fake: FakeEngine, tmp_path: Path) -> N
     assert told.code == 0
     assert "\x1b" not in told.out + told.err + refused.out + refused.err
     assert refused.code == 3
-    assert "the engine says that a container's name is" in refused.err
+    assert "the engine reports a container name" in refused.err
 
 
 async def test_an_engine_that_lies_in_the_middle(fake: FakeEngine, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
     assert later.startswith("-- 20")
     assert "  new  since" in later
     assert "web" not in later
-    assert later.endswith("db runs no more\n")
+    assert later.endswith("db no longer runs\n")
     assert code == 130
 
 
@@ -451,7 +451,7 @@ async def test_a_host_that_is_away_for_a_while(fake: FakeEngine, tmp_path: Path)
         process.send_signal(2)
         await process.communicate()
 
-    assert "runs no more" not in later
+    assert "no longer runs" not in later
     assert later.splitlines()[-1].startswith("  db  since")
 
 

@@ -29,7 +29,7 @@ def seen(name: str = "web-1", **more: object) -> RunningContainer:
 
 
 def row(it: RunningContainer | None = None, **more: object) -> ContainerRow:
-    digests = {CONFIG: DigestKind.CONFIG, INDEX: DigestKind.INDEX, OTHER: DigestKind.UNSAID}
+    digests = {CONFIG: DigestKind.CONFIG, INDEX: DigestKind.INDEX, OTHER: DigestKind.UNSPECIFIED}
     return replace(ContainerRow(it or seen(), NAME, digests, None), **more)  # type: ignore[arg-type]
 
 
@@ -89,7 +89,7 @@ def test_how_far_its_tag_has_gone_on() -> None:
     assert lines == [
         "  1 move behind `latest`",
         "  `latest` was deleted",
-        f"  `latest` now means {OTHER.short}",
+        f"  `latest` now resolves to {OTHER.short}",
         "  no digest",
     ]
 

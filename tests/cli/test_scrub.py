@@ -170,7 +170,7 @@ def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> No
     done = program.call("scrub", "--root", store.root, "shop/other:1")
 
     assert done.code == 3
-    assert "could not check: shop/other:1: no store that was looked at has it; --root names" in done.out
+    assert "could not check: shop/other:1: not found in the searched stores; name another" in done.out
 
 
 @pytest.mark.parametrize(("typed", "told"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
@@ -181,7 +181,7 @@ def test_a_name_without_a_tag_that_is_nowhere_is_told_which_tag_it_means(
     done = program.call("scrub", "--root", store.root, typed)
 
     assert done.code == 3
-    assert ("A name without a tag means the tag latest" in done.out) is told
+    assert ("A name without a tag has the tag latest" in done.out) is told
 
 
 def test_what_is_no_store_is_usage(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_is_no_store_is_usage(tmp_path: Path) -> None:
     done = program.call("scrub", "--root", tmp_path)
 
     assert done.code == 2
-    assert "is no store of images" in done.err
+    assert "is not an image store" in done.err
 
 
 def test_a_whole_disk_is_searched_for_stores(store: DockerStore, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_the_lock_in_this_folder_is_found_and_said(tmp_path: Path, project: Path
     done = program.call("scrub", "--root", store.root, "--json")
 
     assert done.code == 0
-    assert done.err == "by ./boltseal.lock: what 1 tag must be here (--no-lock goes without it)\n"
+    assert done.err == "using ./boltseal.lock: it has 1 tag (--no-lock ignores it)\n"
     assert (done.json["results"][0]["level"], done.json["results"][0]["by"]) == ("L1", f"the lock of {NAME}")
 
 
@@ -301,7 +301,7 @@ def test_a_lock_that_others_may_have_laid_here_is_not_taken_for_mine(tmp_path: P
 
     found, named = (program.call("scrub", "--root", store.root, *more) for more in ([], ["--lock", LOCK_NAME]))
 
-    assert (found.out.startswith("holds L0"), "everybody may write to" in found.err) == (True, True)
+    assert (found.out.startswith("holds L0"), "every user may write to" in found.err) == (True, True)
     assert named.out.startswith("holds L1")
 
 

@@ -1,4 +1,4 @@
-"""The outermost shell: exit codes, one line on stderr, nothing that could steer a terminal."""
+"""The outermost layer: exit codes, one line on stderr, no control characters."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import CommandOutput, Outcome
+from boltseal.cli.answer import CommandOutput
 from boltseal.cli.root import CommandContext, build, run
+from boltseal.commands.outcome import Outcome
 from boltseal.errors import Denied, ExitCode, Invalid, SealedPut, Unavailable
 from tests.cli import program
 
@@ -151,14 +152,30 @@ def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     assert heavy & set(loaded) == set()
 
 
+def test_the_list_of_commands_imports_no_command() -> None:
+    """Its lines are in the table."""
+    code = (
+        "import sys, atexit\n"
+        "from boltseal.cli.root import run\n"
+        "atexit.register(lambda: print('\\n'.join(sys.modules), file=sys.stderr))\n"
+        "run(['--help'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
+        f"boltseal.cli.{name}" for name in ("answer", "loading", "root")
+    }
+
+
 @pytest.mark.lengthy
 def test_a_verb_loads_no_other_verb() -> None:
     """What forty others need at their first line is not paid by each start of one."""
-    code = "import sys; from boltseal.cli.root import build; build('digest'); print('\\n'.join(sys.modules))"
+    code = "import sys; from boltseal.cli.root import load; load('digest'); print('\\n'.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
-        f"boltseal.cli.{name}" for name in ("answer", "digest", "options", "remote", "root")
+        f"boltseal.cli.{name}"
+        for name in ("answer", "clock", "context", "digest", "loading", "options", "remote", "root")
     }
 
 
@@ -249,9 +266,9 @@ def test_a_defect_is_one_line_without_a_traceback(
 @pytest.mark.parametrize(
     ("number", "told"),
     [
-        (errno.EACCES, "Permission denied; run boltseal as somebody who may use it"),
-        (errno.ENAMETOOLONG, "File name too long; name a file that can be there"),
-        (errno.ENOSPC, "No space left on device; make room there"),
+        (errno.EACCES, "Permission denied; run boltseal as a user with access to it"),
+        (errno.ENAMETOOLONG, "File name too long; use a shorter name"),
+        (errno.ENOSPC, "No space left on device; free space there"),
     ],
 )
 def test_a_file_that_the_host_refuses_is_no_defect(number: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,15 +375,14 @@ def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str])
 
 
 PRINTS = """
-from boltseal.cli.answer import CommandOutput, Outcome, print_line, say
+from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.root import run
 import typer
 cli = typer.Typer()
 cli.callback()(lambda: None)
 @cli.command()
 def misbehave(json: bool = False) -> None:
-    with CommandOutput("misbehave", as_json=json) as answer:
-        answer.outcome = Outcome.HOLDS
+    with CommandOutput("misbehave", as_json=json):
         say("talk")
         if not json:
             print_line("one\\n" * 100_000)
@@ -394,7 +410,7 @@ def test_an_answer_that_nobody_takes_is_no_finding(arguments: list[str]) -> None
         done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
 
     assert done.returncode == ExitCode.UNKNOWN
-    assert done.stderr == "talk\nboltseal: the answer can't be printed, and is not whole: No space left on device\n"
+    assert done.stderr == "talk\nboltseal: the output is incomplete: writing it failed: No space left on device\n"
 
 
 def test_a_pipe_that_is_closed_is_no_finding() -> None:
@@ -409,4 +425,4 @@ def test_a_pipe_that_is_closed_is_no_finding() -> None:
         talk = child.stderr.read()
 
     assert child.returncode == ExitCode.UNKNOWN
-    assert talk == "talk\nboltseal: the answer can't be printed, and is not whole: Broken pipe\n"
+    assert talk == "talk\nboltseal: the output is incomplete: writing it failed: Broken pipe\n"

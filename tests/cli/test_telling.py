@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.cli.answer import CommandOutput
-from boltseal.cli.onrelease import tell_release
-from boltseal.cli.telling import Telling
+from boltseal.cli.context import client_context
+from boltseal.commands.deploy import notify_release
+from boltseal.commands.notifications import Notifications
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind, ReleaseStep
 from boltseal.events import ReleaseDone
@@ -50,7 +50,7 @@ def deployed(end: ReleaseEnd, reason: str = "") -> DeployResult:
 
 def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None) -> None:
     configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
-    tell_release(CommandOutput("deploy", as_json=True), done, host)
+    notify_release(done, host, client_context())
 
 
 def test_a_release_that_runs_and_one_that_failed_are_told(tmp_path: Path) -> None:
@@ -79,11 +79,9 @@ def test_trouble_with_telling_changes_nothing_of_how_a_deploy_ends(
 ) -> None:
     """It runs; that nobody hears of it is said."""
     configure(tmp_path, '[[notify]]\nurl_file = "/nowhere"\n')
-    answer = CommandOutput("deploy", as_json=True)
-    tell_release(answer, deployed(ReleaseEnd.HEALTHY), None)
+    notify_release(deployed(ReleaseEnd.HEALTHY), None, client_context())
 
-    assert answer.outcome == "holds"
-    assert "nobody is told of this release" in capsys.readouterr().err
+    assert "the notification of this release was not sent" in capsys.readouterr().err
 
 
 def test_a_receiver_that_hangs_holds_a_verb_up_for_a_moment_only(
@@ -92,8 +90,8 @@ def test_a_receiver_that_hangs_holds_a_verb_up_for_a_moment_only(
     """What was not delivered waits for the next verb."""
     with inbox_beside(HANGS) as box:
         configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
-        telling = Telling.of_user()
-        telling.tell([ReleaseDone("shop", 7, "here", ())])
-        telling.deliver(1.0)
+        notifications = Notifications.of_user(client_context())
+        notifications.put_now([ReleaseDone("shop", 7, "here", ())])
+        notifications.deliver(1.0)
 
     assert "1 notification not delivered yet" in capsys.readouterr().err

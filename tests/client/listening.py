@@ -1,4 +1,4 @@
-"""A server of a few lines on loopback, for tests of how the client behaves on a connection."""
+"""A minimal server on loopback, for tests of the client's connections."""
 
 from __future__ import annotations
 

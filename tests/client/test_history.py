@@ -1,4 +1,4 @@
-"""What a registry says of its past, held against what it signs."""
+"""The history of a registry's tags, proven against its signed ledger."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
-from boltseal.client.history import Event, Proven, read_history, read_unsigned
+from boltseal.client.history import ProvenHistory, TagEvent, read_history, read_unsigned
 from boltseal.client.ledger_trust import LedgerWatch
 from boltseal.client.state import ClientState
 from boltseal.ledger.entry import parse
@@ -27,7 +27,7 @@ def ledger() -> FakeLedger:
     return ledger
 
 
-async def history(ledger: FakeLedger, tmp_path: Path, tag: Tag | None = TAG) -> Proven:
+async def history(ledger: FakeLedger, tmp_path: Path, tag: Tag | None = TAG) -> ProvenHistory:
     transport = ledger.transport()
     watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: 1)
     try:
@@ -36,8 +36,8 @@ async def history(ledger: FakeLedger, tmp_path: Path, tag: Tag | None = TAG) -> 
         await transport.aclose()
 
 
-async def test_a_tags_entries_are_proven_to_be_in_the_ledger(ledger: FakeLedger, tmp_path: Path) -> None:
-    """And nobody else's need be."""
+async def test_the_entries_of_a_tag_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Entries of other tags are not."""
     found = await history(ledger, tmp_path, Tag("latest"))
 
     assert not found.problems
@@ -45,8 +45,8 @@ async def test_a_tags_entries_are_proven_to_be_in_the_ledger(ledger: FakeLedger,
 
 
 @pytest.mark.lengthy
-async def test_a_whole_repositorys_entries_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Over pages and tiles."""
+async def test_all_entries_of_a_repository_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Over several pages and tiles."""
     ledger.push(*(f"2.0.{number}" for number in range(300)))
     found = await history(ledger, tmp_path, None)
 
@@ -54,8 +54,8 @@ async def test_a_whole_repositorys_entries_are_proven(ledger: FakeLedger, tmp_pa
     assert found.proven == set(range(1, 308))
 
 
-async def test_an_entry_that_is_shown_and_not_in_the_ledger_is_a_lie(ledger: FakeLedger, tmp_path: Path) -> None:
-    """However well it is made."""
+async def test_an_entry_that_is_not_in_the_ledger_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Even if it is well-formed."""
     signed = ledger.copy()
     line = parse(ledger.entries[3])
     ledger.entries[3] = ledger.entries[3].replace(line.actor.encode(), b"me")
@@ -66,16 +66,16 @@ async def test_an_entry_that_is_shown_and_not_in_the_ledger_is_a_lie(ledger: Fak
     assert "entry 3: it is not in the signed ledger" in found.problems[0]
 
 
-async def test_an_entry_behind_the_signed_head_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """What is not signed can still be taken back."""
+async def test_an_entry_after_the_signed_head_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
+    """An unsigned entry can still be withdrawn."""
     ledger.shown = 3
     found = await history(ledger, tmp_path)
 
-    assert found.problems == ("entry 3: it is behind the end of the signed ledger",)
+    assert found.problems == ("entry 3: it is after the end of the signed ledger",)
 
 
-async def test_a_tag_that_means_something_else_than_its_history_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
-    """As of a row that was changed by hand."""
+async def test_a_tag_that_differs_from_its_history_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
+    """As after a manual change of the database."""
     ledger.tags["shop/app", TAG] = B
     found = await history(ledger, tmp_path)
 
@@ -83,7 +83,7 @@ async def test_a_tag_that_means_something_else_than_its_history_is_named(ledger:
 
 
 async def test_a_history_without_a_ledger_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:
-    """That it is not proven is said; it is no success."""
+    """The missing proof is reported and is no success."""
     ledger.status = 404
     found = await history(ledger, tmp_path)
 
@@ -91,8 +91,8 @@ async def test_a_history_without_a_ledger_is_not_proven(ledger: FakeLedger, tmp_
     assert "shows no ledger" in found.problems[0]
 
 
-async def test_a_registry_may_have_a_history_that_nobody_signed(ledger: FakeLedger) -> None:
-    """The tag-history extension, the oldest first, over all its pages."""
+async def test_an_unsigned_tag_history_is_read(ledger: FakeLedger) -> None:
+    """The tag-history extension, the oldest event first, over all pages."""
     ledger.push("latest", digest=A, mode="floating")
     transport = ledger.transport()
     found = await read_unsigned(transport, HOST, SHOP, Tag("latest"))
@@ -103,11 +103,11 @@ async def test_a_registry_may_have_a_history_that_nobody_signed(ledger: FakeLedg
 
     assert [(one.digest, one.event) for one in found] == [(A, "created"), (B, "created"), (A, "created")]
     assert found == sorted(found, key=lambda one: one.time)
-    assert isinstance(found[0], Event)
+    assert isinstance(found[0], TagEvent)
 
 
-async def test_a_history_that_goes_round_in_circles_is_a_lie(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Its indices only rise, so that it has an end."""
+async def test_a_history_with_repeated_indices_is_refused(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Indices must increase, so that the list ends."""
     ledger.circle = True
-    with pytest.raises(RemoteMismatch, match="behind entry"):
+    with pytest.raises(RemoteMismatch, match="after entry"):
         await history(ledger, tmp_path)

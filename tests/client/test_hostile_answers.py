@@ -1,4 +1,4 @@
-"""A registry, or a token service, that means harm: whatever it sends ends in an error, soon, and in little memory."""
+"""Hostile registries and token services: every answer ends in an error, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import stamina
 
-from boltseal.client.credentials import OneLogin
+from boltseal.client.credentials import SingleLogin
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.ssrf_guard import AddressBlocked
@@ -74,7 +74,7 @@ async def registry(answer: Answer, **options: Any) -> AsyncIterator[tuple[Regist
     chosen: dict[str, Any] = {"timeout_s": 5.0, "whole_s": 0.5, "attempts": 1}
     async with listening(serve) as port:
         address = f"127.0.0.1:{port}"
-        transport = Transport(OneLogin(address), TransportOptions(**(chosen | options)))
+        transport = Transport(SingleLogin(address), TransportOptions(**(chosen | options)))
         try:
             yield RegistryClient(transport, address), address
         finally:
@@ -98,7 +98,7 @@ async def referrers(client: RegistryClient) -> object:
 
 
 async def blob(client: RegistryClient) -> object:
-    async with client.arriving_blob(REPOSITORY, DIGEST) as arriving, aclosing(arriving.pieces) as pieces:
+    async with client.stream_blob(REPOSITORY, DIGEST) as arriving, aclosing(arriving.pieces) as pieces:
         return b"".join([piece async for piece in pieces])
 
 
@@ -121,8 +121,8 @@ BODIES = {
 
 @pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
 @pytest.mark.parametrize("ask", [resolve, manifest, tags, referrers, blob])
-async def test_what_never_ends_is_given_up(answer: Answer, ask: Ask) -> None:
-    """However steadily it comes."""
+async def test_an_endless_answer_is_aborted(answer: Answer, ask: Ask) -> None:
+    """Even if bytes arrive steadily."""
     async with registry(answer) as (client, _):
         with pytest.raises(Unavailable):
             await asyncio.wait_for(ask(client), 20)
@@ -130,14 +130,15 @@ async def test_what_never_ends_is_given_up(answer: Answer, ask: Ask) -> None:
 
 @pytest.mark.parametrize("answer", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("ask", [manifest, tags, referrers])
-async def test_a_document_that_never_ends_is_given_up(answer: Answer, ask: Ask) -> None:
+async def test_an_endless_document_is_aborted(answer: Answer, ask: Ask) -> None:
+    """The limit of its size ends the read."""
     async with registry(answer) as (client, _):
         with pytest.raises(Unavailable):
             await asyncio.wait_for(ask(client), 20)
 
 
-async def test_a_blob_that_drips_is_given_up_and_a_slow_one_is_not() -> None:
-    """What is slow and steady may take its time; what only keeps the line busy may not."""
+async def test_a_blob_below_the_minimum_rate_is_aborted() -> None:
+    """A slow but steady stream may take its time."""
     drips = endless(HEAD + b"content-length: 9999999\r\n\r\n", b"a", DRIP_S)
     pace = MinimumRate(bytes_per_s=100, over_s=0.5)
 
@@ -148,15 +149,15 @@ async def test_a_blob_that_drips_is_given_up_and_a_slow_one_is_not() -> None:
             await asyncio.sleep(DRIP_S)
 
     async with registry(drips, pace=pace) as (client, _):
-        with pytest.raises(RemoteUnavailable, match="less than 100 bytes a second"):
+        with pytest.raises(RemoteUnavailable, match="less than 100 bytes per second"):
             await asyncio.wait_for(blob(client), 20)
     async with registry(slow, pace=pace) as (client, _):
         assert await blob(client) == b"b" * 1000
 
 
 @pytest.mark.lengthy
-async def test_a_flood_of_tiny_pieces_keeps_nobody_else_waiting() -> None:
-    """While it is read others get their turn."""
+async def test_a_flood_of_tiny_pieces_does_not_starve_other_tasks() -> None:
+    """Other tasks run while it is read."""
     count = 100_000
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -183,22 +184,23 @@ async def test_a_flood_of_tiny_pieces_keeps_nobody_else_waiting() -> None:
 
 
 @pytest.mark.parametrize("body", [NESTED, b'{"errors":[{"code":"\xff"}]}', b"\xff\xfe", b'{"errors":{"a":1}}'])
-async def test_an_error_that_can_not_be_read_is_an_error_of_that_status(body: bytes) -> None:
-    """Whatever stands in it."""
+async def test_an_unreadable_error_body_keeps_the_status(body: bytes) -> None:
+    """Whatever the body contains."""
     async with registry(whole(body, 404)) as (client, _):
         with pytest.raises(RemoteNotFound):
             await manifest(client)
 
 
 @pytest.mark.parametrize("body", [NESTED.replace(b"errors", b"x"), b'{"tags":["\xff"]}', b'{"tags":[' + b"9" * 5000])
-async def test_a_list_that_can_not_be_read_is_a_lie(body: bytes) -> None:
+async def test_a_malformed_list_is_a_mismatch(body: bytes) -> None:
+    """Nothing of it is used."""
     async with registry(whole(body)) as (client, _):
         with pytest.raises(RemoteMismatch):
             await tags(client)
 
 
-async def test_a_redirect_without_end_is_not_followed_for_ever() -> None:
-    """To itself, and so on."""
+async def test_endless_redirects_end() -> None:
+    """A redirect to itself is followed five times."""
     asked = 0
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -214,7 +216,7 @@ async def test_a_redirect_without_end_is_not_followed_for_ever() -> None:
 
 
 async def test_a_redirect_to_a_metadata_service_is_not_followed() -> None:
-    """Whoever runs a verb in a cloud has rights there that no registry may ask for through it."""
+    """In a cloud that service hands out the rights of the machine."""
     async with registry(whole(b"", 307, "location: http://169.254.169.254/latest/meta-data/")) as (client, _):
         with pytest.raises(AddressBlocked, match=r"169\.254\.169\.254, a link-local address"):
             await blob(client)
@@ -234,8 +236,8 @@ async def test_a_redirect_to_a_metadata_service_is_not_followed() -> None:
     ],
     ids=["a flood", "one of no length", "a header", "a drip", "a bomb", "nested", "no text", "no token"],
 )
-async def test_a_token_service_that_means_harm_is_an_error(service: Answer) -> None:
-    """Its answer is read so far and no further, and unpacked never."""
+async def test_a_hostile_token_service_is_an_error(service: Answer) -> None:
+    """Its answer is bounded, and never decompressed."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

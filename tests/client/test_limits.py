@@ -1,4 +1,4 @@
-"""What a registry's headers say of its limits is known, whatever the body of its answer is."""
+"""Rate-limit headers count, whatever the body of an answer is."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ async def ask(client: RegistryClient, what: str) -> None:
         case "manifest":
             await client.manifest(APP, Digest.parse(IMAGE.digest))
         case _:
-            async with client.arriving_blob(APP, BLOB):
+            async with client.stream_blob(APP, BLOB):
                 pass
 
 
 @pytest.mark.parametrize("what", ["manifest", "blob"])
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_429_says_when_to_come_back_and_what_is_left(
+async def test_a_429_carries_retry_after_and_the_pull_limit(
     upstream: FakeUpstream, transport: Transport, body: str, what: str
 ) -> None:
-    """The error carries `Retry-After`, and the quota is known, however little of the body can be read."""
+    """Even if its body can't be read."""
     upstream.answers |= dict.fromkeys(ASKED, BODIES[body])
     found = await failure(transport, upstream, what)
 
@@ -99,11 +99,11 @@ async def test_a_429_says_when_to_come_back_and_what_is_left(
     assert ("slow down" in found.message) == (body == "OCI error")
 
 
-async def test_a_body_on_its_way_tells_what_is_left_too(upstream: FakeUpstream, transport: Transport) -> None:
-    """The headers of a blob that is streamed are read as those of a document are."""
+async def test_a_streamed_blob_updates_the_pull_limit(upstream: FakeUpstream, transport: Transport) -> None:
+    """Its headers are read as those of a document."""
     answer = status(200, IMAGE.layers[0].data, ratelimit_limit="100;w=21600", ratelimit_remaining="7;w=21600")
     upstream.answers[f"GET /v2/{APP}/blobs/{BLOB}"] = answer
-    async with RegistryClient(transport, upstream.authority).arriving_blob(APP, BLOB) as arriving:
+    async with RegistryClient(transport, upstream.authority).stream_blob(APP, BLOB) as arriving:
         known_before = transport.quotas[upstream.authority].remaining
         size = sum([len(piece) async for piece in arriving.pieces])
 
@@ -115,10 +115,10 @@ async def test_a_body_on_its_way_tells_what_is_left_too(upstream: FakeUpstream, 
     ("code", "kind"), [(429, RemoteBusy), (403, RemoteDenied), (503, RemoteUnavailable), (500, RemoteUnavailable)]
 )
 @pytest.mark.parametrize("what", ["tag", "manifest", "blob"])
-async def test_every_failure_that_may_pass_carries_the_time_to_come_back(
+async def test_every_transient_failure_carries_retry_after(
     upstream: FakeUpstream, transport: Transport, code: int, kind: type[RemoteBusy], what: str
 ) -> None:
-    """Of HEAD and GET, of documents and of streams."""
+    """For HEAD and GET, documents and streams."""
     answer = status(code, b"" if what == "tag" else REASON, retry_after="90", connection="close")
     upstream.answers |= dict.fromkeys(ASKED, answer)
     found = await failure(transport, upstream, what)
@@ -129,10 +129,10 @@ async def test_every_failure_that_may_pass_carries_the_time_to_come_back(
 
 @pytest.mark.parametrize(("code", "kind"), [(429, RemoteBusy), (403, RemoteBusy), (503, RemoteUnavailable)])
 @pytest.mark.parametrize("body", [b"", REASON, b"x" * 1_000_000], ids=["none", "OCI error", "too long"])
-async def test_a_token_service_says_when_to_come_back(
+async def test_a_rate_limit_of_the_token_service_carries_retry_after(
     upstream: FakeUpstream, transport: Transport, code: int, kind: type[RemoteBusy], body: bytes
 ) -> None:
-    """A rate limit of the token service is one, and no failure or wrong login."""
+    """It is no failure and no wrong login."""
     realm = f'Bearer realm="http://{upstream.authority}/token",service="up"'
     upstream.answers |= dict.fromkeys(ASKED, status(401, www_authenticate=realm, connection="close"))
     upstream.answers["GET /token"] = status(code, body, retry_after="90", connection="close")

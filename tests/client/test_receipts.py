@@ -1,4 +1,4 @@
-"""The receipt of what a tag means now: fetched only if it proves that."""
+"""The receipt of what a tag resolves to: returned only if it proves that."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def state(tmp_path: Path) -> ClientState:
 
 
 @pytest.mark.parametrize("given", [False, True])
-async def test_a_receipt_proves_what_the_tag_means(ledger: FakeLedger, state: ClientState, given: bool) -> None:
-    """To anybody who has the key, though the one who fetched it may not have had it."""
+async def test_a_receipt_proves_what_the_tag_resolves_to(ledger: FakeLedger, state: ClientState, given: bool) -> None:
+    """To any holder of the key, even if the client that fetched it had none."""
     if given:
         give_key(state, HOST, KEY, 1)
     raw, opened = await fetch(ledger, state)
@@ -52,38 +52,38 @@ async def test_a_receipt_proves_what_the_tag_means(ledger: FakeLedger, state: Cl
     assert open_receipt(raw, KEY).entry == opened.entry
 
 
-async def test_a_receipt_of_another_entry_is_a_lie(ledger: FakeLedger, state: ClientState) -> None:
-    """It holds, and is not what was asked for."""
+async def test_a_receipt_of_another_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """It is valid, but for another entry than requested."""
     ledger.swapped = 1
     with pytest.raises(RemoteMismatch, match="another entry"):
         await fetch(ledger, state)
 
 
-async def test_a_receipt_that_does_not_hold_is_a_lie(ledger: FakeLedger, state: ClientState) -> None:
-    """Signed by another key than the trusted one."""
+async def test_an_invalid_receipt_is_refused(ledger: FakeLedger, state: ClientState) -> None:
+    """It is signed by another key than the trusted one."""
     give_key(state, HOST, KEY, 1)
     ledger.receipts_by = signing_key("z")
-    with pytest.raises(RemoteMismatch, match="does not hold"):
+    with pytest.raises(RemoteMismatch, match="is invalid"):
         await fetch(ledger, state)
 
 
-async def test_nothing_is_proven_of_a_tag_that_means_something_else(ledger: FakeLedger, state: ClientState) -> None:
-    """A row that was changed by hand."""
+async def test_a_tag_that_differs_from_its_history_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
+    """Its row was changed by hand."""
     ledger.tags["shop/app", "1.4.2"] = B
     with pytest.raises(HistoryBroken, match="the tag means"):
         await fetch(ledger, state)
 
 
-async def test_a_tag_that_is_gone_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
-    """It means nothing now."""
+async def test_a_deleted_tag_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
+    """It resolves to nothing."""
     ledger.add(EntryKind.TAG_DELETED, A)
-    with pytest.raises(RemoteNotFound, match="nothing to give a receipt of"):
+    with pytest.raises(RemoteNotFound, match="has no receipt"):
         await fetch(ledger, state)
 
 
 @pytest.mark.parametrize("kind", sorted(RECORDS))
-async def test_what_was_said_of_an_image_is_no_proof_of_what_its_tag_means(state: ClientState, kind: EntryKind) -> None:
-    """Somebody released or built on the one that the tag meant before: whoever pushes may say so at any time."""
+async def test_a_record_does_not_prove_what_a_tag_resolves_to(state: ClientState, kind: EntryKind) -> None:
+    """Anyone who may push can record a build or release of an earlier image."""
     ledger = FakeLedger()
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
@@ -93,16 +93,16 @@ async def test_what_was_said_of_an_image_is_no_proof_of_what_its_tag_means(state
     assert (opened.index, opened.entry.kind, opened.entry.digest) == (2, EntryKind.TAG_MOVED, B)
 
 
-async def test_what_was_said_of_an_image_brings_no_deleted_tag_back(ledger: FakeLedger, state: ClientState) -> None:
-    """It may still be said of one that a tag meant once."""
+async def test_a_record_does_not_revive_a_deleted_tag(ledger: FakeLedger, state: ClientState) -> None:
+    """Records are still accepted for earlier images of a tag."""
     ledger.add(EntryKind.TAG_DELETED, A)
     ledger.add(EntryKind.RELEASED, A)
-    with pytest.raises(RemoteNotFound, match="nothing to give a receipt of"):
+    with pytest.raises(RemoteNotFound, match="has no receipt"):
         await fetch(ledger, state)
 
 
-async def test_a_registry_without_a_ledger_gives_none(ledger: FakeLedger, state: ClientState) -> None:
-    """Its history alone proves nothing."""
+async def test_a_registry_without_a_ledger_has_no_receipts(ledger: FakeLedger, state: ClientState) -> None:
+    """A history alone proves nothing."""
     ledger.status = 404
     with pytest.raises(HistoryBroken, match="shows no ledger"):
         await fetch(ledger, state)

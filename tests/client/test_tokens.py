@@ -1,4 +1,4 @@
-"""One token for many repositories; and what a registry, or what stands before it, does not take in one piece."""
+"""One token for many repositories, and groups that are too large for a registry or its proxy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import stamina
 from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteUnavailable
-from boltseal.client.head_requests import Polled, poll
+from boltseal.client.head_requests import HeadResult, resolve_tags
 from boltseal.client.tokens import TokenCache
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.reference import Reference
@@ -40,14 +40,14 @@ async def transport(hub: FakeHub, tmp_path: Path) -> AsyncIterator[Transport]:
     await opened.aclose()
 
 
-async def asked(transport: Transport) -> list[Polled]:
+async def asked(transport: Transport) -> list[HeadResult]:
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(MANY)]
-    return [answer async for answer in poll(transport, references)]
+    return [answer async for answer in resolve_tags(transport, references)]
 
 
 @pytest.mark.lengthy
-async def test_two_hundred_repositories_are_one_token(hub: FakeHub, transport: Transport) -> None:
-    """Asked for with all their scopes; a second poll of the same needs none."""
+async def test_two_hundred_repositories_share_one_token(hub: FakeHub, transport: Transport) -> None:
+    """It is requested with all scopes; a second run needs no token."""
     answers = [*await asked(transport), *await asked(transport)]
 
     assert all(answer.resolved for answer in answers)
@@ -56,10 +56,10 @@ async def test_two_hundred_repositories_are_one_token(hub: FakeHub, transport: T
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize("breaks_off", [False, True])
-async def test_a_token_service_that_takes_no_long_address_is_asked_in_parts(
+async def test_a_token_service_that_rejects_long_urls_gets_smaller_groups(
     hub: FakeHub, transport: Transport, breaks_off: bool
 ) -> None:
-    """nginx takes 8 KiB (414); others break off. What went is remembered for the next poll."""
+    """nginx rejects 8 KiB with 414; the working size is remembered."""
     hub.most_scopes, hub.breaks_off = 60, breaks_off
     answers = await asked(transport)
     first = hub.counted.copy()
@@ -74,10 +74,8 @@ async def test_a_token_service_that_takes_no_long_address_is_asked_in_parts(
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize("breaks_off", [False, True])
-async def test_a_token_that_is_too_long_for_the_registry_is_taken_in_parts(
-    hub: FakeHub, transport: Transport, breaks_off: bool
-) -> None:
-    """A token lists all that it is for, and has to fit into a header."""
+async def test_a_token_too_long_for_the_registry_is_split(hub: FakeHub, transport: Transport, breaks_off: bool) -> None:
+    """A token lists its scopes and has to fit into a header."""
     hub.longest_token, hub.breaks_off = 4200, breaks_off
     answers = await asked(transport)
 
@@ -86,8 +84,8 @@ async def test_a_token_that_is_too_long_for_the_registry_is_taken_in_parts(
 
 
 @pytest.mark.lengthy
-async def test_one_repository_that_gets_no_token_takes_none_from_the_others(hub: FakeHub, transport: Transport) -> None:
-    """It is found by halving, so that it costs a few requests and not one for each."""
+async def test_one_denied_repository_does_not_affect_the_others(hub: FakeHub, transport: Transport) -> None:
+    """Halving finds it with few requests."""
     hub.closed = "team/app77:"
     answers = {str(answer.reference.repository): answer for answer in await asked(transport)}
 
@@ -96,16 +94,16 @@ async def test_one_repository_that_gets_no_token_takes_none_from_the_others(hub:
     assert hub.counted["HEAD manifest"] == MANY - 1
 
 
-async def test_a_token_service_that_fails_is_not_asked_in_parts(hub: FakeHub, transport: Transport) -> None:
-    """500 says nothing of the length; a timeout would be waited for again and again."""
+async def test_a_failing_token_service_does_not_split_groups(hub: FakeHub, transport: Transport) -> None:
+    """A 500 has nothing to do with the length."""
     hub.realm = "https://auth.test/nothing"
     answers = await asked(transport)
 
     assert all(isinstance(answer.error, RemoteUnavailable) for answer in answers)
 
 
-async def test_a_refusal_of_a_long_token_that_has_another_reason_is_told(hub: FakeHub, transport: Transport) -> None:
-    """400 may also mean that what was asked is wrong: parts are tried until the token is short, and then it is told."""
+async def test_a_refusal_with_another_reason_is_raised(hub: FakeHub, transport: Transport) -> None:
+    """400 may have another cause: groups are split until the token is short."""
     hub.longest_token = 0
     answers = await asked(transport)
 
@@ -114,8 +112,8 @@ async def test_a_refusal_of_a_long_token_that_has_another_reason_is_told(hub: Fa
     assert hub.counted["token"] <= 3
 
 
-async def test_what_is_kept_of_tokens_is_bounded(hub: FakeHub) -> None:
-    """Strangers say which repositories a mirror asks about: the oldest token goes, and of what was asked for nothing stays."""
+async def test_the_cache_of_tokens_is_bounded(hub: FakeHub) -> None:
+    """Clients of a mirror choose the repositories; the oldest token is dropped."""
     challenge = Challenge("bearer", {"realm": hub.realm, "service": "hub"})
     async with httpx2.AsyncClient(transport=hub.transport()) as http:
         tokens = TokenCache(http, most_held=2)

@@ -1,4 +1,4 @@
-"""How a request reaches another registry, and what it never does on the way."""
+"""Requests to another registry: authorization, retries, redirects, verification."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from boltseal.client.errors import (
     RemoteUnauthenticated,
     RemoteUnavailable,
 )
-from boltseal.client.head_requests import poll
+from boltseal.client.head_requests import resolve_tags
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import AuthorityInvalid, RegistryRequest, Transport, TransportOptions
 from boltseal.oci.digest import Digest
@@ -44,7 +44,7 @@ BODY = json.dumps(
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry without pauses."""
     with stamina.set_testing(True, attempts=3):
         yield
 
@@ -83,11 +83,11 @@ async def test_a_tag_is_resolved_by_head_and_never_fetched(hub: FakeHub, connect
 
 @pytest.mark.lengthy
 async def test_one_token_serves_many_repositories(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A poll over two hundred repositories asks for one token, each reference once, and gets every answer."""
+    """Two hundred repositories need one token, one HEAD per reference, and get every answer."""
     for number in range(200):
         hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(200)] * 2
-    answers = [answer async for answer in poll(connect(), references)]
+    answers = [answer async for answer in resolve_tags(connect(), references)]
 
     assert len(answers) == 200
     assert all(answer.resolved and answer.resolved.digest == Digest.of(BODY) for answer in answers)
@@ -108,7 +108,7 @@ async def test_a_login_goes_to_the_realm_and_nowhere_else(hub: FakeHub, connect:
 
 
 async def test_a_realm_without_tls_gets_no_login(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A registry can't make us send a password in the clear."""
+    """A registry can't make the client send a password unencrypted."""
     hub.realm = "http://auth.test/token"
     transport = connect({"auths": {"https://index.docker.io/v1/": {"auth": "dXNlcjpzM2NyZXQ="}}})
     with pytest.raises(RemoteUnauthenticated, match="not encrypted") as refused:
@@ -121,7 +121,7 @@ async def test_a_realm_without_tls_gets_no_login(hub: FakeHub, connect: Callable
 async def test_a_redirect_to_another_host_carries_no_authorization(
     hub: FakeHub, connect: Callable[..., Transport]
 ) -> None:
-    """Blobs come from a CDN that never sees our token."""
+    """A CDN with blobs never sees the token."""
     blob = b"x" * 700_000
     hub.blobs[str(Digest.of(blob))] = blob
     hub.blobs_at = "https://cdn.test"
@@ -135,7 +135,7 @@ async def test_a_redirect_to_another_host_carries_no_authorization(
 
 
 async def test_a_redirect_out_of_tls_is_not_followed(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """What came over TLS is not fetched in the clear."""
+    """Nothing that came over TLS is fetched over plain HTTP."""
     hub.blobs_at = "http://cdn.test"
     with pytest.raises(RemoteUnavailable, match="out of TLS"):
         await anext(RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(b""), 0))
@@ -144,8 +144,8 @@ async def test_a_redirect_out_of_tls_is_not_followed(hub: FakeHub, connect: Call
 
 
 @pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
-async def test_what_may_pass_is_tried_again(hub: FakeHub, connect: Callable[..., Transport], status: int) -> None:
-    """An answer that may be better the next time is asked for again."""
+async def test_a_transient_failure_is_retried(hub: FakeHub, connect: Callable[..., Transport], status: int) -> None:
+    """The next answer may be better."""
     hub.failures = [Response(status_code=status)]
     found = await RegistryClient(connect(), "docker.io").resolve(NODE, Tag("16.13"))
 
@@ -153,10 +153,10 @@ async def test_what_may_pass_is_tried_again(hub: FakeHub, connect: Callable[...,
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, RemoteDenied), (404, RemoteNotFound)])
-async def test_a_refusal_is_asked_for_once(
+async def test_a_refusal_is_not_retried(
     hub: FakeHub, connect: Callable[..., Transport], status: int, kind: type[Exception]
 ) -> None:
-    """No means no: the registry is not asked again."""
+    """The registry gets one request."""
     transport = connect()
     await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
     before = len(hub.seen)
@@ -173,15 +173,15 @@ async def test_a_busy_registry_is_left_alone_and_the_rest_could_not_be_checked(
     """A 429 that asks for a long wait ends the poll at that registry, and is the answer for all that is open."""
     hub.failures = [Response(status_code=429, headers={"retry-after": "3600"}) for _ in range(100)]
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(60)]
-    answers = [answer async for answer in poll(connect(), references)]
+    answers = [answer async for answer in resolve_tags(connect(), references)]
 
     assert all(isinstance(answer.error, RemoteBusy) for answer in answers)
     assert len(answers) == 60
     assert len(hub.seen) <= 16
 
 
-async def test_quota_headers_are_remembered(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """What is left of the pull limit is known after any manifest answer."""
+async def test_pull_limit_headers_are_recorded(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """After any answer about a manifest."""
     hub.quota = 76
     transport = connect()
     await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
@@ -190,8 +190,8 @@ async def test_quota_headers_are_remembered(hub: FakeHub, connect: Callable[...,
     assert (quota.limit, quota.remaining, quota.window_s) == (100, 76, 21600)
 
 
-async def test_a_manifest_with_other_bytes_is_a_lie(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Bytes that have not the digest they were asked by are not used."""
+async def test_a_manifest_with_wrong_bytes_is_a_mismatch(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """Bytes without the requested digest are not used."""
     hub.wrong_bytes = True
     with pytest.raises(RemoteMismatch, match="bytes of digest"):
         await RegistryClient(connect(), "docker.io").manifest(NODE, Digest.of(BODY))
@@ -199,8 +199,8 @@ async def test_a_manifest_with_other_bytes_is_a_lie(hub: FakeHub, connect: Calla
     assert hub.counted["GET manifest"] == 1
 
 
-async def test_the_last_piece_of_a_wrong_blob_never_comes(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Who writes pieces as they come never holds a whole blob that is wrong."""
+async def test_the_last_piece_of_a_wrong_blob_is_not_yielded(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """A consumer that writes pieces as they arrive never has a complete wrong blob."""
     blob = b"y" * 3_000_000
     hub.blobs[str(Digest.of(blob))] = blob[:-1] + b"z"
     received = 0
@@ -210,14 +210,14 @@ async def test_the_last_piece_of_a_wrong_blob_never_comes(hub: FakeHub, connect:
         async for piece in RegistryClient(connect(), "docker.io").blob(NODE, Digest.of(blob), len(blob)):
             received += len(piece)
 
-    with pytest.raises(RemoteMismatch, match="not what its digest says"):
+    with pytest.raises(RemoteMismatch, match="does not match its digest"):
         await receive()
 
     assert received < len(blob)
 
 
-async def test_tags_come_over_all_pages(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Every tag once, in order, however small the registry's pages are."""
+async def test_all_pages_of_tags_are_read(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """Every tag once, in order, however small the pages are."""
     for number in range(7):
         hub.publish("library/node", f"v{number}", BODY, OCI)
     found = [tag async for tag in RegistryClient(connect(), "docker.io").tags(NODE)]
@@ -226,16 +226,16 @@ async def test_tags_come_over_all_pages(hub: FakeHub, connect: Callable[..., Tra
 
 
 async def test_a_secret_is_in_no_repr() -> None:
-    """What is logged by accident holds no password."""
+    """An accidental log line contains no password."""
     assert "s3cret" not in repr(Credentials("user", "s3cret"))
 
 
-async def test_a_poll_may_be_left_early(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """Whoever has read enough stops, and nothing is asked any more."""
+async def test_resolving_can_be_stopped_early(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """Closing the generator cancels the remaining requests."""
     for number in range(40):
         hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(40)]
-    async with aclosing(poll(connect(), references, at_once=4)) as answers:
+    async with aclosing(resolve_tags(connect(), references, at_once=4)) as answers:
         first = await anext(answers)
     asked = hub.counted["HEAD manifest"]
     await asyncio.sleep(0.01)
@@ -244,35 +244,35 @@ async def test_a_poll_may_be_left_early(hub: FakeHub, connect: Callable[..., Tra
     assert hub.counted["HEAD manifest"] == asked < 10
 
 
-async def test_one_repository_that_is_not_to_be_had_costs_the_others_nothing(
+async def test_one_denied_repository_does_not_affect_the_others(
     hub: FakeHub, connect: Callable[..., Transport]
 ) -> None:
-    """A registry that gives no token for a group of which one is closed is asked for each on its own."""
+    """A registry that issues no token for the group is asked for each repository."""
     for number in range(3):
         hub.publish(f"team/app{number}", "1.0.0", BODY, OCI)
     hub.closed = "team/app1"
     references = [Reference.parse(f"docker.io/team/app{number}:1.0.0") for number in range(3)]
-    answers = {answer.reference.repository: answer async for answer in poll(connect(), references)}
+    answers = {answer.reference.repository: answer async for answer in resolve_tags(connect(), references)}
 
     assert isinstance(answers[Repository("team/app1")].error, RemoteUnauthenticated)
     assert answers[Repository("team/app0")].resolved
     assert answers[Repository("team/app2")].resolved
 
 
-async def test_a_good_token_that_lacks_a_scope_is_kept(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A private repository among many is not shown, and costs neither the group's token nor another one."""
+async def test_a_valid_token_that_lacks_a_scope_is_kept(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """A denied repository costs neither the group's token nor another one."""
     for number in range(20):
         hub.publish(f"team/app{number:02}", "1.0.0", BODY, OCI)
     hub.private = "team/app07"
     references = [Reference.parse(f"docker.io/team/app{number:02}:1.0.0") for number in range(20)]
-    answers = [answer async for answer in poll(connect(), references, at_once=2)]
+    answers = [answer async for answer in resolve_tags(connect(), references, at_once=2)]
 
     assert [str(answer.reference.repository) for answer in answers if answer.error] == ["team/app07"]
     assert hub.counted["token"] == 1
 
 
-async def test_a_registry_without_ranges_is_taken_up_too(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """A connection that broke is taken up; where the registry begins again, what is here already is passed over."""
+async def test_a_blob_is_resumed_without_range_requests(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """If the registry starts again at byte 0, the known bytes are skipped."""
     blob = bytes(range(256)) * 12_000
     hub.blobs[str(Digest.of(blob))] = blob
     hub.breaks, hub.ranges = 1, False
@@ -282,16 +282,16 @@ async def test_a_registry_without_ranges_is_taken_up_too(hub: FakeHub, connect: 
     assert hub.counted["GET blob"] == 2
 
 
-async def test_what_is_no_authority_is_said() -> None:
-    """A file without a certificate is an error of the caller's, not of the registry's."""
+async def test_a_file_without_a_certificate_is_refused() -> None:
+    """It is the caller's error and not the registry's."""
     with pytest.raises(AuthorityInvalid, match="no PEM certificate"):
         Transport(CredentialStore([]), TransportOptions(ca_file=Path(__file__)))
     with pytest.raises(AuthorityInvalid, match="No such file"):
         Transport(CredentialStore([]), TransportOptions(ca_file=Path("/nowhere/ca.pem")))
 
 
-async def test_a_part_of_a_registry_has_a_login_of_its_own(hub: FakeHub, connect: Callable[..., Transport]) -> None:
-    """As podman keeps them: the key that names most of the path wins, and no login is asked for what is another's."""
+async def test_a_path_of_a_registry_has_its_own_login(hub: FakeHub, connect: Callable[..., Transport]) -> None:
+    """As Podman stores them: the longest matching path wins, and tokens do not mix logins."""
     auths = {
         "docker.io": {"auth": _auth("everybody:1")},
         "docker.io/team": {"auth": _auth("team:2")},
@@ -301,7 +301,7 @@ async def test_a_part_of_a_registry_has_a_login_of_its_own(hub: FakeHub, connect
     for name in names:
         hub.publish(name, "1.0.0", BODY, OCI)
     references = [Reference.parse(f"docker.io/{name}:1.0.0") for name in names]
-    answers = [answer async for answer in poll(connect({"auths": auths}), references, at_once=1)]
+    answers = [answer async for answer in resolve_tags(connect({"auths": auths}), references, at_once=1)]
     asked = {
         request.query_params["scope"]: base64.b64decode(request.headers["authorization"].split()[1]).decode()
         for request in hub.seen
@@ -322,8 +322,8 @@ def _auth(login: str) -> str:
     return base64.b64encode(login.encode()).decode()
 
 
-async def test_who_sends_a_byte_now_and_then_keeps_nobody_waiting_for_ever() -> None:
-    """Neither in the head of an answer nor in its body: it is never silent for long, and never done."""
+async def test_a_server_that_sends_a_byte_now_and_then_times_out() -> None:
+    """In the head of an answer and in its body."""
     for beginning in (b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"):
 
         async def drip(
@@ -345,8 +345,8 @@ async def test_who_sends_a_byte_now_and_then_keeps_nobody_waiting_for_ever() -> 
             await transport.aclose()
 
 
-async def test_a_name_that_no_host_has_is_a_registry_that_does_not_answer() -> None:
-    """A reference may have it: its grammar knows no lengths."""
+async def test_an_impossible_host_name_is_an_unavailable_registry() -> None:
+    """The grammar of references does not limit its length."""
     transport = Transport(CredentialStore(()), TransportOptions(attempts=1))
     for host in (f"{'x' * 100}.com", f"{'x.' * 200}com"):
         with pytest.raises(RemoteUnavailable, match="did not answer"):

@@ -1,4 +1,4 @@
-"""A registry that gives other bytes than it was asked for, over a real connection: nothing of them is used or kept."""
+"""A registry that sends other bytes than requested, over a real connection: nothing of them is used or stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LARGE = Blob(os.urandom(3 * 1024 * 1024))
 
 
 @pytest.fixture
-async def liar(tmp_path: Path) -> AsyncIterator[Server]:
+async def hostile(tmp_path: Path) -> AsyncIterator[Server]:
     """A registry whose disk holds other bytes, as many, under the digests of a layer and of a large blob."""
     data = tmp_path / "data"
     with boltseal(data) as server:
@@ -41,10 +41,10 @@ async def liar(tmp_path: Path) -> AsyncIterator[Server]:
         yield server
 
 
-async def test_a_blob_of_other_bytes_never_arrives_whole(liar: Server, tmp_path: Path) -> None:
-    """It is refused by name, and its last piece, without which it is nothing, is not handed out."""
+async def test_a_blob_with_wrong_bytes_is_never_complete(hostile: Server, tmp_path: Path) -> None:
+    """The error names it, and its last piece is not yielded."""
     transport = Transport(CredentialStore([tmp_path / "none.json"]), TransportOptions())
-    client = RegistryClient(transport, liar.address)
+    client = RegistryClient(transport, hostile.address)
     received: list[bytes] = []
 
     async def fetch() -> None:
@@ -55,19 +55,19 @@ async def test_a_blob_of_other_bytes_never_arrives_whole(liar: Server, tmp_path:
         await fetch()
     await transport.aclose()
 
-    assert f"blob {Digest.parse(LARGE.digest).short} of shop/app is not what its digest says" in refused.value.message
+    assert f"blob {Digest.parse(LARGE.digest).short} of shop/app does not match its digest" in refused.value.message
     assert 0 < len(b"".join(received)) < len(LARGE.data)
 
 
-async def test_a_copy_keeps_nothing_of_a_blob_of_other_bytes(liar: Server, tmp_path: Path) -> None:
-    """The verb says which blob it was, and its target has neither that nor a part of it, nor the image's name."""
+async def test_a_copy_stores_nothing_of_a_blob_with_wrong_bytes(hostile: Server, tmp_path: Path) -> None:
+    """The target has neither the blob, nor a part of it, nor the tag."""
     target = tmp_path / "copied"
-    run = program.run("copy", f"{liar.address}/shop/app:1.4.2", f"oci:{target}:1.4.2")
+    run = program.run("copy", f"{hostile.address}/shop/app:1.4.2", f"oci:{target}:1.4.2")
     kept = {path.name for path in target.rglob("*") if path.is_file() and path.parent.name == "sha256"}
     arriving = list(target.rglob(".arriving-*"))
 
     assert run.code == 3
-    assert f"blob {Digest.parse(IMAGE.layers[0].digest).short} of shop/app is not what its digest says" in run.err
+    assert f"blob {Digest.parse(IMAGE.layers[0].digest).short} of shop/app does not match its digest" in run.err
     assert Digest.parse(IMAGE.layers[0].digest).hex not in kept
     assert arriving == []
     assert not (target / "index.json").exists()

@@ -271,11 +271,11 @@ def test_what_a_rollback_would_start_is_read(revision: str, state: Path) -> None
 def rollback_plan(state: Path, project: str) -> dict[str, Any]:
     """What `rollback` reads before it asks an engine; there is no command that only shows it."""
     from boltseal.deploy.release_store import ReleaseFolder
-    from boltseal.deploy.releases import to_go_back_to
+    from boltseal.deploy.releases import rollback_target
 
     folder = ReleaseFolder(state, project)
     found = folder.all()
-    target = to_go_back_to(found)
+    target = rollback_target(found)
     assert target is not None
     recorded = folder.contents(target.number)
     return {

@@ -1,4 +1,4 @@
-"""What every blob store promises (`boltseal.server.storage.blobs.protocol`), held against each implementation in turn."""
+"""What every blob store promises (`boltseal.server.storage.blobs.protocol`), checked on each implementation."""
 
 from __future__ import annotations
 
@@ -69,9 +69,15 @@ async def patch(store: BlobStore, key: UploadKey, *chunks: bytes) -> None:
 
 async def content_of(store: BlobStore, digest: Digest) -> bytes:
     """All bytes of a blob."""
-    size = await store.stat(digest)
-    assert size is not None
-    return b"".join([piece async for piece in store.read(digest, 0, size)])
+    stored = await store.stat(digest)
+    assert stored is not None
+    return b"".join([piece async for piece in store.read(digest, 0, stored.size)])
+
+
+async def size_of(store: BlobStore, digest: Digest) -> int | None:
+    """Size of a blob in bytes, None when absent."""
+    stored = await store.stat(digest)
+    return None if stored is None else stored.size
 
 
 async def test_a_blob_comes_back_as_it_went_in(store: BlobStore) -> None:
@@ -79,15 +85,15 @@ async def test_a_blob_comes_back_as_it_went_in(store: BlobStore) -> None:
     digest = await push(store, b"layer")
 
     assert await content_of(store, digest) == b"layer"
-    assert await store.stat(digest) == 5
-    assert store.present(digest)
+    assert await size_of(store, digest) == 5
+    assert store.look(digest) is not None
 
 
 async def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
     """Zero bytes have a digest like any others."""
     digest = await push(store, b"")
 
-    assert await store.stat(digest) == 0
+    assert await size_of(store, digest) == 0
     assert await content_of(store, digest) == b""
 
 
@@ -96,7 +102,7 @@ async def test_an_absent_blob_is_absent(store: BlobStore) -> None:
     digest = Digest.of(b"never pushed")
 
     assert await store.stat(digest) is None
-    assert not store.present(digest)
+    assert store.look(digest) is None
     with pytest.raises(BlobAbsent):
         await anext(store.read(digest, 0, 1))
 
@@ -133,7 +139,7 @@ async def test_a_session_ends_with_its_commit(store: BlobStore) -> None:
 
 
 async def test_upload_size_is_the_offset_to_go_on_at(store: BlobStore) -> None:
-    """A session tells how many bytes it holds, from nothing on."""
+    """The size of a session is how many bytes it holds, from 0 on."""
     key = await begin(store)
     before = await store.upload_size(key)
     await patch(store, key, b"12345")
@@ -169,7 +175,7 @@ async def test_a_wrong_digest_keeps_the_session_as_it_was(store: BlobStore) -> N
         await writer.commit(Digest.of(b"acknowledged last chunk"))
 
     assert held == 13
-    assert not store.present(wrong)
+    assert store.look(wrong) is None
     assert await content_of(store, Digest.of(b"acknowledged last chunk")) == b"acknowledged last chunk"
 
 
@@ -199,7 +205,7 @@ async def test_any_algorithm_may_be_asked_for_at_the_end(store: BlobStore, expec
         await writer.write(b"b" * 100_000)
         await writer.commit(Digest.of(b"a" * 100_000 + b"b" * 100_000, asked))
 
-    assert await store.stat(Digest.of(b"a" * 100_000 + b"b" * 100_000, asked)) == 200_000
+    assert await size_of(store, Digest.of(b"a" * 100_000 + b"b" * 100_000, asked)) == 200_000
 
 
 async def test_a_rollback_forgets_the_request(store: BlobStore) -> None:
@@ -216,7 +222,7 @@ async def test_a_rollback_forgets_the_request(store: BlobStore) -> None:
         await writer.commit(Digest.of(b"kept and done"))
 
     assert offset == held == 5
-    assert store.present(Digest.of(b"kept and done"))
+    assert store.look(Digest.of(b"kept and done")) is not None
 
 
 async def test_a_session_belongs_to_its_repository(store: BlobStore) -> None:
@@ -235,7 +241,7 @@ async def test_a_session_belongs_to_its_repository(store: BlobStore) -> None:
 
 
 async def test_a_session_has_one_writer(store: BlobStore) -> None:
-    """A second writer is told to come again, and the first one is not disturbed."""
+    """A second writer gets UploadBusy, and the first one is not affected."""
     key = await begin(store)
     async with store.open_upload(key) as writer:
         await writer.write(b"mine")
@@ -244,7 +250,7 @@ async def test_a_session_has_one_writer(store: BlobStore) -> None:
                 pass
         await writer.commit(Digest.of(b"mine"))
 
-    assert store.present(Digest.of(b"mine"))
+    assert store.look(Digest.of(b"mine")) is not None
 
 
 async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
@@ -267,7 +273,7 @@ async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
 
     await asyncio.gather(first(), second())
 
-    assert store.present(Digest.of(b"first second"))
+    assert store.look(Digest.of(b"first second")) is not None
 
 
 async def test_a_cancelled_session_cannot_be_committed(store: BlobStore) -> None:
@@ -279,7 +285,7 @@ async def test_a_cancelled_session_cannot_be_committed(store: BlobStore) -> None
         with pytest.raises(UploadUnknown):
             await writer.commit(Digest.of(b"too late"))
 
-    assert not store.present(Digest.of(b"too late"))
+    assert store.look(Digest.of(b"too late")) is None
 
 
 async def test_a_push_replaces_what_is_there(store: BlobStore) -> None:
@@ -340,8 +346,8 @@ async def test_walk_names_every_blob_in_order(store: BlobStore) -> None:
     assert list(store.strays()) == []
 
 
-async def test_scan_gives_every_byte_as_it_lies_there(store: BlobStore) -> None:
-    """Whoever hashes a blob reads all of it, an empty one too, and hears of an absent one at the first piece."""
+async def test_scan_yields_every_stored_byte(store: BlobStore) -> None:
+    """`scan` yields all bytes, none of an empty blob, and raises for an absent one at the first piece."""
     big = await push(store, b"s" * (2 * 1024 * 1024 + 7))
     empty = await push(store, b"")
 
@@ -351,24 +357,34 @@ async def test_scan_gives_every_byte_as_it_lies_there(store: BlobStore) -> None:
         next(store.scan(Digest.of(b"never pushed")))
 
 
-async def test_what_was_committed_since_is_not_removed(store: BlobStore) -> None:
-    """Whoever removes what is old spares what was pushed again meanwhile."""
+async def test_bytes_that_were_committed_since_are_not_deleted(store: BlobStore) -> None:
+    """A deletion is of the bytes that were looked at: what was pushed again meanwhile stays."""
     digest = await push(store, b"again")
-    stored = next(store.walk()).mtime_us
+    stored = await store.stat(digest)
+    walked = list(store.walk())
+    await push(store, b"again")
+    now = await store.stat(digest)
 
-    assert not store.remove(digest, stored)
-    assert store.present(digest)
-    assert store.remove(digest, stored + 1)
-    assert not store.present(digest)
+    assert stored is not None
+    assert walked == [stored]
+    assert not await store.delete(stored)
+    assert not store.delete_and_wait(stored)
+    assert now is not None
+    assert now == store.look(digest)
+    assert await store.delete(now)
+    assert store.look(digest) is None
 
 
 async def test_removing_is_final_and_may_be_repeated(store: BlobStore) -> None:
-    """A removed blob is absent; removing what is absent is nothing."""
+    """A deleted blob is absent; deleting what is absent does nothing."""
     digest = await push(store, b"gone")
+    stored = store.look(digest)
 
-    assert store.remove(digest)
-    assert not store.remove(digest)
-    assert not store.present(digest)
+    assert stored is not None
+    assert await store.delete(stored)
+    assert not await store.delete(stored)
+    assert not store.delete_and_wait(stored)
+    assert store.look(digest) is None
     assert await store.stat(digest) is None
 
 
@@ -386,7 +402,7 @@ async def test_an_abandoned_session_is_found_and_discarded(store: BlobStore) -> 
 
 
 async def test_a_session_in_use_is_not_abandoned(store: BlobStore) -> None:
-    """Whoever is written to, or was written to since, is spared."""
+    """A session that is in use, or was written to since, is not discarded."""
     key = await begin(store)
     found = next(iter(store.abandoned(FAR_FUTURE_US)))
     async with store.open_upload(key) as writer:
@@ -406,7 +422,7 @@ async def test_discarding_what_is_no_session_does_nothing(store: BlobStore) -> N
     path = UploadFile(f"../blobs/sha256/{digest.hex[:2]}/{digest.hex}", 4, 0)
 
     assert not store.discard(path, FAR_FUTURE_US)
-    assert store.present(digest)
+    assert store.look(digest) is not None
 
 
 @pytest.mark.parametrize(
@@ -488,7 +504,7 @@ async def test_one_owner_has_so_many_sessions_and_no_more(store: BlobStore) -> N
 
 
 def test_the_names_of_one_owner_begin_alike_and_are_not_to_be_guessed() -> None:
-    """The beginning says nothing of who it is to somebody who does not know already."""
+    """The beginning of an id does not reveal its owner."""
     names = {UploadId.new("ci") for _ in range(100)}
 
     assert len({name[:8] for name in names}) == 1
@@ -497,7 +513,7 @@ def test_the_names_of_one_owner_begin_alike_and_are_not_to_be_guessed() -> None:
 
 
 async def test_a_session_that_is_there_is_begun_again_as_it_is(store: BlobStore) -> None:
-    """Who brings the same digest as somebody before goes on where that one stopped."""
+    """A second process that brings the same digest continues where the first one stopped."""
     key = FetchKey(REPOSITORY, UploadId.of(Digest.of(b"from elsewhere")))
     await store.start_upload(key)
     await patch(store, key, b"from ")
@@ -536,7 +552,7 @@ async def test_a_session_can_be_looked_into_while_it_is_written_to(store: BlobSt
     assert seen == [0, 5, b"ayer", 14, b"layer and more"]
 
 
-async def test_who_looks_into_a_session_is_told_that_it_was_dropped(store: BlobStore) -> None:
+async def test_a_reader_of_a_session_sees_that_it_was_dropped(store: BlobStore) -> None:
     """Its bytes were never a blob."""
     key = await begin(store)
     await patch(store, key, b"layer")
@@ -549,7 +565,7 @@ async def test_who_looks_into_a_session_is_told_that_it_was_dropped(store: BlobS
         store.open_partial(key)
 
 
-async def test_whoever_does_not_want_to_wait_for_a_session_is_told_at_once(store: BlobStore) -> None:
+async def test_a_writer_that_does_not_wait_is_refused_at_once(store: BlobStore) -> None:
     """`wait_s=0`: busy is an answer."""
     key = await begin(store)
     async with store.open_upload(key):

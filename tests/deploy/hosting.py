@@ -1,4 +1,4 @@
-"""A host: an engine in memory that pulls from a registry in memory, whichever store it has; both count what is asked."""
+"""A test host: an in-memory engine with any image store, which pulls from an in-memory registry; both count requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boltseal.client.credentials import OneLogin
+from boltseal.client.credentials import SingleLogin
 from boltseal.client.state import ClientState
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.engines.api import connected
@@ -32,7 +32,7 @@ NOW_US = 1_795_000_000_000_000
 
 @dataclass
 class Hosting:
-    """A host and its registry. `puller` may be called again for one that pulls in another way."""
+    """A host and its registry. `puller` may be called again for one with other options."""
 
     hub: FakeHub
     fake: FakeEngine
@@ -46,7 +46,7 @@ class Hosting:
         return Keeper(self.host)
 
     def puller(self, **more: Any) -> Puller:
-        return Puller(self.host, self.transport, OneLogin(REGISTRY), **more)
+        return Puller(self.host, self.transport, SingleLogin(REGISTRY), **more)
 
     def publish(self, words: str, name: Reference = APP) -> Digest:
         """Publish an image for two platforms under a tag; the engine can pull it by its digest."""
@@ -69,12 +69,12 @@ class Hosting:
         return Digest.parse(self._made[digest])
 
     def meaning(self, name: Reference = APP) -> Digest | None:
-        """The image that a name means on the engine."""
+        """Return the image that a name resolves to on the engine."""
         found = self.fake.find(str(name))
         return None if found is None else Digest.parse(found["Id"])
 
     def run(self, name: str, id_: Digest) -> str:
-        """A container on an image."""
+        """Add a container that runs an image."""
         return self.fake.container(name, str(APP), str(id_))
 
     def _put(self, name: Reference, document: Document, tag: str | None) -> None:
@@ -85,12 +85,12 @@ class Hosting:
 async def hosting(
     folder: Path, store: ImageStoreKind = ImageStoreKind.CLASSIC, state: Path | None = None
 ) -> AsyncIterator[Hosting]:
-    """A host with nothing on it. `folder`: for its socket; `state`: where we remember things."""
+    """Yield a host without images. `folder`: for its socket; `state`: for the client state."""
     fake = FakeEngine(
         podman=store is ImageStoreKind.PODMAN, driver_status=SNAPSHOTTER if store is ImageStoreKind.CONTAINERD else []
     )
     hub, clock = FakeHub(), Clock(NOW_US)
-    transport = Transport(OneLogin(REGISTRY), TransportOptions(attempts=1), app=hub.transport())
+    transport = Transport(SingleLogin(REGISTRY), TransportOptions(attempts=1), app=hub.transport())
     async with fake.listening(folder) as address, connected(address) as engine:
         host = await EngineHost.of(engine, KeptImages(ClientState(state or folder / "state")), clock)
         yield Hosting(hub, fake, host, clock, transport)

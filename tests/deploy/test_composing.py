@@ -1,4 +1,4 @@
-"""Docker Compose as a program: bounded, ended whole, and quiet about what nobody should read."""
+"""Running Docker Compose: limits, process groups, and no secrets in messages."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from boltseal.deploy.compose_program import (
     ComposeMissing,
     ComposeRefused,
     ProjectFiles,
+    RecordedProject,
     find_compose,
 )
 
@@ -26,7 +27,7 @@ Made = Callable[[str], Compose]
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    """A `docker` that does what a script says, found as the real one is."""
+    """A `docker` program that runs a given script."""
 
     def make(script: str) -> Compose:
         program = tmp_path / "bin" / "docker"
@@ -44,14 +45,14 @@ def project(folder: Path) -> ProjectFiles:
     return ProjectFiles(folder, (folder / "compose.yaml",), "shop", profiles=("p",), env_files=(folder / "e",))
 
 
-async def up(compose: Compose, tell: Callable[[str], None] = lambda _line: None, timeout_s: float = 20.0) -> None:
+async def up(compose: Compose, progress: Callable[[str], None] = lambda _line: None, timeout_s: float = 20.0) -> None:
     """Start a recorded project."""
-    file, directory = Path("/r/compose.json"), Path("/srv/shop")
-    await compose.up(file, "shop", directory, ["web"], {"SECRET": "swordfish"}, timeout_s=timeout_s, tell=tell)
+    recorded = RecordedProject(Path("/r/compose.json"), "shop", Path("/srv/shop"), {"SECRET": "swordfish"})
+    await compose.up(recorded, ["web"], timeout_s=timeout_s, progress=progress)
 
 
-async def test_a_project_is_read_as_the_user_names_it(made: Made, tmp_path: Path) -> None:
-    """With the user's environment, in the user's folder; a service is never taken for a flag."""
+async def test_a_project_is_resolved_with_the_users_options(made: Made, tmp_path: Path) -> None:
+    """Compose gets the user's environment and folder; a service name is never parsed as an option."""
     script = 'printf \'{"argv": "%s", "in": "%s", "token": "%s"}\' "$*" "$PWD" "$TOKEN"'
     said = json.loads(await made(script).read(project(tmp_path), ["-v"], [tmp_path / "more"]))
 
@@ -62,8 +63,8 @@ async def test_a_project_is_read_as_the_user_names_it(made: Made, tmp_path: Path
     assert (said["in"], said["token"]) == (str(tmp_path), "sesame")
 
 
-async def test_a_recorded_project_is_started_with_little_environment(made: Made, tmp_path: Path) -> None:
-    """What was recorded and what Docker needs; the user's variables of today stay out of it."""
+async def test_a_recorded_project_is_started_with_a_minimal_environment(made: Made, tmp_path: Path) -> None:
+    """It has the recorded variables and what Docker needs, but not the user's current variables."""
     await up(made(f'env > {tmp_path}/env; echo "$*" > {tmp_path}/argv; echo "$PWD" > {tmp_path}/in'))
     names = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
 
@@ -75,8 +76,8 @@ async def test_a_recorded_project_is_started_with_little_environment(made: Made,
     )
 
 
-async def test_what_can_not_be_read_is_one_line_without_the_project(made: Made, tmp_path: Path) -> None:
-    """What Compose printed of the project itself may hold secrets, and is not shown; nor is a warning where more was said."""
+async def test_an_unreadable_project_is_reported_in_one_line_without_its_content(made: Made, tmp_path: Path) -> None:
+    """Output may contain secrets of the project and is not shown; warnings are dropped if there is more."""
     compose = made(
         "echo 'PASSWORD=sesame'; echo level=warning x >&2; printf 'line 3:\\nodd \\033[31mkey\\n' >&2; exit 15"
     )
@@ -87,8 +88,8 @@ async def test_what_can_not_be_read_is_one_line_without_the_project(made: Made, 
     assert "sesame" not in repr(compose)
 
 
-async def test_a_failure_is_told_by_its_last_lines(made: Made) -> None:
-    """All lines go to whoever watches, harmless; the last three say why."""
+async def test_a_failure_is_reported_with_its_last_lines(made: Made) -> None:
+    """All lines are passed to `progress`, sanitized; the last three are in the message."""
     told: list[str] = []
     with pytest.raises(ComposeFailed, match=r"could not start the project: line 8 / line 9 / no \\x07 way$"):
         await up(
@@ -99,28 +100,28 @@ async def test_a_failure_is_told_by_its_last_lines(made: Made) -> None:
     assert told[-1] == r"no \x07 way"
 
 
-async def test_what_went_well_is_no_reason(made: Made) -> None:
-    """Unless nothing else was said."""
+async def test_progress_lines_are_not_a_reason(made: Made) -> None:
+    """They are shown only if there is no other output."""
     with pytest.raises(ComposeFailed, match=r"start the project: Error response from daemon: no$"):
         await up(made("echo Container web-1 Starting; echo Error response from daemon: no; exit 1"))
     with pytest.raises(ComposeFailed, match=r"start the project: Container web-1 Starting$"):
         await up(made("echo Container web-1 Starting; exit 1"))
 
 
-async def test_nothing_said_is_said(made: Made) -> None:
-    """Rather than an empty reason."""
-    with pytest.raises(ComposeFailed, match="it does not say why"):
+async def test_a_failure_without_output_says_so(made: Made) -> None:
+    """The message has no empty reason."""
+    with pytest.raises(ComposeFailed, match="it printed no reason"):
         await up(made("exit 1"))
 
 
-async def test_no_room_is_another_kind(made: Made) -> None:
-    """So that the exit code says so."""
+async def test_a_full_disk_is_its_own_error_kind(made: Made) -> None:
+    """The exit code follows from the kind."""
     with pytest.raises(ComposeFull):
         await up(made("echo write /x: No space left on device; exit 1"))
 
 
-async def test_a_line_without_end_is_bounded(made: Made) -> None:
-    """Only its end is held, and little of that is shown."""
+async def test_an_endless_line_is_bounded(made: Made) -> None:
+    """Only its end is kept, and little of it is shown."""
     told: list[str] = []
     await up(made("head -c 3000000 /dev/zero | tr '\\0' x"), told.append)
 
@@ -128,8 +129,8 @@ async def test_a_line_without_end_is_bounded(made: Made) -> None:
 
 
 @pytest.mark.lengthy
-async def test_output_without_end_is_refused(made: Made, tmp_path: Path) -> None:
-    """And its process ended."""
+async def test_endless_output_is_refused(made: Made, tmp_path: Path) -> None:
+    """The process is ended."""
     compose = made(f"echo $$ > {tmp_path}/pid; exec yes")
     with pytest.raises(ComposeRefused, match="prints more than"):
         await compose.read(project(tmp_path))
@@ -146,15 +147,15 @@ async def test_output_without_end_is_refused(made: Made, tmp_path: Path) -> None
     ],
 )
 async def test_a_time_out_ends_the_whole_group(made: Made, tmp_path: Path, script: str) -> None:
-    """Also children that are deaf to being asked, and those whose parent has ended already."""
+    """This includes children that ignore SIGINT, and those whose parent has exited."""
     with pytest.raises(ComposeFailed, match=r"did not start the project within 1 s: started"):
         await up(made(script.replace("PID", f"{tmp_path}/pid")), timeout_s=1.0)
 
     assert await _gone(int((tmp_path / "pid").read_text()))
 
 
-async def test_who_gives_up_ends_it(made: Made, tmp_path: Path) -> None:
-    """Ctrl-C leaves nobody at work behind."""
+async def test_cancelling_ends_the_process(made: Made, tmp_path: Path) -> None:
+    """Ctrl-C leaves no process behind."""
     told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.ensure_future(up(made(f"echo $$ > {tmp_path}/pid; echo x; exec sleep 600"), told.set_result))
     await told
@@ -165,37 +166,37 @@ async def test_who_gives_up_ends_it(made: Made, tmp_path: Path) -> None:
     assert await _gone(int((tmp_path / "pid").read_text()))
 
 
-async def test_a_folder_that_is_not_there_is_no_missing_compose(made: Made, tmp_path: Path) -> None:
-    """The message names what is wrong."""
-    with pytest.raises(ComposeRefused, match="gone is no folder"):
+async def test_a_missing_folder_is_not_reported_as_missing_compose(made: Made, tmp_path: Path) -> None:
+    """The message names the folder."""
+    with pytest.raises(ComposeRefused, match="gone is not a folder"):
         await made("exit 0").read(ProjectFiles(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("script", ["echo 1.29.2", "echo nonsense", "exit 1", "echo", "echo v"])
-async def test_what_is_no_compose_2_is_missing(
+async def test_a_program_other_than_compose_2_counts_as_missing(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
-    """An old one, or something else of that name."""
+    """An old version, or another program of that name."""
     made(script)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(ComposeMissing, match="no Docker Compose 2 here"):
+    with pytest.raises(ComposeMissing, match="Docker Compose 2 not found"):
         await find_compose({"PATH": f"{tmp_path}/bin"}, {})
 
 
 @pytest.mark.parametrize(("value", "told"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
-async def test_an_environment_that_no_program_can_be_given_is_said(
+async def test_an_environment_that_no_program_accepts_is_reported(
     made: Made, tmp_path: Path, value: str, told: str
 ) -> None:
-    """As an error of ours, or a release that it ends would not be put back."""
+    """As a boltseal error: otherwise the previous release would not be restored."""
     compose = made("exit 0")
+    recorded = RecordedProject(tmp_path / "f", "shop", tmp_path, {"CERT": value})
+
     with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{told}"):
-        await compose.up(
-            tmp_path / "f", "shop", tmp_path, ["web"], {"CERT": value}, timeout_s=20, tell=lambda _line: None
-        )
+        await compose.up(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
 
 
-async def test_compose_is_found_as_docker_s_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether its version has a v or not."""
+async def test_compose_is_found_as_dockers_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version may start with v."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for version in ("2.26.1", "v2.40.0", "5.0.0-rc1"):
         made(f"echo {version}")
@@ -204,7 +205,7 @@ async def test_compose_is_found_as_docker_s_plugin(made: Made, tmp_path: Path, m
 
 
 async def _gone(pid: int) -> bool:
-    """Whether a process ends: it may take a moment until nobody lists it any more."""
+    """Return whether a process ends within a moment."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
         try:

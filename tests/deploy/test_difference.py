@@ -1,4 +1,4 @@
-"""What changed between two releases."""
+"""Changes between two releases."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from boltseal.deploy.compose_model import MOUNTED
+from boltseal.deploy.compose_model import MOUNTED_LABEL
 from boltseal.deploy.release_diff import changes
-from boltseal.deploy.release_store import Contents
-from boltseal.deploy.releases import Release
+from boltseal.deploy.releases import Release, ReleaseContents
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 from tests.deploy.test_releases import DIGEST, release
 
@@ -18,35 +17,37 @@ OTHER = f"sha256:{'b' * 64}"
 
 
 def with_app(number: int, **said: Any) -> Release:
-    """A release whose service app is this."""
+    """Return a release with this service app."""
     made = release(number)
     return made.with_services([replace(made.services[0], **said)])
 
 
-def contents(app: dict[str, Any], **files: str) -> Contents:
-    """What was recorded with it."""
+def contents(app: dict[str, Any], **files: str) -> ReleaseContents:
+    """Return recorded contents."""
     text = {"name": "shop", "services": {"app": {"image": "x"} | app, "db": {"image": "y"}}}
-    return Contents(json.dumps(text).encode(), b"{}", {name: said.encode() for name, said in files.items()})
+    return ReleaseContents(json.dumps(text).encode(), b"{}", {name: said.encode() for name, said in files.items()})
 
 
-def told(before: Release, after: Release, was: Contents | None = None, is_: Contents | None = None) -> list[Any]:
-    """All changes, as service, what, before and after."""
+def changed(
+    before: Release, after: Release, was: ReleaseContents | None = None, is_: ReleaseContents | None = None
+) -> list[Any]:
+    """Return all changes as service, what, before and after."""
     return [(each.service, each.what, each.before, each.after) for each in changes(before, after, was, is_)]
 
 
-def test_the_same_release_has_not_changed() -> None:
-    """Neither with its texts nor without."""
+def test_equal_releases_have_no_changes() -> None:
+    """With and without their texts."""
     text = contents({"command": ["x"]}, compose="services")
 
-    assert told(release(1), release(2)) == told(release(1), release(2), text, text) == []
+    assert changed(release(1), release(2)) == changed(release(1), release(2), text, text) == []
 
 
-def test_an_image_its_labels_and_its_bases() -> None:
-    """Each by its own name."""
+def test_images_labels_and_base_images_are_compared() -> None:
+    """Each has its own name in the result."""
     old = with_app(1, labels={BASE_NAME: "debian:12", BASE_DIGEST: DIGEST, "a": "1", "gone": "x"})
     new = with_app(2, image="app:2", digest=OTHER, containers=3, labels={BASE_NAME: "debian:13", BASE_DIGEST: OTHER})
 
-    assert told(old, new) == [
+    assert changed(old, new) == [
         ("app", "image", "localhost:5000/shop/app:1.0.0", "app:2"),
         ("app", "digest", DIGEST, OTHER),
         ("app", "containers", "1", "3"),
@@ -57,40 +58,40 @@ def test_an_image_its_labels_and_its_bases() -> None:
     ]
 
 
-def test_a_local_build_is_told_by_its_id() -> None:
-    """No registry has a digest for it."""
-    assert told(with_app(1, digest=""), with_app(2, digest="", image_id=OTHER)) == [("app", "digest", DIGEST, OTHER)]
+def test_a_local_build_is_compared_by_its_id() -> None:
+    """It has no registry digest."""
+    assert changed(with_app(1, digest=""), with_app(2, digest="", image_id=OTHER)) == [("app", "digest", DIGEST, OTHER)]
 
 
 def test_values_of_the_environment_are_never_shown() -> None:
-    """Only which variables came, went, or changed."""
+    """Only names of added, removed and changed variables are."""
     old = with_app(1, environment={"SAME": "m1", "TOKEN": "m2", "GONE": "m3"})
     new = with_app(2, environment={"SAME": "m1", "TOKEN": "m9", "NEW": "m4"})
 
-    assert told(old, new) == [
+    assert changed(old, new) == [
         ("app", "environment GONE", "set", ""),
         ("app", "environment NEW", "", "set"),
         ("app", "environment TOKEN", "one value", "another value"),
     ]
     was, is_ = (contents({"environment": {"TOKEN": value}}) for value in ("sesame", "swordfish"))
-    assert told(release(1), release(2), was, is_) == []
+    assert changed(release(1), release(2), was, is_) == []
 
 
-def test_services_that_came_or_went() -> None:
-    """As a whole, and the revision."""
+def test_added_and_removed_services_are_listed() -> None:
+    """Together with the revision."""
     both, one = replace(release(1), revision="v1"), replace(release(2), revision="v2")
     one = replace(one, services=one.services[:1])
 
-    assert told(both, one) == [("", "revision", "v1", "v2"), ("db", "service", "there", "")]
-    assert told(one, both) == [("", "revision", "v2", "v1"), ("db", "service", "", "there")]
+    assert changed(both, one) == [("", "revision", "v1", "v2"), ("db", "service", "there", "")]
+    assert changed(one, both) == [("", "revision", "v2", "v1"), ("db", "service", "", "there")]
 
 
-def test_settings_secrets_and_files() -> None:
-    """Everything else that Compose is told; of a secret only that it is another."""
-    was = contents({"command": ["a"], "labels": {MOUNTED: "1", "x": "y"}}, compose="a", gone="b")
-    is_ = contents({"restart": "always", "labels": {MOUNTED: "2", "x": "z"}}, compose="c", new="d")
+def test_settings_secrets_and_files_are_compared() -> None:
+    """Of a secret only that it changed is shown."""
+    was = contents({"command": ["a"], "labels": {MOUNTED_LABEL: "1", "x": "y"}}, compose="a", gone="b")
+    is_ = contents({"restart": "always", "labels": {MOUNTED_LABEL: "2", "x": "z"}}, compose="c", new="d")
 
-    assert told(release(1), release(2), was, is_) == [
+    assert changed(release(1), release(2), was, is_) == [
         ("app", "secrets and configs", "one text", "another text"),
         ("app", "command", '["a"]', ""),
         ("app", "labels", '{"x": "y"}', '{"x": "z"}'),
@@ -99,11 +100,11 @@ def test_settings_secrets_and_files() -> None:
         ("", "file gone", "there", ""),
         ("", "file new", "", "there"),
     ]
-    assert told(release(1), release(2), was, None) == []
+    assert changed(release(1), release(2), was, None) == []
 
 
-def test_a_secret_that_came() -> None:
+def test_an_added_secret_is_listed() -> None:
     """There was none before."""
-    was, is_ = contents({}), contents({"labels": {MOUNTED: "2"}})
+    was, is_ = contents({}), contents({"labels": {MOUNTED_LABEL: "2"}})
 
-    assert told(release(1), release(2), was, is_) == [("app", "secrets and configs", "", "another text")]
+    assert changed(release(1), release(2), was, is_) == [("app", "secrets and configs", "", "another text")]

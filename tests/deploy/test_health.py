@@ -1,4 +1,4 @@
-"""Is what was started healthy? Each rule by itself."""
+"""Health of started services, rule by rule."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ RUNS = EngineContainer("1" * 64, "shop-web-1", "app:1", IMAGE, State.RUNNING, la
 
 
 def judged(containers: Sequence[EngineContainer], *, wanted: int = 1, after_s: float = 0.0) -> tuple[HealthStatus, str]:
-    """What is said of the service `web` when these are looked at, and looked at again."""
+    """Return the health of the service `web` after two observations."""
     watch = HealthWatch({"web": ExpectedService(wanted, IMAGE)})
-    watch.look(containers, 100.0)
-    verdict = watch.look(containers, 100.0 + after_s)["web"]
-    return verdict.judgement, verdict.reason
+    watch.observe(containers, 100.0)
+    verdict = watch.observe(containers, 100.0 + after_s)["web"]
+    return verdict.status, verdict.reason
 
 
-def test_a_service_without_a_check_has_to_run_for_a_while() -> None:
+def test_a_service_without_a_health_check_must_run_for_the_settle_time() -> None:
     """Not less."""
     assert judged([RUNS], after_s=4.9)[0] is HealthStatus.WAITING
     assert judged([RUNS], after_s=5.0)[0] is HealthStatus.HEALTHY
 
 
-def test_who_has_podman_run_no_checks_is_told_why() -> None:
-    """Where there is no systemd to run them."""
+def test_podman_without_systemd_is_explained() -> None:
+    """Podman runs health checks through systemd."""
     starting = replace(RUNS, health=ContainerHealth.STARTING)
-    said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).look([starting], 100.0)["web"]
+    said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).observe([starting], 100.0)["web"]
 
     assert said.reason.endswith(
-        "has not decided yet (Podman has systemd run checks: where there is none, they never decide)"
+        "has no result yet (Podman runs health checks through systemd: without it they have no result)"
     )
-    assert judged([starting])[1].endswith("has not decided yet")
+    assert judged([starting])[1].endswith("has no result yet")
 
 
-def test_a_container_that_was_started_again_begins_anew() -> None:
-    """Running for a while means without a break."""
+def test_a_restart_resets_the_settle_time() -> None:
+    """The time counts without a break."""
     watch = HealthWatch({"web": ExpectedService(1, IMAGE)})
-    watch.look([RUNS], 100.0)
+    watch.observe([RUNS], 100.0)
 
-    assert watch.look([replace(RUNS, started_us=2)], 110.0)["web"].judgement is HealthStatus.WAITING
+    assert watch.observe([replace(RUNS, started_us=2)], 110.0)["web"].status is HealthStatus.WAITING
 
 
-def test_a_check_decides_and_nothing_else() -> None:
-    """At once when it says healthy; however long it has not decided."""
+def test_a_health_check_alone_decides() -> None:
+    """Healthy at once; without a result it waits, however long."""
     assert judged([replace(RUNS, health=ContainerHealth.HEALTHY)])[0] is HealthStatus.HEALTHY
     assert judged([replace(RUNS, health=ContainerHealth.STARTING)], after_s=1000)[0] is HealthStatus.WAITING
     assert judged([replace(RUNS, health=ContainerHealth.UNHEALTHY)], after_s=1000) == (
         HealthStatus.FAILED,
-        "shop-web-1 is unhealthy by its own check",
+        "shop-web-1 is unhealthy by its health check",
     )
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "judgement"),
+    ("state", "code", "status"),
     [
         (State.EXITED, 0, HealthStatus.HEALTHY),
         (State.EXITED, 1, HealthStatus.FAILED),
@@ -70,36 +70,36 @@ def test_a_check_decides_and_nothing_else() -> None:
         (State.PAUSED, None, HealthStatus.WAITING),
     ],
 )
-def test_what_a_container_does_decides(state: State, code: int | None, judgement: HealthStatus) -> None:
-    """A job that has ended with 0 has done its work; what is started again is waited for."""
-    assert judged([replace(RUNS, state=state, exit_code=code)], after_s=1000)[0] is judgement
+def test_the_container_state_decides(state: State, code: int | None, status: HealthStatus) -> None:
+    """A job that exited with 0 is done; a restarting container is waited for."""
+    assert judged([replace(RUNS, state=state, exit_code=code)], after_s=1000)[0] is status
 
 
 def test_another_image_is_a_failure_whatever_its_health() -> None:
-    """Somebody has started something else meanwhile."""
+    """Another program started another image meanwhile."""
     found = judged([replace(RUNS, image=OTHER, health=ContainerHealth.HEALTHY)])
 
-    assert found == (HealthStatus.FAILED, f"shop-web-1 runs {OTHER.short}, not what was released")
+    assert found == (HealthStatus.FAILED, f"shop-web-1 runs {OTHER.short}, expected {IMAGE.short}")
     assert judged([replace(RUNS, image=None)])[0] is HealthStatus.FAILED
 
 
 def test_all_containers_of_a_service_count() -> None:
-    """The worst of them decides, and one that is missing is waited for."""
+    """The worst container decides, and missing ones are waited for."""
     good = replace(RUNS, health=ContainerHealth.HEALTHY)
     ill = replace(RUNS, id="2" * 64, health=ContainerHealth.UNHEALTHY)
 
-    assert judged([good], wanted=2) == (HealthStatus.WAITING, "1 of 2 containers are there")
+    assert judged([good], wanted=2) == (HealthStatus.WAITING, "1 of 2 containers exist")
     assert judged([good, ill], wanted=2)[0] is HealthStatus.FAILED
     assert judged([good, replace(ill, health=ContainerHealth.HEALTHY)], wanted=2)[0] is HealthStatus.HEALTHY
 
 
 def test_a_service_of_no_containers_is_healthy() -> None:
-    """It is to have none."""
+    """It expects none."""
     assert judged([], wanted=0)[0] is HealthStatus.HEALTHY
 
 
-def test_what_somebody_runs_by_hand_is_no_service() -> None:
-    """`docker compose run` uses the service's name too."""
+def test_one_off_containers_belong_to_no_service() -> None:
+    """`docker compose run` sets the service label too."""
     by_hand = replace(RUNS, labels={SERVICE: "web", "com.docker.compose.oneoff": "True"})
 
     assert service_of(by_hand) == ""

@@ -1,4 +1,4 @@
-"""Which services of a release are jobs that have completed, so that they are not run again on the way back."""
+"""Which services of a release are completed jobs, which a rollback does not run again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from boltseal.deploy.health import SERVICE
-from boltseal.deploy.jobs import coming_back, completed_now, left_out
+from boltseal.deploy.jobs import mark_completed_jobs, skip_completed_jobs, skipped_jobs
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind, ReleaseStep, ServiceState
 from boltseal.engines.inventory import EngineContainer, State
 from boltseal.oci.digest import Digest
@@ -17,7 +17,7 @@ AWAITED = {"depends_on": {"job": {"condition": "service_completed_successfully",
 
 
 def release(end: ReleaseEnd = ReleaseEnd.HEALTHY, chosen: tuple[str, ...] = ()) -> Release:
-    """A release of a service and a job."""
+    """Return a release with a service and a job."""
     services = tuple(
         ReleasedService(name=name, image="localhost:5000/shop/app:1.0.0", image_id=DIGEST, state=ServiceState.HEALTHY)
         for name in ("job", "web")
@@ -37,23 +37,23 @@ def release(end: ReleaseEnd = ReleaseEnd.HEALTHY, chosen: tuple[str, ...] = ()) 
 
 
 def document(job: dict[str, Any] | None = None, web: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The text of such a release."""
+    """Return the text of such a release."""
     return {"name": "shop", "services": {"job": job or {}, "web": web or {}}}
 
 
 def containers(exit_code: int | None = 0, state: State = State.EXITED) -> list[EngineContainer]:
-    """The job's container, ended, and the service's, running."""
+    """Return the job's exited container and the service's running one."""
     return [container("job", state, exit_code), container("web", State.RUNNING, None)]
 
 
 def container(service: str, state: State, exit_code: int | None) -> EngineContainer:
-    """A container of a service."""
+    """Return a container of a service."""
     image = Digest.parse(DIGEST)
     return EngineContainer("1" * 64, service, "app:1", image, state, exit_code=exit_code, labels={SERVICE: service})
 
 
 def completed(found: Release) -> list[str]:
-    """The services that a release has as completed."""
+    """Return the services that a release records as completed."""
     return [each.name for each in found.services if each.state is ServiceState.COMPLETED]
 
 
@@ -69,9 +69,9 @@ def completed(found: Release) -> list[str]:
         {"deploy": {"replicas": 1}},
     ],
 )
-def test_a_service_that_ended_with_0_is_a_job(said: dict[str, Any]) -> None:
-    """Also where no other service depends on it."""
-    assert completed(completed_now(release(), document(job=said), containers())) == ["job"]
+def test_a_service_that_exited_with_0_is_a_job(said: dict[str, Any]) -> None:
+    """Even if no other service depends on it."""
+    assert completed(mark_completed_jobs(release(), document(job=said), containers())) == ["job"]
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_a_service_that_ended_with_0_is_a_job(said: dict[str, Any]) -> None:
         {"deploy": {"restart_policy": {"max_attempts": 3}}},
     ],
 )
-def test_a_service_that_the_engine_restarts_is_no_job(said: dict[str, Any]) -> None:
-    """It only happened to be between two runs."""
-    assert completed(completed_now(release(), document(job=said), containers())) == []
+def test_a_restarted_service_is_not_a_job(said: dict[str, Any]) -> None:
+    """It was only between two runs."""
+    assert completed(mark_completed_jobs(release(), document(job=said), containers())) == []
 
 
 @pytest.mark.parametrize(
@@ -93,47 +93,47 @@ def test_a_service_that_the_engine_restarts_is_no_job(said: dict[str, Any]) -> N
 )
 def test_a_container_that_another_service_uses_is_started(said: dict[str, Any]) -> None:
     """Compose could not start the other service without it."""
-    assert completed(completed_now(release(), document(web=said), containers())) == []
+    assert completed(mark_completed_jobs(release(), document(web=said), containers())) == []
 
 
 @pytest.mark.parametrize(("exit_code", "state"), [(1, State.EXITED), (None, State.RUNNING), (0, State.DEAD)])
-def test_a_job_that_has_not_ended_with_0_has_not_completed(exit_code: int | None, state: State) -> None:
-    """It failed, or it is still at work."""
-    assert completed(completed_now(release(), document(), containers(exit_code, state))) == []
+def test_a_job_that_did_not_exit_with_0_has_not_completed(exit_code: int | None, state: State) -> None:
+    """It failed, or it still runs."""
+    assert completed(mark_completed_jobs(release(), document(), containers(exit_code, state))) == []
 
 
-def test_a_job_that_was_not_started_is_not_judged() -> None:
-    """A deploy of some services says nothing of the others."""
-    assert completed(completed_now(release(chosen=("web",)), document(), containers())) == []
+def test_a_job_that_was_not_started_is_ignored() -> None:
+    """A deploy of some services does not change the others."""
+    assert completed(mark_completed_jobs(release(chosen=("web",)), document(), containers())) == []
 
 
 def test_a_job_that_a_healthy_release_waited_for_has_completed() -> None:
-    """Its service would not have started otherwise, so the record need not say so."""
-    back = coming_back(release(), document(web=AWAITED))
+    """Its dependant would not have started otherwise, so the record need not have it."""
+    back = skip_completed_jobs(release(), document(web=AWAITED))
 
     assert completed(back) == ["job"]
     assert back.to_start == ("web",)
-    assert left_out(back) == ("job (completed in release 7)",)
+    assert skipped_jobs(back) == ("job (completed in release 7)",)
 
 
 def test_a_release_that_failed_has_no_completed_jobs() -> None:
-    """Whether the job ended is not recorded, so it is run."""
-    back = coming_back(release(ReleaseEnd.FAILED), document(web=AWAITED))
+    """Whether the job completed is not recorded, so it runs again."""
+    back = skip_completed_jobs(release(ReleaseEnd.FAILED), document(web=AWAITED))
 
     assert completed(back) == []
     assert back.to_start == ("job", "web")
 
 
 def test_a_job_stays_completed_through_rollbacks() -> None:
-    """With the release in which it was run, not that of the last rollback."""
-    once = coming_back(release(), document(web=AWAITED))
-    twice = coming_back(once, document(web=AWAITED))
+    """With the number of the release that ran it, not that of the last rollback."""
+    once = skip_completed_jobs(release(), document(web=AWAITED))
+    twice = skip_completed_jobs(once, document(web=AWAITED))
 
-    assert left_out(twice) == ("job (completed in release 7)",)
+    assert skipped_jobs(twice) == ("job (completed in release 7)",)
 
 
-def test_a_service_that_another_only_waits_to_start_is_no_job() -> None:
+def test_a_service_that_others_only_wait_to_start_is_not_a_job() -> None:
     """Its release was healthy because it ran."""
     web = {"depends_on": {"job": {"condition": "service_started"}}}
 
-    assert completed(coming_back(release(), document(web=web))) == []
+    assert completed(skip_completed_jobs(release(), document(web=web))) == []

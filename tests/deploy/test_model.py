@@ -1,4 +1,4 @@
-"""A project as Compose resolved it, and what a release makes of it."""
+"""A project as Compose resolved it, and the text of a release."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from boltseal.deploy.compose_model import (
-    MOUNTED,
+    MOUNTED_LABEL,
+    LockMismatch,
     ModelInvalid,
-    NotAsLocked,
-    asked,
-    asking,
     locked_digests,
-    merged,
-    not_locked,
+    merge_services,
     parse_model,
-    started,
+    parse_variables,
+    release_text,
+    unlocked_builds,
+    variables_query,
 )
 from boltseal.errors import Invalid
 from boltseal.lockfile.document import Lock, LockedImage, lock_key
@@ -29,22 +29,22 @@ APP = "localhost:5000/shop/app:1.4.2"
 
 
 def document(**services: Any) -> dict[str, Any]:
-    """What Compose prints of a project of these services."""
+    """Return the output of Compose for a project with these services."""
     return {"name": "shop", "services": services}
 
 
 def raw(**services: Any) -> bytes:
-    """The same, as bytes."""
+    """Return that output as bytes."""
     return json.dumps(document(**services)).encode()
 
 
 def lock(image: str = APP, digest: Digest | None = ONE) -> Lock:
-    """A lock of one image."""
+    """Return a lock with one image."""
     return Lock((LockedImage(lock_key(Reference.parse(image)), digest, 0),))
 
 
 def text(made: bytes) -> dict[str, Any]:
-    """What was made for Compose, read again."""
+    """Return the parsed text for Compose."""
     found: dict[str, Any] = json.loads(made)
     return found
 
@@ -54,8 +54,8 @@ def of(value: str) -> str:
     return f"mark of {len(value)} {value[-30:]}"
 
 
-def test_what_compose_says_is_read() -> None:
-    """Its image, how many, its environment and where its data is."""
+def test_a_service_is_parsed() -> None:
+    """Image, number of containers, environment and volumes."""
     volumes = [{"type": "volume", "source": "db", "target": "/data"}, {"type": "tmpfs", "target": "/tmp"}]
     said = {"image": APP, "scale": 2, "environment": {"A": "x", "B": None, "C": 1}, "volumes": volumes}
     model = parse_model(raw(web=said, jobs={"build": {"context": "/srv"}, "deploy": {"replicas": 0}}))
@@ -91,34 +91,34 @@ def test_what_compose_says_is_read() -> None:
         b"[" * 100_000,
     ],
 )
-def test_what_is_no_project_is_refused(said: bytes) -> None:
+def test_malformed_output_is_refused(said: bytes) -> None:
     """In one line, whatever Compose printed."""
     with pytest.raises(Invalid):
         parse_model(said)
 
 
-def test_a_service_that_is_not_there_is_named() -> None:
-    """With those that are."""
+def test_an_unknown_service_is_refused() -> None:
+    """The message lists the known ones."""
     with pytest.raises(ModelInvalid, match='no service "wbe"; it has db, web'):
-        parse_model(raw(web={"image": APP}, db={"image": APP})).only(["wbe"])
+        parse_model(raw(web={"image": APP}, db={"image": APP})).check_services(["wbe"])
 
 
-def test_the_lock_says_what_each_image_is() -> None:
-    """Also where the file pins the same."""
+def test_digests_come_from_the_lock() -> None:
+    """Also if the file pins the same digest."""
     model = parse_model(raw(web={"image": APP}, api={"image": f"{APP}@{ONE}"}))
 
     assert locked_digests(model, lock()) == {"api": ONE, "web": ONE}
 
 
 def test_without_a_lock_a_pin_is_enough() -> None:
-    """And a name alone is not."""
+    """A name without digest is not."""
     assert locked_digests(parse_model(raw(web={"image": f"{APP}@{ONE}"})), None) == {"web": ONE}
-    with pytest.raises(NotAsLocked, match=r"boltseal\.lock is not there"):
+    with pytest.raises(LockMismatch, match=r"there is no boltseal\.lock"):
         locked_digests(parse_model(raw(web={"image": APP})), None)
 
 
-def test_all_that_is_not_as_locked_is_told_at_once() -> None:
-    """A lock older than the file, a pin to something else, a local build that is none any more."""
+def test_all_mismatches_are_in_one_message() -> None:
+    """An outdated lock, a pin to another digest, and a former local build."""
     locked = Lock((*lock().images, *lock("localhost:5000/shop/made:1", None).images))
     model = parse_model(
         raw(
@@ -127,99 +127,101 @@ def test_all_that_is_not_as_locked_is_told_at_once() -> None:
             c={"image": "localhost:5000/shop/made:1"},
         )
     )
-    with pytest.raises(NotAsLocked) as refused:
+    with pytest.raises(LockMismatch) as refused:
         locked_digests(model, locked)
 
     said = refused.value.message
-    assert f"a: the file pins {TWO.short}, boltseal.lock says {ONE.short}" in said
+    assert f"a: the file pins {TWO.short}, boltseal.lock has {ONE.short}" in said
     assert "b: localhost:5000/shop/new:1: it is not in boltseal.lock" in said
-    assert "c: localhost:5000/shop/made:1: boltseal.lock says that it is built here" in said
+    assert "c: localhost:5000/shop/made:1: boltseal.lock has it as built here" in said
     assert "boltseal deploy --update" in said
 
 
-def test_what_is_built_here_has_no_digest_unless_a_registry_has_it() -> None:
-    """`build` and `image` together: the server takes what the pipeline has pushed."""
+def test_a_local_build_has_no_digest_unless_it_is_locked() -> None:
+    """With `build` and `image`, the server pulls what the pipeline pushed."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
 
     assert locked_digests(model, lock()) == {"web": ONE}
     assert locked_digests(model, None) == {}
 
 
-def test_what_is_built_here_and_not_locked_is_named_with_the_reason() -> None:
-    """No lock, a lock without it, and a lock that knows it as a local build."""
+def test_unlocked_builds_are_listed_with_the_reason() -> None:
+    """No lock, a lock without it, and a lock that has it as a local build."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
     other, local = lock("localhost:5000/shop/new:1"), lock(APP, None)
 
-    assert not_locked(model, None, {}) == dict.fromkeys(("own", "web"), "boltseal.lock is not there")
-    assert not_locked(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
-    assert not_locked(model, local, {})["web"] == "boltseal.lock says that it is built here"
-    assert not_locked(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
+    assert unlocked_builds(model, None, {}) == dict.fromkeys(("own", "web"), "there is no boltseal.lock")
+    assert unlocked_builds(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
+    assert unlocked_builds(model, local, {})["web"] == "boltseal.lock has it as built here"
+    assert unlocked_builds(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
 
 
 def test_a_digest_in_the_file_counts_beside_a_build() -> None:
-    """It is what has to run, and a lock that does not know it refuses it."""
+    """It must run, and a lock without it refuses it."""
     model = parse_model(raw(web={"image": f"{APP}@{ONE}", "build": {"context": "/srv"}}))
 
     assert locked_digests(model, None) == {"web": ONE}
-    with pytest.raises(NotAsLocked, match=r"it is not in boltseal\.lock"):
+    with pytest.raises(LockMismatch, match=r"it is not in boltseal\.lock"):
         locked_digests(model, lock("localhost:5000/shop/new:1"))
 
 
-def test_what_is_started_names_each_image_and_builds_nothing() -> None:
-    """A `$` in it is Compose's own, doubled."""
+def test_the_release_text_has_exact_images_and_no_builds() -> None:
+    """A `$` is doubled for Compose."""
     said = document(web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]})
-    made = text(started(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
+    made = text(release_text(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
 
     assert made["services"]["web"] == {"image": f"{APP}@{ONE}", "command": ["x"]}
     assert said["services"]["web"]["build"]  # what was handed in is as it was
 
 
 def test_secrets_and_configs_are_taken_from_their_copies() -> None:
-    """And whoever uses one is started anew when what is in it has changed."""
+    """Services that use one are recreated when its content has changed."""
     said = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
     said["secrets"] = {"s": {"file": "/srv/s.txt"}}
-    first, second = (text(started(said, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb"))
+    first, second = (
+        text(release_text(said, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb")
+    )
 
     assert first["secrets"]["s"]["file"] == "/a"
-    assert first["services"]["web"]["labels"][MOUNTED] != second["services"]["web"]["labels"][MOUNTED]
+    assert first["services"]["web"]["labels"][MOUNTED_LABEL] != second["services"]["web"]["labels"][MOUNTED_LABEL]
     assert first["services"]["db"] == second["services"]["db"] == {"image": APP}
 
 
 def test_a_secret_of_the_environment_counts_by_its_value() -> None:
-    """Which the text itself does not have."""
+    """The text itself does not have the value."""
     said = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
     said["secrets"] = {"s": {"environment": "TOKEN"}}
     marks = [
-        text(started(said, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
+        text(release_text(said, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
         for value in ("one", "three")
     ]
 
-    assert marks[0][MOUNTED] != marks[1][MOUNTED]
+    assert marks[0][MOUNTED_LABEL] != marks[1][MOUNTED_LABEL]
     assert marks[0]["a"] == "b"
 
 
-def test_variables_are_asked_for_and_told() -> None:
-    """Compose fills them in by its own rules; `$` comes back doubled."""
+def test_variables_are_resolved_by_compose() -> None:
+    """By its own rules; a doubled `$` is undone."""
     said = document(web={"image": APP})
     said["secrets"] = {"s": {"environment": "TOKEN"}, "t": {"file": "/srv/t"}}
     said["configs"] = {"c": {"environment": "OTHER"}, "d": {"content": "x"}}
     model = parse_model(json.dumps(said).encode())
 
     assert model.variables == ("OTHER", "TOKEN")
-    assert json.loads(asking(model.variables)) == {
+    assert json.loads(variables_query(model.variables)) == {
         "x-boltseal-environment": {"OTHER": "${OTHER-}", "TOKEN": "${TOKEN-}"}
     }
     answer = {**said, "x-boltseal-environment": {"OTHER": "", "TOKEN": "a$$b"}}
-    assert asked(json.dumps(answer).encode()) == {"OTHER": "", "TOKEN": "a$b"}
+    assert parse_variables(json.dumps(answer).encode()) == {"OTHER": "", "TOKEN": "a$b"}
 
 
 def test_services_that_were_not_chosen_stay_as_they_ran() -> None:
-    """And what both need is there."""
+    """With the networks and volumes of both."""
     before = document(web={"image": "old"}, db={"image": "old"}) | {"volumes": {"db": {}}}
     model = parse_model(json.dumps(document(web={"image": APP}) | {"networks": {"n": {}}}).encode())
-    whole = merged(model, json.dumps(before).encode(), ["web"])
+    whole = merge_services(model, json.dumps(before).encode(), ["web"])
 
     assert whole["services"] == {"web": {"image": APP}, "db": {"image": "old"}}
     assert (whole["volumes"], whole["networks"]) == ({"db": {}}, {"n": {}})
-    assert merged(model, json.dumps(before).encode(), [])["services"] == {"web": {"image": APP}}
-    assert merged(model, None, ["web"])["services"] == {"web": {"image": APP}}
+    assert merge_services(model, json.dumps(before).encode(), [])["services"] == {"web": {"image": APP}}
+    assert merge_services(model, None, ["web"])["services"] == {"web": {"image": APP}}

@@ -1,23 +1,23 @@
-"""What a Compose file wants on an engine."""
+"""Images of a Compose file to pull."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from boltseal.host.project_images import Unclear, images_of
+from boltseal.host.project_images import UnresolvedImage, project_images
 from boltseal.host.pull import PullRequest
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.image_references import Format, ImageReference, ScanProblem
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, Span
 from tests.deploy.hosting import NOW_US
 
 APP = Reference.parse("localhost:5000/shop/app:1.4.2")
 ONE, TWO, IMAGE = Digest.of(b"one"), Digest.of(b"two"), Digest.of(b"image")
 
 
-def site(resolved: Reference | None, **more: object) -> ImageReference:
-    found = ImageReference("compose.yaml", Format.COMPOSE, "services.web.image", 3, (0, 1), str(resolved), resolved)
+def image_ref(resolved: Reference | None, **more: object) -> ImageReference:
+    found = ImageReference("compose.yaml", Format.COMPOSE, "services.web.image", 3, Span(0, 1), str(resolved), resolved)
     return replace(found, **more)  # type: ignore[arg-type]  # whatever a test wants
 
 
@@ -25,44 +25,47 @@ def locked(digest: Digest | None, *platforms: LockedPlatform) -> Lock:
     return Lock((LockedImage(APP, digest, NOW_US, platforms=platforms),))
 
 
-def test_a_tag_is_asked_about_unless_it_is_locked() -> None:
-    """The lock also says which image it is on each platform, where it has read that of all."""
+def test_a_tag_is_resolved_unless_it_is_locked() -> None:
+    """The lock also has the image ID for each platform that it has read."""
     whole = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE))
     part = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE), LockedPlatform("linux/arm64", TWO))
 
-    assert images_of([site(APP)], [], None).wanted == (PullRequest(APP),)
-    assert images_of([site(APP)], [], Lock()).wanted == (PullRequest(APP),)
-    assert images_of([site(APP)], [], whole).wanted == (PullRequest(APP, ONE, locked=True, images=(IMAGE,)),)
-    assert images_of([site(APP)], [], part).wanted == (PullRequest(APP, ONE, locked=True),)
+    assert project_images([image_ref(APP)], [], None).wanted == (PullRequest(APP),)
+    assert project_images([image_ref(APP)], [], Lock()).wanted == (PullRequest(APP),)
+    assert project_images([image_ref(APP)], [], whole).wanted == (PullRequest(APP, ONE, locked=True, images=(IMAGE,)),)
+    assert project_images([image_ref(APP)], [], part).wanted == (PullRequest(APP, ONE, locked=True),)
 
 
-def test_a_digest_in_the_file_wins_and_its_tag_is_named() -> None:
-    """What the tag means next keeps what it means now."""
-    found = images_of([site(replace(APP, digest=TWO))], [], locked(ONE))
+def test_a_digest_in_the_file_takes_precedence_and_its_tag_is_set() -> None:
+    """So that a later pull of the tag keeps this image."""
+    found = project_images([image_ref(replace(APP, digest=TWO))], [], locked(ONE))
 
     assert found.wanted == (PullRequest(APP, TWO),)
 
 
-def test_an_image_that_several_services_run_is_brought_once() -> None:
-    """For each platform that one of them wants."""
-    found = images_of([site(APP), site(APP), site(APP, platforms=("linux/arm64",))], [], None)
+def test_an_image_of_several_services_is_pulled_once() -> None:
+    """For each requested platform."""
+    found = project_images([image_ref(APP), image_ref(APP), image_ref(APP, platforms=("linux/arm64",))], [], None)
 
     assert found.wanted == (PullRequest(APP), PullRequest(APP, platform="linux/arm64"))
 
 
-def test_what_is_built_here_is_nobodys_to_pull() -> None:
-    """A service with a build, what builds are made of, and what the lock calls a local build."""
-    base = site(Reference.parse("node:20"), where="services.web.build.additional_contexts.base")
+def test_local_builds_are_not_pulled() -> None:
+    """A service with a build, base images of builds, and local builds in the lock."""
+    base = image_ref(Reference.parse("node:20"), where="services.web.build.additional_contexts.base")
 
-    assert images_of([site(APP, build=True), base], [], None).built == (str(APP),)
-    assert images_of([site(APP, build=True), base], [], None).wanted == ()
-    assert images_of([site(APP)], [], locked(None)).built == (str(APP),)
+    assert project_images([image_ref(APP, build=True), base], [], None).built == (str(APP),)
+    assert project_images([image_ref(APP, build=True), base], [], None).wanted == ()
+    assert project_images([image_ref(APP)], [], locked(None)).built == (str(APP),)
 
 
-def test_what_can_not_be_told_is_said() -> None:
-    """With its place and the reason."""
-    found = images_of(
-        [site(None, written="app:${V}", why="V is not set")], [ScanProblem("other.yaml", 0, "a tab")], None
+def test_unresolvable_images_are_reported() -> None:
+    """With position and reason."""
+    found = project_images(
+        [image_ref(None, written="app:${V}", why="V is not set")], [ScanProblem("other.yaml", 0, "a tab")], None
     )
 
-    assert found.unclear == (Unclear("", "other.yaml", "a tab"), Unclear("app:${V}", "compose.yaml:3", "V is not set"))
+    assert found.unclear == (
+        UnresolvedImage("", "other.yaml", "a tab"),
+        UnresolvedImage("app:${V}", "compose.yaml:3", "V is not set"),
+    )

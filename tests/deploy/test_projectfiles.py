@@ -1,4 +1,4 @@
-"""Which files a project consists of, where Compose is told none."""
+"""The files of a project when Compose gets no `-f`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def write(folder: Path, *names: str) -> None:
 
 
 def test_the_first_of_four_names_counts_with_its_override(tmp_path: Path) -> None:
-    """As Compose has it: compose.yaml before docker-compose.yml, and one override."""
+    """compose.yaml precedes docker-compose.yml, and one override applies, as in Compose."""
     write(tmp_path, "docker-compose.yml", "compose.yaml", "compose.override.yaml", "docker-compose.override.yml")
 
     assert found(tmp_path) == ["compose.yaml", "compose.override.yaml"]
 
 
-def test_a_folder_above_is_looked_at_where_there_is_nothing(tmp_path: Path) -> None:
+def test_parent_folders_are_searched(tmp_path: Path) -> None:
     """The nearest one counts."""
     write(tmp_path, "compose.yaml")
     below = tmp_path / "a/b"
@@ -37,8 +37,8 @@ def test_a_folder_above_is_looked_at_where_there_is_nothing(tmp_path: Path) -> N
     assert named_files(ProjectFiles(below), {}).files == (tmp_path / "compose.yaml",)
 
 
-def test_compose_file_of_the_env_file_or_the_environment_wins(tmp_path: Path) -> None:
-    """The environment before `.env`; several are separated by a colon."""
+def test_compose_file_takes_precedence(tmp_path: Path) -> None:
+    """The environment's precedes that of `.env`; a colon separates several files."""
     write(tmp_path, "compose.yaml", "one.yml", "two.yml")
     (tmp_path / ".env").write_text("COMPOSE_FILE=one.yml:two.yml\n")
 
@@ -46,23 +46,23 @@ def test_compose_file_of_the_env_file_or_the_environment_wins(tmp_path: Path) ->
     assert found(tmp_path, {"COMPOSE_FILE": "two.yml"}) == ["two.yml"]
 
 
-def test_an_env_file_that_is_no_file_keeps_nobody_waiting(tmp_path: Path) -> None:
-    """A pipe that nobody writes to would be read for ever."""
+def test_a_pipe_as_env_file_does_not_block(tmp_path: Path) -> None:
+    """Reading a pipe without a writer would never end."""
     write(tmp_path, "compose.yaml")
     os.mkfifo(tmp_path / ".env")
 
     assert found(tmp_path) == ["compose.yaml"]
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
-    """No project, a file that is named and missing, standard input."""
+def test_missing_files_are_reported(tmp_path: Path) -> None:
+    """No project, a missing named file, and standard input."""
     for files in ((), (Path("other.yaml"),), (Path("-"),)):
         with pytest.raises(NoProject):
             named_files(ProjectFiles(tmp_path, files), {})
 
 
-def test_an_override_beside_a_file_that_is_named_is_told_of(tmp_path: Path) -> None:
-    """Compose reads it only where it is told no file at all."""
+def test_an_override_beside_a_named_file_is_reported(tmp_path: Path) -> None:
+    """Compose reads it only without `-f`."""
     write(tmp_path, "compose.yaml", "compose.override.yaml")
 
     assert overrides_of([tmp_path / "compose.yaml"]) == [tmp_path / "compose.override.yaml"]

@@ -1,4 +1,4 @@
-"""What an engine has pulled, read from its disk before a name means it: it holds, it differs, or it could not be checked."""
+"""Scrubbing a pulled image before it is tagged: it holds, it differs, or it could not be checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.inventory import EngineImage
 from boltseal.errors import ExitCode, exit_code
-from boltseal.host.pulled_check import NotScrubbed, ScrubDiffers, scrubbed
+from boltseal.host.pulled_check import NotScrubbed, ScrubDiffers, scrub_pulled_image
 from boltseal.oci.digest import Digest
 from tests.deploy.hosting import Hosting, hosting
 from tests.host.scrub.making import DockerStore
@@ -19,19 +19,19 @@ from tests.host.scrub.making import DockerStore
 
 @dataclass
 class Disk:
-    """An engine, and the store that it says it has; one image of two layers lies there."""
+    """An engine and its store on disk, with one image of two layers."""
 
     shop: Hosting
     store: DockerStore
     image: EngineImage
 
     async def scrub(self) -> None:
-        await scrubbed(self.shop.host, self.image)
+        await scrub_pulled_image(self.shop.host, self.image)
 
 
 @pytest.fixture
 async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
-    """Nobody has touched it yet."""
+    """An unmodified store."""
     store = made(tmp_path)
     async with hosting(tmp_path) as shop:
         shop.fake.root = str(store.root)
@@ -53,16 +53,18 @@ def change(store: DockerStore) -> None:
     (store.layer() / "etc/passwd").write_bytes(b"evil")
 
 
-async def test_what_is_as_it_was_pulled_holds(disk: Disk) -> None:
+async def test_an_unmodified_image_holds(disk: Disk) -> None:
     """Nothing is raised."""
     await disk.scrub()
 
 
-async def test_a_file_that_somebody_has_changed(disk: Disk) -> None:
-    """Exit code 1, with the first difference and what tells all of them."""
+async def test_a_changed_file_differs(disk: Disk) -> None:
+    """Exit code 1, with the first difference and the command that lists all."""
     change(disk.store)
 
-    with pytest.raises(ScrubDiffers, match=r"etc/passwd: expected .*; all of it: `boltseal scrub sha256:") as error:
+    with pytest.raises(
+        ScrubDiffers, match=r"etc/passwd: expected .*; list all differences with `boltseal scrub sha256:"
+    ) as error:
         await disk.scrub()
     assert exit_code(error.value) is ExitCode.DIFFERS
 
@@ -71,7 +73,7 @@ async def test_an_image_that_no_store_has(disk: Disk) -> None:
     """The engine says that it has it, and it is not there: that is no success."""
     disk.image = EngineImage(Digest.of(b"elsewhere"))
 
-    with pytest.raises(NotScrubbed, match="not scrubbed: no store that was looked at has it") as error:
+    with pytest.raises(NotScrubbed, match="not scrubbed: not found in the searched stores") as error:
         await disk.scrub()
     assert exit_code(error.value) is ExitCode.UNKNOWN
 

@@ -1,4 +1,4 @@
-"""Pulling: the name moves last, the image that works is kept first, and what is here already costs one HEAD."""
+"""Pulling: the tag changes last, the working image is kept first, and an unchanged image costs one HEAD."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.client.credentials import Credentials, OneLogin
+from boltseal.client.credentials import Credentials, SingleLogin
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound
 from boltseal.client.state import StateUnusable
 from boltseal.engines.address import EngineAddress
@@ -17,7 +17,7 @@ from boltseal.engines.api import EngineFailed, EngineFull, EngineUnavailable, No
 from boltseal.engines.inventory import ImageStoreKind
 from boltseal.errors import Unavailable
 from boltseal.host.kept_images import Proof
-from boltseal.host.pull import ArrivedOther, LoginExposed, PullOutcome, PullRequest, TakenAway
+from boltseal.host.pull import LoginExposed, PulledImageMismatch, PulledImageRemoved, PullOutcome, PullRequest
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, REGISTRY, Hosting
@@ -32,10 +32,10 @@ def keep_name(digest: Digest) -> Reference:
     return Reference(APP.registry, APP.repository, Tag(f"boltseal-keep-{digest.hex[:12]}"))
 
 
-async def test_a_first_pull_is_by_the_digest_that_the_tag_means(shop: Hosting) -> None:
-    """Asked by HEAD; the name is given when the image is there."""
+async def test_a_first_pull_is_by_digest(shop: Hosting) -> None:
+    """The tag is resolved by HEAD, and set when the image is there."""
     digest = shop.publish("one")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     at = shop.fake.asked.index("POST images/create")
     assert shop.fake.queries[at] == {"fromImage": f"{APP.name}@{digest}"}
@@ -43,39 +43,39 @@ async def test_a_first_pull_is_by_the_digest_that_the_tag_means(shop: Hosting) -
     assert shop.meaning() == shop.id_of(digest) == brought.image
 
 
-async def test_what_is_here_costs_one_head_and_nothing_else(shop: Hosting) -> None:
-    """Counted at the registry: neither a manifest nor a ledger is read. The engine is asked for the image."""
+async def test_an_unchanged_image_costs_one_head(shop: Hosting) -> None:
+    """Counted at the registry: no manifest and no ledger is read. The engine is asked for the image."""
     shop.publish("one")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
     shop.fake.asked.clear()
 
     async def watch(registry: str) -> None:
         raise AssertionError(f"{registry} was asked for its ledger")
 
-    brought = await shop.puller(watch=watch).bring(WANTED)
+    brought = await shop.puller(watch=watch).pull(WANTED)
 
     assert brought.outcome is PullOutcome.HERE
     assert shop.hub.counted == {"HEAD manifest": 1}
     assert shop.fake.asked == [f"GET images/{APP}/json"]
 
 
-async def test_a_digest_that_is_here_costs_nothing(shop: Hosting) -> None:
-    """What a lock names needs no HEAD."""
+async def test_a_present_digest_costs_no_request(shop: Hosting) -> None:
+    """A locked digest needs no HEAD."""
     digest = shop.publish("one")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
-    brought = await shop.puller().bring(PullRequest(APP, digest, locked=True))
+    brought = await shop.puller().pull(PullRequest(APP, digest, locked=True))
 
     assert (brought.outcome, brought.digest) == (PullOutcome.HERE, digest)
     assert not shop.hub.counted
 
 
-async def test_the_image_that_works_is_kept_before_the_newer_one_takes_its_name(shop: Hosting) -> None:
-    """By a name of its own on the engine, and a row with the registry's digest."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_the_working_image_is_kept_before_the_tag_moves(shop: Hosting) -> None:
+    """By a keep tag on the engine, and a row with the registry's digest."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert brought.kept is not None
     assert (brought.kept.image, brought.kept.digest) == (shop.id_of(old), old)
@@ -87,11 +87,11 @@ async def test_the_image_that_works_is_kept_before_the_newer_one_takes_its_name(
     assert shop.host.kept.kept(shop.host.key) == (brought.kept,)
 
 
-async def test_what_another_tool_put_there_is_kept_too(shop: Hosting) -> None:
-    """An image that no registry holds goes by its ID."""
+async def test_an_image_from_another_tool_is_kept_too(shop: Hosting) -> None:
+    """An image that no registry has is kept by its ID."""
     built = Digest.parse(shop.fake.image("built here", str(APP)))
     shop.publish("one")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert brought.kept is not None
     assert brought.kept.image == built
@@ -99,22 +99,22 @@ async def test_what_another_tool_put_there_is_kept_too(shop: Hosting) -> None:
     assert shop.meaning(keep_name(built)) == built
 
 
-async def test_an_image_that_is_here_under_no_name_is_not_pulled_again(shop: Hosting) -> None:
-    """It gets the name; the tag has moved back upstream, say."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_a_present_image_without_a_tag_is_not_pulled_again(shop: Hosting) -> None:
+    """It is tagged, for example after the tag moved back upstream."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     assert shop.publish("one") == old
     shop.fake.asked.clear()
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert (brought.outcome, shop.meaning()) == (PullOutcome.NAMED, shop.id_of(old))
     assert "POST images/create" not in shop.fake.asked
 
 
 async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> None:
-    """The ID is the same: what works still works under its name."""
-    first, _ = classic.publish("one"), await classic.puller().bring(WANTED)
+    """The ID is equal, so the working image keeps its tag."""
+    first, _ = classic.publish("one"), await classic.puller().pull(WANTED)
     again = Digest.parse(
         str(
             classic.hub.publish(
@@ -124,74 +124,74 @@ async def test_a_new_index_of_the_same_image_keeps_nothing(classic: Hosting) -> 
     )
     made = classic.fake.images[str(classic.id_of(first))]
     classic.fake.pullable[f"{APP.name}@{again}"] = made | {"RepoDigests": [f"{APP.name}@{again}"]}
-    brought = await classic.puller().bring(WANTED)
+    brought = await classic.puller().pull(WANTED)
 
     assert (brought.digest, brought.image, brought.kept) == (again, classic.id_of(first), None)
     assert classic.host.registry_digests(await classic.host.engine.image(APP), APP)[0] in (first, again)
 
 
-async def test_the_proof_is_as_good_as_the_store_allows(shop: Hosting) -> None:
-    """An ID that is the digest; or manifests whose bytes were hashed here."""
+async def test_the_proof_depends_on_the_store(shop: Hosting) -> None:
+    """An ID that is the digest, or manifests that boltseal hashed."""
     shop.publish("one")
-    brought = await shop.puller().bring(WANTED)
+    brought = await shop.puller().pull(WANTED)
 
     assert brought.proof is (Proof.IDENTICAL if shop.host.store is ImageStoreKind.CONTAINERD else Proof.MANIFEST)
 
 
-async def test_where_reading_counts_as_a_pull_the_engine_is_believed(classic: Hosting) -> None:
+async def test_the_engine_is_trusted_where_reading_counts_as_a_pull(classic: Hosting) -> None:
     """Docker Hub: one HEAD, and the engine's own pull."""
     hub = Reference.parse("shop/app:latest")
     classic.publish("one", hub)
-    brought = await classic.puller().bring(PullRequest.of(hub))
+    brought = await classic.puller().pull(PullRequest.of(hub))
 
     assert brought.proof is Proof.ENGINE
     assert classic.hub.counted["GET manifest"] == 0
 
 
-async def test_a_lock_that_knows_the_image_proves_it(classic: Hosting) -> None:
-    """Without a question to the registry."""
+async def test_an_image_id_in_the_lock_proves_the_image(classic: Hosting) -> None:
+    """Without a request to the registry."""
     digest = classic.publish("one")
-    brought = await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(classic.id_of(digest),)))
+    brought = await classic.puller().pull(PullRequest(APP, digest, locked=True, images=(classic.id_of(digest),)))
 
     assert brought.proof is Proof.LOCK
     assert not classic.hub.counted
 
 
-async def test_an_engine_that_has_another_image_than_was_asked_for(shop: Hosting) -> None:
-    """The name means what it meant; nothing is kept, since nothing takes its place."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_a_wrong_image_from_the_engine_is_refused(shop: Hosting) -> None:
+    """The tag does not change, and nothing is kept."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     evil = Digest.of(b"evil")
     made = shop.fake.pullable[f"{APP.name}@{new}"]
     made["Id"] = str(evil)
 
-    with pytest.raises(ArrivedOther, match="the name means what it meant"):
-        await shop.puller().bring(WANTED)
+    with pytest.raises(PulledImageMismatch, match="the tag was not changed"):
+        await shop.puller().pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
     assert not shop.host.kept.kept(shop.host.key)
 
 
-async def test_another_image_than_the_lock_knows(classic: Hosting) -> None:
-    """Whatever the engine lists it under."""
+async def test_an_image_that_is_not_in_the_lock_is_refused(classic: Hosting) -> None:
+    """Whatever digests the engine lists for it."""
     digest = classic.publish("one")
 
-    with pytest.raises(ArrivedOther, match="which the lock does not name"):
-        await classic.puller().bring(PullRequest(APP, digest, locked=True, images=(Digest.of(b"other"),)))
+    with pytest.raises(PulledImageMismatch, match="which is not in the lock"):
+        await classic.puller().pull(PullRequest(APP, digest, locked=True, images=(Digest.of(b"other"),)))
     assert classic.meaning() is None
 
 
-async def test_a_registry_that_answers_with_other_bytes(classic: Hosting) -> None:
-    """Is not believed by what it proves."""
+async def test_manifests_with_other_bytes_are_no_proof(classic: Hosting) -> None:
+    """They do not have the digest."""
     classic.publish("one")
     classic.hub.wrong_bytes = True
 
     with pytest.raises(RemoteMismatch):
-        await classic.puller().bring(WANTED)
+        await classic.puller().pull(WANTED)
     assert classic.meaning() is None
 
 
-async def test_a_ledger_that_is_broken_ends_it_before_anything_is_pulled(shop: Hosting) -> None:
-    """What the tag means now is not believed."""
+async def test_a_broken_ledger_stops_the_pull(shop: Hosting) -> None:
+    """The registry's answer for the tag is not trusted."""
 
     class Broken(Unavailable):
         pass
@@ -201,15 +201,15 @@ async def test_a_ledger_that_is_broken_ends_it_before_anything_is_pulled(shop: H
 
     shop.publish("one")
     with pytest.raises(Broken):
-        await shop.puller(watch=watch).bring(WANTED)
+        await shop.puller(watch=watch).pull(WANTED)
     assert "POST images/create" not in shop.fake.asked
 
 
-async def test_a_tag_that_no_registry_has(shop: Hosting) -> None:
-    """Is a miss; the engine was asked for nothing."""
+async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
+    """The engine gets no request."""
     shop.fake.asked.clear()
     with pytest.raises(RemoteNotFound):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.fake.asked == []
 
 
@@ -221,9 +221,9 @@ async def test_a_tag_that_no_registry_has(shop: Hosting) -> None:
         ("received unexpected HTTP status: 500", EngineFailed),
     ],
 )
-async def test_a_pull_that_fails_changes_no_name(shop: Hosting, said: str, kind: type[Exception]) -> None:
-    """A full disk, an image that has vanished, an engine in trouble: nothing half done."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type[Exception]) -> None:
+    """A full disk, a vanished image, an engine error: nothing is left half done."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     before = json.dumps(shop.fake.images)
     shop.fake.wrong["images/create"] = Wrong(
@@ -231,7 +231,7 @@ async def test_a_pull_that_fails_changes_no_name(shop: Hosting, said: str, kind:
     )
 
     with pytest.raises(kind):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert json.dumps(shop.fake.images) == before
     assert shop.meaning() == shop.id_of(old)
     assert not shop.host.kept.kept(shop.host.key)
@@ -239,9 +239,9 @@ async def test_a_pull_that_fails_changes_no_name(shop: Hosting, said: str, kind:
 
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, the answer lost"])
 @pytest.mark.parametrize("step", ["keep", "name"])
-async def test_a_name_that_the_engine_fails_to_give(shop: Hosting, step: str, done: bool) -> None:
-    """Before it, or when only the answer is lost: the old image keeps a name, and the next pull ends what was begun."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_a_failure_while_tagging_is_recovered(shop: Hosting, step: str, done: bool) -> None:
+    """With or without effect on the engine: the old image keeps a name, and the next pull completes."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     id_ = shop.id_of(old if step == "keep" else new)
     path = f"images/{id_}/tag"
@@ -250,31 +250,31 @@ async def test_a_name_that_the_engine_fails_to_give(shop: Hosting, step: str, do
         shop.fake.loses.add(path)
 
     with pytest.raises(EngineFailed):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.meaning() in (shop.id_of(old), shop.id_of(new))
     assert shop.id_of(old) in (shop.meaning(), shop.meaning(keep_name(old)))
     shop.fake.wrong.clear()
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     assert shop.meaning() == shop.id_of(new)
     assert shop.meaning(keep_name(old)) == shop.id_of(old)
 
 
-async def test_a_memory_that_can_not_be_written_moves_no_name(shop: Hosting, tmp_path: Path) -> None:
-    """The digest of what is to be kept would be lost."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_unwritable_state_moves_no_tag(shop: Hosting, tmp_path: Path) -> None:
+    """The digest of the kept image would be lost."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     (tmp_path / "state/kept.db").write_bytes(b"no database" * 100)
 
     with pytest.raises(StateUnusable, match="move it away"):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
 
 
-async def test_two_pulls_at_once_lose_nothing(shop: Hosting) -> None:
-    """Of two tags' worth of news: whoever is second keeps what the first has put there."""
-    first, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_two_concurrent_pulls_lose_nothing(shop: Hosting) -> None:
+    """The second keeps the image that the first tagged."""
+    first, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     second, third = shop.publish("two"), shop.publish("three")
-    await asyncio.gather(*(shop.puller().bring(replace(WANTED, digest=each)) for each in (second, third)))
+    await asyncio.gather(*(shop.puller().pull(replace(WANTED, digest=each)) for each in (second, third)))
 
     kept = {each.digest for each in shop.host.kept.kept(shop.host.key)}
     assert shop.meaning() in (shop.id_of(second), shop.id_of(third))
@@ -282,30 +282,30 @@ async def test_two_pulls_at_once_lose_nothing(shop: Hosting) -> None:
     assert all(shop.meaning(keep_name(digest)) == shop.id_of(digest) for digest in kept if digest)
 
 
-async def test_somebody_who_gives_the_name_meanwhile_is_told_of(shop: Hosting) -> None:
-    """`docker pull` beside us: what is there then is kept, for we look again before the name is given."""
+async def test_a_concurrent_docker_pull_is_handled(shop: Hosting) -> None:
+    """The image that it tagged is kept, since the tag is read again under the lock."""
     shop.publish("one")
-    await shop.puller().bring(WANTED)
+    await shop.puller().pull(WANTED)
     new = shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
     other = Digest.parse(shop.fake.image("somebody's"))
     await shop.host.engine.tag(other, APP)
-    brought = await shop.puller().settle(arrived)
+    brought = await shop.puller().apply_tag(arrived)
 
     assert brought.kept is not None
     assert (brought.kept.image, shop.meaning()) == (other, shop.id_of(new))
 
 
-async def test_what_a_prune_takes_before_it_has_its_name_is_brought_again(shop: Hosting) -> None:
-    """`docker image prune` beside us: what has just arrived has no name yet."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_an_image_pruned_before_it_is_tagged_is_pulled_again(shop: Hosting) -> None:
+    """After a concurrent `docker image prune`."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     new = shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
     pruned = shop.fake.images.pop(str(arrived.image.id))
     shop.fake.pullable[f"{APP.name}@{new}"] = pruned
-    still = await shop.puller().still(arrived)
+    still = await shop.puller().ensure_present(arrived)
     del shop.fake.images[str(arrived.image.id)]
-    brought = await shop.puller().settle(still)
+    brought = await shop.puller().apply_tag(still)
 
     assert shop.fake.asked.count("POST images/create") == 4
     assert shop.meaning() == shop.id_of(new)
@@ -313,22 +313,22 @@ async def test_what_a_prune_takes_before_it_has_its_name_is_brought_again(shop: 
     assert brought.kept.digest == old
 
 
-async def test_what_is_removed_again_and_again_is_told(shop: Hosting) -> None:
-    """After a few times, and the name means what it meant; the old image is kept twice over."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_repeated_removal_is_an_error(shop: Hosting) -> None:
+    """The tag does not change, and the old image is kept twice."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     arrived = await shop.puller().fetch(WANTED)
     tag = f"images/{arrived.image.id}/tag"
     shop.fake.wrong[tag] = Wrong(404, b'{"message": "No such image"}')
-    with pytest.raises(TakenAway, match="was removed from the engine 3 times"):
-        await shop.puller().settle(arrived)
+    with pytest.raises(PulledImageRemoved, match="was removed from the engine 3 times"):
+        await shop.puller().apply_tag(arrived)
 
     assert shop.meaning() == shop.meaning(keep_name(old)) == shop.id_of(old)
 
 
 async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
-    """And one that fails ends the pull: it was asked for."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+    """A failing copy ends the pull, since it was requested."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
 
     async def fails(_name: Reference, _digest: Digest) -> Reference:
@@ -339,76 +339,76 @@ async def test_a_copy_is_made_before_anything_changes(shop: Hosting) -> None:
         return Reference("registry.example.com", name.repository, digest=digest)
 
     with pytest.raises(Unavailable):
-        await shop.puller(copy=fails).bring(WANTED)
+        await shop.puller(copy=fails).pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
-    brought = await shop.puller(copy=copies).bring(WANTED)
+    brought = await shop.puller(copy=copies).pull(WANTED)
     assert brought.kept is not None
     assert str(brought.kept.copy) == f"registry.example.com/shop/app@{old}"
 
 
-async def test_a_scrub_that_does_not_hold_moves_no_name(shop: Hosting) -> None:
-    """What lies on the disk is another thing than what was pulled."""
-    old, _ = shop.publish("one"), await shop.puller().bring(WANTED)
+async def test_a_failed_scrub_moves_no_tag(shop: Hosting) -> None:
+    """The bytes on disk differ from those that were pulled."""
+    old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
 
     async def scrub(_image: object) -> None:
         raise Unavailable("not scrubbed: no right")
 
     with pytest.raises(Unavailable, match="not scrubbed"):
-        await shop.puller(scrub=scrub).bring(WANTED)
+        await shop.puller(scrub=scrub).pull(WANTED)
     assert shop.meaning() == shop.id_of(old)
 
 
-async def test_a_reference_by_digest_alone_gets_no_name(shop: Hosting) -> None:
+async def test_a_reference_by_digest_alone_gets_no_tag(shop: Hosting) -> None:
     """As with `docker pull`."""
     digest = shop.publish("one")
-    brought = await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
+    brought = await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
 
     assert (brought.outcome, shop.meaning(brought.name)) == (PullOutcome.PULLED, None)
     assert (
-        await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
+        await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP.name}@{digest}")))
     ).outcome is PullOutcome.HERE
 
 
-async def test_a_digest_and_a_tag_together(shop: Hosting) -> None:
-    """The digest is what it must be; the tag is the name that it gets."""
+async def test_a_reference_with_tag_and_digest(shop: Hosting) -> None:
+    """The digest is expected, and the tag is set."""
     digest = shop.publish("one")
     shop.publish("two")
-    await shop.puller().bring(PullRequest.of(Reference.parse(f"{APP}@{digest}")))
+    await shop.puller().pull(PullRequest.of(Reference.parse(f"{APP}@{digest}")))
 
     assert shop.meaning() == shop.id_of(digest)
     assert not shop.hub.counted["HEAD manifest"]
 
 
-async def test_an_engine_that_goes_away(shop: Hosting) -> None:
-    """Is one line."""
+async def test_an_unreachable_engine_is_one_line(shop: Hosting) -> None:
+    """The error message has one line."""
     shop.publish("one")
     shop.fake.wrong["images/create"] = Wrong(200, b'{"status": ', endless=False)
 
     with pytest.raises((EngineUnavailable, Unavailable)):
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     assert shop.meaning() is None
 
 
-def test_what_a_person_types() -> None:
-    """`latest` is added as Docker adds it: where there is neither tag nor digest."""
+def test_latest_is_added_to_a_bare_reference() -> None:
+    """If it has neither tag nor digest, as Docker does."""
     assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app")).name.tag == "latest"
     assert PullRequest.of(Reference.parse(f"{REGISTRY}/shop/app@{Digest.of(b'')}")).name.tag is None
 
 
-async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Hosting) -> None:
-    """An image of the name that is for another machine is not the one."""
+async def test_an_image_for_another_platform_does_not_count(classic: Hosting) -> None:
+    """Even if it has the requested name."""
     digest = classic.publish("one")
-    await classic.puller().bring(WANTED)
-    await classic.puller().bring(replace(WANTED, platform="linux/amd64"))
+    await classic.puller().pull(WANTED)
+    await classic.puller().pull(replace(WANTED, platform="linux/amd64"))
     here = [each for each in classic.fake.asked if each == "POST images/create"]
-    with pytest.raises(ArrivedOther, match="the engine has it for linux/amd64 alone"):
-        await classic.puller().bring(replace(WANTED, platform="linux/arm64"))
+    with pytest.raises(PulledImageMismatch, match="the engine has it only for linux/amd64"):
+        await classic.puller().pull(replace(WANTED, platform="linux/arm64"))
     arm = {"Id": image("one arm", architecture="arm64").config.digest, "Architecture": "arm64", "RepoTags": []}
     pulled = f"{APP.name}@{digest}"
     classic.fake.pullable[pulled] = classic.fake.pullable[pulled] | arm
     classic.fake.images[str(classic.meaning())]["RepoDigests"] = []
-    brought = await classic.puller().bring(replace(WANTED, platform="linux/arm64"))
+    brought = await classic.puller().pull(replace(WANTED, platform="linux/arm64"))
 
     assert here == ["POST images/create"]
     assert (str(brought.image), brought.proof) == (arm["Id"], Proof.MANIFEST)
@@ -417,22 +417,22 @@ async def test_a_platform_is_asked_for_and_another_one_is_not_here(classic: Host
     assert classic.fake.queries[at]["platform"] == "linux/arm64"
 
 
-async def test_a_login_is_not_sent_in_the_clear(classic: Hosting) -> None:
-    """An engine by tcp:// without TLS: whoever listens would have the password."""
+async def test_a_login_is_not_sent_unencrypted(classic: Hosting) -> None:
+    """To an engine by tcp:// without TLS."""
     classic.publish("one")
-    logins = OneLogin(REGISTRY, Credentials("ci", "secret"))
+    logins = SingleLogin(REGISTRY, Credentials("ci", "secret"))
     classic.host.engine.address = EngineAddress.parse("tcp://web1:2375")
-    with pytest.raises(LoginExposed, match="in the clear") as error:
-        await replace(classic.puller(), logins=logins).bring(WANTED)
+    with pytest.raises(LoginExposed, match="unencrypted") as error:
+        await replace(classic.puller(), logins=logins).pull(WANTED)
     classic.host.engine.address = EngineAddress.parse("tcp://127.0.0.1:2375")
-    brought = await replace(classic.puller(), logins=logins).bring(WANTED)
+    brought = await replace(classic.puller(), logins=logins).pull(WANTED)
 
     assert "secret" not in error.value.message
     assert brought.outcome is PullOutcome.PULLED
 
 
 async def test_one_token_for_all_tags_of_a_registry(classic: Hosting) -> None:
-    """They are announced together."""
+    """Their scopes are announced together."""
     other = Reference.parse(f"{REGISTRY}/shop/db:latest")
     classic.publish("one")
     classic.publish("db", other)

@@ -1,4 +1,4 @@
-"""A release is said to the registries of its images; what can't be said is told."""
+"""Recording a release in the ledgers of its images' registries, and reporting failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from boltseal.client.credentials import CredentialStore
-from boltseal.client.ledger_records import records
+from boltseal.client.ledger_records import list_records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.deploy.ledger_reports import record_release
 from boltseal.deploy.releases import Release
@@ -35,7 +35,7 @@ async def transport(registry: Serving) -> AsyncIterator[Transport]:
 
 
 def released(**said: object) -> Release:
-    """A release of app and db with the image's digest."""
+    """Return a release of app and db with the image's digest."""
     made = replace(release(4), of=2, revision="v1", **said)
     services = [replace(each, digest=IMAGE.digest, environment={"TOKEN": "mark"}) for each in made.services]
     return made.with_services(services)
@@ -46,12 +46,12 @@ def mark(text: str) -> str:
     return f"mark of {len(text)}"
 
 
-async def test_what_is_released_is_in_the_ledger(registry: Serving, transport: Transport) -> None:
-    """Project, number, service, host, revision; of the environment one HMAC and nothing else."""
+async def test_a_release_is_recorded_in_the_ledger(registry: Serving, transport: Transport) -> None:
+    """Project, number, service, host and revision; of the environment only one HMAC."""
     (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
     assert said.index is not None
     await signed(registry.client, said.index + 1)
-    ((_, entry),) = await records(transport, HOST, Repository("shop/app"))
+    ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     assert entry.kind == "released"
     assert entry.reason == "release 4 of shop by ann@host"
@@ -66,18 +66,18 @@ async def test_what_is_released_is_in_the_ledger(registry: Serving, transport: T
     }
 
 
-async def test_whoever_is_told_of_the_ledger_hears_of_the_release(registry: Serving, transport: Transport) -> None:
-    """What is written here is what the registry's notifications read."""
+async def test_ledger_notifications_include_the_release(registry: Serving, transport: Transport) -> None:
+    """Notifications read the fields that are written here."""
     (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
     assert said.index is not None
     await signed(registry.client, said.index + 1)
-    ((_, entry),) = await records(transport, HOST, Repository("shop/app"))
+    ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     name = f"{HOST}/shop/app:{entry.tag}@{IMAGE.digest}"
     assert event_of(entry, HOST) == ReleaseDone("shop", 4, "host", (name,))
 
 
-async def test_what_can_not_be_said_is_told_of_that_service(transport: Transport) -> None:
+async def test_a_failure_is_reported_for_its_service(transport: Transport) -> None:
     """The registry has no image of db; that of app is recorded all the same."""
     app, db = await record_release(transport, released(), {HOST}, mark)
 
@@ -86,8 +86,8 @@ async def test_what_can_not_be_said_is_told_of_that_service(transport: Transport
     assert "shop/db" in db.why
 
 
-async def test_who_is_not_known_is_not_asked(transport: Transport) -> None:
-    """Neither a registry without a ledger that the lock knows, nor for a local build."""
+async def test_other_registries_get_no_request(transport: Transport) -> None:
+    """Neither a registry whose ledger is not in the lock, nor for a local build."""
     local = released()
     local = local.with_services([replace(each, digest="") for each in local.services])
 

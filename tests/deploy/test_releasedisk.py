@@ -1,4 +1,4 @@
-"""Releases on the disk: whole or not at all, one process at a time, and nothing for others to read."""
+"""Releases on disk: complete or absent, one process at a time, and private."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import pytest
 
 from boltseal.deploy.release_store import (
     AnotherDeploys,
-    Contents,
     NoSuchRelease,
     ReleaseFolder,
     ReleasesFull,
     ReleasesUnusable,
     projects,
 )
-from boltseal.deploy.releases import ReleaseEnd, ReleaseInvalid, ReleaseStep, ReleaseUnreadable
+from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseInvalid, ReleaseStep, ReleaseUnreadable
 from boltseal.files.atomic_files import Disk
 from tests.deploy.test_releases import release
 
 TEXT = b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}'
-CONTENTS = Contents(TEXT, b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
+CONTENTS = ReleaseContents(TEXT, b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
 
 
 @pytest.fixture
@@ -36,11 +35,11 @@ def folder(tmp_path: Path) -> ReleaseFolder:
 
 
 def begun(folder: ReleaseFolder, number: int, end: ReleaseEnd | None = ReleaseEnd.HEALTHY) -> None:
-    """A release that is on the disk."""
+    """Return a release that is on disk."""
     folder.begin(release(number, end), CONTENTS)
 
 
-def test_a_release_comes_back_whole(folder: ReleaseFolder) -> None:
+def test_a_release_is_read_back(folder: ReleaseFolder) -> None:
     """Record, text, environment, files and lock."""
     with folder.deploying():
         begun(folder, 1)
@@ -53,8 +52,8 @@ def test_a_release_comes_back_whole(folder: ReleaseFolder) -> None:
     assert projects(folder.folder.parent.parent) == ("shop",)
 
 
-def test_nobody_else_may_read_it(folder: ReleaseFolder) -> None:
-    """Environments hold secrets."""
+def test_releases_are_private(folder: ReleaseFolder) -> None:
+    """Environments contain secrets."""
     with folder.deploying():
         begun(folder, 1)
         folder.hmac("x")
@@ -66,8 +65,8 @@ def test_nobody_else_may_read_it(folder: ReleaseFolder) -> None:
     assert (modes, files) == ({0o700}, {0o600})
 
 
-def test_one_deploys_and_another_is_refused(folder: ReleaseFolder) -> None:
-    """At once, and by another process too; when the first has ended it may."""
+def test_a_second_deploy_is_refused(folder: ReleaseFolder) -> None:
+    """At once, also from another process, until the first has ended."""
     other = ReleaseFolder(folder.folder.parent.parent, "shop")
     with folder.deploying(), pytest.raises(AnotherDeploys), other.deploying():
         raise AssertionError("both deploy")
@@ -78,7 +77,7 @@ def test_one_deploys_and_another_is_refused(folder: ReleaseFolder) -> None:
 
 
 def test_the_lock_ends_with_its_process(folder: ReleaseFolder) -> None:
-    """However it ends."""
+    """Also when it is killed."""
     code = (
         "import sys, os, signal; from pathlib import Path\n"
         "from boltseal.deploy.release_store import ReleaseFolder\n"
@@ -94,7 +93,7 @@ def test_the_lock_ends_with_its_process(folder: ReleaseFolder) -> None:
 
 
 class FailingDisk(Disk):
-    """Fails one of its calls, before or after the deed."""
+    """Fails one of its calls, before or after its effect."""
 
     def __init__(self, fails: int, *, done: bool, number: int = errno.EIO) -> None:
         self.calls = 0
@@ -120,8 +119,8 @@ class FailingDisk(Disk):
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_a_release_is_there_whole_or_not_at_all(tmp_path: Path, done: bool) -> None:
-    """Each write fails once before and once after its deed."""
+def test_a_release_is_complete_or_absent(tmp_path: Path, done: bool) -> None:
+    """Each write fails once before and once after its effect."""
     for fails in range(1, 15):
         state = tmp_path / f"{fails}"
         disk = FailingDisk(fails, done=done)
@@ -137,8 +136,8 @@ def test_a_release_is_there_whole_or_not_at_all(tmp_path: Path, done: bool) -> N
 
 
 @pytest.mark.parametrize("done", [False, True])
-def test_a_step_that_can_not_be_written_leaves_the_one_before(tmp_path: Path, done: bool) -> None:
-    """Or is the new one, and is never half of either."""
+def test_a_failed_write_of_a_step_leaves_a_whole_record(tmp_path: Path, done: bool) -> None:
+    """The old one or the new one, never a mixture."""
     good = ReleaseFolder(tmp_path, "shop")
     good.begin(release(1, None), CONTENTS)
     for fails in (1, 2):
@@ -148,7 +147,7 @@ def test_a_step_that_can_not_be_written_leaves_the_one_before(tmp_path: Path, do
         assert good.read(1).step in (ReleaseStep.WAITING, ReleaseStep.RETURNING)
 
 
-def test_a_full_disk_is_said_and_nothing_was_started(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_starts(tmp_path: Path) -> None:
     """With what to do."""
     full = ReleaseFolder(tmp_path, "shop", FailingDisk(1, done=False, number=errno.ENOSPC))
 
@@ -156,8 +155,8 @@ def test_a_full_disk_is_said_and_nothing_was_started(tmp_path: Path) -> None:
         full.begin(release(1, None), CONTENTS)
 
 
-def test_what_is_mounted_is_kept_by_what_is_in_it(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """Once, with its mode; another text is another copy."""
+def test_mounted_files_are_stored_by_content(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """Once, with the mode; another content is another copy."""
     secret = tmp_path / "secret.txt"
     secret.write_text("one")
     secret.chmod(0o644)
@@ -173,39 +172,39 @@ def test_what_is_mounted_is_kept_by_what_is_in_it(folder: ReleaseFolder, tmp_pat
     assert folder.is_content(first)
 
 
-def test_a_folder_that_is_mounted_is_left_where_it_is(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """What is no plain file has no copy; what is not there is said."""
+def test_only_regular_files_are_copied(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """A folder has no copy; a missing file is an error."""
     assert folder.keep_content(tmp_path) is None
     with pytest.raises(ReleaseInvalid, match="No such file"):
         folder.keep_content(tmp_path / "gone")
 
 
-def test_an_hmac_is_the_same_here_and_means_nothing_elsewhere(tmp_path: Path) -> None:
-    """Its key never leaves the host."""
+def test_hmacs_are_stable_on_one_host_only(tmp_path: Path) -> None:
+    """The key never leaves the host."""
     here, there = ReleaseFolder(tmp_path / "a", "shop"), ReleaseFolder(tmp_path / "b", "shop")
 
     assert here.hmac("A=1") == here.hmac("A=1") != here.hmac("A=2")
     assert here.hmac("A=1") != there.hmac("A=1")
 
 
-def test_old_releases_keep_their_record_alone(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """The last good ones and those that are held can be gone back to; copies that nobody names are gone."""
+def test_old_releases_keep_only_their_record(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """The last healthy ones and held ones can be restored; unreferenced copies are deleted."""
     secret = tmp_path / "secret.txt"
     for number in range(1, 6):
         secret.write_text(f"{number}")
         copy = folder.keep_content(secret)
-        folder.begin(release(number), Contents(f"{copy}".encode()))
+        folder.begin(release(number), ReleaseContents(f"{copy}".encode()))
     gone = folder.prune(frozenset({1}), keep=2)
 
     assert [each.number for each in gone] == [2, 3]
     assert len(folder.all()) == 5
     assert len(list((folder.folder / "content").iterdir())) == 3
-    with pytest.raises(NoSuchRelease, match="only its record is kept"):
+    with pytest.raises(NoSuchRelease, match="only the record of so old a release is kept"):
         folder.contents(2)
 
 
-def test_a_failure_after_the_last_that_ran_keeps_its_files(folder: ReleaseFolder) -> None:
-    """Somebody will want to know why."""
+def test_a_recent_failure_keeps_its_files(folder: ReleaseFolder) -> None:
+    """They are needed to find the cause."""
     for number, end in (
         (1, ReleaseEnd.FAILED),
         (2, ReleaseEnd.HEALTHY),
@@ -237,8 +236,8 @@ def test_a_failure_after_the_last_that_ran_keeps_its_files(folder: ReleaseFolder
         lambda place: (place / "compose.json").unlink(),
     ],
 )
-def test_what_somebody_has_harmed_is_not_gone_back_to(folder: ReleaseFolder, harm: object) -> None:
-    """Doubt refuses, with the file's name."""
+def test_damaged_contents_are_refused(folder: ReleaseFolder, harm: object) -> None:
+    """With the file's name."""
     begun(folder, 1)
     harm(folder.folder / "1")  # type: ignore[operator]
 
@@ -247,7 +246,7 @@ def test_what_somebody_has_harmed_is_not_gone_back_to(folder: ReleaseFolder, har
 
 
 def test_a_link_is_not_followed(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """A record is a file."""
+    """A record must be a regular file."""
     begun(folder, 1)
     record = folder.folder / "1/release.json"
     record.rename(tmp_path / "elsewhere")
@@ -257,8 +256,8 @@ def test_a_link_is_not_followed(folder: ReleaseFolder, tmp_path: Path) -> None:
         folder.read(1)
 
 
-def test_folders_that_are_not_ours_are_left_alone(folder: ReleaseFolder) -> None:
-    """No release has such a number."""
+def test_other_folders_are_ignored(folder: ReleaseFolder) -> None:
+    """Their names are not release numbers."""
     begun(folder, 1)
     for name in ("0", "01", "-1", "99999999999999999999", "9" * 200, "1.bak"):
         (folder.folder / name).mkdir()
@@ -268,17 +267,17 @@ def test_folders_that_are_not_ours_are_left_alone(folder: ReleaseFolder) -> None
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/etc")])
-def test_a_number_without_a_record_is_named(folder: ReleaseFolder, make: object) -> None:
-    """It is no release, and nobody knows what it was: a person has to look."""
+def test_a_numbered_folder_without_a_record_is_an_error(folder: ReleaseFolder, make: object) -> None:
+    """A person has to decide what it was."""
     begun(folder, 1)
     make(folder.folder / "7")  # type: ignore[operator]
 
-    with pytest.raises(ReleaseUnreadable, match=r"no record in it.*no release 7"):
+    with pytest.raises(ReleaseUnreadable, match=r"has no release\.json .*no release 7"):
         folder.all()
 
 
-def test_each_engine_has_releases_of_its_own(tmp_path: Path) -> None:
-    """Numbers are the project's; what ran elsewhere is neither gone back to nor let go of for what runs here."""
+def test_each_engine_has_its_own_releases(tmp_path: Path) -> None:
+    """Numbers are per project; releases of other engines are neither restored nor pruned."""
     one, two, all_ = (ReleaseFolder(tmp_path, "shop", engine=each) for each in ("unix:///one", "ssh://two", ""))
     one.begin(release(1), CONTENTS)
     for number in (2, 3):
@@ -289,12 +288,12 @@ def test_each_engine_has_releases_of_its_own(tmp_path: Path) -> None:
     assert [each.number for each in gone] == [2]
     assert one.contents(1) == CONTENTS
     assert one.next_number() == 4
-    with pytest.raises(NoSuchRelease, match="release 3 of shop is of the engine at ssh://two"):
+    with pytest.raises(NoSuchRelease, match=r"release 3 of shop belongs to another engine .*expected ssh://two"):
         one.read(3)
 
 
-def test_a_record_that_names_no_engine_is_of_all(folder: ReleaseFolder, tmp_path: Path) -> None:
-    """It was written before they were told apart."""
+def test_a_record_without_an_engine_belongs_to_all(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """It is older than that field."""
     folder.begin(release(1), CONTENTS)
 
     assert [each.number for each in ReleaseFolder(tmp_path, "shop", engine="unix:///one").all()] == [1]

@@ -1,4 +1,4 @@
-"""What a release is, and the one form in which it is written down."""
+"""Release records and their JSON form."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from boltseal.deploy.releases import (
     check_project,
     format_release,
     last_good,
-    left_behind,
-    no_more,
     parse_release,
-    to_go_back_to,
+    removed_services,
+    rollback_target,
+    unreplaced_releases,
 )
 
 DIGEST = f"sha256:{'a' * 64}"
 
 
 def release(number: int, end: ReleaseEnd | None = ReleaseEnd.HEALTHY, of: int | None = None) -> Release:
-    """A release of two services."""
+    """Return a release of two services."""
     services = tuple(
         ReleasedService(name=name, image=f"localhost:5000/shop/{name}:1.0.0", digest=DIGEST, image_id=DIGEST)
         for name in ("app", "db")
@@ -50,8 +50,8 @@ def release(number: int, end: ReleaseEnd | None = ReleaseEnd.HEALTHY, of: int | 
     )
 
 
-def test_a_record_comes_back_as_it_was_written() -> None:
-    """All of it, and readable by people: a line for each value."""
+def test_a_record_round_trips() -> None:
+    """Completely, in a form that people can read."""
     written = format_release(release(4))
 
     assert parse_release(written) == release(4)
@@ -81,59 +81,59 @@ def test_a_record_comes_back_as_it_was_written() -> None:
         format_release(replace(release(1), services=(ReleasedService(name="app", image="app:1"),))),
     ],
 )
-def test_what_is_no_record_is_not_taken_for_one(raw: bytes) -> None:
-    """One clear error, whatever lies there."""
+def test_malformed_records_are_refused(raw: bytes) -> None:
+    """With one clear error."""
     with pytest.raises(ReleaseUnreadable):
         parse_release(raw)
 
 
-def test_a_record_of_a_newer_boltseal_is_left_to_it() -> None:
-    """It is not read by half."""
+def test_a_record_of_a_newer_format_is_refused() -> None:
+    """It is not read partially."""
     newer = json.loads(format_release(release(1))) | {"format": 2}
 
-    with pytest.raises(ReleaseUnreadable, match="format 2"):
+    with pytest.raises(ReleaseUnreadable, match="got 2, expected 1"):
         parse_release(json.dumps(newer).encode())
 
 
 @pytest.mark.parametrize("name", ["", "Shop", "../x", "a/b", "-a", "a" * 256, "a\n"])
-def test_a_project_has_a_name_that_may_be_a_folder(name: str) -> None:
-    """As Compose allows it."""
+def test_project_names_are_safe_folder_names(name: str) -> None:
+    """By Compose's rule."""
     with pytest.raises(ReleaseInvalid):
         check_project(name)
 
 
-def test_a_rollback_means_what_ran_before_what_runs() -> None:
-    """A failure in between did not run."""
+def test_a_rollback_restores_the_release_before_the_running_one() -> None:
+    """A failed release in between did not run."""
     found = [release(1), release(2), release(3, ReleaseEnd.PUT_BACK), release(4)]
-    back = to_go_back_to(found)
+    back = rollback_target(found)
 
     assert back is not None
     assert back.number == 2
 
 
 def test_a_second_rollback_goes_one_further() -> None:
-    """After "back to 2" what runs is 2 again, and before it ran 1."""
-    back = to_go_back_to([release(1), release(2), release(3), release(4, of=2)])
+    """After "back to 2" release 2 runs again, and 1 ran before it."""
+    back = rollback_target([release(1), release(2), release(3), release(4, of=2)])
 
     assert back is not None
     assert back.number == 1
 
 
-def test_an_unfinished_release_is_left_for_the_last_that_ran() -> None:
-    """It never ran, so what ran before it is the newest that did."""
-    back = to_go_back_to([release(1), release(2), release(3, None)])
+def test_a_rollback_of_an_unfinished_release_restores_the_last_healthy_one() -> None:
+    """The unfinished one never ran."""
+    back = rollback_target([release(1), release(2), release(3, None)])
 
     assert back is not None
     assert back.number == 2
 
 
 @pytest.mark.parametrize("found", [[], [release(1)], [release(1, ReleaseEnd.FAILED)], [release(1), release(2, of=1)]])
-def test_there_may_be_nothing_to_go_back_to(found: list[Release]) -> None:
-    """The first that ran has nothing before it."""
-    assert to_go_back_to(found) is None
+def test_the_first_release_has_no_rollback_target(found: list[Release]) -> None:
+    """No release ran before it."""
+    assert rollback_target(found) is None
 
 
-def test_the_last_that_ran_is_the_newest_healthy_one() -> None:
+def test_the_last_good_release_is_the_newest_healthy_one() -> None:
     """Whatever came after it."""
     found = last_good([release(1), release(2), release(3, ReleaseEnd.FAILED), release(4, None)])
 
@@ -141,8 +141,8 @@ def test_the_last_that_ran_is_the_newest_healthy_one() -> None:
     assert found.number == 2
 
 
-def test_a_step_touches_only_the_services_that_were_chosen() -> None:
-    """And not what has failed already."""
+def test_a_step_changes_only_chosen_services() -> None:
+    """And not those that failed already."""
     chosen = replace(release(2, None), chosen=("app",))
     moved = chosen.at(ReleaseStep.WAITING, ServiceState.STARTED)
 
@@ -150,18 +150,18 @@ def test_a_step_touches_only_the_services_that_were_chosen() -> None:
 
 
 @pytest.mark.parametrize("end", [ReleaseEnd.FAILED, ReleaseEnd.ABANDONED, None])
-def test_what_a_release_has_left_behind_goes_with_the_next(end: ReleaseEnd | None) -> None:
-    """Also where none ran before it: its services are named, until one has run since or was put in its place."""
+def test_services_of_an_unreplaced_release_are_removed_by_the_next(end: ReleaseEnd | None) -> None:
+    """Also if none ran before it; until a later release ran or was put back."""
     failed = replace(release(2, end), removed=("old",))
 
-    assert no_more([failed], {"app"}) == ("db", "old")
-    assert no_more([release(1), failed], {"new"}) == ("app", "db", "old")
-    assert left_behind([release(1), failed, release(3, ReleaseEnd.PUT_BACK)]) == [failed]
-    assert left_behind([release(1), failed, release(3)]) == []
+    assert removed_services([failed], {"app"}) == ("db", "old")
+    assert removed_services([release(1), failed], {"new"}) == ("app", "db", "old")
+    assert unreplaced_releases([release(1), failed, release(3, ReleaseEnd.PUT_BACK)]) == [failed]
+    assert unreplaced_releases([release(1), failed, release(3)]) == []
 
 
-def test_what_was_put_back_has_left_nothing_behind() -> None:
-    """Only what the last one that ran has, and is wanted no more."""
+def test_a_release_that_was_put_back_leaves_no_services() -> None:
+    """Only services of the last healthy release count."""
     put_back = replace(release(2, ReleaseEnd.PUT_BACK), services=(), removed=("old",))
 
-    assert no_more([release(1), put_back], {"app"}) == ("db",)
+    assert removed_services([release(1), put_back], {"app"}) == ("db",)

@@ -1,4 +1,4 @@
-"""Bringing back what was kept: exactly that image, and without a registry."""
+"""Restoring a kept image: exactly that one, and without a registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.host.keeper import KeepPolicy, KeptState
 from boltseal.host.kept_images import Proof
 from boltseal.host.pull import PullRequest
-from boltseal.host.restore_kept import Ambiguous, KeptGone, KeptOther, NothingKept, restore
+from boltseal.host.restore_kept import AmbiguousKeptImage, KeptImageGone, KeptImageMismatch, KeptImageNotFound, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
 from tests.deploy.hosting import APP, Hosting
@@ -28,13 +28,13 @@ async def pulled(shop: Hosting, *words: str) -> list[Digest]:
     for each in words:
         found.append(shop.publish(each))
         shop.clock.advance(seconds=60)
-        await shop.puller().bring(WANTED)
+        await shop.puller().pull(WANTED)
     shop.hub.counted.clear()
     return found
 
 
-async def test_the_one_before_is_brought_back_without_a_registry(shop: Hosting) -> None:
-    """The same ID; and what had the name meanwhile is kept, so that it can come back too."""
+async def test_the_previous_image_is_restored_without_a_registry(shop: Hosting) -> None:
+    """With the same ID; the image that had the tag is kept, so that it can be restored too."""
     old, new = await pulled(shop, "one", "two")
     done = await restore(shop.host, APP)
 
@@ -48,8 +48,8 @@ async def test_the_one_before_is_brought_back_without_a_registry(shop: Hosting) 
 
 
 @pytest.mark.parametrize("to", ["2", "digest", "short", "id"])
-async def test_any_of_several_by_number_or_digest(shop: Hosting, to: str) -> None:
-    """The numbers are those of the list, the newest first."""
+async def test_an_image_is_selected_by_number_or_digest(shop: Hosting, to: str) -> None:
+    """Numbers are those of the list, newest first."""
     first, _second, _ = await pulled(shop, "one", "two", "three")
     typed = {"digest": str(first), "short": first.hex[:8], "id": str(shop.id_of(first))}.get(to, to)
     done = await restore(shop.host, APP, typed)
@@ -57,8 +57,8 @@ async def test_any_of_several_by_number_or_digest(shop: Hosting, to: str) -> Non
     assert done.digest == first
 
 
-async def test_what_the_name_means_already_is_left_alone(shop: Hosting) -> None:
-    """Nothing is asked to change."""
+async def test_the_current_image_is_left_alone(shop: Hosting) -> None:
+    """The engine gets no request to change anything."""
     old, _ = await pulled(shop, "one", "two")
     await restore(shop.host, APP)
     shop.fake.asked.clear()
@@ -68,51 +68,51 @@ async def test_what_the_name_means_already_is_left_alone(shop: Hosting) -> None:
     assert not [each for each in shop.fake.asked if not each.startswith("GET")]
 
 
-async def test_nothing_kept(shop: Hosting) -> None:
-    """Of this name, or not that."""
-    with pytest.raises(NothingKept, match="boltseal kept"):
+async def test_an_image_that_is_not_kept(shop: Hosting) -> None:
+    """No image of this name, or not the selected one."""
+    with pytest.raises(KeptImageNotFound, match="boltseal kept"):
         await restore(shop.host, APP)
     await pulled(shop, "one", "two")
     for to in ("7", str(Digest.of(b"other"))):
-        with pytest.raises(NothingKept):
+        with pytest.raises(KeptImageNotFound):
             await restore(shop.host, APP, to)
 
 
 @pytest.mark.parametrize("to", ["abc", "latest", "sha256:zz", "-1", "sha256:" + "a" * 200])
-async def test_what_is_neither_number_nor_digest(shop: Hosting, to: str) -> None:
-    """Is a matter of usage."""
+async def test_an_invalid_selection_is_a_usage_error(shop: Hosting, to: str) -> None:
+    """It is neither a number nor a digest prefix."""
     await pulled(shop, "one", "two")
-    with pytest.raises(Ambiguous, match="neither a number"):
+    with pytest.raises(AmbiguousKeptImage, match="expected a number"):
         await restore(shop.host, APP, to)
 
 
-async def test_what_somebody_has_pruned(shop: Hosting) -> None:
-    """Is said, with where it may be had."""
+async def test_a_pruned_image_is_reported(shop: Hosting) -> None:
+    """With how to pull it."""
     old, new = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
 
-    with pytest.raises(KeptGone, match=r"was taken from this engine.*boltseal pull hub\.test/shop/app@sha256"):
+    with pytest.raises(KeptImageGone, match=r"was removed from this engine.*boltseal pull hub\.test/shop/app@sha256"):
         await restore(shop.host, APP)
     assert shop.meaning() == shop.id_of(new)
 
 
-async def test_a_keep_tag_that_somebody_put_on_another_image(shop: Hosting) -> None:
-    """The kept image comes back all the same, by its ID, as long as it is there; the other one never."""
+async def test_a_moved_keep_tag_is_ignored(shop: Hosting) -> None:
+    """The kept image is restored by its ID while it exists; the other one never is."""
     old, _ = await pulled(shop, "one", "two")
     evil = Digest.parse(shop.fake.image("evil"))
     await shop.host.engine.tag(evil, keep_name(old))
-    (listed,) = await shop.keeper.listed(APP)
+    (listed,) = await shop.keeper.list_kept(APP)
     done = await restore(shop.host, APP)
 
     assert listed.standing is KeptState.LOOSE
     assert done.image == shop.id_of(old) == shop.meaning()
     del shop.fake.images[str(shop.id_of(old))]
-    with pytest.raises(KeptOther, match="was given to another image"):
+    with pytest.raises(KeptImageMismatch, match="is on another image"):
         await restore(shop.host, APP, str(old))
 
 
-async def test_without_our_memory_the_keep_tag_speaks(shop: Hosting) -> None:
-    """A folder of state that was lost: the digest is the engine's, as far as it fits the tag."""
+async def test_without_state_the_keep_tag_is_used(shop: Hosting) -> None:
+    """With lost state the digest is the engine's, if it fits the tag."""
     old, _ = await pulled(shop, "one", "two")
     shop.host.kept.path.unlink()
     done = await restore(shop.host, APP)
@@ -121,31 +121,31 @@ async def test_without_our_memory_the_keep_tag_speaks(shop: Hosting) -> None:
     assert done.proof is (Proof.IDENTICAL if shop.host.store is ImageStoreKind.CONTAINERD else Proof.ENGINE)
 
 
-async def test_without_our_memory_a_keep_tag_on_another_image_is_not_believed(shop: Hosting) -> None:
-    """Whoever may tag could else choose what comes back."""
+async def test_without_state_a_moved_keep_tag_is_refused(shop: Hosting) -> None:
+    """Otherwise a user who may tag could choose what is restored."""
     old, new = await pulled(shop, "one", "two")
     shop.host.kept.path.unlink()
     evil = Digest.parse(shop.fake.image("evil"))
     await shop.host.engine.tag(evil, keep_name(old))
 
-    with pytest.raises(KeptOther, match="nothing says that it is the one"):
+    with pytest.raises(KeptImageMismatch, match="not known to be the kept one"):
         await restore(shop.host, APP)
     assert shop.meaning() == shop.id_of(new)
 
 
-async def test_an_engine_that_answers_with_another_image(classic: Hosting) -> None:
-    """What it was asked for by ID has that ID, or is not used."""
+async def test_a_wrong_image_from_the_engine_is_refused(classic: Hosting) -> None:
+    """An image requested by ID must have that ID."""
     old, new = await pulled(classic, "one", "two")
     made = classic.fake.images[str(classic.id_of(old))]
     made["Id"] = str(Digest.of(b"evil"))
 
-    with pytest.raises((KeptOther, KeptGone)):
+    with pytest.raises((KeptImageMismatch, KeptImageGone)):
         await restore(classic.host, APP)
     assert classic.meaning() == classic.id_of(new)
 
 
-async def test_a_local_build_comes_back_too(classic: Hosting) -> None:
-    """No registry has a digest for it; its ID is enough."""
+async def test_a_local_build_is_restored(classic: Hosting) -> None:
+    """Its ID is enough without a registry digest."""
     built = Digest.parse(classic.fake.image("built here", str(APP)))
     await pulled(classic, "one")
     done = await restore(classic.host, APP)
@@ -153,8 +153,8 @@ async def test_a_local_build_comes_back_too(classic: Hosting) -> None:
     assert (done.image, done.digest, done.proof) == (built, None, None)
 
 
-async def test_a_digest_that_fits_two(classic: Hosting) -> None:
-    """Which of them is for the person to say."""
+async def test_an_ambiguous_digest_is_refused(classic: Hosting) -> None:
+    """The user has to choose."""
     await pulled(classic, "one", "two")
     for end in ("0", "1"):
         image = Digest("sha256", "abcdef" + end * 58)
@@ -167,31 +167,31 @@ async def test_a_digest_that_fits_two(classic: Hosting) -> None:
         }
         await classic.keeper.keep(APP, await classic.host.engine.image(image), KeepPolicy())
 
-    with pytest.raises(Ambiguous, match="fits 2 kept images"):
+    with pytest.raises(AmbiguousKeptImage, match="fits 2 kept images"):
         await restore(classic.host, APP, "abcdef")
 
 
-async def test_what_was_pruned_and_pulled_again_by_its_digest(shop: Hosting) -> None:
+async def test_a_pruned_image_can_be_pulled_by_its_digest(shop: Hosting) -> None:
     """As the message says."""
     old, _ = await pulled(shop, "one", "two")
     del shop.fake.images[str(shop.id_of(old))]
-    await shop.puller().bring(PullRequest(replace(APP, tag=None), old))
+    await shop.puller().pull(PullRequest(replace(APP, tag=None), old))
 
     assert (await restore(shop.host, APP)).digest == old
 
 
-async def test_what_is_on_the_disk_is_read_before_the_name_moves(shop: Hosting) -> None:
-    """Where that was asked for."""
+async def test_a_requested_scrub_runs_before_the_tag_moves(shop: Hosting) -> None:
+    """A failed scrub leaves the tag alone."""
     old, new = await pulled(shop, "one", "two")
     looked: list[Digest] = []
 
     async def scrub(image: EngineImage) -> None:
         looked.append(image.id)
-        async with shop.host.alone():  # nobody has to wait for it
+        async with shop.host.tagging_lock():  # nobody has to wait for it
             pass
-        raise KeptOther("the disk differs")
+        raise KeptImageMismatch("the disk differs")
 
-    with pytest.raises(KeptOther, match="the disk differs"):
+    with pytest.raises(KeptImageMismatch, match="the disk differs"):
         await restore(shop.host, APP, scrub=scrub)
     assert looked == [shop.id_of(old)]
     assert shop.meaning() == shop.id_of(new)

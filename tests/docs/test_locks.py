@@ -45,9 +45,10 @@ def test_the_development_lock_contains_the_runtime_lock() -> None:
 
 
 def test_every_dependency_is_locked() -> None:
-    """A dependency that was added without `make lock` would be missing on a fresh machine."""
+    """A dependency that was added without `make lock` would be missing on a fresh machine; the extras are locked as well."""
     project = tomllib.loads(text("pyproject.toml"))
-    wanted = {normal(requirement) for requirement in project["project"]["dependencies"]}
+    extras = project["project"]["optional-dependencies"]
+    wanted = {normal(r) for group in (project["project"]["dependencies"], *extras.values()) for r in group}
     groups = {name: {normal(r) for r in group} for name, group in project["dependency-groups"].items()}
     built = {normal(requirement) for requirement in project["build-system"]["requires"]}
 

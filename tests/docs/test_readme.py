@@ -13,7 +13,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from boltseal.cli.root import build
+from boltseal.cli.root import CommandOnDemand, build
 from boltseal.errors import ExitCode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
@@ -50,6 +50,8 @@ def commands() -> dict[str, set[str]]:
     """Return every command of the program, subcommands included, with its options."""
 
     def below(command: Any, at: str) -> Iterator[tuple[str, set[str]]]:
+        if isinstance(command, CommandOnDemand):
+            command = command.loaded()
         if at:
             yield at, {option for parameter in command.params for option in parameter.opts}
         for name, child in getattr(command, "commands", {}).items():

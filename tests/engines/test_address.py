@@ -1,4 +1,4 @@
-"""Where an engine is, as people write it, and what may never become an argument of ssh."""
+"""Addresses of engines, and what must never become an argument of ssh."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from boltseal.engines.address import EngineAddress, EngineAddressInvalid
         ("ssh://me@web1/run/podman/podman.sock", EngineAddress("ssh", "web1", None, "me", "/run/podman/podman.sock")),
     ],
 )
-def test_what_is_written(text: str, address: EngineAddress) -> None:
-    """It is read, and written back."""
+def test_an_address_round_trips(text: str, address: EngineAddress) -> None:
+    """It is parsed and formatted."""
     assert EngineAddress.parse(text) == address
     assert EngineAddress.parse(str(address)) == address
 
@@ -56,16 +56,14 @@ def test_what_is_written(text: str, address: EngineAddress) -> None:
         "ssh://web1\n",
     ],
 )
-def test_what_no_engine_can_have_is_refused(text: str) -> None:
-    """Above all what ssh, or a shell, could take for something else."""
-    with pytest.raises(
-        EngineAddressInvalid, match=r"is no address of an engine; expected unix:///PATH, tcp://HOST:PORT"
-    ):
+def test_a_malformed_address_is_refused(text: str) -> None:
+    """Above all what ssh or a shell could misinterpret."""
+    with pytest.raises(EngineAddressInvalid, match=r"is no engine address; expected unix:///PATH, tcp://HOST:PORT"):
         EngineAddress.parse(text)
 
 
-def test_certificates_are_for_tcp_alone() -> None:
-    """A socket on this machine needs none."""
+def test_certificates_apply_to_tcp_only() -> None:
+    """A local socket needs none."""
     folder = Path("/certificates")
 
     assert EngineAddress.parse("tcp://web1:2376", folder).certificates == folder

@@ -1,4 +1,4 @@
-"""The door to an engine, on one that answers as Docker does, and on one that does not."""
+"""The client of an engine, against a fake Docker API and wrong answers."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def fake() -> FakeEngine:
 
 @pytest.fixture
 async def engine(fake: FakeEngine, tmp_path: Path) -> AsyncIterator[Engine]:
-    """The door to it."""
+    """A connected client."""
     async with fake.listening(tmp_path) as address, connected(address) as opened:
         yield opened
 
 
-async def test_who_answers(fake: FakeEngine, engine: Engine) -> None:
-    """Asked once, with the version of the API that everything after it goes by."""
+async def test_the_version_is_negotiated_once(fake: FakeEngine, engine: Engine) -> None:
+    """All further requests use this API version."""
     await engine.images()
 
     assert (engine.about.product, engine.about.api, engine.about.platform) == (
@@ -59,8 +59,8 @@ async def test_who_answers(fake: FakeEngine, engine: Engine) -> None:
     assert fake.asked == ["GET version", "GET images/json"]
 
 
-async def test_a_container_as_it_was_started_and_as_it_is(fake: FakeEngine, engine: Engine) -> None:
-    """Two things: the words of who started it, and the image that it stands on."""
+async def test_a_container_has_the_written_and_the_used_image(fake: FakeEngine, engine: Engine) -> None:
+    """The name as its creator wrote it, and the ID of the image."""
     image = fake.image("app")
     id_ = fake.container("web", str(APP), image, labels={"com.docker.compose.service": "web"})
     found = await engine.container(id_)
@@ -71,8 +71,8 @@ async def test_a_container_as_it_was_started_and_as_it_is(fake: FakeEngine, engi
     assert (found.created_us, found.started_us) == (1_795_161_600_123_456, 1_795_251_600_500_000)
 
 
-async def test_a_container_that_goes_while_the_others_are_asked_for(fake: FakeEngine, engine: Engine) -> None:
-    """Is not among them, and hides none of them."""
+async def test_a_container_that_vanishes_meanwhile_is_left_out(fake: FakeEngine, engine: Engine) -> None:
+    """The others are reported."""
     image = fake.image("app")
     stays, goes = (fake.container(name, str(APP), image) for name in ("web", "gone"))
     fake.wrong[f"containers/{goes}/json"] = Wrong(404, b'{"message": "No such container"}')
@@ -80,8 +80,8 @@ async def test_a_container_that_goes_while_the_others_are_asked_for(fake: FakeEn
     assert {each.id for each in await engine.containers()} == {stays}
 
 
-async def test_how_a_container_is(fake: FakeEngine, engine: Engine) -> None:
-    """What it does, what its own check says, how it ended and how often it was started again."""
+async def test_state_health_exit_code_and_restarts_are_read(fake: FakeEngine, engine: Engine) -> None:
+    """As the engine reports them."""
     state = {
         "Status": "exited",
         "ExitCode": 137,
@@ -110,8 +110,10 @@ async def test_how_a_container_is(fake: FakeEngine, engine: Engine) -> None:
     ("word", "state"),
     [(each.value, each) for each in State] + [("configured", State.CREATED), ("stopped", State.EXITED)],
 )
-async def test_what_containers_do(fake: FakeEngine, engine: Engine, word: str, state: State) -> None:
-    """Docker's words, and Podman's."""
+async def test_states_of_docker_and_podman_are_mapped(
+    fake: FakeEngine, engine: Engine, word: str, state: State
+) -> None:
+    """Each of both engines' words."""
     found = await engine.container(fake.container("web", str(APP), "", State={"Status": word}))
 
     assert (found.state, found.running) == (state, word in ("running", "paused"))
@@ -121,8 +123,8 @@ async def test_what_containers_do(fake: FakeEngine, engine: Engine, word: str, s
     ("word", "health"),
     [("starting", ContainerHealth.STARTING), ("healthy", ContainerHealth.HEALTHY), ("", ContainerHealth.NONE)],
 )
-async def test_what_its_check_says(fake: FakeEngine, engine: Engine, word: str, health: ContainerHealth) -> None:
-    """Podman writes nothing where there is none."""
+async def test_health_statuses_are_mapped(fake: FakeEngine, engine: Engine, word: str, health: ContainerHealth) -> None:
+    """Podman writes nothing if there is no check."""
     state = {"Status": "running", "Health": {"Status": word, "Log": [{"Output": "x"}]}}
     found = await engine.container(fake.container("web", str(APP), "", State=state))
 
@@ -142,8 +144,10 @@ async def test_what_its_check_says(fake: FakeEngine, engine: Engine, word: str, 
         {"Config": {"Image": "app", "Tty": "no"}},
     ],
 )
-async def test_a_container_that_can_not_be(fake: FakeEngine, engine: Engine, wrong: dict[str, object]) -> None:
-    """Is not taken for one that is well."""
+async def test_an_impossible_container_is_a_mismatch(
+    fake: FakeEngine, engine: Engine, wrong: dict[str, object]
+) -> None:
+    """It is not taken for a healthy one."""
     with pytest.raises(EngineMismatch):
         await engine.container(fake.container("web", str(APP), "", **wrong))
 
@@ -152,8 +156,8 @@ def _frames(*parts: tuple[int, bytes]) -> bytes:
     return b"".join(bytes([stream, 0, 0, 0]) + len(data).to_bytes(4) + data for stream, data in parts)
 
 
-async def test_the_last_lines_of_a_log(fake: FakeEngine, engine: Engine) -> None:
-    """Both streams as one; a line that was begun is not cut by the other stream."""
+async def test_the_end_of_a_log_is_read(fake: FakeEngine, engine: Engine) -> None:
+    """Both streams; a line of one is not split by the other."""
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = _frames((1, b"one\ntw"), (2, b"oh\n"), (1, b""), (1, b"o\nthree"))
 
@@ -161,8 +165,8 @@ async def test_the_last_lines_of_a_log(fake: FakeEngine, engine: Engine) -> None
     assert fake.queries[-1] == {"stdout": "1", "stderr": "1", "tail": "3"}
 
 
-async def test_the_log_of_a_container_with_a_terminal(fake: FakeEngine, engine: Engine) -> None:
-    """Comes as it is. Colours are left out; what else moves a terminal is shown and does nothing."""
+async def test_the_log_of_a_terminal_is_one_stream(fake: FakeEngine, engine: Engine) -> None:
+    """Colour codes are removed, other control characters are escaped."""
     id_ = fake.container("web", str(APP), "", Config={"Image": "app", "Tty": True})
     fake.logs[id_] = b"\x1b[31mred\x1b[0m\tx\r\n\x1b]0;title\x07 \x1b[2J\xff \xe2\x80\xae\n"
 
@@ -170,18 +174,18 @@ async def test_the_log_of_a_container_with_a_terminal(fake: FakeEngine, engine: 
 
 
 @pytest.mark.slow
-async def test_a_log_without_an_end(fake: FakeEngine, engine: Engine) -> None:
-    """Is not read for ever, whether it has lines or not."""
+async def test_an_endless_log_is_bounded(fake: FakeEngine, engine: Engine) -> None:
+    """With lines or without."""
     for body in (_frames((1, b"x\n" * 30_000)), _frames((1, b"x" * 60_000))):
         id_ = fake.container("web", str(APP), "")
         fake.wrong[f"containers/{id_}/logs"] = Wrong(200, body, endless=True)
 
-        with pytest.raises(EngineMismatch, match="answers with more than 64 MiB"):
+        with pytest.raises(EngineMismatch, match="answer is longer than 64 MiB"):
             await engine.logs(id_, 5)
 
 
-async def test_a_line_of_a_log_without_an_end(fake: FakeEngine, engine: Engine) -> None:
-    """Is cut, and says so."""
+async def test_an_endless_line_of_a_log_is_cut(fake: FakeEngine, engine: Engine) -> None:
+    """With an ellipsis."""
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = _frames((1, b"x" * 1_000_000), (1, b"y\nend\n"))
     first, last = await engine.logs(id_, 5)
@@ -190,23 +194,23 @@ async def test_a_line_of_a_log_without_an_end(fake: FakeEngine, engine: Engine) 
 
 
 @pytest.mark.parametrize("body", [b"plain text\n", b"\x01\x01\0\0\0\0\0\1x", b"\x04\0\0\0\0\0\0\1x"])
-async def test_a_log_in_no_form(fake: FakeEngine, engine: Engine, body: bytes) -> None:
-    """Is no log."""
+async def test_a_malformed_log_is_a_mismatch(fake: FakeEngine, engine: Engine, body: bytes) -> None:
+    """It is not in Docker's format."""
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = body
 
-    with pytest.raises(EngineMismatch, match="a log that is in no form of Docker's"):
+    with pytest.raises(EngineMismatch, match="log is not in Docker's format"):
         await engine.logs(id_, 5)
 
 
-async def test_the_log_of_a_container_that_has_gone(engine: Engine) -> None:
-    """Is a miss."""
+async def test_the_log_of_a_vanished_container_is_a_miss(engine: Engine) -> None:
+    """NoSuchContainer."""
     with pytest.raises(NoSuchContainer):
         await engine.logs("0" * 64, 5)
 
 
-async def test_an_image_with_its_names(fake: FakeEngine, engine: Engine) -> None:
-    """What is no reference is no name."""
+async def test_an_image_has_its_names(fake: FakeEngine, engine: Engine) -> None:
+    """Strings that are no reference are skipped."""
     id_ = fake.image("app", str(APP), "<none>:<none>", pulled=(str(PULLED), "<none>@<none>"))
     found = await engine.image(APP)
 
@@ -222,8 +226,10 @@ async def test_an_image_with_its_names(fake: FakeEngine, engine: Engine) -> None
         (True, [], ImageStoreKind.PODMAN),
     ],
 )
-async def test_which_store(tmp_path: Path, podman: bool, status: list[list[str]], store: ImageStoreKind) -> None:
-    """It decides what an ID is."""
+async def test_the_kind_of_store_is_read(
+    tmp_path: Path, podman: bool, status: list[list[str]], store: ImageStoreKind
+) -> None:
+    """It determines what an image ID is."""
     async with (
         FakeEngine(podman=podman, driver_status=status).listening(tmp_path) as address,
         connected(address) as engine,
@@ -231,8 +237,8 @@ async def test_which_store(tmp_path: Path, podman: bool, status: list[list[str]]
         assert await engine.store() is store
 
 
-async def test_a_pull_is_by_digest_and_believed_when_the_image_is_there(fake: FakeEngine, engine: Engine) -> None:
-    """The login goes along; each step is told."""
+async def test_a_pull_is_by_digest_and_verified_by_the_image(fake: FakeEngine, engine: Engine) -> None:
+    """The login is sent along, and each step is reported."""
     id_ = fake.image("app", pulled=(str(PULLED),))
     fake.progress = [{"status": "Downloading", "id": "ab", "progressDetail": {"current": 5, "total": 9}}]
     told: list[EngineProgress] = []
@@ -245,8 +251,8 @@ async def test_a_pull_is_by_digest_and_believed_when_the_image_is_there(fake: Fa
     assert sent == {"username": "ci", "password": "secret", "serveraddress": "localhost:5000"}
 
 
-async def test_a_stream_that_ends_without_the_image_is_no_pull(engine: Engine) -> None:
-    """Whatever it said on the way."""
+async def test_a_pull_without_the_image_at_the_end_has_failed(engine: Engine) -> None:
+    """Whatever the stream reported."""
     with pytest.raises(NoSuchImage):
         await engine.pull(BOTH)
 
@@ -259,10 +265,10 @@ async def test_a_stream_that_ends_without_the_image_is_no_pull(engine: Engine) -
         ("received unexpected HTTP status: 503", EngineFailed),
     ],
 )
-async def test_what_goes_wrong_in_mid_stream_is_told(
+async def test_a_failure_within_the_stream_is_raised(
     fake: FakeEngine, engine: Engine, said: str, kind: type[Exception]
 ) -> None:
-    """The answer was 200 by then."""
+    """The status was 200 by then."""
     fake.progress = [{"status": "Downloading"}, {"errorDetail": {"message": said}, "error": said}]
 
     with pytest.raises(kind, match=said):
@@ -274,11 +280,11 @@ def test_a_login_is_never_shown() -> None:
     assert repr(Login("ci", "secret", "token")) == "Login(username='ci')"
 
 
-async def test_a_name_is_taken_away_and_nothing_else(fake: FakeEngine, engine: Engine) -> None:
-    """Another tag keeps the image; without one it would go too, and that has to be asked for."""
+async def test_untag_removes_only_the_tag(fake: FakeEngine, engine: Engine) -> None:
+    """The last tag is removed only on request, since the image goes with it."""
     kept = Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
     id_ = fake.image("app", str(APP))
-    with pytest.raises(EngineRefused, match="is the last name of its image here"):
+    with pytest.raises(EngineRefused, match="is the last tag of its image"):
         await engine.untag(APP)
     await engine.tag(APP, kept)
     await engine.untag(APP)
@@ -287,7 +293,7 @@ async def test_a_name_is_taken_away_and_nothing_else(fake: FakeEngine, engine: E
     assert fake.queries[-1] == {"force": "0", "noprune": "1"}
 
 
-async def test_an_archive_out_and_in(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
+async def test_an_image_is_saved_and_loaded(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
     """Byte for byte."""
     fake.image("app", str(APP))
     await engine.save(APP, tmp_path / "app.tar")
@@ -296,8 +302,8 @@ async def test_an_archive_out_and_in(fake: FakeEngine, engine: Engine, tmp_path:
     assert fake.loaded == [b"archive"]
 
 
-async def test_an_archive_that_is_not_taken_is_told(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
-    """In mid-stream, as Docker does."""
+async def test_a_refused_archive_is_an_error(fake: FakeEngine, engine: Engine, tmp_path: Path) -> None:
+    """Docker reports it within the stream."""
     (tmp_path / "app.tar").write_bytes(b"archive")
     fake.progress = [{"error": "unexpected EOF"}]
 
@@ -305,11 +311,11 @@ async def test_an_archive_that_is_not_taken_is_told(fake: FakeEngine, engine: En
         await engine.load(tmp_path / "app.tar")
 
 
-async def test_what_has_gone_meanwhile_is_a_miss(engine: Engine) -> None:
+async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
     """And nothing else is one."""
     with pytest.raises(NoSuchImage):
         await engine.image(APP)
-    with pytest.raises(NoSuchContainer, match="no such container any more"):
+    with pytest.raises(NoSuchContainer, match="no such container"):
         await engine.container("0" * 64)
 
 
@@ -317,21 +323,21 @@ async def test_what_has_gone_meanwhile_is_a_miss(engine: Engine) -> None:
     ("wrong", "said"),
     [
         (Wrong(500, b'{"message": "\\u001b[31mdisk"}'), r"the engine failed: \"\\x1b\[31mdisk\""),
-        (Wrong(500, b'{"massage": 1}'), "does not say in Docker's way why"),
-        (Wrong(500, b"[]"), "does not say in Docker's way why"),
-        (Wrong(500, b"\xff", "text/plain"), "does not say in Docker's way why"),
-        (Wrong(500, b"[" * 100_000), "does not say in Docker's way why"),
-        (Wrong(200, b"[]"), "what the engine says of an image can't be read"),
-        (Wrong(200, b"[" * 100_000), "can't be read"),
+        (Wrong(500, b'{"massage": 1}'), "without an error message in Docker's format"),
+        (Wrong(500, b"[]"), "without an error message in Docker's format"),
+        (Wrong(500, b"\xff", "text/plain"), "without an error message in Docker's format"),
+        (Wrong(500, b"[" * 100_000), "without an error message in Docker's format"),
+        (Wrong(200, b"[]"), "the engine's answer about an image can't be parsed"),
+        (Wrong(200, b"[" * 100_000), "can't be parsed"),
         (Wrong(200, b'{"Id": "app"}'), "expected a digest"),
         (Wrong(200, b'{"Id": ""}'), "expected a digest"),
         (Wrong(302, headers={"location": "http://169.254.169.254/latest"}), r"redirects \(status 302\)"),
-        (Wrong(200, b" " * 65536, endless=True), "answers with more than 64 MiB"),
-        (Wrong(500, b" " * 65536, endless=True), "answers with more than 64 MiB"),
+        (Wrong(200, b" " * 65536, endless=True), "answer is longer than 64 MiB"),
+        (Wrong(500, b" " * 65536, endless=True), "answer is longer than 64 MiB"),
     ],
 )
-async def test_an_engine_that_answers_wrongly(fake: FakeEngine, engine: Engine, wrong: Wrong, said: str) -> None:
-    """Is one line that says so, and never an image."""
+async def test_a_wrong_answer_is_an_error(fake: FakeEngine, engine: Engine, wrong: Wrong, said: str) -> None:
+    """In one line, and never an image."""
     fake.wrong[f"images/{APP}/json"] = wrong
 
     with pytest.raises((EngineFailed, EngineMismatch), match=said) as error:
@@ -339,33 +345,33 @@ async def test_an_engine_that_answers_wrongly(fake: FakeEngine, engine: Engine, 
     assert exit_code(error.value) is ExitCode.UNKNOWN
 
 
-async def test_a_line_of_progress_without_an_end(fake: FakeEngine, engine: Engine) -> None:
-    """Is not waited for."""
+async def test_an_endless_progress_line_is_refused(fake: FakeEngine, engine: Engine) -> None:
+    """The limit is 64 KiB."""
     fake.wrong["images/create"] = Wrong(200, b" " * 65536 + b"x", endless=True)
 
-    with pytest.raises(EngineMismatch, match="a line of more than 64 KiB"):
+    with pytest.raises(EngineMismatch, match="a line longer than 64 KiB"):
         await engine.pull(BOTH)
 
 
 @pytest.mark.parametrize("id_", ["../../images/json", "a b", "", "A" * 64])
-async def test_a_container_that_is_named_like_a_path(fake: FakeEngine, engine: Engine, id_: str) -> None:
-    """Is not asked about."""
+async def test_a_container_id_like_a_path_is_refused(fake: FakeEngine, engine: Engine, id_: str) -> None:
+    """No request is sent."""
     fake.containers[id_] = {}
 
     with pytest.raises(EngineMismatch, match="expected 64 hex digits"):
         await engine.container_ids()
 
 
-async def test_a_version_that_is_a_path(tmp_path: Path) -> None:
-    """Is not spoken."""
+async def test_an_api_version_like_a_path_is_refused(tmp_path: Path) -> None:
+    """No request is sent with it."""
     async with FakeEngine(api="1.45/../../secrets").listening(tmp_path) as address:
-        with pytest.raises(EngineMismatch, match="that its API has version"):
+        with pytest.raises(EngineMismatch, match="reports API version"):
             async with connected(address):
                 pass
 
 
-async def test_nobody_listens(tmp_path: Path) -> None:
-    """A socket that is not there, one that is a file, and a port."""
+async def test_an_address_without_an_engine_is_unavailable(tmp_path: Path) -> None:
+    """A missing socket, a plain file, a closed port."""
     (tmp_path / "file").write_text("")
     for text in (f"unix://{tmp_path}/none", f"unix://{tmp_path}/file", "tcp://127.0.0.1:1"):
         with pytest.raises(EngineUnavailable, match=r"no engine listens at .*; is Docker running"):
@@ -373,17 +379,17 @@ async def test_nobody_listens(tmp_path: Path) -> None:
                 pass
 
 
-async def test_certificates_that_are_not_there(tmp_path: Path) -> None:
-    """Nothing is sent in the clear instead."""
+async def test_missing_certificates_are_an_error(tmp_path: Path) -> None:
+    """Nothing is sent unencrypted instead."""
     with pytest.raises(EngineUnavailable, match=r"ca.pem, cert.pem and key.pem can't be used"):
         async with connected(EngineAddress.parse("tcp://127.0.0.1:1", tmp_path)):
             pass
 
 
-async def test_containers_that_are_never_told_whole(fake: FakeEngine, engine: Engine) -> None:
-    """Are not waited for: all together have their time, and not only each of them."""
+async def test_slow_containers_time_out_together(fake: FakeEngine, engine: Engine) -> None:
+    """The limit is for all of them, not only for each."""
     id_ = fake.container("web", "app", fake.image("app"))
     fake.wrong[f"containers/{id_}/json"] = Wrong(200, b" ", endless=True)
 
-    with pytest.raises(EngineUnavailable, match=r"has not told of its containers after 0\.2 s"):
+    with pytest.raises(EngineUnavailable, match=r"did not report its containers within 0\.2 s"):
         await engine.containers(within_s=0.2)

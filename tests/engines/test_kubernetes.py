@@ -1,4 +1,4 @@
-"""What a cluster says, by the answers of several runtimes: each names what runs in its own way."""
+"""A cluster's JSON, as several runtimes write it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ REPOSITORY = "registry.example.com/shop/app"
         ("docker-local", "Docker", CONFIG, None),
     ],
 )
-def test_each_runtime_names_what_runs_in_its_own_way(
-    name: str, runtime: str, digest: Digest, pulled: str | None
-) -> None:
-    """What it was started as is taken from where its creator wrote it, and not from where the runtime did."""
+def test_the_forms_of_all_runtimes_are_read(name: str, runtime: str, digest: Digest, pulled: str | None) -> None:
+    """The written name is that of `spec`, not of `status`."""
     (found,) = pod_containers(recorded(name))
 
     assert found.started_as == f"{REPOSITORY}:1.4.2"
@@ -41,8 +39,8 @@ def test_each_runtime_names_what_runs_in_its_own_way(
     assert (found.created_us, found.started_us) == (1_795_161_600_000_000, 1_795_251_600_000_000)
 
 
-def test_every_container_that_runs_and_no_other() -> None:
-    """Also those of init that go on, and those for debugging; not what has ended, or has no image yet."""
+def test_all_running_containers_are_read() -> None:
+    """Init and ephemeral ones included; ended or waiting ones not."""
     found = pod_containers(recorded("several"))
 
     assert [(one.name, one.started_as) for one in found] == [
@@ -52,20 +50,20 @@ def test_every_container_that_runs_and_no_other() -> None:
     ]
 
 
-def test_what_machine_each_node_is() -> None:
-    """By its own word."""
+def test_the_platform_of_each_node_is_read() -> None:
+    """As the node reports it."""
     assert machines(recorded("nodes")) == {"node-a": Platform("linux", "amd64"), "node-b": Platform("linux", "arm64")}
 
 
 @pytest.mark.parametrize("text", ["", "docker://", "docker-pullable://"])
-def test_no_image_yet(text: str) -> None:
-    """A container that waits has none."""
+def test_a_waiting_container_has_no_image(text: str) -> None:
+    """Its imageID is empty."""
     assert node_image(text) is None
 
 
 @pytest.mark.parametrize("name", ["import-2026-11-26", "Not A Name", "\x1b[2J", ""])
-def test_a_digest_under_a_name_that_none_is(name: str) -> None:
-    """Is a digest without a name that somebody could be asked about, or with one that harms nobody."""
+def test_a_digest_with_a_malformed_name_has_no_name(name: str) -> None:
+    """Or with a harmless one."""
     found = node_image(f"{name}@{INDEX}")
 
     assert found is not None
@@ -101,14 +99,14 @@ def changed(**changes: Any) -> bytes:
         changed(pod__namespace="shop\u202e"),
     ],
 )
-def test_what_can_not_be(raw: bytes) -> None:
-    """Is one line, and no container."""
-    with pytest.raises(ClusterMismatch, match=r"the cluster says"):
+def test_an_impossible_answer_is_a_mismatch(raw: bytes) -> None:
+    """With one line, and no container."""
+    with pytest.raises(ClusterMismatch, match=r"the cluster"):
         pod_containers(raw)
 
 
-def test_a_container_without_an_id_or_a_time() -> None:
-    """Is told with what there is."""
+def test_a_container_without_id_or_time_is_read() -> None:
+    """The missing fields are empty."""
     (found,) = pod_containers(changed(containerID=None, state={"running": {}}))
 
     assert isinstance(found, PodContainer)

@@ -189,13 +189,17 @@ class MemoryBlobs:
                 return True
         return False
 
-    async def stat(self, digest: Digest) -> int | None:
+    async def stat(self, digest: Digest) -> StoredBlob | None:
         self.trip("stat")
-        return len(self.blobs[digest][0]) if digest in self.blobs else None
+        return self.look(digest)
 
-    def present(self, digest: Digest) -> bool:
-        self.trip("present")
-        return digest in self.blobs
+    def look(self, digest: Digest) -> StoredBlob | None:
+        self.trip("look")
+        return self._stored(digest) if digest in self.blobs else None
+
+    def _stored(self, digest: Digest) -> StoredBlob:
+        content, mtime_us = self.blobs[digest]
+        return StoredBlob(digest, len(content), mtime_us, f"{mtime_us} {id(content)}")
 
     def path(self, digest: Digest) -> Path | None:
         return None
@@ -221,17 +225,20 @@ class MemoryBlobs:
             yield content[position : position + PIECE_BYTES]
 
     def walk(self) -> Iterator[StoredBlob]:
-        for digest, (content, mtime_us) in sorted(self.blobs.items()):
-            yield StoredBlob(digest, len(content), mtime_us)
+        for digest in sorted(self.blobs):
+            yield self._stored(digest)
 
     def strays(self) -> Iterator[str]:
         return iter(())
 
-    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
-        self.trip("remove")
-        if digest not in self.blobs or (older_than_us is not None and self.blobs[digest][1] >= older_than_us):
+    async def delete(self, stored: StoredBlob) -> bool:
+        return self.delete_and_wait(stored)
+
+    def delete_and_wait(self, stored: StoredBlob) -> bool:
+        self.trip("delete")
+        if self.look(stored.digest) != stored:
             return False
-        del self.blobs[digest]
+        del self.blobs[stored.digest]
         return True
 
     def close(self) -> None:

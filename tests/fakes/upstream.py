@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import json
 import ssl
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
@@ -99,6 +100,25 @@ class FakeUpstream:
             for task in list(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextmanager
+    def listening_in_thread(self) -> Iterator[FakeUpstream]:
+        """Answers on loopback, in a thread with an event loop of its own, until the block is left."""
+        ready, ending = threading.Event(), threading.Event()
+
+        async def run() -> None:
+            async with self.listening():
+                ready.set()
+                await asyncio.to_thread(ending.wait)
+
+        thread = threading.Thread(target=asyncio.run, args=(run(),))
+        thread.start()
+        try:
+            ready.wait()
+            yield self
+        finally:
+            ending.set()
+            thread.join()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readuntil(b"\r\n\r\n"):

@@ -1,4 +1,4 @@
-"""What differs between two locks is told by image and by platform."""
+"""Differences between two locks are reported by image and by platform."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_equal_locks_do_not_differ() -> None:
     assert compare_locks(lock_of(a, b), lock_of(b, a)) == ()
 
 
-def test_every_image_that_differs_is_told_once() -> None:
+def test_every_image_that_differs_is_reported_once() -> None:
     """Added, removed, moved, and the same digest with other details."""
     same = locked("app:0", 1)
     before = lock_of(same, locked("app:1", 1), locked("app:2", 2), locked("app:4", 4))
@@ -73,6 +73,6 @@ def test_several_images_for_one_platform_are_compared_as_a_set() -> None:
         (-DAY_US, "0 seconds"),
     ],
 )
-def test_an_age_is_told_in_its_largest_unit(ago_us: int, said: str) -> None:
+def test_an_age_is_written_in_its_largest_unit(ago_us: int, said: str) -> None:
     """As a person would say it; a clock that runs behind makes nothing older than new."""
     assert age(NOW_US - ago_us, NOW_US) == said

@@ -52,7 +52,7 @@ def test_a_local_build_has_no_digest() -> None:
 def test_an_image_is_named_by_tag_or_by_digest() -> None:
     """Both would say two things, neither says nothing."""
     for name in ("app", f"app:1@{digest(1)}"):
-        with pytest.raises(LockInvalid, match="no name for the lock"):
+        with pytest.raises(LockInvalid, match="can't be locked"):
             locked(name, 1)
 
 

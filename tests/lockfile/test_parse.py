@@ -1,4 +1,4 @@
-"""A lock comes from a checked-out project: what is wrong with it is said, in one line, and nothing of it is used."""
+"""A lock comes from a checked-out project: an invalid one is refused with a one-line reason."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def refusal(text: str | bytes) -> str:
     return message.removeprefix("boltseal.lock: ")
 
 
-def sentence(raw: bytes) -> str:
-    """What is wrong with it; "" where nothing is."""
+def error_message(raw: bytes) -> str:
+    """Return the error message; "" if the lock is valid."""
     try:
         parse_lock(raw)
     except LockInvalid as refused:
@@ -37,7 +37,7 @@ def sentence(raw: bytes) -> str:
 
 
 def test_a_lock_written_by_hand_is_read() -> None:
-    """Order, spaces and a byte order mark mean nothing."""
+    """Order, spaces and a byte order mark have no effect."""
     found = parse_lock(f"\ufeff# mine\n{GOOD}".encode())
 
     assert str(found.images[0].reference) == "docker.io/library/app:1"
@@ -51,75 +51,75 @@ def test_a_lock_written_by_hand_is_read() -> None:
         ("version = ", "not TOML: "),
         ("version = 1\na = " + "[" * 100_000, "not TOML"),
         ("version = 1\na = 2026-13-45T00:00:00Z", "not TOML"),
-        ("", "it has no version, as if it were empty or cut off; expected `version = 1`"),
+        ("", "it has no version: the file may be empty or truncated; expected `version = 1`"),
         ("version = true", 'version is "True"; expected 1'),
         ("version = 0", 'version is "0"; expected 1'),
-        ("version = 2", "it is of version 2, and this boltseal reads up to 1; use a newer boltseal"),
+        ("version = 2", "it has version 2, but this boltseal reads up to 1; use a newer boltseal"),
         ("version = 1\nrun = 'x'", 'unknown key "run"'),
-        ("version = 1\nimage = 3", "image is no list of tables"),
-        ("version = 1\nimage = [3]", "image is no list of tables"),
-        ("version = 1\nkeys = 3", "keys is no table"),
-        ("version = 1\n[keys]\na = 3", 'keys: "a" is no ledger key'),
-        (f"version = 1\n[keys]\na = '{KEY} x'", 'keys: "a" is no ledger key'),
-        (f"version = 1\n[keys]\na = '{KEY}{'A' * 5000}'", 'keys: "a" is no ledger key'),
-        (GOOD + "url = 'x'", 'image 1: unknown key "url"; known are reference, '),
+        ("version = 1\nimage = 3", "image is not a list of tables"),
+        ("version = 1\nimage = [3]", "image is not a list of tables"),
+        ("version = 1\nkeys = 3", "keys is not a table"),
+        ("version = 1\n[keys]\na = 3", 'keys: "a" is not a ledger key'),
+        (f"version = 1\n[keys]\na = '{KEY} x'", 'keys: "a" is not a ledger key'),
+        (f"version = 1\n[keys]\na = '{KEY}{'A' * 5000}'", 'keys: "a" is not a ledger key'),
+        (GOOD + "url = 'x'", 'image 1: unknown key "url"; known keys: reference, '),
         (GOOD + "media_type = 3", 'image 1: media_type is "3"; expected a text'),
         (GOOD + f"media_type = '{'x' * 5000}'", "image 1: media_type is "),
         (GOOD + "bad" * 3 + " = 1\n" + "bad" * 3 + " = 1", "not TOML"),
         (GOOD + "written = ['a', 3]", 'image 1: written is "3"; expected a text of at most 4096'),
-        (GOOD + "used = ['a']", "image 1: used is no list of tables"),
+        (GOOD + "used = ['a']", "image 1: used is not a list of tables"),
         (GOOD + "used = [{ file = 'a' }]", "image 1: used: at is missing"),
         (GOOD + "used = [{ file = 'a', at = 3 }]", 'image 1: used: at is "3"; expected a text'),
         (GOOD + "platforms = [{ platform = 'linux' }]", "image 1: platforms: manifest is missing"),
         (GOOD + "platforms = [{ platform = 'linux', manifest = 'x' }]", 'image 1: "x" is not a digest'),
         (GOOD + "entry = -1", "image 1: entry is -1; expected the index of a ledger entry"),
         (GOOD + "entry = true", 'image 1: entry is "True"; expected a whole number'),
-        (GOOD + "local_build = true", "image 1: it has either a digest or local_build = true"),
-        (LOCAL.replace("true", "false"), "image 1: it has either a digest or local_build = true"),
-        (GOOD.replace("app:1", "app"), "docker.io/library/app is no name for the lock"),
+        (GOOD + "local_build = true", "image 1: expected either a digest or local_build = true"),
+        (LOCAL.replace("true", "false"), "image 1: expected either a digest or local_build = true"),
+        (GOOD.replace("app:1", "app"), "docker.io/library/app can't be locked"),
         (GOOD.replace("app:1", "App:1\\u001b[2J"), 'image 1: repository name "App" must be lower-case'),
         (GOOD.replace("app:1", f"app@{digest(2)}"), "image 1: docker.io/library/app@"),
         (GOOD.replace("00Z", "00"), "image 1: first_seen is 2026-11-24 18:00:00; expected a time such as"),
         (GOOD.replace("00Z", "00.5Z"), "image 1: first_seen is 2026-11-24 18:00:00.500000+00:00; expected"),
         (GOOD.replace("2026-11-24T18:00:00Z", "0001-01-01T00:00:00+14:00"), "image 1: first_seen is 0001"),
         (GOOD.replace("2026-11-24T18:00:00Z", "2026-11-24"), 'image 1: first_seen is "2026-11-24"; expected a time'),
-        (GOOD + GOOD.removeprefix("version = 1\n"), "docker.io/library/app:1 stands in it twice"),
+        (GOOD + GOOD.removeprefix("version = 1\n"), "docker.io/library/app:1 occurs twice"),
     ],
 )
-def test_a_lock_that_is_wrong_is_refused_with_its_place(text: str | bytes, said: str) -> None:
-    """One line, printable, that says where and what was expected."""
+def test_an_invalid_lock_is_refused_with_the_position(text: str | bytes, said: str) -> None:
+    """The message is one printable line with the position and the expected value."""
     assert said in refusal(text)
 
 
-def test_two_spellings_of_one_image_are_twice_the_same() -> None:
+def test_two_spellings_of_one_image_are_duplicates() -> None:
     """A second entry under Docker's short name can't hide the first."""
     again = GOOD.removeprefix("version = 1\n").replace('"app:1"', '"index.docker.io/app:1"')
 
-    assert "docker.io/library/app:1 stands in it twice" in refusal(GOOD + again)
+    assert "docker.io/library/app:1 occurs twice" in refusal(GOOD + again)
 
 
 @pytest.mark.parametrize("mark", ["<<<<<<< HEAD", ">>>>>>> theirs", "<<<<<<<"])
-def test_a_merge_that_was_not_finished_is_named_by_its_line(mark: str) -> None:
-    """The most frequent way in which a lock breaks has a sentence of its own."""
-    assert "line 2 is left over from a merge" in refusal(f"version = 1\n{mark}\n")
+def test_a_merge_conflict_is_reported_with_its_line(mark: str) -> None:
+    """The most frequent damage has a message of its own."""
+    assert "line 2 is a merge conflict" in refusal(f"version = 1\n{mark}\n")
 
 
 def test_a_huge_file_is_not_read() -> None:
-    """Whatever lies there under the lock's name."""
-    assert "at most 33554432 are read" in refusal(b" " * (parse.MAX_LOCK_BYTES + 1))
+    """The size limit applies before anything is parsed."""
+    assert "expected at most 33554432" in refusal(b" " * (parse.MAX_LOCK_BYTES + 1))
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
-    """Nothing else is ever raised."""
-    assert sentence(raw).isprintable()
+    """No other exception is raised."""
+    assert error_message(raw).isprintable()
 
 
 @given(st.data())
 def test_a_lock_with_one_part_changed_is_read_or_refused(data: st.DataObject) -> None:
-    """Damage ends in a sentence, wherever it is."""
+    """Any damage ends in an error message."""
     text = GOOD + "used = [{ file = 'a', at = 'b' }]\n"
     at = data.draw(st.integers(0, len(text)))
     changed = text[:at] + data.draw(st.text(max_size=5)) + text[at + data.draw(st.integers(0, 5)) :]
 
-    assert sentence(changed.encode()).isprintable()
+    assert error_message(changed.encode()).isprintable()

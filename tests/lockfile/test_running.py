@@ -1,4 +1,4 @@
-"""How a container stands with the lock: by what it stands on, and with the reason that fits."""
+"""A container is compared with the lock by its image; the reason names the cause."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from boltseal.lockfile.container_check import (
     RunningImage,
     RunningVerdict,
     judge,
-    kinds,
+    known_kinds,
 )
 from boltseal.lockfile.document import SECOND_US, LockedImage
 from boltseal.oci.digest import Digest
@@ -28,99 +28,99 @@ LOCKED = locked(str(NAME), 1, ("linux/amd64", 10), ("linux/arm64/v8", 11))
 OLD = 7
 
 
-def running(*numbers: int, kind: DigestKind = DigestKind.UNSAID, name: Reference | None = NAME) -> RunningImage:
+def running(*numbers: int, kind: DigestKind = DigestKind.UNSPECIFIED, name: Reference | None = NAME) -> RunningImage:
     """A container on an amd64 machine, created a day after the lock was written."""
     digests = {digest(number): kind for number in numbers}
     return RunningImage(name, digests, platform="linux/amd64", machine="linux/amd64", created_us=NOW_US + DAY_US)
 
 
-def judged(it: RunningImage, *images: LockedImage) -> RunningVerdict:
+def verdict_of(it: RunningImage, *images: LockedImage) -> RunningVerdict:
     return judge(it, LockedImages.of(lock_of(*(images or (LOCKED,)))))
 
 
 @pytest.mark.parametrize("number", [1, 10, 110])
-def test_any_of_its_digests_holds(number: int) -> None:
-    """Each store and each runtime knows another one."""
-    verdict = judged(running(OLD, number))
+def test_any_digest_of_the_locked_image_holds(number: int) -> None:
+    """Each store and each runtime knows another of the digests."""
+    verdict = verdict_of(running(OLD, number))
 
     assert verdict == RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, "", LOCKED)
 
 
-def test_the_images_own_digest_counts_and_not_what_its_tag_means() -> None:
-    """The newer image is on the host, and its name; the container stands on the one before."""
-    verdict = judged(replace(running(OLD), here=frozenset({digest(1)})))
+def test_the_containers_image_is_compared_and_not_its_tags_current_image() -> None:
+    """The host has the newer image under the tag, but the container runs the former one."""
+    verdict = verdict_of(replace(running(OLD), local_digests=frozenset({digest(1)})))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.NOT_RECREATED, Weight.DIFFERS)
-    assert "the container stands on what localhost:5000/shop/app:1.4.2 meant before; recreate it" in verdict.reason
+    assert (verdict.status, verdict.weight) == (ContainerStatus.NOT_RECREATED, Weight.DIFFERS)
+    assert "the container runs a former image of localhost:5000/shop/app:1.4.2; recreate it" in verdict.reason
 
 
 def test_recreated_without_a_pull() -> None:
-    """Created after the new image was locked, of the old one that was there."""
-    verdict = judged(replace(running(OLD), here=frozenset({digest(OLD)})))
+    """The container was created after the new image was locked, from the old one on the host."""
+    verdict = verdict_of(replace(running(OLD), local_digests=frozenset({digest(OLD)})))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS)
-    assert "of an image that was on its host already" in verdict.reason
+    assert (verdict.status, verdict.weight) == (ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS)
+    assert "from an image that was already on its host" in verdict.reason
     assert verdict.locked == LOCKED
 
 
 @pytest.mark.parametrize("created", [NOW_US - DAY_US, None])
 def test_the_tag_moved_after_the_pull(created: int | None) -> None:
-    """Nothing has happened on the host since; also where it does not say when the container was made."""
-    verdict = judged(replace(running(OLD), created_us=created))
+    """Nothing has happened on the host since; the creation time may be unknown."""
+    verdict = verdict_of(replace(running(OLD), created_us=created))
 
-    assert verdict.standing is ContainerStatus.MOVED_AFTER_PULL
+    assert verdict.status is ContainerStatus.MOVED_AFTER_PULL
     assert "is locked to sha256:000000000000 since 2026-11-24T18:00:00Z" in verdict.reason
 
 
 def test_the_tag_moved_after_the_lock() -> None:
-    """The host has pulled what the tag means now."""
-    verdict = judged(replace(running(OLD), means=digest(OLD)))
+    """The host has pulled the tag's current image."""
+    verdict = verdict_of(replace(running(OLD), current_digest=digest(OLD)))
 
-    assert verdict.standing is ContainerStatus.MOVED_AFTER_LOCK
-    assert "its host has pulled what it means now" in verdict.reason
+    assert verdict.status is ContainerStatus.MOVED_AFTER_LOCK
+    assert "its host has pulled the new image" in verdict.reason
 
 
-def test_offline_the_time_of_the_name_tells_what_was_pulled_after_the_lock() -> None:
-    """It has that name alone, since after the lock was written."""
+def test_offline_the_tagging_time_shows_a_pull_after_the_lock() -> None:
+    """The image has only this tag, since after the lock was written."""
     it = replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1)
 
-    assert judged(it).standing is ContainerStatus.MOVED_AFTER_LOCK
-    assert judged(replace(it, tagged_us=NOW_US)).standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(it).status is ContainerStatus.MOVED_AFTER_LOCK
+    assert verdict_of(replace(it, tagged_us=NOW_US)).status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
-def test_a_name_more_says_nothing_about_the_first() -> None:
-    """An image that is kept under another name has got a name later than it was pulled."""
+def test_a_second_tag_makes_the_tagging_time_useless() -> None:
+    """An image with a second tag may have been tagged later than it was pulled."""
     other = Reference.parse("localhost:5000/shop/app:kept")
     it = replace(running(OLD), names=(NAME, other), tagged_us=NOW_US + 1)
 
-    assert judged(it).standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(it).status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 def test_another_image_under_the_locked_name() -> None:
-    """The registry's tag did not move, so somebody on the host gave the name to something else."""
-    verdict = judged(replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1, means=digest(1)))
+    """The registry's tag did not move, so another image was tagged so on the host."""
+    verdict = verdict_of(replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1, current_digest=digest(1)))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.UNKNOWN, Weight.DIFFERS)
-    assert "somebody here gave another image its name" in verdict.reason
-
-
-def test_another_machines_image() -> None:
-    """By the lock's word for the manifest that runs, or by the host's word for the image."""
-    by_lock = judged(replace(running(11), platform=""))
-    by_host = judged(replace(running(1), platform="linux/arm64"))
-    not_locked = judged(replace(running(OLD), platform="linux/arm64"))
-
-    assert {each.standing for each in (by_lock, by_host, not_locked)} == {ContainerStatus.OTHER_PLATFORM}
-    assert by_lock.reason.startswith("it is the image for linux/arm64/v8, and its host is linux/amd64")
+    assert (verdict.status, verdict.weight) == (ContainerStatus.UNKNOWN, Weight.DIFFERS)
+    assert "another image was tagged so on this host" in verdict.reason
 
 
-def test_a_platform_that_the_lock_has_not_is_no_mistake() -> None:
-    """An image that is made for one machine alone can only run as that, wherever it runs; a lock without platforms says nothing."""
+def test_an_image_for_another_machine_differs() -> None:
+    """The platform comes from the locked manifest, or from the host's information on the image."""
+    by_lock = verdict_of(replace(running(11), platform=""))
+    by_host = verdict_of(replace(running(1), platform="linux/arm64"))
+    not_locked = verdict_of(replace(running(OLD), platform="linux/arm64"))
+
+    assert {each.status for each in (by_lock, by_host, not_locked)} == {ContainerStatus.OTHER_PLATFORM}
+    assert by_lock.reason.startswith("it is the image for linux/arm64/v8, but its host is linux/amd64")
+
+
+def test_an_image_without_a_locked_platform_for_this_machine_holds() -> None:
+    """An image for one machine only runs as such everywhere; a lock without platforms proves nothing."""
     alone = locked(str(NAME), 1, ("linux/amd64", 10))
     on_arm = replace(running(1), machine="linux/arm64")
 
-    assert judged(on_arm, alone).standing is ContainerStatus.HOLDS
-    assert judged(on_arm, locked(str(NAME), 1)).standing is ContainerStatus.OTHER_PLATFORM
+    assert verdict_of(on_arm, alone).status is ContainerStatus.HOLDS
+    assert verdict_of(on_arm, locked(str(NAME), 1)).status is ContainerStatus.OTHER_PLATFORM
 
 
 @pytest.mark.parametrize(
@@ -132,66 +132,66 @@ def test_a_platform_that_the_lock_has_not_is_no_mistake() -> None:
         ("", "x/y"),
     ],
 )
-def test_what_is_the_same_machine(platform: str, machine: str) -> None:
-    """Variants and versions are written by some and not by others."""
+def test_equivalent_platforms(platform: str, machine: str) -> None:
+    """Variants and versions are optional."""
     it = replace(running(1), platform=platform, machine=machine)
 
-    assert judged(it, locked(str(NAME), 1, (machine, 10))).standing is ContainerStatus.HOLDS
+    assert verdict_of(it, locked(str(NAME), 1, (machine, 10))).status is ContainerStatus.HOLDS
 
 
 def test_a_local_build_where_the_lock_has_an_image() -> None:
-    """Is named so, and is not taken for current."""
-    verdict = judged(replace(running(OLD), origin=Origin.LOCAL))
+    """A local build is reported as one, and not as current."""
+    verdict = verdict_of(replace(running(OLD), origin=Origin.LOCAL))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.LOCAL_BUILD, Weight.DIFFERS)
-    assert "no registry is known for it" in verdict.reason
+    assert (verdict.status, verdict.weight) == (ContainerStatus.LOCAL_BUILD, Weight.DIFFERS)
+    assert "is in no known registry" in verdict.reason
 
 
-def test_what_the_lock_says_is_built_here() -> None:
-    """Holds, unless it was pulled."""
+def test_a_locked_local_build() -> None:
+    """It holds, unless the image was pulled."""
     built = locked(str(NAME), None)
 
-    assert judged(replace(running(OLD), origin=Origin.LOCAL), built).weight is Weight.HOLDS
-    assert judged(running(OLD), built).standing is ContainerStatus.LOCAL_BUILD
-    assert judged(replace(running(OLD), origin=Origin.PULLED), built).weight is Weight.DIFFERS
+    assert verdict_of(replace(running(OLD), origin=Origin.LOCAL), built).weight is Weight.HOLDS
+    assert verdict_of(running(OLD), built).status is ContainerStatus.LOCAL_BUILD
+    assert verdict_of(replace(running(OLD), origin=Origin.PULLED), built).weight is Weight.DIFFERS
 
 
-def test_a_record_that_is_gone() -> None:
-    """Holds with a word where the ID is enough, else differs."""
+def test_a_host_that_lost_the_images_record() -> None:
+    """It holds with a note if the ID suffices, else it differs."""
     gone = replace(running(OLD, kind=DigestKind.CONFIG), recorded=False)
     same = replace(running(110, kind=DigestKind.CONFIG), recorded=False)
 
-    assert (judged(gone).standing, judged(gone).weight) == (ContainerStatus.RECORD_GONE, Weight.DIFFERS)
-    assert judged(same).weight is Weight.HOLDS
-    assert "lost the record" in judged(same).reason
+    assert (verdict_of(gone).status, verdict_of(gone).weight) == (ContainerStatus.RECORD_GONE, Weight.DIFFERS)
+    assert verdict_of(same).weight is Weight.HOLDS
+    assert "lost the record" in verdict_of(same).reason
 
 
 def test_an_image_id_against_a_lock_without_image_ids() -> None:
-    """Could not check: equal images would have nothing in common either."""
+    """Could not check: even equal images would have no digest in common."""
     bare = locked(str(NAME), 1)
     it = running(110, kind=DigestKind.CONFIG)
-    there, gone = judged(it, bare), judged(replace(it, recorded=False), bare)
+    there, gone = verdict_of(it, bare), verdict_of(replace(it, recorded=False), bare)
 
-    assert (there.standing, there.weight) == (ContainerStatus.UNKNOWN, Weight.UNKNOWN)
-    assert (gone.standing, gone.weight) == (ContainerStatus.RECORD_GONE, Weight.UNKNOWN)
+    assert (there.status, there.weight) == (ContainerStatus.UNKNOWN, Weight.UNKNOWN)
+    assert (gone.status, gone.weight) == (ContainerStatus.RECORD_GONE, Weight.UNKNOWN)
 
 
-def test_a_container_that_the_lock_does_not_name() -> None:
-    """Is noted; but another tag of what is locked is not let pass, whoever calls it so."""
+def test_a_container_that_is_not_locked() -> None:
+    """It is noted; but another tag of a locked repository differs, whatever created it."""
     strange = Reference.parse("localhost:5000/shop/app:9")
-    other = judged(running(OLD, name=Reference.parse("redis:7")))
-    tag = judged(running(OLD, name=strange))
-    by_id = judged(replace(running(OLD, name=None), names=(strange,)))
+    other = verdict_of(running(OLD, name=Reference.parse("redis:7")))
+    tag = verdict_of(running(OLD, name=strange))
+    by_id = verdict_of(replace(running(OLD, name=None), names=(strange,)))
 
-    assert (other.standing, other.weight, other.locked) == (ContainerStatus.NOT_LOCKED, Weight.NOTE, None)
-    assert [(each.standing, each.weight) for each in (tag, by_id)] == [(ContainerStatus.UNKNOWN, Weight.DIFFERS)] * 2
-    assert "has localhost:5000/shop/app as 1.4.2, and neither this name nor this image" in tag.reason
+    assert (other.status, other.weight, other.locked) == (ContainerStatus.NOT_LOCKED, Weight.NOTE, None)
+    assert [(each.status, each.weight) for each in (tag, by_id)] == [(ContainerStatus.UNKNOWN, Weight.DIFFERS)] * 2
+    assert "has localhost:5000/shop/app as 1.4.2, but neither this tag nor this image" in tag.reason
 
 
 def test_a_container_that_was_started_by_a_digest_or_an_id() -> None:
-    """It is what the lock has under a tag."""
-    by_digest = judged(running(1, name=Reference.parse(f"localhost:5000/shop/app@{digest(1)}")))
-    by_id = judged(running(110, name=None))
+    """The image is locked under a tag."""
+    by_digest = verdict_of(running(1, name=Reference.parse(f"localhost:5000/shop/app@{digest(1)}")))
+    by_id = verdict_of(running(110, name=None))
 
     assert [each.weight for each in (by_digest, by_id)] == [Weight.HOLDS] * 2
     assert by_id.reason == "it is what localhost:5000/shop/app:1.4.2 is locked to"
@@ -200,52 +200,56 @@ def test_a_container_that_was_started_by_a_digest_or_an_id() -> None:
 @pytest.mark.parametrize(
     "name", [f"localhost:5000/shop/app@{digest(OLD)}", "localhost:5000/shop/app:boltseal-keep-00000007"]
 )
-def test_what_was_started_by_a_digest_or_a_keep_name_goes_by_the_one_tag_that_is_locked(name: str) -> None:
-    """As a release starts it; with two tags locked nobody knows which of them it should be."""
+def test_a_digest_or_keep_tag_is_compared_with_the_only_locked_tag(name: str) -> None:
+    """As `boltseal deploy` starts it; with two locked tags it is unknown which one is expected."""
     it = running(OLD, name=Reference.parse(name))
     two = locked("localhost:5000/shop/app:1.5.0", 2)
     by_digest = locked(f"localhost:5000/shop/app@{digest(3)}", 3)
 
-    assert judged(it).standing is ContainerStatus.RECREATED_WITHOUT_PULL
-    assert judged(it, LOCKED, two).standing is ContainerStatus.UNKNOWN
-    assert judged(it, by_digest).standing is ContainerStatus.UNKNOWN
-    assert judged(it, locked("redis:7", 1)).standing is ContainerStatus.NOT_LOCKED
+    assert verdict_of(it).status is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(it, LOCKED, two).status is ContainerStatus.UNKNOWN
+    assert verdict_of(it, by_digest).status is ContainerStatus.UNKNOWN
+    assert verdict_of(it, locked("redis:7", 1)).status is ContainerStatus.NOT_LOCKED
 
 
 def test_a_name_without_a_tag_is_latest() -> None:
-    """As everywhere."""
+    """As in Docker."""
     latest = locked("localhost:5000/shop/app:latest", 1)
 
-    assert judged(running(1, name=Reference.parse("localhost:5000/shop/app")), latest).weight is Weight.HOLDS
+    assert verdict_of(running(1, name=Reference.parse("localhost:5000/shop/app")), latest).weight is Weight.HOLDS
 
 
-def test_a_lock_that_names_a_digest() -> None:
-    """Is told by it."""
+def test_a_reference_locked_by_digest() -> None:
+    """The digest alone is compared."""
     pinned = locked(f"localhost:5000/shop/app@{digest(1)}", 1)
 
-    assert "as sha256:000000000000, and neither" in judged(running(OLD), pinned).reason
+    assert "as sha256:000000000000, but neither" in verdict_of(running(OLD), pinned).reason
 
 
-def test_of_which_kind_a_digest_is() -> None:
-    """The host's word, else the lock's, else nobody's."""
-    host = {digest(number): DigestKind.UNSAID for number in (1, 10, 110, OLD)} | {digest(8): DigestKind.CONFIG}
+def test_the_kind_of_a_digest() -> None:
+    """The host's kind has priority, then the lock's."""
+    host = {digest(number): DigestKind.UNSPECIFIED for number in (1, 10, 110, OLD)} | {digest(8): DigestKind.CONFIG}
 
-    assert list(kinds(host, LOCKED).values()) == ["index", "manifest", "config", "digest", "config"]
-    assert kinds(host, None) == host
-    assert kinds({digest(1): DigestKind.UNSAID}, replace(LOCKED, media_type="")) == {digest(1): DigestKind.UNSAID}
-    assert kinds({Digest.of(b""): DigestKind.UNSAID}, locked("app:1", None)) == {Digest.of(b""): DigestKind.UNSAID}
+    assert list(known_kinds(host, LOCKED).values()) == ["index", "manifest", "config", "digest", "config"]
+    assert known_kinds(host, None) == host
+    assert known_kinds({digest(1): DigestKind.UNSPECIFIED}, replace(LOCKED, media_type="")) == {
+        digest(1): DigestKind.UNSPECIFIED
+    }
+    assert known_kinds({Digest.of(b""): DigestKind.UNSPECIFIED}, locked("app:1", None)) == {
+        Digest.of(b""): DigestKind.UNSPECIFIED
+    }
 
 
 def test_a_lock_whose_platforms_have_no_image_ids() -> None:
-    """As of a registry whose manifests count as pulls: the manifests are known, the configs are not."""
+    """A registry whose manifests count as pulls: the manifests are known, the configs are not."""
     half = replace(LOCKED, platforms=tuple(each._replace(image=None) for each in LOCKED.platforms))
 
-    assert judged(running(110, kind=DigestKind.CONFIG), half).weight is Weight.UNKNOWN
-    assert kinds({digest(10): DigestKind.UNSAID}, half) == {digest(10): DigestKind.MANIFEST}
-    assert judged(replace(running(1), platform="linux/amd64"), half).weight is Weight.HOLDS
+    assert verdict_of(running(110, kind=DigestKind.CONFIG), half).weight is Weight.UNKNOWN
+    assert known_kinds({digest(10): DigestKind.UNSPECIFIED}, half) == {digest(10): DigestKind.MANIFEST}
+    assert verdict_of(replace(running(1), platform="linux/amd64"), half).weight is Weight.HOLDS
 
 
 def test_the_second_of_the_lock_counts_as_after_it() -> None:
     """The lock's times are whole seconds."""
-    assert judged(replace(running(OLD), created_us=NOW_US)).standing is ContainerStatus.RECREATED_WITHOUT_PULL
-    assert judged(replace(running(OLD), created_us=NOW_US - SECOND_US)).standing is ContainerStatus.MOVED_AFTER_PULL
+    assert verdict_of(replace(running(OLD), created_us=NOW_US)).status is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(replace(running(OLD), created_us=NOW_US - SECOND_US)).status is ContainerStatus.MOVED_AFTER_PULL

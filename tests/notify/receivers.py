@@ -1,4 +1,4 @@
-"""Receivers of notifications as tests want them: a server on loopback that keeps what it is sent, and answers as told."""
+"""Receivers of notifications for tests: a server on loopback that stores requests and answers as configured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Inbox:
     async def until(self, number: int, within_s: float = 90.0) -> None:
         """Wait until so many were delivered."""
         async with asyncio.timeout(within_s):
-            while len(self.bodies) < number:  # noqa: ASYNC110 - whoever delivers lives in another thread
+            while len(self.bodies) < number:  # noqa: ASYNC110 - deliveries run in another thread
                 await asyncio.sleep(0.02)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""From what happens to who is told: at least once, and a dead receiver holds nothing up."""
+"""Delivery of events: at least once, and a dead receiver delays no other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import stamina
 
 from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
-from boltseal.notify.dispatch import ByWebhook, Dispatcher, OutgoingEvent, Receiver
+from boltseal.notify.dispatch import Dispatcher, OutgoingEvent, Receiver, WebhookSender
 from boltseal.notify.outbox import Outbox, OutboxUnusable
 from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
@@ -34,7 +34,7 @@ LOW = QuotaLow("docker.io", 3, 100, 21600)
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry without pauses."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
@@ -42,7 +42,7 @@ def _no_pauses() -> Iterator[None]:
 def to(
     url: str, name: str = "a", events: frozenset[EventKind] = frozenset(EventKind), within_s: float = 5.0
 ) -> Receiver:
-    return Receiver(name, events, ByWebhook(lambda: Webhook(url, secret=KEY, within_s=within_s)))
+    return Receiver(name, events, WebhookSender(lambda: Webhook(url, secret=KEY, within_s=within_s)))
 
 
 def clock_us() -> int:
@@ -78,18 +78,18 @@ def waiting(path: Path) -> dict[str, int]:
 async def until_waiting(path: Path, expected: dict[str, int]) -> dict[str, int]:
     """What waits, once it is that: a receiver has an event a moment before the outbox knows."""
     async with asyncio.timeout(60):
-        while (found := waiting(path)) != expected:  # noqa: ASYNC110 - whoever delivers lives in another thread
+        while (found := waiting(path)) != expected:  # noqa: ASYNC110 - deliveries run in another thread
             await asyncio.sleep(0.05)
     return found
 
 
 async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
-    """Structured mode; id, source and type are what receivers go by. What was taken waits no more."""
+    """In structured mode, with id, source and type; a delivered event does not wait."""
     async with inbox() as box:
         dispatcher = made(tmp_path, to(box.url))
         with running(dispatcher):
-            dispatcher.tell(MOVED)
-            dispatcher.tell(LOW)
+            dispatcher.notify(MOVED)
+            dispatcher.notify(LOW)
             await box.until(2)
             left = await until_waiting(tmp_path, {})
         moved, low = box.events
@@ -102,13 +102,13 @@ async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
     assert left == {}
 
 
-async def test_each_receiver_hears_what_it_asked_for(tmp_path: Path) -> None:
-    """`events`; an event that nobody wants is not written down."""
+async def test_each_receiver_gets_its_events(tmp_path: Path) -> None:
+    """An event that no receiver wants is not stored."""
     async with inbox() as all_, inbox() as some:
         dispatcher = made(tmp_path, to(all_.url), to(some.url, "b", frozenset({EventKind.QUOTA_LOW})))
         with running(dispatcher):
-            dispatcher.tell(MOVED)
-            dispatcher.tell(LOW)
+            dispatcher.notify(MOVED)
+            dispatcher.notify(LOW)
             await all_.until(2)
             await some.until(1)
 
@@ -117,13 +117,13 @@ async def test_each_receiver_hears_what_it_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dead", [HANGS, answer("500 No"), answer("302 Found", "location: http://127.0.0.1:1/\r\n")])
 @pytest.mark.slow
-async def test_a_dead_receiver_holds_no_other_up_and_is_told_later(tmp_path: Path, dead: bytes) -> None:
-    """What it did not take waits, longer each time."""
+async def test_a_dead_receiver_delays_no_other(tmp_path: Path, dead: bytes) -> None:
+    """Its events wait, longer each time."""
     async with inbox(dead) as bad, inbox() as good:
         dispatcher = made(tmp_path, to(bad.url, "bad", within_s=0.5), to(good.url, "good"))
         with running(dispatcher):
             for _ in range(5):
-                dispatcher.tell(MOVED)
+                dispatcher.notify(MOVED)
             await good.until(5)
             await bad.until(1)
             still = await until_waiting(tmp_path, {"bad": 5})
@@ -137,13 +137,13 @@ async def test_a_dead_receiver_holds_no_other_up_and_is_told_later(tmp_path: Pat
         left = await dispatcher.deliver_now(10)
 
     assert still == {"bad": 5}
-    assert "bad was not told, and will be" in troubles[0]
+    assert "delivery to bad failed and is retried" in troubles[0]
     assert left == {}
     assert later.troubles == ()
 
 
-async def test_a_receiver_without_end_is_told_once(tmp_path: Path) -> None:
-    """Its answer's status is good, and nothing more of it is read."""
+async def test_an_endless_answer_counts_as_delivered(tmp_path: Path) -> None:
+    """Its status is a success, and the rest is not read."""
     async with inbox(ENDLESS) as box:
         dispatcher = made(tmp_path, to(box.url))
         dispatcher.put([OutgoingEvent("1", clock_us(), MOVED)])
@@ -152,44 +152,44 @@ async def test_a_receiver_without_end_is_told_once(tmp_path: Path) -> None:
     assert (left, len(box.bodies)) == ({}, 1)
 
 
-async def test_to_tell_waits_for_nothing_and_is_bounded(tmp_path: Path) -> None:
-    """Nobody delivers, nobody even writes: a push goes on. Refusals, which anybody can cause, take half of the room."""
+async def test_notify_never_waits_and_is_bounded(tmp_path: Path) -> None:
+    """Refusals, which anyone who may push can cause, get half of the space."""
     dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
     refused = TagRefused(REF, "push", None, "mallory", "sealed")
     for _ in range(5 * dispatch.MAX_IN_MEMORY):
-        dispatcher.tell(refused)
-    room = len(dispatcher._told)
-    dispatcher.tell(MOVED)
+        dispatcher.notify(refused)
+    room = len(dispatcher._in_memory)
+    dispatcher.notify(MOVED)
 
     assert room == dispatch.MAX_IN_MEMORY // 2
-    assert dispatcher._told[-1].event is MOVED
+    assert dispatcher._in_memory[-1].event is MOVED
     assert not (tmp_path / "outbox.db").exists()
 
 
-async def test_what_was_told_when_it_ends_is_on_the_disk(tmp_path: Path) -> None:
-    """The next process tells it."""
+async def test_queued_events_are_on_disk_at_the_end(tmp_path: Path) -> None:
+    """The next process delivers them."""
     dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
     with running(dispatcher):
         await asyncio.sleep(0.1)
-        dispatcher.tell(MOVED)
+        dispatcher.notify(MOVED)
 
     assert waiting(tmp_path) == {"a": 1}
 
 
 @pytest.mark.slow
-async def test_an_outbox_that_can_not_be_written_loses_nothing_while_the_process_lives(tmp_path: Path) -> None:
-    """It is tried again, and the trouble is told."""
+async def test_an_unwritable_outbox_loses_nothing_while_the_process_runs(tmp_path: Path) -> None:
+    """It is retried and reported."""
     folder = tmp_path / "data"
     async with inbox() as box:
         dispatcher = made(folder, to(box.url))
         with running(dispatcher):
-            dispatcher.tell(MOVED)
+            dispatcher.notify(MOVED)
             await asyncio.sleep(0.5)
             troubles = dispatcher.troubles
             folder.mkdir()
             await box.until(1)
 
-    assert "nobody can be told" in troubles[0]
+    assert "notifications can't be delivered" in troubles[0]
 
 
 async def begun(path: Path, at: int | None = None, name: str = "log") -> None:
@@ -223,8 +223,8 @@ class Log:
 
 
 @pytest.mark.slow
-async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path) -> None:
-    """Its past is not told; what came while nobody ran is; an entry has one id, so that it can be told apart."""
+async def test_a_log_is_delivered_from_its_cursor_each_entry_once(tmp_path: Path) -> None:
+    """Not its past, but what came while no process ran; an entry has one ID."""
     log = Log()
     log.entries = [LOW] * 100
     async with inbox() as box:
@@ -241,8 +241,8 @@ async def test_a_log_is_told_from_where_it_stood_each_entry_once(tmp_path: Path)
 
 
 @pytest.mark.slow
-async def test_what_happens_before_anybody_reads_the_log_is_told(tmp_path: Path) -> None:
-    """A server answers pushes at once, and reads its log when it comes to it; of two processes the first beginning counts."""
+async def test_entries_before_the_first_read_are_delivered(tmp_path: Path) -> None:
+    """A server answers pushes before it reads its log; the first `begin` counts."""
     log = Log()
     log.entries = [LOW] * 100
     async with inbox() as box:
@@ -257,8 +257,8 @@ async def test_what_happens_before_anybody_reads_the_log_is_told(tmp_path: Path)
     assert [one["id"] for one in box.events] == ["log/100", "log/101"]
 
 
-async def test_a_log_that_can_not_be_begun_keeps_nobody_from_starting(tmp_path: Path) -> None:
-    """It is begun as soon as it can be."""
+async def test_a_log_that_can_not_be_begun_does_not_stop_the_start(tmp_path: Path) -> None:
+    """It is begun as soon as possible."""
     log, folder = Log(), tmp_path / "data"
     async with inbox() as box:
         dispatcher = made(folder, to(box.url), feed=log)
@@ -270,11 +270,11 @@ async def test_a_log_that_can_not_be_begun_keeps_nobody_from_starting(tmp_path: 
             log.entries += [MOVED]
             await box.until(1)
 
-    assert "nobody can be told" in troubles[0]
+    assert "notifications can't be delivered" in troubles[0]
 
 
-async def test_what_a_log_said_long_ago_is_told_to_nobody(tmp_path: Path) -> None:
-    """As after a year without a receiver: more than a week old is no news."""
+async def test_old_entries_of_a_log_are_not_delivered(tmp_path: Path) -> None:
+    """After a year without receivers, entries older than a week are skipped."""
     log = Log()
     async with inbox() as box:
         with running(made(tmp_path, to(box.url), feed=log)):
@@ -289,8 +289,8 @@ async def test_what_a_log_said_long_ago_is_told_to_nobody(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-async def test_a_log_that_was_cut_back_is_gone_on_with(tmp_path: Path) -> None:
-    """Entries that were given up for lost are told to nobody."""
+async def test_a_truncated_log_is_continued(tmp_path: Path) -> None:
+    """Entries that were given up as lost are not delivered."""
     log = Log()
     log.entries = [LOW] * 10
     async with inbox() as box:
@@ -310,8 +310,8 @@ import asyncio, sys, time
 from pathlib import Path
 from boltseal.notify.webhook import Webhook
 from boltseal.events import EventKind, UpstreamDown
-from boltseal.notify.dispatch import ByWebhook, Dispatcher, Receiver, OutgoingEvent
-receiver = Receiver("a", frozenset(EventKind), ByWebhook(lambda: Webhook(sys.argv[2])))
+from boltseal.notify.dispatch import WebhookSender, Dispatcher, Receiver, OutgoingEvent
+receiver = Receiver("a", frozenset(EventKind), WebhookSender(lambda: Webhook(sys.argv[2])))
 dispatcher = Dispatcher(Path(sys.argv[1]), [receiver], "urn:test", lambda: time.time_ns() // 1000)
 for n in range(int(sys.argv[3]), int(sys.argv[3]) + 50):
     dispatcher.put([OutgoingEvent(f"event-{n}", time.time_ns() // 1000, UpstreamDown("reg", str(n)))])
@@ -330,8 +330,8 @@ def _teller(path: Path, url: str, start: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-async def test_killed_at_any_moment_everything_that_was_put_arrives_at_least_once(tmp_path: Path) -> None:
-    """kill -9 while it writes down, and while it delivers: the next process delivers the rest; twice under one id."""
+async def test_kill_9_at_any_moment_loses_no_event(tmp_path: Path) -> None:
+    """The next process delivers the rest; a duplicate has the same ID."""
     said: set[int] = set()
     async with inbox() as box:
         for round_, kill_after in enumerate((5, 20, 50)):
@@ -351,10 +351,10 @@ async def test_killed_at_any_moment_everything_that_was_put_arrives_at_least_onc
     assert {f"event-{n}" for n in said} <= {one["id"] for one in box.events}
 
 
-def test_the_events_that_flood_are_those_that_strangers_cause() -> None:
-    """Who is told of an outage, or of a move, is told of it whatever is refused meanwhile."""
-    assert {EventKind.TAG_REFUSED} == dispatch.MINOR
-    assert UpstreamDown("reg", "no").kind not in dispatch.MINOR
+def test_low_priority_events_are_those_that_anyone_can_cause() -> None:
+    """An outage or a move is delivered whatever is refused meanwhile."""
+    assert {EventKind.TAG_REFUSED} == dispatch.LOW_PRIORITY
+    assert UpstreamDown("reg", "no").kind not in dispatch.LOW_PRIORITY
 
 
 class Breaks:
@@ -373,8 +373,8 @@ class Breaks:
 
 
 @pytest.mark.slow
-async def test_a_defect_of_one_receiver_is_no_loop_and_no_other_ones(tmp_path: Path) -> None:
-    """Its event waits as for a dead one; what is no event at all is given up, and said."""
+async def test_a_defect_of_one_receiver_affects_no_other(tmp_path: Path) -> None:
+    """Its event is retried as for a dead one; a malformed event is dropped and logged."""
     defect, unreadable = Breaks(ZeroDivisionError()), Breaks(EventInvalid("no event"))
     every = frozenset(EventKind)
     async with inbox() as box:
@@ -382,7 +382,7 @@ async def test_a_defect_of_one_receiver_is_no_loop_and_no_other_ones(tmp_path: P
             tmp_path, Receiver("defect", every, defect), Receiver("unreadable", every, unreadable), to(box.url)
         )
         with running(dispatcher):
-            dispatcher.tell(MOVED)
+            dispatcher.notify(MOVED)
             await box.until(1)
             left = await until_waiting(tmp_path, {"defect": 1})
             await asyncio.sleep(2.5)  # two rounds more

@@ -1,4 +1,4 @@
-"""Which entries of the ledger are events, and what they say."""
+"""Which entries of the ledger are events, and their content."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def moved(tag: str, was: Digest | None, now: Digest | None, *, alarm: bool = Fal
     ],
 )
 def test_an_entry_is_an_event_or_none(said: Entry, event: TagMoved | ReleaseDone | None) -> None:
-    """What moved, where to, by the name that clients know; what merely stands in the ledger is told to nobody."""
+    """A move becomes an event under the registry's public name; other entries do not."""
     assert event_of(said, HERE) == event
 
 
-def test_an_entry_whose_names_are_none_is_refused() -> None:
-    """Whoever reads goes on with the next one."""
+def test_an_entry_with_malformed_names_is_refused() -> None:
+    """The reader continues with the next one."""
     with pytest.raises(Invalid):
         event_of(entry(EntryKind.TAG_MOVED, tag="not a tag", was=OLD), HERE)
 
@@ -107,5 +107,5 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
     ],
 )
 def test_an_observation_is_an_event_if_it_says_so(said: Entry, event: TagMoved | TagHeld | None) -> None:
-    """By the name that upstream has it under."""
+    """Under the upstream's own name."""
     assert event_of_observation(said) == event

@@ -1,4 +1,4 @@
-"""Events on their way: on the disk before anybody relies on it, gone when they were taken, bounded."""
+"""The outbox: durable, bounded, emptied by delivery."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def ids(outbox: Outbox, receiver: str, now_us: int = 10**12) -> list[str]:
     return [each.id for each in outbox.due(receiver, now_us)]
 
 
-def test_what_is_put_waits_for_each_receiver_until_it_was_taken(outbox: Outbox) -> None:
-    """In the order in which it happened; the same event put again is there once."""
+def test_an_event_waits_for_each_receiver_until_it_is_delivered(outbox: Outbox) -> None:
+    """In order of time; an event put twice is stored once."""
     outbox.put([Posting("2", 2, BODY, ("a", "b")), Posting("1", 1, BODY, ("a",))])
     outbox.put([Posting("2", 2, BODY, ("a", "b"))])
     both = ids(outbox, "a"), ids(outbox, "b")
-    outbox.taken("a", "1")
-    outbox.put_off("b", "2", 50)
+    outbox.delivered("a", "1")
+    outbox.postpone("b", "2", 50)
 
     assert both == (["1", "2"], ["2"])
     assert (ids(outbox, "a"), ids(outbox, "b", 49), ids(outbox, "b", 50)) == (["2"], [], ["2"])
@@ -38,8 +38,8 @@ def test_what_is_put_waits_for_each_receiver_until_it_was_taken(outbox: Outbox) 
     assert outbox.waiting() == {"a": 1, "b": 1}
 
 
-def test_it_is_there_for_the_next_process_and_for_nobody_else(outbox: Outbox) -> None:
-    """The file may hold names of private images."""
+def test_the_outbox_is_durable_and_private(outbox: Outbox) -> None:
+    """It may contain names of private images."""
     outbox.put([Posting("1", 1, BODY, ("a",))], ("ledger", 7))
     outbox.close()
     again = Outbox(outbox.path)
@@ -49,8 +49,8 @@ def test_it_is_there_for_the_next_process_and_for_nobody_else(outbox: Outbox) ->
     again.close()
 
 
-def test_events_and_how_far_a_log_was_read_are_kept_together_or_not_at_all(outbox: Outbox) -> None:
-    """A failure in between would lose an event, or tell it twice under two names."""
+def test_events_and_cursor_are_written_atomically(outbox: Outbox) -> None:
+    """A failure in between would lose an event, or deliver it under two IDs."""
 
     def fails() -> Iterator[Posting]:
         yield Posting("1", 1, BODY, ("a",))
@@ -64,7 +64,7 @@ def test_events_and_how_far_a_log_was_read_are_kept_together_or_not_at_all(outbo
 
 
 def test_one_process_at_a_time_delivers(outbox: Outbox) -> None:
-    """The next one may once the first has ended."""
+    """The next one may after the first has ended."""
     other = Outbox(outbox.path)
     first, second = outbox.claim(), other.claim()
     outbox.close()
@@ -73,8 +73,8 @@ def test_one_process_at_a_time_delivers(outbox: Outbox) -> None:
     other.close()
 
 
-def test_what_waits_is_bounded_and_what_anybody_can_cause_goes_first(tmp_path: Path) -> None:
-    """A flood of refusals makes no alarm go; without them the oldest goes."""
+def test_minor_events_are_dropped_first(tmp_path: Path) -> None:
+    """A flood of refusals displaces no alarm; otherwise the oldest event is dropped."""
     outbox = Outbox(tmp_path / "outbox.db", max_waiting=3)
     outbox.put([Posting("alarm", 1, BODY, ("a",))])
     dropped = outbox.put([Posting(f"refused {n}", 10 + n, BODY, ("a",), minor=True) for n in range(50)])
@@ -88,8 +88,8 @@ def test_what_waits_is_bounded_and_what_anybody_can_cause_goes_first(tmp_path: P
     assert after_the_moves == ["move 0", "move 1", "move 2"]
 
 
-def test_what_waits_too_long_or_for_nobody_is_given_up(outbox: Outbox) -> None:
-    """A week; a receiver that is not configured any more."""
+def test_expired_events_and_removed_receivers_are_deleted(outbox: Outbox) -> None:
+    """After a week, or when the receiver is not configured any more."""
     outbox.put([Posting("1", 1, BODY, ("a", "gone")), Posting("2", MAX_AGE_US, BODY, ("a",))])
     given_up = outbox.expire(MAX_AGE_US + 2, ["a"])
 
@@ -97,7 +97,7 @@ def test_what_waits_too_long_or_for_nobody_is_given_up(outbox: Outbox) -> None:
     assert ids(outbox, "a") == ["2"]
 
 
-def test_a_file_that_is_none_of_ours_is_one_error(outbox: Outbox) -> None:
+def test_another_file_is_refused(outbox: Outbox) -> None:
     """Nothing is overwritten."""
     outbox.path.write_bytes(b"something else" * 1000)
     with pytest.raises(OutboxUnusable, match="not a database"):
@@ -112,12 +112,12 @@ def test_a_file_that_is_none_of_ours_is_one_error(outbox: Outbox) -> None:
         outbox.due("a", 1)
 
 
-def test_without_its_folder_it_says_so_and_reading_makes_nothing(tmp_path: Path) -> None:
-    """One line."""
+def test_a_missing_folder_is_reported_and_reading_creates_nothing(tmp_path: Path) -> None:
+    """With one line."""
     nowhere = Outbox(tmp_path / "no" / "outbox.db")
 
     assert (nowhere.waiting(), nowhere.due("a", 1), nowhere.cursor("x")) == ({}, [], None)
-    with pytest.raises(OutboxUnusable, match="folder is not there"):
+    with pytest.raises(OutboxUnusable, match="folder does not exist"):
         nowhere.put([Posting("1", 1, BODY, ("a",))])
     with pytest.raises(OutboxUnusable):
         nowhere.claim()

@@ -1,4 +1,4 @@
-"""A server tells what happens in it: refusals, moves, deletes; its pushes wait for no receiver."""
+"""Notifications of a running server: refusals, moves, deletes; no push waits for a receiver."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def settings(data: Path, box: Inbox, **more: object) -> Settings:
 
 
 @pytest.mark.slow
-async def test_a_refused_push_a_move_and_a_delete_are_told(tmp_path: Path) -> None:
-    """tag.refused with the sentence that the person got, tag.moved with what it meant before; each once."""
+async def test_a_refused_push_a_move_and_a_delete_are_delivered(tmp_path: Path) -> None:
+    """tag.refused with the message that the client got, tag.moved with the previous digest; once each."""
     async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
         client = registry.client
         old, new = image("old"), image("new")
@@ -58,8 +58,8 @@ async def test_a_refused_push_a_move_and_a_delete_are_told(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-async def test_what_happened_while_the_receiver_was_dead_is_told_after_a_restart(tmp_path: Path) -> None:
-    """And /readyz says who was not told; it is ready all the same."""
+async def test_events_for_a_dead_receiver_are_delivered_after_a_restart(tmp_path: Path) -> None:
+    """/readyz names the receiver, and is ready all the same."""
     async with inbox(answer("503 No")) as box:
         async with serving_as(settings(tmp_path / "data", box)) as registry:
             await push(registry.client, "shop/app", "latest", image("old"))
@@ -67,7 +67,7 @@ async def test_what_happened_while_the_receiver_was_dead_is_told_after_a_restart
             await box.until(1)
             for _ in range(100):
                 ready = await registry.client.get("/readyz")
-                if "was not told" in str(ready.json()):
+                if "delivery to 127.0.0.1 failed" in str(ready.json()):
                     break
                 await asyncio.sleep(0.1)
         at_first = len(box.bodies)
@@ -77,7 +77,7 @@ async def test_what_happened_while_the_receiver_was_dead_is_told_after_a_restart
             await box.until(at_first + 1)
 
     assert ready.status_code == 200
-    assert "127.0.0.1 was not told" in str(ready.json())
+    assert "delivery to 127.0.0.1 failed" in str(ready.json())
     assert box.events[-1]["id"] == box.events[0]["id"]
     assert "127.0.0.1:" not in str(ready.json())
 
@@ -88,7 +88,7 @@ def _in_an_hour() -> int:
 
 @pytest.mark.slow
 async def test_a_push_waits_for_no_receiver(tmp_path: Path) -> None:
-    """One that hangs is asked, and nothing else notices."""
+    """A receiver that hangs delays no push."""
     async with inbox(HANGS) as box, serving_as(settings(tmp_path / "data", box)) as registry:
         for number in range(20):
             answered = await push(registry.client, "shop/app", "latest", image(str(number)))
@@ -96,7 +96,7 @@ async def test_a_push_waits_for_no_receiver(tmp_path: Path) -> None:
         await box.until(1)
 
 
-async def test_a_read_only_server_tells_nobody_and_one_without_receivers_writes_nothing(tmp_path: Path) -> None:
+async def test_a_server_without_receivers_or_read_only_writes_no_outbox(tmp_path: Path) -> None:
     """There is no file."""
     async with inbox() as box:
         plain = Settings.model_validate({"server": {"data": tmp_path / "data"}})
@@ -109,8 +109,8 @@ async def test_a_read_only_server_tells_nobody_and_one_without_receivers_writes_
 
 
 @pytest.mark.slow
-async def test_workers_tell_each_event_once(tmp_path: Path) -> None:
-    """One of them delivers; whichever took the push."""
+async def test_workers_deliver_each_event_once(tmp_path: Path) -> None:
+    """One worker delivers, whichever handled the push."""
     async with inbox() as box:
         config = f'[[rule]]\nmode = "floating"\n\n[[notify]]\nurl = "{box.url}"\n'
         with servers.boltseal(tmp_path / "data", config=config, workers=2) as server:
@@ -129,19 +129,19 @@ async def test_workers_tell_each_event_once(tmp_path: Path) -> None:
     assert "/hook" not in server.log.read_text()
 
 
-async def test_what_a_mirror_says_of_its_upstreams_is_told_too(tmp_path: Path) -> None:
-    """Whatever the application is handed."""
+async def test_events_of_a_mirror_are_delivered(tmp_path: Path) -> None:
+    """As passed to the application."""
     async with inbox() as box, serving_as(settings(tmp_path / "data", box)) as registry:
         assert isinstance(registry.app, Application)
-        registry.app._happened(QuotaLow("docker.io", 3, 100, 21600))
+        registry.app._handle_event(QuotaLow("docker.io", 3, 100, 21600))
         await box.until(1)
 
     assert box.events[0]["type"] == "boltseal.quota.low.v1"
 
 
 @pytest.mark.slow
-async def test_what_a_mirror_saw_is_told_once_also_when_its_process_was_killed(tmp_path: Path) -> None:
-    """A move is in the log of observations before anybody is told: who comes next tells of it."""
+async def test_a_mirrors_move_is_delivered_once_after_kill_9(tmp_path: Path) -> None:
+    """The observation is logged before delivery; the next process delivers it."""
     async with FakeUpstream().listening() as upstream, inbox() as box:
         both = settings(tmp_path / "data", box).model_dump(exclude_unset=True) | {
             "upstream": [{"name": "up.example", "url": f"http://{upstream.authority}", "fresh": "0s"}]
@@ -156,7 +156,7 @@ async def test_what_a_mirror_saw_is_told_once_also_when_its_process_was_killed(t
             await mirror.client.get(path)
             await box.until(1)
         silent = Settings.model_validate({key: value for key, value in both.items() if key != "notify"})
-        async with serving_as(silent) as mirror:  # nobody is told: as if it had been killed before it could
+        async with serving_as(silent) as mirror:  # no delivery: as if the process had been killed before it could
             third = upstream.publish("team/app", "1.4.2", image("three"))
             await mirror.client.get(path)
         async with serving_as(wanted):

@@ -1,4 +1,4 @@
-"""Small projects for the tests of pin: the trap files of tests/data/pin, and texts; pinned with digests of our own."""
+"""Small projects for the tests: the trap files of tests/data/pin, and texts; pinned with made-up digests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DATA = Path(__file__).parent.parent / "data" / "pin"
 
 
 def trap(name: str, folder: Path) -> Path:
-    """A copy of a trap's files."""
+    """Copy a trap's files."""
     return Path(shutil.copytree(DATA / name, folder / name, symlinks=True))
 
 
 def written(folder: Path, files: Mapping[str, str | bytes]) -> Path:
-    """A project with these files."""
+    """Create a project with these files."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,37 +30,45 @@ def written(folder: Path, files: Mapping[str, str | bytes]) -> Path:
 
 
 def found_in(root: Path, *paths: str) -> ScanResult:
-    """What a scan of the project finds."""
+    """Scan the project."""
     return scan_project(ProjectTree(root), [Path(path) for path in paths])
 
 
-def digest_of(site: ImageReference) -> Digest:
-    """The digest that our tests give to whatever a site names."""
-    return Digest.of(str(site.unpinned).encode())
+def digest_of(image_ref: ImageReference) -> Digest:
+    """Return the test digest of a reference."""
+    return Digest.of(str(image_ref.unpinned).encode())
 
 
 def pinned(root: Path) -> EditResult:
-    """Every site that has a place for it, with its digest."""
+    """Pin every reference that can be edited."""
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
-    return edit(asked, found, {site: digest_of(site) for site in found.sites if site.resolved and not site.build})
+    return edit(
+        asked,
+        found,
+        {
+            image_ref: digest_of(image_ref)
+            for image_ref in found.image_refs
+            if image_ref.resolved and not image_ref.build
+        },
+    )
 
 
 def unpinned(root: Path) -> EditResult:
-    """Every site that has a digest, without it."""
+    """Unpin every pinned reference."""
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
-    return edit(asked, found, {site: None for site in found.sites if site.pinned})
+    return edit(asked, found, {image_ref: None for image_ref in found.image_refs if image_ref.pinned})
 
 
 def put(root: Path, edited: EditResult) -> None:
-    """The new texts, on the disk."""
+    """Write the new texts."""
     for change in edited.changes:
         (root / change.path).write_bytes(change.after.raw)
 
 
 def shown(edited: EditResult) -> dict[str, list[str]]:
-    """The lines that are new, by file, each digest shortened to @DIGEST."""
+    """Return the new lines by file, each digest shortened to @DIGEST."""
     lines: dict[str, list[str]] = {}
     for change in edited.changes:
         old, new = change.before.text.splitlines(), change.after.text.splitlines()
@@ -70,8 +78,11 @@ def shown(edited: EditResult) -> dict[str, list[str]]:
 
 
 def names(found: ScanResult) -> list[tuple[str, str]]:
-    """Each site: where, and what it names, or why it names nothing."""
-    return [(site.where, site.resolved.familiar() if site.resolved else f"? {site.why}") for site in found.sites]
+    """Return each reference's position, and its resolved name or the reason for having none."""
+    return [
+        (image_ref.where, image_ref.resolved.familiar() if image_ref.resolved else f"? {image_ref.why}")
+        for image_ref in found.image_refs
+    ]
 
 
 def _short(line: str) -> str:

@@ -1,4 +1,4 @@
-"""Our reader of Dockerfiles against BuildKit's own parser, as the package `dockerfile` wraps it."""
+"""Compare our parser of Dockerfiles with BuildKit's own, as the package `dockerfile` wraps it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ files = st.lists(st.sampled_from(TOKENS), max_size=20).map("".join)
 
 
 def ours(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
-    """Name, line, flags without quotes and escapes, and heredocs of each instruction; None of what can't be read."""
+    """Return name, line, flags without quotes and escapes, and heredocs of each instruction; None if unreadable."""
     try:
         lines = read_lines(SourceFile.of("Dockerfile", text.encode()))
     except Unreadable:
@@ -51,7 +51,7 @@ def ours(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] |
 
 
 def theirs(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]] | None:
-    """The same, by BuildKit."""
+    """Return the instructions as BuildKit parses them."""
     import dockerfile
 
     try:
@@ -71,21 +71,21 @@ def theirs(text: str) -> list[tuple[str, int, tuple[str, ...], tuple[str, ...]]]
 
 
 def bare(flag: str) -> str:
-    """A flag without the characters that BuildKit takes out of it, and we leave."""
+    """Return a flag without the characters that BuildKit removes and we keep."""
     return "".join(char for char in flag if char not in "'\"\\`")
 
 
 @given(text=files)
-def test_instructions_are_cut_as_buildkit_cuts_them(text: str) -> None:
-    """Whatever BuildKit reads has the same instructions, lines, flags and heredocs here."""
+def test_instructions_are_split_as_by_buildkit(text: str) -> None:
+    """Whatever BuildKit parses has equal instructions, lines, flags and heredocs here."""
     read = theirs(text)
 
     assert read is None or "--'" in text or ours(text) == read
 
 
 @pytest.mark.parametrize("path", sorted(DATA.glob("dockerfile_*/*ockerfile*")), ids=lambda path: path.name)
-def test_the_traps_are_files_that_buildkit_reads(path: Path) -> None:
-    """A trap that BuildKit itself refuses would show nothing."""
+def test_buildkit_accepts_the_trap_files(path: Path) -> None:
+    """A trap that BuildKit itself refuses would prove nothing."""
     text = path.read_text(encoding="utf-8-sig")
 
     assert theirs(text) is not None or path.name.endswith(".dockerignore")

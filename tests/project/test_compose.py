@@ -1,4 +1,4 @@
-"""Compose files: one trap each."""
+"""References in Compose files, with one trap file for each case."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_flow_style_is_read_and_edited(tmp_path: Path) -> None:
     }
 
 
-def test_an_alias_is_edited_where_its_anchor_stands(tmp_path: Path) -> None:
-    """Two services that use one anchor are two sites with one edit; a merged fragment gives way to a service's own image."""
+def test_an_alias_is_edited_at_its_anchor(tmp_path: Path) -> None:
+    """Two services that use one anchor are two references with one edit; a service's own image overrides a merged one."""
     root = trap("compose_aliases_and_fragments", tmp_path)
     found = found_in(root)
 
@@ -55,11 +55,11 @@ def test_image_inside_environment_command_and_content_is_text(tmp_path: Path) ->
 
 
 def test_the_image_of_a_service_that_is_built_is_not_pinned(tmp_path: Path) -> None:
-    """Its own `build`, or one that it extends, makes the name the project's own."""
+    """A `build` of its own, or of a service that it extends, makes the image a local one."""
     root = trap("compose_built_here", tmp_path)
     found = found_in(root)
 
-    assert [(site.where, site.build) for site in found.sites] == [
+    assert [(image_ref.where, image_ref.build) for image_ref in found.image_refs] == [
         ("services.own.image", True),
         ("services.child.image", True),
         ("services.pulled.image", False),
@@ -68,15 +68,15 @@ def test_the_image_of_a_service_that_is_built_is_not_pinned(tmp_path: Path) -> N
 
 
 def test_a_build_in_the_override_counts_also_when_only_the_base_is_named(tmp_path: Path) -> None:
-    """Compose loads the override unasked, so the name is built here."""
+    """Compose loads the override by default, so the image is built here."""
     root = trap("compose_built_by_the_override", tmp_path)
     found = found_in(root, "compose.yaml")
 
-    assert [site.build for site in found.sites] == [True, False]
+    assert [image_ref.build for image_ref in found.image_refs] == [True, False]
 
 
-def test_a_default_holds_the_digest_of_its_own_value(tmp_path: Path) -> None:
-    """A variable that is set takes the pin away together with the tag; where the end is not certain nothing is written."""
+def test_a_digest_is_written_into_a_default(tmp_path: Path) -> None:
+    """Setting the variable replaces the pin together with the tag; if the end is uncertain, nothing is written."""
     root = trap("compose_default_of_a_variable", tmp_path)
     found = found_in(root)
 
@@ -89,59 +89,59 @@ def test_a_default_holds_the_digest_of_its_own_value(tmp_path: Path) -> None:
             "image: ${REGISTRY:-registry.example.com}/shop/app:1.4.2@DIGEST",
         ]
     }
-    assert found.sites[5].override_only == "what the reference ends with depends on a variable that is not set"
-    assert (found.sites[6].resolved, found.sites[6].why) == (None, "MUST is not set: say which")
+    assert found.image_refs[5].override_only == "its end depends on a variable that is not set"
+    assert (found.image_refs[6].resolved, found.image_refs[6].why) == (None, "MUST is not set: say which")
 
 
 def test_two_dollar_signs_are_one_and_no_variable(tmp_path: Path) -> None:
-    """`$$image` is the text `$image`, which is no reference."""
+    """`$$image` is the text `$image`, which is not a reference."""
     found = found_in(trap("compose_dollar_signs", tmp_path))
 
-    assert found.sites[1].resolved is None
-    assert str(found.sites[1].why).startswith('"$image" is not a repository name')
+    assert found.image_refs[1].resolved is None
+    assert str(found.image_refs[1].why).startswith('"$image" is not a repository name')
 
 
 def test_a_variable_of_dotenv_is_edited_there_if_used_once(tmp_path: Path) -> None:
-    """Quotes, `export` and the comment behind stay; a value used twice, or put together, is left to an override."""
+    """Quotes, `export` and the comment after it stay; a value used twice or assembled needs an override."""
     root = trap("compose_dotenv", tmp_path)
     edited = pinned(root)
 
     assert shown(edited) == {
         ".env": ['export NGINX="1.25@DIGEST"   # of the front', "IMAGE='postgres:16@DIGEST'"],
     }
-    assert [(refusal.site.where, refusal.reason) for refusal in edited.refusals] == [
+    assert [(refusal.image_ref.where, refusal.reason) for refusal in edited.refusals] == [
         ("services.one.image", "SHARED of .env is used in more than one place"),
         ("services.two.image", "SHARED of .env is used in more than one place"),
-        ("services.put_together.image", "its end comes from MADE, which .env puts together of other variables"),
+        ("services.put_together.image", "its end comes from MADE, which .env assembles from other variables"),
     ]
 
 
 def test_dotenv_that_a_container_sees_is_not_edited(tmp_path: Path) -> None:
-    """As an env_file it would carry the digest into the container."""
+    """As an env_file it would pass the digest to the container."""
     edited = pinned(trap("compose_dotenv_is_env_file_too", tmp_path))
 
     assert edited.changes == ()
-    assert edited.refusals[0].reason == ".env is an env_file too: a container would see the digest in NGINX"
+    assert edited.refusals[0].reason == ".env is also an env_file: a container would get the digest in NGINX"
 
 
-def test_a_use_in_a_file_beside_that_nobody_named_counts_too(tmp_path: Path) -> None:
-    """A variable that another Compose file of the folder uses can't carry the digest of this one's image."""
+def test_a_use_in_a_file_outside_the_scan_counts_too(tmp_path: Path) -> None:
+    """A variable that another Compose file of the folder uses can't carry the digest of this file's image."""
     services = "services:\n  web:\n    image: nginx:${TAG}\n"
     root = written(
         tmp_path, {"compose.yml": services, ".env": "TAG=1.25\n", "prod.yml": services.replace("nginx", "x")}
     )
 
-    assert found_in(root, "compose.yml").sites[0].override_only == "TAG of .env is used in more than one place"
+    assert found_in(root, "compose.yml").image_refs[0].override_only == "TAG of .env is used in more than one place"
 
 
-def test_a_variable_behind_the_tag_forbids_a_digest_before_it(tmp_path: Path) -> None:
-    """Set some day, it would stand behind the digest."""
+def test_a_variable_after_the_tag_prevents_a_digest_before_it(tmp_path: Path) -> None:
+    """If set later, its value would follow the digest."""
     found = found_in(trap("compose_variable_behind", tmp_path))
 
-    assert (found.sites[0].spot, names(found)) == (None, [("services.web.image", "nginx:1.25")])
+    assert (found.image_refs[0].edit_range, names(found)) == (None, [("services.web.image", "nginx:1.25")])
 
 
-def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
+def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
     """`node:${NODE:-22}-alpine`: with NODE=23 the old image would run under the new name, and nobody would be told.
 
     A digest that goes away with the variable is sound, and so is one behind a name: there nobody has that digest.
@@ -156,17 +156,17 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
             "image: ${OWNER:-bitnami}/haproxy@DIGEST",
         ]
     }
-    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
-        ("services.suffix.image", "NODE gives part of its tag"),
-        ("services.two.image", "MAJOR gives part of its tag"),
-        ("services.from_env.image", "PG gives part of its tag"),
-        ("services.inner.image", "HTTPD gives part of its tag"),
-        ("services.unset.image", "FLAVOUR gives part of its tag"),
+    assert [(refusal.image_ref.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+        ("services.suffix.image", "NODE sets part of its tag"),
+        ("services.two.image", "MAJOR sets part of its tag"),
+        ("services.from_env.image", "PG sets part of its tag"),
+        ("services.inner.image", "HTTPD sets part of its tag"),
+        ("services.unset.image", "FLAVOUR sets part of its tag"),
     ]
 
 
 def test_services_of_every_profile_are_read(tmp_path: Path) -> None:
-    """Whether they start today or not."""
+    """A profile may start at any time."""
     assert names(found_in(trap("compose_profiles", tmp_path))) == [
         ("services.web.image", "nginx:1.25"),
         ("services.debug.image", "busybox:1.36"),
@@ -174,7 +174,7 @@ def test_services_of_every_profile_are_read(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_begins_like_another_is_not_mistaken_for_it(tmp_path: Path) -> None:
-    """`nginx:1.2`, `nginx:1.25` and `nginx` are three sites."""
+    """`nginx:1.2`, `nginx:1.25` and `nginx` are three references."""
     root = trap("compose_prefix_of_another", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -183,26 +183,28 @@ def test_a_reference_that_begins_like_another_is_not_mistaken_for_it(tmp_path: P
 
 
 def test_include_and_extends_are_followed_within_the_project(tmp_path: Path) -> None:
-    """An extended file's variables come from the `.env` of the file that extends it; what lies elsewhere is a problem."""
+    """An extended file uses the `.env` of the extending file; a file outside the project is a problem."""
     root = trap("compose_include_and_extends", tmp_path)
     found = found_in(root, "compose.yml")
 
-    assert [(site.path, site.written) for site in found.sites] == [
+    assert [(image_ref.path, image_ref.written) for image_ref in found.image_refs] == [
         ("parts/base.yml", "nginx:${NGINX}"),
         ("parts/cache.yml", "redis:${REDIS:-7.2}"),
         ("parts/db.yml", "postgres:16"),
     ]
     assert shown(pinned(root))[".env"] == ["NGINX=1.25@DIGEST"]
     assert [(problem.path, problem.line) for problem in found.problems] == [("compose.yml", 4), ("compose.yml", 5)]
-    assert "lies elsewhere: not followed" in found.problems[0].message
+    assert "is remote: not followed" in found.problems[0].message
     assert "leads out of the project" in found.problems[1].message
 
 
-def test_what_is_included_has_the_variables_of_the_project_first(tmp_path: Path) -> None:
-    """Then those of its `env_file`, of its `project_directory`, or of its own folder; what is extended, the project's only."""
+def test_an_included_file_uses_the_projects_variables_first(tmp_path: Path) -> None:
+    """Then those of its `env_file`, `project_directory` or folder; an extended file has only the project's."""
     root = trap("compose_include_variables", tmp_path)
 
-    assert [site.resolved.familiar() for site in found_in(root, "compose.yml").sites if site.resolved] == [
+    assert [
+        image_ref.resolved.familiar() for image_ref in found_in(root, "compose.yml").image_refs if image_ref.resolved
+    ] == [
         "x:top--o",
         "y:top-a-",
         "inc:top-a",
@@ -211,18 +213,22 @@ def test_what_is_included_has_the_variables_of_the_project_first(tmp_path: Path)
     ]
 
 
-def test_a_file_that_means_two_things_names_nothing(tmp_path: Path) -> None:
-    """Read by itself it has the variables of its own folder, and where it is included those of the project."""
-    (site,) = [
-        site for site in found_in(trap("compose_include_variables", tmp_path)).sites if site.path == "a/compose.yml"
+def test_a_file_with_ambiguous_variables_is_not_resolved(tmp_path: Path) -> None:
+    """It has its own folder's variables when read alone, and the project's when included."""
+    (image_ref,) = [
+        image_ref
+        for image_ref in found_in(trap("compose_include_variables", tmp_path)).image_refs
+        if image_ref.path == "a/compose.yml"
     ]
 
-    assert site.resolved is None
-    assert site.why == "two ways lead to this file, and its variables differ on them: name the one you mean"
+    assert image_ref.resolved is None
+    assert (
+        image_ref.why == "this file is included twice, with different variables; scan one of the including files alone"
+    )
 
 
 def test_reset_is_no_image_and_override_is_one(tmp_path: Path) -> None:
-    """Compose's own tags are kept, and read."""
+    """Compose's own YAML tags are kept, and read."""
     root = trap("compose_override_tags", tmp_path)
 
     assert shown(pinned(root)) == {"compose.yml": ["image: !override nginx:1.25@DIGEST"]}
@@ -245,35 +251,35 @@ def test_images_in_other_places_than_image(tmp_path: Path) -> None:
 
 
 def test_the_platform_of_a_service_is_known(tmp_path: Path) -> None:
-    """`platform` says for which machine the image is asked."""
-    assert found_in(trap("compose_platform", tmp_path)).sites[0].platforms == ("linux/arm64",)
+    """`platform` selects the machine of the image."""
+    assert found_in(trap("compose_platform", tmp_path)).image_refs[0].platforms == ("linux/arm64",)
 
 
-def test_a_digest_that_stands_there_is_replaced(tmp_path: Path) -> None:
-    """Also in a default."""
+def test_an_existing_digest_is_replaced(tmp_path: Path) -> None:
+    """In a default too."""
     root = trap("compose_pinned_already", tmp_path)
     found = found_in(root)
 
-    assert [site.pinned.hex[:2] for site in found.sites if site.pinned] == ["00", "11"]
+    assert [image_ref.pinned.hex[:2] for image_ref in found.image_refs if image_ref.pinned] == ["00", "11"]
     assert shown(pinned(root)) == {"compose.yml": ["image: nginx:1.25@DIGEST", "image: redis:${TAG:-7.2@DIGEST}"]}
 
 
-def test_escapes_before_the_end_do_no_harm_and_inside_a_default_are_refused(tmp_path: Path) -> None:
-    """The end of a scalar is where it is whatever stands before; a place inside an escaped text has no one position."""
+def test_escapes_are_accepted_before_the_end_and_refused_inside_a_default(tmp_path: Path) -> None:
+    """The end of a scalar is certain after any escapes; a position inside an escaped text is not."""
     root = trap("compose_escapes", tmp_path)
 
     assert shown(pinned(root)) == {
         "compose.yml": ['image: "ng\\x69nx:1.25@DIGEST"', 'image: &x !!str "redis:7.2@DIGEST"']
     }
-    assert "escaped or folded" in str(found_in(root).sites[1].override_only)
+    assert "escaped or folded" in str(found_in(root).image_refs[1].override_only)
 
 
 def test_crlf_a_byte_order_mark_and_tabs_stay(tmp_path: Path) -> None:
-    """The bytes around the digests are the same bytes."""
+    """All bytes around the digests are unchanged."""
     root = trap("compose_crlf_bom_tabs", tmp_path)
     before = (root / "compose.yml").read_bytes()
     (change,) = pinned(root).changes
-    digests = [f"@{site.pinned}".encode() for site in found_in(root).sites if site.pinned]
+    digests = [f"@{image_ref.pinned}".encode() for image_ref in found_in(root).image_refs if image_ref.pinned]
 
     assert digests == []
     assert change.after.raw.startswith(b"\xef\xbb\xbfservices:\r\n  web:\t# a tab\r\n    image: nginx:1.25@sha256:")
@@ -288,14 +294,14 @@ def test_a_file_without_a_final_newline_gets_none(tmp_path: Path) -> None:
     assert change.after.text[-64:].isalnum()
 
 
-def test_places_count_characters_and_not_bytes(tmp_path: Path) -> None:
-    """Letters beyond ASCII before an image move nothing."""
+def test_positions_count_characters_and_not_bytes(tmp_path: Path) -> None:
+    """Non-ASCII letters before an image do not shift its position."""
     root = trap("compose_beyond_ascii", tmp_path)
 
     assert shown(pinned(root)) == {"compose.yml": ['"café 🚀": {image: nginx:1.25@DIGEST} # 🚀 and so on']}
 
 
-def test_a_bomb_of_aliases_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_an_alias_bomb_is_a_problem_and_other_files_are_read(tmp_path: Path) -> None:
     """Nine levels of nine aliases are ten nodes, which are counted and not expanded."""
     lines = ["x0: &x0 {image: nginx:1.25}"]
     lines += [f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 10)]
@@ -303,22 +309,22 @@ def test_a_bomb_of_aliases_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = found_in(written(tmp_path, {"compose.yml": bomb, "b/compose.yml": "services: {web: {image: redis:7}}\n"}))
 
     assert [str(problem) for problem in found.problems] == [
-        "compose.yml:7: its aliases stand for more than 1000000 values: not read"
+        "compose.yml:7: its aliases expand to more than 1000000 values: not read"
     ]
     assert names(found) == [("services.web.image", "redis:7")]
 
 
-def test_a_mapping_that_merges_itself_is_no_file_of_anybodys(tmp_path: Path) -> None:
+def test_a_mapping_that_merges_itself_is_refused(tmp_path: Path) -> None:
     """Compose does not read it either."""
     root = written(tmp_path, {"compose.yml": "services:\n  web: &w\n    image: nginx:1.25\n    <<: *w\n"})
 
     assert [str(problem) for problem in found_in(root).problems] == [
-        "compose.yml:2: an anchor holds an alias of itself: not read"
+        "compose.yml:2: an anchor contains an alias of itself: not read"
     ]
 
 
-def test_all_documents_of_a_file_speak_of_a_service(tmp_path: Path) -> None:
-    """Compose merges them: what a later one does not name, an earlier one did."""
+def test_a_service_may_be_in_several_documents(tmp_path: Path) -> None:
+    """Compose merges the documents: a later one may omit what an earlier one sets."""
     text = (
         "services: {web: {image: nginx:1.25}}\n---\nservices: {web: {environment: {A: b}}, cache: {image: redis:7}}\n"
     )
@@ -327,25 +333,25 @@ def test_all_documents_of_a_file_speak_of_a_service(tmp_path: Path) -> None:
     assert names(found_in(root)) == [("services.web.image", "nginx:1.25"), ("services.cache.image", "redis:7")]
 
 
-def test_a_service_is_built_here_whichever_document_says_so(tmp_path: Path) -> None:
-    """Its own name is then not pinned."""
+def test_a_build_in_any_document_makes_the_service_local(tmp_path: Path) -> None:
+    """A local image's name is not pinned."""
     text = "services: {web: {image: shop/app:1}}\n---\nservices: {web: {build: .}}\n"
 
     assert pinned(written(tmp_path, {"compose.yml": text})).changes == ()
 
 
-def test_a_link_is_a_compose_file_of_the_folder_it_lies_in(tmp_path: Path) -> None:
-    """Its name says what it is, and its variables come from the .env beside it, as Compose has it."""
+def test_a_link_is_a_compose_file_of_its_own_folder(tmp_path: Path) -> None:
+    """The link's name selects the format, and its variables come from the .env beside it, as in Compose."""
     files = {"deploy/prod.yaml": "services: {web: {image: 'a:$T'}}\n", ".env": "T=1\n", "deploy/.env": "T=2\n"}
     root = written(tmp_path, files)
     (root / "compose.yaml").symlink_to("deploy/prod.yaml")
 
     assert names(found_in(root)) == names(found_in(root, "compose.yaml")) == [("services.web.image", "a:1")]
-    assert [site.path for site in found_in(root).sites] == ["deploy/prod.yaml"]
+    assert [image_ref.path for image_ref in found_in(root).image_refs] == ["deploy/prod.yaml"]
 
 
 def test_an_override_may_be_a_link(tmp_path: Path) -> None:
-    """Compose loads it unasked, wherever it leads in the project."""
+    """Compose loads it by default, wherever in the project it leads."""
     files = {
         "compose.yaml": "services: {web: {image: shop/app:1}}\n",
         "dev/extra.yaml": "services: {web: {build: .}}\n",
@@ -355,7 +361,7 @@ def test_an_override_may_be_a_link(tmp_path: Path) -> None:
     found = found_in(root)
 
     assert found.problems == ()
-    assert [site.build for site in found.sites] == [True]
+    assert [image_ref.build for image_ref in found.image_refs] == [True]
 
 
 @pytest.mark.parametrize(
@@ -367,23 +373,23 @@ def test_an_override_may_be_a_link(tmp_path: Path) -> None:
         ("TAG=1.2 # as tested\n", "a:1.2"),
         ("TAG=1.2\t\r\n", "a:1.2"),
         ("TAG='1.2' # as tested\nA=it's\n", "a:1.2"),
-        ("X=$\nTAG=1.2$X\n", "? what .env sets TAG to is not evaluated here"),
-        ("TAG='1'2\n", "? what .env sets TAG to is not evaluated here"),
+        ("X=$\nTAG=1.2$X\n", "? the value of TAG in .env is not evaluated"),
+        ("TAG='1'2\n", "? the value of TAG in .env is not evaluated"),
         ("TAG=$\nTAG=3\n", "a:3"),
     ],
 )
-def test_what_an_env_file_says(tmp_path: Path, env: str, named: str) -> None:
-    """Lines within quotes set nothing; and what can't be told is not taken for nothing."""
+def test_values_of_an_env_file(tmp_path: Path, env: str, named: str) -> None:
+    """Lines within quotes set nothing, and an unevaluated value is not taken for an empty one."""
     root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:${TAG-none}"}}\n', ".env": env})
 
     assert names(found_in(root)) == [("services.web.image", named)]
 
 
 def test_an_env_file_with_an_open_quote_is_a_problem(tmp_path: Path) -> None:
-    """Compose reads nothing of it."""
+    """Compose reads nothing from such a file."""
     root = written(tmp_path, {"compose.yml": 'services: {web: {image: "a:$TAG"}}\n', ".env": 'A=1\nTAG="2\n'})
 
-    assert [str(problem) for problem in found_in(root).problems] == [".env:2: has a quote that nothing closes"]
+    assert [str(problem) for problem in found_in(root).problems] == [".env:2: has an unclosed quote"]
 
 
 DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.20\nFROM shop/base:${TAG}\n"
@@ -402,17 +408,15 @@ DOCKERFILE = "ARG BASE=node:20\nARG TAG=1\nFROM ${BASE} AS build\nFROM alpine:3.
             [
                 (
                     "services.web.build.args FROM, stage build",
-                    "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+                    "? the value of BASE is not evaluated: it has quotes or escapes inside, or too many variables",
                 ),
                 ("services.web.build.args FROM, stage 2", "shop/base:2"),
             ],
         ),
     ],
 )
-def test_a_build_argument_makes_a_dockerfile_stand_on_another_image(
-    tmp_path: Path, args: str, more: list[tuple[str, str]]
-) -> None:
-    """What Compose builds on is then not what the Dockerfile says, which others may build as it is."""
+def test_a_build_argument_changes_the_base_image(tmp_path: Path, args: str, more: list[tuple[str, str]]) -> None:
+    """Compose then builds on another image than the Dockerfile alone, which may be built as it is."""
     text = f"services: {{web: {{build: {{context: ./app, args: {args}}}}}}}\n"
     root = written(tmp_path, {"compose.yml": text, ".env": "NODE=22\n", "app/Dockerfile": DOCKERFILE})
     found = names(found_in(root))
@@ -425,8 +429,8 @@ def test_a_build_argument_makes_a_dockerfile_stand_on_another_image(
     assert sorted(found[3:]) == sorted(more)
 
 
-def test_an_image_of_a_build_argument_is_left_to_a_source_policy(tmp_path: Path) -> None:
-    """The argument's text is not edited: the Dockerfile may use it for other things."""
+def test_an_image_of_a_build_argument_needs_a_source_policy(tmp_path: Path) -> None:
+    """The argument's text is not edited, because the Dockerfile may use it elsewhere."""
     text = "services: {web: {build: {context: app, args: {BASE: node:22}}}}\n"
     root = written(tmp_path, {"compose.yml": text, "app/Dockerfile": DOCKERFILE})
 
@@ -434,12 +438,12 @@ def test_an_image_of_a_build_argument_is_left_to_a_source_policy(tmp_path: Path)
 
 
 @pytest.mark.lengthy
-def test_too_many_build_arguments_are_told(tmp_path: Path) -> None:
-    """Each would have a Dockerfile read again."""
+def test_too_many_build_arguments_are_a_problem(tmp_path: Path) -> None:
+    """Each would cause another read of a Dockerfile."""
     services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))
     big = DOCKERFILE + "# " + "x" * 250_000 + "\n"
     found = found_in(written(tmp_path, {"compose.yml": f"services:\n{services}", "Dockerfile": big}))
 
     assert {problem.message for problem in found.problems} == {
-        "too many build arguments: what they make of Dockerfiles is not read"
+        "too many build arguments: their effect on Dockerfiles is not read"
     }

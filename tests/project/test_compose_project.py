@@ -1,4 +1,4 @@
-"""What Compose calls a project, compared with Compose itself where it is asked."""
+"""The name that Compose gives a project, compared with Compose itself where it is available."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ ONE = "services: {web: {image: a}}\n"
     ],
 )
 @pytest.mark.real
-def test_its_name_is_what_compose_calls_it(tmp_path: Path, folder: str, text: str, env: str | None, name: str) -> None:
-    """By the file, the `.env` beside it, or the folder."""
+def test_the_project_has_the_name_that_compose_gives_it(
+    tmp_path: Path, folder: str, text: str, env: str | None, name: str
+) -> None:
+    """From the file, the `.env` beside it, or the folder."""
     file = written(tmp_path / folder, text, env)
     docker = subprocess.run(
         [program("docker-compose"), "-f", file, "config", "--format", "json"],
@@ -55,7 +57,7 @@ def test_its_name_is_what_compose_calls_it(tmp_path: Path, folder: str, text: st
 
 
 def test_the_services_that_should_run(tmp_path: Path) -> None:
-    """Not those of a profile, nor those that are started zero times."""
+    """Services of a profile and those with zero replicas are excluded."""
     services = {
         "web": {"image": "a"},
         "built": {"build": "."},
@@ -76,33 +78,33 @@ def test_the_services_that_should_run(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("services: [", "compose.yaml"),
-        ("name: ${NOBODY}\n", "can't be told"),
-        ("name: '../etc'\n", "is no name of a project"),
-        ("name: Shop\n", "is no name of a project"),
-        ("\0", "holds a NUL byte"),
+        ("name: ${NOBODY}\n", "can't be evaluated"),
+        ("name: '../etc'\n", "is not a valid project name"),
+        ("name: Shop\n", "is not a valid project name"),
+        ("\0", "contains a NUL byte"),
     ],
 )
-def test_a_file_that_is_none(tmp_path: Path, text: str, said: str) -> None:
-    """Is usage, in one line."""
+def test_an_invalid_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """The error is one line."""
     with pytest.raises(ComposeProjectInvalid, match=said):
         compose_project(written(tmp_path / "shop", text))
 
 
 def test_an_empty_file_is_a_project_without_services(tmp_path: Path) -> None:
-    """Under its folder's name."""
+    """It is named after its folder."""
     found = compose_project(written(tmp_path / "shop", ""))
 
     assert (found.name, found.services) == ("shop", ())
 
 
-def test_no_file(tmp_path: Path) -> None:
-    """Neither there nor in the folder."""
-    with pytest.raises(ComposeProjectInvalid, match="there is no such file"):
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """Neither the file nor a folder with one exists."""
+    with pytest.raises(ComposeProjectInvalid, match="no such file"):
         compose_project(tmp_path)
 
 
-def test_a_file_that_is_too_large(tmp_path: Path) -> None:
-    """Is not read to its end."""
+def test_a_large_file_is_refused(tmp_path: Path) -> None:
+    """It is not read to its end."""
     file = written(tmp_path / "shop", ONE)
     os.truncate(file, MAX_FILE_BYTES + 1)
 

@@ -1,4 +1,4 @@
-"""What a lock and its gate ask of a registry, counted: a HEAD for each reference, one token, and no pull on Docker Hub."""
+"""Requests of lock and verify are counted: a HEAD for each reference, one token, and no pull on Docker Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from boltseal.project.lock import relock
 from boltseal.project.verify import VerifyResult, verify
 from tests.fakes.hub import FakeHub
 from tests.lockfile.locks import NOW_US
-from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
 MANY = 200
 
@@ -31,41 +31,41 @@ def hub() -> FakeHub:
 
 
 def filled(hub: FakeHub, registry: str) -> list[ImageReference]:
-    """Two hundred repositories, each named in five files."""
+    """Return two hundred repositories, each named in five files."""
     for number in range(MANY):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     return [
-        site(f"{registry}/team/app{number}:1.0.0", path=f"{file}/compose.yaml")
+        image_ref(f"{registry}/team/app{number}:1.0.0", path=f"{file}/compose.yaml")
         for number in range(MANY)
         for file in range(5)
     ]
 
 
-async def locked(hub: FakeHub, sites: list[ImageReference], old: Lock) -> Lock:
-    """By one call of the verb: connections and tokens are its own."""
+async def locked(hub: FakeHub, image_refs: list[ImageReference], old: Lock) -> Lock:
+    """Lock in one command run, with its own connections and tokens."""
     async with resolving(hub) as resolver:
-        done = await relock(sites, old, resolver, update=lambda _: False, now_us=NOW_US)
+        done = await relock(image_refs, old, resolver, update=lambda _: False, now_us=NOW_US)
 
     assert not done.unresolved
     return done.lock
 
 
-async def verified(hub: FakeHub, sites: list[ImageReference], lock: Lock) -> tuple[VerifyResult, ...]:
+async def verified(hub: FakeHub, image_refs: list[ImageReference], lock: Lock) -> tuple[VerifyResult, ...]:
     async with resolving(hub) as resolver:
-        return await verify(sites, lock, resolver, now_us=NOW_US)
+        return await verify(image_refs, lock, resolver, now_us=NOW_US)
 
 
 @pytest.mark.slow
 async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_each(hub: FakeHub) -> None:
-    """The first lock reads what is behind each digest by the same token; the second, and verify, only ask."""
-    sites = filled(hub, REGISTRY)
-    lock = await locked(hub, sites, Lock())
+    """The first lock reads platforms with the same token; the second, and verify, only send HEADs."""
+    image_refs = filled(hub, REGISTRY)
+    lock = await locked(hub, image_refs, Lock())
     first = hub.counted.copy()
     hub.counted.clear()
-    again = await locked(hub, sites, lock)
+    again = await locked(hub, image_refs, lock)
     second = hub.counted.copy()
     hub.counted.clear()
-    verdicts = await verified(hub, sites, lock)
+    verdicts = await verified(hub, image_refs, lock)
 
     assert first == {"token": 1, "HEAD manifest": MANY, "GET manifest": 3 * MANY}
     assert second == {"token": 1, "HEAD manifest": MANY}
@@ -76,13 +76,13 @@ async def test_a_thousand_uses_of_two_hundred_images_cost_one_token_and_a_head_e
 
 @pytest.mark.slow
 async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
-    """Their histories are asked for by the token that there is, and which platforms changed, by one index each."""
-    sites = filled(hub, REGISTRY)
-    lock = await locked(hub, sites, Lock())
+    """Their histories use the existing token, and the changed platforms cost one index each."""
+    image_refs = filled(hub, REGISTRY)
+    lock = await locked(hub, image_refs, Lock())
     for number in range(MANY):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(f"newer {number}"))
     hub.counted.clear()
-    verdicts = await verified(hub, sites, lock)
+    verdicts = await verified(hub, image_refs, lock)
 
     assert {verdict.weight for verdict in verdicts} == {Weight.DIFFERS}
     assert hub.counted == {"token": 1, "HEAD manifest": MANY, "history": MANY, "GET manifest": MANY}
@@ -90,12 +90,12 @@ async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
 
 @pytest.mark.lengthy
 async def test_on_docker_hub_nothing_is_counted_as_a_pull(hub: FakeHub) -> None:
-    """Neither by lock nor by verify, whatever moved: HEADs are free there, and a GET of a manifest is not."""
-    sites = filled(hub, "docker.io")
-    lock = await locked(hub, sites, Lock())
+    """HEADs are free there and a manifest GET is not, whatever moved."""
+    image_refs = filled(hub, "docker.io")
+    lock = await locked(hub, image_refs, Lock())
     publish(hub, "team/app7:1.0.0", two_platforms("newer"))
-    await verified(hub, sites, lock)
-    await locked(hub, sites, lock)
+    await verified(hub, image_refs, lock)
+    await locked(hub, image_refs, lock)
 
     assert hub.counted["GET manifest"] == hub.counted["GET blob"] == 0
     assert hub.counted["token"] == 3

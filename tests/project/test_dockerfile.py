@@ -1,4 +1,4 @@
-"""Dockerfiles: one trap each."""
+"""References in Dockerfiles, with one trap file for each case."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.project.projects import found_in, names, pinned, shown, trap, written
 
-BEHIND = "what it names depends on a variable that other instructions use too, or that no default fills"
+NO_POSITION = "it depends on a variable that other instructions use too or that has no default"
 
 
 def test_from_inside_a_heredoc_is_text(tmp_path: Path) -> None:
@@ -31,24 +31,26 @@ def test_an_arg_before_from_is_pinned_in_its_default(tmp_path: Path) -> None:
             "FROM postgres:${PG:-16@DIGEST} AS seven",
         ]
     }
-    assert [(refusal.site.where, refusal.reason) for refusal in edited.refusals] == [("FROM, stage five", BEHIND)]
+    assert [(refusal.image_ref.where, refusal.reason) for refusal in edited.refusals] == [
+        ("FROM, stage five", NO_POSITION)
+    ]
     assert ("FROM, stage eight", "? NONE is not set") in names(found_in(root))
 
 
 def test_one_arg_of_two_equal_from_lines_is_pinned_once(tmp_path: Path) -> None:
-    """Both say the same text, so both mean the same image."""
+    """Both texts are equal, so both resolve to one image."""
     assert shown(pinned(trap("dockerfile_same_text_twice", tmp_path))) == {"Dockerfile": ["ARG V=22@DIGEST"]}
 
 
 def test_one_arg_of_two_different_images_is_not_pinned(tmp_path: Path) -> None:
-    """The digest of one would be asked for of the other."""
+    """The digest of one image would be requested for the other."""
     root = written(tmp_path, {"Dockerfile": "ARG V=22\nFROM node:${V} AS a\nFROM python:${V}\n"})
 
-    assert [site.override_only for site in found_in(root).sites] == [BEHIND, BEHIND]
+    assert [image_ref.override_only for image_ref in found_in(root).image_refs] == [NO_POSITION, NO_POSITION]
 
 
-def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
-    """`FROM node:${NODE}-alpine`, also by way of another ARG: a build argument would get the old image by a new name."""
+def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
+    """`FROM node:${NODE}-alpine`, also through another ARG: a build argument would combine a new tag with the old image."""
     edited = pinned(trap("dockerfile_variable_in_the_tag", tmp_path))
 
     assert shown(edited) == {
@@ -58,10 +60,10 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
             "FROM python:3.${MINOR:-13@DIGEST} AS four",
         ]
     }
-    assert [(refusal.site.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
-        ("FROM, stage one", "NODE gives part of its tag"),
-        ("FROM, stage two", "GO gives part of its tag"),
-        ("FROM, stage five", "MAJOR gives part of its tag"),
+    assert [(refusal.image_ref.where, refusal.reason.partition(":")[0]) for refusal in edited.refusals] == [
+        ("FROM, stage one", "NODE sets part of its tag"),
+        ("FROM, stage two", "GO sets part of its tag"),
+        ("FROM, stage five", "MAJOR sets part of its tag"),
     ]
 
 
@@ -73,7 +75,7 @@ def test_stages_numbers_and_scratch_are_no_images(tmp_path: Path) -> None:
         ("FROM, stage build", "golang:1.23"),
         ("COPY --from", "busybox:1.36"),
         ("RUN --mount=from", "alpine:3.20"),
-        ("COPY --from", "? variables are not filled in here by BuildKit; name a stage of a FROM instead"),
+        ("COPY --from", "? BuildKit does not fill in variables here; name a stage of a FROM instead"),
         ("ONBUILD COPY --from", "redis:7.2"),
     ]
     assert shown(pinned(root))["Dockerfile"] == [
@@ -85,17 +87,17 @@ def test_stages_numbers_and_scratch_are_no_images(tmp_path: Path) -> None:
 
 
 def test_directives_another_escape_and_comments_between_lines(tmp_path: Path) -> None:
-    """The frontend is pinned too; a word may stand lines below its instruction; platforms are known where they are said."""
+    """The frontend is pinned too; a word may be lines below its instruction; a literal platform is known."""
     root = trap("dockerfile_directives", tmp_path)
     found = found_in(root)
 
-    assert [(site.where, site.line, site.platforms) for site in found.sites] == [
+    assert [(image_ref.where, image_ref.line, image_ref.platforms) for image_ref in found.image_refs] == [
         ("syntax", 1, ()),
         ("FROM, stage web", 8, ("linux/arm64",)),
         ("FROM, stage 1", 10, ()),
         ("FROM, stage 2", 11, ()),
     ]
-    assert found.sites[3].why == "TARGETARCH is another image on every platform"
+    assert found.image_refs[3].why == "TARGETARCH selects another image on each platform"
     assert shown(pinned(root))["Dockerfile"] == [
         "# syntax=docker/dockerfile:1.9@DIGEST",
         "nginx:1.25@DIGEST `",
@@ -122,47 +124,47 @@ def test_every_name_of_a_dockerfile_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("FROM no${V#x}de", "is a form of ${V} that is not evaluated here"),
+        ("FROM no${V#x}de", "uses a form of ${V} that is not evaluated"),
         ("FROM ${V:?give_one}", "V is not set: give_one"),
-        ('FROM "nginx:1.25"', "it is quoted inside the word, which is not evaluated here"),
-        ("FROM node:${V:-2", "lacks a closing brace"),
+        ('FROM "nginx:1.25"', "it has quotes inside the word, which are not evaluated"),
+        ("FROM node:${V:-2", "has no closing brace"),
         ("FROM Node:22", "must be lower-case"),
     ],
 )
 def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> None:
     """A reference that is not understood is a site with a reason, never a guess."""
-    (site,) = found_in(written(tmp_path, {"Dockerfile": f"{line}\n"})).sites
+    (image_ref,) = found_in(written(tmp_path, {"Dockerfile": f"{line}\n"})).image_refs
 
-    assert (site.resolved, site.spot) == (None, None)
-    assert why in str(site.why)
+    assert (image_ref.resolved, image_ref.edit_range) == (None, None)
+    assert why in str(image_ref.why)
 
 
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("FROM a\nRUN <<EOF\nls\n", 2, "has a heredoc that no line 'EOF' ends"),
+        ("FROM a\nRUN <<EOF\nls\n", 2, "has a heredoc without its end line 'EOF'"),
         ("# escape=x\nFROM a\n", 1, "has an escape directive that is neither \\ nor `"),
         ("# syntax=a\n# syntax=b\nFROM a\n", 2, "gives the directive syntax twice"),
-        ("FROM a\nFROM\n", 2, "has a FROM that names nothing"),
-        ("x" * (1024 * 1024 + 1), 0, "is no Dockerfile: 1048577 bytes, at most 1 MiB"),
+        ("FROM a\nFROM\n", 2, "has a FROM without an image"),
+        ("x" * (1024 * 1024 + 1), 0, "is not read as a Dockerfile: 1048577 bytes, at most 1 MiB"),
     ],
 )
 def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, line: int, message: str) -> None:
     """With the line, and no site of the file."""
     found = found_in(written(tmp_path, {"Dockerfile": text}))
 
-    assert found.sites == ()
+    assert found.image_refs == ()
     assert [(problem.line, problem.message) for problem in found.problems] == [(line, message)]
 
 
-def test_a_default_that_is_not_evaluated_is_not_taken_for_nothing(tmp_path: Path) -> None:
-    """`node:22` would be another image than `node:22-alpine`."""
+def test_an_unevaluated_default_is_not_taken_for_empty(tmp_path: Path) -> None:
+    """`node:22` is another image than `node:22-alpine`."""
     root = written(tmp_path, {"Dockerfile": 'ARG KIND=-"alpine"\nARG BASE=node:22${KIND}\nFROM ${BASE}\n'})
 
     assert names(found_in(root)) == [
         (
             "FROM, stage 0",
-            "? what BASE is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+            "? the value of BASE is not evaluated: it has quotes or escapes inside, or too many variables",
         )
     ]
 
@@ -170,20 +172,20 @@ def test_a_default_that_is_not_evaluated_is_not_taken_for_nothing(tmp_path: Path
 @pytest.mark.parametrize(
     "mount", ['"from=alpine:3.20",target=/x', "type=bind,'from=alpine:3.20'", '"' + "x" * 140_000, "x'\r'"]
 )
-def test_a_mount_with_quotes_in_it_is_told_and_breaks_nothing(tmp_path: Path, mount: str) -> None:
-    """It may name an image, in a way that is not evaluated."""
+def test_a_mount_with_quotes_is_not_resolved(tmp_path: Path, mount: str) -> None:
+    """It may name an image in a form that is not evaluated."""
     found = names(found_in(written(tmp_path, {"Dockerfile": f"FROM node:22\nRUN --mount={mount} ls\n"})))
 
     assert found[0] == ("FROM, stage 0", "node:22")
     assert found[1:] in (
         [],
-        [("RUN --mount=from", "? it is quoted inside the word, which is not evaluated here")],
+        [("RUN --mount=from", "? it has quotes inside the word, which are not evaluated")],
     )
     assert (len(found) == 2) == ("from=" in mount)
 
 
 def test_a_copy_may_name_a_later_stage(tmp_path: Path) -> None:
-    """BuildKit knows all stages before it looks at what they copy; a FROM sees only those before it."""
+    """BuildKit knows all stages before it reads copies; a FROM sees only earlier ones."""
     text = "FROM alpine:3.20 AS a\nCOPY --from=nginx /x /x\nRUN --mount=from=NGINX,target=/y ls\nFROM nginx AS nginx\n"
 
     assert names(found_in(written(tmp_path, {"Dockerfile": text}))) == [
@@ -196,7 +198,7 @@ def test_a_copy_may_name_a_later_stage(tmp_path: Path) -> None:
     "base", ["${KIND}", "pro${END:-d}", "${NONE:-scratch}", "${KIND}-${TARGETARCH}", "PROD-$TARGETOS-x"]
 )
 def test_a_from_may_name_a_stage_by_variables(tmp_path: Path, base: str) -> None:
-    """What it says once they are filled in counts; what is another stage on every platform is no image either."""
+    """The filled-in name decides; a stage that differs by platform is not an image either."""
     text = f"ARG KIND=prod\nFROM alpine:3.20 AS prod\nFROM alpine:3.20 AS prod-amd64\nFROM scratch AS prod-linux-x\nFROM {base}\n"
 
     assert [where for where, _ in names(found_in(written(tmp_path, {"Dockerfile": text})))] == [
@@ -205,10 +207,10 @@ def test_a_from_may_name_a_stage_by_variables(tmp_path: Path, base: str) -> None
     ]
 
 
-def test_a_from_that_is_another_image_on_every_platform_is_still_told(tmp_path: Path) -> None:
-    """No stage goes by such a name."""
+def test_a_from_that_differs_by_platform_is_reported(tmp_path: Path) -> None:
+    """No stage has such a name."""
     text = "FROM alpine:3.20 AS build-amd64\nFROM shop/base-${TARGETARCH}:1\n"
 
     assert names(found_in(written(tmp_path, {"Dockerfile": text})))[1:] == [
-        ("FROM, stage 1", "? TARGETARCH is another image on every platform")
+        ("FROM, stage 1", "? TARGETARCH selects another image on each platform")
     ]

@@ -1,9 +1,10 @@
-"""Edits that are refused, and the proof that refuses them."""
+"""Edits that are refused, and the checks that refuse them."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -19,50 +20,50 @@ ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
 
 
 def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
-    """The text holds one; the file's other references are pinned."""
+    """The text has room for one digest; the file's other references are pinned."""
     asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
     found = scan_project(asked.project)
-    web, worker, cache, _ = found.sites
+    web, worker, cache, _ = found.image_refs
     edited = edit(asked, found, {web: ONE, worker: OTHER, cache: ONE})
 
-    assert {refusal.site for refusal in edited.refusals} == {web, worker}
+    assert {refusal.image_ref for refusal in edited.refusals} == {web, worker}
     assert shown(edited) == {"compose.yml": ["image: 'redis:7.2@DIGEST'   # the fragment's"]}
 
 
-def test_a_place_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -> None:
-    """A reader that named a wrong place would be found out: nothing of that file is written, the others are."""
+def test_a_range_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -> None:
+    """A reader that reported a wrong position is caught: that file is not written, the others are."""
     root = written(
         tmp_path, dict.fromkeys(("a/compose.yml", "b/compose.yml"), "services: {web: {image: nginx:1.25}}\n")
     )
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
-    wrong, right = found.sites
-    moved = replace(wrong, spot=EditRange(wrong.path, 30, 30))
+    wrong, right = found.image_refs
+    moved = replace(wrong, edit_range=EditRange(wrong.path, 30, 30))
     edited = edit(asked, ScanResult((moved, right)), {moved: ONE, right: ONE})
 
     assert [change.path for change in edited.changes] == ["b/compose.yml"]
-    assert [refusal.site for refusal in edited.refusals] == [moved]
+    assert [refusal.image_ref for refusal in edited.refusals] == [moved]
 
 
-def test_a_site_that_would_name_something_else_afterwards_is_refused(tmp_path: Path) -> None:
-    """A digest before the tag leaves the structure whole, and the reference broken."""
+def test_an_edit_that_changes_the_reference_is_refused(tmp_path: Path) -> None:
+    """A digest before the tag keeps the structure and breaks the reference."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: 'nginx:1.25'}}\n"})
     asked = ScanRequest(ProjectTree(root))
-    (site,) = scan_project(asked.project).sites
-    moved = replace(site, spot=EditRange("compose.yml", site.span[0] + 5, site.span[0] + 5))
+    (image_ref,) = scan_project(asked.project).image_refs
+    moved = replace(image_ref, edit_range=EditRange("compose.yml", image_ref.span[0] + 5, image_ref.span[0] + 5))
     edited = edit(asked, ScanResult((moved,)), {moved: ONE})
 
     assert edited.changes == ()
-    assert edited.refusals[0].reason == "read again, services.web.image does not name what it should"
+    assert edited.refusals[0].reason == "after the edit, services.web.image would not name the expected image"
 
 
 def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) -> None:
-    """The proof is about one state of the project; whoever writes compares it with the disk."""
+    """The checks concern one state of the project; writing compares it with the disk."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: nginx:1.25}}\n"})
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
     (root / "compose.yml").write_text("gone: true\n")
-    (change,) = edit(asked, found, {site: digest_of(site) for site in found.sites}).changes
+    (change,) = edit(asked, found, {image_ref: digest_of(image_ref) for image_ref in found.image_refs}).changes
 
     assert change.before.text == "services: {web: {image: nginx:1.25}}\n"
 
@@ -85,8 +86,10 @@ def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) 
         (None, "A=b\nC=d\n", 0, "x"),
     ],
 )
-def test_an_insertion_that_changes_the_structure_is_seen(kind: Format | None, before: str, at: int, put: str) -> None:
-    """Comments, lines, keys, anchors, block headers, instructions and variables that come or go."""
+def test_an_insertion_that_changes_the_structure_is_refused(
+    kind: Format | None, before: str, at: int, put: str
+) -> None:
+    """Comments, lines, keys, anchors, block headers, instructions and variables that appear or disappear."""
     old = SourceFile.of("file", before.encode())
     new = old.with_text(before[:at] + put + before[at:])
 
@@ -97,11 +100,31 @@ def test_an_insertion_that_changes_the_structure_is_seen(kind: Format | None, be
     ("kind", "before", "at"),
     [(Format.COMPOSE, "a: b\nc: d\n", 4), (Format.DOCKERFILE, "FROM a\nRUN b\n", 6), (None, "A=b\nC=d\n", 3)],
 )
-def test_a_change_beside_the_edit_is_seen(kind: Format | None, before: str, at: int) -> None:
-    """One character elsewhere, and the edit is not what it was said to be."""
+def test_a_change_outside_the_range_is_refused(kind: Format | None, before: str, at: int) -> None:
+    """One character changed elsewhere is detected."""
     old = SourceFile.of("file", before.encode())
     good = old.with_text(f"{before[:at]}@x{before[at:]}")
     bad = old.with_text(good.text.replace("d", "e").replace("RUN b", "RUN c"))
 
     assert structure_differs(old, good, {EditRange("file", at, at): "@x"}, kind) is None
     assert structure_differs(old, bad, {EditRange("file", at, at): "@x"}, kind) is not None
+
+
+@pytest.mark.parametrize("file_format", list(Format))
+def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
+    """No format may lack a check."""
+    old = SourceFile.of("file", b"FROM: a\n")
+    new = old.with_text("FROM: a\nRUN: b\n")
+
+    assert structure_differs(old, new, {EditRange("file", 7, 7): "@x"}, file_format) is not None
+
+
+def test_an_unknown_format_is_an_error_and_not_checked_as_yaml() -> None:
+    """The edit would pass as YAML, but its effect in an unknown format is not known."""
+    old = SourceFile.of("file", b"a: b\nc: d\n")
+    new = old.with_text("a: b@x\nc: d\n")
+    edits = {EditRange("file", 4, 4): "@x"}
+
+    assert structure_differs(old, new, edits, Format.KUBERNETES) is None
+    with pytest.raises(AssertionError):
+        structure_differs(old, new, edits, cast("Format", "unknown"))

@@ -1,4 +1,4 @@
-"""Generated files that hold the digests in place of the project's own."""
+"""Generated files that pin images without editing the project."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from tests.project.projects import digest_of, found_in, trap, written
 
 
 def digests(root: Path) -> Mapping[ImageReference, Digest]:
-    """A digest for every site that names something."""
-    return {site: digest_of(site) for site in found_in(root).sites if site.resolved is not None}
+    """Return a digest for every resolved reference."""
+    return {
+        image_ref: digest_of(image_ref) for image_ref in found_in(root).image_refs if image_ref.resolved is not None
+    }
 
 
 def hex_of(reference: str) -> str:
-    """`@sha256:...` of what the tests give to a reference."""
+    """Return `@sha256:...` with the test digest of a reference."""
     return f"@{Digest.of(reference.encode())}"
 
 
-def test_an_override_holds_what_could_not_be_edited(tmp_path: Path) -> None:
-    """Variables that two services share, and values that are put together, are written out."""
+def test_an_override_pins_what_could_not_be_edited(tmp_path: Path) -> None:
+    """Variables shared by two services, and assembled values, are written out."""
     emitted = compose_override(digests(trap("compose_dotenv", tmp_path)))
 
     assert emitted.left_out == ()
@@ -39,12 +41,12 @@ def test_an_override_holds_what_could_not_be_edited(tmp_path: Path) -> None:
     }
 
 
-def test_an_override_says_what_it_leaves_out(tmp_path: Path) -> None:
-    """What is built here, and images in other places than `image`."""
+def test_an_override_lists_what_it_leaves_out(tmp_path: Path) -> None:
+    """Local builds, and images in other keys than `image`."""
     built = compose_override(digests(trap("compose_built_here", tmp_path)))
     other = compose_override(digests(trap("compose_other_places", tmp_path)))
 
-    assert [(site.where, why) for site, why in built.left_out] == [
+    assert [(image_ref.where, why) for image_ref, why in built.left_out] == [
         ("services.own.image", "it is built here"),
         ("services.child.image", "it is built here"),
     ]
@@ -53,26 +55,28 @@ def test_an_override_says_what_it_leaves_out(tmp_path: Path) -> None:
 
 
 def test_two_projects_have_two_overrides(tmp_path: Path) -> None:
-    """Services of two folders may have one name."""
+    """Services of two folders may have equal names."""
     services = "services: {web: {image: nginx:1.25}}\n"
     root = written(tmp_path, {"a/compose.yml": services, "b/compose.yml": services})
 
-    with pytest.raises(SeveralFolders, match=r"Compose files lie in a, b; name the files of one project"):
+    with pytest.raises(
+        SeveralFolders, match=r"the Compose files are in several folders \(a, b\); name the files of one project"
+    ):
         compose_override(digests(root))
 
 
 def test_a_service_with_two_images_is_left_out(tmp_path: Path) -> None:
-    """An override of the base and one for production: which is meant is not said."""
+    """An override of the base and one for production: which one applies is unknown."""
     services = "services: {web: {image: 'nginx:%s'}}\n"
     root = written(tmp_path, {"compose.yml": services % 1, "compose.prod.yml": services % 2})
     emitted = compose_override(digests(root))
 
     assert yaml.safe_load(emitted.text) == {"services": {}}
-    assert [why for _, why in emitted.left_out] == ["its files name several images for it"] * 2
+    assert [why for _, why in emitted.left_out] == ["its files name several images for this service"] * 2
 
 
 def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:
-    """As the manifests write them; a name with two tags is left out."""
+    """Names as in the manifests; a name with two tags is left out."""
     pod = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n"
     images = ("nginx:1.25", "registry.example.com:5000/shop/app:1.4.2", "redis", "httpd:1", "httpd:2")
     root = written(tmp_path, {"pod.yaml": pod + "".join(f"    - image: {image}\n" for image in images)})
@@ -88,7 +92,7 @@ def test_a_component_gives_names_their_tag_and_digest(tmp_path: Path) -> None:
             "newTag": "1.4.2" + hex_of("registry.example.com:5000/shop/app:1.4.2"),
         },
     ]
-    assert [site.written for site, _ in emitted.left_out] == ["httpd:1", "httpd:2"]
+    assert [image_ref.written for image_ref, _ in emitted.left_out] == ["httpd:1", "httpd:2"]
 
 
 def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
@@ -106,17 +110,17 @@ def test_a_policy_covers_what_can_not_be_edited(tmp_path: Path) -> None:
 
 
 def test_one_image_with_two_digests_is_left_out_of_a_policy(tmp_path: Path) -> None:
-    """A policy knows an image by its name alone."""
+    """A policy selects an image by its name only."""
     root = written(tmp_path, {"a.Dockerfile": "FROM nginx:1.25\n", "b.Dockerfile": "FROM nginx:1.25\n"})
-    first, second = found_in(root).sites
+    first, second = found_in(root).image_refs
     emitted = source_policy({first: Digest.of(b"1"), second: Digest.of(b"2")})
 
     assert json.loads(emitted.text) == {"rules": []}
     assert len(emitted.left_out) == 2
 
 
-def test_nothing_to_hold_is_a_valid_file(tmp_path: Path) -> None:
-    """Empty, and still what it says it is."""
+def test_a_file_without_pins_is_valid(tmp_path: Path) -> None:
+    """It is empty and still valid."""
     assert yaml.safe_load(compose_override({}).text) == {"services": {}}
     assert yaml.safe_load(kustomize_component({}).text)["images"] == []
     assert json.loads(source_policy({}).text) == {"rules": []}

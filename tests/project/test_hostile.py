@@ -1,4 +1,4 @@
-"""Whatever a checked-out project holds, a scan answers: sites and problems, never an exception, and the same twice."""
+"""A scan of any project content returns references and problems, never an exception, and equal results twice."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ contents = st.one_of(texts.map(str.encode), st.binary(max_size=40))
 )
 @example(files={".gitlab-ci.yml": b"include: [{local: [a]}, ../x, '/**/**']\nimage: {name: [a]}\nservices: {a: b}\n"})
 def test_no_file_breaks_a_scan_or_an_edit(files: dict[str, bytes]) -> None:
-    """And what is edited comes back to the byte, if nothing was pinned before."""
+    """Unpinning an edited file restores its bytes, if nothing was pinned before."""
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), files)
         found = found_in(root)
@@ -160,15 +160,15 @@ IN_POD = "apiVersion: v1\nkind: Pod\n"
     ],
     ids=["volumes", "services", "inline", "gitlab", "actions", "containers", "charts"],
 )
-def test_what_aliases_stand_for_is_counted_before_it_is_read(tmp_path: Path, name: str, content: str) -> None:
-    """Each thing that has many of another by an alias would be read many times many times."""
+def test_the_size_of_aliases_is_counted_before_they_are_followed(tmp_path: Path, name: str, content: str) -> None:
+    """Nested aliases would otherwise be read exponentially often."""
     *head, each = content.splitlines(keepends=True)
     text = "".join([*head, *(each % number for number in range(MANY))])
     found = found_in(written(tmp_path, {name: text}))
 
-    assert found.sites == ()
+    assert found.image_refs == ()
     assert [problem.message for problem in found.problems] == [
-        "its aliases stand for more than 1000000 values: not read"
+        "its aliases expand to more than 1000000 values: not read"
     ]
 
 
@@ -179,11 +179,11 @@ def test_what_aliases_stand_for_is_counted_before_it_is_read(tmp_path: Path, nam
         ("values.yaml", "&a\nimage: {repository: x, tag: *a}\n"),
     ],
 )
-def test_a_document_that_holds_itself_is_told(tmp_path: Path, name: str, content: str) -> None:
-    """And not followed round and round."""
+def test_a_document_that_contains_itself_is_a_problem(tmp_path: Path, name: str, content: str) -> None:
+    """It is not followed in circles."""
     found = found_in(written(tmp_path, {name: content, "Chart.yaml": ""}))
 
-    assert [problem.message for problem in found.problems] == ["an anchor holds an alias of itself: not read"]
+    assert [problem.message for problem in found.problems] == ["an anchor contains an alias of itself: not read"]
 
 
 @pytest.mark.parametrize(
@@ -195,13 +195,13 @@ def test_a_document_that_holds_itself_is_told(tmp_path: Path, name: str, content
         (".gitlab-ci.yml", 'include: [{local: "/x\\0y"}]\nimage: a:1\n', "image"),
     ],
 )
-def test_a_path_with_a_nul_leads_nowhere(tmp_path: Path, name: str, content: str, where: str) -> None:
-    """YAML can write what no file's name holds."""
+def test_a_path_with_a_nul_is_a_problem(tmp_path: Path, name: str, content: str, where: str) -> None:
+    """YAML can express what no file name can contain."""
     found = found_in(written(tmp_path, {name: content}))
 
     assert [problem.message for problem in found.problems] in (
-        ['"x\\x00y" is no path: it holds a NUL'],
-        ['"x\\x00y" is no path: it holds a NUL'] * 2,
+        ['"x\\x00y" is not a valid path: it contains a NUL byte'],
+        ['"x\\x00y" is not a valid path: it contains a NUL byte'] * 2,
     )
     assert names(found) == [(where, "a:1")]
 
@@ -215,25 +215,25 @@ def test_a_path_with_a_nul_leads_nowhere(tmp_path: Path, name: str, content: str
                 + "".join(f"ARG A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 40))
                 + "FROM ${A39}\n"
             },
-            "what A39 is set to is not evaluated here: it has quotes or escapes inside, or too many variables",
+            "the value of A39 is not evaluated: it has quotes or escapes inside, or too many variables",
         ),
         (
             {
                 ".env": "A0=1234567890\n" + "".join(f"A{n}=${{A{n - 1}}}${{A{n - 1}}}\n" for n in range(1, 40)),
                 "compose.yml": "services: {a: {image: $A39}}\n",
             },
-            "what .env sets A39 to is not evaluated here",
+            "the value of A39 in .env is not evaluated",
         ),
     ],
     ids=["args", "env"],
 )
-def test_variables_that_double_each_other_come_to_no_text(tmp_path: Path, files: dict[str, str], why: str) -> None:
-    """Forty lines would be a text of five terabytes."""
+def test_variables_that_double_each_other_are_refused(tmp_path: Path, files: dict[str, str], why: str) -> None:
+    """Forty lines would expand to five terabytes."""
     assert [found for _, found in names(found_in(written(tmp_path, files)))] == [f"? {why}"]
 
 
 class Counted(str):
-    """A text that counts how often all of it is looked through."""
+    """A text that counts how often it is searched as a whole."""
 
     __slots__ = ("times",)
     times: int
@@ -243,8 +243,8 @@ class Counted(str):
         return super().__iter__()
 
 
-def test_the_lines_of_a_text_are_looked_for_once() -> None:
-    """Also of one that is all one line, such as a list of a cluster's pods as JSON."""
+def test_the_lines_of_a_text_are_indexed_once() -> None:
+    """A text of a single line, such as a JSON list of a cluster's pods, is indexed once too."""
     text = Counted("{}")
     text.times = 0
     source = SourceFile("pod.json", text, b"{}")

@@ -1,4 +1,4 @@
-"""Kubernetes manifests, kustomizations and Helm values: one trap each."""
+"""References in Kubernetes manifests, kustomizations and Helm values, with one trap file for each case."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.project.references.helm import OVERRIDDEN, OWN_DIGEST
-from boltseal.project.references.kustomize import IN_A_TEXT
+from boltseal.project.references.kustomize import INLINE_PATCH
 from boltseal.project.scan import scan
 from tests.project.projects import found_in, names, pinned, put, shown, trap, unpinned, written
 
@@ -15,7 +15,7 @@ DIGEST = "sha256:" + "0" * 64
 
 
 def test_every_kind_of_workload_is_read(tmp_path: Path) -> None:
-    """Containers, init and ephemeral ones, image volumes, in every document, also of somebody's own kind."""
+    """Containers, init and ephemeral ones, image volumes, in every document and also in custom kinds."""
     root = trap("kubernetes_kinds", tmp_path)
     found = found_in(root)
 
@@ -35,7 +35,7 @@ def test_every_kind_of_workload_is_read(tmp_path: Path) -> None:
 
 
 def test_lists_and_json_are_read_and_edited(tmp_path: Path) -> None:
-    """JSON with tabs, an escaped slash and a face in two halves is edited as it stands."""
+    """JSON with tabs, an escaped slash and a surrogate pair is edited in place."""
     root = trap("kubernetes_list_and_json", tmp_path)
 
     assert shown(pinned(root)) == {
@@ -47,9 +47,9 @@ def test_lists_and_json_are_read_and_edited(tmp_path: Path) -> None:
     }
 
 
-def test_image_that_is_no_image_is_left_alone(tmp_path: Path) -> None:
+def test_other_keys_named_image_are_not_references(tmp_path: Path) -> None:
     """Texts of a ConfigMap, the schema of a CRD, and `image` of an unknown resource are not references."""
-    assert found_in(trap("kubernetes_image_is_no_image", tmp_path)).sites == ()
+    assert found_in(trap("kubernetes_image_is_no_image", tmp_path)).image_refs == ()
 
 
 def test_resources_of_another_shape_are_read_by_paths(tmp_path: Path) -> None:
@@ -57,29 +57,29 @@ def test_resources_of_another_shape_are_read_by_paths(tmp_path: Path) -> None:
     root = trap("kubernetes_operators", tmp_path)
     known, given = scan(root), scan(root, crds={"Thing": ["spec.parts[].picture"]})
 
-    assert [site.where for site in known.sites] == [
+    assert [image_ref.where for image_ref in known.image_refs] == [
         "[0].Prometheus main spec.image",
         "[1].Task build spec.steps[0].image",
     ]
-    assert [site.where for site in given.sites][2:] == ["[2].Thing thing spec.parts[0].picture"]
+    assert [image_ref.where for image_ref in given.image_refs][2:] == ["[2].Thing thing spec.parts[0].picture"]
 
 
 def test_a_template_is_a_problem_with_its_line(tmp_path: Path) -> None:
-    """What no YAML parser reads is named, and so is what one reads as something else."""
+    """A file that is not YAML is reported, and so is one that YAML reads differently."""
     broken = found_in(trap("kubernetes_template", tmp_path))
     parsing = found_in(trap("kubernetes_template_that_parses", tmp_path))
 
-    assert (broken.sites, [str(problem) for problem in broken.problems]) == (
+    assert (broken.image_refs, [str(problem) for problem in broken.problems]) == (
         (),
-        ["deployment.yaml:1: is a template, which no YAML parser reads: pin what it is filled from"],
+        ["deployment.yaml:1: is a template, not YAML: pin the images in the files that supply its values"],
     )
     assert [(problem.line, problem.message) for problem in parsing.problems] == [(7, "is a template: not evaluated")]
-    assert [site.written for site in parsing.sites] == ["{{ image }}", "nginx:1.25"]
-    assert parsing.sites[0].resolved is None
+    assert [image_ref.written for image_ref in parsing.image_refs] == ["{{ image }}", "nginx:1.25"]
+    assert parsing.image_refs[0].resolved is None
 
 
-def test_a_kustomization_is_put_together_of_its_parts(tmp_path: Path) -> None:
-    """The digest goes behind the tag, into a `digest` that is there, or behind a whole name."""
+def test_a_kustomization_entry_is_assembled_from_its_parts(tmp_path: Path) -> None:
+    """The digest is appended to the tag, written into an existing `digest`, or appended to a whole name."""
     root = trap("kustomize_images", tmp_path)
     found = found_in(root)
 
@@ -88,8 +88,8 @@ def test_a_kustomization_is_put_together_of_its_parts(tmp_path: Path) -> None:
         ("images[1]", "registry.example.com/shop/app:1.4.2"),
         ("images[2]", "redis:7.2"),
         ("images[3]", "registry.example.com/whole:2"),
-        ("images[4]", "? its tag is that of the resources, where it can be pinned"),
-        ("images[5]", "? 1.20 is a number to YAML, and may come out as another one: put it in quotes"),
+        ("images[4]", "? its tag is set in the resources, where it can be pinned"),
+        ("images[5]", "? YAML reads 1.20 as a number, which may be written differently: put it in quotes"),
         ("images[6]", "postgres:16"),
         ("helmCharts[0].valuesInline.image", "alpine:3.20"),
     ]
@@ -105,7 +105,7 @@ def test_a_kustomization_is_put_together_of_its_parts(tmp_path: Path) -> None:
     }
 
 
-def test_helm_values_have_their_digest_where_the_chart_asks_for_it(tmp_path: Path) -> None:
+def test_helm_values_are_pinned_in_an_existing_digest_key(tmp_path: Path) -> None:
     """An empty `digest` is filled in; an empty tag is the chart's version; without a `digest` nothing is written."""
     root = trap("helm_values", tmp_path)
     found = found_in(root)
@@ -116,7 +116,7 @@ def test_helm_values_have_their_digest_where_the_chart_asks_for_it(tmp_path: Pat
         ("sidecar.image", "nginx:1.25.3"),
         ("plain.image", "redis:7.2"),
         ("joined.repository", "memcached:1.6"),
-        ("number.image", "? 1.20 is a number to YAML, and may come out as another one: put it in quotes"),
+        ("number.image", "? YAML reads 1.20 as a number, which may be written differently: put it in quotes"),
         ("count.image", "postgres:16"),
         ("undigested.image", "busybox:1.36"),
         ("tilde.image", "alpine:3.20"),
@@ -130,7 +130,7 @@ def test_helm_values_have_their_digest_where_the_chart_asks_for_it(tmp_path: Pat
             "image: {repository: postgres, tag: 16, digest: DIGEST }",
         ]
     }
-    assert [refusal.site.where for refusal in edited.refusals] == ["undigested.image", "tilde.image"]
+    assert [refusal.image_ref.where for refusal in edited.refusals] == ["undigested.image", "tilde.image"]
 
 
 def test_an_equal_tag_elsewhere_in_the_values_is_not_touched(tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_an_equal_tag_elsewhere_in_the_values_is_not_touched(tmp_path: Path) -> 
     assert "same_tag:\n  version: 1.25.3\n" in (root / "values.yaml").read_text()
 
 
-def test_a_digest_that_was_empty_is_empty_again(tmp_path: Path) -> None:
-    """Bare, quoted, in braces and before a comment: to unpin leaves no trace."""
+def test_unpinning_restores_an_empty_digest(tmp_path: Path) -> None:
+    """Bare, quoted, in braces and before a comment: unpinning restores the bytes."""
     root = trap("helm_values", tmp_path)
     before = (root / "values.yaml").read_bytes()
     put(root, pinned(root))
@@ -156,8 +156,8 @@ BASE_VALUES = (
 )
 
 
-def test_values_that_are_laid_over_others_name_images_too(tmp_path: Path) -> None:
-    """The repository is that of values.yaml, and so is what it does not say."""
+def test_overriding_values_are_image_references_too(tmp_path: Path) -> None:
+    """The repository, and every missing key, comes from values.yaml."""
     files = {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": "image:\n  tag: 1.5.0\n  digest: ''\n"}
     root = written(tmp_path, files)
 
@@ -176,8 +176,8 @@ def test_values_that_are_laid_over_others_name_images_too(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("over", ["image: {tag: 1.5.0}\n", "image: {repository: shop/new, tag: 1.5.0}\n"])
-def test_no_digest_comes_to_stand_behind_the_tag_of_other_values(tmp_path: Path, over: str) -> None:
-    """`values-prod.yaml` would deploy the image of 1.4.2 as 1.5.0."""
+def test_no_digest_is_combined_with_the_tag_of_other_values(tmp_path: Path, over: str) -> None:
+    """Otherwise `values-prod.yaml` would deploy the image of 1.4.2 as 1.5.0."""
     root = written(tmp_path, {"Chart.yaml": "", "values.yaml": BASE_VALUES, "values-prod.yaml": over})
     edited = pinned(root)
 
@@ -187,8 +187,8 @@ def test_no_digest_comes_to_stand_behind_the_tag_of_other_values(tmp_path: Path,
     assert {refusal.reason for refusal in edited.refusals} == {OWN_DIGEST, OVERRIDDEN}
 
 
-def test_a_digest_that_stands_behind_the_tag_of_other_values_is_seen(tmp_path: Path) -> None:
-    """Whoever put it there: what is deployed is what the digest says."""
+def test_a_digest_combined_with_the_tag_of_other_values_is_resolved(tmp_path: Path) -> None:
+    """The digest decides what is deployed, whatever the tag says."""
     base = BASE_VALUES.replace("''", f"'{DIGEST}'")
     root = written(tmp_path, {"Chart.yaml": "", "values.yaml": base, "values-prod.yaml": "image: {tag: 1.5.0}\n"})
 
@@ -196,19 +196,19 @@ def test_a_digest_that_stands_behind_the_tag_of_other_values_is_seen(tmp_path: P
 
 
 def test_values_without_a_chart_are_read(tmp_path: Path) -> None:
-    """As a repository has them that deploys charts from elsewhere; what only the chart knows is noted."""
+    """Such a repository deploys charts from elsewhere; what only the chart knows is noted."""
     text = "image: {repository: shop/app, tag: 1.4.2}\nother: {repository: shop/db, tag: ''}\n"
     found = found_in(written(tmp_path, {"prod/values.yaml": text}))
 
     assert names(found) == [("image", "shop/app:1.4.2")]
     assert [str(note) for note in found.notes] == [
-        'prod/values.yaml:2: "shop/db" has the tag of a chart that is not here'
+        'prod/values.yaml:2: "shop/db" gets its tag from a chart that is not here'
     ]
     assert found.problems == ()
 
 
 def test_a_resource_in_a_file_called_values_is_one(tmp_path: Path) -> None:
-    """What it says of itself counts more than its name."""
+    """Its content has priority over its name."""
     text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n"
 
     assert names(found_in(written(tmp_path, {"values.yaml": text}))) == [("Pod spec.containers[a].image", "nginx:1.25")]
@@ -238,7 +238,7 @@ OPS = "- op: replace\n  path: /spec/containers/0/image\n  value: postgres:16 # o
 
 
 def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
-    """Operations and resources, in files and in texts; a text is not edited."""
+    """Operations and resources, in files and inline; an inline patch is not edited."""
     resource = "apiVersion: apps/v1\nkind: Deployment\nspec: {containers: [{name: a, image: 'busybox:1.36'}]}\n"
     root = written(tmp_path, {"kustomization.yaml": PATCHES, "ops.yaml": OPS, "resource.yaml": resource})
     found, edited = found_in(root), pinned(root)
@@ -250,16 +250,16 @@ def test_patches_of_a_kustomization_name_images(tmp_path: Path) -> None:
         ("[0] /spec/containers/0/image", "postgres:16"),
         ("Deployment spec.containers[a].image", "busybox:1.36"),
     ]
-    assert [site.line for site in found.sites[:3]] == [9, 12, 17]
+    assert [image_ref.line for image_ref in found.image_refs[:3]] == [9, 12, 17]
     assert shown(edited) == {
         "ops.yaml": ["value: postgres:16@DIGEST # ours"],
         "resource.yaml": ["spec: {containers: [{name: a, image: 'busybox:1.36@DIGEST'}]}"],
     }
-    assert {refusal.reason for refusal in edited.refusals} == {IN_A_TEXT}
+    assert {refusal.reason for refusal in edited.refusals} == {INLINE_PATCH}
 
 
-def test_a_patch_that_can_not_be_read_is_told_with_its_line(tmp_path: Path) -> None:
-    """And one that lies outside is not read."""
+def test_an_unreadable_patch_is_a_problem_with_its_line(tmp_path: Path) -> None:
+    """A patch outside the project is not read."""
     text = "patches:\n- patch: |-\n    - op: ]\n    x\n- path: ../out.yaml\n"
     found = found_in(written(tmp_path / "project", {"kustomization.yaml": text}))
 
@@ -269,8 +269,8 @@ def test_a_patch_that_can_not_be_read_is_told_with_its_line(tmp_path: Path) -> N
     ]
 
 
-def test_a_patch_may_stand_on_one_line(tmp_path: Path) -> None:
-    """As JSON, which is no name of a file."""
+def test_a_patch_may_be_a_single_line(tmp_path: Path) -> None:
+    """Inline JSON is not a file name."""
     text = """patches: [{patch: '[{"op": "add", "path": "/spec/image", "value": "nginx:1.25"}]'}]\n"""
 
     assert names(found_in(written(tmp_path, {"kustomization.yaml": text}))) == [

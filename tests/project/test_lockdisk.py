@@ -1,4 +1,4 @@
-"""The lock on the disk: whole or as it was, and never through a link."""
+"""The lock on disk: written completely or not at all, and never through a link."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK, OTHER = lock_of(locked("app:1", 1)), lock_of(locked("app:1", 2))
 
 
 def test_a_lock_is_written_once(tmp_path: Path) -> None:
-    """What is there already is not touched."""
+    """An equal file is not written again."""
     assert write_lock(tmp_path, LOCK)
     inode = (tmp_path / "boltseal.lock").stat().st_ino
 
@@ -30,12 +30,12 @@ def test_a_lock_is_written_once(tmp_path: Path) -> None:
 
 
 def test_a_project_without_a_lock_has_none(tmp_path: Path) -> None:
-    """Which is no error."""
+    """That is not an error."""
     assert read_lock(tmp_path) is None
 
 
 def test_a_lock_keeps_its_mode(tmp_path: Path) -> None:
-    """A new one gets what the umask leaves."""
+    """A new one has the mode that the umask leaves."""
     write_lock(tmp_path, LOCK)
     (tmp_path / "boltseal.lock").chmod(0o604)
     write_lock(tmp_path, lock_of())
@@ -44,35 +44,35 @@ def test_a_lock_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
-    """A checked-out project could have it lead anywhere."""
+    """A checked-out project could make it lead anywhere."""
     (tmp_path / "secret").write_text(format_lock(LOCK))
     (tmp_path / "boltseal.lock").symlink_to("secret")
-    with pytest.raises(LockInvalid, match="it is a link, which is not followed"):
+    with pytest.raises(LockInvalid, match="it is a symbolic link, which is not followed"):
         read_lock(tmp_path)
-    with pytest.raises(LockInvalid, match="it is a link"):
+    with pytest.raises(LockInvalid, match="it is a symbolic link"):
         write_lock(tmp_path, lock_of())
 
     assert (tmp_path / "secret").read_text() == format_lock(LOCK)
 
 
 def test_a_lock_that_is_no_file_is_not_opened(tmp_path: Path) -> None:
-    """A pipe would keep us waiting for ever; a folder is no lock either."""
+    """A pipe would block for ever; a folder is not a lock either."""
     os.mkfifo(tmp_path / "boltseal.lock")
     (tmp_path / "other/boltseal.lock").mkdir(parents=True)
-    with pytest.raises(LockInvalid, match="it is no file"):
+    with pytest.raises(LockInvalid, match="it is not a regular file"):
         read_lock(tmp_path)
-    with pytest.raises(LockInvalid, match="it is no file"):
+    with pytest.raises(LockInvalid, match="it is not a regular file"):
         read_lock(tmp_path / "other")
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, and the answer lost"])
 @pytest.mark.parametrize("call", ["create", "append", "sync", "rename", "sync_folder"])
 def test_a_disk_that_fails_leaves_one_lock_or_the_other(tmp_path: Path, call: str, done: bool) -> None:
-    """Never half of one, and nothing beside it."""
+    """Never a partial one, and no temporary file."""
     write_lock(tmp_path, LOCK)
     disk = FailingDisk()
     disk.fail(call, errno.ENOSPC, done=done)
-    with pytest.raises(LockNotWritten, match="No space left on device; run it again"):
+    with pytest.raises(LockNotWritten, match="No space left on device; run the command again"):
         write_lock(tmp_path, OTHER, disk)
 
     assert read_lock(tmp_path) in (LOCK, OTHER)

@@ -1,4 +1,4 @@
-"""A project's references become its lock, which changes only when that is asked for."""
+"""A project's references are locked, and a locked digest changes only on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from boltseal.project.lock import LockUpdate, relock
 from tests.fakes.hub import FakeHub
 from tests.images import Document, image, index
 from tests.lockfile.locks import DAY_US, NOW_US
-from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
 EMPTY = Lock()
 APP = f"{REGISTRY}/shop/app:1.4.2"
@@ -36,7 +36,7 @@ def hub() -> FakeHub:
 
 async def locking(
     hub: FakeHub,
-    sites: Sequence[ImageReference],
+    image_refs: Sequence[ImageReference],
     old: Lock = EMPTY,
     *,
     update: Callable[[Reference], bool] = lambda _: False,
@@ -44,11 +44,11 @@ async def locking(
     outside: Callable[[str], bool] = lambda _: False,
 ) -> LockUpdate:
     async with resolving(hub) as resolver:
-        return await relock(sites, old, resolver, update=update, now_us=now_us, outside=outside)
+        return await relock(image_refs, old, resolver, update=update, now_us=now_us, outside=outside)
 
 
-async def locked(hub: FakeHub, sites: Sequence[ImageReference]) -> Lock:
-    done = await locking(hub, sites)
+async def locked(hub: FakeHub, image_refs: Sequence[ImageReference]) -> Lock:
+    done = await locking(hub, image_refs)
 
     assert done.unresolved == ()
     return done.lock
@@ -60,10 +60,10 @@ def put(hub: FakeHub, words: str, name: str = "shop/app:1.4.2") -> Document:
     return document
 
 
-async def test_a_new_reference_is_locked_with_everything_there_is_to_know(hub: FakeHub) -> None:
+async def test_a_new_reference_is_locked_with_all_details(hub: FakeHub) -> None:
     """Digest, media type, platforms, image IDs, spellings and places."""
     document = put(hub, "app")
-    (found,) = (await locked(hub, [site(APP), site(APP, path="Dockerfile", where="FROM")])).images
+    (found,) = (await locked(hub, [image_ref(APP), image_ref(APP, path="Dockerfile", where="FROM")])).images
 
     assert (str(found.digest), found.media_type, found.first_seen_us) == (document.digest, document.media_type, NOW_US)
     assert [str(each.manifest) for each in found.platforms] == [child.digest for child in document.children]
@@ -72,100 +72,102 @@ async def test_a_new_reference_is_locked_with_everything_there_is_to_know(hub: F
 
 
 async def test_running_it_again_changes_no_byte_and_fetches_nothing(hub: FakeHub) -> None:
-    """One HEAD each, whatever the day."""
+    """One HEAD each, on any day."""
     put(hub, "app")
-    before = await locked(hub, [site(APP)])
+    before = await locked(hub, [image_ref(APP)])
     hub.counted.clear()
-    again = await locking(hub, [site(APP)], before, now_us=NOW_US + DAY_US)
+    again = await locking(hub, [image_ref(APP)], before, now_us=NOW_US + DAY_US)
 
     assert format_lock(again.lock) == format_lock(before)
     assert hub.counted == {"token": 1, "HEAD manifest": 1}
 
 
-async def test_a_tag_that_moved_is_told_and_not_taken(hub: FakeHub) -> None:
-    """With what it means now, and which platforms changed."""
+async def test_a_moved_tag_is_reported_and_not_updated(hub: FakeHub) -> None:
+    """The report has the new digest and the changed platforms."""
     first = image("first amd64"), image("arm64")
     publish(hub, "shop/app:1.4.2", index(*first))
-    before = await locked(hub, [site(APP)])
+    before = await locked(hub, [image_ref(APP)])
     newer = index(image("second amd64"), first[1])
     publish(hub, "shop/app:1.4.2", newer)
-    done = await locking(hub, [site(APP)], before, now_us=NOW_US + DAY_US)
+    done = await locking(hub, [image_ref(APP)], before, now_us=NOW_US + DAY_US)
 
     assert done.lock == before
-    assert (str(done.moved[0].to), done.moved[0].taken) == (newer.digest, False)
+    assert (str(done.moved[0].to), done.moved[0].updated) == (newer.digest, False)
     assert str(done.moved[0].platforms) == "changed: linux/amd64; same: linux/arm64"
 
 
-async def test_an_update_takes_what_the_tag_means_now(hub: FakeHub) -> None:
-    """As seen for the first time now."""
+async def test_an_update_accepts_the_tags_current_digest(hub: FakeHub) -> None:
+    """The entry has the current time."""
     put(hub, "first")
-    before = await locked(hub, [site(APP)])
+    before = await locked(hub, [image_ref(APP)])
     newer = put(hub, "second")
-    done = await locking(hub, [site(APP)], before, update=lambda _: True, now_us=NOW_US + DAY_US)
+    done = await locking(hub, [image_ref(APP)], before, update=lambda _: True, now_us=NOW_US + DAY_US)
 
     assert (str(done.lock.images[0].digest), done.lock.images[0].first_seen_us) == (newer.digest, NOW_US + DAY_US)
-    assert done.moved[0].taken
+    assert done.moved[0].updated
 
 
-async def test_an_update_to_what_another_name_means_already_knows_its_platforms(hub: FakeHub) -> None:
-    """They are in the lock, under the other name, and are not read again."""
+async def test_an_update_to_an_already_locked_digest_reads_no_platforms(hub: FakeHub) -> None:
+    """They are in the lock under the other name, and are not read again."""
     other = f"{REGISTRY}/shop/app:latest"
     put(hub, "old", "shop/app:latest")
     put(hub, "new")
-    lock = await locked(hub, [site(APP), site(other)])
+    lock = await locked(hub, [image_ref(APP), image_ref(other)])
     put(hub, "new", "shop/app:latest")
-    done = await locking(hub, [site(APP), site(other)], lock, update=lambda _: True)
+    done = await locking(hub, [image_ref(APP), image_ref(other)], lock, update=lambda _: True)
     found = {str(image.reference): image.platforms for image in done.lock.images}
 
     assert found[APP] == found[other] != ()
 
 
 async def test_an_update_of_one_leaves_the_others(hub: FakeHub) -> None:
-    """Only what was named is taken."""
+    """Only the named reference is updated."""
     other = f"{REGISTRY}/shop/other:1"
     put(hub, "first")
     put(hub, "first other", "shop/other:1")
-    before = await locked(hub, [site(APP), site(other)])
+    before = await locked(hub, [image_ref(APP), image_ref(other)])
     put(hub, "second")
     put(hub, "second other", "shop/other:1")
-    done = await locking(hub, [site(APP), site(other)], before, update=lambda ref: ref.repository == "shop/app")
+    done = await locking(
+        hub, [image_ref(APP), image_ref(other)], before, update=lambda ref: ref.repository == "shop/app"
+    )
 
-    assert [each.taken for each in done.moved] == [True, False]
+    assert [each.updated for each in done.moved] == [True, False]
     assert done.lock.images[1] == before.images[1]
 
 
 async def test_two_spellings_of_one_image_are_one(hub: FakeHub) -> None:
-    """As Docker completes them; and asked once."""
+    """As Docker completes them, with one request."""
     publish(hub, "library/node:latest", image("node"))
-    found = await locked(hub, [site("node"), site("docker.io/library/node:latest", line=4)])
+    found = await locked(hub, [image_ref("node"), image_ref("docker.io/library/node:latest", line=4)])
 
     assert [image.written for image in found.images] == [("docker.io/library/node:latest", "node")]
     assert hub.counted["HEAD manifest"] == 1
 
 
-async def test_what_no_file_names_any_more_leaves_the_lock(hub: FakeHub) -> None:
-    """The lock is of this project as it is."""
+async def test_an_unused_reference_is_removed_from_the_lock(hub: FakeHub) -> None:
+    """The lock describes the project as it is."""
     put(hub, "app")
-    before = await locked(hub, [site(APP)])
+    before = await locked(hub, [image_ref(APP)])
 
     assert (await locking(hub, [], before)).lock == Lock()
 
 
-async def test_what_was_not_looked_at_stays(hub: FakeHub) -> None:
-    """`boltseal lock FILE` says nothing of the other files."""
+async def test_references_of_files_that_were_not_scanned_stay(hub: FakeHub) -> None:
+    """`boltseal lock FILE` concerns only that file."""
     put(hub, "app")
     put(hub, "other", "shop/other:1")
-    other = site(f"{REGISTRY}/shop/other:1", path="b.yaml")
-    before = await locked(hub, [site(APP, path="a.yaml"), site(APP, path="b.yaml"), other])
-    done = await locking(hub, [site(APP, path="a.yaml")], before, outside=lambda path: path == "b.yaml")
+    other = image_ref(f"{REGISTRY}/shop/other:1", path="b.yaml")
+    before = await locked(hub, [image_ref(APP, path="a.yaml"), image_ref(APP, path="b.yaml"), other])
+    done = await locking(hub, [image_ref(APP, path="a.yaml")], before, outside=lambda path: path == "b.yaml")
 
     assert done.lock == before
 
 
 async def test_what_can_not_be_resolved_is_listed_with_its_reason(hub: FakeHub) -> None:
-    """Gone, refused, and a variable without a value: each keeps the lock from being written."""
+    """A missing tag, a refusal and an unset variable each prevent the lock from being written."""
     put(hub, "app")
-    done = await locking(hub, [site(APP), site(f"{REGISTRY}/shop/none:1"), site("${NOBODY}", line=9)])
+    done = await locking(hub, [image_ref(APP), image_ref(f"{REGISTRY}/shop/none:1"), image_ref("${NOBODY}", line=9)])
 
     assert [(each.name, each.places) for each in done.unresolved] == [
         ("${NOBODY}", ("compose.yaml:9",)),
@@ -175,18 +177,18 @@ async def test_what_can_not_be_resolved_is_listed_with_its_reason(hub: FakeHub) 
 
 
 async def test_an_index_that_can_not_be_read_is_unresolved(hub: FakeHub) -> None:
-    """A digest alone, where there should be more, would be half a lock."""
+    """A digest without its platforms would be an incomplete entry."""
     put(hub, "app")
     hub.wrong_bytes = True
-    done = await locking(hub, [site(APP)])
+    done = await locking(hub, [image_ref(APP)])
 
     assert "not used" in done.unresolved[0].reason
     assert done.lock == Lock()
 
 
 async def test_a_service_that_is_built_here_is_a_local_build_where_the_registry_has_none(hub: FakeHub) -> None:
-    """Everything else of the project can be locked."""
-    done = await locking(hub, [site(APP, build=True)])
+    """The rest of the project can still be locked."""
+    done = await locking(hub, [image_ref(APP, build=True)])
 
     assert (done.lock.images[0].local_build, done.unresolved, done.notes) == (True, (), ())
 
@@ -195,33 +197,33 @@ async def test_a_service_that_is_built_here_is_locked_where_the_registry_has_it(
     """It was pushed."""
     document = put(hub, "app")
 
-    assert str((await locked(hub, [site(APP, build=True)])).images[0].digest) == document.digest
+    assert str((await locked(hub, [image_ref(APP, build=True)])).images[0].digest) == document.digest
 
 
-async def test_a_registry_that_wants_a_login_for_a_local_build_is_told(hub: FakeHub) -> None:
-    """Docker Hub says so of everything that is not there."""
+async def test_a_registry_that_requires_a_login_for_a_local_build_is_noted(hub: FakeHub) -> None:
+    """Docker Hub requires a login for everything that does not exist."""
     hub.closed = "library/app"
-    done = await locking(hub, [site("app", build=True)])
+    done = await locking(hub, [image_ref("app", build=True)])
 
     assert done.lock.images[0].local_build
-    assert "app:latest is taken for a local build" in done.notes[0]
+    assert "app:latest is treated as a local build" in done.notes[0]
 
 
 async def test_a_failing_registry_is_no_local_build(hub: FakeHub) -> None:
-    """Doubt is not "not there"."""
+    """A failure is not "not found"."""
     hub.failures = [Response(status_code=500)] * 9
-    done = await locking(hub, [site(APP, build=True)])
+    done = await locking(hub, [image_ref(APP, build=True)])
 
     assert done.lock == Lock()
     assert len(done.unresolved) == 1
 
 
 async def test_a_local_build_stays_one_until_an_update(hub: FakeHub) -> None:
-    """Also when its tag was pushed meanwhile, which is told."""
-    before = await locked(hub, [site(APP, build=True)])
+    """Even if its tag was pushed meanwhile, which is reported."""
+    before = await locked(hub, [image_ref(APP, build=True)])
     document = put(hub, "app")
-    done = await locking(hub, [site(APP, build=True)], before)
-    updated = await locking(hub, [site(APP, build=True)], before, update=lambda _: True)
+    done = await locking(hub, [image_ref(APP, build=True)], before)
+    updated = await locking(hub, [image_ref(APP, build=True)], before, update=lambda _: True)
 
     assert done.lock == before
     assert str(done.moved[0].to) == document.digest
@@ -229,92 +231,94 @@ async def test_a_local_build_stays_one_until_an_update(hub: FakeHub) -> None:
 
 
 async def test_a_local_build_that_is_still_one_stays_as_it_is(hub: FakeHub) -> None:
-    """First seen when it was first seen."""
-    before = await locked(hub, [site(APP, build=True)])
+    """The first-seen time is kept."""
+    before = await locked(hub, [image_ref(APP, build=True)])
 
-    assert (await locking(hub, [site(APP, build=True)], before, now_us=NOW_US + DAY_US)).lock == before
+    assert (await locking(hub, [image_ref(APP, build=True)], before, now_us=NOW_US + DAY_US)).lock == before
 
 
-async def test_a_built_service_whose_tag_was_deleted_is_told(hub: FakeHub) -> None:
-    """And becomes a local build by an update only."""
+async def test_a_local_service_whose_tag_was_deleted_is_reported(hub: FakeHub) -> None:
+    """Only an update makes it a local build."""
     put(hub, "app")
-    before = await locked(hub, [site(APP, build=True)])
+    before = await locked(hub, [image_ref(APP, build=True)])
     del hub.manifests["shop/app"]["1.4.2"]
-    done = await locking(hub, [site(APP, build=True)], before)
-    updated = await locking(hub, [site(APP, build=True)], before, update=lambda _: True)
+    done = await locking(hub, [image_ref(APP, build=True)], before)
+    updated = await locking(hub, [image_ref(APP, build=True)], before, update=lambda _: True)
 
     assert (done.lock, done.moved[0].to) == (before, None)
     assert updated.lock.images[0].local_build
 
 
-async def test_a_built_service_that_the_lock_knows_is_never_guessed_to_be_gone(hub: FakeHub) -> None:
-    """ "Log in" is no "not there" for what was there."""
+async def test_a_locked_service_is_never_assumed_to_be_deleted(hub: FakeHub) -> None:
+    """ "Log in" does not mean "not found" for a tag that existed."""
     put(hub, "app")
-    before = await locked(hub, [site(APP, build=True)])
+    before = await locked(hub, [image_ref(APP, build=True)])
     hub.closed = "shop/app"
 
-    assert len((await locking(hub, [site(APP, build=True)], before)).unresolved) == 1
+    assert len((await locking(hub, [image_ref(APP, build=True)], before)).unresolved) == 1
 
 
 async def test_a_pinned_reference_is_locked_as_it_is_pinned(hub: FakeHub) -> None:
-    """It is what the project deploys, though the tag has moved on; that is told."""
+    """The pin is what the project deploys, although the tag has moved; that is reported."""
     older = put(hub, "older")
     newer = put(hub, "newer")
-    done = await locking(hub, [site(f"{APP}@{older.digest}")])
+    done = await locking(hub, [image_ref(f"{APP}@{older.digest}")])
 
     assert str(done.lock.images[0].digest) == older.digest
     assert len(done.lock.images[0].platforms) == 2
-    assert f"the tag means {Digest.parse(newer.digest).short} now" in done.notes[0]
+    assert f"the tag now resolves to {Digest.parse(newer.digest).short}" in done.notes[0]
 
 
-async def test_a_pin_that_the_tag_means_costs_no_second_question(hub: FakeHub) -> None:
-    """The usual case: one HEAD."""
+async def test_a_pin_to_the_tags_current_digest_costs_no_second_request(hub: FakeHub) -> None:
+    """The usual case costs one HEAD."""
     document = put(hub, "app")
-    found = await locked(hub, [site(f"{APP}@{document.digest}")])
+    found = await locked(hub, [image_ref(f"{APP}@{document.digest}")])
 
     assert str(found.images[0].digest) == document.digest
     assert hub.counted["HEAD manifest"] == 1
 
 
-async def test_a_pin_to_one_platform_is_told_and_the_index_is_locked(hub: FakeHub) -> None:
+async def test_a_pin_to_one_platform_is_noted_and_the_index_is_locked(hub: FakeHub) -> None:
     """The lock is for every machine."""
     document = put(hub, "app")
-    done = await locking(hub, [site(f"{APP}@{document.children[1].digest}")])
+    done = await locking(hub, [image_ref(f"{APP}@{document.children[1].digest}")])
 
     assert str(done.lock.images[0].digest) == document.digest
     assert "one platform of it" in done.notes[0]
 
 
-async def test_a_pin_that_is_gone_is_told_and_the_tag_is_locked(hub: FakeHub) -> None:
-    """There is nothing else to lock."""
+async def test_a_missing_pin_is_noted_and_the_tag_is_locked(hub: FakeHub) -> None:
+    """There is no other digest to lock."""
     document = put(hub, "app")
-    done = await locking(hub, [site(f"{APP}@{Digest.of(b'gone')}")])
+    done = await locking(hub, [image_ref(f"{APP}@{Digest.of(b'gone')}")])
 
     assert str(done.lock.images[0].digest) == document.digest
-    assert "which can't be had" in done.notes[0]
+    assert "which is not available" in done.notes[0]
 
 
-async def test_files_that_pin_one_tag_differently_are_told(hub: FakeHub) -> None:
-    """The lock holds one digest for a tag; the files can't both be right."""
+async def test_files_that_pin_one_tag_differently_are_noted(hub: FakeHub) -> None:
+    """The lock has one digest for a tag, so the files can't both be right."""
     older, newer = put(hub, "older"), put(hub, "newer")
-    done = await locking(hub, [site(f"{APP}@{older.digest}"), site(f"{APP}@{newer.digest}", path="other.yaml")])
+    done = await locking(
+        hub, [image_ref(f"{APP}@{older.digest}"), image_ref(f"{APP}@{newer.digest}", path="other.yaml")]
+    )
 
     assert str(done.lock.images[0].digest) == newer.digest
     assert "files pin it to 2 digests" in done.notes[0]
 
 
 async def test_a_reference_by_digest_alone_is_locked_to_itself(hub: FakeHub) -> None:
-    """It can't move; it can be gone."""
+    """It can't move, only disappear."""
     document = put(hub, "app")
-    found = await locked(hub, [site(f"{REGISTRY}/shop/app@{document.digest}")])
+    found = await locked(hub, [image_ref(f"{REGISTRY}/shop/app@{document.digest}")])
 
     assert (str(found.images[0].digest), found.images[0].reference.tag) == (document.digest, None)
 
 
-async def test_what_a_ledger_has_said_is_kept(hub: FakeHub) -> None:
-    """The key of its registry, and the entry of the image while it means the same."""
+async def test_the_ledger_key_and_entry_are_kept(hub: FakeHub) -> None:
+    """The registry's key, and the image's entry while the digest is unchanged."""
     put(hub, "app")
-    (found,) = (await locked(hub, [site(APP)])).images
+    (found,) = (await locked(hub, [image_ref(APP)])).images
     with_entry = LockedImage(
         found.reference,
         found.digest,
@@ -326,6 +330,6 @@ async def test_what_a_ledger_has_said_is_kept(hub: FakeHub) -> None:
         17,
     )
     keys = {REGISTRY: f"{REGISTRY}+1a2b3c4d+AQIDBA=="}
-    again = await locking(hub, [site(APP)], Lock((with_entry,), keys))
+    again = await locking(hub, [image_ref(APP)], Lock((with_entry,), keys))
 
     assert (again.lock.images[0].entry, again.lock.keys) == (17, keys)

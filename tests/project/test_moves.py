@@ -1,4 +1,4 @@
-"""A tag that moved at a registry with a ledger: whether it may, since when and by whom, is what the ledger says."""
+"""Tags that moved at a registry with a ledger, which decides whether the move was allowed, when, and by whom."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from boltseal.project.tag_moves import MoveSource
 from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.ledger import START_US, A, B, C, FakeLedger
 from tests.lockfile.locks import DAY_US
-from tests.project.sites import site
+from tests.project.image_ref_samples import image_ref
 
 HOST = "reg.example:5000"
 NOW_US = START_US + 5 * DAY_US
@@ -42,7 +42,7 @@ def ledger() -> FakeLedger:
 
 
 def shop(tag: str, digest: str = "") -> ImageReference:
-    return site(f"{HOST}/shop/app:{tag}" + (f"@{digest}" if digest else ""))
+    return image_ref(f"{HOST}/shop/app:{tag}" + (f"@{digest}" if digest else ""))
 
 
 def locked(tag: str, digest: str = A, entry: int | None = None) -> Lock:
@@ -66,25 +66,30 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
-async def test_a_tag_that_floats_there_may_move_whatever_it_is_called(ledger: FakeLedger, tmp_path: Path) -> None:
-    """`1.4.2` looks like a release; its registry says that it floats, when it moved, and by whom."""
+async def test_a_floating_tag_may_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
+    """`1.4.2` looks like a release, but its registry records that it floats, when it moved, and by whom."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2", entry=1))
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert (found.move.sealed, found.move.told, found.move.by, found.move.entry) == (False, MoveSource.LEDGER, "ci", 2)
+    assert (found.move.sealed, found.move.source, found.move.by, found.move.entry) == (
+        False,
+        MoveSource.LEDGER,
+        "ci",
+        2,
+    )
     assert found.move.moved_us == START_US + 2_000_000
     assert found.reason == (
         "its floating tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb, on 2026-11-24T06:00:02Z (4 days ago), "
-        "by ci, as entry 2 of its ledger says; the pin still holds"
+        "by ci, according to entry 2 of its ledger; the pin is still valid"
     )
 
 
 @pytest.mark.parametrize("kind", sorted(RECORDS))
-async def test_what_was_said_of_an_image_is_no_move(ledger: FakeLedger, tmp_path: Path, kind: EntryKind) -> None:
-    """Whoever pushes may say of the old image that it was released, and by whatever words: the tag neither moved nor is sealed by it."""
+async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_path: Path, kind: EntryKind) -> None:
+    """An entry about the old image, with any wording, neither moves nor seals the tag."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     before = await verdict(ledger, tmp_path / "before", shop("1.4.2", A), locked("1.4.2", entry=1))
@@ -98,10 +103,10 @@ async def test_what_was_said_of_an_image_is_no_move(ledger: FakeLedger, tmp_path
 
 
 @pytest.mark.parametrize(("kind", "entries"), [(EntryKind.RELEASED, [1]), (EntryKind.TAG_DELETED, [])])
-async def test_a_lock_names_the_entry_that_made_the_tag_mean_this(
+async def test_a_lock_names_the_entry_that_set_the_tag(
     ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: EntryKind, entries: list[int]
 ) -> None:
-    """Neither one that says something of the image, nor one that took the tag away."""
+    """Not an entry about the image, nor one that deleted the tag."""
     monkeypatch.setattr(resolve, "LEDGER_PAUSE_S", 0.0)
     ledger.push("latest", mode="floating")
     ledger.add(kind, A, tag="latest")
@@ -110,7 +115,7 @@ async def test_a_lock_names_the_entry_that_made_the_tag_mean_this(
     try:
         watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: NOW_US // 1_000_000)
         resolver = Resolver(transport, lambda _: True, watch=watch.follow)
-        await resolver.meanings([reference])
+        await resolver.resolve([reference])
         found = await resolver.ledger_entries({reference: Digest.parse(A)})
     finally:
         await transport.aclose()
@@ -118,10 +123,8 @@ async def test_a_lock_names_the_entry_that_made_the_tag_mean_this(
     assert list(found.values()) == entries
 
 
-async def test_a_lock_may_name_an_entry_that_only_says_something_of_the_image(
-    ledger: FakeLedger, tmp_path: Path
-) -> None:
-    """Older versions wrote such ones."""
+async def test_a_lock_may_name_an_entry_about_the_image(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Older versions recorded such entries."""
     ledger.push("latest", mode="floating")
     entry = ledger.add(EntryKind.RELEASED, A, tag="latest")
     ledger.push("latest", digest=B, mode="floating")
@@ -130,25 +133,21 @@ async def test_a_lock_may_name_an_entry_that_only_says_something_of_the_image(
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
-async def test_a_tag_that_is_sealed_there_may_not_move_whatever_it_is_called(
-    ledger: FakeLedger, tmp_path: Path
-) -> None:
-    """`prod` looks like a word that moves on; its registry had sealed it, and serves another image under it."""
+async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
+    """`prod` looks like a floating tag, but its registry had sealed it and now serves another image."""
     ledger.push("prod")
     ledger.tags["shop/app", "prod"] = B
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
-    assert (found.move.sealed, found.move.told) == (True, MoveSource.LEDGER)
+    assert (found.move.sealed, found.move.source) == (True, MoveSource.LEDGER)
     assert found.reason.startswith("its sealed tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb")
-    assert "its registry is not to be believed: the tag means sha256:bbbb" in found.reason
+    assert "its registry is not trustworthy: the tag means sha256:bbbb" in found.reason
 
 
-async def test_a_sealed_tag_that_moved_by_the_ledgers_own_words_does_not_hold(
-    ledger: FakeLedger, tmp_path: Path
-) -> None:
-    """An entry says so, in the tree and well linked; no boltseal would have written it."""
+async def test_a_sealed_tag_that_moved_according_to_the_ledger_differs(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The ledger contains a valid entry for the move, which no correct registry would have written."""
     ledger.push("prod")
     ledger.push("prod", digest=B)
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
@@ -158,7 +157,7 @@ async def test_a_sealed_tag_that_moved_by_the_ledgers_own_words_does_not_hold(
 
 
 async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: FakeLedger, tmp_path: Path) -> None:
-    """It floated when it was locked; where it was sealed, it still is."""
+    """It floated when it was locked, and where it was sealed, it still is."""
     ledger.push("rc", mode="floating")
     ledger.push("rc", digest=B)
     found = await verdict(ledger, tmp_path, shop("rc", A), locked("rc", entry=1))
@@ -166,10 +165,10 @@ async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: Fake
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
-async def test_who_moved_several_times_is_told_with_when_it_left_what_was_locked(
+async def test_several_moves_are_reported_with_the_time_the_locked_digest_was_left(
     ledger: FakeLedger, tmp_path: Path
 ) -> None:
-    """From then on something else was deployed by the tag; the last move is another day's."""
+    """From then on another image was deployed by the tag; the last move was later."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.push("latest", digest=C, mode="floating")
@@ -178,11 +177,11 @@ async def test_who_moved_several_times_is_told_with_when_it_left_what_was_locked
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.left_us, found.move.moved_us) == (START_US + 2_000_000, START_US + 3_000_000)
-    assert "it left what was locked on 2026-11-24T06:00:02Z; what would be deployed is not" in found.reason
+    assert "it left the locked digest on 2026-11-24T06:00:02Z; a deployment would not" in found.reason
 
 
-async def test_a_move_and_back_is_no_move(ledger: FakeLedger, tmp_path: Path) -> None:
-    """It means what was locked; nobody is asked for its history."""
+async def test_a_tag_that_moved_back_has_not_moved(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The tag resolves to the locked digest; its history is not requested."""
     for digest in (A, B, A):
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
@@ -191,8 +190,8 @@ async def test_a_move_and_back_is_no_move(ledger: FakeLedger, tmp_path: Path) ->
     assert ledger.counted["history"] == 0
 
 
-async def test_a_tag_that_left_twice_left_when_it_left_last(ledger: FakeLedger, tmp_path: Path) -> None:
-    """In between it meant what was locked again."""
+async def test_of_several_departures_the_last_one_counts(ledger: FakeLedger, tmp_path: Path) -> None:
+    """In between it resolved to the locked digest again."""
     for digest in (A, B, A, C, B):
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
@@ -205,41 +204,41 @@ async def test_a_tag_that_left_twice_left_when_it_left_last(ledger: FakeLedger, 
 async def test_a_ledger_without_the_entry_of_the_lock_does_not_hold(
     ledger: FakeLedger, tmp_path: Path, entry: int
 ) -> None:
-    """The lock says by which entry the tag meant what was locked; a registry that shows another past is no witness."""
+    """The lock names the entry that set the tag; a registry that shows another history is not trusted."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert f"entry {entry}, by which latest was locked" in found.reason
+    assert f"entry {entry}, from which latest was locked" in found.reason
 
 
-async def test_a_pin_that_a_sealed_tag_never_meant_does_not_hold(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The digest is another tag's, and the tag before it is there to deceive; without a lock, too."""
+async def test_a_pin_to_a_digest_that_a_sealed_tag_never_had_differs(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The digest belongs to another tag; the check works without a lock, too."""
     ledger.push("1.4.2", digest=B)
     ledger.push("1.4.1")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), None)
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert "by the ledger it never meant sha256:aaaaaaaaaaaa" in found.reason
+    assert "according to the ledger it never resolved to sha256:aaaaaaaaaaaa" in found.reason
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-async def test_a_ledger_that_can_not_be_read_leaves_it_open_whether_a_tag_may_move(
+async def test_with_an_unreadable_ledger_it_is_unknown_whether_a_tag_may_move(
     ledger: FakeLedger, tmp_path: Path, pinned: bool
 ) -> None:
-    """Of a pin that is "could not check"; what is not pinned does not hold, whoever may move it."""
+    """For a pin that is "could not check"; an unpinned reference differs in any case."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.history_status = 500
     found = await verdict(ledger, tmp_path, shop("latest", A if pinned else ""), locked("latest"))
 
     assert told(found) == ((VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS))
-    assert "whether it may, its registry's ledger does not say now" in found.reason
+    assert "whether that is allowed is unknown, because the ledger can't be read" in found.reason
 
 
-async def test_a_ledger_that_fails_between_history_and_proof_is_told(ledger: FakeLedger, tmp_path: Path) -> None:
-    """What was read is not proven, and so is not used."""
+async def test_a_ledger_that_fails_between_history_and_proof_is_not_used(ledger: FakeLedger, tmp_path: Path) -> None:
+    """An unproven history is not used."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.statuses = {"checkpoint": [200, 500]}
@@ -248,10 +247,8 @@ async def test_a_ledger_that_fails_between_history_and_proof_is_told(ledger: Fak
     assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
-async def test_a_registry_whose_ledger_tells_no_histories_is_judged_by_the_tags_name(
-    ledger: FakeLedger, tmp_path: Path
-) -> None:
-    """And by its own account, which nobody signed."""
+async def test_without_ledger_histories_the_tags_name_decides(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The registry's unsigned record is used as well."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.own_history = False
@@ -259,15 +256,15 @@ async def test_a_registry_whose_ledger_tells_no_histories_is_judged_by_the_tags_
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert (found.move.told, found.move.by) == (MoveSource.NAME, "")
-    assert "as its registry says" in found.reason
+    assert (found.move.source, found.move.by) == (MoveSource.NAME, "")
+    assert "according to its registry" in found.reason
 
 
 @pytest.mark.parametrize(("tag", "mode"), [("1.4.2", "floating"), ("prod", "sealed")])
-async def test_a_registry_that_shows_its_ledger_to_nobody_is_believed_as_far_as_its_word_goes(
+async def test_entries_without_a_visible_ledger_are_an_unproven_claim(
     ledger: FakeLedger, tmp_path: Path, tag: str, mode: str
 ) -> None:
-    """Whoever may pull may read the entries; that they are in the tree is for those who may see it. No fault, and no proof."""
+    """Anyone who may pull may read the entries; proofs need the right to the ledger. No fault, and no proof."""
     ledger.push(tag, mode=mode)
     ledger.push(tag, digest=B, mode=mode)
     ledger.status = 403
@@ -275,15 +272,15 @@ async def test_a_registry_that_shows_its_ledger_to_nobody_is_believed_as_far_as_
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
     assert found.move is not None
-    assert (found.move.told, found.move.by) == (MoveSource.REGISTRY, "ci")
-    assert "by ci, as its registry says" in found.reason
+    assert (found.move.source, found.move.by) == (MoveSource.REGISTRY, "ci")
+    assert "by ci, according to its registry" in found.reason
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 500])
 async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
     ledger: FakeLedger, tmp_path: Path, status: int
 ) -> None:
-    """Nobody ever saw one there, so nothing is open: the tag's name decides."""
+    """No ledger was ever seen there, so the tag's name decides."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.status = ledger.history_status = status
@@ -291,13 +288,13 @@ async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
-    assert found.move.told is MoveSource.NAME
+    assert found.move.source is MoveSource.NAME
 
 
-async def test_a_history_without_end_is_not_read_to_its_end(
+async def test_an_endless_history_is_not_read_to_its_end(
     ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A registry could feed us until the memory is full; then nothing of it is used."""
+    """A registry could fill the memory; then nothing of its history is used."""
     monkeypatch.setattr(history, "MAX_HISTORY_BYTES", 1000)
     for digest in (A, B, C, B):
         ledger.push("latest", digest=digest, mode="floating")
@@ -307,8 +304,8 @@ async def test_a_history_without_end_is_not_read_to_its_end(
     assert "lists more than 1000 bytes of history of latest: not read" in found.reason
 
 
-async def test_a_tag_that_was_deleted_is_told_with_who_did_it(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Nothing holds it, so it is gone; pinned, a floating one is a note and a sealed one does not hold."""
+async def test_a_deleted_tag_is_reported_with_the_actor(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Unpinned it is gone; pinned, a floating tag is a note and a sealed one differs."""
     for tag, mode in (("latest", "floating"), ("1.4.2", "sealed")):
         ledger.push(tag, mode=mode)
         ledger.add(EntryKind.TAG_DELETED, A, tag=tag, actor="an admin", extra={})
@@ -319,4 +316,4 @@ async def test_a_tag_that_was_deleted_is_told_with_who_did_it(ledger: FakeLedger
     assert told(gone) == (VerifyStatus.GONE, Weight.DIFFERS)
     assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
     assert told(sealed) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert all("by an admin, as entry" in found.reason for found in (gone, floating, sealed))
+    assert all("by an admin, according to entry" in found.reason for found in (gone, floating, sealed))

@@ -1,4 +1,4 @@
-"""GitHub Actions and GitLab CI: one trap each."""
+"""References in GitHub Actions and GitLab CI, with one trap file for each case."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.project.references.gitlab import wildcards
+from boltseal.project.references.gitlab import include_matcher
 from tests.project.projects import found_in, names, pinned, shown, trap, written
 
 
@@ -26,17 +26,17 @@ def test_containers_services_and_docker_steps_of_a_workflow(tmp_path: Path) -> N
 
 
 def test_an_expression_is_not_evaluated(tmp_path: Path) -> None:
-    """It is a site all the same, and says why it names nothing."""
+    """It is reported with the reason why it is not resolved."""
     found = found_in(trap("actions_containers", tmp_path))
 
     assert (
         "jobs.long.container.image",
-        "? an expression (${{ }}) is known only when the workflow runs; a file with one is left out by [lock] exclude",
+        "? an expression (${{ }}) is evaluated only when the workflow runs; [lock] exclude skips a file that contains one",
     ) in names(found)
 
 
 def test_images_and_services_of_a_pipeline(tmp_path: Path) -> None:
-    """Of the file, of default, of jobs hidden or not, and of what is included of the same project."""
+    """Of the file, of `default`, of jobs hidden or not, and of included files of the project."""
     found = found_in(trap("gitlab_images", tmp_path))
 
     assert names(found) == [
@@ -53,7 +53,7 @@ def test_images_and_services_of_a_pipeline(tmp_path: Path) -> None:
 
 
 def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -> None:
-    """What stands in the image itself is pinned, behind the dependency proxy's prefix too."""
+    """A literal image is pinned, after the dependency proxy's prefix too."""
     edited = pinned(trap("gitlab_images", tmp_path))
 
     assert shown(edited) == {
@@ -64,15 +64,15 @@ def test_no_digest_is_written_into_a_variable_that_scripts_see(tmp_path: Path) -
         ],
         "ci/more.yml": ["image: memcached:1.6@DIGEST"],
     }
-    assert edited.refusals[0].reason == "its end comes from NODE, and scripts of the job would see the digest in it"
+    assert edited.refusals[0].reason == "its end comes from NODE, and the job's scripts would see the digest in it"
 
 
-def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) -> None:
-    """Whoever starts the pipeline may set it."""
+def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
+    """Any user who starts the pipeline may set it."""
     edited = pinned(trap("gitlab_variable_in_the_tag", tmp_path))
 
     assert shown(edited) == {".gitlab-ci.yml": ["image: $HUB/redis:7.2@DIGEST"]}
-    assert [refusal.reason.partition(":")[0] for refusal in edited.refusals] == ["NODE gives part of its tag"]
+    assert [refusal.reason.partition(":")[0] for refusal in edited.refusals] == ["NODE sets part of its tag"]
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_a_variable_inside_the_tag_forbids_a_digest_behind_it(tmp_path: Path) ->
     ],
 )
 def test_the_wildcards_of_an_include(pattern: str, files: set[str]) -> None:
-    """As GitLab has them; nothing else is one."""
+    """The wildcards are those of GitLab."""
     there = {"ci/a.yml", "ci/b/c.yml", "ci/b/d/e.yml", "x.yaml", "ci/f.yaml"}
 
-    assert {name for name in there if wildcards(pattern)(name)} == files
+    assert {name for name in there if include_matcher(pattern)(name)} == files
 
 
-def test_a_pattern_leads_to_the_pipelines_of_folders_below(tmp_path: Path) -> None:
-    """`**.yml` is how GitLab's own pages write it; a link in the project does not lead out of it."""
+def test_a_pattern_includes_the_pipelines_of_subfolders(tmp_path: Path) -> None:
+    """`**.yml` is the form in GitLab's documentation; a link in the project does not lead out of it."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/secret.yml").write_text("image: never:1\n")
     root = written(
@@ -112,7 +112,7 @@ def test_a_pattern_leads_to_the_pipelines_of_folders_below(tmp_path: Path) -> No
 
 
 def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> None:
-    """Each would be tried on every file of the project."""
+    """Each would be compared with every file of the project."""
     includes = "".join(f"- local: /ci/{number}*.yml\n" for number in range(151))
     found = found_in(written(tmp_path, {".gitlab-ci.yml": f"include:\n{includes}"}))
 
@@ -120,8 +120,8 @@ def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> Non
     assert "at most 150 patterns of at most 255 characters are followed" in found.problems[0].message
 
 
-def test_a_job_has_other_images_of_what_it_extends(tmp_path: Path) -> None:
-    """By its own variables, which win over those of the job that it extends, which win over the file's."""
+def test_a_jobs_variables_change_inherited_images(tmp_path: Path) -> None:
+    """Its own variables override those of the job that it extends, which override the file's."""
     text = """variables: {V: "1", KIND: slim}
 .base: {image: "ruby:$V-$KIND", services: ["redis:$V"]}
 .two: {extends: .base, variables: {V: "2"}}
@@ -150,26 +150,24 @@ third: {variables: {V: "3"}}
 
 
 def test_jobs_that_extend_each_other_end(tmp_path: Path) -> None:
-    """GitLab refuses such a file; here each is looked at once."""
+    """GitLab refuses such a file; here each job is read once."""
     text = "a: {extends: b, image: 'x:$V'}\nb: {extends: [a, b, none], variables: {V: '1'}}\n"
 
     assert ("b.image", "x:1") in names(found_in(written(tmp_path, {".gitlab-ci.yml": text})))
 
 
 @pytest.mark.lengthy
-def test_jobs_that_have_too_many_images_of_each_other_are_told(tmp_path: Path) -> None:
-    """A thousand jobs with a thousand services of one would be a million references."""
+def test_too_many_inherited_images_are_a_problem(tmp_path: Path) -> None:
+    """A thousand jobs with a thousand services would be a million references."""
     services = ", ".join(f"'x{number}:$V'" for number in range(200))
     jobs = "".join(f"j{number}: {{extends: .base, variables: {{V: '{number}'}}}}\n" for number in range(200))
     found = found_in(written(tmp_path, {".gitlab-ci.yml": f".base: {{services: [{services}]}}\n{jobs}"}))
 
-    assert [problem.message for problem in found.problems] == [
-        "its jobs have more than 10000 images of each other: not read"
-    ]
+    assert [problem.message for problem in found.problems] == ["its jobs inherit more than 10000 images: not read"]
 
 
 def test_an_input_of_a_pipeline_is_not_evaluated(tmp_path: Path) -> None:
-    """And is told as what it is."""
+    """The reason is reported."""
     ((_, why),) = names(found_in(written(tmp_path, {".gitlab-ci.yml": 'a: {image: "ruby:$[[ inputs.v ]]"}\n'})))
 
-    assert why.startswith("? an input ($[[ ]]) is known only when the pipeline is made")
+    assert why.startswith("? an input ($[[ ]]) is evaluated only when the pipeline is created")

@@ -1,4 +1,4 @@
-"""For which machines an image is, and on which it is used: by the file's own `platform`, and by what the caller says."""
+"""The platforms of an image are compared with those in use: the file's own `platform`, and the caller's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedPlatform
 from boltseal.project.image_references import ImageReference
 from boltseal.project.lock import relock
-from boltseal.project.platforms import PlatformInvalid, check_platform, lacking, runs
+from boltseal.project.platforms import PlatformInvalid, can_run, check_platform, missing_platforms
 from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.hub import FakeHub
 from tests.images import image, index
 from tests.lockfile.locks import NOW_US, digest
-from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
 RELEASE, FLOATING = f"{REGISTRY}/shop/app:1.4.2", f"{REGISTRY}/shop/app:latest"
 
@@ -34,13 +34,13 @@ def hub() -> FakeHub:
 
 
 def used_on(one: ImageReference, *platforms: str) -> ImageReference:
-    """As Compose's `platform`, or `FROM --platform`, says it."""
+    """Return the reference with a platform, as from Compose's `platform` or `FROM --platform`."""
     return replace(one, platforms=platforms)
 
 
-async def locked(hub: FakeHub, *sites: ImageReference) -> Lock:
+async def locked(hub: FakeHub, *image_refs: ImageReference) -> Lock:
     async with resolving(hub) as resolver:
-        return (await relock(sites, Lock(), resolver, update=lambda _: False, now_us=NOW_US)).lock
+        return (await relock(image_refs, Lock(), resolver, update=lambda _: False, now_us=NOW_US)).lock
 
 
 async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock, platforms: Sequence[str] = ()) -> VerifyResult:
@@ -77,33 +77,33 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
         ("macos/arm64", "darwin/arm64", True),
     ],
 )
-def test_platforms_are_read_as_docker_reads_them(asked: str, has: str, expected: bool) -> None:
-    """One machine has several names, and runs what its older siblings run."""
-    assert runs(asked, has) is expected
+def test_platforms_are_normalised_as_in_docker(asked: str, has: str, expected: bool) -> None:
+    """A machine has several names, and runs images of older variants."""
+    assert can_run(asked, has) is expected
 
 
 @pytest.mark.parametrize("text", ["", "/", "linux/", "linux/amd64/v1/x", "linux amd64", "linux/\x1b", "l" * 200])
-def test_what_is_no_platform_is_refused(text: str) -> None:
-    """With what is expected."""
+def test_an_invalid_platform_is_refused(text: str) -> None:
+    """The error names what was expected."""
     with pytest.raises(PlatformInvalid, match="expected one such as linux/amd64"):
         check_platform(text)
 
 
 def test_an_image_whose_platforms_are_not_all_known_is_not_judged() -> None:
-    """None at all, or one that is not said: nobody knows what it lacks."""
+    """With no platforms, or an unnamed one, it is unknown which ones are missing."""
     known, unsaid = LockedPlatform("linux/amd64", digest(1)), LockedPlatform("", digest(2))
 
-    assert lacking(["linux/arm64"], []) is None
-    assert lacking(["linux/arm64"], [known, unsaid]) is None
-    assert lacking(["linux/arm64", "linux/amd64"], [known]) == ("linux/arm64",)
+    assert missing_platforms(["linux/arm64"], []) is None
+    assert missing_platforms(["linux/arm64"], [known, unsaid]) is None
+    assert missing_platforms(["linux/arm64", "linux/amd64"], [known]) == ("linux/arm64",)
 
 
 async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: FakeHub) -> None:
-    """It would start nowhere that this file is for; told offline too, with both."""
+    """It would start on no machine that the file is for; reported offline too, with both platforms."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
-    lock = await locked(hub, site(RELEASE))
-    pinned = used_on(site(f"{RELEASE}@{document.children[0].digest}"), "linux/arm64")
+    lock = await locked(hub, image_ref(RELEASE))
+    pinned = used_on(image_ref(f"{RELEASE}@{document.children[0].digest}"), "linux/arm64")
     found = [await verdict(asked, pinned, lock) for asked in (hub, None)]
 
     assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
@@ -111,11 +111,11 @@ async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: Fa
 
 
 async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: FakeHub) -> None:
-    """It runs where the file says; the index would too."""
+    """It runs on the file's platform; the index would too."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
-    lock = await locked(hub, site(RELEASE))
-    pinned = used_on(site(f"{RELEASE}@{document.children[1].digest}"), "linux/arm64/v8")
+    lock = await locked(hub, image_ref(RELEASE))
+    pinned = used_on(image_ref(f"{RELEASE}@{document.children[1].digest}"), "linux/arm64/v8")
 
     assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
     assert told(await verdict(None, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
@@ -123,24 +123,24 @@ async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: Fa
     assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
-async def test_an_image_that_has_not_what_the_file_asks_for_is_wrong(hub: FakeHub) -> None:
-    """Locked and pinned as it should be, and still it can't start there; an index, and a plain image."""
+async def test_an_image_without_the_files_platform_is_wrong(hub: FakeHub) -> None:
+    """Locked and pinned correctly, it still can't start there; an index, and a single image."""
     publish(hub, "shop/app:1.4.2", two_platforms("app"))
     publish(hub, "shop/app:latest", image("plain"))
     names = (RELEASE, FLOATING)
-    lock = await locked(hub, *map(site, names))
-    found = [await verdict(hub, used_on(site(name), "linux/s390x"), lock) for name in names]
+    lock = await locked(hub, *map(image_ref, names))
+    found = [await verdict(hub, used_on(image_ref(name), "linux/s390x"), lock) for name in names]
 
     assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
-    assert "used on linux/s390x, and there is no image of it for that; it has linux/amd64" in found[0].reason
+    assert "used on linux/s390x, but has no image for that; it has linux/amd64" in found[0].reason
 
 
-async def test_every_image_has_to_be_for_the_machines_that_are_named(hub: FakeHub) -> None:
-    """Also where the files say nothing of platforms."""
+async def test_every_image_must_have_the_callers_platforms(hub: FakeHub) -> None:
+    """Even if the files name no platforms."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
-    lock = await locked(hub, site(RELEASE))
-    pinned = site(f"{RELEASE}@{document.digest}")
+    lock = await locked(hub, image_ref(RELEASE))
+    pinned = image_ref(f"{RELEASE}@{document.digest}")
     both = await verdict(hub, pinned, lock, ["linux/amd64", "linux/arm64"])
     third = await verdict(None, pinned, lock, ["linux/amd64", "linux/riscv64"])
 
@@ -149,12 +149,12 @@ async def test_every_image_has_to_be_for_the_machines_that_are_named(hub: FakeHu
     assert "used on linux/riscv64" in third.reason
 
 
-async def test_platforms_that_were_not_read_could_not_be_checked(hub: FakeHub) -> None:
-    """On Docker Hub, by who asked for it; what a file says of itself alone is no question."""
+async def test_unknown_platforms_could_not_be_checked(hub: FakeHub) -> None:
+    """On Docker Hub, if the caller names platforms; a file's own platform alone is not checked."""
     document = two_platforms("app")
     publish(hub, "library/node:16.13.0", document)
-    lock = await locked(hub, site("node:16.13.0"))
-    pinned = site(f"node:16.13.0@{document.digest}")
+    lock = await locked(hub, image_ref("node:16.13.0"))
+    pinned = image_ref(f"node:16.13.0@{document.digest}")
     asked = await verdict(hub, pinned, lock, ["linux/arm64"])
 
     assert told(asked) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
@@ -163,30 +163,30 @@ async def test_platforms_that_were_not_read_could_not_be_checked(hub: FakeHub) -
     assert "GET manifest" not in hub.counted
 
 
-async def test_a_move_is_told_by_platform(hub: FakeHub) -> None:
-    """An index gets another digest when one image is added; who runs the others runs the same bytes."""
+async def test_a_move_is_reported_by_platform(hub: FakeHub) -> None:
+    """An index gets another digest when one image changes; all other platforms run the same bytes."""
     amd64, arm64 = image("amd64"), image("arm64")
     publish(hub, "shop/app:latest", index(amd64, arm64))
-    lock = await locked(hub, site(FLOATING))
+    lock = await locked(hub, image_ref(FLOATING))
     newer = index(amd64, image("a newer arm64"))
     publish(hub, "shop/app:latest", newer)
-    found = await verdict(hub, used_on(site(FLOATING), "linux/amd64"), lock)
-    elsewhere = await verdict(hub, site(FLOATING), lock, ["linux/arm64"])
+    found = await verdict(hub, used_on(image_ref(FLOATING), "linux/amd64"), lock)
+    elsewhere = await verdict(hub, image_ref(FLOATING), lock, ["linux/arm64"])
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is not None
     assert (found.change.changed, found.change.same) == (("linux/arm64",), ("linux/amd64",))
-    assert "; changed: linux/arm64; same: linux/amd64; on linux/amd64 it is the same image" in found.reason
-    assert "it is the same image" not in elsewhere.reason
+    assert "; changed: linux/arm64; same: linux/amd64; unchanged on linux/amd64" in found.reason
+    assert "unchanged on" not in elsewhere.reason
 
 
-async def test_a_new_index_that_can_not_be_read_is_no_failure(hub: FakeHub) -> None:
-    """That the tag moved is known; on which platforms is left out."""
+async def test_an_unreadable_new_index_is_not_a_failure(hub: FakeHub) -> None:
+    """The move is known; the changed platforms are omitted."""
     publish(hub, "shop/app:latest", two_platforms("older"))
-    lock = await locked(hub, site(FLOATING))
+    lock = await locked(hub, image_ref(FLOATING))
     publish(hub, "shop/app:latest", two_platforms("newer"))
     hub.wrong_bytes = True
-    found = await verdict(hub, site(FLOATING), lock)
+    found = await verdict(hub, image_ref(FLOATING), lock)
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is None

@@ -1,4 +1,4 @@
-"""Whatever a file looks like: only image texts change, and to unpin what was pinned gives the same bytes."""
+"""In any file, only image texts change, and unpinning restores the bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPACE = st.sampled_from(("", "  ", "\t", " # image: nginx:1.25", " # 🚀 é"))
 
 @st.composite
 def scalars(draw: st.DrawFn, image: str) -> str:
-    """One way in which YAML can hold a text, behind a key that stands at `indent`; ends its line."""
+    """Draw a form in which YAML can write a text, after a key at `indent`, with its line end."""
     default = draw(st.sampled_from(("${X:-%s}", "${X-%s}", "${A:-${B:-%s}}", "%s")))
     text = default % image
     space = draw(SPACE)
@@ -44,7 +44,7 @@ def scalars(draw: st.DrawFn, image: str) -> str:
 
 @st.composite
 def compose_files(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """A Compose file, and the images that are in it."""
+    """Draw a Compose file and its images."""
     images = draw(st.lists(IMAGES, min_size=1, max_size=5))
     lines = [draw(st.sampled_from(("# image: redis:7.2", "name: x", "x-a: {image: redis:7.2}"))), "services:"]
     for number, image in enumerate(images):
@@ -65,21 +65,21 @@ def test_in_compose_files_only_images_change_and_come_back(made: tuple[str, list
     text, images = made
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), {"compose.yml": text})
-        sites = found_in(root).sites
+        image_refs = found_in(root).image_refs
         edited = pinned(root)
         put(root, edited)
         after = (root / "compose.yml").read_bytes()
         put(root, unpinned(root))
 
-        assert [site.resolved.familiar() for site in sites if site.resolved] == images
+        assert [image_ref.resolved.familiar() for image_ref in image_refs if image_ref.resolved] == images
         assert edited.refusals == ()
-        assert _loaded(after.decode("utf-8-sig")) == _expected(_loaded(text.removeprefix("\ufeff")), sites)
+        assert _loaded(after.decode("utf-8-sig")) == _expected(_loaded(text.removeprefix("\ufeff")), image_refs)
         assert (root / "compose.yml").read_bytes() == text.encode()
 
 
 @st.composite
 def dockerfiles(draw: st.DrawFn) -> str:
-    """A Dockerfile with whatever surrounds an image in one."""
+    """Draw a Dockerfile with arbitrary text around its images."""
     parts = [draw(st.sampled_from(("", "# syntax=docker/dockerfile:1\n", "# escape=`\n", "# a comment\n")))]
     escape = "`" if "escape" in parts[0] else "\\"
     for number in range(draw(st.integers(1, 4))):
@@ -106,27 +106,27 @@ def dockerfiles(draw: st.DrawFn) -> str:
 
 @given(text=dockerfiles())
 def test_in_dockerfiles_only_images_change_and_come_back(text: str) -> None:
-    """Each edit puts one digest behind one image that is no text of a script, and nothing else."""
+    """Each edit appends one digest to one image that is not part of a script, and changes nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         root = written(Path(folder), {"Dockerfile": text})
-        sites = [site for site in found_in(root).sites if site.spot]
+        image_refs = [image_ref for image_ref in found_in(root).image_refs if image_ref.edit_range]
         edited = pinned(root)
         put(root, edited)
         after = (root / "Dockerfile").read_bytes().decode()
         put(root, unpinned(root))
 
         assert edited.refusals == ()
-        assert after == _spliced(text, sites)
-        assert after.count("@sha256:") == len(sites)
+        assert after == _spliced(text, image_refs)
+        assert after.count("@sha256:") == len(image_refs)
         assert (root / "Dockerfile").read_bytes() == text.encode()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DATA.iterdir()))
 def test_every_trap_is_pinned_once_and_comes_back(name: str, tmp_path: Path) -> None:
-    """To pin again changes nothing; to unpin gives the bytes that were there, where nothing was pinned before."""
+    """Pinning again changes nothing; unpinning restores the bytes, if nothing was pinned before."""
     root = trap(name, tmp_path)
     before = _bytes(root)
-    pinned_before = any(site.pinned for site in found_in(root).sites)
+    pinned_before = any(image_ref.pinned for image_ref in found_in(root).image_refs)
     put(root, pinned(root))
     again = pinned(root)
     put(root, unpinned(root))
@@ -143,22 +143,22 @@ def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
-def _expected(loaded: Any, sites: tuple[ImageReference, ...]) -> Any:
-    """The document as it must be: each service's image with the digest put behind the reference in it."""
-    for site in sites:
-        service = loaded["services"][site.where.split(".")[1]]
-        plain = str(site.unpinned.familiar()) if site.unpinned else ""
+def _expected(loaded: Any, image_refs: tuple[ImageReference, ...]) -> Any:
+    """Return the expected document: each service's image with the digest appended to its reference."""
+    for image_ref in image_refs:
+        service = loaded["services"][image_ref.where.split(".")[1]]
+        plain = str(image_ref.unpinned.familiar()) if image_ref.unpinned else ""
         head, found, tail = service["image"].rpartition(plain)
         assert found
-        service["image"] = f"{head}{found}@{digest_of(site)}{tail}"
+        service["image"] = f"{head}{found}@{digest_of(image_ref)}{tail}"
     return loaded
 
 
-def _spliced(text: str, sites: list[ImageReference]) -> str:
-    """The text with each site's digest put behind its reference, found by its place."""
-    for site in sorted(sites, key=lambda site: site.span, reverse=True):
-        plain = str(site.unpinned.familiar()) if site.unpinned else ""
-        at = text.index(plain, site.span[0]) + len(plain)
-        assert at <= site.span[1]
-        text = f"{text[:at]}@{digest_of(site)}{text[at:]}"
+def _spliced(text: str, image_refs: list[ImageReference]) -> str:
+    """Return the text with each reference's digest inserted at its position."""
+    for image_ref in sorted(image_refs, key=lambda image_ref: image_ref.span, reverse=True):
+        plain = str(image_ref.unpinned.familiar()) if image_ref.unpinned else ""
+        at = text.index(plain, image_ref.span[0]) + len(plain)
+        assert at <= image_ref.span[1]
+        text = f"{text[:at]}@{digest_of(image_ref)}{text[at:]}"
     return text

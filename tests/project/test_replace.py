@@ -1,4 +1,4 @@
-"""All files or none: faults at every call, links, modes, and files that changed meanwhile."""
+"""All files are replaced or none: faults at every call, links, modes, and files that changed meanwhile."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ NAMES = ("a/one.yml", "a/two.yml", "b/three.yml")
 
 
 def changes() -> list[FileEdit]:
-    """`old` becomes `new` in three files of two folders."""
+    """Return edits of `old` to `new` in three files of two folders."""
     before = [SourceFile.of(name, f"{name}: old\r\n".encode()) for name in NAMES]
     return [FileEdit(source, source.with_text(source.text.replace("old", "new"))) for source in before]
 
 
 def project(folder: Path) -> Path:
-    """The three files as they were read."""
+    """Create the three files."""
     return written(folder, {name: f"{name}: old\r\n" for name in NAMES})
 
 
 def texts(root: Path) -> set[str]:
-    """What the files say, the file's name left out; and the name of whatever else lies there."""
+    """Return the files' content without their names, and the names of all other files."""
     paths = [path for path in root.rglob("*") if path.is_file()]
     return {
         path.read_bytes().decode().partition(": ")[2] if path.relative_to(root).as_posix() in NAMES else path.name
@@ -43,7 +43,7 @@ def texts(root: Path) -> set[str]:
 
 
 def test_all_files_are_new_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
-    """Three files, and no fourth."""
+    """There are three files, and no fourth."""
     root = project(tmp_path)
     replace_all(root, changes())
 
@@ -54,11 +54,11 @@ def test_all_files_are_new_and_nothing_is_left_beside_them(tmp_path: Path) -> No
 @pytest.mark.parametrize("skip", range(3))
 @pytest.mark.parametrize("what", ["link", "create", "append", "sync"])
 def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path: Path, what: str, skip: int, done: bool) -> None:
-    """Of the first file and of the last."""
+    """The first file fails, or the last."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail(what, errno.ENOSPC, skip=skip, done=done)
 
-    with pytest.raises(FilesNotWritten, match=r"No space left on device; every file is as it was$"):
+    with pytest.raises(FilesNotWritten, match=r"No space left on device; every file is unchanged$"):
         replace_all(root, changes(), disk)
     assert texts(root) == {"old\r\n"}
 
@@ -68,49 +68,49 @@ def test_a_write_that_fails_leaves_every_file_as_it_was(tmp_path: Path, what: st
     ("what", "skip"), [("rename", 0), ("rename", 1), ("rename", 2), ("sync_folder", 0), ("sync_folder", 1)]
 )
 def test_a_rename_that_fails_brings_the_old_texts_back(tmp_path: Path, what: str, skip: int, done: bool) -> None:
-    """Also of the files that were new already."""
+    """Files that were already replaced are restored."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail(what, errno.EIO, skip=skip, done=done)
 
-    with pytest.raises(FilesNotWritten, match="every file is as it was"):
+    with pytest.raises(FilesNotWritten, match="every file is unchanged"):
         replace_all(root, changes(), disk)
     assert texts(root) == {"old\r\n"}
 
 
 @pytest.mark.parametrize("skip", range(3))
-def test_without_second_names_the_old_texts_are_copied(tmp_path: Path, skip: int) -> None:
-    """As on a file system of a memory stick; they are brought back all the same."""
+def test_without_hard_links_the_old_texts_are_copied(tmp_path: Path, skip: int) -> None:
+    """On a file system without hard links, such as FAT; the restored texts come from copies."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail("link", errno.EPERM, times=3)
     disk.fail("rename", errno.EIO, skip=skip)
 
-    with pytest.raises(FilesNotWritten, match="every file is as it was"):
+    with pytest.raises(FilesNotWritten, match="every file is unchanged"):
         replace_all(root, changes(), disk)
     assert texts(root) == {"old\r\n"}
     assert disk.calls["create"] == 6
 
 
-def test_what_can_not_be_put_back_is_named(tmp_path: Path) -> None:
-    """When the disk fails for good after the first file, the message says which may be new."""
+def test_files_that_can_not_be_restored_are_named(tmp_path: Path) -> None:
+    """If the disk keeps failing after the first file, the message names the files that may be new."""
     root, disk = project(tmp_path), FailingDisk()
     disk.fail("rename", errno.EIO, skip=1, times=10)
 
-    with pytest.raises(FilesNotWritten, match=r"a/one\.yml, a/two\.yml could not be put back, and may be new"):
+    with pytest.raises(FilesNotWritten, match=r"a/one\.yml, a/two\.yml could not be restored and may be new"):
         replace_all(root, changes(), disk)
 
 
 def test_a_file_that_was_changed_meanwhile_stops_everything(tmp_path: Path) -> None:
-    """Somebody's edit is worth more than ours."""
+    """The user's change is kept."""
     root = project(tmp_path)
     (root / "b/three.yml").write_text("b/three.yml: theirs\n")
 
-    with pytest.raises(FileChanged, match=r"b/three\.yml was changed while it was worked on"):
+    with pytest.raises(FileChanged, match=r"b/three\.yml changed while boltseal worked on it"):
         replace_all(root, changes())
     assert texts(root) == {"old\r\n", "theirs\n"}
 
 
 class Editing(Disk):
-    """Somebody saves the last file when the first has been renamed: in place, or as editors do it."""
+    """Save the last file after the first rename: in place, or by a rename as editors do."""
 
     def __init__(self, path: Path, *, in_place: bool) -> None:
         self._path = path
@@ -128,18 +128,18 @@ class Editing(Disk):
 
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_file_that_is_saved_while_others_are_replaced_stops_everything(tmp_path: Path, in_place: bool) -> None:
-    """Those before it are put back, and what was saved stays."""
+    """The files before it are restored, and the saved one stays."""
     root = project(tmp_path)
 
     with pytest.raises(
-        FileChanged, match=r"b/three\.yml was changed while it was worked on; .*every file is as it was"
+        FileChanged, match=r"b/three\.yml changed while boltseal worked on it; .*every file is unchanged"
     ):
         replace_all(root, changes(), Editing(root / "b/three.yml", in_place=in_place))
     assert texts(root) == {"old\r\n", "theirs\n"}
 
 
-def test_a_name_as_long_as_a_name_can_be_is_no_hindrance(tmp_path: Path) -> None:
-    """What lies beside a file meanwhile does not have its name."""
+def test_a_name_of_maximum_length_is_accepted(tmp_path: Path) -> None:
+    """The temporary files do not contain the file's name."""
     name = "n" * 251 + ".yml"
     root = written(tmp_path, {name: "old\n"})
     before = SourceFile.of(name, b"old\n")
@@ -150,12 +150,12 @@ def test_a_name_as_long_as_a_name_can_be_is_no_hindrance(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) -> None:
-    """In the middle of three hundred files; with room again all are written."""
+    """In the middle of three hundred files; with free space all are written."""
     with small_disk(tmp_path / "small", "size=3m") as folder:
         files = [SourceFile.of(f"{number}.yml", b"old" * 2000) for number in range(300)]
         written(folder, {source.path: source.raw for source in files})
         edits = [FileEdit(source, source.with_text("new" * 2000)) for source in files]
-        with pytest.raises(FilesNotWritten, match="No space left on device; every file is as it was"):
+        with pytest.raises(FilesNotWritten, match="No space left on device; every file is unchanged"):
             replace_all(folder, edits)
         untouched = {path.name: path.read_bytes() for path in folder.iterdir()}
         subprocess.run(["mount", "-o", "remount,size=8m", folder], check=True)
@@ -167,7 +167,7 @@ def test_a_disk_that_is_really_full_leaves_every_file_as_it_was(tmp_path: Path) 
 
 
 def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> None:
-    """A link out of the project is no file of it, though it holds the same bytes."""
+    """A link out of the project is not a file of it, even with equal content."""
     root = project(tmp_path / "project")
     outside = written(tmp_path / "outside", {"three.yml": "b/three.yml: old\r\n"})
     (root / "b/three.yml").unlink()
@@ -179,7 +179,7 @@ def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> 
 
 
 def test_modes_and_links_stay(tmp_path: Path) -> None:
-    """A link goes on leading to the file, and the file keeps its mode."""
+    """A link still leads to the file, and the file keeps its mode."""
     root = project(tmp_path)
     (root / "a/one.yml").chmod(0o751)
     (root / "a/two.yml").chmod(0o600)
@@ -193,7 +193,7 @@ def test_modes_and_links_stay(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_the_owner_of_a_file_stays(tmp_path: Path) -> None:
-    """Root pins a user's project, and the files are the user's."""
+    """If root pins a user's project, the files stay the user's."""
     root = project(tmp_path)
     os.chown(root / "a/one.yml", 1234, 2345)
     replace_all(root, changes())
@@ -202,7 +202,7 @@ def test_the_owner_of_a_file_stays(tmp_path: Path) -> None:
 
 
 def test_attributes_of_a_file_stay(tmp_path: Path) -> None:
-    """Such as an ACL, by which somebody else may read it."""
+    """Such as an ACL that lets another user read it."""
     root = project(tmp_path)
     os.setxattr(root / NAMES[0], "user.note", b"ours")
     replace_all(root, changes())
@@ -211,8 +211,8 @@ def test_attributes_of_a_file_stay(tmp_path: Path) -> None:
     assert os.listxattr(root / NAMES[1]) == []
 
 
-def test_a_second_name_keeps_the_old_text_and_is_told(tmp_path: Path) -> None:
-    """A copy of hard links is kept as it was; that nobody notices would be worse."""
+def test_another_hard_link_keeps_the_old_text_and_is_reported(tmp_path: Path) -> None:
+    """Another hard link keeps the old text, and the caller is informed."""
     root = project(tmp_path)
     (root / "kept.yml").hardlink_to(root / NAMES[1])
 
@@ -241,8 +241,8 @@ replace_all(Path(sys.argv[1]), changes(), Killed())
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_killed_between_two_files_each_is_whole_and_the_same_again_completes_it(tmp_path: Path, at: int) -> None:
-    """Nothing is half; what is left beside them is of no use to anybody, and in nobody's way."""
+def test_after_a_kill_each_file_is_complete_and_a_second_run_finishes(tmp_path: Path, at: int) -> None:
+    """No file is partial, and the temporary files are harmless."""
     root = project(tmp_path)
     ended = subprocess.run([sys.executable, "-c", KILLED, root, str(at)], check=False)
     there = [(root / name).read_bytes().partition(b": ")[2] for name in NAMES]

@@ -1,4 +1,4 @@
-"""What references mean is asked so that it costs nobody a pull, and only of those who may be asked."""
+"""Resolving references causes no counted pull, and contacts only allowed registries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from boltseal.oci.reference import Reference
 from boltseal.project.resolve import RegistryNotAllowed, platform_name
 from tests.fakes.hub import FakeHub
 from tests.images import Document, artifact, image, index
-from tests.project.sites import REGISTRY, publish, references, resolving, two_platforms
+from tests.project.image_ref_samples import REGISTRY, publish, references, resolving, two_platforms
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def hub() -> FakeHub:
     return FakeHub()
 
 
-async def behind(hub: FakeHub, name: str, document: Document, *, count_pulls: bool = False) -> object:
+async def platforms_of(hub: FakeHub, name: str, document: Document, *, count_pulls: bool = False) -> object:
     digest = Digest.parse(publish(hub, name.partition("/")[2], document))
     async with resolving(hub, count_pulls=count_pulls) as resolver:
         return (await resolver.platforms({digest: Reference.parse(name)}))[digest]
@@ -47,12 +47,12 @@ def expected(*children: Document) -> tuple[LockedPlatform, ...]:
 
 
 async def test_each_distinct_reference_costs_one_head_and_nothing_is_fetched(hub: FakeHub) -> None:
-    """However often the project names it."""
+    """Regardless of how often the project names it."""
     for number in range(20):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     named = references(*[f"docker.io/team/app{number}:1.0.0" for number in range(20)])
     async with resolving(hub) as resolver:
-        found = await resolver.meanings([*named, *named])
+        found = await resolver.resolve([*named, *named])
 
     assert all(isinstance(each, Resolved) for each in found.values())
     assert hub.counted == {"token": 1, "HEAD manifest": 20}
@@ -60,81 +60,81 @@ async def test_each_distinct_reference_costs_one_head_and_nothing_is_fetched(hub
 
 
 async def test_a_registry_that_is_not_allowed_is_not_asked(hub: FakeHub) -> None:
-    """A checked-out project does not choose whom we talk to."""
+    """A checked-out project does not choose the hosts."""
     publish(hub, "shop/app:1", image("app"))
     asked, refused = references(f"{REGISTRY}/shop/app:1", "169.254.169.254/shop/app:1")
     async with resolving(hub, allowed=lambda name: name == REGISTRY) as resolver:
-        found = await resolver.meanings([asked, refused])
+        found = await resolver.resolve([asked, refused])
 
     assert isinstance(found[asked], Resolved)
     assert isinstance(found[refused], RegistryNotAllowed)
     assert {request.url.hostname for request in hub.seen} == {REGISTRY, "auth.test"}
 
 
-async def test_behind_an_index_are_its_platforms_with_their_image_ids(hub: FakeHub) -> None:
-    """Which is how hosts name what they run."""
+async def test_an_index_has_platforms_with_image_ids(hub: FakeHub) -> None:
+    """Hosts identify running images by image IDs."""
     document = two_platforms("app")
 
-    assert await behind(hub, f"{REGISTRY}/shop/app:1", document) == expected(*document.children)
+    assert await platforms_of(hub, f"{REGISTRY}/shop/app:1", document) == expected(*document.children)
 
 
 async def test_on_docker_hub_nothing_is_read_that_counts_as_a_pull(hub: FakeHub) -> None:
-    """A GET of a manifest counts there, by digest too."""
-    found = await behind(hub, "docker.io/team/app:1", two_platforms("app"))
+    """A manifest GET counts there, by digest too."""
+    found = await platforms_of(hub, "docker.io/team/app:1", two_platforms("app"))
 
     assert found == ()
     assert "GET manifest" not in hub.counted
 
 
-async def test_on_docker_hub_it_is_read_when_it_may_count(hub: FakeHub) -> None:
+async def test_on_docker_hub_platforms_are_read_if_pulls_may_count(hub: FakeHub) -> None:
     """`--count-pulls`: one for the index, and one for each platform."""
     document = two_platforms("app")
-    found = await behind(hub, "docker.io/team/app:1", document, count_pulls=True)
+    found = await platforms_of(hub, "docker.io/team/app:1", document, count_pulls=True)
 
     assert found == expected(*document.children)
     assert hub.counted["GET manifest"] == 3
 
 
-async def test_a_plain_image_says_its_platform_in_its_config(hub: FakeHub) -> None:
-    """There is no index around it that would."""
+async def test_a_single_images_platform_is_in_its_config(hub: FakeHub) -> None:
+    """There is no index that would name it."""
     app = image("app", architecture="arm64")
-    found = await behind(hub, f"{REGISTRY}/shop/app:1", app)
+    found = await platforms_of(hub, f"{REGISTRY}/shop/app:1", app)
 
     assert found == (LockedPlatform("linux/arm64", Digest.parse(app.digest), Digest.parse(app.config.digest)),)
 
 
-async def test_what_is_no_image_has_no_image_id(hub: FakeHub) -> None:
-    """An SBOM has a config too, an empty one."""
-    found = await behind(hub, f"{REGISTRY}/shop/sbom:1", artifact("sbom"))
+async def test_another_artifact_has_no_image_id(hub: FakeHub) -> None:
+    """An SBOM has an (empty) config too."""
+    found = await platforms_of(hub, f"{REGISTRY}/shop/sbom:1", artifact("sbom"))
 
     assert found == (LockedPlatform("", Digest.parse(artifact("sbom").digest), None),)
 
 
-async def test_a_config_that_says_nothing_readable_names_no_platform(hub: FakeHub) -> None:
-    """The image is locked all the same."""
+async def test_an_unreadable_config_names_no_platform(hub: FakeHub) -> None:
+    """The image is locked anyway."""
     blob = b"[]"
     config = {"mediaType": image("app").config.media_type, "digest": str(Digest.of(blob)), "size": 2}
     hub.blobs[str(Digest.of(blob))] = blob
-    found = await behind(hub, f"{REGISTRY}/shop/app:2", image("app", config=config))
+    found = await platforms_of(hub, f"{REGISTRY}/shop/app:2", image("app", config=config))
 
     assert isinstance(found, tuple)
     assert (found[0].platform, found[0].image) == ("", Digest.of(blob))
 
 
-async def test_attestations_are_no_platform(hub: FakeHub) -> None:
-    """BuildKit puts them beside the images, for `unknown/unknown`."""
+async def test_attestations_are_not_platforms(hub: FakeHub) -> None:
+    """BuildKit puts them beside the images, with the platform `unknown/unknown`."""
     app, attestation = image("app"), image("attestation")
     entries = [
         app.descriptor(platform={"os": "linux", "architecture": "amd64"}),
         attestation.descriptor(platform={"os": "unknown", "architecture": "unknown"}),
     ]
-    found = await behind(hub, f"{REGISTRY}/shop/app:1", index(app, attestation, extra={}, manifests=entries))
+    found = await platforms_of(hub, f"{REGISTRY}/shop/app:1", index(app, attestation, extra={}, manifests=entries))
 
     assert found == expected(app)
 
 
 async def test_a_platform_that_was_not_copied_has_no_image_id(hub: FakeHub) -> None:
-    """Whoever copies an index may take only the platforms that they run on."""
+    """A copy of an index may contain only some platforms."""
     document = two_platforms("app")
     digest = Digest.parse(publish(hub, "shop/app:1", document))
     del hub.manifests["shop/app"][document.children[1].digest]
@@ -146,11 +146,11 @@ async def test_a_platform_that_was_not_copied_has_no_image_id(hub: FakeHub) -> N
 
 
 async def test_a_huge_index_is_locked_without_asking_for_each_child(hub: FakeHub) -> None:
-    """A registry can't make us send thousands of requests."""
+    """A registry can't cause thousands of requests."""
     children = [
         image(str(number)).descriptor(platform={"os": "linux", "architecture": "amd64"}) for number in range(201)
     ]
-    found = await behind(hub, f"{REGISTRY}/shop/app:1", index(manifests=children))
+    found = await platforms_of(hub, f"{REGISTRY}/shop/app:1", index(manifests=children))
 
     assert isinstance(found, tuple)
     assert len(found) == 201
@@ -158,16 +158,16 @@ async def test_a_huge_index_is_locked_without_asking_for_each_child(hub: FakeHub
 
 
 async def test_a_config_too_large_to_be_one_is_not_read(hub: FakeHub) -> None:
-    """Whatever the manifest says of its size."""
+    """Regardless of the size in the manifest."""
     config = image("app").config.descriptor() | {"size": 9 * 1024 * 1024}
-    found = await behind(hub, f"{REGISTRY}/shop/app:1", image("app", config=config))
+    found = await platforms_of(hub, f"{REGISTRY}/shop/app:1", image("app", config=config))
 
     assert isinstance(found, RemoteMismatch)
     assert "GET blob" not in hub.counted
 
 
-async def test_a_digest_that_is_not_there_is_told(hub: FakeHub) -> None:
-    """As the reason why it could not be read."""
+async def test_a_missing_digest_is_an_error(hub: FakeHub) -> None:
+    """The result is the error."""
     gone = Digest.of(b"gone")
     async with resolving(hub) as resolver:
         found = await resolver.platforms({gone: Reference.parse(f"{REGISTRY}/shop/app:1")})
@@ -189,8 +189,8 @@ def test_the_name_of_a_platform(platform: Platform | None, name: str) -> None:
     assert platform_name(platform) == name
 
 
-async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeHub) -> None:
-    """What its tags mean would not be believed; other registries are asked all the same, each ledger once."""
+async def test_a_registry_with_an_unreadable_ledger_is_not_asked(hub: FakeHub) -> None:
+    """Its tags would not be trusted; other registries are asked, each ledger once."""
     publish(hub, "library/node:16.13", image("node"))
     node, other = references("node:16.13", "quay.io/library/node:16.13")
     looked = []
@@ -198,12 +198,12 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
     async def watch(registry: str) -> LedgerCheck:
         looked.append(registry)
         if registry == "quay.io":
-            raise LedgerUnchecked("quay.io has a ledger, and it can't be checked now")
+            raise LedgerUnchecked("quay.io has a ledger, and it can't check now")
         return LedgerCheck(registry, TrustStatus.NO_LEDGER)
 
     async with resolving(hub, watch=watch) as resolver:
-        found = await resolver.meanings([node, other])
-        await resolver.meanings([node, other])
+        found = await resolver.resolve([node, other])
+        await resolver.resolve([node, other])
 
     assert isinstance(found[node], Resolved)
     assert isinstance(found[other], LedgerUnchecked)
@@ -211,24 +211,24 @@ async def test_a_registry_whose_ledger_cant_be_looked_at_is_not_asked(hub: FakeH
 
 
 async def test_a_broken_ledger_ends_everything(hub: FakeHub) -> None:
-    """Nothing is locked or verified beside it."""
+    """Nothing else is locked or verified."""
 
     async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.FORKED, "it forked")
 
     async with resolving(hub, watch=watch) as resolver:
         with pytest.raises(LedgerBroken):
-            await resolver.meanings([Reference.parse("node:16.13")])
+            await resolver.resolve([Reference.parse("node:16.13")])
 
 
-async def test_long_work_says_where_it_stands(hub: FakeHub) -> None:
-    """Each step with how much of it is done, to the last."""
+async def test_long_work_reports_progress(hub: FakeHub) -> None:
+    """Each step reports its progress, to the last."""
     for number in range(5):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     named = references(*[f"{REGISTRY}/team/app{number}:1.0.0" for number in range(5)])
     told: list[tuple[str, int, int]] = []
     async with resolving(hub, progress=lambda *step: told.append(step)) as resolver:
-        found = await resolver.meanings(named)
+        found = await resolver.resolve(named)
         await resolver.platforms({one.digest: at for at, one in found.items() if isinstance(one, Resolved)})
 
-    assert told == [(step, done, 5) for step in ("asking what tags mean", "reading platforms") for done in range(1, 6)]
+    assert told == [(step, done, 5) for step in ("resolving tags", "reading platforms") for done in range(1, 6)]

@@ -1,4 +1,4 @@
-"""What a scan reads, what it leaves alone, and what it says of what it can't read."""
+"""What a scan reads and skips, and how it reports what it can't read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPOSE = "services:\n  web:\n    image: nginx:1.25\n"
 
 
 def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
-    """Broken YAML, NUL bytes, other encodings, control characters and a reference: four problems, one site."""
+    """Broken YAML, NUL bytes, other encodings, control characters and a reference: four problems, one reference."""
     root = written(
         tmp_path,
         {
@@ -41,28 +41,28 @@ def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    """Its size is asked for first."""
+    """Its size is checked first."""
     root = written(tmp_path, {"compose.yml": COMPOSE})
     os.truncate(root / "compose.yml", 50 * 1024 * 1024)
     found = scan(root)
 
-    assert found.sites == ()
+    assert found.image_refs == ()
     assert found.problems[0].message == "has 52428800 bytes; a file with references has at most 16 MiB: not read"
     assert MAX_FILE_BYTES == 16 * 1024 * 1024
 
 
-def test_nesting_without_end_is_a_problem(tmp_path: Path) -> None:
-    """A hundred thousand brackets are refused by libyaml; nine hundred are read, and nothing here recurs."""
+def test_endless_nesting_is_a_problem(tmp_path: Path) -> None:
+    """libyaml refuses a hundred thousand brackets; nine hundred are read without recursion."""
     deep = "apiVersion: v1\nkind: Pod\nx: " + "{a: [" * 450 + "{containers: [{image: nginx:1.25}]}" + "]}" * 450 + "\n"
     found = scan(written(tmp_path, {"a/compose.yml": "[" * 100_000, "b/pod.yml": deep}))
 
     assert [problem.path for problem in found.problems] == ["a/compose.yml"]
     assert "nest" in found.problems[0].message
-    assert [site.written for site in found.sites] == ["nginx:1.25"]
+    assert [image_ref.written for image_ref in found.image_refs] == ["nginx:1.25"]
 
 
-def test_a_chain_of_merges_without_end_is_a_problem(tmp_path: Path) -> None:
-    """Each of three hundred mappings merges the one before: more than a person would, and refused with its line."""
+def test_an_endless_chain_of_merges_is_a_problem(tmp_path: Path) -> None:
+    """Each of three hundred mappings merges the one before, which is refused with its line."""
     lines = ["x0: &x0 {image: nginx:1.25}", *(f"x{n}: &x{n} {{<<: *x{n - 1}}}" for n in range(1, 300))]
     found = scan(written(tmp_path, {"compose.yml": "\n".join([*lines, "services: {web: *x299}"]) + "\n"}))
 
@@ -72,28 +72,28 @@ def test_a_chain_of_merges_without_end_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_a_service_that_extends_itself_ends(tmp_path: Path) -> None:
-    """By way of another, too."""
+    """Through another service, too."""
     text = "services:\n  a: {image: nginx:1.25, extends: b}\n  b: {extends: {service: a}}\n  c: {image: redis:7.2, extends: c}\n"
     found = scan(written(tmp_path, {"compose.yml": text}))
 
-    assert [site.written for site in found.sites] == ["nginx:1.25", "redis:7.2"]
+    assert [image_ref.written for image_ref in found.image_refs] == ["nginx:1.25", "redis:7.2"]
 
 
 def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
-    """Neither a file nor a folder, found or named."""
+    """A file or a folder, found by the scan or named."""
     outside = written(tmp_path / "outside", {"compose.yml": COMPOSE, "folder/compose.yml": COMPOSE})
     root = written(tmp_path / "project", {"README.md": "x"})
     (root / "compose.yml").symlink_to(outside / "compose.yml")
     (root / "folder").symlink_to(outside / "folder")
     found, named = scan(root), found_in(root, "folder", "../outside/compose.yml")
 
-    assert (found.sites, named.sites) == ((), ())
+    assert (found.image_refs, named.image_refs) == ((), ())
     assert [problem.path for problem in found.problems] == ["compose.yml"]
     assert [problem.path for problem in named.problems] == ["../outside/compose.yml", "folder"]
 
 
 def test_a_dotenv_that_leads_out_of_the_project_is_not_read(tmp_path: Path) -> None:
-    """A checked-out project could have a secret of the machine shown as a tag."""
+    """Otherwise a project could show a secret of the machine as a tag."""
     outside = written(tmp_path / "outside", {".env": "SECRET=s3cret\n"})
     root = written(tmp_path / "project", {"compose.yml": "services: {web: {image: 'a:${SECRET}'}}\n"})
     (root / ".env").symlink_to(outside / ".env")
@@ -104,29 +104,29 @@ def test_a_dotenv_that_leads_out_of_the_project_is_not_read(tmp_path: Path) -> N
 
 
 def test_a_link_within_the_project_is_one_file(tmp_path: Path) -> None:
-    """Two names of a file have one set of sites, under the real one."""
+    """Two names of a file have one set of references, under the real one."""
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
     (root / "compose.yml").symlink_to("deploy/compose.yml")
 
-    assert [site.path for site in scan(root).sites] == ["deploy/compose.yml"]
+    assert [image_ref.path for image_ref in scan(root).image_refs] == ["deploy/compose.yml"]
 
 
-def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:
-    """As a file and within its folder."""
+def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
+    """As a file, and as part of its folder."""
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE})
 
-    assert len(found_in(root, "deploy", "deploy/compose.yml", ".").sites) == 1
+    assert len(found_in(root, "deploy", "deploy/compose.yml", ".").image_refs) == 1
 
 
 def test_a_named_file_that_is_not_there_or_unknown_is_a_problem(tmp_path: Path) -> None:
-    """Whoever names a file wants to hear that nothing was read of it."""
+    """The user must learn that nothing was read."""
     root = written(tmp_path, {"notes.yml": "a: b\n", "stack.yml": COMPOSE})
     found = found_in(root, "gone.yml", "notes.yml", "stack.yml")
 
     assert names(found) == [("services.web.image", "nginx:1.25")]
     assert [str(problem) for problem in found.problems] == [
         "gone.yml: is not there",
-        "notes.yml: is none of the formats that are known here",
+        "notes.yml: is in none of the known formats",
     ]
 
 
@@ -142,9 +142,9 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
 @pytest.mark.parametrize(
     ("closed", "mode", "asked", "told"),
     [
-        (".", 0o311, [], [".: can't be read: Permission denied; nobody knows what is in it"]),
-        ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
-        ("deploy", 0o000, ["deploy"], ["deploy: can't be read: Permission denied; nobody knows what is in it"]),
+        (".", 0o311, [], [".: can't be read: Permission denied; its content is unknown"]),
+        ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; its content is unknown"]),
+        ("deploy", 0o000, ["deploy"], ["deploy: can't be read: Permission denied; its content is unknown"]),
         ("deploy", 0o000, ["deploy/compose.yml"], ["deploy/compose.yml: can't be read: Permission denied"]),
         ("deploy", 0o444, [], ["deploy/compose.yml: can't be read: Permission denied"]),
         ("deploy/compose.yml", 0o000, [], ["deploy/compose.yml: can't be read: Permission denied"]),
@@ -152,15 +152,15 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
             "ci/more",
             0o000,
             [".gitlab-ci.yml"],
-            ["ci/more: can't be read: Permission denied; nobody knows what is in it"],
+            ["ci/more: can't be read: Permission denied; its content is unknown"],
         ),
-        ("deploy", 0o000, ["ci/more/a.yml"], ["ci/more/a.yml: is none of the formats that are known here"]),
+        ("deploy", 0o000, ["ci/more/a.yml"], ["ci/more/a.yml: is in none of the known formats"]),
     ],
 )
-def test_what_can_not_be_looked_into_is_a_problem(
+def test_an_unreadable_folder_is_a_problem(
     tmp_path: Path, closed: str, mode: int, asked: list[str], told: list[str]
 ) -> None:
-    """A gate that found nothing there would say that all is well."""
+    """A check that finds nothing must not look like success."""
     include = "include: {local: 'ci/**.yml'}\n"
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE, "ci/more/a.yml": "a: b\n", ".gitlab-ci.yml": include})
     (root / closed).chmod(mode)
@@ -173,8 +173,8 @@ def test_what_can_not_be_looked_into_is_a_problem(
     assert done.stdout.splitlines() == told
 
 
-def test_a_folder_is_searched_for_what_has_a_name_or_says_what_it_is(tmp_path: Path) -> None:
-    """Other YAML, data, dependencies and repositories inside are passed over."""
+def test_a_folder_is_searched_by_file_names_and_content(tmp_path: Path) -> None:
+    """Other YAML, data, dependencies and nested repositories are skipped."""
     root = written(
         tmp_path,
         {
@@ -193,45 +193,52 @@ def test_a_folder_is_searched_for_what_has_a_name_or_says_what_it_is(tmp_path: P
 
 
 def test_a_dockerfile_that_is_included_as_something_else_is_a_problem(tmp_path: Path) -> None:
-    """It is read as what it is, and as what somebody takes it for, each by its own rules."""
+    """It is read as a Dockerfile, and as the included file, each by its own rules."""
     root = written(tmp_path, {"Dockerfile": "FROM nginx:1.25\n\t- x: {\n", "compose.yml": "include: [Dockerfile]\n"})
     found = scan(root)
 
-    assert [site.where for site in found.sites] == ["FROM, stage 0"]
+    assert [image_ref.where for image_ref in found.image_refs] == ["FROM, stage 0"]
     assert [problem.path for problem in found.problems] == ["Dockerfile"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    """A named pipe with a promising name is a problem."""
+    """A named pipe with a matching name is a problem."""
     os.mkfifo(tmp_path / "compose.yml")
 
-    assert scan(tmp_path).problems[0].message == "is not a plain file"
+    assert scan(tmp_path).problems[0].message == "is not a regular file"
 
 
 def test_the_same_project_gives_the_same_answer(tmp_path: Path) -> None:
-    """In the order of paths and places, whatever the order in which it was read."""
+    """Results are in the order of paths and positions."""
     first, second = scan(DATA), scan(DATA, sorted(DATA.iterdir(), reverse=True))
 
-    assert len(first.sites) > 100
-    assert first.sites == second.sites
-    assert list(first.sites) == sorted(first.sites, key=lambda site: (site.path, site.span, site.where))
+    assert len(first.image_refs) > 100
+    assert first.image_refs == second.image_refs
+    assert list(first.image_refs) == sorted(
+        first.image_refs, key=lambda image_ref: (image_ref.path, image_ref.span, image_ref.where)
+    )
 
 
-def test_a_program_about_dockerfiles_is_no_dockerfile(tmp_path: Path) -> None:
+def test_a_program_about_dockerfiles_is_not_a_dockerfile(tmp_path: Path) -> None:
     """`from typing import Final` names no image; `Dockerfile.prod` and `web.Dockerfile` are Dockerfiles."""
     program = "from typing import Final\n"
     about = [f"Dockerfile.{end}" for end in ("md", "txt", "dockerignore", "rst", "orig")]
     files = dict.fromkeys(["dockerfile.py", "src/dockerfile.go", "Dockerfile.TS", *about], program)
     root = written(tmp_path, {**files, "Dockerfile.prod": "FROM a:1\n", "web.Dockerfile": "FROM b:1\n"})
 
-    assert [site.written for site in scan(root).sites] == ["a:1", "b:1"]
+    assert [image_ref.written for image_ref in scan(root).image_refs] == ["a:1", "b:1"]
 
 
-def test_no_name_of_a_file_hides_it(tmp_path: Path) -> None:
-    """A line break in it, bytes that are no UTF-8, and the longest that there is: all are looked into."""
+def test_no_file_name_hides_a_file(tmp_path: Path) -> None:
+    """A line break, bytes that are not UTF-8, and the maximum length: all are read."""
     pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: redis:7.2}]}\n"
     names = ["a\nb.yaml", os.fsdecode(b"\xff.yaml"), "n" * 250 + ".yaml"]
     root = written(tmp_path, {**dict.fromkeys(names, pod), "a\nDockerfile/Dockerfile.a\nb": "FROM x:1\n"})
     written(root, {"a\nb/.github/workflows/c\nd.yml": "jobs: {t: {container: y:1}}\n", "p\n.compose.yml": COMPOSE})
 
-    assert sorted(site.written for site in scan(root).sites) == [*["nginx:1.25"], *["redis:7.2"] * 3, "x:1", "y:1"]
+    assert sorted(image_ref.written for image_ref in scan(root).image_refs) == [
+        *["nginx:1.25"],
+        *["redis:7.2"] * 3,
+        "x:1",
+        "y:1",
+    ]

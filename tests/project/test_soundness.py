@@ -1,4 +1,4 @@
-"""A pin never names an image by a tag that is not its own, whatever somebody sets the variables around it to."""
+"""A pin never combines an image with another tag, whatever values the variables get."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def tag_of(text: str) -> str:
 @pytest.mark.lengthy
 @settings(max_examples=settings().max_examples * 3 // 2)
 @given(texts, values, values)
-def test_no_value_of_a_variable_leaves_a_digest_behind_another_tag(
+def test_no_value_of_a_variable_combines_a_digest_with_another_tag(
     text: str, env: dict[str, str], shell: dict[str, str]
 ) -> None:
-    """`env` is the project's `.env`, and `shell` what somebody sets when it runs, which wins."""
+    """`env` is the project's `.env`; `shell` has the run-time variables, which have priority."""
     lines = "".join(f"{name}={value}\n" for name, value in env.items())
     compose = yaml.safe_dump({"services": {"web": {"image": text}}})
     with TemporaryDirectory() as folder:
         root = written(Path(folder), {"compose.yml": compose, ".env": lines})
-        (site,) = found_in(root).sites
+        (image_ref,) = found_in(root).image_refs
         put(root, pinned(root))
         after = yaml.safe_load((root / "compose.yml").read_text())["services"]["web"]["image"]
         env_after = dict(line.split("=", 1) for line in (root / ".env").read_text().splitlines())
     meant = filled(after, {**env_after, **shell}) or ""
 
-    if site.resolved is not None and "@" in meant:
-        assert tag_of(meant) == (site.resolved.tag or "")
-    if site.resolved is not None and site.spot is not None:
+    if image_ref.resolved is not None and "@" in meant:
+        assert tag_of(meant) == (image_ref.resolved.tag or "")
+    if image_ref.resolved is not None and image_ref.edit_range is not None:
         assert "@sha256:" in (filled(after, env_after) or "")

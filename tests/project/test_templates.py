@@ -1,4 +1,4 @@
-"""Templates: what they become is not evaluated, and no image in one passes unseen."""
+"""Templates are not rendered, and no image in one is overlooked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from boltseal.project.references.helm import NO_DIGEST
 from tests.project.projects import found_in, names, pinned, put, trap, written
 
 
-def test_each_image_of_a_charts_template_is_told_with_its_line(tmp_path: Path) -> None:
-    """What the values fill in is a note, also in braces; comments of either kind are comments."""
+def test_each_image_of_a_charts_template_is_reported_with_its_line(tmp_path: Path) -> None:
+    """An image from the values is a note, in braces too; comments of both kinds are skipped."""
     found = found_in(trap("helm_chart", tmp_path))
 
     assert found.problems == ()
@@ -19,12 +19,12 @@ def test_each_image_of_a_charts_template_is_told_with_its_line(tmp_path: Path) -
         ("templates/deployment.yaml", 12),
         ("templates/deployment.yaml", 13),
     ]
-    assert "its values are read, and what it makes of them is not" in found.notes[0].message
+    assert "is rendered by the chart: only its values are read" in found.notes[0].message
     assert '"{{ include' in found.notes[1].message.replace("\\", "")
 
 
-def test_an_image_that_a_template_names_outright_is_locked_and_not_edited(tmp_path: Path) -> None:
-    """Charts do so for their tests; nobody fills it in, so it means what it says."""
+def test_a_literal_image_in_a_chart_template_is_locked_and_not_edited(tmp_path: Path) -> None:
+    """Charts have such images for their tests; they are not filled in."""
     root = trap("helm_chart", tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*.yaml")}
     found = found_in(root)
@@ -37,37 +37,37 @@ def test_an_image_that_a_template_names_outright_is_locked_and_not_edited(tmp_pa
         ("image[0]", "busybox"),
         ("image", "registry.example.com/shop/app:1.4.2"),
     ]
-    assert [(site.path, site.line) for site in found.sites[:3]] == [
+    assert [(image_ref.path, image_ref.line) for image_ref in found.image_refs[:3]] == [
         ("charts/cache/templates/pod.yaml", 3),
         ("templates/deployment.yaml", 15),
         ("templates/tests/test-connection.yaml", 8),
     ]
     assert {refusal.reason for refusal in edited.refusals} == {
-        "it stands in a chart's template, which is not edited: name it in the values"
+        "it is in a chart's template, which is not edited: move the image into the values"
     }
     assert [change.path for change in edited.changes] == ["values.yaml"]
     assert all(path.read_bytes() == text for path, text in before.items() if path.name != "values.yaml")
     assert NO_DIGEST not in {refusal.reason for refusal in edited.refusals}
 
 
-def test_where_a_name_stands_in_a_template_is_known_to_the_character(tmp_path: Path) -> None:
-    """Whatever the line ends are."""
+def test_the_position_of_an_image_in_a_template_is_exact(tmp_path: Path) -> None:
+    """With any line ends."""
     root = trap("helm_chart", tmp_path)
 
-    for site in found_in(root).sites[:3]:
-        text = (root / site.path).read_bytes().decode()
-        assert text[slice(*site.span)] == site.written
+    for image_ref in found_in(root).image_refs[:3]:
+        text = (root / image_ref.path).read_bytes().decode()
+        assert text[slice(*image_ref.span)] == image_ref.written
 
 
 def test_a_template_that_is_named_is_read_as_one(tmp_path: Path) -> None:
-    """As when the whole project is read."""
+    """The result is that of a whole project's scan."""
     root = trap("helm_chart", tmp_path)
 
     assert [note.line for note in found_in(root, "templates/deployment.yaml").notes] == [12, 13]
 
 
 def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Path) -> None:
-    """By Jinja, Go, ERB; by its name; and a text without an image is nobody's concern."""
+    """Jinja, Go, ERB; by its name; a text without images is ignored."""
     found = found_in(trap("templated_names", tmp_path))
 
     assert [(problem.path, problem.line) for problem in found.problems] == [
@@ -77,19 +77,21 @@ def test_a_template_outside_of_a_chart_is_a_problem_for_each_image(tmp_path: Pat
         ("compose.yml.j2", 7),
         ("pod.yaml.tmpl", 5),
     ]
-    assert all("stands in a template, which is not evaluated" in problem.message for problem in found.problems)
+    assert all("is in a template, which is not rendered" in problem.message for problem in found.problems)
     assert '"redis:7.2"' in found.problems[3].message
 
 
-def test_a_dockerfile_that_is_one_as_it_stands_is_read_whatever_fills_in_the_rest(tmp_path: Path) -> None:
+def test_a_dockerfile_template_without_expressions_in_from_is_read(tmp_path: Path) -> None:
     """An expression in a RUN changes no image."""
     found = found_in(trap("templated_names", tmp_path))
 
-    assert [(site.path, site.written) for site in found.sites] == [("web.Dockerfile.j2", "node:16.13")]
+    assert [(image_ref.path, image_ref.written) for image_ref in found.image_refs] == [
+        ("web.Dockerfile.j2", "node:16.13")
+    ]
 
 
-def test_a_manifest_that_only_a_template_engine_reads_is_named_though_its_image_is_plain(tmp_path: Path) -> None:
-    """Its braces stand elsewhere; the image would be deployed by its tag, unseen."""
+def test_a_literal_image_in_a_templated_manifest_is_reported(tmp_path: Path) -> None:
+    """Its braces are elsewhere; the image would be deployed by its tag unnoticed."""
     text = "{{- if on }}\napiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n{{- end }}\n"
     found = found_in(written(tmp_path, {"pod.yaml": text, "other.yaml": "apiVersion: {{ x }}: y\n"}))
 
@@ -100,23 +102,23 @@ def test_a_manifest_that_only_a_template_engine_reads_is_named_though_its_image_
     "line",
     ["image: ${IMAGE}", "image: ''", "image: {repository: x}", "my_image: x:1", "image:x:1", "$.image: x:1"],
 )
-def test_what_names_no_image_outright_is_no_site_of_a_template(tmp_path: Path, line: str) -> None:
+def test_an_ambiguous_line_of_a_template_is_not_a_reference(tmp_path: Path, line: str) -> None:
     """A guess would be locked as if it had been read."""
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": f"{line}\n"})
 
-    assert found_in(root).sites == ()
+    assert found_in(root).image_refs == ()
 
 
 def test_a_template_that_can_not_be_read_is_a_problem(tmp_path: Path) -> None:
-    """Like any other file."""
+    """It is reported as for any other file."""
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": b"image: x:1\n\0"})
 
     assert [problem.line for problem in found_in(root).problems] == [2]
 
 
 @pytest.mark.slow
-def test_comments_that_never_end_cost_no_more_than_the_text(tmp_path: Path) -> None:
-    """Three million beginnings are looked at once each; and what stands behind one that does not end is told."""
+def test_unclosed_comments_take_linear_time(tmp_path: Path) -> None:
+    """Three million comment starts are visited once each, and text after an unclosed one is read."""
     text = (
         "{#" * 2_000_000
         + "{{/*" * 1_000_000
@@ -124,4 +126,4 @@ def test_comments_that_never_end_cost_no_more_than_the_text(tmp_path: Path) -> N
     )
     root = written(tmp_path, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": text})
 
-    assert [site.written for site in found_in(root).sites] == ["c:1"]
+    assert [image_ref.written for image_ref in found_in(root).image_refs] == ["c:1"]

@@ -1,4 +1,4 @@
-"""Do the files still mean what was locked? Each way in which they may not has its own word."""
+"""Verification compares files with the lock and with registries; each kind of difference has a status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from boltseal.project.verify import VerifyResult, VerifyStatus, verify
 from tests.fakes.hub import FakeHub
 from tests.images import OCI_INDEX, Document
 from tests.lockfile.locks import DAY_US, NOW_US
-from tests.project.sites import REGISTRY, publish, resolving, site, two_platforms
+from tests.project.image_ref_samples import REGISTRY, image_ref, publish, resolving, two_platforms
 
 RELEASE = f"{REGISTRY}/shop/app:1.4.2"
 FLOATING = f"{REGISTRY}/shop/app:latest"
@@ -43,16 +43,16 @@ def put(hub: FakeHub, words: str, name: str = RELEASE) -> Document:
     return document
 
 
-async def locked(hub: FakeHub, sites: Sequence[ImageReference], *, count_pulls: bool = False) -> Lock:
+async def locked(hub: FakeHub, image_refs: Sequence[ImageReference], *, count_pulls: bool = False) -> Lock:
     async with resolving(hub, count_pulls=count_pulls) as resolver:
-        done = await relock(sites, Lock(), resolver, update=lambda _: False, now_us=NOW_US)
+        done = await relock(image_refs, Lock(), resolver, update=lambda _: False, now_us=NOW_US)
 
     assert done.unresolved == ()
     return done.lock
 
 
 async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock | None, *, strict: bool = False) -> VerifyResult:
-    """The verdict twelve days later; without a hub, offline."""
+    """Return the result twelve days later; without a hub, offline."""
     later_us = NOW_US + 12 * DAY_US
     if hub is None:
         (found,) = await verify([one], lock, None, now_us=later_us, strict=strict)
@@ -63,7 +63,7 @@ async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock | None, *
 
 
 def moved(found: VerifyResult) -> TagMove:
-    """What is known of the move."""
+    """Return the record of the move."""
     assert found.move is not None
     return found.move
 
@@ -72,9 +72,9 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
-async def test_a_pin_whose_tag_means_the_same_holds(hub: FakeHub) -> None:
+async def test_a_pin_whose_tag_has_not_moved_holds(hub: FakeHub) -> None:
     """Pinned, locked, unmoved; by one HEAD."""
-    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+    pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
     hub.counted.clear()
 
@@ -83,18 +83,18 @@ async def test_a_pin_whose_tag_means_the_same_holds(hub: FakeHub) -> None:
 
 
 async def test_a_pin_whose_floating_tag_moved_holds_with_a_note(hub: FakeHub) -> None:
-    """What is deployed is what was locked; that there is something newer is worth a line."""
+    """The locked image is deployed; the newer one is worth a note."""
     older = put(hub, "older", FLOATING)
-    pinned = site(f"{FLOATING}@{older.digest}")
+    pinned = image_ref(f"{FLOATING}@{older.digest}")
     lock = await locked(hub, [pinned])
     newer = put(hub, "newer", FLOATING)
     found = await verdict(hub, pinned, lock)
 
     assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
-    assert (str(found.from_), str(found.to), moved(found).sealed) == (older.digest, newer.digest, False)
+    assert (str(found.expected), str(found.actual), moved(found).sealed) == (older.digest, newer.digest, False)
     assert found.reason == (
         f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
-        "after 2026-11-24T18:00:00Z (12 days ago); changed: linux/amd64, linux/arm64; the pin still holds"
+        "after 2026-11-24T18:00:00Z (12 days ago); changed: linux/amd64, linux/arm64; the pin is still valid"
     )
 
 
@@ -107,9 +107,9 @@ def history(digest: str, event: str = "created", time: str = "2026-12-01T06:00:0
 
 
 async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHub) -> None:
-    """By the newest event, if that is this move; asked only where something moved."""
+    """The newest event counts if it is this move; it is requested only for moved tags."""
     older = put(hub, "older", FLOATING)
-    pinned = site(f"{FLOATING}@{older.digest}")
+    pinned = image_ref(f"{FLOATING}@{older.digest}")
     lock = await locked(hub, [pinned])
     hub.histories["shop/app:latest"] = history(older.digest)
     assert (await verdict(hub, pinned, lock)).status is VerifyStatus.HOLDS
@@ -122,18 +122,18 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_moved(hub: FakeHu
     assert moved(other).moved_us is None
     assert "after 2026-11-24T18:00:00Z" in other.reason
     assert moved(found).moved_us == NOW_US + 6 * DAY_US + 12 * HOUR_US + 1
-    assert "on 2026-12-01T06:00:00Z (5 days ago), as its registry says; changed: linux/amd64" in found.reason
+    assert "on 2026-12-01T06:00:00Z (5 days ago), according to its registry; changed: linux/amd64" in found.reason
 
 
 async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: FakeHub) -> None:
-    """The newest event has no manifest any more."""
+    """The newest event has no manifest."""
     older = put(hub, "older", FLOATING)
-    pinned = site(f"{FLOATING}@{older.digest}")
+    pinned = image_ref(f"{FLOATING}@{older.digest}")
     lock = await locked(hub, [pinned])
     del hub.manifests["shop/app"]["latest"]
     hub.histories["shop/app:latest"] = history(older.digest, "deleted")
 
-    assert "was deleted; it meant" in (found := await verdict(hub, pinned, lock)).reason
+    assert "was deleted; it resolved to" in (found := await verdict(hub, pinned, lock)).reason
     assert moved(found).moved_us is not None
 
 
@@ -148,9 +148,9 @@ async def test_a_registry_that_keeps_a_history_says_when_a_tag_was_deleted(hub: 
         history(f"sha256:{'0' * 64}", time="9" * 100),
     ],
 )
-async def test_a_history_that_says_nothing_readable_is_none(hub: FakeHub, told: bytes) -> None:
-    """Then the move came after it was locked, which is known without it."""
-    pinned = site(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
+async def test_an_unreadable_history_is_ignored(hub: FakeHub, told: bytes) -> None:
+    """Then the move came after the lock was written, which is known without it."""
+    pinned = image_ref(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
     lock = await locked(hub, [pinned])
     put(hub, "newer", FLOATING)
     hub.histories["shop/app:latest"] = told
@@ -158,18 +158,18 @@ async def test_a_history_that_says_nothing_readable_is_none(hub: FakeHub, told: 
     assert moved(await verdict(hub, pinned, lock)).moved_us is None
 
 
-async def test_strictly_a_note_does_not_hold(hub: FakeHub) -> None:
-    """For those who want to know of everything newer."""
-    pinned = site(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
+async def test_with_strict_a_note_is_a_difference(hub: FakeHub) -> None:
+    """For users who want to know of every newer image."""
+    pinned = image_ref(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
     lock = await locked(hub, [pinned])
     put(hub, "newer", FLOATING)
 
     assert told(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
-async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeHub) -> None:
-    """Somebody overwrote what should never change."""
-    pinned = site(f"{RELEASE}@{put(hub, 'older').digest}")
+async def test_a_moved_release_differs_even_if_pinned(hub: FakeHub) -> None:
+    """A tag was overwritten that should never change."""
+    pinned = image_ref(f"{RELEASE}@{put(hub, 'older').digest}")
     lock = await locked(hub, [pinned])
     put(hub, "newer")
     found = await verdict(hub, pinned, lock)
@@ -178,66 +178,69 @@ async def test_a_release_that_moved_does_not_hold_though_it_is_pinned(hub: FakeH
     assert found.reason.startswith("a tag that should never move moved from ")
 
 
-async def test_what_is_not_pinned_and_moved_does_not_hold(hub: FakeHub) -> None:
-    """Floating or not: what would be deployed is not what was locked."""
+async def test_an_unpinned_moved_tag_differs(hub: FakeHub) -> None:
+    """Floating or not: a deployment would not use the locked image."""
     put(hub, "older", FLOATING)
-    lock = await locked(hub, [site(FLOATING)])
+    lock = await locked(hub, [image_ref(FLOATING)])
     put(hub, "newer", FLOATING)
 
-    assert told(await verdict(hub, site(FLOATING), lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert told(await verdict(hub, image_ref(FLOATING), lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
-async def test_what_is_locked_and_not_pinned_holds_with_a_note(hub: FakeHub) -> None:
-    """As long as its tag means what was locked; nothing holds it there."""
+async def test_a_locked_unpinned_reference_holds_with_a_note(hub: FakeHub) -> None:
+    """As long as its tag resolves to the locked digest; it is not pinned."""
     put(hub, "app")
-    lock = await locked(hub, [site(RELEASE)])
+    lock = await locked(hub, [image_ref(RELEASE)])
 
-    assert told(await verdict(hub, site(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
-    assert told(await verdict(None, site(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
+    assert told(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
+    assert told(await verdict(None, image_ref(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
 
 
-async def test_without_pin_and_lock_nothing_says_what_it_should_mean(hub: FakeHub) -> None:
-    """Not pinned, which does not hold."""
+async def test_without_pin_and_lock_there_is_no_expected_digest(hub: FakeHub) -> None:
+    """It is not pinned, which is a difference."""
     put(hub, "app")
 
-    assert told(await verdict(hub, site(RELEASE), None)) == (VerifyStatus.NOT_PINNED, Weight.DIFFERS)
+    assert told(await verdict(hub, image_ref(RELEASE), None)) == (VerifyStatus.NOT_PINNED, Weight.DIFFERS)
 
 
 async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> None:
-    """A project that only pins has a gate too."""
+    """A project that only pins can be verified too."""
     older = put(hub, "older")
-    pinned = site(f"{RELEASE}@{older.digest}")
+    pinned = image_ref(f"{RELEASE}@{older.digest}")
 
     assert told(await verdict(hub, pinned, None)) == (VerifyStatus.HOLDS, Weight.HOLDS)
     put(hub, "newer")
     assert told(await verdict(hub, pinned, None)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
-async def test_what_the_lock_does_not_know_does_not_hold(hub: FakeHub) -> None:
-    """Somebody added it and did not lock it."""
+async def test_an_unlocked_reference_differs(hub: FakeHub) -> None:
+    """It was added and not locked."""
     put(hub, "app")
 
-    assert told(await verdict(hub, site(RELEASE), Lock())) == (VerifyStatus.NOT_LOCKED, Weight.DIFFERS)
-    assert told(await verdict(None, site(RELEASE, build=True), Lock())) == (VerifyStatus.NOT_LOCKED, Weight.DIFFERS)
+    assert told(await verdict(hub, image_ref(RELEASE), Lock())) == (VerifyStatus.NOT_LOCKED, Weight.DIFFERS)
+    assert told(await verdict(None, image_ref(RELEASE, build=True), Lock())) == (
+        VerifyStatus.NOT_LOCKED,
+        Weight.DIFFERS,
+    )
 
 
-async def test_a_pin_that_is_not_what_the_lock_says_disagrees(hub: FakeHub) -> None:
-    """One of the two was changed alone; told offline too."""
+async def test_a_pin_that_is_not_the_locked_digest_disagrees(hub: FakeHub) -> None:
+    """Only one of the two was changed; reported offline too."""
     older = put(hub, "older")
     put(hub, "newer")
-    lock = await locked(hub, [site(RELEASE)])
-    pinned = site(f"{RELEASE}@{older.digest}")
+    lock = await locked(hub, [image_ref(RELEASE)])
+    pinned = image_ref(f"{RELEASE}@{older.digest}")
     found = await verdict(hub, pinned, lock)
 
     assert told(found) == told(await verdict(None, pinned, lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
-    assert (str(found.to), found.from_) == (older.digest, lock.images[0].digest)
+    assert (str(found.actual), found.expected) == (older.digest, lock.images[0].digest)
 
 
 async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
-    """It runs nowhere else; the lock knows, also offline."""
+    """It runs on no other platform; the lock shows that offline, too."""
     document = put(hub, "app")
-    lock = await locked(hub, [site(RELEASE)])
-    pinned = site(f"{RELEASE}@{document.children[1].digest}")
+    lock = await locked(hub, [image_ref(RELEASE)])
+    pinned = image_ref(f"{RELEASE}@{document.children[1].digest}")
     found = await verdict(None, pinned, lock)
 
     assert told(found) == told(await verdict(hub, pinned, lock)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
@@ -245,11 +248,11 @@ async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
 
 
 async def test_a_pin_to_one_platform_is_found_without_reading_an_index(hub: FakeHub) -> None:
-    """On Docker Hub the platforms are not read, but a HEAD says what kind of thing a digest names."""
+    """On Docker Hub platforms are not read, but a HEAD returns the media type of a digest."""
     document = two_platforms("node")
     publish(hub, "library/node:16.13.0", document)
-    lock = await locked(hub, [site("node:16.13.0")])
-    pinned = site(f"node:16.13.0@{document.children[0].digest}")
+    lock = await locked(hub, [image_ref("node:16.13.0")])
+    pinned = image_ref(f"node:16.13.0@{document.children[0].digest}")
 
     assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
     assert told(await verdict(hub, pinned, None)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
@@ -259,27 +262,27 @@ async def test_a_pin_to_one_platform_is_found_without_reading_an_index(hub: Fake
 async def test_a_pin_that_is_gone_can_not_be_deployed(hub: FakeHub) -> None:
     """Its registry has lost it."""
     document = put(hub, "app")
-    pinned = site(f"{RELEASE}@{document.digest}")
+    pinned = image_ref(f"{RELEASE}@{document.digest}")
     lock = await locked(hub, [pinned])
     hub.manifests["shop/app"].clear()
 
     assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
-async def test_a_tag_that_is_gone_is_gone_where_nothing_pins_it(hub: FakeHub) -> None:
-    """And by digest alone: the digest."""
+async def test_a_deleted_unpinned_tag_is_gone(hub: FakeHub) -> None:
+    """By digest only, the digest is gone."""
     document = put(hub, "app")
-    by_digest = site(f"{REGISTRY}/shop/app@{document.digest}")
-    lock = await locked(hub, [site(RELEASE), by_digest])
+    by_digest = image_ref(f"{REGISTRY}/shop/app@{document.digest}")
+    lock = await locked(hub, [image_ref(RELEASE), by_digest])
     hub.manifests["shop/app"].clear()
 
-    assert told(await verdict(hub, site(RELEASE), lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert told(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
     assert told(await verdict(hub, by_digest, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> None:
-    """With a note; a release that was deleted does not."""
-    pins = {name: site(f"{name}@{put(hub, 'app', name).digest}") for name in (FLOATING, RELEASE)}
+    """With a note; a pin to a deleted release differs."""
+    pins = {name: image_ref(f"{name}@{put(hub, 'app', name).digest}") for name in (FLOATING, RELEASE)}
     lock = await locked(hub, list(pins.values()))
     for tag in ("latest", "1.4.2"):
         del hub.manifests["shop/app"][tag]
@@ -287,22 +290,22 @@ async def test_a_pin_holds_though_its_floating_tag_was_deleted(hub: FakeHub) -> 
 
     assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
     assert told(release) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert "was deleted; it meant" in floating.reason
+    assert "was deleted; it resolved to" in floating.reason
 
 
 async def test_a_reference_by_digest_alone_holds(hub: FakeHub) -> None:
-    """It names one thing and nothing else."""
-    one = site(f"{REGISTRY}/shop/app@{put(hub, 'app').digest}")
+    """It can't resolve to anything else."""
+    one = image_ref(f"{REGISTRY}/shop/app@{put(hub, 'app').digest}")
     lock = await locked(hub, [one])
 
     assert told(await verdict(hub, one, lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
 
 
-async def test_a_registry_that_does_not_answer_is_told_and_no_success(hub: FakeHub) -> None:
-    """Of what is pinned, and of what is not."""
-    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+async def test_a_registry_that_does_not_answer_is_could_not_check(hub: FakeHub) -> None:
+    """For pinned and for unpinned references."""
+    pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
-    for one in (pinned, site(RELEASE)):
+    for one in (pinned, image_ref(RELEASE)):
         hub.failures = [Response(status_code=500)] * 9
         found = await verdict(hub, one, lock)
 
@@ -310,26 +313,26 @@ async def test_a_registry_that_does_not_answer_is_told_and_no_success(hub: FakeH
         assert "failed on" in found.reason
 
 
-async def test_a_tag_that_can_not_be_asked_is_told_though_the_pin_is_there(hub: FakeHub) -> None:
-    """Whether the tag moved is not known, so nothing is said to hold."""
-    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+async def test_an_unreadable_tag_is_could_not_check_even_if_the_pin_exists(hub: FakeHub) -> None:
+    """Whether the tag moved is unknown, so the result is not success."""
+    pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
     hub.failures = [Response(status_code=500)]
 
     assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
-async def test_a_text_that_names_nothing_could_not_be_checked(hub: FakeHub) -> None:
-    """A variable without a value, for example."""
-    found = await verdict(hub, site("${NOBODY}"), Lock())
+async def test_an_unresolved_reference_could_not_be_checked(hub: FakeHub) -> None:
+    """For example, a variable without a value."""
+    found = await verdict(hub, image_ref("${NOBODY}"), Lock())
 
     assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert found.reason
 
 
-async def test_a_local_build_holds_and_nobody_is_asked(hub: FakeHub) -> None:
+async def test_a_local_build_holds_without_a_request(hub: FakeHub) -> None:
     """It is built where it runs."""
-    built = site(RELEASE, build=True)
+    built = image_ref(RELEASE, build=True)
     lock = await locked(hub, [built])
     hub.counted.clear()
 
@@ -338,16 +341,16 @@ async def test_a_local_build_holds_and_nobody_is_asked(hub: FakeHub) -> None:
     assert hub.counted == {}
 
 
-async def test_a_local_build_that_nothing_builds_any_more_disagrees(hub: FakeHub) -> None:
-    """The lock says that nobody holds it, and the file wants it pulled."""
-    lock = await locked(hub, [site(RELEASE, build=True)])
+async def test_a_local_build_without_a_build_disagrees(hub: FakeHub) -> None:
+    """The lock marks it as local, but the file requires a pull."""
+    lock = await locked(hub, [image_ref(RELEASE, build=True)])
 
-    assert told(await verdict(hub, site(RELEASE), lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
+    assert told(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
 
 
 async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub) -> None:
-    """It was locked to a digest, so it has to mean that."""
-    built = site(RELEASE, build=True)
+    """It was locked to a digest, so it must resolve to that."""
+    built = image_ref(RELEASE, build=True)
     put(hub, "older")
     lock = await locked(hub, [built])
     put(hub, "newer")
@@ -356,8 +359,8 @@ async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub)
 
 
 async def test_offline_a_pin_that_the_lock_has_holds(hub: FakeHub) -> None:
-    """Files and lock agree; nobody was asked."""
-    pinned = site(f"{RELEASE}@{put(hub, 'app').digest}")
+    """Files and lock agree, without any request."""
+    pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
 
     assert told(await verdict(None, pinned, lock, strict=True)) == (VerifyStatus.HOLDS, Weight.HOLDS)

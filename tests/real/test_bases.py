@@ -212,7 +212,7 @@ def test_a_base_that_is_gone(yard: Yard) -> None:
     httpx2.delete(url, trust_env=False).raise_for_status()
 
     assert yard.status(app)[0] == "cannot tell"
-    assert "is gone" in yard.status(app)[1]
+    assert "no longer exists" in yard.status(app)[1]
 
 
 @pytest.mark.parametrize("builder", ["buildah"])

@@ -122,7 +122,7 @@ def test_an_unhealthy_version_is_replaced_by_the_one_before(front: Front, engine
     failed = shop.run("deploy")
 
     assert failed.code == 1
-    assert "is unhealthy by its own check" in failed.err
+    assert "is unhealthy by its health check" in failed.err
     assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
     assert shop.words() == {"web": "1.0.0"}
     assert [each["status"] for each in shop.releases()] == ["healthy", "put-back"]
@@ -140,7 +140,7 @@ def test_what_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> Non
     failed = shop.run("deploy")
 
     assert failed.code == 1
-    assert "ended with exit code 3" in failed.err
+    assert "exited with code 3" in failed.err
     assert "    web | it can not start\n" in failed.err
     assert shop.words() == {"web": "1.0.0"}
 
@@ -157,7 +157,7 @@ def test_who_has_no_patience_still_gets_back_what_ran(shop: Shopfront) -> None:
     failed = shop.run("deploy", "--wait", "4s")  # less than five, and enough for Compose on a busy machine
 
     assert failed.code == 1
-    assert "of 5 s; it had 4 s (--wait)" in failed.err
+    assert "of 5 s; not healthy after 4 s (--wait)" in failed.err
     assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
     assert shop.words() == {"web": "1.0.0"}
 
@@ -170,7 +170,7 @@ def test_a_first_release_that_fails_has_nothing_before_it(shop: Shopfront) -> No
     failed = shop.run("deploy")
 
     assert failed.code == 1
-    assert "nothing ran before it that could be put back" in failed.out
+    assert "there is no previous release to restore" in failed.out
     assert shop.words() == {"web": "1.0.0"}
 
 
@@ -468,8 +468,8 @@ def test_a_rollback_says_what_it_does_not_bring_back(shop: Shopfront) -> None:
     forward = shop.run("rollback", "2")
     again = shop.run("rollback", "1", "--restore-files")
 
-    assert "data stays as it is: web has data at /data" in back.err
-    assert "the project's files say something else than what runs (boltseal.lock, compose.yaml)" in back.err
+    assert "data is unchanged: web has data at /data" in back.err
+    assert "the project's files differ from the running release (boltseal.lock, compose.yaml)" in back.err
     assert between != first
     assert forward.code == 0, forward.err
     assert again.code == 0, again.err
@@ -490,7 +490,7 @@ def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) ->
     later = shop.run("rollback", "3", "--project", shop.name, "--restore-files")
 
     assert f"`boltseal rollback 3 --project {shop.name} --restore-files`" in told
-    assert "put back as they were: boltseal.lock, compose.yaml" in later.err
+    assert "restored files: boltseal.lock, compose.yaml" in later.err
     assert (shop.root / "compose.yaml").read_bytes() == first
 
 
@@ -505,9 +505,9 @@ def test_two_projects_of_one_name_are_told(shop: Shopfront) -> None:
     said = shop.deployed()
     back = shop.run("rollback")
 
-    assert f"was deployed from {one} until now" in said.err
-    assert f"replaced by what is in {shop.root}" in said.err
-    assert f"was deployed from {shop.root} until now; release 1, which comes back, was deployed from {one}" in back.err
+    assert f"was deployed from {one} before" in said.err
+    assert f"replaced by those of {shop.root}" in said.err
+    assert f"was deployed from {shop.root} before; release 1 was deployed from {one}" in back.err
 
 
 def test_broken_files_do_not_hinder_a_rollback(shop: Shopfront) -> None:
@@ -582,7 +582,7 @@ def test_nothing_is_started_that_is_not_on_the_disk_as_it_was_pulled(
     assert first.code == 0, first.err
     assert [each["reason"] for each in first.json["results"][1:]] == ["scrubbed"]
     assert second.code == 1
-    assert "differs on the disk: " in second.err
+    assert "differs on disk: " in second.err
     assert after == before
     assert len(releases) == 1
 
@@ -664,7 +664,7 @@ def test_a_lost_connection_while_images_come_leaves_what_runs(shop: Shopfront, t
 
 
 def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Shopfront) -> None:
-    """What did not get healthy is not tried again by itself; the lock says what runs."""
+    """A digest whose deploy failed is not tried again automatically; the lock has the running digest."""
     shop.publish("edge", "one")
     shop.web("edge")
     shop.deployed()
@@ -679,14 +679,14 @@ def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Sho
     again = shop.run("update")
 
     assert (nothing.code, waits.code, takes.code) == (0, 0, 0), takes.err
-    assert "it means what is locked" in nothing.out
+    assert "it resolves to the locked digest" in nothing.out
     assert "wait" in waits.out
     assert second == {"web": "two"}
     assert fails.code == 1
     assert shop.words() == {"web": "two"}
     assert (shop.root / "boltseal.lock").read_bytes() == lock
     assert again.code == 0
-    assert "did not get healthy" in " ".join(again.out.split())
+    assert "failed here before" in " ".join(again.out.split())
 
 
 def test_a_newer_version_is_proposed_and_written_when_told(shop: Shopfront) -> None:
@@ -706,6 +706,26 @@ def test_a_newer_version_is_proposed_and_written_when_told(shop: Shopfront) -> N
     assert written.code == 0, written.err
     assert (shop.root / "compose.yaml").read_text() == before.replace("1.0.0-slim", "1.2.0-slim")
     assert shop.words() == {"web": "1.2.0-slim"}
+
+
+@pytest.mark.parametrize("after", [1, 3], ids=["recorded", "waiting"])
+def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: Shopfront, after: int) -> None:
+    """Its edits of the Compose file and the lock were not deployed."""
+    for tag in ("1.0.0", "1.1.0"):
+        shop.publish(tag)
+    shop.web("1.0.0")
+    shop.deployed()
+    names = ("compose.yaml", "boltseal.lock")
+    before = [(shop.root / name).read_bytes() for name in names]
+    shop.killed(after, "update", "--write")
+    edited = [(shop.root / name).read_bytes() for name in names]
+    rolled_back = shop.run("deploy")
+
+    assert edited[0] == before[0].replace(b"1.0.0", b"1.1.0")
+    assert edited[1] != before[1]
+    assert "restored as before the update that failed" in rolled_back.err
+    assert [(shop.root / name).read_bytes() for name in names] == before
+    assert shop.words() == {"web": "1.0.0"}
 
 
 def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ async def test_an_image_out_and_in(engine: Engine, registry: Registry, repositor
     name = Reference(image.registry, image.repository, image.tag)
     await engine.tag(pulled.id, name)
     await engine.save(name, tmp_path / "app.tar")
-    await engine.untag(name, even_last=True)
+    await engine.untag(name, allow_last=True)
     await engine.load(tmp_path / "app.tar")
     found = await engine.image(name)
 

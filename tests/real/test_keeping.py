@@ -20,7 +20,7 @@ from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper, KeepPolicy
 from boltseal.host.kept_images import KeptImages, Proof
 from boltseal.host.pull import Puller, PullOutcome, PullRequest
-from boltseal.host.restore_kept import KeptGone, restore
+from boltseal.host.restore_kept import KeptImageGone, restore
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.real.registry import Registry
@@ -74,9 +74,9 @@ async def stage(
 async def test_a_newer_latest_is_pulled_and_the_old_one_brought_back_offline(stage: Stage) -> None:
     """Exactly the old one, though the registry is gone; and forward again."""
     old = stage.publish("old")
-    first = await stage.puller().bring(PullRequest.of(stage.name))
+    first = await stage.puller().pull(PullRequest.of(stage.name))
     new = stage.publish("new")
-    brought = await stage.puller().bring(PullRequest.of(stage.name))
+    brought = await stage.puller().pull(PullRequest.of(stage.name))
     now = await stage.words()
     await stage.transport.aclose()  # nobody is asked from here on
     back = await restore(stage.host, stage.name)
@@ -100,16 +100,16 @@ async def test_a_newer_latest_is_pulled_and_the_old_one_brought_back_offline(sta
 async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) -> None:
     """`docker image prune` takes what has no name; `-a` what no container stands on, names or not."""
     stage.publish("old")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     stage.publish("new")
-    brought = await stage.puller().bring(PullRequest.of(stage.name))
+    brought = await stage.puller().pull(PullRequest.of(stage.name))
     assert brought.kept is not None
     stage.docker("image", "prune", "--force").checked()
     kept = await stage.host.image(brought.kept.image)
     stage.docker("image", "prune", "--all", "--force").checked()
 
     assert kept is not None
-    with pytest.raises(KeptGone, match="prune -a"):
+    with pytest.raises(KeptImageGone, match="prune -a"):
         await restore(stage.host, stage.name)
 
 
@@ -117,10 +117,10 @@ async def test_kept_images_survive_a_prune_and_not_a_prune_of_all(stage: Stage) 
 async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, ...]) -> None:
     """Spares what a container stands on; containerd's store only what its name means by now."""
     stage.publish(f"old {how[0]}")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     container = stage.docker(*how, "--network", "none", str(stage.name)).checked().split()[-1]
     stage.publish(f"new {how[0]}")
-    brought = await stage.puller().bring(PullRequest.of(stage.name))
+    brought = await stage.puller().pull(PullRequest.of(stage.name))
     assert brought.kept is not None
     try:
         stage.docker("image", "prune", "--all", "--force").checked()
@@ -135,9 +135,9 @@ async def test_a_prune_of_all_beside_a_container(stage: Stage, how: tuple[str, .
 async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage, tmp_path: Path) -> None:
     """`docker rmi`, `docker tag`, and Compose as it takes down with `--rmi all`."""
     stage.publish("old")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     stage.publish("new")
-    brought = await stage.puller().bring(PullRequest.of(stage.name))
+    brought = await stage.puller().pull(PullRequest.of(stage.name))
     assert brought.kept is not None
     (tmp_path / "compose.yaml").write_text(f"services: {{web: {{image: '{stage.name}', network_mode: none}}}}")
     compose = ("docker-compose", "-p", "kept", "-f", tmp_path / "compose.yaml")
@@ -157,9 +157,9 @@ async def test_what_takes_the_name_away_does_not_take_what_is_kept(stage: Stage,
 async def test_what_is_here_costs_one_head(stage: Stage) -> None:
     """Counted by the registry itself."""
     stage.publish("old")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     counted = [_requests(stage.registry)]
-    again = await stage.puller().bring(PullRequest.of(stage.name))
+    again = await stage.puller().pull(PullRequest.of(stage.name))
     counted.append(_requests(stage.registry))
 
     assert again.outcome is PullOutcome.HERE
@@ -178,28 +178,28 @@ async def test_what_is_kept_no_longer_is_gone_with_all_its_names(stage: Stage) -
     images = []
     for words in ("one", "two", "three"):
         stage.publish(words)
-        images.append((await stage.puller(KeepPolicy(keep=1)).bring(PullRequest.of(stage.name))).image)
+        images.append((await stage.puller(KeepPolicy(keep=1)).pull(PullRequest.of(stage.name))).image)
 
     assert [await stage.host.image(image) is not None for image in images] == [False, True, True]
-    assert [each.number for each in await Keeper(stage.host).listed(stage.name)] == [1]
+    assert [each.number for each in await Keeper(stage.host).list_kept(stage.name)] == [1]
 
 
 async def test_what_runs_is_not_let_go_of(stage: Stage) -> None:
     """Nor is what only stands still; `docker run` once, as root of this machine's own containers."""
     stage.publish("one")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     container = stage.docker("create", "--network", "none", str(stage.name)).checked().split()[-1]
     stage.publish("two")
-    brought = await stage.puller(KeepPolicy(keep=0)).bring(PullRequest.of(stage.name))
+    brought = await stage.puller(KeepPolicy(keep=0)).pull(PullRequest.of(stage.name))
     stage.docker("rm", "--force", container).checked()
 
-    assert [each.why for each in brought.let_go] == ["a container stands on it"]
+    assert [each.why for each in brought.let_go] == ["a container uses it"]
 
 
 async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:
     """`docker pull` beside us: what we kept once comes back whatever it did."""
     old = stage.publish("old")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     await Keeper(stage.host).hold((await stage.host.engine.image(stage.name)).id, stage.name, old, "release shop/1")
     stage.publish("new")
     stage.docker("pull", str(stage.name)).checked()
@@ -213,23 +213,23 @@ async def test_another_tool_that_takes_the_name_away(stage: Stage) -> None:
 async def test_an_image_that_vanished_from_its_registry(stage: Stage) -> None:
     """The name means what it meant."""
     stage.publish("old")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     gone = Digest.of(b"gone")
 
-    with pytest.raises(NoSuchImage, match="there is no such image"):
-        await stage.puller().bring(PullRequest(stage.name, gone))
+    with pytest.raises(NoSuchImage, match="no such image"):
+        await stage.puller().pull(PullRequest(stage.name, gone))
     assert await stage.words() == "old"
 
 
 async def test_what_was_pruned_comes_back_by_its_digest(stage: Stage) -> None:
     """As the message says: pulled by the digest that we have remembered, it can be restored again."""
     old = stage.publish("old")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     stage.publish("new")
-    await stage.puller().bring(PullRequest.of(stage.name))
+    await stage.puller().pull(PullRequest.of(stage.name))
     stage.docker("image", "prune", "--all", "--force").checked()
     by_digest = Reference(stage.name.registry, stage.name.repository, digest=old)
-    await stage.puller().bring(PullRequest.of(by_digest))
+    await stage.puller().pull(PullRequest.of(by_digest))
 
     assert (await restore(stage.host, stage.name)).digest == old
     assert await stage.words() == "old"

@@ -111,7 +111,7 @@ def test_what_arrived_is_read_from_the_disk(registry: Registry, repository: str,
 
     assert [each.code for each in called] == [0, 0], called
     assert (back.code, back.out) == (1, "")
-    assert "differs on the disk: " in back.err
+    assert "differs on disk: " in back.err
     assert " busybox: expected " in back.err
     assert after == before
 
@@ -137,8 +137,8 @@ def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
         env=clean_environment({"BOLTSEAL_STATE": str(tmp_path / "state")}),
     )
 
-    assert done.stdout.startswith("3 boltseal: no right to the engine's socket ")
-    assert "be of its group (`docker`), or be root\n" in done.stdout
+    assert done.stdout.startswith("3 boltseal: no permission for the engine's socket ")
+    assert "join its group (`docker`) or run as root\n" in done.stdout
     assert len(done.stdout.splitlines()) == 1
 
 

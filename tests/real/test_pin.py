@@ -58,19 +58,21 @@ def test_compose_reads_the_same_images_before_and_after(name: str, tmp_path: Pat
     """It names what a scan found; after it has been pinned, the same images, each with the digest that was written."""
     root = trap(name, tmp_path)
     before = images(root)
-    sites = [site for site in found_in(root, compose_file(root)).sites if site.where.endswith(".image")]
+    image_refs = [
+        image_ref for image_ref in found_in(root, compose_file(root)).image_refs if image_ref.where.endswith(".image")
+    ]
     edited = pinned(root)
     put(root, edited)
-    kept = {refusal.site.where for refusal in edited.refusals}
+    kept = {refusal.image_ref.where for refusal in edited.refusals}
     expected = sorted(
-        f"{bare(site.resolved.familiar())}@{digest_of(site)}"
-        if site.spot and site.where not in kept
-        else site.resolved.familiar()
-        for site in sites
-        if site.resolved
+        f"{bare(image_ref.resolved.familiar())}@{digest_of(image_ref)}"
+        if image_ref.edit_range and image_ref.where not in kept
+        else image_ref.resolved.familiar()
+        for image_ref in image_refs
+        if image_ref.resolved
     )
 
-    ours = sorted(site.resolved.familiar() for site in sites if site.resolved)
+    ours = sorted(image_ref.resolved.familiar() for image_ref in image_refs if image_ref.resolved)
     assert [image for image in before if image in ours] == ours
     assert sorted(bare(image) for image in images(root)) == sorted(bare(image) for image in before)
     assert [image for image in images(root) if image in expected] == expected
@@ -117,22 +119,22 @@ def test_variables_are_filled_in_as_compose_fills_them_in(tmp_path: Path) -> Non
     services = {f"s{number}": {"image": f"x:v{form}"} for number, form in enumerate(forms)}
     root = written(tmp_path, {".env": env, "compose.yml": yaml.safe_dump({"services": services})})
     read = json.loads(output("docker-compose", "-f", str(root / "compose.yml"), "config", "--format", "json"))
-    ours = {site.where.split(".")[1]: site for site in found_in(root).sites}
+    ours = {image_ref.where.split(".")[1]: image_ref for image_ref in found_in(root).image_refs}
 
     for number, form in enumerate(forms):
-        theirs, site = read["services"][f"s{number}"]["image"].replace("$$", "$"), ours[f"s{number}"]
-        assert (form, theirs) == (form, site.resolved.familiar() if site.resolved else theirs)
-        assert (form, site.resolved is None) == (form, "$" in theirs)
+        theirs, image_ref = read["services"][f"s{number}"]["image"].replace("$$", "$"), ours[f"s{number}"]
+        assert (form, theirs) == (form, image_ref.resolved.familiar() if image_ref.resolved else theirs)
+        assert (form, image_ref.resolved is None) == (form, "$" in theirs)
 
 
 def test_an_override_gives_every_service_its_digest(tmp_path: Path) -> None:
     """Also those whose variables could not carry one."""
     root = trap("compose_dotenv", tmp_path)
-    digests = {site: digest_of(site) for site in found_in(root).sites}
+    digests = {image_ref: digest_of(image_ref) for image_ref in found_in(root).image_refs}
     (root / "digests.yml").write_text(EMITTERS["compose-override"](digests).text)
 
     assert images(root, "compose.yml", "digests.yml") == sorted(
-        f"{site.resolved.familiar()}@{digest}" for site, digest in digests.items() if site.resolved
+        f"{image_ref.resolved.familiar()}@{digest}" for image_ref, digest in digests.items() if image_ref.resolved
     )
 
 
@@ -150,10 +152,10 @@ def test_a_pinned_kustomization_means_the_digest_to_kustomize(tmp_path: Path) ->
     text = "resources: [pod.yaml]\nimages:\n  - {name: nginx, newTag: '1.25'}\n  - {name: redis, newTag: '7.2', digest: ''}\n"
     root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
     before = kustomized(root)
-    nginx, redis = (digest_of(site) for site in found_in(root, "kustomization.yaml").sites)
+    nginx, redis = (digest_of(image_ref) for image_ref in found_in(root, "kustomization.yaml").image_refs)
     asked = ScanRequest(ProjectTree(root), [Path("kustomization.yaml")])
     found = scan_project(asked.project, asked.paths)
-    put(root, edit(asked, found, {site: digest_of(site) for site in found.sites}))
+    put(root, edit(asked, found, {image_ref: digest_of(image_ref) for image_ref in found.image_refs}))
 
     assert before == ["nginx:1.25", "redis:7.2"]
     assert kustomized(root) == [f"nginx:1.25@{nginx}", f"redis:7.2@{redis}"]
@@ -163,7 +165,7 @@ def test_a_component_means_the_digest_to_kustomize(tmp_path: Path) -> None:
     """The manifests stay as they are."""
     text = "resources: [pod.yaml]\ncomponents: [digests]\n"
     root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
-    digests = {site: digest_of(site) for site in found_in(root, "pod.yaml").sites}
+    digests = {image_ref: digest_of(image_ref) for image_ref in found_in(root, "pod.yaml").image_refs}
     written(root, {"digests/kustomization.yaml": EMITTERS["kustomize"](digests).text})
     nginx, redis = digests.values()
 
@@ -175,9 +177,9 @@ def pin_by_registry(root: Path, registry: Registry) -> set[str]:
     assert registry.host.startswith("127.0.0.1:")  # which a project may name without the user having allowed it
     told = run_boltseal("pin", "--write", "--project", root)
     assert told.code == 0, told.err
-    sites = found_in(root).sites
-    assert all(site.pinned for site in sites)
-    return {str(site.pinned) for site in sites}
+    image_refs = found_in(root).image_refs
+    assert all(image_ref.pinned for image_ref in image_refs)
+    return {str(image_ref.pinned) for image_ref in image_refs}
 
 
 def test_a_build_from_a_pinned_dockerfile_keeps_its_base_when_the_tag_moves(
@@ -206,8 +208,8 @@ def test_a_build_by_a_policy_keeps_its_base_though_no_file_was_edited(
     docker.push(docker.image(b"the first base"), f"{name}:latest").checked()
     text = f"ARG V=latest\nFROM {name}:${{V}}\nARG V\nLABEL v=${{V}}\n"
     root = written(tmp_path / "project", {"Dockerfile": text})
-    (site,) = found_in(root).sites
-    policy = EMITTERS["buildkit-source-policy"]({site: Digest.parse(registry.digest(repository, "latest"))})
+    (image_ref,) = found_in(root).image_refs
+    policy = EMITTERS["buildkit-source-policy"]({image_ref: Digest.parse(registry.digest(repository, "latest"))})
     (tmp_path / "policy.json").write_text(policy.text)
     docker.push(docker.image(b"the second base"), f"{name}:latest").checked()
     said = run(
@@ -215,7 +217,7 @@ def test_a_build_by_a_policy_keeps_its_base_though_no_file_was_edited(
         env={"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": str(tmp_path / "policy.json")},
     )
 
-    assert site.spot is None
+    assert image_ref.edit_range is None
     assert said.ok, said.text
     assert (tmp_path / "out/app").read_bytes() == b"the first base"
 

@@ -58,7 +58,7 @@ def test_from_docker_registry_and_back(peer: Server, registry: Registry, reposit
     assert boltseal("tags", there).out.split() == ["1.0.0"]
     assert boltseal("check", f"{there}:1.0.1").code == 0
     assert program.run("check", f"{there}:1.0.0").code == 1
-    assert boltseal("compare", f"{there}:1.0.0", f"{here}:1.0.0").out.startswith("the same image, to the byte")
+    assert boltseal("compare", f"{there}:1.0.0", f"{here}:1.0.0").out.startswith("the same image, byte for byte")
     assert "linux/arm64" in boltseal("inspect", f"{there}:1.0.0").out
 
 

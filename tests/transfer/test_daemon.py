@@ -17,7 +17,7 @@ APP = Reference.parse("localhost:5000/shop/app:1.4.2")
 async def test_an_image_that_the_daemon_does_not_have(tmp_path: Path) -> None:
     """A miss of the daemon is a miss of the place."""
     async with FakeEngine().listening(tmp_path) as daemon:
-        with pytest.raises(LocationNotFound, match=r"shop/app:1\.4\.2: there is no such image"):
+        with pytest.raises(LocationNotFound, match=r"shop/app:1\.4\.2: no such image"):
             await daemon_source(APP, daemon, tmp_path)
 
 

@@ -30,26 +30,28 @@ class DockerfileInvalid(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """`sites`: every image that it names. `base`: the one under the stage that is built; None: it begins with nothing.
+    """`image_refs`: every image that it names. `base`: the one under the stage that is built; None: it begins with nothing.
 
     `text`: with the build arguments put in, which is what the sites' places are counted in.
     """
 
     raw: bytes
     text: str
-    sites: tuple[ImageReference, ...]
+    image_refs: tuple[ImageReference, ...]
     base: ImageReference | None
 
     def pinned(self, digests: Mapping[ImageReference, Digest]) -> str:
         """The text with every image named by its digest, also where a variable names it. DockerfileInvalid."""
         text = self.text
-        for site in sorted(self.sites, key=lambda one: one.span, reverse=True):
-            if site.where == SYNTAX or site.resolved is None:
+        for image_ref in sorted(self.image_refs, key=lambda one: one.span, reverse=True):
+            if image_ref.where == SYNTAX or image_ref.resolved is None:
                 continue
-            wanted = str(replace(site.resolved, digest=digests[site]))
-            start, end = site.span
-            if text[start:end] != site.written:
-                raise DockerfileInvalid(f"{site.path}:{site.line}: {quote(site.written)} can't be pinned in a copy")
+            wanted = str(replace(image_ref.resolved, digest=digests[image_ref]))
+            start, end = image_ref.span
+            if text[start:end] != image_ref.written:
+                raise DockerfileInvalid(
+                    f"{image_ref.path}:{image_ref.line}: {quote(image_ref.written)} can't be pinned in a copy"
+                )
             text = text[:start] + wanted + text[end:]
         return text
 
@@ -67,7 +69,7 @@ def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | No
     if found.problems:
         raise DockerfileInvalid(str(found.problems[0]))
     stages = [instruction for instruction in lines.instructions if instruction.name == "from"]
-    return Dockerfile(written.raw, source.text, found.sites, _base(source, stages, target, found.sites))
+    return Dockerfile(written.raw, source.text, found.image_refs, _base(source, stages, target, found.image_refs))
 
 
 def _with_args(source: SourceFile, lines: DockerfileLines, build_args: Mapping[str, str]) -> SourceFile:
@@ -91,7 +93,7 @@ def _with_args(source: SourceFile, lines: DockerfileLines, build_args: Mapping[s
 
 
 def _base(
-    source: SourceFile, stages: list[Instruction], target: str | None, sites: tuple[ImageReference, ...]
+    source: SourceFile, stages: list[Instruction], target: str | None, image_refs: tuple[ImageReference, ...]
 ) -> ImageReference | None:
     path = source.path
     if not stages:
@@ -115,7 +117,7 @@ def _base(
             )
         at = stands_on
     where = f"FROM, stage {names[at] or at}"
-    return next((site for site in sites if site.where == where), None)
+    return next((image_ref for image_ref in image_refs if image_ref.where == where), None)
 
 
 def _alias(stage: Instruction) -> str | None:

@@ -1,11 +1,11 @@
-"""What a verb answers: the envelope of `--json`, and tables that fit a terminal of 80 columns.
+"""Output of a command: the envelope of `--json`, lines, and tables for a terminal of 80 columns.
 
-The envelope is one JSON object on stdout, also when the verb fails:
+The envelope is one JSON object on stdout, also when the command fails:
 
-    {"schema": "boltseal.VERB/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
+    {"schema": "boltseal.COMMAND/1", "outcome": "holds|differs|unknown", "results": [...], "errors": [...]}
 
-Each error is {"code", "message"}; the code of a defect of boltseal is INTERNAL. A verb opens an `CommandOutput`, adds results
-as it goes, and leaves the block; text is printed by the verb itself, `--json` by leaving.
+Each error is {"code", "message"}; the code of a defect in boltseal is INTERNAL. A command opens a `CommandOutput`, adds
+results and leaves the block, which prints the envelope. Without `--json` the command prints its own text.
 """
 
 from __future__ import annotations
@@ -14,75 +14,58 @@ import errno
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import typer
 
-from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer, quote
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.text import clean
+from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer
 
-MAX_CLEAN = 2000
-WIDTH = 80
-"""Columns that a table may use where the terminal's width is not known."""
+WIDTH: Final = 80
+"""Columns of a table where the terminal's width is not known."""
 
+_EXITS: Final = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}
 
-class Outcome(StrEnum):
-    """What a verb found, in one word."""
-
-    HOLDS = "holds"
-    DIFFERS = "differs"
-    UNKNOWN = "unknown"
-
-
-_EXITS = {Outcome.HOLDS: ExitCode.HOLDS, Outcome.DIFFERS: ExitCode.DIFFERS, Outcome.UNKNOWN: ExitCode.UNKNOWN}
-
-
-_NO_RIGHT = "run boltseal as somebody who may use it"
-_NO_ROOM = "make room there"
-_BY_HOST = {
+_NO_RIGHT: Final = "run boltseal as a user with access to it"
+_NO_SPACE: Final = "free space there"
+_REMEDIES: Final = {
     errno.EACCES: _NO_RIGHT,
     errno.EPERM: _NO_RIGHT,
-    errno.EROFS: "name a place that can be written",
-    errno.ENAMETOOLONG: "name a file that can be there",
-    errno.EIO: "see to the disk",
-    errno.ENOSPC: _NO_ROOM,
-    errno.EDQUOT: _NO_ROOM,
+    errno.EROFS: "name a writable path",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.EIO: "check the disk",
+    errno.ENOSPC: _NO_SPACE,
+    errno.EDQUOT: _NO_SPACE,
 }
-"""Why a host may refuse a file to anybody, and what whoever runs the verb can do about it."""
+"""Errors of the operating system that the user can fix, and how."""
 
 
-class NobodyReads(Unavailable):
-    """Nobody takes what is printed: a pipe that was closed, a disk that is full."""
+class OutputNotWritten(Unavailable):
+    """Standard output can't be written: a closed pipe or a full disk."""
 
 
-class HostRefuses(Unavailable):
-    """The host gives us no file of that name."""
-
-
-class HostFull(Full):
-    """The host has no room for a file."""
-
-
-def of_host(error: BaseException | None) -> BoltsealError | None:
-    """What is no defect of ours: the host refuses a file that it names, for a reason that the user can mend. Else None."""
-    if not isinstance(error, OSError) or error.filename is None or error.errno not in _BY_HOST:
+def host_error(error: BaseException | None) -> BoltsealError | None:
+    """Return an operating system error that names a file and that the user can fix as a message; else None."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in _REMEDIES:
         return None
-    todo = _BY_HOST[error.errno]
-    kind = HostFull if todo == _NO_ROOM else HostRefuses
-    return kind(f"{clean(os.fsdecode(error.filename))}: {error.strerror}; {todo}")
+    remedy = _REMEDIES[error.errno]
+    kind = Full if remedy == _NO_SPACE else Unavailable
+    return kind(f"{clean(os.fsdecode(error.filename))}: {error.strerror}; {remedy}")
 
 
 class CommandOutput:
-    """The answer of one verb. `results` are JSON objects in the order in which they were found."""
+    """The output of one command. `results` are JSON objects in the order in which they were added."""
 
-    def __init__(self, verb: str, *, as_json: bool) -> None:
+    def __init__(self, command: str, *, as_json: bool) -> None:
         self.as_json = as_json
         self.outcome = Outcome.HOLDS
         self.results: list[Mapping[str, Any]] = []
-        self._verb = verb
+        self._command = command
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +77,7 @@ class CommandOutput:
             self._emit([])
             if self.outcome is not Outcome.HOLDS:
                 raise typer.Exit(_EXITS[self.outcome])
-        elif known := error if isinstance(error, BoltsealError) else of_host(error):
+        elif known := error if isinstance(error, BoltsealError) else host_error(error):
             self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
             self._emit([{"code": str(http_answer(known).code), "message": known.message}])
         elif isinstance(error, Exception) and not isinstance(error, typer.Exit):
@@ -102,13 +85,23 @@ class CommandOutput:
             self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])
 
     def add(self, **fields: Any) -> None:
-        """One result for `--json`. Keys `ref`, `status` and `reason` mean the same in every verb."""
+        """Add one result for `--json`. Keys `ref`, `status` and `reason` have one meaning in every command."""
         self.results.append(fields)
 
-    def nothing_to_check(self, what: str, remedy: str) -> str:
-        """Report that a check found nothing to check: the outcome is unknown, not a success; DIFFERS stays.
+    def print(self, line: str) -> None:
+        """Print one line on stdout, unless `--json` was given."""
+        if not self.as_json:
+            print_line(line)
 
-        `what`: what was looked through, and what it lacks. `remedy`: what to do, besides passing --allow-empty. Returns the
+    def say(self, line: str) -> None:
+        """Print one line on stderr, unless `--json` was given."""
+        if not self.as_json:
+            say(line)
+
+    def nothing_to_check(self, what: str, remedy: str) -> str:
+        """Report that a check found nothing to check: the outcome becomes unknown, unless it is DIFFERS already.
+
+        `what`: what was searched, and what it lacks. `remedy`: what to do, besides passing --allow-empty. Returns the
         whole reason.
         """
         reason = f"nothing to check: {what}; expected at least 1; {remedy}, or pass --allow-empty"
@@ -121,34 +114,24 @@ class CommandOutput:
     def _emit(self, errors: Sequence[Mapping[str, str]]) -> None:
         if self.as_json:
             envelope = {
-                "schema": f"boltseal.{self._verb}/1",
+                "schema": f"boltseal.{self._command}/1",
                 "outcome": self.outcome,
                 "results": self.results,
                 "errors": errors,
             }
             text = json.dumps(envelope, ensure_ascii=False)
-            # a file's name may be no text: its bytes are escaped, as JSON has it, or stdout would break over them
+            # a file's name may not be valid text: escape its bytes, or encoding for stdout fails
             print_line(text.encode("utf-8", "backslashreplace").decode())
 
 
-def clean(text: str) -> str:
-    """Words of files, hosts and registries, as a terminal may show them: on one line, and not without an end."""
-    return quote(text, MAX_CLEAN)[1:-1]
-
-
 def say(line: str = "") -> None:
-    """Talk: one line on stderr. Where nobody takes it the answer goes on, and its code says what was found."""
+    """Print one line on stderr. A failed write is ignored: the result and the exit code do not depend on it."""
     with suppress(OSError):
         typer.echo(line, err=True)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 tag`, `0 tags`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def print_line(line: str, end: str = "\n") -> None:
-    """A result: one line on stdout. NobodyReads."""
+    """Print one line on stdout. Raises: OutputNotWritten."""
     with _printing():
         typer.echo(line + end, nl=False)
 
@@ -158,16 +141,14 @@ def _printing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NobodyReads(f"the answer can't be printed, and is not whole: {error.strerror}") from error
+        raise OutputNotWritten(f"the output is incomplete: writing it failed: {error.strerror}") from error
 
 
 def print_wrapped(first: str, text: str, *, indent: int = 0) -> None:
-    """A result on stdout, in lines of 80 columns: `first`, which begins the first one, and below the text only the text.
+    """Print text on stdout in lines of 80 columns; `first` begins the first line, and the others are indented below it.
 
-    Words stay whole, so that a name that is longer can be copied.
+    Words stay whole, so that a long name can be copied.
     """
-    import textwrap
-
     begin = " " * indent + first
     for line in textwrap.wrap(
         text,
@@ -181,10 +162,11 @@ def print_wrapped(first: str, text: str, *, indent: int = 0) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], whole: Collection[str] = ()) -> None:
-    """A result: a table on stdout. Cells wrap where the terminal is too narrow; nothing is cut off.
+    """Print a table on stdout. Cells wrap where the terminal is too narrow; nothing is cut off.
 
-    `whole`: the columns that are never wrapped while another one can be.
+    `whole`: columns that are not wrapped while another one can be.
     """
+    # loading rich takes 40 ms, and `--json` prints no table
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

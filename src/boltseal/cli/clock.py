@@ -1,4 +1,4 @@
-"""The clock of the verbs: everything below is told the time."""
+"""The clock of the command line; use cases get the time as an argument."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def clock_us() -> int:
-    """The time of day, in microseconds since 1970."""
+    """Return the time of day, in microseconds since 1970."""
     return time.time_ns() // 1000

@@ -1,4 +1,4 @@
-"""`boltseal config`: what is in force, and where each value came from."""
+"""`boltseal config`: show every setting and its source."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from boltseal.cli.answer import CommandOutput, print_table, say
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, flags_of
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.server_options import flags_of
+from boltseal.server.configuration import load_with_sources
 
 
 def config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Show every setting, and where its value came from.
+    """Show every setting and its source: the default, the file, a variable or a flag.
 
-    The default, the file, a variable or a flag. What a server would start with now. Passwords and keys are never
-    settings; they stay in the keys' folder.
+    These are the settings with which a server would start now. Passwords and keys are not settings; they are in the keys'
+    folder.
     """
     with CommandOutput("config", as_json=as_json) as answer:
-        from boltseal.server.configuration import load_and_tell
-
-        loaded = load_and_tell(config, flags_of(data=data))
+        loaded = load_with_sources(config, flags_of(data=data))
         for value in loaded.values:
             answer.add(ref=value.name, status=value.source, value=_plain(value.value), where=value.where)
         if not as_json:

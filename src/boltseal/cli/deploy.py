@@ -1,4 +1,4 @@
-"""`boltseal deploy`: make a Compose project run as its files and lock say, or put back what ran before."""
+"""`boltseal deploy`: deploy a Compose project; roll back if health checks fail."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.answer import CommandOutput
-from boltseal.cli.ondeploy import (
-    DeployOptions,
+from boltseal.cli.deploy_options import (
     DirectoryOption,
     EnvFileOption,
     FileOption,
@@ -17,22 +16,25 @@ from boltseal.cli.ondeploy import (
     ProfileOption,
     ServicesArgument,
     WaitOption,
-    on_engine,
-    open_named,
+)
+from boltseal.cli.engine_options import HostOption
+from boltseal.cli.options import JsonOption
+from boltseal.cli.project_options import AllowOption
+from boltseal.cli.release_output import print_release
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.commands.deploy import (
+    DeployOptions,
+    deploy_project,
+    notify_release,
+    open_deployable,
+    parse_wait,
     project_files,
     project_name,
-    wait_seconds,
+    resume,
 )
-from boltseal.cli.onhost import HostOption, engine_address
-from boltseal.cli.onproject import AllowOption
-from boltseal.cli.onrelease import release_folder, tell_release
-from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
+from boltseal.commands.interrupted_update import undo_interrupted_update
+from boltseal.deploy.project_files import project_folder
 from boltseal.errors import Invalid
-
-
-class ResumeAlone(Invalid):
-    """--resume goes on with what was recorded, and takes nothing else."""
 
 
 def deploy(
@@ -43,23 +45,23 @@ def deploy(
     profile: ProfileOption = None,
     env_file: EnvFileOption = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Lock what the tags mean now before it is deployed.")
+        bool, typer.Option("--update", help="First lock the digests that the tags resolve to now.")
     ] = False,
     build: Annotated[
         bool,
         typer.Option(
-            "--build", help="Build what is built here and not locked; without this such a service is refused."
+            "--build", help="Build services that have a build and no locked digest; without this they are refused."
         ),
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the release that was left unfinished.")] = False,
+    resume_release: Annotated[bool, typer.Option("--resume", help="Continue the unfinished release.")] = False,
     wait: WaitOption = "120s",
     no_record: NoRecordOption = False,
-    no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not prove on the disk what was pulled.")] = False,
+    no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")] = False,
     require_scrub: Annotated[
         bool,
         typer.Option(
             "--require-scrub",
-            help="Start nothing of a registry's that could not be proven on the disk; what --build makes is not proven.",
+            help="Start no registry's image that was not verified on the disk; images of --build are not verified.",
         ),
     ] = False,
     host: HostOption = None,
@@ -69,37 +71,33 @@ def deploy(
     anonymous: AnonymousOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Deploy a Compose project, and go back by itself if it does not get healthy.
+    """Deploy a Compose project, and roll back automatically if health checks fail.
 
-    Checks the files against the lock, brings every image by its digest and keeps the one that works, records the
-    release, starts it with Docker Compose, and waits for health. What does not get healthy is replaced by the release
-    that ran before, exactly, and its last log lines are shown.
+    Checks the files against the lock, pulls every image by its digest and keeps the previous ones, records the release,
+    starts it with Docker Compose, and waits for health. If a service does not become healthy, the previous release is
+    started again, exactly, and the last log lines are shown.
 
-    What runs already is left alone. The project's files are not touched.
+    What runs already is not changed. The project's files are not changed.
 
-    Exit code 0: it runs; 1: it failed, and what ran before runs again if it could be put back; 3: it could not be tried.
+    Exit code 0: it runs; 1: it failed, and the previous release runs again if possible; 3: it could not be tried.
     """
     with CommandOutput("deploy", as_json=as_json) as answer:
-        from boltseal.deploy.releases import ReleaseKind
-
-        if resume and (services or update or build):
-            raise ResumeAlone(
-                "--resume goes on with a release as it was recorded; it takes neither services nor changes"
-            )
-        reach = RegistryOptions(plain_http, ca_file, anonymous)
-        place = DeployOptions(
-            host, reach, wait_seconds(wait), not no_record, require_scrub or not no_scrub, require_scrub
+        if resume_release and (services or update or build):
+            raise Invalid("--resume continues a recorded release; it takes no services, --update or --build")
+        options = DeployOptions(
+            host,
+            registry_options(plain_http, ca_file, anonymous),
+            parse_wait(wait),
+            record=not no_record,
+            scrub=require_scrub or not no_scrub,
+            require_scrub=require_scrub,
         )
-        if resume:
-            folder = release_folder(project_name(project), engine_address(host).key)
-            done = on_engine(place, folder, [], lambda deployer: deployer.resume())
+        if resume_release:
+            done = resume(options, project_name(project, options.client))
         else:
             named = project_files(file, project, project_directory, profile, env_file)
-            opened = open_named(place, named, services or [], allow or [])
-            with opened.folder.deploying():
-                if update:
-                    opened.relock(lambda _reference: True)
-                if build:
-                    opened = opened.built()
-                done = opened.deploy(ReleaseKind.DEPLOY)
-        tell_release(answer, done, host)
+            undo_interrupted_update(options.client, project_folder(named))
+            opened = open_deployable(options, named, services or [], allow or [])
+            done = deploy_project(opened, update=update, build=build)
+        print_release(answer, done)
+        notify_release(done, host, options.client)

@@ -1,25 +1,25 @@
-"""`boltseal diff`: what changed between two releases."""
+"""`boltseal diff`: show what changed between two releases."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, print_line, print_table
-from boltseal.cli.ondeploy import NameOption, project_name
-from boltseal.cli.onrelease import release_folder
+from boltseal.cli.answer import CommandOutput, print_table
+from boltseal.cli.context import client_context
+from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
+from boltseal.commands.deploy import project_name
+from boltseal.commands.releases import diff_releases
+from boltseal.commands.text import clean
 
-if TYPE_CHECKING:
-    from boltseal.deploy.release_store import Contents, ReleaseFolder
-
-_LONGEST = 200
+_MAX_TEXT: Final = 200
 
 
 def diff(
     before: Annotated[int, typer.Argument(metavar="N", show_default=False, help="A release.")],
-    after: Annotated[int, typer.Argument(metavar="M", show_default=False, help="Another one.")],
+    after: Annotated[int, typer.Argument(metavar="M", show_default=False, help="Another release.")],
     project: NameOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -30,38 +30,23 @@ def diff(
     Exit code 0: nothing; 1: something.
     """
     with CommandOutput("diff", as_json=as_json) as answer:
-        from boltseal.deploy.release_diff import changes
-
-        folder = release_folder(project_name(project))
-        old, new = folder.read(before), folder.read(after)
-        found = changes(old, new, _contents(folder, before), _contents(folder, after))
-        for each in found:
+        client = client_context()
+        found = diff_releases(project_name(project, client), before, after, client)
+        answer.outcome = found.outcome
+        for each in found.changes:
             answer.add(
-                ref=each.service or folder.project,
+                ref=each.service or found.project,
                 status=each.what,
                 reason=f"{each.before or 'nothing'} -> {each.after or 'nothing'}",
                 before=each.before or None,
                 after=each.after or None,
             )
-        answer.outcome = Outcome.DIFFERS if found else Outcome.HOLDS
-        if as_json:
-            return
-        if not found:
-            print_line(f"releases {before} and {after} of {folder.project} are the same")
-            return
-        rows = [(each.service, each.what, _short(each.before), _short(each.after)) for each in found]
-        print_table(("SERVICE", "WHAT", f"RELEASE {before}", f"RELEASE {after}"), rows)
-
-
-def _contents(folder: ReleaseFolder, number: int) -> Contents | None:
-    """What was recorded with a release, None where only its record is kept."""
-    from boltseal.deploy.release_store import NoSuchRelease
-
-    try:
-        return folder.contents(number)
-    except NoSuchRelease:
-        return None
+        if not found.changes:
+            answer.print(f"releases {before} and {after} of {found.project} are the same")
+        elif not as_json:
+            rows = [(each.service, each.what, _short(each.before), _short(each.after)) for each in found.changes]
+            print_table(("SERVICE", "WHAT", f"RELEASE {before}", f"RELEASE {after}"), rows)
 
 
 def _short(text: str) -> str:
-    return clean(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...") or "-"
+    return clean(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...") or "-"

@@ -1,28 +1,20 @@
-"""`boltseal digest`: what a tag means now, at any registry, without pulling anything."""
+"""`boltseal digest`: print the digest that a tag resolves to."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
     PlainHttpOption,
-    RegistryOptions,
     RemoteRefArgument,
     StrictOption,
-    ask_followed,
-    named,
-    quota_in_words,
-    remote_reference,
+    pull_limit_text,
+    registry_options,
 )
-
-if TYPE_CHECKING:
-    from boltseal.client.pull_limit import PullLimit
-    from boltseal.client.registry_client import Resolved
-    from boltseal.client.transport import Transport
+from boltseal.commands.digest import resolve_digest
+from boltseal.oci.reference import Reference
 
 
 def digest(
@@ -33,28 +25,20 @@ def digest(
     strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which digest a tag means now, at any registry. One HEAD: on Docker Hub it does not count as a pull."""
+    """Print the digest that a tag resolves to, at any registry.
+
+    Sends one HEAD request; on Docker Hub it does not count as a pull.
+    """
     with CommandOutput("digest", as_json=as_json) as answer:
-        reference = remote_reference(ref)
-
-        async def resolve(transport: Transport) -> tuple[Resolved, PullLimit | None]:
-            from boltseal.client.registry_client import RegistryClient
-
-            client = RegistryClient(transport, reference.registry)
-            found = await client.resolve(reference.repository, named(reference))
-            return found, transport.quotas.get(reference.registry)
-
-        found, quota = ask_followed(
-            RegistryOptions(plain_http, ca_file, anonymous, strict), [reference.registry], resolve
-        )
+        found = resolve_digest(Reference.parse(ref), registry_options(plain_http, ca_file, anonymous, strict))
+        resolved = found.resolved
         answer.add(
-            ref=str(reference),
+            ref=str(found.reference),
             status="present",
-            digest=str(found.digest),
-            media_type=found.media_type,
-            size=None if found.size < 0 else found.size,
+            digest=str(resolved.digest),
+            media_type=resolved.media_type,
+            size=None if resolved.size < 0 else resolved.size,
         )
-        if not as_json:
-            print_line(str(found.digest))
-            if quota is not None:
-                say(quota_in_words(reference.registry, quota))
+        answer.print(str(resolved.digest))
+        if found.pull_limit is not None:
+            answer.say(pull_limit_text(found.reference.registry, found.pull_limit))

@@ -1,41 +1,33 @@
-"""`boltseal expire`: take away the tags whose stated time to be kept is over."""
+"""`boltseal expire`: delete sealed tags whose retention time is over."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, counted, print_line, say
-from boltseal.cli.onstore import admin, on_store
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
-
-if TYPE_CHECKING:
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.store_factory import OpenStore
+from boltseal.cli.answer import CommandOutput
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.server_options import store_settings
+from boltseal.commands.text import counted
+from boltseal.server.commands.data_folder import local_admin, on_store
 
 
 def expire(
     config: ConfigOption = None,
     data: DataOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the tags.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take away the sealed tags whose keep (such as "365d") is over. Their names stay bound. For cron, before collect.
+    """Delete the sealed tags whose `keep` (such as "365d") is over. They stay bound. For cron, before collect.
 
-    What they meant stays pullable by digest until somebody deletes that.
+    Their digests stay pullable until they are deleted.
     """
     with CommandOutput("expire", as_json=as_json) as answer:
-        settings = settings_of(config, data=data)
-
-        async def call(store: OpenStore) -> list[tuple[Repository, Tag]]:
-            return await store.registry.seals.expire(admin(), dry_run=dry_run)
-
+        settings = store_settings(config, data)
         status = "would expire" if dry_run else "expired"
-        for repository, tag in on_store(settings, call):
+        tags = on_store(settings, lambda store: store.registry.seals.expire(local_admin(), dry_run=dry_run))
+        for repository, tag in tags:
             answer.add(ref=f"{repository}:{tag}", status=status)
-            if not as_json:
-                print_line(f"{repository}:{tag}")
-        if not as_json:
-            gone = counted(len(answer.results), "tag")
-            say(f"{gone} {'would go' if dry_run else 'went'}{'; names stay bound' if answer.results else ''}")
+            answer.print(f"{repository}:{tag}")
+        answer.say(f"{counted(len(tags), 'tag')} {status}{'; names stay bound' if tags else ''}")

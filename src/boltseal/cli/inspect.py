@@ -1,29 +1,20 @@
-"""`boltseal inspect`: everything there is to see of an image without pulling it."""
+"""`boltseal inspect`: show the metadata of an image without pulling it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, counted, print_line
+from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
-from boltseal.cli.progress import in_words
-from boltseal.cli.remote import (
-    AnonymousOption,
-    CaFileOption,
-    PlainHttpOption,
-    RegistryOptions,
-    StrictOption,
-    ask_followed,
-    in_daemon,
-    opened_sources,
-)
+from boltseal.cli.progress import size_text
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.commands.inspect import inspect_image
+from boltseal.commands.text import counted
 from boltseal.errors import quote
-
-if TYPE_CHECKING:
-    from boltseal.client.transport import Transport
-    from boltseal.transfer.inspect import Inspected
+from boltseal.transfer.inspect import Inspected
+from boltseal.transfer.locations import Location
 
 
 def inspect(
@@ -32,7 +23,7 @@ def inspect(
         typer.Argument(metavar="REF", show_default=False, help="A reference, oci:DIR:TAG, docker-archive:FILE, ..."),
     ],
     platform: Annotated[
-        str | None, typer.Option("--platform", metavar="OS/ARCH", show_default=False, help="Which of several.")
+        str | None, typer.Option("--platform", metavar="OS/ARCH", show_default=False, help="Which image of an index.")
     ] = None,
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
@@ -40,26 +31,17 @@ def inspect(
     strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show platforms, labels, layers, base and signatures.
+    """Show platforms, labels, layers, base image and signatures.
 
-    Nothing is pulled but the documents that say so; each is verified. On Docker Hub it counts as one pull.
+    Downloads only the manifests and the config, and verifies their digests. On Docker Hub it counts as one pull.
     """
     with CommandOutput("inspect", as_json=as_json) as answer:
-        from boltseal.transfer.inspect import inspect as inspected
-        from boltseal.transfer.locations import Location
-
-        place = Location.parse(ref)
-
-        async def look(transport: Transport) -> Inspected:
-            async with opened_sources(transport, place) as (source,):
-                return await inspected(source, in_daemon(place), platform)
-
-        registries = [] if place.reference is None else [place.reference.registry]
-        found = ask_followed(RegistryOptions(plain_http, ca_file, anonymous, strict), registries, look)
-        answer.add(ref=ref if place.reference is None else str(place.reference), status="present", **_fields(found))
-        if not as_json:
-            for line in _lines(found):
-                print_line(line)
+        location = Location.parse(ref)
+        found = inspect_image(location, platform, registry_options(plain_http, ca_file, anonymous, strict))
+        name = ref if location.reference is None else str(location.reference)
+        answer.add(ref=name, status="present", **_fields(found))
+        for line in _lines(found):
+            answer.print(line)
 
 
 def _fields(found: Inspected) -> dict[str, Any]:
@@ -99,17 +81,15 @@ def _lines(found: Inspected) -> list[str]:
     elif config is not None and str(config.platform):
         lines.append(f"platform    {_clean(str(config.platform))}")
     if config is not None:
-        lines.append(f"created     {_clean(config.created) or 'not said'}")
+        lines.append(f"created     {_clean(config.created) or 'unknown'}")
         lines.append(f"user        {_clean(config.user) or 'root'}")
         lines.append(f"command     {_clean(' '.join(config.command)) or 'none'}")
         lines += [f"label       {_clean(name)}={_clean(value)}" for name, value in sorted(config.labels.items())]
-    lines += [f"layer       {layer.digest}  {in_words(layer.size)}" for layer in layers]
-    lines.append(f"size        {in_words(sum(layer.size for layer in layers))} in {counted(len(layers), 'layer')}")
+    lines += [f"layer       {layer.digest}  {size_text(layer.size)}" for layer in layers]
+    lines.append(f"size        {size_text(sum(layer.size for layer in layers))} in {counted(len(layers), 'layer')}")
     base = " ".join(_clean(part) for part in found.base if part)
-    lines.append(f"base        {base or 'not said by its annotations'}")
-    lines += [
-        f"refers to it  {each.digest}  {_clean(each.artifact_type or each.media_type)}" for each in found.referrers
-    ]
+    lines.append(f"base        {base or 'not in its annotations'}")
+    lines += [f"referrer    {each.digest}  {_clean(each.artifact_type or each.media_type)}" for each in found.referrers]
     lines += [f"signature   {tag}" for tag in found.signatures]
     if not found.referrers and not found.signatures:
         lines.append("signatures  none")
@@ -117,5 +97,5 @@ def _lines(found: Inspected) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    """Text of an image's maker, as a terminal may show it."""
+    """Return text from an image with control characters escaped, cut at 400 characters."""
     return quote(text, 400)[1:-1]

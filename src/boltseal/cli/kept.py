@@ -1,22 +1,23 @@
-"""`boltseal kept`: which images are kept on an engine, and what would bring them back."""
+"""`boltseal kept`: list the images that are kept on an engine."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.clock import clock_us
-from boltseal.cli.keeping import kept_fields, on_host, tagged
-from boltseal.cli.onhost import HostOption
+from boltseal.cli.engine_options import HostOption
+from boltseal.cli.kept_text import kept_fields, seconds_text
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import RegistryOptions
-
-if TYPE_CHECKING:
-    from boltseal.client.transport import Transport
-    from boltseal.host.engine_images import EngineHost
-    from boltseal.host.keeper import ListedImage
+from boltseal.cli.remote import registry_options
+from boltseal.commands.engine_connection import tag_name
+from boltseal.commands.kept import kept_images
+from boltseal.commands.text import clean
+from boltseal.host.keeper import KeptState, ListedImage
+from boltseal.lockfile.compare import age
 
 
 def kept(
@@ -25,69 +26,55 @@ def kept(
         typer.Argument(metavar="[NAME]", show_default=False, help="Of one name: localhost:5000/shop/app:latest"),
     ] = None,
     forget_gone: Annotated[
-        bool, typer.Option("--forget-gone", help="Forget those that are there no more. Removes no image.")
+        bool, typer.Option("--forget-gone", help="Delete the records of images that are gone. Removes no image.")
     ] = False,
     host: HostOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the images that are kept on an engine, the newest of each name first.
 
-    Exit code 1: one of them is there no more, or nothing holds it against the next prune.
+    Exit code 1: one of them is gone, or is not protected from the next prune.
     """
     with CommandOutput("kept", as_json=as_json) as answer:
-        wanted = None if name is None else tagged(name)
-
-        async def run(opened: EngineHost, _: Transport) -> list[ListedImage]:
-            from boltseal.host.keeper import Keeper
-
-            keeper = Keeper(opened)
-            await opened.images_in_use()  # what runs is seen to run
-            found = await keeper.listed(wanted)
-            gone = await keeper.forget_gone(found) if forget_gone else []
-            for each in gone:
-                say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))
-            return [each for each in found if each.kept not in gone]
-
-        listed = on_host(RegistryOptions(), (), host, run)
-        for each in listed:
-            _add(answer, each)
-        if not listed:
+        wanted = None if name is None else tag_name(name)
+        found = kept_images(wanted, host, registry_options(), forget_gone=forget_gone)
+        answer.outcome = found.outcome
+        for each in found.forgotten:
+            say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))
+        for image in found.images:
+            answer.add(**_fields(image))
+        if not found.images:
             say("nothing is kept on this engine" if name is None else f"nothing is kept of {name} on this engine")
         elif not as_json:
-            for name_, rows in _by_name(listed).items():
-                print_line(name_)
+            for familiar, rows in _by_name(found.images, clock_us()).items():
+                print_line(familiar)
                 print_table(("  NO", "DIGEST", "KEPT", "RAN", "STATE"), rows, whole=("  NO", "DIGEST", "KEPT", "RAN"))
 
 
-def _add(answer: CommandOutput, each: ListedImage) -> None:
-    from boltseal.host.keeper import KeptState
-    from boltseal.lockfile.format import time_text
-
-    if each.standing is not KeptState.KEPT:
-        answer.outcome = Outcome.DIFFERS
-    answer.add(
-        ref=str(each.kept.name),
-        status=str(each.standing),
-        reason=_state(each),
-        number=each.number,
-        current=each.current,
-        recorded=each.recorded,
-        ran=None if each.ran_us is None else time_text(each.ran_us - each.ran_us % 1_000_000),
-        held=list(each.held),
+def _fields(each: ListedImage) -> dict[str, object]:
+    return {
+        "ref": str(each.kept.name),
+        "status": str(each.standing),
+        "reason": _state(each),
+        "number": each.number,
+        "current": each.current,
+        "recorded": each.recorded,
+        "ran": None if each.ran_us is None else seconds_text(each.ran_us),
+        "held": list(each.held),
         **(kept_fields(each.kept) or {}),
-    )
+    }
 
 
-def _by_name(listed: list[ListedImage]) -> dict[str, list[tuple[str, ...]]]:
-    """The lines of a table for each name."""
+def _by_name(listed: Iterable[ListedImage], now_us: int) -> dict[str, list[tuple[str, ...]]]:
+    """Return the rows of a table for each name."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for each in listed:
         digest = (each.kept.digest or each.kept.image).short.removeprefix("sha256:")
         row = (
             f"  {each.number}",
             digest if each.kept.digest is not None else f"{digest} (ID)",
-            _ago(each.kept.kept_us) if each.recorded else "?",
-            "-" if each.ran_us is None else _ago(each.ran_us),
+            f"{age(each.kept.kept_us, now_us)} ago" if each.recorded else "?",
+            "-" if each.ran_us is None else f"{age(each.ran_us, now_us)} ago",
             clean(_state(each)),
         )
         found.setdefault(clean(each.kept.name.familiar()), []).append(row)
@@ -95,30 +82,16 @@ def _by_name(listed: list[ListedImage]) -> dict[str, list[tuple[str, ...]]]:
 
 
 def _state(each: ListedImage) -> str:
-    from boltseal.host.keeper import KeptState
-
-    words = {
+    state = {
         KeptState.KEPT: "kept",
-        KeptState.LOOSE: "its keep tag was taken away: the next prune may remove it",
-        KeptState.GONE: "gone: somebody has removed it",
-        KeptState.OTHER: "its keep tag stands on another image",
+        KeptState.LOOSE: "its keep tag was removed: the next prune may delete it",
+        KeptState.GONE: "gone: it was removed",
+        KeptState.OTHER: "its keep tag is on another image",
     }[each.standing]
     copy = [] if each.kept.copy is None else [f"copy: {each.kept.copy.name}"]
     if each.standing in (KeptState.GONE, KeptState.OTHER):
-        return "; ".join([words, *copy])
-    now = ["what the name means"] if each.current else []
-    now += [] if each.recorded else ["which tag it had is not recorded here"]
-    until = [] if each.kept.until_us is None else [f"until {_day(each.kept.until_us)}"]
-    return "; ".join([words, *now, *until, *(f"for {reason}" for reason in each.held), *copy])
-
-
-def _day(time_us: int) -> str:
-    from boltseal.lockfile.format import time_text
-
-    return time_text(time_us - time_us % 1_000_000)[:10]
-
-
-def _ago(time_us: int) -> str:
-    from boltseal.lockfile.compare import age
-
-    return f"{age(time_us, clock_us())} ago"
+        return "; ".join([state, *copy])
+    notes = ["has the name now"] if each.current else []
+    notes += [] if each.recorded else ["which tag it had is not recorded here"]
+    notes += [] if each.kept.until_us is None else [f"until {seconds_text(each.kept.until_us)[:10]}"]
+    return "; ".join([state, *notes, *(f"for {reason}" for reason in each.held), *copy])

@@ -1,4 +1,4 @@
-"""Progress of long work: one line on stderr that is written over, only where a person is looking at it."""
+"""Progress of long work: one line on stderr that is overwritten, only if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
-EVERY_S: Final = 0.1
+INTERVAL_S: Final = 0.1
 _CLEAR_LINE: Final = "\r\x1b[2K"
 
 
 class Progress:
-    """Call it with a step's name, how much is done, and how much there is (0: not known). Clears its line at the end."""
+    """A progress callback. Leaving its block clears the line."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
@@ -29,18 +29,18 @@ class Progress:
             sys.stderr.flush()
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Show where the work stands, at most ten times a second."""
+        """Show the name of a step, how much is done and of how much (0: not known), at most ten times a second."""
         now_s = time.monotonic()
         if not self._shown or now_s < self._next_s:
             return
-        self._next_s = now_s + EVERY_S
+        self._next_s = now_s + INTERVAL_S
         part = f"{100 * done // total} %" if total else str(done)
         sys.stderr.write(f"{_CLEAR_LINE}{step}: {part}")
         sys.stderr.flush()
 
 
-def in_words(size_bytes: int) -> str:
-    """A size as a person reads it: 512 B, 3.4 MiB."""
+def size_text(size_bytes: int) -> str:
+    """Return a size as text: 512 B, 3.4 MiB."""
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:

@@ -1,36 +1,24 @@
-"""`boltseal pull`: an image by its digest, the one that works kept first."""
+"""`boltseal pull`: pull images by their digests; keep the previous ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, counted, print_line, say
-from boltseal.cli.keeping import copier, copy_target, kept_fields, let_go_fields, on_host, tell_let_go
-from boltseal.cli.onhost import HostOption
-from boltseal.cli.onproject import AllowOption, open_project, whom_to_ask
+from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.engine_options import HostOption
+from boltseal.cli.kept_text import expired_fields, kept_fields, say_expired
 from boltseal.cli.options import JsonOption
 from boltseal.cli.progress import Progress
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions, StrictOption, followed
-from boltseal.errors import BoltsealError, ExitCode, Invalid, exit_code
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from boltseal.client.transport import Transport
-    from boltseal.engines.api import EngineProgress as Step
-    from boltseal.engines.inventory import EngineImage
-    from boltseal.host.engine_images import EngineHost
-    from boltseal.host.keeper import KeepPolicy
-    from boltseal.host.project_images import ProjectImages
-    from boltseal.host.pull import Arrived, Brought, Puller, PullRequest
-
-
-class PullUsage(Invalid):
-    """What was asked can't be meant."""
+from boltseal.cli.project_options import AllowOption
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.project_images import registry_filter
+from boltseal.commands.pull import PullImagesRequest, PullRow, pull_images
+from boltseal.commands.text import clean
+from boltseal.host.pull import PullResult
 
 
 def pull(
@@ -62,7 +50,7 @@ def pull(
         typer.Option("--keep-for", metavar="TIME", show_default=False, help="Keep what is younger, e.g. 30d. [all]"),
     ] = None,
     scrub: Annotated[
-        bool, typer.Option("--scrub", help="Read what arrived from the disk; the name moves only if it holds.")
+        bool, typer.Option("--scrub", help="Verify the pulled image on the disk before it gets its name.")
     ] = False,
     copy_to: Annotated[
         str | None,
@@ -70,12 +58,13 @@ def pull(
             "--copy-to",
             metavar="REGISTRY/PREFIX",
             show_default=False,
-            help="Copy the image that works there too, before.",
+            help="Copy a replaced image there first.",
         ),
     ] = None,
     host: HostOption = None,
     count_pulls: Annotated[
-        bool, typer.Option("--count-pulls", help="Prove by manifests on Docker Hub too, where that counts as pulls.")
+        bool,
+        typer.Option("--count-pulls", help="Verify by manifests on Docker Hub too, where that counts as pulls."),
     ] = False,
     allow: AllowOption = None,
     plain_http: PlainHttpOption = False,
@@ -84,207 +73,70 @@ def pull(
     strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Pull images, and keep the ones that work before newer ones take their names.
+    """Pull images, and keep the previous ones before newer ones take their names.
 
-    A tag is resolved by one HEAD; what is here already costs nothing more. What is new is pulled by its digest, proven,
-    and given the name last. What had the name is kept as NAME:boltseal-keep-DIGEST; `boltseal restore-local NAME` brings
-    it back. Images of a Compose file get their names when all have arrived, or none does.
+    A tag is resolved by one HEAD request; an image that is present costs nothing more. A new one is pulled by its digest,
+    verified, and gets its name last. The image that had the name is kept as NAME:boltseal-keep-DIGEST; `boltseal
+    restore-local NAME` restores it. Images of a Compose file get their names when all have been pulled, or none does.
 
-    Kept images stay until --keep or --keep-for lets go of them; never what runs, what a lock names or a release holds, nor
-    the only copy of what ran here in the last 30 days.
+    Kept images stay until --keep or --keep-for releases them; never one that runs, that a lock names or a release holds,
+    nor the only copy of one that ran here in the last 30 days.
     """  # fmt: skip
     with CommandOutput("pull", as_json=as_json) as answer, Progress() as progress:
-        from boltseal.lockfile.document import LOCK_NAME
-
-        reach = RegistryOptions(plain_http, ca_file, anonymous, strict)
-        root = project or (compose[0].parent if compose else Path())
-        asked = _asked(refs or [], compose or [], root, whom_to_ask(reach, allow or []) if compose else _anybody)
-        lock = root / LOCK_NAME
-        job = _Job(_policy(keep, keep_for), lock, scrub, copy_to, count_pulls, reach)
-        meter = _Meter(progress)
-
-        async def run(opened: EngineHost, transport: Transport) -> None:
-            puller = _puller(job, opened, transport, meter)
-            puller.announce(asked.wanted)
-            if compose:
-                await _together(answer, puller, asked.wanted)
-            else:
-                await _each(answer, puller, asked.wanted)
-
-        registries = {each.name.registry for each in asked.wanted} | ({copy_target(copy_to)[0]} if copy_to else set())
-        on_host(reach, registries, host, run)
+        options = registry_options(plain_http, ca_file, anonymous, strict)
+        request = PullImagesRequest(
+            refs=tuple(refs or ()),
+            compose=tuple(compose or ()),
+            project=project,
+            keep=keep,
+            keep_for=keep_for,
+            scrub=scrub,
+            copy_to=copy_to,
+            host=host,
+            count_pulls=count_pulls,
+        )
+        allowed = registry_filter(options, allow or []) if compose else _any_registry
+        answer.outcome = pull_images(request, options, allowed, progress, lambda row: _print(answer, row))
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What was asked for, read."""
-
-    policy: KeepPolicy
-    lock: Path
-    scrub: bool
-    copy_to: str | None
-    count_pulls: bool
-    reach: RegistryOptions
-
-
-class _Meter:
-    """How far all layers of a pull are, together."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._layers: dict[str, tuple[int, int]] = {}
-
-    def __call__(self, step: Step) -> None:
-        if step.total:
-            self._layers[step.layer] = (step.current, step.total)
-        done, total = (sum(part) for part in zip(*self._layers.values(), strict=True)) if self._layers else (0, 0)
-        self._progress("pulling", done, total)
-
-
-def _anybody(_registry: str) -> bool:
-    """Whom a person names is who is asked."""
+def _any_registry(_registry: str) -> bool:
+    """Allow every registry that the user names on the command line."""
     return True
 
 
-def _asked(refs: Sequence[str], files: Sequence[Path], root: Path, allowed: Callable[[str], bool]) -> ProjectImages:
-    """The images that are meant. PullUsage, NameInvalid, LockInvalid, RegistryNotAllowed, ..."""
-    from boltseal.cli.remote import remote_reference
-    from boltseal.host.project_images import ProjectImages
-    from boltseal.host.pull import PullRequest
-
-    if bool(files) == bool(refs):
-        raise PullUsage("name the images to pull, or Compose files by --compose, and not both")
-    if refs:
-        return ProjectImages(tuple(dict.fromkeys(PullRequest.of(remote_reference(each)) for each in refs)), (), ())
-    found = _of_compose(files, root, allowed)
-    for each in found.unclear:
-        say(clean(f"boltseal: {each.where}: {each.written} {each.reason}"))
-    if found.unclear:
-        raise PullUsage(f"{counted(len(found.unclear), 'image')} of {files[0]} can't be told: nothing was pulled")
-    for name in found.built:
-        say(clean(f"{name} is built here and not pulled"))
-    return found
+def _print(answer: CommandOutput, row: PullRow) -> None:
+    name = row.name.familiar()
+    if row.pulled is not None:
+        _print_pulled(answer, row.pulled)
+    elif row.arrived is not None:
+        answer.add(ref=str(row.name), status="arrived", reason=row.reason, digest=str(row.arrived.digest))
+        say(clean(f"{name}: {row.reason}"))
+    else:
+        status = "refused" if row.outcome is Outcome.DIFFERS else "failed"
+        answer.add(ref=str(row.name), status=status, reason=row.reason)
+        say(clean(f"boltseal: {row.reason if row.reason.startswith(name) else f'{name}: {row.reason}'}"))
 
 
-def _of_compose(files: Sequence[Path], root: Path, allowed: Callable[[str], bool]) -> ProjectImages:
-    from boltseal.deploy.project_files import overrides_of
-    from boltseal.host.project_images import images_of
-    from boltseal.lockfile.document import LOCK_NAME
-    from boltseal.project.lock_file import read_lock
-    from boltseal.project.resolve import not_allowed
-
-    project = open_project(root, files)
-    found = images_of(project.sites, project.problems, read_lock(root))
-    for each in found.wanted:
-        if not allowed(each.name.registry):
-            raise not_allowed(each.name.registry)
-    if any(each.locked for each in found.wanted):
-        say(f"as locked in {root / LOCK_NAME}")
-    for beside in overrides_of(files):
-        say(clean(f"{beside} is not looked at, as with `docker compose -f`; name it by another --compose if it counts"))
-    return found
-
-
-def _policy(keep: int | None, keep_for: str | None) -> KeepPolicy:
-    from boltseal.host.keeper import KeepPolicy
-    from boltseal.policy.durations import DurationInvalid, parse_duration
-
-    try:
-        return KeepPolicy(keep, None if keep_for is None else parse_duration(keep_for))
-    except DurationInvalid as error:
-        raise PullUsage(f"--keep-for is {error.message}") from error
-
-
-def _puller(job: _Job, host: EngineHost, transport: Transport, meter: _Meter) -> Puller:
-    from boltseal.client.credentials import CredentialStore
-    from boltseal.config import client_paths
-    from boltseal.host.pull import Puller
-    from boltseal.host.pulled_check import scrubbed
-
-    async def watch(registry: str) -> None:
-        await followed(job.reach, transport, registry)
-
-    async def scrub(image: EngineImage) -> None:
-        await scrubbed(host, image)
-
-    if job.lock.exists():
-        host.kept.know_lock(job.lock.resolve())
-    return Puller(
-        host,
-        transport,
-        CredentialStore(() if job.reach.anonymous else client_paths().logins),
-        watch=watch,
-        copy=None if job.copy_to is None else copier(job.copy_to, str(host.engine.address), transport),
-        scrub=scrub if job.scrub else None,
-        policy=job.policy,
-        count_pulls=job.count_pulls,
-        tell=meter,
-    )
-
-
-async def _each(answer: CommandOutput, puller: Puller, wanted: Sequence[PullRequest]) -> None:
-    """One after the other; of several, one that fails does not keep the others from being pulled."""
-    for one in wanted:
-        try:
-            brought = await puller.bring(one)
-        except BoltsealError as error:
-            if len(wanted) == 1:
-                raise
-            _tell_failed(answer, one, error)
-        else:
-            _tell(answer, brought)
-
-
-async def _together(answer: CommandOutput, puller: Puller, wanted: Sequence[PullRequest]) -> None:
-    """The names are given when all have arrived."""
-    arrived: list[Arrived] = []
-    failed = 0
-    for one in wanted:
-        try:
-            arrived.append(await puller.fetch(one))
-        except BoltsealError as error:
-            failed += 1
-            _tell_failed(answer, one, error)
-    arrived = arrived if failed else [await puller.still(each) for each in arrived]
-    for each in arrived:
-        if failed:
-            reason = f"it is here, and its name means what it meant: {counted(failed, 'other image')} could not be had"
-            answer.add(ref=str(each.wanted.name), status="arrived", reason=reason, digest=str(each.digest))
-            say(clean(f"{each.wanted.name.familiar()}: {reason}"))
-        else:
-            _tell(answer, await puller.settle(each))
-
-
-def _tell_failed(answer: CommandOutput, wanted: PullRequest, error: BoltsealError) -> None:
-    differs = exit_code(error) is ExitCode.DIFFERS
-    if answer.outcome is not Outcome.DIFFERS:
-        answer.outcome = Outcome.DIFFERS if differs else Outcome.UNKNOWN
-    answer.add(ref=str(wanted.name), status="refused" if differs else "failed", reason=error.message)
-    name = wanted.name.familiar()
-    say(clean(f"boltseal: {error.message if error.message.startswith(name) else f'{name}: {error.message}'}"))
-
-
-def _tell(answer: CommandOutput, brought: Brought) -> None:
-    name = brought.name.familiar()
+def _print_pulled(answer: CommandOutput, pulled: PullResult) -> None:
+    name = pulled.name.familiar()
     answer.add(
-        ref=str(brought.name),
-        status=str(brought.outcome),
-        reason=brought.trouble,
-        digest=str(brought.digest),
-        image=str(brought.image),
-        proof=None if brought.proof is None else str(brought.proof),
-        kept=kept_fields(brought.kept),
-        running=[kept_fields(each) for each in brought.running],
-        let_go=[let_go_fields(each) for each in brought.let_go],
+        ref=str(pulled.name),
+        status=str(pulled.outcome),
+        reason=pulled.trouble,
+        digest=str(pulled.digest),
+        image=str(pulled.image),
+        proof=None if pulled.proof is None else str(pulled.proof),
+        kept=kept_fields(pulled.kept),
+        running=[kept_fields(each) for each in pulled.running],
+        let_go=[expired_fields(each) for each in pulled.let_go],
     )
-    if not answer.as_json:
-        print_line(clean(f"{brought.outcome:<7} {name}  {brought.digest}"))
-    for each in brought.running:
+    answer.print(clean(f"{pulled.outcome:<7} {name}  {pulled.digest}"))
+    for each in pulled.running:
         was = (each.digest or each.image).short
         say(clean(f"kept {was} as {each.keep_name.familiar()}: a container that was started as {name} runs on it"))
-    if brought.kept is not None:
-        was = (brought.kept.digest or brought.kept.image).short
-        say(clean(f"kept {was} as {brought.kept.keep_name.familiar()}; back with: boltseal restore-local {name}"))
-    tell_let_go(brought.let_go)
-    if brought.trouble:
-        say(clean(f"boltseal: what is kept could not be looked through: {brought.trouble}"))
+    if pulled.kept is not None:
+        was = (pulled.kept.digest or pulled.kept.image).short
+        say(clean(f"kept {was} as {pulled.kept.keep_name.familiar()}; back with: boltseal restore-local {name}"))
+    say_expired(pulled.let_go)
+    if pulled.trouble:
+        say(clean(f"boltseal: kept images could not be checked: {pulled.trouble}"))

@@ -1,18 +1,19 @@
-"""`boltseal releases`: what was deployed on this host, when, by whom, and how it ended."""
+"""`boltseal releases`: list the releases of this host: when, by whom, with which result."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, clean, print_line, print_table
-from boltseal.cli.ondeploy import NameOption
-from boltseal.cli.onrelease import release_folder, say_left, shown_digest
+from boltseal.cli.answer import CommandOutput, print_line, print_table, say
+from boltseal.cli.context import client_context
+from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
-
-if TYPE_CHECKING:
-    from boltseal.deploy.releases import Release
+from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
+from boltseal.commands.text import clean
+from boltseal.deploy.releases import Release
+from boltseal.lockfile.format import time_text
 
 
 def releases(
@@ -22,59 +23,47 @@ def releases(
 ) -> None:
     """List the releases of a project on this host, the newest last; of all projects where none is named.
 
-    The one that runs is marked with *, on each engine. One that was left unfinished says at which step.
+    The one that runs on its engine is marked with *. An unfinished release is shown with its step.
     """
     with CommandOutput("releases", as_json=as_json) as answer:
-        from boltseal.cli.onhost import engine_address
-        from boltseal.config import state_folder
-        from boltseal.deploy.release_store import projects
-        from boltseal.deploy.releases import last_good
-
-        names = [project] if project is not None else list(projects(state_folder()))
-        here, rows, unfinished = engine_address().key, [], []
-        for name in names:
-            found = release_folder(name).all()
-            runs = [
-                last_good([each for each in found if each.engine == engine])
-                for engine in {each.engine for each in found}
-            ]
-            for each in found:
-                current = each in runs
-                _add(answer, each, current=current)
-                rows += _images(each, current=current) if images else [_row(each, here, current=current)]
-                unfinished += [each] if each.unfinished else []
+        client = client_context()
+        listed = list_releases(project, client)
+        for each in listed:
+            answer.add(**_fields(each))
         if as_json:
             return
-        if not rows:
+        if not listed:
             of = "" if project is None else f" of {project}"
             print_line(f"no releases{of} on this host yet; `boltseal deploy` makes the first")
             return
-        columns = (
-            ("RELEASE", "SERVICE", "STATE", "IMAGE", "DIGEST")
-            if images
-            else ("RELEASE", "WHEN (UTC)", "BY", "REVISION", "HOW IT ENDED")
-        )
+        if images:
+            columns: tuple[str, ...] = ("RELEASE", "SERVICE", "STATE", "IMAGE", "DIGEST")
+            rows = [row for each in listed for row in _image_rows(each)]
+        else:
+            columns = ("RELEASE", "WHEN (UTC)", "BY", "REVISION", "HOW IT ENDED")
+            here = client.engine_address().key
+            rows = [_row(each, here) for each in listed]
         print_table(columns, rows, whole=(*columns[:2], "DIGEST"))
-        for each in unfinished:
-            say_left(each)
+        for each in listed:
+            if each.release.unfinished:
+                say(unfinished_notice(each.release, client))
 
 
-def _add(answer: CommandOutput, release: Release, *, current: bool) -> None:
-    from boltseal.lockfile.format import time_text
-
-    answer.add(
-        ref=f"{release.project}/{release.number}",
-        status=str(release.end or f"unfinished: {release.step}"),
-        reason=release.reason,
-        runs=current,
-        kind=release.kind,
-        of=release.of,
-        engine=release.engine or None,
-        started=time_text(release.started_us),
-        ended=None if release.ended_us is None else time_text(release.ended_us),
-        who=release.who,
-        revision=release.revision,
-        services=[
+def _fields(listed: ListedRelease) -> dict[str, object]:
+    release = listed.release
+    return {
+        "ref": f"{release.project}/{release.number}",
+        "status": _end(release),
+        "reason": release.reason,
+        "runs": listed.current,
+        "kind": release.kind,
+        "of": release.of,
+        "engine": release.engine or None,
+        "started": time_text(release.started_us),
+        "ended": None if release.ended_us is None else time_text(release.ended_us),
+        "who": release.who,
+        "revision": release.revision,
+        "services": [
             {
                 "service": each.name,
                 "image": each.image,
@@ -85,31 +74,33 @@ def _add(answer: CommandOutput, release: Release, *, current: bool) -> None:
             }
             for each in release.services
         ],
-    )
+    }
 
 
-def _number(release: Release, *, current: bool) -> str:
-    return f"{'*' if current else ' '} {release.project}/{release.number}"
+def _end(release: Release) -> str:
+    return str(release.end or f"unfinished: {release.step}")
 
 
-def _images(release: Release, *, current: bool) -> list[tuple[str, ...]]:
+def _number(listed: ListedRelease) -> str:
+    return f"{'*' if listed.current else ' '} {listed.release.project}/{listed.release.number}"
+
+
+def _image_rows(listed: ListedRelease) -> list[tuple[str, ...]]:
     return [
-        (_number(release, current=current), clean(each.name), each.state, clean(each.image), shown_digest(each))
-        for each in release.services
+        (_number(listed), clean(each.name), each.state, clean(each.image), digest_text(each))
+        for each in listed.release.services
     ]
 
 
-def _row(release: Release, here: str, *, current: bool) -> tuple[str, ...]:
-    from boltseal.lockfile.format import time_text
-
+def _row(listed: ListedRelease, here: str) -> tuple[str, ...]:
+    release = listed.release
     kind = "" if release.kind == "deploy" else f"{release.kind}" + ("" if release.of is None else f" to {release.of}")
-    end = str(release.end) if release.end is not None else f"unfinished: {release.step}"
     where = "" if release.engine in ("", here) else f"at {release.engine}"
-    told = f"{end}{': ' + release.reason if release.reason else ''}"
+    end = f"{_end(release)}{': ' + release.reason if release.reason else ''}"
     return (
-        _number(release, current=current),
+        _number(listed),
         time_text(release.started_us)[:16].replace("T", " "),
         clean(release.who),
         clean(release.revision),
-        clean(", ".join(part for part in (where, kind, told) if part)),
+        clean(", ".join(part for part in (where, kind, end) if part)),
     )

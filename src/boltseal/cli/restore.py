@@ -1,24 +1,15 @@
-"""`boltseal restore`: put a floating tag back to what it meant before."""
+"""`boltseal restore`: move a mutable tag back to an earlier digest."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
-from boltseal.cli.moment import parse_moment
-from boltseal.cli.onstore import NotOurs, RefArgument, admin, given_reason, local_reference, on_store
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
-from boltseal.errors import Invalid, quote
-
-if TYPE_CHECKING:
-    from boltseal.server.registry.restores import Aim
-
-
-class AimInvalid(Invalid):
-    """What to go back to can't be read."""
+from boltseal.cli.answer import CommandOutput
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.server_options import store_settings
+from boltseal.server.commands.restore import restore_tag
 
 
 def restore(
@@ -29,7 +20,7 @@ def restore(
             "--to",
             metavar="DIGEST|INDEX|TIME",
             show_default=False,
-            help="What it meant: a digest, the index of an entry, or a time such as 2026-11-24T08:29 (UTC).",
+            help="A former digest, the index of its entry, or a time such as 2026-11-24T08:29 (UTC).",
         ),
     ],
     reason: ReasonOption,
@@ -37,48 +28,23 @@ def restore(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a floating tag back to what it meant before, as its history says.
+    """Move a mutable tag back to a digest that its history has.
 
-    Recorded like every move; a sealed tag is refused. What the tag means until now stays pullable by digest. Works beside
-    a running server.
+    Recorded like every move; a sealed tag is refused. The present digest stays pullable. Works while the server runs.
     """
     with CommandOutput("restore", as_json=as_json) as answer:
-        settings = settings_of(config, data=data)
-        why = given_reason(reason)
-        reference, _ = local_reference(ref, settings)
-        tag = reference.tag
-        if tag is None:
-            raise NotOurs(f"only a tag can be restored, such as {reference.name}:latest")
-        aim = _aim(to)
-        done = on_store(
-            settings,
-            lambda store: store.registry.restores.restore(reference.repository, tag, aim, admin(), why),
-        )
-        status = "restored" if done.changed else "unchanged"
+        done = restore_tag(store_settings(config, data), ref, to, reason)
+        reference, restored = done.reference, done.restored
         answer.add(
             ref=str(reference),
-            status=status,
-            digest=str(done.digest),
-            was=str(done.was) if done.was is not None else None,
-            entry=done.entry_index,
+            status="restored" if restored.changed else "unchanged",
+            digest=str(restored.digest),
+            was=str(restored.was) if restored.was is not None else None,
+            entry=restored.entry_index,
         )
-        if not as_json:
-            print_line(f"{reference}@{done.digest}")
-            before = "it was not there" if done.was is None else f"it meant {done.was.short}, which stays pullable"
-            said = f"means this again; until now {before}" if done.changed else "means this already"
-            say(f"{reference} {said} (ledger entry {done.entry_index})")
-
-
-def _aim(text: str) -> Aim:
-    from boltseal.oci.digest import Digest
-    from boltseal.server.registry.restores import ByIndex, ByTime
-
-    if text.isascii() and text.isdigit() and len(text) <= 18:
-        return ByIndex(int(text))
-    if ":" in text and re.match(r"[a-z0-9]+:[0-9a-f]{32}", text):
-        return Digest.parse(text)
-    time_us = parse_moment(text)
-    if time_us is None:
-        expected = "a digest, the index of an entry, or a time such as 2026-11-24T08:29"
-        raise AimInvalid(f"--to is {quote(text)}; expected {expected}")
-    return ByTime(time_us)
+        answer.print(f"{reference}@{restored.digest}")
+        state = "resolved to this already"
+        if restored.changed:
+            before = "nothing" if restored.was is None else f"{restored.was.short}, which stays pullable"
+            state = f"resolves to this again; before: {before}"
+        answer.say(f"{reference} {state} (ledger entry {restored.entry_index})")

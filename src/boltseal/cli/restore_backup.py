@@ -1,39 +1,38 @@
-"""`boltseal restore-backup`: a new data folder, made of a backup."""
+"""`boltseal restore-backup`: create a data folder from a backup."""
 
 from __future__ import annotations
 
 from shlex import quote as quoted
 
-from boltseal.cli.answer import CommandOutput, Outcome, print_line, say
-from boltseal.cli.backup import FolderArgument
-from boltseal.cli.options import DataOption, JsonOption, settings_of
-from boltseal.cli.progress import Progress, in_words
+from boltseal.cli.answer import CommandOutput
+from boltseal.cli.findings import add_findings
+from boltseal.cli.options import BackupArgument, DataOption, JsonOption
+from boltseal.cli.progress import Progress, size_text
+from boltseal.cli.server_options import settings_of
+from boltseal.commands.outcome import Outcome
+from boltseal.server.storage.backup import restore
+from boltseal.server.store_factory import examine_store
 
 
-def restore_backup(folder: FolderArgument, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Make a new data folder of a backup, and check it as fsck does.
+def restore_backup(folder: BackupArgument, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Create a data folder from a backup, and check it as fsck does.
 
-    The registry it came from must not run any more: two that go on from one backup give one name two meanings.
+    Stop the registry that was backed up for good: two registries that continue from one backup could give one tag two
+    digests.
     """
     with CommandOutput("restore-backup", as_json=as_json) as answer:
         settings = settings_of(None, data=data)
-
-        from boltseal.server.storage.backup import restore
-        from boltseal.server.store_factory import examine_store
-
+        target = settings.server.data
         with Progress() as progress:
-            copied = restore(folder, settings.server.data, progress)
+            copied = restore(folder, target, progress)
             examined = examine_store(settings, progress, with_keys=False)
-        for finding in examined.findings:
-            answer.add(ref=finding.what, status=finding.status, reason=finding.problem)
-            if not as_json:
-                print_line(f"{finding.what}: {finding.problem}")
+        add_findings(answer, examined.findings)
         answer.outcome = Outcome(examined.outcome)
-        answer.add(ref=str(settings.server.data), status="restored", blobs=copied.blobs, taken_bytes=copied.taken_bytes)
-        if not as_json:
-            print_line(f"{settings.server.data}: restored, {copied.blobs} blobs ({in_words(copied.taken_bytes)})")
-            data_folder = quoted(str(settings.server.data))
-            say("tags that were published after the backup are not in it")
-            say(f"it takes nothing in until keys and users of the registry it came from are in {settings.keys}, and")
-            say(f"what its ledger has since then is back: boltseal ledger recover --from URL|DIR --data {data_folder}")
-            say("without them: --accept-loss --reason TEXT in place of --from, under a new key")
+        answer.add(ref=str(target), status="restored", blobs=copied.blobs, taken_bytes=copied.taken_bytes)
+        answer.print(f"{target}: restored, {copied.blobs} blobs ({size_text(copied.taken_bytes)})")
+        answer.say("tags that were published after the backup are not in it")
+        answer.say(
+            f"before it accepts writes: copy the former registry's keys and users to {settings.keys}, and recover"
+        )
+        answer.say(f"later ledger entries: boltseal ledger recover --from URL|DIR --data {quoted(str(target))}")
+        answer.say("if they are lost: --accept-loss --reason TEXT instead of --from, under a new key")

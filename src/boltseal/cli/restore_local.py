@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, clean, print_line, say
-from boltseal.cli.keeping import kept_fields, on_host, tagged
-from boltseal.cli.onhost import HostOption
+from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.engine_options import HostOption
+from boltseal.cli.kept_text import kept_fields
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import RegistryOptions
-
-if TYPE_CHECKING:
-    from boltseal.client.transport import Transport
-    from boltseal.engines.inventory import EngineImage
-    from boltseal.host.engine_images import EngineHost
-    from boltseal.host.restore_kept import RestoredImage
+from boltseal.cli.remote import registry_options
+from boltseal.commands.engine_connection import tag_name
+from boltseal.commands.restore_local import restore_kept
+from boltseal.commands.text import clean
 
 
 def restore_local(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", show_default=False, help="What it was called: localhost:5000/shop/app:latest"),
+        typer.Argument(metavar="NAME", show_default=False, help="A name on the engine: localhost:5000/shop/app:latest"),
     ],
     to: Annotated[
         str,
@@ -30,32 +27,21 @@ def restore_local(
             "--to",
             metavar="DIGEST|N",
             show_default=False,
-            help="Which: a number or digest of `boltseal kept`. [newest]",
+            help="A number or digest of `boltseal kept`. [newest]",
         ),
     ] = "",
     scrub: Annotated[
-        bool, typer.Option("--scrub", help="Read it from the disk before; the name moves only if it holds.")
+        bool, typer.Option("--scrub", help="Verify the image on the disk before it gets the name.")
     ] = False,
     host: HostOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring an image back that `boltseal pull` has kept: exactly that one, without asking any registry.
+    """Restore an image that `boltseal pull` has kept, without a request to a registry.
 
-    What the name means now is kept, so that the same verb leads forward again. Containers are left alone: recreate them.
+    The image that has the name now is kept, so the same command can undo this. Containers are not changed: recreate them.
     """
     with CommandOutput("restore-local", as_json=as_json) as answer:
-        wanted = tagged(name)
-
-        async def run(opened: EngineHost, _: Transport) -> RestoredImage:
-            from boltseal.host.pulled_check import scrubbed
-            from boltseal.host.restore_kept import restore
-
-            async def look(image: EngineImage) -> None:
-                await scrubbed(opened, image)
-
-            return await restore(opened, wanted, to, look if scrub else None)
-
-        done = on_host(RegistryOptions(), (), host, run)
+        done = restore_kept(tag_name(name), to, host, registry_options(), scrub=scrub)
         status = "restored" if done.changed else "unchanged"
         answer.add(
             ref=str(done.name),
@@ -66,8 +52,7 @@ def restore_local(
             proof=None if done.proof is None else str(done.proof),
             kept=kept_fields(done.kept),
         )
-        if not as_json:
-            print_line(clean(f"{status:<9} {done.name.familiar()}  {done.digest or done.image}"))
+        answer.print(clean(f"{status:<9} {done.name.familiar()}  {done.digest or done.image}"))
         if done.kept is not None:
             was = (done.kept.digest or done.kept.image).short
             say(clean(f"kept {was} as {done.kept.keep_name.familiar()}; forward again with the same command"))

@@ -1,34 +1,40 @@
-"""`boltseal rollback`: make a project run again as an older release did."""
+"""`boltseal rollback`: deploy an older release again."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
-from boltseal.cli.ondeploy import (
-    DeployOptions,
-    NameOption,
-    NoRecordOption,
-    WaitOption,
-    on_engine,
-    project_name,
-    wait_seconds,
-)
-from boltseal.cli.onhost import HostOption, engine_address
-from boltseal.cli.onrelease import by_whom, release_folder, tell_back, tell_release
+from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.deploy_options import NameOption, NoRecordOption, WaitOption
+from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
+from boltseal.cli.release_output import print_release
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.commands.deploy import (
+    DeployOptions,
+    files_after_rollback,
+    notify_release,
+    parse_wait,
+    project_name,
+    roll_back,
+)
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.text import clean
+
+_MAX_VOLUMES: Final = 5
+"""How many volumes of a service are named."""
 
 
 def rollback(
     number: Annotated[
-        int | None, typer.Argument(metavar="[N]", show_default=False, help="A release. Default: what ran before.")
+        int | None,
+        typer.Argument(metavar="[N]", show_default=False, help="A release. Default: the one that ran before."),
     ] = None,
     project: NameOption = None,
     files: Annotated[
-        bool, typer.Option("--restore-files", help="Put the project's own files back too, as they were then.")
+        bool, typer.Option("--restore-files", help="Also restore the project's own files as recorded.")
     ] = False,
     wait: WaitOption = "120s",
     no_record: NoRecordOption = False,
@@ -38,21 +44,33 @@ def rollback(
     anonymous: AnonymousOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an older release: its settings, environment and images together, exactly.
+    """Deploy an older release again: its settings, environment and images together, exactly.
 
-    Everything comes from this host: no registry and no git is asked, unless somebody has removed an image. The rollback
-    is a release itself, and can be gone back from. What is in volumes stays as it is.
+    Everything comes from this host, without a registry or git, unless an image was removed. The rollback is a release
+    itself, and can be rolled back. Data in volumes is not changed.
 
-    Exit code 0: it runs; 1: it failed, or there is nothing to go back to; 3: it could not be tried.
+    Exit code 0: it runs; 1: it failed, or there is no earlier release; 3: it could not be tried.
     """
     with CommandOutput("rollback", as_json=as_json) as answer:
-        from pathlib import Path
-
-        from boltseal.deploy.releases import ReleaseKind
-
-        place = DeployOptions(host, RegistryOptions(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
-        folder = release_folder(project_name(project), engine_address(host).key)
-        by = by_whom(Path.cwd(), ReleaseKind.ROLLBACK)
-        done = on_engine(place, folder, [], lambda deployer: deployer.rollback(number, by))
-        tell_release(answer, done, host)
-        tell_back(answer, folder, done, restore=files)
+        registries = registry_options(plain_http, ca_file, anonymous)
+        options = DeployOptions(host, registries, parse_wait(wait), record=not no_record)
+        done = roll_back(options, project_name(project, options.client), number)
+        print_release(answer, done)
+        notify_release(done, host, options.client)
+        if answer.outcome is not Outcome.HOLDS:
+            return
+        release = done.release
+        for service in release.services if done.outcome is not None else ():
+            for volume in service.volumes[:_MAX_VOLUMES]:
+                say(clean(f"data is unchanged: {service.name} has {volume}"))
+        after = files_after_rollback(options, release, restore=files)
+        if after.restored:
+            say(clean(f"restored files: {', '.join(after.restored)}"))
+        if after.different:
+            say(
+                clean(
+                    f"the project's files differ from the running release ({', '.join(after.different[:5])}): the next "
+                    "deploy uses them, unless you edit them, or restore them: `boltseal rollback "
+                    f"{release.number} --project {release.project} --restore-files`"
+                )
+            )

@@ -1,25 +1,21 @@
-"""`boltseal rules` and `boltseal rules test`: which rules are in force, and which of them decides about a name."""
+"""`boltseal rules` and `boltseal rules test`: show the rules, or which of them decides about a tag."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from boltseal.cli.answer import CommandOutput, print_line, print_table, say
-from boltseal.cli.options import ConfigOption, JsonOption, settings_of
+from boltseal.cli.options import ConfigOption, JsonOption
+from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid, quote
-
-if TYPE_CHECKING:
-    from boltseal.policy.rules import Rule
-
-
-class WithHost(Invalid):
-    """A repository was asked for with the registry before its name."""
-
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.rule_decision import decide
+from boltseal.policy.rules import Mode, Rule
 
 rules = typer.Typer(
-    help="Show the rules in force, or say which of them decides about a name.",
+    help="Show the rules in force, or which of them decides about a tag.",
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -27,7 +23,7 @@ rules = typer.Typer(
 
 @rules.callback()
 def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show the rules in force, in the order in which they are asked: the first that matches a name decides."""
+    """Show the rules in force, in order: the first that matches a tag decides."""
     if context.invoked_subcommand is not None:
         return
     with CommandOutput("rules", as_json=as_json) as answer:
@@ -40,25 +36,22 @@ def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
 
 
 @rules.command("test", epilog="Example: boltseal rules test shop/app 1.4.2")
-def decided(
+def show_decision(
     repository: Annotated[str, typer.Argument(metavar="REPO", show_default=False, help="A repository, as shop/app.")],
     tag: Annotated[str, typer.Argument(metavar="TAG", show_default=False, help="A tag, as 1.4.2.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which rule decides about a name that is pushed now, and why. A tag that is sealed already stays so."""
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.policy.rule_decision import decide
-
+    """Show which rule decides about a tag that is pushed now, and why. A sealed tag stays sealed."""
     with CommandOutput("rules-test", as_json=as_json) as answer:
         host, _, path = repository.partition("/")
         if path and ("." in host or ":" in host):
-            raise WithHost(f"{quote(repository)} starts with a host; rules are about the name after it: {quote(path)}")
+            raise Invalid(f"{quote(repository)} starts with a host; give the repository without it: {quote(path)}")
         decision = decide(settings_of(config).rules, Repository(repository), Tag(tag))
         answer.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
         if not as_json:
             print_line(str(decision.mode))
-            say(f"{repository}:{tag} is {_meaning(decision.rule)}: {decision.why}")
+            say(f"{repository}:{tag} is {_effect(decision.rule)}: {decision.why}")
 
 
 def _number(rule: Rule) -> str:
@@ -74,14 +67,12 @@ def _fields(rule: Rule) -> dict[str, str]:
     }
 
 
-def _meaning(rule: Rule) -> str:
-    from boltseal.policy.rules import Mode
-
+def _effect(rule: Rule) -> str:
     match rule.mode:
         case Mode.SEALED:
-            kept = {None: "kept for ever", 0: "deletable"}.get(rule.keep.days, f"kept for {rule.keep.days} days")
+            kept = {None: "kept permanently", 0: "deletable"}.get(rule.keep.days, f"kept for {rule.keep.days} days")
             return f"sealed at its first push, {kept}"
         case Mode.FLOATING:
             return "floating: it may move, and every move is recorded"
         case Mode.APPEND_ONLY:
-            return "append-only: it may move to what contains all it names now"
+            return "append-only: it may move to an image that contains all it has now"

@@ -1,40 +1,28 @@
-"""`boltseal running`: which image each container really runs, what that is called, and whether it is what is locked."""
+"""`boltseal running`: show which image each running container uses."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, clean, counted, print_line, say
-from boltseal.cli.clock import clock_us
-from boltseal.cli.onproject import AllowOption, ProjectOption
-from boltseal.cli.onrunning import (
-    ComposeOption,
-    HostsOption,
-    KubeOption,
-    Looked,
-    NamespaceOption,
-    Where,
-    counts,
-    look,
-    read_locked,
-    result,
-    tell_broken,
-    tell_failed,
-    told_of,
-    with_releases,
-)
+from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from boltseal.host.containers.rows import ContainerRow
-
-_Known = dict[tuple[str, str], tuple[object, ...]]
+from boltseal.cli.project_options import AllowOption, ProjectOption
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
+from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
+from boltseal.cli.running_text import blocks
+from boltseal.commands.project_images import registry_filter
+from boltseal.commands.running import ContainerFilter, RunningResult, list_running
+from boltseal.commands.text import clean, counted
+from boltseal.host.containers.rows import ContainerRow
+from boltseal.lockfile.format import time_text
 
 
 def running(
@@ -42,10 +30,10 @@ def running(
     compose: ComposeOption = None,
     kube: KubeOption = None,
     namespace: NamespaceOption = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no registry: only hosts, and the lock.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no registry: use only hosts and the lock.")] = False,
     watch: Annotated[
         int | None,
-        typer.Option("--watch", metavar="SECONDS", min=1, show_default=False, help="Look again, and say what changed."),
+        typer.Option("--watch", metavar="SECONDS", min=1, show_default=False, help="Repeat, and show what changed."),
     ] = None,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
@@ -54,93 +42,90 @@ def running(
     anonymous: AnonymousOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which image each running container really runs.
+    """Show which image each running container uses.
 
-    By the container's own image, whatever its tag means by now: its digests; which tags mean or meant it, and how far its
-    tag has gone on; whether it is what boltseal.lock says; since when it runs, and who released it. Changes nothing.
+    Reads the container's own image, whatever its tag resolves to now: its digests; the tags that resolve or resolved to
+    it, and how many moves behind it is; whether it matches boltseal.lock; since when it runs, and who released it.
+    Changes nothing.
 
-    Exit code 3: a host could not be looked at. Whether what runs is what is locked is the question of
-    `boltseal verify --running`.
+    Exit code 3: a host could not be read. `boltseal verify --running` checks containers against the lock.
     """
-    where = Where(tuple(host or ()), compose, kube, namespace)
-    reach = None if offline else RegistryOptions(plain_http, ca_file, anonymous)
-    known: _Known = {}
-    said: set[str] = set()
+    where = ContainerFilter(tuple(host or ()), compose, kube, namespace)
+    client, options = client_context(), registry_options(plain_http, ca_file, anonymous)
+    printer = _Printer()
     while True:
         try:
             with CommandOutput("running", as_json=as_json) as answer:
-                _once(answer, where, reach, allow or [], project, known, said)
+                allowed = _no_registry if offline else registry_filter(options, allow or [])
+                found = list_running(where, project, client, None if offline else options, allowed)
+                for row in found.rows:
+                    answer.add(**row_fields(row))
+                add_broken(answer, found.answers)
+                add_failed(answer, found.found)
+                if not as_json:
+                    printer.print(found, client.now_us())
         except typer.Exit:
             if watch is None:
                 raise
         if watch is None:
             return
-        import time
-
         time.sleep(watch)
 
 
-def _once(
-    answer: CommandOutput,
-    where: Where,
-    reach: RegistryOptions | None,
-    allow: list[str],
-    project: Path,
-    known: _Known,
-    said: set[str],
-) -> None:
-    from boltseal.cli.running_text import blocks
-    from boltseal.host.containers.rows import rows as rows_of
-    from boltseal.lockfile.format import time_text
-
-    looked, lock, first = look(where), read_locked(project), not said
-    told = told_of(reach, allow, looked.seen, lock)
-    rows = with_releases(rows_of(looked.seen, lock, told))
-    for row in rows:
-        answer.add(**result(row))
-    tell_broken(answer, told)
-    tell_failed(answer, looked)
-    if answer.as_json:
-        return
-    changed, gone = _changes(rows, known, {name for name, _ in looked.failed})
-    now_us = clock_us()
-    if not first and (changed or gone):
-        print_line(f"-- {time_text(now_us)}")
-    for line in blocks(changed, now_us, several=len(looked.hosts) > 1):
-        print_line(line)
-    for name in gone:
-        print_line(f"{name} runs no more")
-    _talk(looked, rows, said, has_lock=lock is not None and first)
+def _no_registry(_registry: str) -> bool:
+    """Allow no registry, with --offline."""
+    return False
 
 
-def _changes(rows: Sequence[ContainerRow], known: _Known, failed: set[str]) -> tuple[list[ContainerRow], list[str]]:
-    """What is not as it was the last time, and what is not there any more; `known` is then as it is now.
-
-    Of a host that could not be looked at this time nothing is known to have changed.
-    """
-    now: _Known = {key: said for key, said in known.items() if key[0] in failed}
-    changed = []
-    for row in rows:
-        key = (row.seen.host, row.seen.id)
-        standing = None if row.verdict is None else row.verdict.standing
-        now[key] = (clean(row.seen.name), row.digests, standing, row.tags, row.means, row.seen.started_us)
-        if known.get(key) != now[key]:
-            changed.append(row)
-    gone = [str(said[0]) for key, said in known.items() if key not in now]
-    known.clear()
-    known.update(now)
-    return changed, gone
+_State = dict[tuple[str, str], tuple[object, ...]]
 
 
-def _talk(looked: Looked, rows: Sequence[ContainerRow], said: set[str], *, has_lock: bool) -> None:
-    """What the blocks do not say, of each host and for each reason once: `said` are those that were told before."""
-    for host in looked.hosts:
-        if host.name not in said:
-            say(f"{clean(host.name)}: {clean(host.kind)}: {counted(len(host.seen), 'container')}; times are UTC")
-    for reason in dict.fromkeys(row.unasked for row in rows if row.unasked):
-        if reason not in said:
-            say(f"could not ask: {clean(reason)}")
-    said.update(host.name for host in looked.hosts)
-    said.update(row.unasked for row in rows)
-    if has_lock and rows:
-        say(counts(rows, lambda row: "" if row.verdict is None else str(row.verdict.standing)))
+@dataclass(slots=True)
+class _Printer:
+    """Prints the containers, and with --watch only those that changed. `said`: notes that are not repeated."""
+
+    known: _State = field(default_factory=dict)
+    said: set[str] = field(default_factory=set)
+
+    def print(self, found: RunningResult, now_us: int) -> None:
+        """Print what changed since the last call."""
+        first = not self.said
+        changed, gone = self._changes(found.rows, {name for name, _ in found.found.failed})
+        if not first and (changed or gone):
+            print_line(f"-- {time_text(now_us)}")
+        for line in blocks(changed, now_us, several=len(found.found.hosts) > 1):
+            print_line(line)
+        for name in gone:
+            print_line(f"{name} no longer runs")
+        self._say(found)
+        if found.has_lock and first and found.rows:
+            say(count_text(found.rows, lambda row: "" if row.verdict is None else str(row.verdict.status)))
+
+    def _changes(self, rows: Sequence[ContainerRow], failed: set[str]) -> tuple[list[ContainerRow], list[str]]:
+        """Return new and changed containers, and the names of those that are gone.
+
+        The containers of a host that could not be read this time count as unchanged.
+        """
+        now: _State = {key: state for key, state in self.known.items() if key[0] in failed}
+        changed = []
+        for row in rows:
+            key = (row.seen.host, row.seen.id)
+            verdict = None if row.verdict is None else row.verdict.status
+            now[key] = (clean(row.seen.name), row.digests, verdict, row.tags, row.means, row.seen.started_us)
+            if self.known.get(key) != now[key]:
+                changed.append(row)
+        gone = [str(state[0]) for key, state in self.known.items() if key not in now]
+        self.known = now
+        return changed, gone
+
+    def _say(self, found: RunningResult) -> None:
+        """Say once for each host how many containers it has, and once each reason why a registry was not asked."""
+        for host in found.found.hosts:
+            if host.name not in self.said:
+                containers = counted(len(host.seen), "container")
+                say(f"{clean(host.name)}: {clean(host.kind)}: {containers}; times are UTC")
+        for reason in dict.fromkeys(row.unasked for row in found.rows if row.unasked):
+            if reason not in self.said:
+                say(f"could not ask: {clean(reason)}")
+        self.said.update(host.name for host in found.found.hosts)
+        self.said.update(row.unasked for row in found.rows)

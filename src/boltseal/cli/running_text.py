@@ -1,4 +1,4 @@
-"""How `boltseal running` tells of containers to a person: a block for each image, and under it who runs it.
+"""The text of `boltseal running`: a block for each image, with its containers below.
 
     localhost:5000/shop/app 1.4.2; was `latest` until yesterday 14:02
       2 moves behind `latest`; pushed by ci
@@ -7,7 +7,7 @@
       web-1  since yesterday 09:00, released by ada (release 7)
       web-2  since yesterday 09:00, released by ada (release 7)
 
-Lines fit a terminal of 80 columns, and are cut between words where they can be.
+Lines are wrapped at 80 columns, between words where possible.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from boltseal.cli.answer import WIDTH, clean, counted
+from boltseal.cli.answer import WIDTH
+from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.ledger.tag_intervals import in_words, moment
 from boltseal.lockfile.container_check import DigestKind
 from boltseal.oci.reference import Reference
 
 _INDENT = "  "
-_KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSAID, DigestKind.CONFIG, DigestKind.IMAGE_ID)
+_KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSPECIFIED, DigestKind.CONFIG, DigestKind.IMAGE_ID)
 
 
 def blocks(rows: Sequence[ContainerRow], now_us: int, *, several: bool) -> Iterator[str]:
-    """All lines; blocks in the order of their first container, an empty line between them. `several`: hosts are named, too."""
+    """Return all lines; blocks are in the order of their first container. `several`: name the host of each container."""
     found: dict[tuple[str, ...], list[ContainerRow]] = {}
     for row in rows:
         found.setdefault(tuple(_head(row, now_us)), []).append(row)
-    for number, (head, of_it) in enumerate(found.items()):
+    for number, (head, containers) in enumerate(found.items()):
         if number:
             yield ""
         yield from chain.from_iterable(_wrapped(line, _INDENT if at else "") for at, line in enumerate(head))
-        for row in of_it:
+        for row in containers:
             yield from _wrapped(_container(row, now_us, several=several), _INDENT)
 
 
@@ -46,18 +47,18 @@ def _wrapped(line: str, indent: str) -> list[str]:
 
 
 def _head(row: ContainerRow, now_us: int) -> Iterator[str]:
-    """What holds for every container of the block."""
-    yield _called(row, now_us)
-    gone_on = [_gone_on(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
-    if said := "; ".join(filter(None, gone_on)):
-        yield said
+    """Return the lines about the image."""
+    yield _title(row, now_us)
+    notes = [_behind(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
+    if line := "; ".join(filter(None, notes)):
+        yield line
     yield _digests(row)
     if row.verdict is not None:
-        yield f"lock: {'same' if row.verdict.standing == 'holds' else row.verdict.standing}"
+        yield f"lock: {'same' if row.verdict.status == 'holds' else row.verdict.status}"
 
 
-def _called(row: ContainerRow, now_us: int) -> str:
-    """By its registry, by the lock, by its host, else by whoever started it."""
+def _title(row: ContainerRow, now_us: int) -> str:
+    """Return the image's name from its registry, else the lock, else its host, else the container's configuration."""
     if row.local:
         return f"{clean(row.seen.started_as)}, local"
     if row.tags and row.name is not None:
@@ -69,12 +70,12 @@ def _called(row: ContainerRow, now_us: int) -> str:
     return f"{clean(row.seen.started_as) or 'nothing'}, as it was started"
 
 
-def _gone_on(row: ContainerRow) -> str:
-    """How far the tag has gone on since it meant this."""
+def _behind(row: ContainerRow) -> str:
+    """Return how often the tag moved since it resolved to this image."""
     tag = None if row.name is None else row.name.tag
     if row.behind is not None and row.behind.since_us is not None:
         return f"{counted(row.behind.moves, 'move')} behind `{tag}`" if row.behind.moves else f"`{tag}` was deleted"
-    return f"`{tag}` now means {row.means.short}" if row.moved and row.means is not None else ""
+    return f"`{tag}` now resolves to {row.means.short}" if row.moved and row.means is not None else ""
 
 
 def _pushed(row: ContainerRow) -> str:
@@ -83,9 +84,9 @@ def _pushed(row: ContainerRow) -> str:
 
 
 def _digests(row: ContainerRow) -> str:
-    """Each with what it is a digest of, where that is known."""
-    words = {kind: "" if kind is DigestKind.UNSAID else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
-    found = [f"{words[kind]}{digest.short}" for kind in _KINDS for digest in row.of_kind(kind)]
+    """Return the digests, each with its kind where that is known."""
+    kinds = {kind: "" if kind is DigestKind.UNSPECIFIED else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
+    found = [f"{kinds[kind]}{digest.short}" for kind in _KINDS for digest in row.of_kind(kind)]
     return ", ".join(found) or "no digest"
 
 

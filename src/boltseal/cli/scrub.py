@@ -1,29 +1,29 @@
-"""`boltseal scrub`: is what lies on this host's disk still what was pulled?"""
+"""`boltseal scrub`: verify the images on this host's disk."""
 
 from __future__ import annotations
 
 import gc
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from boltseal.cli import evidence
-from boltseal.cli.answer import CommandOutput, Outcome
+from boltseal.cli.answer import CommandOutput
+from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
-from boltseal.cli.progress import Progress, in_words
-from boltseal.cli.scrubbed import fields, print_reports
-from boltseal.errors import Invalid, quote
-
-if TYPE_CHECKING:
-    from boltseal.host.scrub.report import ScrubReport
-    from boltseal.host.scrub.scrub import ScrubRequest
+from boltseal.cli.progress import Progress, size_text
+from boltseal.cli.scrub_text import fields, print_reports
+from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
+from boltseal.commands.scrub_expectations import ExpectationOptions
+from boltseal.host.scrub.layer_check import CheckMode
 
 ImagesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMAGE", show_default=False, help="Names or IDs; name@sha256:... says what it must be. All."
+        metavar="IMAGE",
+        show_default=False,
+        help="Names or IDs; name@sha256:... gives the expected digest. Default: all.",
     ),
 ]
 RootOption = Annotated[
@@ -32,13 +32,13 @@ RootOption = Annotated[
         "--root",
         metavar="PATH",
         show_default=False,
-        readable=False,  # what can't be read could not be checked: no matter of usage
-        help="A store, a mounted disk, a layout or an archive, in place of this host's stores.",
+        readable=False,  # an unreadable store could not be checked; it is no usage error
+        help="A store, a mounted disk, a layout or an archive, instead of this host's stores.",
     ),
 ]
 ExpectOption = Annotated[
     str | None,
-    typer.Option("--expect", metavar="DIGEST", show_default=False, help="What the one IMAGE must be: ID or digest."),
+    typer.Option("--expect", metavar="DIGEST", show_default=False, help="The ID or digest of the one IMAGE."),
 ]
 LockOption = Annotated[
     Path | None,
@@ -46,17 +46,17 @@ LockOption = Annotated[
         "--lock",
         metavar="FILE",
         show_default=False,
-        help="What its tags must be here. [default: boltseal.lock in this folder, if it is there]",
+        help="A lock with the expected digests. [default: boltseal.lock in this folder, if it exists]",
     ),
 ]
-NoLockOption = Annotated[bool, typer.Option("--no-lock", help="Do not go by the boltseal.lock in this folder.")]
+NoLockOption = Annotated[bool, typer.Option("--no-lock", help="Ignore the boltseal.lock in this folder.")]
 ReceiptOption = Annotated[
     list[Path] | None,
-    typer.Option("--receipt", metavar="FILE", show_default=False, help="A ledger's receipt for what a tag means."),
+    typer.Option("--receipt", metavar="FILE", show_default=False, help="A ledger's receipt of a tag; repeatable."),
 ]
 KeyOption = Annotated[
     str | None,
-    typer.Option("--key", metavar="VKEY", show_default=False, help="The key of the ledger that gave the receipts."),
+    typer.Option("--key", metavar="VKEY", show_default=False, help="The key of the receipts' ledger."),
 ]
 DocumentsOption = Annotated[
     list[Path] | None,
@@ -67,18 +67,14 @@ DocumentsOption = Annotated[
         help="A layout or archive with manifests that a store does not keep; FILE.oci beside a receipt is found.",
     ),
 ]
-QuickOption = Annotated[bool, typer.Option("--quick", help="Metadata, stack and attributes only; no content.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Metadata, layer order and attributes only; no content.")]
 FromDiskOption = Annotated[
     bool, typer.Option("--from-disk", help="Drop what is read from the page cache, so that the disk is read.")
 ]
 RateOption = Annotated[
-    str, typer.Option("--bytes-per-second", metavar="N", show_default=False, help="Read no faster, e.g. 50M.")
+    str, typer.Option("--bytes-per-second", metavar="N", show_default=False, help="Limit of the read rate, e.g. 50M.")
 ]
-NiceOption = Annotated[bool, typer.Option("--nice", help="Give way to everything else (CPU and disk).")]
-
-
-class ScrubUsage(Invalid):
-    """What was asked can't be meant."""
+NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
 
 def scrub(
@@ -97,78 +93,47 @@ def scrub(
     allow_empty: AllowEmptyOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read what the engines of this host keep, and compare it with what it must be. Changes nothing, asks no daemon.
+    """Verify the images on this host's disk, down to every file. Changes nothing, and uses no engine.
 
-    Each image is proven from its digest down to every file: L0 it holds together, L1 it is what you expect, L2 it is what
-    a ledger's receipt says. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or
-    there was no image.
+    Each image is verified to a level: L0 it is consistent, L1 it has the expected digest, L2 it is what a ledger's receipt
+    proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image.
     """  # fmt: skip
     with CommandOutput("scrub", as_json=as_json) as answer:
-        from boltseal.host.scrub.layer_check import CheckMode
-        from boltseal.host.scrub.report import outcome
-        from boltseal.host.scrub.scrub import ScrubRequest
-        from boltseal.host.scrub.workers import WorkRate
-
-        named = tuple(images or ())
-        wanted = ScrubRequest(
-            images=named,
-            expected=evidence.typed(named, expect),
-            receipts=evidence.receipts(receipt or (), key),
-            locks=evidence.lock(lock, ignored=no_lock),
-            documents=evidence.documents(documents or (), receipt or ()),
-            manner=CheckMode(quick=quick, from_disk=from_disk),
-            pace=WorkRate(bytes_per_second=_rate(bytes_per_second)),
+        request = ScrubImagesRequest(
+            images=tuple(images or ()),
+            roots=tuple(root or ()),
+            expectations=ExpectationOptions(
+                expect=expect,
+                lock=lock,
+                no_lock=no_lock,
+                receipts=tuple(receipt or ()),
+                key=key,
+                documents=tuple(documents or ()),
+            ),
+            mode=CheckMode(quick=quick, from_disk=from_disk),
+            rate=parse_rate(bytes_per_second),
+            low_priority=nice,
         )
-        if nice:
-            _give_way()
-        reports = _checked(root or [], wanted)
-        gc.freeze()  # nothing here makes circles, and at its end Python would look for them among all modules
-        answer.outcome = Outcome(outcome(reports))
-        for report in reports:
+        with Progress() as progress:
+            found = scrub_images(request, client_context(), _RateProgress(progress))
+        gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
+        answer.outcome = found.outcome
+        for report in found.reports:
             answer.add(**fields(report))
         if not as_json:
-            print_reports(reports, quick=quick)
-        if not reports and not allow_empty:
-            _tell_empty(answer, root or [])
+            print_reports(found.reports, quick=quick)
+        if not found.reports and not allow_empty:
+            remedy = "check --root" if root else "name a store with --root"
+            answer.nothing_to_check(f"found 0 images in {found.searched}", remedy)
 
 
-def _checked(roots: list[Path], wanted: ScrubRequest) -> list[ScrubReport]:
-    """The check itself, with its progress. NoStore."""
-    from boltseal.config import home_folders
-    from boltseal.host.scrub.find_stores import store_at, usual_stores
-    from boltseal.host.scrub.scrub import scrub as scrubbed
+class _RateProgress:
+    """Shows how much was read and how fast."""
 
-    stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
-    began_s = time.monotonic()
-    with Progress() as progress:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._began_s = time.monotonic()
 
-        def tell(read: int, done: int, total: int) -> None:
-            rate = int(read / max(time.monotonic() - began_s, 0.001))
-            progress(f"read {in_words(read)}, {in_words(rate)}/s, layers", done, total)
-
-        return scrubbed(stores, wanted, tell)
-
-
-def _tell_empty(answer: CommandOutput, roots: list[Path]) -> None:
-    where = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
-    answer.nothing_to_check(f"found 0 images in {where}", "check --root" if roots else "name a store with --root")
-
-
-def _rate(text: str) -> int:
-    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
-    number, unit = text.rstrip("KMG"), text[len(text.rstrip("KMG")) :]
-    if not text:
-        return 0
-    if not number.isascii() or not number.isdigit() or unit not in units or int(number) == 0:
-        raise ScrubUsage(f"--bytes-per-second is {quote(text)}; expected a number such as 50M, 500K or 1000000")
-    return int(number) * units[unit]
-
-
-def _give_way() -> None:
-    """The lowest priority for the CPU, and "idle" for the disk; processes that we start inherit both."""
-    import os
-
-    from boltseal.engines.priority import idle_disk
-
-    os.nice(19)
-    idle_disk()
+    def __call__(self, read: int, done: int, total: int) -> None:
+        rate = int(read / max(time.monotonic() - self._began_s, 0.001))
+        self._progress(f"read {size_text(read)}, {size_text(rate)}/s, layers", done, total)

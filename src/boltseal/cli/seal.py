@@ -1,11 +1,11 @@
-"""`boltseal seal`: bind a floating tag to what it means now, for ever."""
+"""`boltseal seal`: seal a mutable tag at its current digest."""
 
 from __future__ import annotations
 
 from boltseal.cli.answer import CommandOutput
-from boltseal.cli.onstore import RefArgument, given_reason
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
-from boltseal.cli.sealing import change_seal
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.server_options import store_settings
+from boltseal.server.commands.seals import seal_tag
 
 
 def seal(
@@ -15,15 +15,11 @@ def seal(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Seal a tag that floats, at what it means now. It can never move again. Works beside a running server."""
+    """Seal a mutable tag at its current digest: it can never move again. Works while the server runs."""
     with CommandOutput("seal", as_json=as_json) as answer:
-        change_seal(
-            answer,
-            settings_of(config, data=data),
-            ref,
-            given_reason(reason),
-            lambda seals, *asked: seals.seal(*asked),
-            done="sealed",
-            new="sealed now, kept for ever",
-            same="was sealed already, kept for ever",
-        )
+        done = seal_tag(store_settings(config, data), ref, reason)
+        status = "sealed" if done.changed else "unchanged"
+        answer.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
+        answer.print(f"{done.reference}@{done.digest}")
+        state = "is sealed now, kept permanently" if done.changed else "was sealed already, kept permanently"
+        answer.say(f"{done.reference} {state} (ledger entry {done.entry_index})")

@@ -1,4 +1,4 @@
-"""`boltseal serve`: the registry. Refuses to start where it would be unsafe or could not do its work, in one line."""
+"""`boltseal serve`: run the registry server."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from boltseal import __version__
 from boltseal.cli.answer import say
-from boltseal.cli.options import ConfigOption, DataOption, settings_of
+from boltseal.cli.options import ConfigOption, DataOption
+from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
-
-if TYPE_CHECKING:
-    from boltseal.server.settings import Settings
-
-
-class ListenRefused(Invalid):
-    """The address can be reached by others, and nobody said that this is meant."""
+from boltseal.server import logs, supervisor
+from boltseal.server.settings import Settings, exposure_refusal
+from boltseal.server.storage.certificate import check_certificate
+from boltseal.server.storage.users import UserFile
+from boltseal.server.store_factory import prepare
 
 
 def serve(
@@ -35,33 +34,35 @@ def serve(
         typer.Option("--public-url", metavar="URL", show_default=False, help="How clients reach this server."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", show_default=False, help="Processes. Default: 1.")
+        int | None, typer.Option("--workers", metavar="N", show_default=False, help="Worker processes. Default: 1.")
     ] = None,
     allow_anonymous: Annotated[
-        bool | None, typer.Option("--allow-anonymous", show_default=False, help="Anybody may pull and push.")
+        bool | None, typer.Option("--allow-anonymous", show_default=False, help="Allow pull and push without a login.")
     ] = None,
     behind_proxy: Annotated[
         bool | None,
-        typer.Option("--behind-proxy", show_default=False, help="A proxy in front does TLS and lets people in."),
+        typer.Option("--behind-proxy", show_default=False, help="A proxy in front terminates TLS and authenticates."),
     ] = None,
     tls_cert: Annotated[
         Path | None,
-        typer.Option("--tls-cert", metavar="FILE", show_default=False, help="Certificate and its chain, PEM."),
+        typer.Option("--tls-cert", metavar="FILE", show_default=False, help="TLS certificate and its chain, PEM."),
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", metavar="FILE", show_default=False, help="Its private key, PEM.")
+        Path | None,
+        typer.Option("--tls-key", metavar="FILE", show_default=False, help="Private key of --tls-cert, PEM."),
     ] = None,
     read_only: Annotated[
-        bool | None, typer.Option("--read-only", show_default=False, help="Pulls only; nothing is changed.")
+        bool | None, typer.Option("--read-only", show_default=False, help="Allow pulls only; change nothing.")
     ] = None,
     log_level: Annotated[
         str | None,
         typer.Option("--log-level", metavar="LEVEL", show_default=False, help="debug, info, warning or error."),
     ] = None,
 ) -> None:
-    """Serve the registry until SIGTERM or Ctrl-C. SIGHUP makes it read its configuration again.
+    """Run the registry server until SIGTERM or Ctrl-C. SIGHUP reloads its configuration.
 
-    Flags win over the environment (BOLTSEAL_SERVER__LISTEN), that over the configuration file.
+    Flags override the environment (BOLTSEAL_SERVER__LISTEN), which overrides the configuration file. The server does not
+    start where it would be unsafe or could not work, and prints the reason in one line.
     """
     read = partial(
         settings_of,
@@ -78,59 +79,50 @@ def serve(
         log_level=log_level,
     )
     settings = read()
-
-    from boltseal.server import logs, supervisor
-    from boltseal.server.settings import exposure_refusal
-    from boltseal.server.storage.certificate import check_certificate
-    from boltseal.server.storage.users import UserFile
-
     users = UserFile(settings.htpasswd).current().hashes
     refused = exposure_refusal(settings.server, authenticated=bool(users) or settings.auth.configured)
     if refused is not None:
-        raise ListenRefused(refused)
+        raise Invalid(refused)
     check_certificate(settings.server.tls_cert, settings.server.tls_key)
     supervisor.refuse_taken_port(settings.server.address)
     as_json = logs.wants_json(settings.server.log_format)
     logs.configure(settings.server.log_level, as_json=as_json)
-
-    from boltseal.server.store_factory import prepare
-
     prepare(settings)
     supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))
 
 
 def _greet(settings: Settings) -> None:
-    """What a person needs next."""
+    """Print how to use the server."""
     server = settings.server
-    where = _reached_by(settings)
+    host = _reference_host(settings)
     scheme = "https" if server.tls_cert else "http"
-    url = server.public_url or f"{scheme}://{where}"
-    name = f"{where}/shop/app:1.4.2"
+    url = server.public_url or f"{scheme}://{host}"
+    name = f"{host}/shop/app:1.4.2"
     say(f"boltseal {__version__} listens on {scheme}://{server.address}, its data is in {server.data.absolute()}")
     say(f"  push   docker tag IMAGE {name}")
     say(f"         docker push {name}")
     say(f"  pull   docker pull {name}")
     say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2")
-    say("         what a tag means: its docker-content-digest")
+    say("         what a tag resolves to: its docker-content-digest")
     say(f"         {_program()} rules test shop/app 1.4.2")
     say("         whether a tag is sealed, and by which rule")
-    if where.startswith(("localhost:", "127.")) and server.tls_cert is None:
-        say("  TLS    docker needs none on localhost; podman, buildah and skopeo want")
-        say("         --tls-verify=false, oras wants --plain-http")
+    if host.startswith(("localhost:", "127.")) and server.tls_cert is None:
+        say("  TLS    docker needs none on localhost; podman, buildah and skopeo need")
+        say("         --tls-verify=false, oras needs --plain-http")
     say("  stop   Ctrl-C")
 
 
 def _program() -> str:
-    """What a person types to get this program: its path where it was started by one that is not on PATH."""
+    """Return the words that start this program: a path where it was started by one that is not on PATH."""
     started = Path(sys.argv[0])
     if started.name != "boltseal":
         return f"{Path(sys.executable).name} -m boltseal"
-    found = shutil.which("boltseal")
-    return "boltseal" if found is not None and Path(found).samefile(started) else str(started)
+    installed = shutil.which("boltseal")
+    return "boltseal" if installed is not None and Path(installed).samefile(started) else str(started)
 
 
-def _reached_by(settings: Settings) -> str:
-    """Host and port as they stand in a reference to an image here."""
+def _reference_host(settings: Settings) -> str:
+    """Return host and port as in references to images here."""
     if settings.server.public_url is not None:
         return settings.server.public_url.partition("://")[2]
     address = settings.server.address

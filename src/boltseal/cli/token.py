@@ -1,4 +1,4 @@
-"""`boltseal token`: the keys that sign the registry's bearer tokens."""
+"""`boltseal token`: rotate the key that signs bearer tokens."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import typer
 
 from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.clock import clock_us
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.server_options import settings_of
+from boltseal.server.storage.key_file import KeyFile
 
 token = typer.Typer(help="Rotate the key that signs bearer tokens.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @token.callback()
 def _group() -> None:
-    """Keeps `rotate` a verb of its own while it is the only one."""
+    """Make typer build a group, also of one command."""
 
 
 @token.command(epilog="Example: boltseal token rotate --data ./data")
 def rotate(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Sign with a new key from now on. Tokens given so far hold until they end, five minutes at most."""
+    """Sign bearer tokens with a new key from now on. Issued tokens stay valid for at most five minutes."""
     with CommandOutput("token-rotate", as_json=as_json) as answer:
-        from boltseal.server.storage.key_file import KeyFile
-
         keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(clock_us())
         answer.add(ref=keys[0].id, status="rotated")
         if not as_json:

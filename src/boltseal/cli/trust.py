@@ -1,21 +1,20 @@
-"""`boltseal trust`: by which key a registry's ledger is believed, and what was seen of it."""
+"""`boltseal trust`: pin a registry's ledger key, or list the known ledgers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, print_line, print_table, say
+from boltseal.cli.answer import CommandOutput, print_table, say
+from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
-from boltseal.errors import Invalid, quote
-
-if TYPE_CHECKING:
-    from boltseal.client.state import ClientState, KnownLedger
-
-
-class TrustUnclear(Invalid):
-    """Arguments that do not say together what is to be trusted."""
+from boltseal.client.state import KnownLedger
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.trust import forget_ledger, known_ledgers, ledger_name, pin_key
+from boltseal.errors import Invalid
+from boltseal.ledger.entry import format_time
 
 
 def trust(
@@ -24,76 +23,46 @@ def trust(
     ] = None,
     key: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY]", show_default=False, help="What `boltseal ledger key` prints at its keeper's."),
+        typer.Argument(metavar="[KEY]", show_default=False, help="The output of `boltseal ledger key` there."),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="In place of the key that is trusted now.")] = False,
-    forget: Annotated[bool, typer.Option("--forget", help="Know nothing of this registry's ledger any more.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the key that is pinned now.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Delete what is known of this registry's ledger.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Say by which key a registry's ledger is believed; without arguments, list it.
+    """Pin a registry's ledger key; without arguments, list the known ledgers.
 
-    The key has to come from the registry's keeper, by another way: one that is fetched from the registry that it judges
-    proves nothing. From then on every verb that asks that registry what a tag means holds its ledger against the key and
-    against what was seen before.
+    Get the key from the registry's operator, over another channel: a key that is fetched from the registry itself proves
+    nothing. From then on every command that asks this registry what a tag resolves to checks the registry's ledger
+    against the key, and against the state seen before.
 
-    Exit code 1: another key is trusted already, or what was seen is not signed by this one.
+    Exit code 1: another key is pinned already, or the state seen before is not signed by this key.
     """
     with CommandOutput("trust", as_json=as_json) as answer:
-        import time
-
-        from boltseal.client.ledger_trust import give_key
-        from boltseal.client.state import ClientState
-        from boltseal.config import state_folder
-        from boltseal.ledger.note import VerifierKey
-
-        state = ClientState(state_folder())
-        if host is None:
-            _list(answer, state.all())
-            return
-        registry = _registry(host)
-        if forget:
-            _forget(answer, state, registry, key)
-        elif key is None:
-            found = state.known(registry)
-            if found is None:
+        client = client_context()
+        registry = None if host is None else ledger_name(host)
+        if registry is not None and forget:
+            if key is not None:
+                raise Invalid("--forget takes no KEY")
+            known = forget_ledger(registry, client)
+            answer.add(ref=registry, status="forgotten" if known else "unknown")
+            answer.print(f"{registry}: {'forgotten; its next use is a first use' if known else 'nothing was known'}")
+        elif registry is not None and key is not None:
+            pinned = pin_key(registry, key, client, replace=replace)
+            answer.add(**_fields(pinned))
+            answer.print(f"{registry}: its ledger is checked with the key {pinned.trusted.key_id.hex()}")
+        else:
+            ledgers = known_ledgers(registry, client)
+            if registry is not None and not ledgers:
                 answer.outcome = Outcome.DIFFERS
                 say(f"nothing is known of a ledger of {registry}")
-            _list(answer, [] if found is None else [found])
-        else:
-            known = give_key(state, registry, VerifierKey.parse(key), int(time.time()), replace=replace)
-            answer.add(**_fields(known))
-            if not as_json:
-                print_line(f"{registry}: its ledger is believed by the key {known.trusted.key_id.hex()}")
+            _list(answer, ledgers)
 
 
-def _registry(text: str) -> str:
-    from boltseal.client.history import OBSERVATIONS
-    from boltseal.client.ledger_client import registry_of
-    from boltseal.oci.reference import Reference
-
-    registry = registry_of(text)
-    if Reference.parse(f"{registry}/name").registry != registry:
-        raise TrustUnclear(
-            f"{quote(text)} is no registry; expected a host, perhaps with a port, such as localhost:5000"
-        )
-    return f"{registry}/{OBSERVATIONS}" if text.rstrip("/").endswith(f"/{OBSERVATIONS}") else registry
-
-
-def _forget(answer: CommandOutput, state: ClientState, registry: str, key: str | None) -> None:
-    if key is not None:
-        raise TrustUnclear("--forget takes no key")
-    there = state.forget(registry)
-    status = "forgotten" if there else "unknown"
-    answer.add(ref=registry, status=status)
-    if not answer.as_json:
-        print_line(f"{registry}: {'forgotten; its next use is a first use' if there else 'nothing was known of it'}")
-
-
-def _list(answer: CommandOutput, found: list[KnownLedger]) -> None:
-    for known in found:
+def _list(answer: CommandOutput, ledgers: Sequence[KnownLedger]) -> None:
+    for known in ledgers:
         answer.add(**_fields(known))
-    if found and not answer.as_json:
-        rows = [(known.registry, known.how, _since(known), _seen(known), _key(known)) for known in found]
+    if ledgers and not answer.as_json:
+        rows = [(known.registry, known.how, _since(known), _seen(known), _key(known)) for known in ledgers]
         print_table(("REGISTRY", "TRUSTED", "SINCE", "SEEN", "KEY"), rows)
 
 
@@ -112,8 +81,6 @@ def _fields(known: KnownLedger) -> dict[str, object]:
 
 
 def _since(known: KnownLedger) -> str:
-    from boltseal.ledger.entry import format_time
-
     return format_time(known.since_s * 1_000_000)[:10]
 
 

@@ -1,11 +1,11 @@
-"""`boltseal unseal`: let a sealed tag be deleted. Its name stays bound to its digest all the same."""
+"""`boltseal unseal`: allow a sealed tag's deletion."""
 
 from __future__ import annotations
 
 from boltseal.cli.answer import CommandOutput
-from boltseal.cli.onstore import RefArgument, given_reason
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, settings_of
-from boltseal.cli.sealing import change_seal
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.server_options import store_settings
+from boltseal.server.commands.seals import unseal_tag
 
 
 def unseal(
@@ -15,15 +15,18 @@ def unseal(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Lift a sealed tag's protection against deletion. It still can't move, and can only come back as it was."""
+    """Lift a sealed tag's protection against deletion.
+
+    It still cannot move, and can only come back with the same digest. Works while the server runs.
+    """
     with CommandOutput("unseal", as_json=as_json) as answer:
-        change_seal(
-            answer,
-            settings_of(config, data=data),
-            ref,
-            given_reason(reason),
-            lambda seals, *asked: seals.unseal(*asked),
-            done="unsealed",
-            new="may be deleted now; the name stays bound to this digest",
-            same="could be deleted already; the name stays bound to this digest",
+        done = unseal_tag(store_settings(config, data), ref, reason)
+        status = "unsealed" if done.changed else "unchanged"
+        answer.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
+        answer.print(f"{done.reference}@{done.digest}")
+        state = (
+            "may be deleted now; it stays bound to this digest"
+            if done.changed
+            else "could be deleted already; it stays bound to this digest"
         )
+        answer.say(f"{done.reference} {state} (ledger entry {done.entry_index})")

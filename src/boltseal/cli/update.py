@@ -1,15 +1,14 @@
-"""`boltseal update`: take what floating tags mean now, safely, and propose newer versions of the others."""
+"""`boltseal update`: deploy what floating tags resolve to now, and propose newer versions of the other tags."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, Outcome, clean, print_table
-from boltseal.cli.clock import clock_us
-from boltseal.cli.ondeploy import (
-    DeployOptions,
+from boltseal.cli.answer import CommandOutput, print_table
+from boltseal.cli.deploy_options import (
     DirectoryOption,
     EnvFileOption,
     FileOption,
@@ -18,23 +17,19 @@ from boltseal.cli.ondeploy import (
     ProfileOption,
     ServicesArgument,
     WaitOption,
-    open_named,
-    project_files,
-    wait_seconds,
 )
-from boltseal.cli.onhost import HostOption
-from boltseal.cli.onproject import AllowOption
-from boltseal.cli.onrelease import tell_release
+from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, RegistryOptions
-from boltseal.errors import Invalid
-
-if TYPE_CHECKING:
-    from boltseal.deploy.update_plan import UpdateStep
-
-
-class CooldownInvalid(Invalid):
-    """A cooldown that is no time."""
+from boltseal.cli.project_options import AllowOption
+from boltseal.cli.release_output import print_release
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.commands.deploy import DeployOptions, notify_release, open_deployable, parse_wait, project_files
+from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.text import clean
+from boltseal.commands.update import UpdateRequest, parse_cooldown, update_project
+from boltseal.deploy.project_files import project_folder
+from boltseal.deploy.update_plan import UpdateStep
 
 
 def update(
@@ -47,11 +42,12 @@ def update(
     write: Annotated[
         bool, typer.Option("--write", help="Write newer versions into the files, and deploy them too.")
     ] = False,
-    major: Annotated[bool, typer.Option("--major", help="Propose versions with a higher first number, too.")] = False,
+    major: Annotated[bool, typer.Option("--major", help="Propose new major versions too.")] = False,
     cooldown: Annotated[
-        str, typer.Option("--cooldown", metavar="TIME", help="Take only what a tag has meant for so long, such as 3d.")
+        str,
+        typer.Option("--cooldown", metavar="TIME", help="Take an image only when its tag has had it so long, as 3d."),
     ] = "0s",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
     wait: WaitOption = "120s",
     no_record: NoRecordOption = False,
     host: HostOption = None,
@@ -61,40 +57,38 @@ def update(
     anonymous: AnonymousOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Update a project's images, and go back by itself if it does not get healthy.
+    """Update a project's images, and roll back if health checks fail.
 
-    A tag that floats by intent (`latest`, `1.25`) is asked for what it means now; where that is new, it is locked and
-    deployed as `deploy` does. A version (`1.25.3-alpine`) stays; newer ones of the same form are proposed, and written
-    into the files only with --write. What did not get healthy here is not tried again by itself.
+    A floating tag (`latest`, `1.25`) is resolved; if it resolves to a new image, that is locked and deployed as `deploy`
+    does. A version (`1.25.3-alpine`) stays; newer ones of the same form are proposed, and written into the files only
+    with --write. An image that failed here is not deployed again automatically.
 
-    Exit code 0: up to date, or it runs now; 1: it failed, and what ran before runs again; 3: something could not be told.
+    Exit code 0: up to date, or it runs now; 1: it failed, and the previous release runs again; 3: a tag was not resolved.
     """
-    with CommandOutput("update", as_json=as_json) as answer:
-        from boltseal.cli.onupdate import looked, taken
-        from boltseal.deploy.update_plan import Act
-        from boltseal.policy.durations import DurationInvalid, parse_duration
-
-        try:
-            cooldown_us = parse_duration(cooldown)
-        except DurationInvalid as error:
-            raise CooldownInvalid(f"--cooldown is {error.message}") from error
-        place = DeployOptions(host, RegistryOptions(plain_http, ca_file, anonymous), wait_seconds(wait), not no_record)
+    with CommandOutput("update", as_json=as_json) as output:
+        request = UpdateRequest(parse_cooldown(cooldown), major, write, dry_run)
+        options = registry_options(plain_http, ca_file, anonymous)
+        deploy_options = DeployOptions(host, options, parse_wait(wait), not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
-        opened = open_named(place, named, services or [], allow or [])
-        with opened.folder.deploying():
-            found = looked(opened, now_us=clock_us(), cooldown_us=cooldown_us, major=major, remember=not dry_run)
-            _tell(answer, found)
-            chosen = [step for step in found if step.act is Act.TAKE or (write and step.act is Act.PROPOSE)]
-            done = taken(opened, chosen) if chosen and not dry_run else None
-        if done is not None:
-            tell_release(answer, done, host)
-        if answer.outcome is Outcome.HOLDS and any(step.act is Act.UNKNOWN for step in found):
-            answer.outcome = Outcome.UNKNOWN
+        settle = report_interrupted_update if dry_run else undo_interrupted_update
+        settle(options.client, project_folder(named))
+        report = update_project(
+            request,
+            open_deployable(deploy_options, named, services or [], allow or []),
+            lambda only, registries: open_deployable(deploy_options, named, only, registries),
+            options,
+            lambda steps: _print(output, steps),
+        )
+        if report.release is not None:
+            print_release(output, report.release)
+            notify_release(report.release, host, options.client)
+        if output.outcome is Outcome.HOLDS:
+            output.outcome = report.outcome
 
 
-def _tell(answer: CommandOutput, found: tuple[UpdateStep, ...]) -> None:
-    for step in found:
-        answer.add(
+def _print(output: CommandOutput, steps: Sequence[UpdateStep]) -> None:
+    for step in steps:
+        output.add(
             ref=step.image.familiar(),
             status=str(step.act),
             reason=step.why,
@@ -102,6 +96,6 @@ def _tell(answer: CommandOutput, found: tuple[UpdateStep, ...]) -> None:
             digest=None if step.to is None else str(step.to),
             tag=None if step.tag is None else str(step.tag),
         )
-    if not answer.as_json:
-        rows = [(step.service, step.act, step.image.familiar(), clean(step.why)) for step in found]
+    if not output.as_json:
+        rows = [(step.service, step.act, step.image.familiar(), clean(step.why)) for step in steps]
         print_table(("SERVICE", "DO", "IMAGE", "WHY"), rows, whole=("SERVICE", "DO"))

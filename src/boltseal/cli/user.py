@@ -1,53 +1,47 @@
-"""`boltseal user`: who may log in. Takes effect at once, also in a running server."""
+"""`boltseal user`: add, remove and list users. Changes take effect at once, also in a running server."""
 
 from __future__ import annotations
 
+import getpass
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from boltseal.cli.answer import CommandOutput, print_line, say
-from boltseal.cli.options import ConfigOption, DataOption, JsonOption, settings_of
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.users import UserFile
+from boltseal.server.auth.logins import hash_password
+from boltseal.server.storage.users import UserFile, check_user_name
 
 user = typer.Typer(help="Add, remove and list the users who may log in.", no_args_is_help=True, rich_markup_mode=None)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Letters, digits and . _ @ -")]
 
 
-class PasswordInvalid(Invalid):
-    """A password that can't be one, or two that differ."""
-
-
 @user.command(epilog="Example: boltseal user add ci < password.txt")
 def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Add a user, or give one another password. It is read from the terminal, or from standard input; never from here."""
+    """Add a user, or change a password. It is read from the terminal or from standard input, never from the arguments."""
     with CommandOutput("user-add", as_json=as_json) as answer:
-        from boltseal.server.auth.logins import hash_password
-        from boltseal.server.storage.users import check_user_name
-
         check_user_name(name)
         users = _file(config, data)
         known = name in users.current().hashes
         try:
             hashed = hash_password(_password(name))
         except ValueError as error:
-            raise PasswordInvalid(f"no password was set: {error}") from error
+            raise Invalid(f"no password was set: {error}") from error
         users.put(name, hashed)
         answer.add(ref=name, status="changed" if known else "added")
         if not as_json:
-            say(f"user {name} {'has another password now' if known else 'added'}; it holds from the next request on")
+            say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
 
 
 @user.command(epilog="Example: boltseal user remove ci")
 def remove(
     name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
-    """Take a user away; their logins and tokens end at once."""
+    """Remove a user; their logins and tokens end at once."""
     with CommandOutput("user-remove", as_json=as_json) as answer:
         _file(config, data).remove(name)
         answer.add(ref=name, status="removed")
@@ -66,17 +60,13 @@ def list_users(config: ConfigOption = None, data: DataOption = None, as_json: Js
 
 
 def _file(config: ConfigOption, data: DataOption) -> UserFile:
-    from boltseal.server.storage.users import UserFile
-
     return UserFile(settings_of(config, data=data).htpasswd)
 
 
 def _password(name: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
-    import getpass
-
     first = getpass.getpass(f"password for {name}: ")
-    if getpass.getpass("once more: ") != first:
-        raise PasswordInvalid("the two passwords differ; nothing was changed")
+    if getpass.getpass("repeat the password: ") != first:
+        raise Invalid("the two passwords differ; nothing was changed")
     return first

@@ -1,11 +1,13 @@
-"""Other registries, as a client: who we are to them, requests that are retried and never leak, answers that are verified.
+"""Client of other registries: credentials, transport, verified content, and the ledgers that registries publish.
 
-challenges   what `WWW-Authenticate` asks for (pure)
-credentials  Docker's and Podman's files, credential helpers
-quota        what a registry says is left (pure)
-tokens       bearer tokens, one for many repositories
-transport    one request: address, authorization, retries, redirects
-running      a hash beside a transfer
-registry     the distribution API over it, every digest verified
-poll         many HEADs: deduplicated, paced
+challenges        `WWW-Authenticate` headers, parsed (pure) credentials       credential files of Docker and Podman,
+credential helpers pull_limit        rate-limit headers (pure) tokens            bearer tokens, shared by many
+repositories transport         one request: address, authorization, retries, redirects ssrf_guard        the addresses
+that a connection may go to (pure) background_hash   a hash computed in a thread during a transfer registry_client   the
+distribution API; every digest is verified head_requests     many tags resolved by HEAD: deduplicated, paced state
+the client's state folder document_cache    manifests and configs by digest, and earlier observations of tags
+tag_observations  hash-chained log of what tags resolved to over time ledger_client     reads the ledger of a registry
+ledger_trust      compares a ledger with what was seen of it before ledger_records    records of images in a ledger
+history           the proven history of one repository or tag receipts          receipts of tags witness
+client of a ledger's witness ledger_monitor    audits a whole ledger
 """

@@ -1,7 +1,7 @@
-"""A hash that runs beside the transfer: a piece is hashed in a thread while the next one arrives.
+"""A hash computed in a worker thread: one piece is hashed while the next one arrives.
 
-Hashing takes as long as receiving; in one thread the two would add up. Never more than one piece is under way, so the
-order is kept and memory is bounded.
+Hashing takes as long as receiving; in one thread the two times would add up. At most one piece is in the thread, which
+keeps the order and bounds memory.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from boltseal.oci.digest import Digest
 
 
 class BackgroundHash:
-    """The hash of what has passed, against the digest that it must have."""
+    """Hashes the pieces of a transfer and compares the result with the expected digest."""
 
     def __init__(self, digest: Digest) -> None:
         self._digest = digest
         self._hasher = digest.hasher()
-        self._under_way: asyncio.Future[None] | None = None
+        self._pending: asyncio.Future[None] | None = None
 
     async def update(self, piece: bytes) -> None:
-        """Take one piece more. Returns when the one before it is hashed."""
-        if self._under_way is not None:
-            await self._under_way
-        self._under_way = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, piece)
+        """Add one piece. Return when the previous piece has been hashed."""
+        if self._pending is not None:
+            await self._pending
+        self._pending = asyncio.get_running_loop().run_in_executor(None, self._hasher.update, piece)
 
-    async def holds(self) -> bool:
-        """Whether all that was taken has the digest."""
-        if self._under_way is not None:
-            await self._under_way
+    async def matches(self) -> bool:
+        """Return whether all pieces together have the expected digest."""
+        if self._pending is not None:
+            await self._pending
         return self._hasher.hexdigest() == self._digest.hex

@@ -1,4 +1,4 @@
-"""Which repositories a registry has, as far as it lists them for us."""
+"""List the repositories of a registry (`_catalog`)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from boltseal.oci.reference import NameInvalid, Repository
 
 MAX_PAGES: Final = 100_000
 SCOPES: Final = frozenset({"registry:catalog:*"})
-"""What a token for the list is asked for, by the Docker token specification."""
+"""The scope of a token for the list (Docker token specification)."""
 
 
 class _Names(msgspec.Struct):
     repositories: list[str] | None = None
 
 
-async def repositories(transport: Transport, registry: str) -> AsyncIterator[Repository]:
-    """Every repository that is listed, over all pages. RemoteMismatch, RemoteDenied, RemoteNotFound where there is no list."""
+async def list_repositories(transport: Transport, registry: str) -> AsyncIterator[Repository]:
+    """Yield every repository that the registry lists, over all pages.
+
+    Raises: RemoteNotFound: the registry has no catalog; RemoteDenied; RemoteMismatch: a page can't be parsed.
+    """
     last = ""
     for _ in range(MAX_PAGES):
         path = f"/v2/_catalog?n=1000{f'&last={quote(last)}' if last else ''}"
-        reply = await transport.request(RegistryRequest(registry, "GET", path, "the list of repositories", SCOPES))
+        reply = await transport.request(RegistryRequest(registry, "GET", path, "the list of list_repositories", SCOPES))
         try:
-            names = [Repository(one) for one in decode(reply.body, _Names).repositories or ()]
+            names = [Repository(name) for name in decode(reply.body, _Names).repositories or ()]
         except (ValueError, NameInvalid) as error:  # msgspec's are ValueErrors
             reason = error.message if isinstance(error, BoltsealError) else error
-            raise RemoteMismatch(f"{registry}: the list of repositories can't be read: {reason}") from error
+            raise RemoteMismatch(f"{registry}: the list of repositories can't be parsed: {reason}") from error
         for name in names:
             yield name
         if 'rel="next"' not in reply.headers.get("link", "") or not names or names[-1] <= last:

@@ -1,4 +1,4 @@
-"""`WWW-Authenticate`, parsed (RFC 9110, 11.6.1): what a registry wants before it answers. Pure."""
+"""Parse `WWW-Authenticate` (RFC 9110, 11.6.1): how a registry wants a client to authenticate. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ MAX_HEADER = 8192
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One way to authenticate: the scheme in lower case, and its parameters, names in lower case."""
+    """One authentication scheme, in lower case, and its parameters by lower-case name."""
 
     scheme: str
     parameters: Mapping[str, str]
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:
-    """Every challenge of a header, in order; what can't be read ends the list."""
+    """Return every challenge of a header, in order. Parsing ends at the first challenge that is malformed."""
     return tuple(_challenges(header[:MAX_HEADER]))
 
 

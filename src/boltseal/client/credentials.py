@@ -1,11 +1,11 @@
-"""Who we are to a registry: Docker's and Podman's files, and the credential helpers that they name.
+"""Logins for registries: the credential files of Docker and Podman, and the credential helpers that they name.
 
-The files are read as Docker reads them (`auths`, `credHelpers`, `credsStore`, identity tokens), and as podman does, which
-may keep a login for a part of a registry; the first file that has something for a registry wins. A helper is
-`docker-credential-NAME get`, with the registry on its standard input. A helper that fails is doubt, not "no credentials":
-pulling as nobody would spend somebody's quota or hide a mistake.
+The files are read as Docker reads them (`auths`, `credHelpers`, `credsStore`, identity tokens) and as Podman does,
+which may store a login for a path of a registry. The first file with an entry for a registry wins. A helper is run as
+`docker-credential-NAME get` with the registry on its standard input. A failing helper is an error and not "no
+credentials": an anonymous pull could spend another quota or hide a mistake.
 
-Trusted: the files (they are the user's). A secret is never in an error, a log or a repr.
+The files are trusted, as the user's own. A secret is never in an error, a log or a repr.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _NOT_FOUND: Final = "credentials not found in native keychain"
 
 
 class CredentialsInvalid(Invalid):
-    """A credentials file that can't be read."""
+    """A credentials file can't be read or parsed."""
 
 
 class HelperFailed(Unavailable):
-    """A credential helper is missing, failed, or said something else than credentials."""
+    """A credential helper is missing, failed, or printed something other than credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A login. `identity_token`: the secret is an OAuth2 refresh token, and there is no user."""
+    """A login. `identity_token`: the secret is an OAuth2 refresh token, and the user name is empty."""
 
     username: str
     secret: str = field(repr=False)
@@ -67,18 +67,18 @@ class _Helped(msgspec.Struct, rename="pascal"):
 
 
 class LoginSource(Protocol):
-    """Who says with which login a registry is asked."""
+    """Provides the logins for registries."""
 
     async def find(self, registry: str, repository: str | None = None) -> Credentials | None:
-        """The login for a registry, or for the part of it that holds a repository; None: nobody's."""
+        """Return the login for a registry, or for the longest path of it that contains the repository; None: anonymous."""
 
     def below(self, registry: str) -> Mapping[str, Credentials]:
-        """The logins for a part of a registry, by the path of it."""
+        """Return the logins that are for one path of a registry, by path."""
 
 
 @dataclass(frozen=True, slots=True)
-class OneLogin:
-    """The login for one registry, and none for any other."""
+class SingleLogin:
+    """A login for one registry; every other registry is asked anonymously."""
 
     registry: str
     credentials: Credentials | None = None
@@ -91,18 +91,19 @@ class OneLogin:
 
 
 class CredentialStore:
-    """Looks logins up. `paths`: the files, best first; those that are not there are passed over."""
+    """Looks logins up in credential files. `paths`: the files, by precedence; missing files are skipped."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
         self._found: dict[str, Credentials | None] = {}
         self._below: dict[str, Mapping[str, Credentials]] = {}
-        self._looking = asyncio.Lock()
+        self._lookup_lock = asyncio.Lock()
 
     async def find(self, registry: str, repository: str | None = None) -> Credentials | None:
-        """The login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None. Asked once per registry.
+        """Return the login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None. Each registry is looked
+        up once.
 
-        Of several logins at one registry the one whose key names most of the repository's path.
+        Of several logins for paths of one registry, the one with the longest matching path wins.
         """
         below = self.below(registry)
         parts = repository.split("/") if repository and below else []
@@ -110,13 +111,13 @@ class CredentialStore:
             held = below.get("/".join(parts[:length]))
             if held is not None:
                 return held
-        async with self._looking:  # a helper may ask a person: once, however many requests wait
+        async with self._lookup_lock:  # a helper may prompt the user: run it once for all waiting requests
             if registry not in self._found:
                 self._found[registry] = await self._look(registry)
         return self._found[registry]
 
     def below(self, registry: str) -> Mapping[str, Credentials]:
-        """The logins for a part of a registry, by the path of it: podman keeps them under `localhost:5000/shop`."""
+        """Return the logins for paths of a registry, by path: Podman stores them under keys like `localhost:5000/shop`."""
         if registry not in self._below:
             found: dict[str, Credentials] = {}
             for path in self._paths:
@@ -131,7 +132,7 @@ class CredentialStore:
         return self._below[registry]
 
     def named(self) -> frozenset[str]:
-        """The registries that the files name, whether or not a login for them can be had. No helper is asked."""
+        """Return the registries that the files name, whether or not a login for them can be read. No helper is run."""
         found: set[str] = set()
         for path in self._paths:
             held = _read(path)
@@ -162,7 +163,7 @@ class CredentialStore:
 
 
 def _host(key: str) -> str:
-    """The registry that a key of a credentials file is for: `https://ghcr.io/v1/` is `ghcr.io`."""
+    """Return the registry of a key in a credentials file: `https://ghcr.io/v1/` is `ghcr.io`."""
     return HUB if key in _HUB_KEYS else key.partition("://")[2].partition("/")[0] or key.partition("/")[0]
 
 
@@ -176,7 +177,7 @@ def _read(path: Path) -> _File | None:
     try:
         return decode(raw, _File)
     except ValueError as error:
-        raise CredentialsInvalid(f"{path} is not a credentials file as Docker writes it: {error}") from None
+        raise CredentialsInvalid(f"{path} is not a credentials file of Docker or Podman: {error}") from None
 
 
 def _from_file(held: _File, key: str, path: Path) -> Credentials | None:
@@ -190,7 +191,7 @@ def _from_file(held: _File, key: str, path: Path) -> Credentials | None:
             try:
                 user, colon, secret = base64.b64decode(entry.auth, validate=True).decode().partition(":")
             except (binascii.Error, UnicodeDecodeError):
-                raise CredentialsInvalid(f"{path}: the login for {key} can't be read; log in again") from None
+                raise CredentialsInvalid(f"{path}: the login for {key} can't be decoded; log in again") from None
             if colon:
                 return Credentials(user, secret.rstrip("\0"))
         if entry.username:
@@ -201,7 +202,7 @@ def _from_file(held: _File, key: str, path: Path) -> Credentials | None:
 async def _ask_helper(name: str, key: str) -> Credentials | None:
     program = f"docker-credential-{name}"
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
-        raise HelperFailed(f"the credential helper {name[:40]!r} has a name that is no program's")
+        raise HelperFailed(f"the credential helper {name[:40]!r} is not a valid program name")
     try:
         process = await asyncio.create_subprocess_exec(
             program,
@@ -226,5 +227,5 @@ async def _ask_helper(name: str, key: str) -> Credentials | None:
     try:
         helped = decode(out, _Helped)
     except ValueError:
-        raise HelperFailed(f"{program} answered something else than credentials for {key}") from None
+        raise HelperFailed(f"{program} printed no credentials for {key}") from None
     return Credentials(helped.username, helped.secret, identity_token=helped.username == _TOKEN_USER)

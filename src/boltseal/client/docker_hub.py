@@ -1,7 +1,7 @@
-"""Docker Hub's own list of tags: up to a hundred, with what they mean, in one request that is no pull.
+"""Docker Hub's web API for tags: up to 100 tags with their digests in one request, which does not count as a pull.
 
-It is another service than the registry and may lag behind it. What it says is good enough for "as it was"; whoever hears
-of something new asks the registry. It is asked without a login: for private repositories it is of no use.
+This API is not the registry and may lag behind it. Its answer is good enough for "unchanged"; a caller that sees a new
+digest asks the registry. Requests are anonymous, so private repositories are not listed.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ class _Page(msgspec.Struct):
 
 
 async def list_tags(transport: Transport, repository: Repository, page: int) -> tuple[Mapping[str, Digest], bool]:
-    """One page, counted from 1, of those pushed last first: tag -> digest; and whether there is another page.
+    """Return one page of tags as `{tag: digest}`, and whether another page follows.
 
-    A tag whose digest is not told is left out. RemoteNotFound, RemoteMismatch, and what `Transport.request` raises.
+    `page` counts from 1; the last pushed tags come first. Tags without a digest are left out.
+
+    Raises: RemoteNotFound, RemoteMismatch, and whatever `Transport.request` raises.
     """
     path = f"/v2/repositories/{repository}/tags?page_size={PAGE}&page={page}&ordering=last_updated"
     reply = await transport.request(RegistryRequest(LIST_HOST, "GET", path, f"the list of tags of {repository}"))
     try:
         found = decode(reply.body, _Page)
-        digests = {one.name: Digest.parse(one.digest) for one in found.results if one.digest}
+        digests = {tag.name: Digest.parse(tag.digest) for tag in found.results if tag.digest}
     except (msgspec.MsgspecError, ValueError, Invalid) as error:
-        raise RemoteMismatch(f"{LIST_HOST}: the list of tags of {repository} can't be read") from error
+        raise RemoteMismatch(f"{LIST_HOST}: the list of tags of {repository} can't be parsed") from error
     return digests, found.next is not None

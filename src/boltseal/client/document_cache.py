@@ -1,12 +1,13 @@
-"""What was once read of other registries, kept so that nothing is fetched twice: documents by digest, and meanings of tags.
+"""A cache of manifests and configs by digest, and of earlier observations of tags, so that nothing is fetched twice.
 
     STATE/learned.db    SQLite
-      document   digest; type (media type); body (the bytes, zlib); used (when it was last wanted, in seconds since 1970)
-      meant      ref; digest; first and last (when the tag was first and last found to mean it, in microseconds)
+      document   digest; type (media type); body (the bytes, zlib); used (last use, in seconds since 1970)
+      meant      ref; digest; first and last (first and last observation of this digest, in microseconds)
 
-A document is believed because its bytes have its digest, whatever the file says. A meaning is what was seen, as in `watched`,
-whose log stays the one that alarms: what is seen here hides no move from it. All of this may be deleted: it costs requests.
-At most MAX_DOCUMENT_BYTES of documents are kept; those that nobody wanted for longest go first.
+A document is used only if its bytes have its digest, whatever the file claims. Observations are no substitute for the
+log of `tag_observations`, which alone raises alarms: an observation here hides no move from it. The file may be
+deleted; that costs requests. At most MAX_DOCUMENT_BYTES of documents are kept; the least recently used are deleted
+first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 from urllib.parse import quote as quote_path
 
-from boltseal.client.state import ClientState, StateUnusable, all_or_nothing
+from boltseal.client.state import ClientState, StateUnusable, transaction
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -39,7 +40,7 @@ _SCHEMA: Final = (
 
 
 class CachedTag(NamedTuple):
-    """What a tag meant (None: nothing), and when it was first and last found to, in microseconds since the epoch."""
+    """A digest that a tag resolved to (None: no such tag), first and last observed at, in microseconds since the epoch."""
 
     digest: Digest | None
     first_us: int
@@ -47,7 +48,7 @@ class CachedTag(NamedTuple):
 
 
 class DocumentCache:
-    """The file of one state folder. Not for two threads at once; any number of processes. Use it in a `with`."""
+    """The cache file of one state folder, used as a context manager. Not thread-safe; safe for several processes."""
 
     def __init__(self, state: ClientState, *, now_us: int, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> None:
         self._state = state
@@ -72,14 +73,14 @@ class DocumentCache:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Return the path of the file."""
         return self._state.folder / "learned.db"
 
     def document(self, digest: Digest) -> tuple[str, bytes] | None:
-        """Media type and bytes of a document, which have this digest; None where it is not known. StateUnusable."""
+        """Return media type and verified bytes of a document, or None if it is not cached. Raises: StateUnusable."""
         if digest in self._pending:
             return self._pending[digest]
-        with self._told():
+        with self._sqlite_errors():
             database = self._opened(create=False)
             found = None if database is None else database.execute(_DOCUMENT, (str(digest),)).fetchone()
         if found is None:
@@ -94,7 +95,7 @@ class DocumentCache:
         return media_type, body
 
     def keep(self, digest: Digest, media_type: str, body: bytes) -> None:
-        """Remember a document that has this digest. It is on the disk when `flush` or the `with` ends. StateUnusable."""
+        """Cache a document with this digest. `flush` or the end of the `with` block writes it. Raises: StateUnusable."""
         if len(body) > MAX_BODY_BYTES:
             return
         self._pending[digest] = media_type, body
@@ -103,8 +104,8 @@ class DocumentCache:
             self.flush()
 
     def past(self, reference: Reference) -> tuple[CachedTag, ...]:
-        """All that a tag was found to mean here, the oldest first. StateUnusable."""
-        with self._told():
+        """Return all observations of a tag, the oldest first. Raises: StateUnusable."""
+        with self._sqlite_errors():
             database = self._opened(create=False)
             rows = [] if database is None else database.execute(_PAST, (_key(reference),)).fetchall()
         try:
@@ -112,10 +113,10 @@ class DocumentCache:
         except Invalid as error:
             raise self._unusable(error.message) from error
 
-    def saw(self, looks: Iterable[tuple[Reference, Digest | None]]) -> None:
-        """Remember what tags mean now (None: no such tag). StateUnusable."""
+    def saw(self, observed: Iterable[tuple[Reference, Digest | None]]) -> None:
+        """Record what tags resolve to now (None: no such tag). Raises: StateUnusable."""
         with self._writing() as database:
-            for reference, digest in looks:
+            for reference, digest in observed:
                 ref, text = _key(reference), "" if digest is None else str(digest)
                 last = database.execute(f"{_NEWEST} LIMIT 1", (ref,)).fetchone()
                 if last is not None and last[1] == text:
@@ -124,41 +125,44 @@ class DocumentCache:
                     database.execute("INSERT INTO meant VALUES (?, ?, ?, ?)", (ref, text, self._now_us, self._now_us))
 
     def flush(self) -> None:
-        """Write what is to be remembered. StateUnusable."""
+        """Write the documents and times of use that are pending. Raises: StateUnusable."""
         if not self._pending and not self._used:
             return
         now_s = self._now_us // 1_000_000
         with self._writing() as database:
             database.executemany(
                 "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?)",
-                ((str(one), said, zlib.compress(body), now_s) for one, (said, body) in self._pending.items()),
+                (
+                    (str(key), media_type, zlib.compress(body), now_s)
+                    for key, (media_type, body) in self._pending.items()
+                ),
             )
             database.executemany(
                 "UPDATE document SET used = ? WHERE digest = ? AND used < ?",
-                ((now_s, str(one), now_s - 3600) for one in self._used),
+                ((now_s, str(digest), now_s - 3600) for digest in self._used),
             )
             _forget(database, self._max_document_bytes)
         self._pending, self._pending_bytes, self._used = {}, 0, set()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it or nothing."""
-        with self._state.writing(), self._told():
+        """Open a write transaction."""
+        with self._state.writing(), self._sqlite_errors():
             database = self._opened(create=True)
             if database is None:
-                raise AssertionError("made or raised")
-            with all_or_nothing(database):
+                raise AssertionError("_opened(create=True) returns a database or raises")
+            with transaction(database):
                 yield database
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _sqlite_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OverflowError) as error:
             raise self._unusable(str(error)) from error
 
     def _unusable(self, reason: str) -> StateUnusable:
-        return StateUnusable(f"{self.path} can't be used: {reason}; it may be deleted, which costs requests")
+        return StateUnusable(f"{self.path} can't be used: {reason}; delete it, then everything is fetched again")
 
     def _opened(self, *, create: bool) -> sqlite3.Connection | None:
         if self._database is not None:
@@ -166,7 +170,7 @@ class DocumentCache:
         self._state.check_format()
         try:
             flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
-            os.close(os.open(self.path, flags | os.O_CLOEXEC, 0o600))  # SQLite would let others read what it makes
+            os.close(os.open(self.path, flags | os.O_CLOEXEC, 0o600))  # SQLite would create it readable for others
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -196,16 +200,16 @@ _NEWEST: Final = "SELECT rowid, digest FROM meant WHERE ref = ? ORDER BY rowid D
 
 
 def _forget(database: sqlite3.Connection, most_bytes: int) -> None:
-    """Let go of what nobody wanted for longest, until the rest is small enough."""
-    held = database.execute("SELECT total(length(body)) FROM document").fetchone()[0]
-    while held > most_bytes:
+    """Delete the least recently used documents until at most `most_bytes` are left."""
+    size = database.execute("SELECT total(length(body)) FROM document").fetchone()[0]
+    while size > most_bytes:
         rows = database.execute("SELECT digest, length(body) FROM document ORDER BY used LIMIT 500").fetchall()
         database.executemany("DELETE FROM document WHERE digest = ?", ((row[0],) for row in rows))
-        held -= sum(row[1] for row in rows)
+        size -= sum(row[1] for row in rows)
 
 
 def _inflated(body: object) -> bytes:
-    """At most MAX_BODY_BYTES of what was packed; a file may hold anything."""
+    """Decompress at most MAX_BODY_BYTES: the file may contain anything."""
     return zlib.decompressobj().decompress(body if isinstance(body, bytes) else b"", MAX_BODY_BYTES)
 
 

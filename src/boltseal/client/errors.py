@@ -1,4 +1,4 @@
-"""How other registries fail, in our kinds. Messages name the registry, never a secret or an address with one in it."""
+"""Errors of other registries. Messages name the registry, and never a secret or a URL that contains one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_SHOWN: Final = 300
 
 
 class RemoteNotFound(NotFound):
-    """The registry has no such thing, or does not tell us. `bound`: the only digest that the name can come back with."""
+    """The registry has no such object, or hides it. `bound`: the only digest that may be pushed under the deleted tag."""
 
     def __init__(self, message: str, bound: str | None = None) -> None:
         super().__init__(message)
@@ -31,11 +31,11 @@ class RemoteNotFound(NotFound):
 
 
 class RemoteUnauthenticated(Unauthenticated):
-    """The registry wants a login, or another one."""
+    """The registry requires a login, or rejects the one that was sent."""
 
 
 class RemoteDenied(Denied):
-    """The registry knows us and says no. `retry_after_s`: when it says to come back; some mean a rate limit by it."""
+    """The registry denies the request. `retry_after_s`: its Retry-After; some registries report a rate limit this way."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -43,18 +43,18 @@ class RemoteDenied(Denied):
 
 
 class RemoteRefused(SealedPut):
-    """The registry did not take a push: the tag is sealed there, or a condition did not hold."""
+    """The registry refused a push: the tag is sealed there, or a precondition failed."""
 
 
 class RemoteInvalid(Invalid):
-    """The registry says that what we sent can't be right."""
+    """The registry rejects the request as malformed."""
 
 
 class RemoteBusy(TooMany):
-    """The registry's rate limit. `retry_after_s`: when it says to come back, None where it does not.
+    """A rate limit. `retry_after_s`: the registry's Retry-After, None if it sent none.
 
-    `pulls`: only what counts as a pull is limited, which a HEAD is not; otherwise it is every request. A registry that
-    says when to come back means every request.
+    `pulls`: only requests that count as a pull are limited, and a HEAD does not; otherwise every request is. A registry
+    that sends Retry-After means every request.
     """
 
     def __init__(self, message: str, retry_after_s: float | None = None, *, pulls: bool = False) -> None:
@@ -64,7 +64,7 @@ class RemoteBusy(TooMany):
 
 
 class RemoteUnavailable(Unavailable):
-    """No answer, or none that can be used."""
+    """The registry sent no answer, or none that can be used."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class RemoteUnavailable(Unavailable):
 
 
 class RemoteMismatch(Unavailable):
-    """What came has another digest, size or type than it must have. Nothing of it was used."""
+    """The answer does not have the expected digest, size or type. Nothing of it was used."""
 
 
 class _Error(msgspec.Struct):
@@ -84,8 +84,8 @@ class _Errors(msgspec.Struct):
     errors: list[_Error] = []
 
 
-def said(body: bytes) -> str:
-    """What an answer's JSON says went wrong, cleaned and cut for a person; "" where it says nothing readable."""
+def error_text(body: bytes) -> str:
+    """Return the error messages of an answer's JSON body, quoted and cut; "" if there are none."""
     try:
         first = decode(body, _Errors).errors[:1]
     except msgspec.MsgspecError:
@@ -103,16 +103,16 @@ def from_status(
     bound: str | None = None,
     counted: bool = False,
 ) -> BoltsealError:
-    """The error that an answer's status is. `what`: what was asked for, such as `manifest 1.4.2 of shop/app`.
+    """Return the error for a status. `what`: what was requested, such as `manifest 1.4.2 of shop/app`.
 
-    `counted`: the answer says how many pulls are left.
+    `counted`: the answer has a header with the number of pulls left.
     """
-    reason = said(body)
+    reason = error_text(body)
     tail = f": {reason}" if reason else f" (HTTP {status})"
     match status:
         case 401:
             return RemoteUnauthenticated(
-                f"{registry} does not show {what}{tail}; it is not there, or needs a login: `docker login {registry}`"
+                f"{registry} does not show {what}{tail}; it does not exist or needs a login: `docker login {registry}`"
             )
         case 403:
             return RemoteDenied(f"{registry} denies {what}{tail}", retry_after_s)
@@ -122,10 +122,10 @@ def from_status(
             return RemoteRefused(f"{registry} refuses {what}{tail}")
         case 429:
             return RemoteBusy(
-                f"{registry} limits how often it may be asked; {what} was not answered{tail}",
+                f"{registry} has a rate limit; it did not answer {what}{tail}",
                 retry_after_s,
-                # Docker Hub has two limits: the one of pulls explains itself, the one of requests is a bare 429. The body
-                # is only asked where no header says how long to wait.
+                # Docker Hub has two limits: 429 with an explanation for pulls, without one for requests. The body decides
+                # only where no header says how long to wait.
                 pulls=retry_after_s is None and (counted or bool(reason)),
             )
         case _ if status >= 500 or status == 408:

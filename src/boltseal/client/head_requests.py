@@ -1,9 +1,9 @@
-"""Many tags, asked for what they mean now: each once, a few at a time, each registry at its pace.
+"""Resolve many tags by HEAD: each once, a few at a time, each registry at its own pace.
 
-Never a manifest GET. One token for many repositories (`tokens.announce`); the first question to a registry goes alone,
-so that one learns how it wants to be asked, and not sixteen. A registry that says it is asked too often, or that has not
-answered three questions one after the other, is left alone for the rest of the poll, and everything still open there is
-answered "could not check", with the reason: a thousand tags of a dead registry don't take the time of a thousand.
+A manifest GET is never sent, since it counts as a pull. One token serves many repositories (`TokenCache.announce`). The
+first request to a registry goes alone, so that one request learns the authentication scheme and not sixteen. A registry
+that reports a rate limit, or leaves three requests in a row unanswered, is not asked again in this run: its remaining
+tags end as errors with that reason. So a thousand tags of a dead registry do not take the time of a thousand requests.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from boltseal.oci.reference import Reference
 
 AT_ONCE: Final = 16
 SILENCES: Final = 3
-"""Questions that a registry may leave without an answer, each asked as often as `transport` asks."""
+"""Requests in a row that may go unanswered, each retried by `transport`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Polled:
-    """What a reference means, or why that could not be told. Exactly one of `resolved` and `error` is there."""
+class HeadResult:
+    """What a reference resolves to, or why it could not be resolved. Exactly one of `resolved` and `error` is set."""
 
     reference: Reference
     resolved: Resolved | None
@@ -36,25 +36,29 @@ class Polled:
 
 @dataclass(slots=True)
 class _Registries:
-    """What is known of them in one poll: who is left alone and why, and who has been asked at all."""
+    """State of the registries in one run.
+
+    `tired`: why a registry is not asked again. `silences`: unanswered requests in a row. `known`: set after the first
+    answer.
+    """
 
     tired: dict[str, BoltsealError] = field(default_factory=dict)
     silences: Counter[str] = field(default_factory=Counter)
     known: dict[str, asyncio.Event] = field(default_factory=dict)
 
     def silent(self, registry: str, error: RemoteUnavailable) -> None:
-        """It gave no answer once more."""
+        """Count an unanswered request."""
         self.silences[registry] += 1
         if self.silences[registry] == SILENCES:
-            self.tired[registry] = RemoteUnavailable(f"{error.message}; {registry} is asked no more this time")
+            self.tired[registry] = RemoteUnavailable(f"{error.message}; {registry} is not asked again in this run")
 
 
-async def poll(
+async def resolve_tags(
     transport: Transport, references: Iterable[Reference], *, at_once: int = AT_ONCE
-) -> AsyncGenerator[Polled]:
-    """Ask for every reference once, however often it is named; answers come as they arrive. At most 16 at a time.
+) -> AsyncGenerator[HeadResult]:
+    """Resolve every reference once, at most 16 at a time; yield results as they arrive.
 
-    Whoever stops reading closes it (`contextlib.aclosing`): what is still being asked is then dropped.
+    A caller that stops early closes the generator (`contextlib.aclosing`), which cancels the requests that are running.
     """
     waiting = list(dict.fromkeys(references))
     for registry in {reference.registry for reference in waiting}:
@@ -62,8 +66,8 @@ async def poll(
         transport.tokens.announce(registry, (f"repository:{name}:pull" for name in repositories))
     queue = iter(waiting)
     registries = _Registries()
-    # Not a task group: one that is open over a yield cancels whoever reads us, and turns an early end into an error.
-    asking: deque[asyncio.Task[Polled]] = deque()
+    # Not a task group: open over a yield, it would cancel the consumer and turn an early end into an error.
+    asking: deque[asyncio.Task[HeadResult]] = deque()
     try:
         for reference in queue:
             asking.append(asyncio.create_task(_ask_in_turn(transport, reference, registries)))
@@ -77,16 +81,16 @@ async def poll(
         await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def _first(asking: deque[asyncio.Task[Polled]]) -> Polled:
-    """The answer of whichever task is done first; it leaves the queue. A defect of the task is raised here."""
+async def _first(asking: deque[asyncio.Task[HeadResult]]) -> HeadResult:
+    """Return the result of the first task that ends, and remove it from the queue. Re-raises a task's exception."""
     done, _ = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
     task = next(each for each in asking if each in done)
     asking.remove(task)
     return task.result()
 
 
-async def _ask_in_turn(transport: Transport, reference: Reference, registries: _Registries) -> Polled:
-    """Ask, but not before the first question to this registry has been answered."""
+async def _ask_in_turn(transport: Transport, reference: Reference, registries: _Registries) -> HeadResult:
+    """Resolve a reference, but not before the registry has answered the first request."""
     answered = registries.known.get(reference.registry)
     if answered is not None:
         await answered.wait()
@@ -98,22 +102,22 @@ async def _ask_in_turn(transport: Transport, reference: Reference, registries: _
         answered.set()
 
 
-async def _ask(transport: Transport, reference: Reference, registries: _Registries) -> Polled:
+async def _ask(transport: Transport, reference: Reference, registries: _Registries) -> HeadResult:
     registry = reference.registry
     if registry in registries.tired:
-        return Polled(reference, None, registries.tired[registry])
+        return HeadResult(reference, None, registries.tired[registry])
     named = reference.digest or reference.tag
     if named is None:
-        raise AssertionError(f"{reference} names nothing")
+        raise AssertionError(f"{reference} has neither tag nor digest")
     try:
         resolved = await RegistryClient(transport, registry).resolve(reference.repository, named)
     except RemoteBusy as error:
         registries.tired[registry] = error
-        return Polled(reference, None, error)
+        return HeadResult(reference, None, error)
     except RemoteUnavailable as error:
         registries.silent(registry, error)
-        return Polled(reference, None, error)
+        return HeadResult(reference, None, error)
     except BoltsealError as error:
-        return Polled(reference, None, error)
+        return HeadResult(reference, None, error)
     registries.silences.pop(registry, None)
-    return Polled(reference, resolved, None)
+    return HeadResult(reference, resolved, None)

@@ -1,13 +1,13 @@
-"""What a registry's ledger says of one repository: read, held together, and proven to be in the signed tree.
+"""The history of a repository in a registry's ledger: read, checked for consistency, and proven to be in the signed
+tree.
 
-In this order:
+The steps, in this order:
 
-1. The entries are read, and must hold together by themselves (`ledger.history`).
-2. The ledger is followed (`client.ledger_trust`); its head covers what was read.
-3. Each entry that matters is in the tree of that head, by the hashes of the tree. An entry that was read and is not there
-   is a lie, whatever else is true.
+1. Read the entries and check that they are consistent (`ledger.history`).
+2. Follow the ledger (`client.ledger_trust`); its head covers what was read.
+3. Verify that each wanted entry is in the tree of that head, by an inclusion proof. An entry without one is a problem.
 
-A registry without such a ledger may keep a history of tags as distribution-spec PR #606 has it, which nobody has signed.
+A registry without such a ledger may have the unsigned tag history of distribution-spec PR #606.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ Follow = Callable[[str], Awaitable[LedgerCheck]]
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """A history, how it stands with its ledger, and which of its entries are proven to be in it, by index."""
+class ProvenHistory:
+    """A history, the state of its ledger, the indices of entries that are proven to be in the ledger, and the problems
+    found.
+    """
 
     history: RepositoryHistory
     followed: LedgerCheck
@@ -57,19 +59,22 @@ class Proven:
 
 async def read_history(
     transport: Transport, registry: str, repository: Repository, tag: Tag | None, follow: Follow
-) -> Proven:
-    """The entries about a repository; those of `tag`, or with None all, are proven. RemoteNotFound, RemoteMismatch, LedgerBroken."""
+) -> ProvenHistory:
+    """Read the entries of a repository and prove those of `tag`, or all if `tag` is None.
+
+    Raises: RemoteNotFound, RemoteMismatch, LedgerBroken.
+    """
     client = LedgerClient(transport, registry)
     for tried in range(TRIES):
-        history = check(str(repository), [one async for one in client.history(repository)])
-        now = None if tag is None else await _means(transport, registry, repository, tag)
+        history = check(str(repository), [each async for each in client.history(repository)])
+        now = None if tag is None else await _digest_now(transport, registry, repository, tag)
         missed = None if tag is None or now is None else contradiction(history.of(tag), now)
         if tag is not None and (missed is not None or not history.of(tag)):
-            seen = await _seen_by_mirror(transport, registry, repository, tag, follow)
+            seen = await _read_mirrored(transport, registry, repository, tag, follow)
             if seen is not None and not history.of(tag):
                 return seen
             if seen is not None and _last_seen(seen) == now:
-                missed = None  # it was pushed through the mirror's gate once, and moved upstream since
+                missed = None  # it was pushed through the push proxy once, and moved upstream since
         if missed is None or tried == TRIES - 1:
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
@@ -77,12 +82,14 @@ async def read_history(
     return await _prove(client, followed, history, history.said if tag is None else history.of(tag), missed)
 
 
-async def read_names(
+async def read_tags(
     transport: Transport, registry: str, names: Mapping[tuple[Repository, Tag], str], follow: Follow
-) -> dict[tuple[Repository, Tag], Proven | BoltsealError]:
-    """The entries about some names, or why they could not be read; the ledger is followed once. LedgerBroken.
+) -> dict[tuple[Repository, Tag], ProvenHistory | BoltsealError]:
+    """Read and prove the entries of several tags, or return why they could not be read. The ledger is followed once.
 
-    `names`: with what each means by the registry's own answer, "" for nothing.
+    `names`: what each tag resolves to by the registry's own answer, "" for nothing.
+
+    Raises: LedgerBroken.
     """
     client = LedgerClient(transport, registry)
     at_once = asyncio.Semaphore(AT_ONCE)
@@ -90,11 +97,11 @@ async def read_names(
     async def read(repository: Repository, tag: Tag, now: str) -> tuple[RepositoryHistory, str | None] | BoltsealError:
         async with at_once:
             try:
-                return await _of_name(client, transport, repository, tag, now)
+                return await _read_tag(client, transport, repository, tag, now)
             except BoltsealError as error:
                 return error
 
-    async def prove(tag: Tag, read: tuple[RepositoryHistory, str | None]) -> Proven | BoltsealError:
+    async def prove(tag: Tag, read: tuple[RepositoryHistory, str | None]) -> ProvenHistory | BoltsealError:
         async with at_once:
             try:
                 return await _prove(client, followed, read[0], read[0].of(tag), read[1])
@@ -102,38 +109,38 @@ async def read_names(
                 return error
 
     entries = dict(zip(names, await asyncio.gather(*(read(*name, now) for name, now in names.items())), strict=True))
-    found: dict[tuple[Repository, Tag], Proven | BoltsealError] = {
-        name: one for name, one in entries.items() if isinstance(one, BoltsealError)
+    found: dict[tuple[Repository, Tag], ProvenHistory | BoltsealError] = {
+        name: entry for name, entry in entries.items() if isinstance(entry, BoltsealError)
     }
-    whole = {name: one for name, one in entries.items() if not isinstance(one, BoltsealError)}
-    if not whole:
+    readable = {name: entry for name, entry in entries.items() if not isinstance(entry, BoltsealError)}
+    if not readable:
         return found
     try:
-        followed = await follow(registry)  # behind the entries, so that its head covers them
+        followed = await follow(registry)  # after the entries, so that its head covers them
     except LedgerBroken:
         raise
     except BoltsealError as error:
-        return found | dict.fromkeys(whole, error)
-    proven = await asyncio.gather(*(prove(name[1], one) for name, one in whole.items()))
-    return found | dict(zip(whole, proven, strict=True))
+        return found | dict.fromkeys(readable, error)
+    proven = await asyncio.gather(*(prove(name[1], entry) for name, entry in readable.items()))
+    return found | dict(zip(readable, proven, strict=True))
 
 
-async def _of_name(
+async def _read_tag(
     client: LedgerClient, transport: Transport, repository: Repository, tag: Tag, now: str
 ) -> tuple[RepositoryHistory, str | None]:
-    """The entries of one name, and what is wrong with what it means now behind them."""
+    """Return the entries of one tag, and the problem if they contradict what the tag resolves to now."""
     for tried in range(TRIES):
         history = check(str(repository), await _lines(client, repository, tag))
         missed = contradiction(history.of(tag), now)
         if missed is None or tried == TRIES - 1:
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
-        now = await _means(transport, client.registry, repository, tag)
+        now = await _digest_now(transport, client.registry, repository, tag)
     return history, missed
 
 
 async def _lines(client: LedgerClient, repository: Repository, tag: Tag) -> list[tuple[int, bytes]]:
-    """The entries of one name; a list without end is no list."""
+    """Return the entries of one tag, at most MAX_HISTORY_BYTES. Raises: RemoteMismatch."""
     found: list[tuple[int, bytes]] = []
     size = 0
     async for index, line in client.history(repository, tag):
@@ -152,64 +159,68 @@ async def _prove(
     history: RepositoryHistory,
     wanted: Iterable[EntryAt],
     missed: str | None,
-) -> Proven:
-    """The entries with their proofs. `missed`: what is wrong with what the tag means now."""
-    said = tuple(wanted)
+) -> ProvenHistory:
+    """Return the entries with the result of their proofs. `missed`: the problem of the current digest, if any."""
+    entries = tuple(wanted)
     problems = list(history.problems) + ([] if missed is None else [missed])
     if followed.head is None:
-        why = f"{client.registry} shows no ledger that it is in"
-        return Proven(history, followed, frozenset(), (*problems, why))
-    lost = await _not_in(client, followed, said)
+        why = f"{client.registry} shows no ledger to prove it by"
+        return ProvenHistory(history, followed, frozenset(), (*problems, why))
+    lost = await _unproven(client, followed, entries)
     problems += [f"entry {index}: {why}" for index, why in lost.items()]
-    proven = frozenset(one.index for one in said) - lost.keys()
-    return Proven(history, followed, proven, tuple(problems))
+    proven = frozenset(entry.index for entry in entries) - lost.keys()
+    return ProvenHistory(history, followed, proven, tuple(problems))
 
 
 async def read_observed(
     transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
-) -> Proven | None:
-    """What the mirror at a registry has seen of an upstream's tag, proven likewise; None: nothing. RemoteNotFound, ..."""
+) -> ProvenHistory | None:
+    """Read and prove what the mirror at a registry observed of an upstream tag; None if it observed nothing.
+
+    Raises: RemoteNotFound: the registry has no observations; and as `read_history`.
+    """
     log = f"{registry}/{OBSERVATIONS}"
     client = LedgerClient(transport, log)
-    history = check(str(repository), [one async for one in client.observed(repository, tag)], observed=True)
+    history = check(str(repository), [each async for each in client.observed(repository, tag)], observed=True)
     if not history.said:
         return None
     followed = await follow(log)
     if followed.head is None:
-        problem = f"{registry} shows no log of observations that it is in"
-        return Proven(history, followed, frozenset(), (*history.problems, problem))
-    lost = await _not_in(client, followed, history.said)
+        problem = f"{registry} shows no log of observations to prove it by"
+        return ProvenHistory(history, followed, frozenset(), (*history.problems, problem))
+    lost = await _unproven(client, followed, history.said)
     problems = (*history.problems, *(f"entry {index}: {why}" for index, why in lost.items()))
-    return Proven(history, followed, frozenset(one.index for one in history.said) - lost.keys(), problems)
+    return ProvenHistory(history, followed, frozenset(entry.index for entry in history.said) - lost.keys(), problems)
 
 
-async def _seen_by_mirror(
+async def _read_mirrored(
     transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
-) -> Proven | None:
+) -> ProvenHistory | None:
     try:
         return await read_observed(transport, registry, repository, tag, follow)
     except RemoteNotFound:
         return None
 
 
-def _last_seen(seen: Proven) -> str:
-    served = [
-        one.entry.digest for one in seen.history.said if one.entry.kind is not EntryKind.HELD and one.entry.digest
-    ]
+def _last_seen(seen: ProvenHistory) -> str:
+    served = [at.entry.digest for at in seen.history.said if at.entry.kind is not EntryKind.HELD and at.entry.digest]
     return served[-1] if served else ""
 
 
-class Event(NamedTuple):
-    """What a registry says happened to a tag, signed by nobody. `event`: created or deleted, in the registry's word."""
+class TagEvent(NamedTuple):
+    """An unsigned statement of a registry about a tag. `event`: created or deleted, in the registry's word."""
 
     time: str
     digest: str
     event: str
 
 
-async def read_unsigned(transport: Transport, registry: str, repository: Repository, tag: Tag) -> list[Event]:
-    """The tag-history extension (distribution-spec PR #606), the oldest first. RemoteNotFound where there is none."""
-    found: list[Event] = []
+async def read_unsigned(transport: Transport, registry: str, repository: Repository, tag: Tag) -> list[TagEvent]:
+    """Read the tag-history extension (distribution-spec PR #606), the oldest event first.
+
+    Raises: RemoteNotFound: the registry does not have it; RemoteMismatch.
+    """
+    found: list[TagEvent] = []
     for _ in range(MAX_PAGES):
         before = f"&before={quote(found[-1].time, safe='')}" if found else ""
         path = f"/v2/{repository}/_oci/tag-history/{tag}?n={PAGE}{before}"
@@ -218,29 +229,30 @@ async def read_unsigned(transport: Transport, registry: str, repository: Reposit
         try:
             events = parse_manifest(reply.body, OCI_INDEX).manifests
         except ManifestInvalid as error:
-            raise RemoteMismatch(f"{registry}: the history of {tag} can't be read: {error.message}") from error
+            raise RemoteMismatch(f"{registry}: the history of {tag} can't be parsed: {error.message}") from error
         found += [
-            Event(one.annotations.get(TIMESTAMP, ""), str(one.digest), one.annotations.get(EVENT, "")) for one in events
+            TagEvent(each.annotations.get(TIMESTAMP, ""), str(each.digest), each.annotations.get(EVENT, ""))
+            for each in events
         ]
         if 'rel="next"' not in reply.headers.get("link", "") or not events:
             return found[::-1]
     raise RemoteMismatch(f"{registry} lists the history of {tag} over more than {MAX_PAGES} pages")
 
 
-async def _means(transport: Transport, registry: str, repository: Repository, tag: Tag) -> str:
+async def _digest_now(transport: Transport, registry: str, repository: Repository, tag: Tag) -> str:
     try:
         return str((await RegistryClient(transport, registry).resolve(repository, tag)).digest)
     except RemoteNotFound:
         return ""
 
 
-async def _not_in(client: LedgerClient, followed: LedgerCheck, said: Iterable[EntryAt]) -> dict[int, str]:
-    """Which of the entries are not in the tree, and why."""
+async def _unproven(client: LedgerClient, followed: LedgerCheck, entries: Iterable[EntryAt]) -> dict[int, str]:
+    """Return the entries that are not in the tree, by index, with the reason."""
     if followed.head is None:
-        raise AssertionError("nothing to prove it by")
+        raise AssertionError("the ledger has no head")
     head = followed.head.checkpoint
-    wanted = {one.index: one.leaf for one in said}
-    beyond = {index: "it is behind the end of the signed ledger" for index in wanted if index >= head.size}
+    wanted = {entry.index: entry.leaf for entry in entries}
+    beyond = {index: "it is after the end of the signed ledger" for index in wanted if index >= head.size}
     proofs = await client.inclusion((index for index in wanted if index < head.size), head.size)
     for index, proof in proofs.items():
         try:

@@ -1,4 +1,4 @@
-"""Where a registry's name leads: its address, and whether plain HTTP is allowed there. Pure."""
+"""The host that serves a registry's API, and whether a host is loopback. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ HUB_API_HOST: Final = "registry-1.docker.io"
 
 
 def api_host(registry: str) -> str:
-    """The host (and port) that serves a registry's API: of `docker.io` registry-1.docker.io, else the name itself."""
+    """Return the host (and port) of a registry's API: registry-1.docker.io for `docker.io`, else the registry's own
+    name.
+    """
     return HUB_API_HOST if registry == HUB else registry
 
 
 def host_name(host: str) -> str:
-    """A host without its port and brackets."""
+    """Return a host without port and brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0] if host.count(":") == 1 else host
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, with or without port, is this machine by its name alone; nothing is looked up."""
+    """Return whether a host, with or without port, is loopback by its name alone. Nothing is resolved."""
     name = host_name(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True

@@ -1,7 +1,7 @@
-"""The ledger of another registry, as it is read: head, hashes, entries, receipts, histories. Nothing in it is believed here.
+"""Read the ledger of another registry: head, hashes, entries, receipts, histories. Nothing read here is verified yet.
 
-What comes is bounded and has the form that `ledger` reads, or is an error. Whether it is true is decided by whoever
-asked: a checkpoint against what was seen before (`client.ledger_trust`), an entry by its proof.
+Answers are bounded and parsed by `ledger`, or are errors. The caller verifies them: a checkpoint against what was seen
+before (`client.ledger_trust`), an entry by its proof.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Page(msgspec.Struct):
 
 
 class LedgerClient:
-    """The ledger at one registry, or another of its logs: `host/observations` is what the mirror at `host` has seen."""
+    """Reads the ledger of a registry, or another of its logs: `host/observations` is the log of the mirror at `host`."""
 
     def __init__(self, transport: Transport, registry: str) -> None:
         self._transport = transport
@@ -56,49 +56,53 @@ class LedgerClient:
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     async def checkpoint(self, *, patient: bool = True) -> bytes:
-        """The newest signed head as it is shown. RemoteNotFound where there is no ledger. `patient`: ask again on failure."""
+        """Return the newest signed checkpoint, unverified. `patient`: retry on failure. Raises: RemoteNotFound: no
+        ledger.
+        """
         return (await self._get("checkpoint", "the ledger's checkpoint", MAX_NOTE_BYTES, patient=patient)).body
 
     async def rotations(self) -> list[bytes]:
-        """The receipts by which one key names the next."""
+        """Return the receipts of key rotations: each one names the next key."""
         reply = await self._get("rotations", "the ledger's rotations", MAX_ROTATIONS_BYTES)
         try:
-            return [base64.b64decode(one, validate=True) for one in decode(reply.body, _Rotations).receipts]
-        except ValueError as error:  # msgspec's are, too
-            raise RemoteMismatch(f"{self.registry}: the ledger's rotations can't be read") from error
+            return [base64.b64decode(receipt, validate=True) for receipt in decode(reply.body, _Rotations).receipts]
+        except ValueError as error:  # msgspec's errors are ValueErrors
+            raise RemoteMismatch(f"{self.registry}: the ledger's rotations can't be parsed") from error
 
     async def receipt(self, index: int, repository: Repository | None = None) -> bytes:
-        """The proof of one entry, as it is shown. RemoteNotFound."""
+        """Return the receipt of one entry, unverified. Raises: RemoteNotFound."""
         scopes = frozenset() if repository is None else frozenset({f"repository:{repository}:pull"})
         return (await self._get(f"receipt/{index}", f"receipt {index}", MAX_RECEIPT_BYTES, scopes=scopes)).body
 
     async def tiles(self, wanted: Iterable[TileId], size: int) -> Tiles:
-        """These tiles of the tree over `size` entries, each as long as it must be. RemoteMismatch, RemoteNotFound."""
+        """Return these tiles of the tree over `size` entries, each of its full length. Raises: RemoteMismatch,
+        RemoteNotFound.
+        """
         places = sorted(set(wanted))
         read = await asyncio.gather(*(self._tile(place) for place in places), return_exceptions=True)
-        for one in read:
-            if isinstance(one, BaseException):
-                raise one
-        return Tiles(size, dict(zip(places, (one for one in read if isinstance(one, bytes)), strict=True)))
+        for tile in read:
+            if isinstance(tile, BaseException):
+                raise tile
+        return Tiles(size, dict(zip(places, (tile for tile in read if isinstance(tile, bytes)), strict=True)))
 
     async def consistency(self, old_size: int, new_size: int) -> tuple[bytes, ...]:
-        """What should show that the tree over `new_size` entries begins with the one over `old_size`."""
+        """Return the consistency proof between the trees over `old_size` and `new_size` entries, unverified."""
         return (await self.proofs([consistency_path(old_size, new_size)], new_size))[0]
 
     async def inclusion(self, indices: Iterable[int], size: int) -> dict[int, tuple[bytes, ...]]:
-        """What should show that these entries are in the tree over `size` entries."""
+        """Return the inclusion proofs of entries in the tree over `size` entries, by index, unverified."""
         places = list(dict.fromkeys(indices))
         found = await self.proofs([inclusion_path(index, size) for index in places], size)
         return dict(zip(places, found, strict=True))
 
     async def proofs(self, paths: Iterable[Path], size: int) -> list[tuple[bytes, ...]]:
-        """The hashes of proofs; tiles that several of them need are read once."""
+        """Return the hashes of proofs; a tile that several of them need is read once."""
         wanted = list(paths)
         tiles = await self.tiles({tile for path in wanted for tile in needed(path, size)}, size)
         return [prove(path, tiles.node) for path in wanted]
 
     async def bundle(self, at: BundleId) -> tuple[bytes, ...]:
-        """Entries, as they stand in one bundle. RemoteMismatch, RemoteDenied without the right `ledger`."""
+        """Return the entries of one bundle. Raises: RemoteMismatch; RemoteDenied: the login lacks the right `ledger`."""
         reply = await self._get(at.path(), f"entries {at.path()}", at.width * (MAX_ENTRY_BYTES + _HEAD_BYTES))
         try:
             return parse_bundle(reply.body, at.width)
@@ -106,7 +110,9 @@ class LedgerClient:
             raise RemoteMismatch(f"{self.registry}: {at.path()}: {error.message}") from error
 
     async def entries(self, start: int, end: int) -> list[bytes]:
-        """The entries [start, end). RemoteMismatch, RemoteNotFound, RemoteDenied without the right `ledger`."""
+        """Return the entries [start, end). Raises: RemoteMismatch, RemoteNotFound; RemoteDenied: lacks the right
+        `ledger`.
+        """
         found: list[bytes] = []
         for index in range(start // WIDTH, -(-end // WIDTH)):
             first = index * WIDTH
@@ -117,30 +123,31 @@ class LedgerClient:
     async def history(
         self, repository: Repository, tag: Tag | None = None, *, kinds: Collection[EntryKind] = ()
     ) -> AsyncIterator[tuple[int, bytes]]:
-        """The entries about a repository, or one of its tags, the oldest first: index and bytes. RemoteNotFound.
+        """Yield index and bytes of the entries about a repository or one of its tags, the oldest first. Raises:
+        RemoteNotFound.
 
-        `kinds`: of these alone, () for all. An older registry lists all of them nevertheless.
+        `kinds`: only entries of these kinds; () for all. An older registry ignores it and lists all.
         """
         base = f"/v2/{repository}/_boltseal/history" + ("" if tag is None else f"/{tag}")
         only = f"&kinds={','.join(sorted(kinds))}" if kinds else ""
-        async for one in self._entries(base, repository, f"history of {repository}", only):
-            yield one
+        async for entry in self._entries(base, repository, f"history of {repository}", only):
+            yield entry
 
     async def records(self, repository: Repository) -> AsyncIterator[tuple[int, bytes]]:
-        """The entries that only say something of a repository's images, as `history` gives them. RemoteNotFound."""
+        """Yield the records about a repository's images, in the form of `history`. Raises: RemoteNotFound."""
         base, what = f"/v2/{repository}/_boltseal/records", f"records of {repository}"
-        async for one in self._entries(base, repository, what):
-            yield one
+        async for entry in self._entries(base, repository, what):
+            yield entry
 
     async def observed(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
-        """What a mirror has seen of an upstream's repository, or one of its tags, as `history` gives it.
+        """Yield what a mirror observed of an upstream repository or one of its tags, in the form of `history`.
 
-        RemoteNotFound where nothing is observed.
+        Raises: RemoteNotFound: nothing was observed.
         """
         base = f"/v2/{repository}/_boltseal/observations" + ("" if tag is None else f"/{tag}")
-        what = f"what was seen of {repository if tag is None else f'{tag} of {repository}'}"
-        async for one in self._entries(base, repository, what):
-            yield one
+        what = f"observations of {repository if tag is None else f'{tag} of {repository}'}"
+        async for entry in self._entries(base, repository, what):
+            yield entry
 
     async def _entries(
         self, base: str, repository: Repository, what: str, only: str = ""
@@ -152,11 +159,11 @@ class LedgerClient:
             reply = await self._transport.request(
                 RegistryRequest(self.registry, "GET", path, what, scopes), max_bytes=MAX_PAGE_BYTES
             )
-            for one in self._page(reply, what).entries:
-                if one.index <= after:
-                    raise RemoteMismatch(f"{self.registry}: {what} lists entry {one.index} behind entry {after}")
-                after = one.index
-                yield one.index, one.line.encode("utf-8", errors="surrogatepass")
+            for entry in self._page(reply, what).entries:
+                if entry.index <= after:
+                    raise RemoteMismatch(f"{self.registry}: {what} lists entry {entry.index} after entry {after}")
+                after = entry.index
+                yield entry.index, entry.line.encode("utf-8", errors="surrogatepass")
             if 'rel="next"' not in reply.headers.get("link", ""):
                 return
         raise RemoteMismatch(f"{self.registry} lists {what} over more than {MAX_PAGES} pages")
@@ -165,14 +172,14 @@ class LedgerClient:
         try:
             return decode(reply.body, _Page)
         except ValueError as error:
-            raise RemoteMismatch(f"{self.registry}: {what} can't be read") from error
+            raise RemoteMismatch(f"{self.registry}: {what} can't be parsed") from error
 
     async def _tile(self, at: TileId) -> bytes:
         async with self._at_once:
             try:
                 data = (await self._get(at.path(), f"ledger {at.path()}", WIDTH * HASH_BYTES)).body
-            except RemoteNotFound as error:  # it signed a head over these hashes
-                raise RemoteUnavailable(f"{self.registry} does not show {at.path()} of its ledger") from error
+            except RemoteNotFound as error:  # the registry signed a head over these hashes, so a 404 is no miss
+                raise RemoteUnavailable(f"{self.registry} does not serve {at.path()} of its ledger") from error
         if len(data) != at.width * HASH_BYTES:
             raise RemoteMismatch(
                 f"{self.registry}: {at.path()} has {len(data)} bytes; expected {at.width * HASH_BYTES}"
@@ -187,6 +194,6 @@ class LedgerClient:
 
 
 def registry_of(url: str) -> str:
-    """The registry that a person's URL is of, as references name it: `https://registry.example.com/` or the name alone."""
+    """Return the registry of a URL or name, as references spell it: `https://registry.example.com/`, or the name alone."""
     parts = urlsplit(url if "://" in url else f"//{url}")
     return parts.netloc.rpartition("@")[2]

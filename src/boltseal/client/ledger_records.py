@@ -1,7 +1,7 @@
-"""Records at a boltseal registry: what we say of an image there, and what was said of the images of a repository.
+"""Records about images in a registry's ledger: add one, or list those of a repository.
 
-A record is an entry of that registry's ledger (`built`, `rebuild.requested`, `released`). It is written once for each
-call: a request whose answer is lost may have been taken, and is not repeated by itself.
+A record is a ledger entry of kind `built`, `rebuild.requested` or `released`. A request is sent once: it may have been
+accepted although its answer was lost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from boltseal.client.errors import RemoteMismatch, RemoteNotFound
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound, error_text
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, parse
@@ -25,14 +25,14 @@ MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
 class NoRecords(RemoteNotFound):
-    """The registry takes no records: it is none of ours, or an older one."""
+    """The registry accepts no records: it is no boltseal registry, or an older one."""
 
 
 class _Taken(msgspec.Struct):
     index: int
 
 
-async def record(
+async def add_record(
     transport: Transport,
     kind: EntryKind,
     reference: Reference,
@@ -41,14 +41,17 @@ async def record(
     *,
     reason: str = "",
 ) -> int:
-    """Say something of an image to the registry that holds it; the index of the entry. NoRecords, RemoteNotFound, ...
+    """Add a record about an image to the ledger of its registry; return the index of the entry. Needs the right to
+    push.
 
-    `reference`: the image; its tag, if it has one, must mean `digest` there, or have meant it. `extra`: more, by keys of
-    a-z 0-9 _ . and -, 40 at most and 8 KiB in all. Needs the right to push.
+    `reference`: the image; its tag, if any, must resolve to `digest` there, now or earlier. `extra`: keys of a-z 0-9 _
+    . and -, at most 40 keys and 8 KiB in all.
+
+    Raises: NoRecords, RemoteNotFound: the image does not exist there; and whatever `Transport.request` raises.
     """
-    said = {"kind": str(kind), "digest": str(digest), "reason": reason, "extra": dict(extra)}
+    document = {"kind": str(kind), "digest": str(digest), "reason": reason, "extra": dict(extra)}
     if reference.tag is not None:
-        said["tag"] = str(reference.tag)
+        document["tag"] = str(reference.tag)
     what = f"record of {reference}"
     call = RegistryRequest(
         reference.registry,
@@ -57,7 +60,7 @@ async def record(
         what,
         frozenset({f"repository:{reference.repository}:pull,push"}),
         {"content-type": "application/json"},
-        msgspec.json.encode(said),
+        msgspec.json.encode(document),
         frozenset({201, 404, 405}),
         idempotent=False,
     )
@@ -67,13 +70,15 @@ async def record(
     try:
         return decode(reply.body, _Taken).index
     except msgspec.MsgspecError as error:
-        raise RemoteMismatch(f"{reference.registry}: its answer to the {what} can't be read") from error
+        raise RemoteMismatch(f"{reference.registry}: its answer to the {what} can't be parsed") from error
 
 
-async def records(transport: Transport, registry: str, repository: Repository) -> list[tuple[int, Entry]]:
-    """What was said of a repository's images, the oldest first, by index. NoRecords, RemoteMismatch, RemoteDenied, ...
+async def list_records(transport: Transport, registry: str, repository: Repository) -> list[tuple[int, Entry]]:
+    """Return the records about a repository's images by index, the oldest first.
 
-    Nothing of it is proven to be in the signed tree; `client.history` does that.
+    The entries are not proven to be in the signed tree; `client.history` does that.
+
+    Raises: NoRecords, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
     found: list[tuple[int, Entry]] = []
     try:
@@ -85,33 +90,37 @@ async def records(transport: Transport, registry: str, repository: Repository) -
     except RemoteNotFound as error:
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
     except EntryInvalid as error:
-        raise RemoteMismatch(f"{registry}: a record of {repository} can't be read: {error.message}") from error
+        raise RemoteMismatch(f"{registry}: a record of {repository} can't be parsed: {error.message}") from error
     return found
 
 
-async def listed(
+async def list_entries(
     transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
 ) -> list[Entry]:
-    """The entries of these kinds about a repository, the oldest first. RemoteNotFound, RemoteMismatch, RemoteDenied, ...
+    """Return the entries of these kinds about a repository, the oldest first.
 
-    Nothing of it is proven to be in the signed tree; `client.history` does that.
+    The entries are not proven to be in the signed tree; `client.history` does that.
+
+    Raises: RemoteNotFound, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
     client = LedgerClient(transport, registry)
-    return _of(registry, repository, kinds, [one async for one in client.history(repository, kinds=kinds)])
+    return _parse_all(registry, repository, kinds, [line async for line in client.history(repository, kinds=kinds)])
 
 
-async def observed(
+async def list_observations(
     transport: Transport, registry: str, repository: Repository, kinds: Collection[EntryKind]
 ) -> list[Entry]:
-    """The observations of these kinds of a mirrored repository, likewise; none where nothing is observed."""
+    """Return the observations of these kinds of a mirrored repository, in the form of `list_entries`; none if
+    unobserved.
+    """
     try:
-        lines = [one async for one in LedgerClient(transport, registry).observed(repository)]
+        lines = [line async for line in LedgerClient(transport, registry).observed(repository)]
     except RemoteNotFound:
         return []
-    return _of(registry, repository, kinds, lines)
+    return _parse_all(registry, repository, kinds, lines)
 
 
-def _of(
+def _parse_all(
     registry: str, repository: Repository, kinds: Collection[EntryKind], lines: Iterable[tuple[int, bytes]]
 ) -> list[Entry]:
     found: list[Entry] = []
@@ -119,7 +128,9 @@ def _of(
         try:
             entry = parse(line)
         except EntryInvalid as error:
-            raise RemoteMismatch(f"{registry}: entry {index} of {repository} can't be read: {error.message}") from error
+            raise RemoteMismatch(
+                f"{registry}: entry {index} of {repository} can't be parsed: {error.message}"
+            ) from error
         if entry.repository != repository:
             raise RemoteMismatch(f"{registry}: entry {index} is not about {repository}")
         if entry.kind in kinds:
@@ -128,10 +139,10 @@ def _of(
 
 
 def _refused(reference: Reference, digest: Digest, body: bytes) -> RemoteNotFound:
-    """A 404 says that the image is not there, or that there is no such place: an error of ours says which image."""
-    from boltseal.client.errors import said
-
-    told = said(body)
-    if str(digest) in told:
-        return RemoteNotFound(f"{reference.registry} took no record of {reference}: {told}")
-    return NoRecords(f"{reference.registry} takes no records of images: it is no boltseal registry, or an older one")
+    """Return the error of a 404: the image is missing (then the message names its digest), or records are not
+    supported.
+    """
+    reason = error_text(body)
+    if str(digest) in reason:
+        return RemoteNotFound(f"{reference.registry} refuses a record of {reference}: {reason}")
+    return NoRecords(f"{reference.registry} accepts no records of images: it is no boltseal registry, or an older one")

@@ -1,17 +1,19 @@
-"""Whether a registry's ledger is still the one that was seen before. The rules are `ledger.follow`; the memory, `client.state`.
+"""Check that a registry's ledger extends what was seen of it before. The rules are in `ledger.follow`, the memory in
+`client.state`.
 
-For one registry, in this order:
+The steps for one registry:
 
-1. Nothing is known of it, and within a day it was found to have no ledger: nothing is asked.
-2. Its checkpoint is read. Where nothing is known, none there is no fault, and is remembered for a day. Where a ledger was
-   seen or a key was given, one that can't be had could not be checked, and that is an error.
-3. Seen for the first time it is kept, and that is said aloud: nobody vouches for it. `strict` refuses it.
-4. Otherwise it must be signed by the trusted key, or one that key leads to, and go on from what was seen. If not, both
-   are kept as evidence, and it ends loudly.
-5. What was seen now is kept, if nobody has kept something else meanwhile; else again from step 1.
-6. Where the project's lock names a key, that one has to have signed too, or lead to the one that did. On a machine that
-   knows nothing else that is what the ledger is believed by, and it is said aloud: a lock is a file that came with a
-   project. So its key is believed for that project, and kept for nobody; `strict` does not take it for one that was given.
+1. If nothing is known of it, and it was found to have no ledger within the last day, send no request.
+2. Read its checkpoint. If nothing is known, a missing ledger is no error and is remembered for a day. If a ledger was
+   seen or a key was given, a ledger that can't be read is an error: it could not be checked.
+3. Save a ledger that is seen for the first time, and report first use: its key is unverified. `strict` refuses it.
+4. Otherwise verify that it is signed by the trusted key, or by a successor by rotation, and that it extends what was
+   seen. If not, save both checkpoints as evidence and fail.
+5. Save what was seen now, unless another process saved something else meanwhile; then start again at step 1.
+6. If the project's lock file names a key, verify that this key signed too, or is a predecessor, by rotation, of the key
+   that did. On a machine that knows no other key, the ledger is trusted by it, and that is reported: a lock file comes
+   with a project. So its key is trusted for that project only, and is not saved; `strict` does not accept it as a given
+   key.
 """
 
 from __future__ import annotations
@@ -49,23 +51,23 @@ TRIES: Final = 5
 
 
 class LedgerUnchecked(Unavailable):
-    """A registry whose ledger is known does not show it, or not enough of it to compare."""
+    """A registry whose ledger is known does not serve it, or not enough of it to compare."""
 
 
 class NotTrusted(Denied):
-    """Nobody has given a key for this registry's ledger, and `strict` wants one."""
+    """No key was given for this registry's ledger, and `strict` requires one."""
 
 
 class KeyDiffers(Precondition):
-    """The project's lock names another key than the one that signs this registry's ledger."""
+    """The project's lock file names another key than the one that signs this registry's ledger."""
 
 
-class KeyStands(Precondition):
+class OtherKeyTrusted(Precondition):
     """Another key is trusted for this registry already."""
 
 
 class TrustStatus(StrEnum):
-    """What was found. NOT_SEEN: nothing is known and nothing was shown, for whatever reason; it is asked again next time."""
+    """The result of a check. NOT_SEEN: nothing is known and no ledger could be read; the next check asks again."""
 
     NO_LEDGER = "no ledger"
     NOT_SEEN = "not seen"
@@ -77,26 +79,27 @@ class TrustStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LedgerCheck:
-    """How it stands with a registry's ledger. `head`: what it shows now; `given`: under a key that somebody gave.
+    """The result of a check of one registry's ledger. `head`: its newest checkpoint.
 
-    `unkept`: why it could not be remembered, "" when it is. `named`: the key that signs, by what a project's lock says.
+    `not_saved`: why the head could not be saved, "" if it was. `named`: the signing key, as named by the project's lock
+    file.
     """
 
     registry: str
     status: TrustStatus
     head: TrustedCheckpoint | None = None
-    unkept: str = ""
+    not_saved: str = ""
     named: VerifierKey | None = None
 
     @property
     def given(self) -> bool:
-        """Whether a key that was given vouches for the head."""
+        """Return whether the head is signed by a key that was given."""
         return self.head is not None and self.head.trusted.key is not None
 
 
 @dataclass(slots=True)
 class _Shown:
-    """What a registry showed while it was compared: the evidence, if it turns out that it lies."""
+    """What a registry served during a check: the evidence, if the check fails."""
 
     checkpoint: bytes
     receipts: list[bytes] = field(default_factory=list)
@@ -104,7 +107,7 @@ class _Shown:
 
 
 class LedgerWatch:
-    """Follows the ledgers of registries. `clock`: seconds since 1970."""
+    """Checks the ledgers of registries. `clock`: seconds since 1970."""
 
     def __init__(
         self, state: ClientState, transport: Transport, clock: Callable[[], int], *, strict: bool = False
@@ -115,31 +118,34 @@ class LedgerWatch:
         self._strict = strict
 
     async def follow(self, registry: str, named: VerifierKey | None = None) -> LedgerCheck:
-        """Compare. `named`: the key that a project's lock names. LedgerBroken, LedgerUnchecked, NotTrusted, KeyDiffers, StateUnusable."""
+        """Check one registry's ledger. `named`: the key that a project's lock file names.
+
+        Raises: LedgerBroken, LedgerUnchecked, NotTrusted, KeyDiffers, StateUnusable.
+        """
         for tried in range(TRIES):
             known = self._state.known(registry)
             try:
-                found = await (self._first(registry, named) if known is None else self._again(known, named))
-                return found if named is None else await self._as_named(found, named)  # 6
+                found = await (self._check_new(registry, named) if known is None else self._check_known(known, named))
+                return found if named is None else await self._check_lock_key(found, named)  # 6
             except StateChanged:
                 if tried == TRIES - 1:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _first(self, registry: str, named: VerifierKey | None) -> LedgerCheck:
+    async def _check_new(self, registry: str, named: VerifierKey | None) -> LedgerCheck:
         # 1
         now_s = self._clock()
-        none_s = self._state.without_ledger_s(registry)
+        none_s = self._state.no_ledger_since_s(registry)
         if named is None and none_s is not None and 0 <= now_s - none_s < REMEMBERED_S:
             return LedgerCheck(registry, TrustStatus.NO_LEDGER)
         # 2
         try:
             head = first_checkpoint(await LedgerClient(self._transport, registry).checkpoint(patient=False))
-        except (RemoteNotFound, Invalid):  # a page for people is as good as nothing
+        except (RemoteNotFound, Invalid):  # some registries answer with an HTML page
             try:
-                self._state.keep_without_ledger(registry, now_s)
+                self._state.save_no_ledger(registry, now_s)
             except StateUnusable as error:
-                return LedgerCheck(registry, TrustStatus.NO_LEDGER, unkept=error.message)
+                return LedgerCheck(registry, TrustStatus.NO_LEDGER, not_saved=error.message)
             return LedgerCheck(registry, TrustStatus.NO_LEDGER)
         except BoltsealError:
             return LedgerCheck(registry, TrustStatus.NOT_SEEN)
@@ -154,26 +160,25 @@ class LedgerWatch:
             return LedgerCheck(registry, TrustStatus.FIRST_USE, head, error.message)
         return LedgerCheck(registry, TrustStatus.FIRST_USE, head)
 
-    async def _again(self, known: KnownLedger, named: VerifierKey | None) -> LedgerCheck:
+    async def _check_known(self, known: KnownLedger, named: VerifierKey | None) -> LedgerCheck:
         registry = known.registry
         if self._strict and known.trusted.key is None:
             raise _not_trusted(registry, named)
         client = LedgerClient(self._transport, registry)
         trusted, seen_only = known.trusted, known.trusted.key is None
         if seen_only and named is not None and (named.name, named.key_id) == (trusted.origin, trusted.key_id):
-            trusted = Trusted.by(named)  # the very key that was seen: with it, rotations can be followed
+            trusted = Trusted.by(named)  # the key that was seen: with it, rotations can be followed
         try:
             # 2
             shown = _Shown(await client.checkpoint())
             # 4
             head, rotated = await _signed(client, trusted, shown)
-            await _goes_on(client, known, head, rotated, shown)
+            await _check_extends(client, known, head, rotated, shown)
         except LedgerBroken as broken:
             raise self._with_evidence(known, shown, broken) from broken
         except (BoltsealError, TileInvalid) as error:
             raise LedgerUnchecked(
-                f"{registry} has a ledger, and it can't be checked now: {error.message}; so nothing is said of its "
-                "tags either"
+                f"the ledger of {registry} can't be checked now: {error.message}; so its tags can't be checked either"
             ) from error
         # 5
         if seen_only:
@@ -184,8 +189,8 @@ class LedgerWatch:
         self._state.keep(KnownLedger(registry, head.trusted, known.how, known.since_s, head), known)
         return LedgerCheck(registry, TrustStatus.ROTATED if rotated else TrustStatus.GROWN, head)
 
-    async def _as_named(self, found: LedgerCheck, named: VerifierKey) -> LedgerCheck:
-        """Hold what was found against the key that a lock names."""
+    async def _check_lock_key(self, found: LedgerCheck, named: VerifierKey) -> LedgerCheck:
+        """Check a result against the key that a lock file names."""
         if found.head is None:
             raise LedgerUnchecked(
                 f"{found.registry} shows no ledger now, and the project's lock names the key of one: {named}"
@@ -197,17 +202,17 @@ class LedgerWatch:
         try:
             head, rotated = await _signed(client, trusted, shown)
             if rotated:
-                await _goes_on(client, KnownLedger(found.registry, trusted, GIVEN, 0, None), head, rotated, shown)
+                await _check_extends(client, KnownLedger(found.registry, trusted, GIVEN, 0, None), head, rotated, shown)
         except LedgerBroken as broken:
             raise KeyDiffers(
-                f"the project's lock names the key {named} for the ledger of {found.registry}, which shows the ledger "
-                f"{quote(found.head.checkpoint.origin)} signed by another key that this one does not lead to: do not deploy "
-                "from it, and ask its keeper which is the key, and who wrote the lock"
+                f"the project's lock names the key {named} for the ledger of {found.registry}, which serves the ledger "
+                f"{quote(found.head.checkpoint.origin)} signed by another key that is no successor by rotation: do not deploy "
+                "from it; ask its operator for the key, and find out who wrote the lock"
             ) from broken
         except (BoltsealError, TileInvalid) as error:
             raise LedgerUnchecked(
-                f"whether the ledger of {found.registry} is signed by the key that the project's lock names can't be checked "
-                f"now: {error.message}"
+                f"can't check now whether the ledger of {found.registry} is signed by the key that the project's lock names: "
+                f"{error.message}"
             ) from error
         return replace(found, named=head.trusted.key)
 
@@ -218,13 +223,13 @@ class LedgerWatch:
         if known.trusted.key is not None:
             files["trusted.key"] = f"{known.trusted.key}\n".encode()
         if shown.proof:
-            files["proof.txt"] = b"".join(b64encode(one) + b"\n" for one in shown.proof)
-        files |= {f"rotation-{number}.tlog-proof": one for number, one in enumerate(shown.receipts)}
+            files["proof.txt"] = b"".join(b64encode(node) + b"\n" for node in shown.proof)
+        files |= {f"rotation-{number}.tlog-proof": receipt for number, receipt in enumerate(shown.receipts)}
         try:
-            where = f"the evidence is in {self._state.keep_evidence(known.registry, files)}"
+            where = f"the evidence is in {self._state.save_evidence(known.registry, files)}"
         except StateUnusable as error:
-            where = f"the evidence could not be kept: {error.message}"
-        return LedgerBroken(broken.fault, f"{known.registry} is not to be believed: {broken.message}; {where}")
+            where = f"the evidence could not be saved: {error.message}"
+        return LedgerBroken(broken.fault, f"{known.registry} can't be trusted: {broken.message}; {where}")
 
 
 async def _signed(
@@ -238,7 +243,7 @@ async def _signed(
     return follow_rotations(shown.checkpoint, trusted, shown.receipts)
 
 
-async def _goes_on(
+async def _check_extends(
     client: LedgerClient, known: KnownLedger, head: TrustedCheckpoint, rotated: tuple[Rotated, ...], shown: _Shown
 ) -> None:
     seen = Checkpoint(head.checkpoint.origin, 0, EMPTY_ROOT) if known.head is None else known.head.checkpoint
@@ -246,28 +251,30 @@ async def _goes_on(
     compare_checkpoints(seen, now)
     if now.size == seen.size and not rotated:
         return
-    if any(one.index >= now.size for one in rotated):
+    if any(rotation.index >= now.size for rotation in rotated):
         raise LedgerBroken(
             Fault.REWRITTEN, f"its ledger of {now.size} entries lacks the entry by which its key was rotated"
         )
     shown.proof = await client.consistency(seen.size, now.size)
-    included = await client.inclusion((one.index for one in rotated), now.size)
-    check_extension(seen, now, shown.proof, {one: included[one.index] for one in rotated})
+    included = await client.inclusion((rotation.index for rotation in rotated), now.size)
+    check_extension(seen, now, shown.proof, {rotation: included[rotation.index] for rotation in rotated})
 
 
 def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *, replace: bool = False) -> KnownLedger:
-    """Trust a key that somebody was given. KeyStands, LedgerBroken, StateUnusable.
+    """Trust a key that the user was given. A checkpoint that was seen before is kept if this key signed it.
 
-    A checkpoint that was seen before stays if this key has signed it.
+    `replace`: replace another key, and drop a checkpoint that the new key did not sign.
+
+    Raises: OtherKeyTrusted, LedgerBroken, StateUnusable.
     """
     known = state.known(registry)
     head = None if known is None else known.head
     if known is not None and known.trusted.key == key:
         return known
     if known is not None and known.trusted.key is not None and not replace:
-        raise KeyStands(
-            f"{registry} is trusted by the key {known.trusted.key}; another one takes its place only with --replace, "
-            "and only when its keeper says so"
+        raise OtherKeyTrusted(
+            f"{registry} is trusted by the key {known.trusted.key}; if its operator confirms the new key, "
+            "replace it with --replace"
         )
     trusted = Trusted.by(key)
     if head is not None:
@@ -278,10 +285,10 @@ def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *,
             if not replace:
                 raise LedgerBroken(
                     Fault.UNKNOWN_KEY,
-                    f"what {registry} showed at first use is not signed by this key: {error.message}; find out which of "
-                    "the two is true, then say --replace",
+                    f"the checkpoint that {registry} served at first use is not signed by this key: {error.message}; find out which "
+                    "of the two is right, then pass --replace",
                 ) from error
-            state.keep_evidence(registry, {"replaced.checkpoint": head.raw, "new.key": f"{key}\n".encode()})
+            state.save_evidence(registry, {"replaced.checkpoint": head.raw, "new.key": f"{key}\n".encode()})
             head = None
     new = KnownLedger(registry, trusted, GIVEN, now_s, head)
     state.keep(new, known)
@@ -289,8 +296,8 @@ def give_key(state: ClientState, registry: str, key: VerifierKey, now_s: int, *,
 
 
 def _not_trusted(registry: str, named: VerifierKey | None) -> NotTrusted:
-    lock = "" if named is None else f"; the project's lock names {named}, which is worth what that file is worth"
+    lock = "" if named is None else f"; the project's lock names {named}, which is as trustworthy as that file"
     return NotTrusted(
-        f"no key is trusted for the ledger of {registry}: ask its keeper for what `boltseal ledger key` prints, and give "
-        f"it to `boltseal trust {registry} KEY`{lock}"
+        f"no key is trusted for the ledger of {registry}: ask its operator for the output of `boltseal ledger key`, then "
+        f"run `boltseal trust {registry} KEY`{lock}"
     )

@@ -1,4 +1,4 @@
-"""What a registry says about how often it may be asked, as Docker Hub writes it on every manifest answer. Pure.
+"""Parse a registry's rate-limit headers, as Docker Hub sends them with every manifest. Pure.
 
 `ratelimit-limit: 100;w=21600` and `ratelimit-remaining: 76;w=21600`: 100 pulls in a window of 21,600 seconds, 76 left.
 No such header: no limit is known.
@@ -15,7 +15,7 @@ _VALUE = re.compile(r"\s*([0-9]{1,9})\s*(?:;\s*w\s*=\s*([0-9]{1,9})\s*)?")
 
 @dataclass(frozen=True, slots=True)
 class PullLimit:
-    """Pulls left of those allowed in a window. `source`: the address or account that is counted, "" if not said."""
+    """Pulls left of the limit in a window. `source`: the address or account that is counted, "" if not sent."""
 
     limit: int
     remaining: int
@@ -25,16 +25,16 @@ class PullLimit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PullsLeft:
-    """What one answer about a manifest said of the pulls that are left. `remaining` None: of no limit.
+    """Pulls left, as one manifest answer reported them. `remaining` None: the answer reported no limit.
 
-    Two answers are never equal. A registry may count the pulls of some repositories and not of others.
+    Two answers never compare equal. A registry may count pulls of some repositories and not of others.
     """
 
     remaining: int | None
 
 
-def parse_quota(headers: Mapping[str, str]) -> PullLimit | None:
-    """The quota that an answer's headers (names in lower case) speak of, or None."""
+def parse_pull_limit(headers: Mapping[str, str]) -> PullLimit | None:
+    """Return the pull limit in an answer's headers (names in lower case), or None."""
     limit = _VALUE.fullmatch(headers.get("ratelimit-limit", ""))
     remaining = _VALUE.fullmatch(headers.get("ratelimit-remaining", ""))
     if limit is None or remaining is None:
@@ -44,7 +44,7 @@ def parse_quota(headers: Mapping[str, str]) -> PullLimit | None:
 
 
 def parse_retry_after(value: str | None, now_s: float) -> float | None:
-    """Seconds to wait, of a `Retry-After` in seconds or as an HTTP date; None where it says nothing readable."""
+    """Return the seconds of a `Retry-After` (seconds or HTTP date), or None if it is missing or malformed."""
     from email.utils import parsedate_to_datetime
 
     if value is None:

@@ -1,4 +1,4 @@
-"""The receipt of what a tag means now, fetched and held against the ledger that was followed."""
+"""Fetch the receipt of what a tag resolves to now, and verify it against the followed ledger."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ from boltseal.oci.reference import Repository, Tag
 
 
 class HistoryBroken(Precondition):
-    """What the ledger says of a tag does not hold together, so no receipt of it is worth anything."""
+    """The history of a tag is inconsistent, so a receipt of it would prove nothing."""
 
 
 async def fetch_receipt(
     transport: Transport, registry: str, repository: Repository, tag: Tag, follow: Follow
 ) -> tuple[bytes, VerifiedReceipt, LedgerCheck]:
-    """The receipt of the entry by which a tag means what it means. RemoteNotFound, HistoryBroken, RemoteMismatch, ...
+    """Return the receipt of the entry that made a tag resolve to its digest, its verified content, and the ledger
+    check.
 
-    1. The tag's history holds together, is in the ledger, and ends with what the tag means.
-    2. The receipt of the last entry that changed it proves that entry, under the trusted key where one was given.
+    1. The tag's history is consistent, is in the ledger, and ends with the digest that the tag resolves to.
+    2. The receipt of the last entry that changed the tag proves that entry, under the trusted key if one was given.
+
+    Raises: RemoteNotFound, HistoryBroken, RemoteMismatch, LedgerUnchecked.
     """
     # 1
     found = await read_history(transport, registry, repository, tag, follow)
     if found.problems:
         raise HistoryBroken(f"{registry}/{repository}:{tag}: {found.problems[0]}")
-    said = found.history.changes_of(tag)
-    if not said or said[-1].gone:
+    changes = found.history.changes_of(tag)
+    if not changes or changes[-1].gone:
         raise RemoteNotFound(
-            f"by the ledger of {registry} {repository}:{tag} means no image, so there is nothing to give a receipt of"
+            f"by the ledger of {registry}, {repository}:{tag} resolves to no image, so it has no receipt"
         )
     head = found.followed.head
     if head is None:
         raise LedgerUnchecked(f"{registry} shows no ledger, so there is no receipt")
     # 2
-    wanted = said[-1]
+    wanted = changes[-1]
     raw = await LedgerClient(transport, registry).receipt(wanted.index, repository)
     try:
         key = head.trusted.key
         opened = _open_unsigned(raw) if key is None else open_receipt(raw, key)
     except Invalid as error:
-        raise RemoteMismatch(
-            f"{registry}: the receipt of entry {wanted.index} does not hold: {error.message}"
-        ) from error
+        raise RemoteMismatch(f"{registry}: the receipt of entry {wanted.index} is invalid: {error.message}") from error
     if (opened.index, opened.entry) != (wanted.index, wanted.entry):
         raise RemoteMismatch(f"{registry}: the receipt of entry {wanted.index} is of another entry")
     return raw, opened, found.followed
 
 
 def _open_unsigned(raw: bytes) -> VerifiedReceipt:
-    """As `open_receipt`, but for the signature: no key was given that it could be checked by."""
+    """Open a receipt without checking its signature: no key was given for the ledger."""
     receipt = parse_receipt_unverified(raw)
     extra = receipt.extra or b""
     checkpoint = first_checkpoint(receipt.checkpoint).checkpoint

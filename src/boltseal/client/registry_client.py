@@ -1,9 +1,9 @@
-"""The distribution API of another registry. What comes back was verified, or is an error.
+"""The distribution API of another registry. Everything returned was verified.
 
-- A tag is resolved by HEAD, never by GET: on Docker Hub a GET of a manifest is counted as a pull, a HEAD is not.
+- A tag is resolved by HEAD, never by GET: Docker Hub counts a manifest GET as a pull, and a HEAD not.
 - A manifest is fetched by digest, and its bytes have that digest.
-- A blob is handed out while it arrives; its last piece comes only when the whole of it has the digest and size.
-- Documents are bounded. A list of pages ends after as many pages as a registry may reasonably have.
+- A blob is yielded while it arrives; its last piece is yielded only when digest and size of the whole match.
+- Documents are bounded. A paged list ends after a maximum number of pages.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ MAX_PAGES: Final = 10_000
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 RESUMES: Final = 5
 PIECE_BYTES: Final = 1024 * 1024
-GATHERED_S: Final = 0.05
-PIECES_IN_A_TURN: Final = 256
+HOLD_S: Final = 0.05
+PIECES_PER_TURN: Final = 256
 _NO_REFERRERS: Final = frozenset({404, 405, 501})
 _TIMESTAMP: Final = "org.opencontainers.distribution.tag.timestamp"
 _EVENT: Final = "org.opencontainers.distribution.tag.event"
@@ -47,7 +47,7 @@ _ACCEPT: Final = ", ".join(sorted(MANIFEST_TYPES))
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a tag or digest means at a registry: digest, media type, size in bytes (-1: not said)."""
+    """What a tag or digest resolves to at a registry: digest, media type, size in bytes (-1: not sent)."""
 
     digest: Digest
     media_type: str
@@ -55,8 +55,8 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
-class Arriving:
-    """A blob on its way: how many bytes the registry says it has (None: it does not say), and what comes of them."""
+class BlobStream:
+    """A blob that is arriving. `size`: in bytes, as the registry announces it; None if it does not."""
 
     size: int | None
     pieces: AsyncGenerator[bytes]
@@ -67,31 +67,29 @@ class _Tags(msgspec.Struct):
 
 
 class LastEvent(NamedTuple):
-    """When a tag was last given to a manifest (`digest`), or taken away (None), by its registry's own account."""
+    """The last event of a tag by its registry's own account: assigned to a manifest (`digest`) or deleted (None)."""
 
     time_us: int
     digest: Digest | None
 
 
 class RegistryClient:
-    """One repository's or many repositories' content at one registry, such as `ghcr.io`."""
+    """Reads and writes the repositories of one registry, such as `ghcr.io`."""
 
     def __init__(self, transport: Transport, registry: str) -> None:
         self._transport = transport
         self.registry = registry
 
     async def resolve(self, repository: Repository, reference: Tag | Digest) -> Resolved:
-        """What a reference means now, by one HEAD. RemoteNotFound."""
+        """Return what a reference resolves to now, by one HEAD. Raises: RemoteNotFound."""
         what = _what(repository, reference)
         reply = await self._transport.request(
             self._call("HEAD", repository, f"manifests/{reference}", what, headers={"accept": _ACCEPT})
         )
-        said = reply.headers.get("docker-content-digest")
-        if said is None and isinstance(reference, Tag):
-            raise RemoteUnavailable(
-                f"{self.registry} does not say which digest {what} has: it can't be resolved by HEAD"
-            )
-        digest = reference if said is None and isinstance(reference, Digest) else self._digest(said or "", what)
+        header = reply.headers.get("docker-content-digest")
+        if header is None and isinstance(reference, Tag):
+            raise RemoteUnavailable(f"{self.registry} sends no digest for {what}: it can't be resolved by HEAD")
+        digest = reference if header is None and isinstance(reference, Digest) else self._digest(header or "", what)
         if isinstance(reference, Digest) and digest != reference:
             raise RemoteMismatch(f"{self.registry} was asked for {reference} and answers with {digest}")
         media_type = parse_content_type(reply.headers.get("content-type")) or ""
@@ -99,7 +97,7 @@ class RegistryClient:
         return Resolved(digest, media_type, int(length) if length.isdecimal() else -1)
 
     async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
-        """A manifest by its digest, verified and parsed. RemoteNotFound, RemoteMismatch."""
+        """Return a manifest by its digest, verified and parsed. Raises: RemoteNotFound, RemoteMismatch."""
         what = _what(repository, digest)
         reply = await self._transport.request(
             self._call("GET", repository, f"manifests/{digest}", what, headers={"accept": _ACCEPT}),
@@ -111,12 +109,12 @@ class RegistryClient:
         try:
             return parse_manifest(reply.body, reply.headers.get("content-type"))
         except ManifestInvalid as error:
-            raise RemoteMismatch(f"{self.registry}: {what} can't be read: {error.message}") from error
+            raise RemoteMismatch(f"{self.registry}: {what} can't be parsed: {error.message}") from error
 
     async def blob(self, repository: Repository, digest: Digest, size: int) -> AsyncIterator[bytes]:
-        """The bytes of a blob, verified as they pass: the last piece comes only if all of it holds. RemoteMismatch.
+        """Yield the bytes of a blob, verified as they pass: the last piece is yielded only if the whole blob matches.
 
-        A connection that breaks is taken up where it broke, a few times.
+        A broken connection is resumed, a few times. Raises: RemoteMismatch.
         """
         running, received, held = BackgroundHash(digest), 0, b""
         what = f"blob {digest.short} of {repository}"
@@ -140,23 +138,23 @@ class RegistryClient:
             if received < size and resumed < RESUMES:
                 continue
             break
-        if received != size or not await running.holds():
+        if received != size or not await running.matches():
             raise RemoteMismatch(
-                f"{self.registry}: {what} is not what its digest says ({received} of {size} bytes): not used"
+                f"{self.registry}: {what} does not match its digest ({received} of {size} bytes): not used"
             )
         if held:
             yield held
 
     async def _blob_from(self, repository: Repository, digest: Digest, start: int, what: str) -> AsyncGenerator[bytes]:
-        async with self.arriving_blob(repository, digest, start, what) as arriving, aclosing(arriving.pieces) as pieces:
+        async with self.stream_blob(repository, digest, start, what) as arriving, aclosing(arriving.pieces) as pieces:
             async for piece in pieces:
                 yield piece
 
     @asynccontextmanager
-    async def arriving_blob(
+    async def stream_blob(
         self, repository: Repository, digest: Digest, start: int = 0, what: str = ""
-    ) -> AsyncIterator[Arriving]:
-        """A blob from `start` on while it arrives, compared with nothing. RemoteNotFound, RemoteMismatch, RemoteUnavailable."""
+    ) -> AsyncIterator[BlobStream]:
+        """Open a blob from byte `start` on, not verified. Raises: RemoteNotFound, RemoteMismatch, RemoteUnavailable."""
         what = what or f"blob {digest.short} of {repository}"
         headers = {"range": f"bytes={start}-"} if start else {}
         ok = frozenset({200, 206, 416}) if start else frozenset({200})
@@ -165,20 +163,20 @@ class RegistryClient:
         ) as response:
             if response.status_code == 416:
                 raise RemoteMismatch(f"{self.registry}: {what} ends after {start} bytes: not used")
-            skip = start if response.status_code == 200 else 0  # a registry without ranges begins again
+            skip = start if response.status_code == 200 else 0  # a registry without range requests starts at byte 0
             length = response.headers.get("content-length", "")
-            size = int(length) + start - skip if length.isdecimal() else None  # of a part, or of the whole
-            yield Arriving(size, _gathered(response.aiter_raw(), skip, self._transport.pace, what))
+            size = int(length) + start - skip if length.isdecimal() else None  # the length may be that of the range
+            yield BlobStream(size, _coalesced(response.aiter_raw(), skip, self._transport.pace, what))
 
     async def has_blob(self, repository: Repository, digest: Digest) -> int | None:
-        """The size of a blob that the repository holds, or None."""
+        """Return the size of a blob in the repository (-1: not sent), or None if it is missing."""
         call = self._call("HEAD", repository, f"blobs/{digest}", f"blob {digest.short}", ok=frozenset({200, 404}))
         reply = await self._transport.request(call)
         length = reply.headers.get("content-length", "")
         return None if reply.status == 404 else int(length) if length.isdecimal() else -1
 
     async def tags(self, repository: Repository) -> AsyncIterator[Tag]:
-        """Every tag of a repository, in the registry's order, over all pages. RemoteNotFound."""
+        """Yield every tag of a repository, in the registry's order, over all pages. Raises: RemoteNotFound."""
         path = f"/v2/{repository}/tags/list?n=1000"
         for _ in range(MAX_PAGES):
             call = RegistryRequest(self.registry, "GET", path, f"tags of {repository}", _pull(repository))
@@ -192,9 +190,9 @@ class RegistryClient:
         raise RemoteMismatch(f"{self.registry} lists the tags of {repository} over more than {MAX_PAGES} pages")
 
     async def last_event(self, repository: Repository, tag: Tag) -> LastEvent | None:
-        """What the registry says happened to a tag last; None where it keeps no history, or says nothing readable.
+        """Return the newest event of a tag, or None if the registry keeps no history or sends a malformed one.
 
-        The tag-history extension of the distribution spec (PR #606, experimental); the newest event comes first.
+        This is the tag-history extension of the distribution spec (PR #606, experimental), newest event first.
         """
         path = f"/v2/{repository}/_oci/tag-history/{tag}?n=1"
         call = RegistryRequest(self.registry, "GET", path, f"history of {tag}", _pull(repository))
@@ -210,7 +208,9 @@ class RegistryClient:
         return LastEvent((time - _EPOCH) // timedelta(microseconds=1), event.digest if created else None)
 
     async def referrers(self, repository: Repository, digest: Digest) -> tuple[Descriptor, ...]:
-        """What names this manifest as its subject; where there is no referrers API, what its fallback tag lists."""
+        """Return the descriptors of manifests whose subject is this one; without a referrers API, those of the fallback
+        tag.
+        """
         what = f"referrers of {digest.short}"
         path: str | None = f"/v2/{repository}/referrers/{digest}"
         found: list[Descriptor] = []
@@ -233,7 +233,7 @@ class RegistryClient:
         raise RemoteMismatch(f"{self.registry} lists the {what} over more than {MAX_PAGES} pages")
 
     async def _fallback(self, repository: Repository, digest: Digest, what: str) -> tuple[Descriptor, ...]:
-        """What the tag lists that stands in for the referrers API (distribution-spec, "Referrers Tag Schema")."""
+        """Return the referrers listed under the fallback tag (distribution-spec, "Referrers Tag Schema")."""
         fallback = _fallback_tag(digest)
         call = self._call(
             "HEAD", repository, f"manifests/{fallback}", what, headers={"accept": _ACCEPT}, ok=frozenset({200, 404})
@@ -247,9 +247,9 @@ class RegistryClient:
     async def put_manifest(
         self, repository: Repository, reference: Tag | Digest, manifest: Manifest, *, only_new: bool = False
     ) -> Digest:
-        """Push a manifest as it is. The registry's own digest has to be the one of these bytes. RemoteRefused.
+        """Push the bytes of a manifest; the registry has to answer with their digest. Raises: RemoteRefused.
 
-        `only_new`: the tag must be free (`If-None-Match: *`); a registry that knows no conditions takes it anyway.
+        `only_new`: the tag must be free (`If-None-Match: *`); a registry without conditional requests ignores it.
         """
         what = _what(repository, reference)
         condition = {"if-none-match": "*"} if only_new else {}
@@ -265,17 +265,17 @@ class RegistryClient:
             )
         )
         digest = Digest.of(manifest.raw, reference.algorithm if isinstance(reference, Digest) else "sha256")
-        said = reply.headers.get("docker-content-digest")
-        if said is not None and said != str(digest):
-            raise RemoteMismatch(f"{self.registry} took {what} but calls it {said[:200]} instead of {digest}")
+        header = reply.headers.get("docker-content-digest")
+        if header is not None and header != str(digest):
+            raise RemoteMismatch(f"{self.registry} accepted {what} as {header[:200]} (expected {digest})")
         if manifest.subject is not None and "oci-subject" not in reply.headers:
             await self._list_referrer(repository, manifest.subject.digest, manifest, digest)
         return digest
 
     async def _list_referrer(self, repository: Repository, subject: Digest, manifest: Manifest, digest: Digest) -> None:
-        """Add a manifest to its subject's fallback tag: a registry that does not list referrers leaves that to its clients.
+        """Add a manifest to its subject's fallback tag, where the registry leaves that to its clients.
 
-        Two who do so at once may lose the one's entry; the spec has no remedy for that.
+        Of two clients that do this at the same time, one may lose its entry; the spec has no remedy.
         """
         listed = await self._fallback(repository, subject, f"referrers of {subject.short}")
         if any(each.digest == digest for each in listed):
@@ -298,7 +298,7 @@ class RegistryClient:
         body: Callable[[], AsyncIterator[bytes]],
         mount_from: Repository | None = None,
     ) -> bool:
-        """Push a blob, or mount it from another repository of the same registry. Returns whether it was mounted."""
+        """Push a blob, or mount it from another repository of the same registry. Return whether it was mounted."""
         what = f"blob {digest.short} of {repository}"
         query = f"?mount={digest}&from={quote_path(mount_from, safe='')}" if mount_from else ""
         scopes = _push(repository) | (_pull(mount_from) if mount_from else frozenset())
@@ -325,7 +325,7 @@ class RegistryClient:
             {"content-type": "application/octet-stream", "content-length": str(size)},
             body,
             ok=frozenset({201, 204}),
-            idempotent=False,  # the session is used up, or somewhere in between
+            idempotent=False,  # after a failure the upload session may be used up
         )
         await self._transport.request(finish)
         return False
@@ -348,57 +348,56 @@ class RegistryClient:
         try:
             return Digest.parse(text)
         except DigestInvalid as error:
-            raise RemoteMismatch(f"{self.registry}: {what} has a digest that can't be read") from error
+            raise RemoteMismatch(f"{self.registry}: {what} has a malformed digest") from error
 
     def _tag(self, name: str, repository: Repository) -> Tag:
         try:
             return Tag(name)
         except TagInvalid as error:
-            raise RemoteMismatch(
-                f"{self.registry} lists a tag of {repository} that is none: {error.message}"
-            ) from error
+            raise RemoteMismatch(f"{self.registry} lists an invalid tag of {repository}: {error.message}") from error
 
     def _decode(self, reply: RegistryResponse, kind: type[_Tags], what: str) -> _Tags:
         try:
             return decode(reply.body, kind)
         except ValueError as error:
-            raise RemoteMismatch(f"{self.registry}: {what} can't be read") from error
+            raise RemoteMismatch(f"{self.registry}: {what} can't be parsed") from error
 
-    def _location(self, reply: RegistryResponse, asked: str, what: str) -> str:
-        """The path of an upload session; a session at another host is refused, our login is not for it."""
+    def _location(self, reply: RegistryResponse, request_path: str, what: str) -> str:
+        """Return the path of an upload session. A session at another host is refused: the login is not for that host."""
         location = reply.headers.get("location", "")
         parts = urlsplit(location)
         if not location or (parts.netloc and not _same_registry(parts.netloc, self.registry)):
-            raise RemoteUnavailable(f"{self.registry} sends the upload of {what} to another place: not followed")
-        path = urljoin(asked.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
+            raise RemoteUnavailable(f"{self.registry} sends the upload of {what} to another host: not followed")
+        path = urljoin(request_path.partition("?")[0], parts.path) if not parts.path.startswith("/") else parts.path
         return path + (f"?{parts.query}" if parts.query else "")
 
 
-async def _gathered(arriving: AsyncIterator[bytes], skip: int, pace: MinimumRate, what: str) -> AsyncGenerator[bytes]:
-    """What arrives, behind the first `skip` bytes, in pieces worth their price: what arrives may be small.
+async def _coalesced(arriving: AsyncIterator[bytes], skip: int, pace: MinimumRate, what: str) -> AsyncGenerator[bytes]:
+    """Yield what arrives after the first `skip` bytes, in larger pieces: each yielded piece has a fixed cost.
 
-    What comes slowly is not waited for: somebody may be waiting for the first byte. What comes more slowly than `pace` is
-    given up (RemoteUnavailable). However small the pieces are, others get their turn: what is here is read without a wait.
+    Bytes are held back for at most GATHERED_S, since a client may wait for the first byte. A stream slower than `pace`
+    ends with RemoteUnavailable. Small pieces must not starve other tasks, since reading what has arrived does not
+    suspend.
     """
     clock = asyncio.get_running_loop().time
     gathered: list[bytes] = []
-    size, since_s = 0, clock() - GATHERED_S
-    waited_s, came, asked_s = 0.0, 0, clock()
+    size, since_s = 0, clock() - HOLD_S
+    waited_s, received, asked_s = 0.0, 0, clock()
     async for arrived in arriving:
         now_s = clock()
-        waited_s, came = waited_s + now_s - asked_s, came + len(arrived)
+        waited_s, received = waited_s + now_s - asked_s, received + len(arrived)
         if waited_s >= pace.over_s:
-            if came < waited_s * pace.bytes_per_s:
-                raise RemoteUnavailable(f"{what} comes with less than {pace.bytes_per_s} bytes a second: given up")
-            waited_s, came = 0.0, 0
+            if received < waited_s * pace.bytes_per_s:
+                raise RemoteUnavailable(f"{what} arrives at less than {pace.bytes_per_s} bytes per second: aborted")
+            waited_s, received = 0.0, 0
         piece = arrived[skip:] if skip else arrived
         skip = max(0, skip - len(arrived))
         gathered.append(piece)
         size += len(piece)
-        if size >= PIECE_BYTES or (size and now_s - since_s >= GATHERED_S):
+        if size >= PIECE_BYTES or (size and now_s - since_s >= HOLD_S):
             yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
             gathered, size, since_s = [], 0, clock()
-        elif len(gathered) % PIECES_IN_A_TURN == 0:
+        elif len(gathered) % PIECES_PER_TURN == 0:
             await asyncio.sleep(0)
         asked_s = clock()
     if size:
@@ -427,10 +426,10 @@ def _what(repository: Repository, reference: Tag | Digest) -> str:
     return f"manifest {name} of {repository}"
 
 
-def _next_page(link: str, asked: str) -> str | None:
-    """The path of the next page, of a `Link` header (RFC 8288); another host than the asked one is no next page."""
+def _next_page(link: str, request_path: str) -> str | None:
+    """Return the path of the next page from a `Link` header (RFC 8288), or None; a link to another host is ignored."""
     target, _, parameters = link.partition(">")
     if not target.startswith("<") or 'rel="next"' not in parameters.replace("rel=next", 'rel="next"'):
         return None
-    parts = urlsplit(urljoin(f"http://registry{asked}", target[1:]))
+    parts = urlsplit(urljoin(f"http://registry{request_path}", target[1:]))
     return parts.path + (f"?{parts.query}" if parts.query else "")

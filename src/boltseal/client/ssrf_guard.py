@@ -1,11 +1,11 @@
-"""Where a registry may send us: anywhere in the world, and not into our own networks. Pure.
+"""Restrict the addresses that a registry may send the client to: public addresses, and not internal networks. Pure.
 
-A mirror asks on behalf of strangers, and follows where upstream points: to a store of blobs, to a token service. Without
-a bound an upstream, or whoever can make it answer so, could have us ask services that only machines near us reach: this
-machine itself, a cloud's metadata service, a database's port. So every address that a name resolves to is looked at, when
-the connection is made and not before (what a name resolves to can change in between). The upstream's own address is the
-operator's word, and so is `allow_redirects_to`. A verb asks on behalf of who runs it, who may be inside such a network:
-there only what no registry can be is refused.
+A mirror sends requests for unauthenticated clients, and follows where the upstream points: to blob storage, to a token
+service. Without a restriction an upstream, or an attacker who controls its answers, could make the mirror send requests
+to services that only nearby machines reach: loopback, a cloud's metadata service, a database. So every address that a
+name resolves to is checked when the connection is made, since the resolution can change after an earlier check. The
+operator configures the upstream's own address and `allow_redirects_to`; both are exempt. A command of the client runs
+for a user who may be inside such a network; there only link-local addresses are blocked.
 """
 
 from __future__ import annotations
@@ -18,53 +18,56 @@ from typing import Final
 from boltseal.client.errors import RemoteUnauthenticated, RemoteUnavailable
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_GIVEN_OUT: Final = ipaddress.ip_network("2000::/3")
-"""All that is given out of IPv6; outside of it lies what some network translates, or routes to, as it likes."""
+_ALLOCATED: Final = ipaddress.ip_network("2000::/3")
+"""The allocated part of IPv6; networks translate or route other addresses as they like."""
 
 
 class AddressBlocked(RemoteUnavailable):
-    """An address that a registry sent us to, and that is none of the world's. Nothing was sent there."""
+    """A registry sent the client to an address that is not public. Nothing was sent there."""
 
 
 class LoginNotSent(RemoteUnauthenticated):
-    """A registry wants our login to go to somebody else."""
+    """A registry asks the client to send its login to another organisation."""
 
 
 @dataclass(frozen=True, slots=True)
 class SsrfGuard:
-    """`home`: the registry's own host and port. `allowed`: host names, in lower case, that may be anywhere."""
+    """`home`: host and port of the registry itself. `allowed`: host names, in lower case, that may have any address."""
 
     home: tuple[str, int]
     allowed: frozenset[str] = frozenset()
 
     def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
-        """AddressBlocked when a connection to any of the addresses of this host is not ours to make."""
+        """Check the addresses of a host before a connection is made. Raises: AddressBlocked."""
         name = host.strip("[]").lower()
         if (name, port) == self.home or name in self.allowed:
             return
         for address in addresses:
             if not is_public(address):
                 raise AddressBlocked(
-                    f"it sends us to {host}, which is {address}, an address inside some network and not in the world: not "
-                    "asked; if that is meant, name the host in allow_redirects_to"
+                    f"the registry points to {host} at {address}, which is not a public address: blocked; if that is "
+                    "intended, add the host to allow_redirects_to"
                 )
 
     def check_login(self, host: str) -> None:
-        """LoginNotSent where our login would go to a host that is not the registry's own, nor of its domain.
+        """Check that a login goes only to the registry's own host or its domain. Raises: LoginNotSent.
 
-        `registry-1.docker.io` may send it to `auth.docker.io`; whoever has taken a registry over can't send it anywhere.
+        `registry-1.docker.io` may name `auth.docker.io`; an attacker who took over a registry can't name any other
+        host.
         """
         home, name = self.home[0].lower(), host.strip("[]").lower()
         domain = home.partition(".")[2]
         own = "." in domain and not is_address(home) and (name == domain or name.endswith(f".{domain}"))
         if name != home and not own and name not in self.allowed and not name.endswith(f".{home}"):
             raise LoginNotSent(
-                f"{home} wants our login for its token service at {host}, which is not of its domain: not sent; if that is "
-                "meant, name the host in allow_redirects_to"
+                f"{home} asks for the login at {host}, which is outside of its domain: not sent; if that is intended, "
+                "add the host to allow_redirects_to"
             )
 
     def check_literal(self, host: str, port: int) -> None:
-        """The same of a host that is an address itself. AddressBlocked."""
+        """Check a host that is an IP address or localhost; other names are checked when they are resolved. Raises:
+        AddressBlocked.
+        """
         name = host.strip("[]")
         if not is_address(name):
             if name.lower() != "localhost" and not name.lower().endswith(".localhost"):
@@ -73,31 +76,32 @@ class SsrfGuard:
         self.check(host, port, [name])
 
 
-class NoNeighbour:
-    """What holds where nobody set a `SsrfGuard`: whoever runs a verb may ask any registry, in networks of their own too, and
-    those may keep their blobs anywhere in there; but no registry has an address that is good on one wire only (link-local).
-    The metadata services of clouds do, and hand out the machine's own rights to whoever is sent there.
+class LinkLocalGuard:
+    """Blocks link-local addresses; used where no `SsrfGuard` is configured.
+
+    A user may ask any registry, in internal networks too, and it may store its blobs anywhere there. But no registry
+    has a link-local address. The metadata services of clouds have one, and hand out the machine's own rights.
     """
 
     def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
-        """AddressBlocked when any address of this host is link-local."""
+        """Check the addresses of a host before a connection is made. Raises: AddressBlocked: one is link-local."""
         for address in addresses:
             if is_link_local(address):
                 raise AddressBlocked(
-                    f"{host}:{port} is at {address}, a link-local address, where metadata services listen and no registry "
-                    "does: not asked"
+                    f"{host}:{port} is at {address}, a link-local address, where metadata services listen and no registry does: "
+                    "blocked"
                 )
 
 
 def is_link_local(address: str) -> bool:
-    """Whether an IP address is one of the wire's own; an IPv4 address inside an IPv6 one is looked at as what it is."""
+    """Return whether an IP address is link-local. An IPv4-mapped IPv6 address counts as its IPv4 address."""
     found = ipaddress.ip_address(address.partition("%")[0])
     inside = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return (inside or found).is_link_local
 
 
 def is_address(host: str) -> bool:
-    """Whether a host, without brackets, is an IP address and not a name."""
+    """Return whether a host, without brackets, is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -106,7 +110,7 @@ def is_address(host: str) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the world's; an IPv4 address inside an IPv6 one is looked at as what it is."""
+    """Return whether an IP address is public. An IPv4 address embedded in an IPv6 address counts as itself."""
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
         inside = found.ipv4_mapped or found.sixtofour
@@ -114,6 +118,6 @@ def is_public(address: str) -> bool:
             inside = ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF)
         if inside is not None:
             return is_public(str(inside))
-        if found not in _GIVEN_OUT:
+        if found not in _ALLOCATED:
             return False
     return found.is_global and not found.is_multicast

@@ -1,4 +1,4 @@
-"""What a client remembers: a folder of the user's, that nobody else writes. Here: of the ledgers that it has seen.
+"""The client's state folder, and in it what is known of registries' ledgers.
 
     STATE/format                      a number; a newer one is refused
     STATE/trust/HOST.json             the ledger that is expected there: origin, key ID, the key, and how it came here
@@ -12,13 +12,14 @@
     STATE/rebuilding                  held by whoever asks for rebuilds
     STATE/kept.db                     the images that are kept on engines (`kept`)
     STATE/kept.lock                   held by whoever gives names to images on an engine
+    STATE/edits/                      edits that `boltseal update` has not deployed yet (`project.edit_journal`)
     STATE/releases/PROJECT/           what was deployed here (`deploy.release_store`)
     STATE/outbox.db                   what receivers of notifications have not taken yet (`notify.outbox`)
     STATE/outbox.db.lock              held by whoever tells them
     STATE/lock                        held by whoever writes
 
-HOST is the registry's name as it stands in a reference, every character that is none of a file's name escaped. A file
-is written beside its place, synced, and renamed into it. Folders are 0700, files 0600.
+HOST is the registry's name as in a reference, percent-encoded. A file is written under a temporary name, synced, and
+renamed. Folders have mode 0700, files 0600.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ FIRST_USE: Final = "first use"
 
 
 class StateUnusable(Unavailable):
-    """The folder can't be read or written, or holds what this version can't read."""
+    """The state folder can't be read or written, or its content is invalid or of a newer version."""
 
 
 class StateChanged(Unavailable):
-    """Somebody else has written meanwhile; what was decided has to be decided again."""
+    """Another process wrote meanwhile; the caller has to decide again."""
 
 
 class _Record(msgspec.Struct, forbid_unknown_fields=True):
-    """A file of trust/. `how`: GIVEN or FIRST_USE; `since_s`: since when, in seconds since 1970."""
+    """A file of trust/. `how`: GIVEN or FIRST_USE; `since_s`: seconds since 1970."""
 
     origin: str
     key_id: str
@@ -66,7 +67,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class KnownLedger(msgspec.Struct, frozen=True):
-    """What is known of one registry's ledger. `head`: the newest that was seen, None where none was."""
+    """What is known of one registry's ledger. `head`: the newest checkpoint that was seen, None if none was."""
 
     registry: str
     trusted: Trusted
@@ -76,8 +77,8 @@ class KnownLedger(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def all_or_nothing(database: sqlite3.Connection) -> Iterator[None]:
-    """A transaction of a database of this folder, which somebody else may write meanwhile."""
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Open a write transaction of a database that other processes may write too."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -89,13 +90,13 @@ def all_or_nothing(database: sqlite3.Connection) -> Iterator[None]:
 
 
 class ClientState:
-    """The folder. It is made by the first thing that is written."""
+    """The state folder; the first write creates it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def known(self, registry: str) -> KnownLedger | None:
-        """What is known of a registry's ledger, None where nothing is. StateUnusable."""
+        """Return what is known of a registry's ledger, or None. Raises: StateUnusable."""
         self.check_format()
         raw = self._read(self._trust(registry))
         if raw is None:
@@ -110,11 +111,11 @@ class ClientState:
                 head = TrustedCheckpoint(trusted, parse_checkpoint_unverified(parse_note_unverified(note).text), note)
         except (msgspec.MsgspecError, ValueError, Invalid) as error:
             reason = error.message if isinstance(error, BoltsealError) else error
-            raise StateUnusable(f"{self._trust(registry)} or its checkpoint can't be read: {reason}") from error
+            raise StateUnusable(f"{self._trust(registry)} or its checkpoint can't be parsed: {reason}") from error
         return KnownLedger(registry, trusted, record.how, record.since_s, head)
 
     def all(self) -> list[KnownLedger]:
-        """Every registry of which something is known, by name. StateUnusable."""
+        """Return all known ledgers, sorted by registry. Raises: StateUnusable."""
         self.check_format()
         try:
             names = sorted(path.stem for path in (self.folder / "trust").glob("*.json"))
@@ -123,10 +124,12 @@ class ClientState:
         return [found for name in names if (found := self.known(unquote_name(name))) is not None]
 
     def keep(self, known: KnownLedger, instead_of: KnownLedger | None) -> None:
-        """Write what is known now, if what was read before still stands there. StateChanged, StateUnusable."""
+        """Save what is known now, if the saved value is still `instead_of`. Raises: StateChanged, StateUnusable."""
         with self.writing():
             if self.known(known.registry) != instead_of:
-                raise StateChanged(f"what is known of {known.registry} was written by another process; run it again")
+                raise StateChanged(
+                    f"another process updated the ledger of {known.registry} in the state folder; run the command again"
+                )
             trusted = known.trusted
             key = "" if trusted.key is None else str(trusted.key)
             record = _Record(trusted.origin, trusted.key_id.hex(), key, known.how, known.since_s)
@@ -139,25 +142,27 @@ class ClientState:
             self._none(known.registry).unlink(missing_ok=True)
 
     def forget(self, registry: str) -> bool:
-        """Know nothing of a registry any more; whether something was known. StateUnusable."""
+        """Delete what is known of a registry; return whether something was known. Raises: StateUnusable."""
         with self.writing():
-            there = self._trust(registry).exists()
+            existed = self._trust(registry).exists()
             for path in (self._trust(registry), self._note(registry), self._none(registry)):
                 path.unlink(missing_ok=True)
-        return there
+        return existed
 
-    def without_ledger_s(self, registry: str) -> int | None:
-        """When it was found that there is no ledger, in seconds since 1970; None for never. StateUnusable."""
+    def no_ledger_since_s(self, registry: str) -> int | None:
+        """Return when the registry was found to have no ledger, in seconds since 1970, or None. Raises: StateUnusable."""
         raw = self._read(self._none(registry)) or b""
         return int(raw) if raw.strip().isdigit() else None
 
-    def keep_without_ledger(self, registry: str, now_s: int) -> None:
-        """Remember that there is no ledger. StateUnusable."""
+    def save_no_ledger(self, registry: str, now_s: int) -> None:
+        """Save that the registry has no ledger. Raises: StateUnusable."""
         with self.writing():
             self._write(self._none(registry), f"{now_s}\n".encode())
 
-    def keep_evidence(self, registry: str, files: Mapping[str, bytes]) -> Path:
-        """Keep what shows that a registry lies; the folder. The same evidence is kept once. StateUnusable."""
+    def save_evidence(self, registry: str, files: Mapping[str, bytes]) -> Path:
+        """Save contradicting statements of a registry; return the folder. Equal evidence is saved once. Raises:
+        StateUnusable.
+        """
         running = sha256()
         for name, content in sorted(files.items()):
             running.update(f"{name} {len(content)}\n".encode() + content)
@@ -169,7 +174,7 @@ class ClientState:
         return folder
 
     def check_format(self) -> None:
-        """Refuse a folder that a newer version has written. StateUnusable."""
+        """Refuse a folder that a newer version wrote. Raises: StateUnusable."""
         raw = self._read(self.folder / "format")
         if raw is not None and raw.strip() != str(FORMAT).encode():
             raise StateUnusable(f"{self.folder} was written by a newer boltseal; this one reads format {FORMAT}")
@@ -193,12 +198,12 @@ class ClientState:
         except OSError as error:
             raise StateUnusable(f"{path} can't be read: {error.strerror}") from error
         if len(raw) > MAX_FILE_BYTES:
-            raise StateUnusable(f"{path} is longer than anything that is kept there")
+            raise StateUnusable(f"{path} is too long (expected at most {MAX_FILE_BYTES} bytes)")
         return raw
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """One writer at a time, of whatever is in the folder. The folder is there, and its format ours. StateUnusable."""
+        """Hold the folder's write lock. The folder exists and has a supported format. Raises: StateUnusable."""
         try:
             self._folder(self.folder)
             with (self.folder / "lock").open("a") as file:
@@ -209,12 +214,14 @@ class ClientState:
                 yield
         except OSError as error:
             raise StateUnusable(
-                f"the state folder {self.folder} can't be written: {error.strerror}; BOLTSEAL_STATE names another"
+                f"the state folder {self.folder} can't be written: {error.strerror}; set BOLTSEAL_STATE to use another folder"
             ) from error
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[bool]:
-        """Whether no other process is at what goes by this name; while this is held, none begins. StateUnusable."""
+        """Try to take a named interprocess lock; yield whether it was free. It is held until the block ends. Raises:
+        StateUnusable.
+        """
         with self.writing():
             file = (self.folder / name).open("a")
         with file:
@@ -226,18 +233,21 @@ class ClientState:
             yield True
 
     def _write(self, path: Path, content: bytes) -> None:
-        """1. Beside its place. 2. fsync. 3. Rename. 4. fsync of the folder. OSError."""
+        """Write a file durably. Raises: OSError.
+
+        1. Write it under a temporary name. 2. fsync. 3. Rename. 4. fsync the folder.
+        """
         self._folder(path.parent)
-        beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
+        temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
         try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(fd)
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
     def _folder(self, path: Path) -> None:

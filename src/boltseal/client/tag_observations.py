@@ -1,20 +1,20 @@
-"""What tags of other people's registries meant over time: a log of the user's own, since nobody else keeps one.
+"""What tags of other registries resolved to over time: a local log, for registries that keep no history.
 
     STATE/watch.db    SQLite
-      log    n 1, 2, 3 ...; ref; line (JSON); chain = SHA-256(chain before || line), of the first: SHA-256(line)
-      seen   n of the line that is a tag's newest, and when that was last found to hold, in microseconds
+      log    n 1, 2, 3 ...; ref; line (JSON); chain = SHA-256(previous chain || line), for the first line SHA-256(line)
+      seen   n of a tag's newest line, and when that was last observed, in microseconds
 
-A line is written when a tag is seen for the first time, and when it means something else than before; never changed, never
-removed. It says since when the new meaning is known and until when the old one was seen:
+A line is written when a tag is seen for the first time, and when it resolves to another digest. Lines are never changed
+or removed. A line states since when the new digest is known and until when the previous one was observed:
 
     {"v":1,"n":7,"at":1790000000000000,"ref":"docker.io/library/node:16.13","digest":"sha256:...","until":1789990000000000}
 
-`digest` is "" where the registry says that there is no such tag. That a meaning still holds is no line: a tag that stays
-for years costs one.
+`digest` is "" where the registry reports no such tag. An unchanged tag adds no line: a tag that stays for years costs
+one.
 
-The chain is walked before anything is believed. A line that was changed, put in or taken out shows; who rewrites the whole
-chain, or cuts off its end, shows only to whoever kept a head (`Watched.head`) elsewhere. Trusted is the state folder, not
-the form of what lies in it: a file that is not exactly what is written here is refused, never mended.
+The chain is verified before anything is used. It reveals a line that was changed, inserted or removed. A rewrite of the
+whole chain, or a cut at its end, is revealed only by a head (`TagObservations.head`) kept elsewhere. The state folder
+is trusted, but not the form of its content: a file that boltseal can't have written is refused, and never repaired.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from urllib.parse import quote as quote_path
 
 import msgspec
 
-from boltseal.client.state import ClientState, StateUnusable, all_or_nothing
+from boltseal.client.state import ClientState, StateUnusable, transaction
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import MAX_TIME_US
 from boltseal.oci.digest import Digest
@@ -50,14 +50,14 @@ _SCHEMA: Final = {
 
 
 class ObservationsCorrupt(StateUnusable):
-    """The log is not what was written. What it says is not used."""
+    """The log was modified or damaged. Nothing of it is used."""
 
 
 class ObservedInterval(NamedTuple):
-    """What a tag meant for a while; `digest` None: the registry said that there is no such tag.
+    """A period in which a tag resolved to `digest`; None: the registry reported no such tag.
 
-    `first_seen_us`, `last_seen_us`: when it was first and last found to hold, in microseconds since the epoch; it may have
-    begun earlier and ended later. `line`: of the log.
+    `first_seen_us`, `last_seen_us`: first and last observation, in microseconds since the epoch; the period may have
+    begun earlier and ended later. `line`: its line in the log.
     """
 
     digest: Digest | None
@@ -68,9 +68,10 @@ class ObservedInterval(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one look at a tag means beside the looks before. `was`: the meaning before, None at the first look.
+    """One observation of a tag compared with earlier ones. `was`: the previous interval, None for the first
+    observation.
 
-    `last`: the digest that it had last before, also where it was gone since; None for none.
+    `last`: the digest that the tag resolved to last before, also if it was gone since; None if there is none.
     """
 
     reference: Reference
@@ -80,12 +81,12 @@ class Observation:
 
     @property
     def moved(self) -> bool:
-        """Whether it means something else than at the look before."""
+        """Return whether the tag resolves to something else than at the previous observation."""
         return self.was is not None and self.was.line != self.now.line
 
 
 class ChainHead(NamedTuple):
-    """How many lines there are, and the chain's value at the last (b"" of none): whoever keeps it can tell a rewritten log."""
+    """Number of lines and chain value of the last line (b"" for none). A copy kept elsewhere reveals a rewritten log."""
 
     size: int
     chain: bytes
@@ -95,16 +96,14 @@ class ChainHead(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> ChainHead:
-        """Read what `str` wrote. Invalid."""
+        """Parse the output of `str`. Raises: Invalid."""
         size, _, chain = text.partition(":")
         try:
             head = cls(int(size), bytes.fromhex(chain))
         except ValueError:
             head = cls(-1, b"")
         if head.size < 0 or len(head.chain) != (32 if head.size else 0) or str(head) != text:
-            raise Invalid(
-                "that is no head of a log; expected its number of lines and 64 hex digits, such as 12:ab12..."
-            )
+            raise Invalid("malformed log head; expected its number of lines and 64 hex digits, such as 12:ab12...")
         return head
 
 
@@ -118,7 +117,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TagObservations:
-    """The log of one state folder. Not for two threads at once; any number of processes. Use it in a `with`."""
+    """The log of one state folder, used as a context manager. Not thread-safe; safe for several processes."""
 
     def __init__(self, state: ClientState) -> None:
         self._state = state
@@ -135,48 +134,53 @@ class TagObservations:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Return the path of the file."""
         return self._state.folder / "watch.db"
 
     def past(self, reference: Reference) -> tuple[ObservedInterval, ...]:
-        """All that a tag has meant, the oldest first; nothing where it was never looked at. ObservationsCorrupt, StateUnusable."""
-        with self._told() as database:
+        """Return all intervals of a tag, the oldest first; () if it was never observed. Raises: ObservationsCorrupt,
+        StateUnusable.
+        """
+        with self._reading() as database:
             return () if database is None else tuple(_past(database, _key(reference)))
 
     def head(self) -> ChainHead:
-        """Where the log ends now. ObservationsCorrupt, StateUnusable."""
-        with self._told():
+        """Return the head of the log. Raises: ObservationsCorrupt, StateUnusable."""
+        with self._reading():
             return self._walked
 
-    def goes_on_from(self, head: ChainHead) -> bool:
-        """Whether the log still begins with the lines that it had when this was its head. ObservationsCorrupt, StateUnusable."""
-        with self._told() as database:
+    def extends_head(self, head: ChainHead) -> bool:
+        """Return whether the log still begins with the lines that this head covers. Raises: ObservationsCorrupt,
+        StateUnusable.
+        """
+        with self._reading() as database:
             return head.size == 0 or (database is not None and _chain_at(database, head.size) == head.chain)
 
     def saw(self, reference: Reference, digest: Digest | None, now_us: int) -> Observation:
-        """Remember what a tag means now (None: no such tag). When it returns, it is on the disk. StateUnusable."""
-        return self.saw_all([(reference, digest)], now_us)[0]
+        """Record what a tag resolves to now (None: no such tag); durable when it returns. Raises: StateUnusable."""
+        return self.record_all([(reference, digest)], now_us)[0]
 
-    def saw_all(
+    def record_all(
         self,
-        looks: Iterable[tuple[Reference, Digest | None]],
+        observed: Iterable[tuple[Reference, Digest | None]],
         now_us: int,
         before_commit: Callable[[list[Observation]], None] = lambda _: None,
     ) -> list[Observation]:
-        """As `saw`, for many, in one transaction. `before_commit` hears what will be remembered; if it fails, nothing is.
+        """Record many observations in one transaction, as `saw` does.
 
-        So whoever has to be told of a move is told, or it is found again at the next look.
+        `before_commit` gets the observations before they are committed; if it raises, nothing is recorded. So a move is
+        either reported, or detected again at the next observation.
         """
-        with self._state.writing(), self._broken_is_told():
+        with self._state.writing(), self._sqlite_errors():
             database = self._opened(create=True)
             if database is None:
-                raise AssertionError("made or raised")
-            with all_or_nothing(database):
+                raise AssertionError("_opened(create=True) returns a database or raises")
+            with transaction(database):
                 self._walk(database)
                 head, found = self._walked, []
-                for reference, digest in looks:
+                for reference, digest in observed:
                     key = _key(reference)
-                    was, now, head = _look(database, head, key, digest, now_us)
+                    was, now, head = _record(database, head, key, digest, now_us)
                     found.append(
                         Observation(reference, was, now, None if was is None else _last_digest(database, key, was))
                     )
@@ -185,10 +189,10 @@ class TagObservations:
         return found
 
     @contextmanager
-    def _told(self) -> Iterator[sqlite3.Connection | None]:
-        """The log as it is at one moment, walked; None where there is none."""
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """Open a read transaction on the verified log; None if there is no log."""
         self._state.check_format()
-        with self._broken_is_told():
+        with self._sqlite_errors():
             database = self._opened(create=False)
             if database is None:
                 yield None
@@ -202,18 +206,18 @@ class TagObservations:
                     database.execute("ROLLBACK")
 
     @contextmanager
-    def _broken_is_told(self) -> Iterator[None]:
+    def _sqlite_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:  # busy, full, not to be read: it may pass
+        except sqlite3.OperationalError as error:  # busy, disk full, not readable: may be transient
             raise StateUnusable(f"{self.path}: {error}") from error
         except (sqlite3.Error, OverflowError) as error:
             raise self._broken(str(error)) from error
 
     def _broken(self, reason: str) -> ObservationsCorrupt:
         return ObservationsCorrupt(
-            f"{self.path} is not what boltseal wrote: {reason}; nothing of it is used. Find out who changed it; moved "
-            "away, a new one is begun at the next `boltseal watch`"
+            f"{self.path} is corrupt: {reason}; nothing of it is used. Find out what changed it; if you move it away, "
+            "the next `boltseal watch` creates a new one"
         )
 
     def _opened(self, *, create: bool) -> sqlite3.Connection | None:
@@ -221,7 +225,7 @@ class TagObservations:
             return self._database
         try:
             flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
-            fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)  # SQLite would let others read what it makes
+            fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)  # SQLite would create it readable for others
             size_bytes = os.fstat(fd).st_size
             os.close(fd)
         except FileNotFoundError:
@@ -229,7 +233,9 @@ class TagObservations:
         except OSError as error:
             raise StateUnusable(f"{self.path} can't be opened: {error.strerror}") from error
         if size_bytes > MAX_FILE_BYTES:
-            raise StateUnusable(f"{self.path} has {size_bytes} bytes; a log of millions of lines has fewer: not read")
+            raise StateUnusable(
+                f"{self.path} is too large: {size_bytes} bytes (expected at most {MAX_FILE_BYTES}); not read"
+            )
         uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"
         database = sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
         try:
@@ -257,33 +263,35 @@ class TagObservations:
         if there != _SCHEMA and (there or version):
             raise self._broken("it has other tables")
         if not there:
-            raise StateUnusable(f"{self.path} is empty: `boltseal watch` was broken off when it made it; run it again")
+            raise StateUnusable(
+                f"{self.path} is empty: `boltseal watch` was interrupted while creating it; run it again"
+            )
 
     def _walk(self, database: sqlite3.Connection) -> None:
-        """Follow the chain from where it was followed before to its end."""
+        """Verify the chain from the line that was verified last to its end."""
         size, chain = self._walked
         if not size and (wrong := database.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
-            raise self._broken(str(wrong))  # such as an index that leaves out a line
+            raise self._broken(str(wrong))  # such as an index that lacks a line
         if size and _chain_at(database, size) != chain:
             raise self._broken(f"line {size} has changed since it was read")
         rows = database.execute("SELECT n, ref, line, chain FROM log WHERE n > ? ORDER BY n", (size or -(2**63),))
-        for n, ref, line, said in rows:
+        for n, ref, line, stored_chain in rows:
             size += 1
             chain = sha256(chain + _bytes(line)).digest()
-            if n != size or said != chain or len(_bytes(line)) > MAX_LINE_BYTES:
-                raise self._broken(f"line {size} does not follow from those before it")
+            if n != size or stored_chain != chain or len(_bytes(line)) > MAX_LINE_BYTES:
+                raise self._broken(f"line {size} does not match the chain")
             if (parsed := _parse(line)) is None or (parsed.n, parsed.ref) != (n, ref):
-                raise self._broken(f"line {size} can't be read")
+                raise self._broken(f"line {size} can't be parsed")
         self._walked = ChainHead(size, chain)
 
 
-def _look(
+def _record(
     database: sqlite3.Connection, head: ChainHead, ref: str, digest: Digest | None, now_us: int
 ) -> tuple[ObservedInterval | None, ObservedInterval, ChainHead]:
-    """The meaning before, the meaning now, and where the log ends then."""
+    """Record one observation. Return the previous interval, the current one, and the new head."""
     was = _newest(database, ref)
     if was is not None and was.digest == digest:
-        last_seen_us = max(was.last_seen_us, now_us)  # a clock that was put back makes no meaning shorter
+        last_seen_us = max(was.last_seen_us, now_us)  # a clock set back must not shorten the interval
         database.execute("UPDATE seen SET at = ? WHERE n = ?", (last_seen_us, was.line))
         return was, was._replace(last_seen_us=last_seen_us), head
     size, until_us = head.size + 1, 0 if was is None else was.last_seen_us
@@ -299,10 +307,10 @@ def _look(
 def _past(database: sqlite3.Connection, ref: str) -> list[ObservedInterval]:
     found: list[ObservedInterval] = []
     for (line,) in database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n", (ref,)):
-        one = _trusted(line)
+        entry = _decode_verified(line)
         if found:
-            found[-1] = found[-1]._replace(last_seen_us=one.until)
-        found.append(_meant(one, one.at))
+            found[-1] = found[-1]._replace(last_seen_us=entry.until)
+        found.append(_interval(entry, entry.at))
     if found:
         found[-1] = found[-1]._replace(last_seen_us=_seen(database, found[-1]))
     return found
@@ -311,30 +319,34 @@ def _past(database: sqlite3.Connection, ref: str) -> list[ObservedInterval]:
 def _last_digest(database: sqlite3.Connection, ref: str, was: ObservedInterval) -> Digest | None:
     if was.digest is not None:
         return was.digest
-    return next((one.digest for one in reversed(_past(database, ref)) if one.digest and one.line < was.line), None)
+    return next(
+        (entry.digest for entry in reversed(_past(database, ref)) if entry.digest and entry.line < was.line), None
+    )
 
 
 def _newest(database: sqlite3.Connection, ref: str) -> ObservedInterval | None:
     row = database.execute("SELECT line FROM log WHERE ref = ? AND n > 0 ORDER BY n DESC LIMIT 1", (ref,)).fetchone()
     if row is None:
         return None
-    meant = _meant(_trusted(row[0]), 0)
-    return meant._replace(last_seen_us=_seen(database, meant))
+    newest = _interval(_decode_verified(row[0]), 0)
+    return newest._replace(last_seen_us=_seen(database, newest))
 
 
-def _seen(database: sqlite3.Connection, meant: ObservedInterval) -> int:
-    """When it was last found to hold: not covered by the chain until the tag moves, so never before its own line."""
-    row = database.execute("SELECT at FROM seen WHERE n = ?", (meant.line,)).fetchone()
+def _seen(database: sqlite3.Connection, newest: ObservedInterval) -> int:
+    """Return the last observation. The chain does not cover it until the tag moves, so it is never before the line
+    itself.
+    """
+    row = database.execute("SELECT at FROM seen WHERE n = ?", (newest.line,)).fetchone()
     seen_us = 0 if row is None else row[0]
-    return max(meant.first_seen_us, seen_us) if seen_us <= MAX_TIME_US else meant.first_seen_us
+    return max(newest.first_seen_us, seen_us) if seen_us <= MAX_TIME_US else newest.first_seen_us
 
 
-def _meant(line: _Line, last_seen_us: int) -> ObservedInterval:
+def _interval(line: _Line, last_seen_us: int) -> ObservedInterval:
     return ObservedInterval(Digest.parse(line.digest) if line.digest else None, line.at, last_seen_us, line.n)
 
 
-def _trusted(line: Any) -> _Line:
-    """A line of a chain that was walked."""
+def _decode_verified(line: Any) -> _Line:
+    """Decode a line of a verified chain."""
     return msgspec.json.decode(line, type=_Line)
 
 
@@ -359,7 +371,7 @@ def _one(database: sqlite3.Connection, question: str) -> int:
 
 
 def _bytes(value: Any) -> bytes:
-    """A BLOB; a column of a file that somebody else made may hold anything."""
+    """Return a BLOB; a column of a foreign file may contain anything."""
     return value if isinstance(value, bytes) else b""
 
 

@@ -1,11 +1,11 @@
-"""Bearer tokens: asked for at the realm that a registry names, kept until they end, one for many repositories.
+"""Bearer tokens: fetched from the realm that a registry names, cached until they expire, shared by many repositories.
 
-A token is asked for with every scope that its group needs (`announce`), so that HEADs in two hundred repositories cost
-one token and not two hundred. How much a group may hold, each registry decides otherwise and none says: an address or a
-token may get too long for whatever stands in front of it, and some give no token at all where one scope of many is not to
-be had. A group that does not go is halved until it does; where its length was the reason, that is remembered.
+A token is requested with all scopes of its group (`announce`), so that HEADs in 200 repositories cost one token.
+Registries limit the size of a group differently and do not state the limit: the URL or the token may get too long for a
+proxy, and some issue no token if one of many scopes is denied. A group that fails is halved until it succeeds; if its
+length was the reason, the smaller size is used from then on.
 
-Tokens live in memory only. A realm is asked over TLS, or on loopback; a password never goes anywhere else.
+Tokens live in memory only. A realm is contacted over TLS or on loopback; a password goes nowhere else.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ MARGIN_S: Final = 20.0
 DEFAULT_LIFE_S: Final = 60.0
 MAX_ANSWER_BYTES: Final = 256 * 1024
 MOST_HELD: Final = 500
-"""Tokens of one registry: of a mirror strangers say which repositories it asks about."""
+"""Cached tokens of one registry: clients of a mirror, unauthenticated ones too, choose the repositories."""
 
 
 class _Refused(RemoteUnauthenticated):
-    """The token service gave none for what was asked."""
+    """The token service issued no token for the request."""
 
 
-class _TooMuch(RemoteUnavailable):
-    """The token service does not take so long a request."""
+class _TooLong(RemoteUnavailable):
+    """The token service rejects a request of this length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _Answer(msgspec.Struct):
 
 
 class TokenCache:
-    """The tokens of one process. `clock` gives monotonic seconds."""
+    """The tokens of one process. `clock`: monotonic seconds."""
 
     def __init__(
         self, http: httpx2.AsyncClient, clock: Callable[[], float] = time.monotonic, most_held: int = MOST_HELD
@@ -74,30 +74,30 @@ class TokenCache:
         self.asked = 0
 
     def announce(self, registry: str, scopes: Iterable[str]) -> None:
-        """Say which scopes will be needed: a token for one of them is then asked for its whole group."""
+        """Declare scopes that will be needed: a token for one of them is then requested for its whole group."""
         wanted, most = sorted(set(scopes)), self._most.get(registry, GROUP)
         for start in range(0, len(wanted), most):
             self._group(registry, wanted[start : start + most])
 
     def held(self, registry: str, scopes: frozenset[str]) -> str | None:
-        """A token that covers the scopes and does not end soon, or None."""
+        """Return a cached token that covers the scopes and does not expire soon, or None."""
         now = self._clock()
         tokens = [token for token in self._held.get(registry, ()) if token.ends_s > now]
         self._held[registry] = tokens
         return next((token.text for token in tokens if scopes <= token.scopes), None)
 
     def forget(self, registry: str, text: str) -> None:
-        """Drop a token that the registry did not take."""
+        """Drop a token that the registry rejected."""
         self._held[registry] = [token for token in self._held.get(registry, ()) if token.text != text]
 
-    def shorten(self, registry: str, text: str) -> bool:
-        """Whether it is worth asking again, with another token: a registry did not take this one, which is long."""
+    def use_shorter(self, registry: str, text: str) -> bool:
+        """Return whether a retry with another token may help, because the rejected one is long; halve its group if so."""
         token = next((token for token in self._held.get(registry, ()) if token.text == text), None)
         if len(text) <= LONG or (token is not None and len(token.scopes) < 2):
             return False
-        if token is not None:  # else somebody else has seen to it meanwhile
+        if token is not None:  # else another task halved the group meanwhile
             self.forget(registry, text)
-            self._halve(registry, token.scopes, too_much=True)
+            self._halve(registry, token.scopes, too_long=True)
         return True
 
     async def ask(
@@ -109,23 +109,23 @@ class TokenCache:
         *,
         alone: bool = False,
     ) -> str:
-        """A token for the scopes, and (unless `alone`) for their groups'; asked for once however many wait for it."""
+        """Return a token for the scopes and, unless `alone`, for their groups. Concurrent callers share one request."""
         while True:
             wanted = scopes if alone else self._wanted(registry, scopes)
             async with self._locks.setdefault(
                 (registry, wanted), asyncio.Lock()
-            ):  # there as long as somebody holds or waits
+            ):  # exists as long as a task holds it or waits
                 held = self.held(registry, scopes)
                 if held is not None:
                     return held
                 if not alone and wanted != self._wanted(registry, scopes):
-                    continue  # it was halved while we waited
+                    continue  # the group was halved meanwhile
                 try:
                     return await self._new(registry, wanted, challenge, credentials)
-                except (_Refused, _TooMuch) as error:
+                except (_Refused, _TooLong) as error:
                     if len(wanted) <= len(scopes):
                         raise
-                    self._halve(registry, wanted, too_much=isinstance(error, _TooMuch))
+                    self._halve(registry, wanted, too_long=isinstance(error, _TooLong))
 
     def _wanted(self, registry: str, scopes: frozenset[str]) -> frozenset[str]:
         return scopes.union(*(self._groups.get((registry, scope), frozenset()) for scope in scopes))
@@ -135,13 +135,13 @@ class TokenCache:
         for scope in group:
             self._groups[registry, scope] = group
 
-    def _halve(self, registry: str, scopes: frozenset[str], *, too_much: bool) -> None:
-        """Make two groups of one that did not go; where it was too long, also of every other that is as long."""
+    def _halve(self, registry: str, scopes: frozenset[str], *, too_long: bool) -> None:
+        """Split a group that failed; if it was too long, split every other group of its size too."""
         ordered = sorted(scopes)
         middle = (len(ordered) + 1) // 2
         self._group(registry, ordered[:middle])
         self._group(registry, ordered[middle:])
-        if too_much:
+        if too_long:
             self._most[registry] = min(middle, self._most.get(registry, GROUP))
             for group in {each for (name, _), each in self._groups.items() if name == registry and len(each) > middle}:
                 self.announce(registry, group)
@@ -184,7 +184,7 @@ class TokenCache:
                 body = await _read(registry, response)
         except httpx2.HTTPError as error:
             broken = isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError)
-            kind = _TooMuch if broken else RemoteUnavailable  # some break off instead of saying so
+            kind = _TooLong if broken else RemoteUnavailable  # some close the connection instead of answering 414
             raise kind(f"{registry}: its token service did not answer: {type(error).__name__}") from error
         return _read_answer(registry, body)
 
@@ -193,7 +193,7 @@ def _check_realm(registry: str, realm: str) -> None:
     try:
         url = httpx2.URL(realm)
     except httpx2.InvalidURL as error:
-        raise RemoteUnavailable(f"{registry} names a token service that is no address") from error
+        raise RemoteUnavailable(f"{registry} names a token service with a malformed URL") from error
     if url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host)):
         return
     raise RemoteUnauthenticated(
@@ -202,31 +202,29 @@ def _check_realm(registry: str, realm: str) -> None:
 
 
 async def _read(registry: str, response: httpx2.Response) -> bytes:
-    """All that a token service says, as it was sent: nothing is unpacked."""
+    """Return the body of a token service's answer as it was sent, without decompression."""
     pieces, size = [], 0
     async for piece in response.aiter_raw():
         size += len(piece)
         if size > MAX_ANSWER_BYTES:
             raise RemoteUnavailable(
-                f"{registry}: its token service answers more than {MAX_ANSWER_BYTES} bytes: not read"
+                f"{registry}: its token service answered more than {MAX_ANSWER_BYTES} bytes: not read"
             )
         pieces.append(piece)
     return b"".join(pieces)
 
 
 def _failure(registry: str, response: httpx2.Response, *, anonymous: bool) -> BoltsealError:
-    """The error that an answer without a token is, by its status and `Retry-After`; its body is not read."""
+    """Return the error of an answer without a token, from its status and `Retry-After`. The body is not read."""
     status = response.status_code
     retry_after_s = parse_retry_after(response.headers.get("retry-after"), time.time())
     if status in (413, 414, 431):
-        return _TooMuch(f"{registry}: its token service takes no request of this length (HTTP {status})")
+        return _TooLong(f"{registry}: its token service rejects a request of this length (HTTP {status})")
     if status in (400, 401, 403) and retry_after_s is None:
-        hint = "log in with `docker login`" if anonymous else "is the login right?"
-        return _Refused(f"{registry} gave no token (HTTP {status}); {hint}")
+        hint = "log in with `docker login`" if anonymous else "check the login"
+        return _Refused(f"{registry} issued no token (HTTP {status}); {hint}")
     if status in (403, 429):
-        return RemoteBusy(
-            f"{registry}: its token service limits how often it may be asked (HTTP {status})", retry_after_s
-        )
+        return RemoteBusy(f"{registry}: its token service has a rate limit (HTTP {status})", retry_after_s)
     return RemoteUnavailable(f"{registry}: its token service answered HTTP {status}", retry_after_s)
 
 
@@ -234,7 +232,7 @@ def _read_answer(registry: str, body: bytes) -> _Answer:
     try:
         answer = decode(body, _Answer)
     except ValueError:
-        raise RemoteUnavailable(f"{registry}: its token service answered something else than a token") from None
+        raise RemoteUnavailable(f"{registry}: its token service answered no token document") from None
     text = answer.token or answer.access_token
     if not text or not text.isascii() or any(character <= " " for character in text):
         raise RemoteUnavailable(f"{registry}: its token service answered without a token")

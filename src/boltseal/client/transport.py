@@ -1,23 +1,23 @@
-"""One request to another registry: address, authorization, retries, redirects, bounds.
+"""One request to another registry: address, authorization, retries, redirects, limits.
 
 The steps of a request, in order:
 
-1. The address: TLS, except on loopback and where the user said so; on loopback plain HTTP is tried first.
-2. What we know already: a token that covers the scopes, or how the registry wanted to be asked before (a token of its
-   realm, or Basic).
-3. A 401 is answered once: a token from the realm it names, or Basic.
-4. Redirects of GET and HEAD are followed, at most five; authorization stays with the host it was meant for, and nothing
-   is sent in the clear that came over TLS.
-5. A token may be too long for what stands before a registry (400, 413, 431, or it breaks off): a GET or HEAD is then asked
-   again with tokens for fewer repositories.
-6. No answer, 408, 429 and 5xx are tried again with growing pauses, or after what `Retry-After` says when that is short.
-   A refusal (400, 401, 403, 404, 405, 409, 412) never is.
+1. Choose the scheme: TLS, except on loopback and where the user allowed plain HTTP; on loopback plain HTTP is tried
+   first.
+2. Use what is known: a cached token that covers the scopes, or the scheme that the registry asked for before.
+3. Answer one 401: with a token of the realm that it names, or Basic.
+4. Follow redirects of GET and HEAD, at most five. Authorization is sent to the original host only, and no redirect from
+   TLS to plain HTTP is followed.
+5. If a token may be too long for a proxy of the registry (400, 413, 431, closed connection), repeat a GET or HEAD with
+   tokens for fewer repositories.
+6. Retry a missing answer, 408, 429 and 5xx with growing pauses, or after `Retry-After` if that is short. A refusal
+   (400, 401, 403, 404, 405, 409, 412) is never retried.
 
-What an answer's headers say of limits (`Retry-After`, `ratelimit-*`) is noted before its body is read, and holds whatever
-the body says, also where it is too long, breaks off or never ends.
+Rate-limit headers (`Retry-After`, `ratelimit-*`) are recorded before the body is read, and count even if the body is
+too long, breaks off or never ends.
 
-Bodies of answers are bounded: what is longer than it may be is not read to its end. So is time: a registry that sends a
-byte now and then is given up as one that sends none.
+Bodies are bounded: the rest of a longer one is not read. Time is bounded too: a registry that sends a byte now and then
+is given up like one that sends none.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.credentials import Credentials, LoginSource
 from boltseal.client.errors import RemoteBusy, RemoteMismatch, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
-from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_quota, parse_retry_after
-from boltseal.client.ssrf_guard import AddressBlocked, NoNeighbour, SsrfGuard
+from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
+from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.socket_backend import SocketClient
@@ -54,7 +54,7 @@ MAX_SHORTER: Final = 12
 PATIENCE_S: Final = 30.0
 WHOLE_S: Final = 300.0
 SLOWEST_BYTES_PER_S: Final = 512
-"""Slower than this, for a minute, nothing is waited for; a body that is pushed may take as long as it does at this pace."""
+"""A stream slower than this for a minute is aborted; a push may take as long as its size takes at this rate."""
 _TOO_LONG: Final = frozenset({400, 413, 431})
 _BROKEN_OFF: Final = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
 _REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
@@ -64,7 +64,7 @@ Body = bytes | Callable[[], AsyncIterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class MinimumRate:
-    """How slowly a stream may come: what each `over_s` seconds of waiting must bring, on average."""
+    """The slowest acceptable stream: bytes per second, on average over each `over_s` seconds of waiting."""
 
     bytes_per_s: int = SLOWEST_BYTES_PER_S
     over_s: float = 60.0
@@ -72,13 +72,13 @@ class MinimumRate:
 
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
-    """How we talk. `plain_http`: registries that may be asked without TLS. `ca_file`: a private authority, in PEM.
+    """Options of a transport. `plain_http`: registries that may be asked without TLS. `ca_file`: a private CA, in PEM.
 
-    `timeout_s`: without a byte. `whole_s`: how long asking for what is read whole may take in all, since who sends a byte now
-    and then is never silent, and until a stream has begun; redirects, tokens and other tries included. `pace`: how slowly a
-    stream may come. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: how long the body of a failure may
-    take, which only says why. `reach`: where a registry may send us; None:
-    anywhere but to link-local addresses.
+    `timeout_s`: longest time without a byte. `whole_s`: longest time for a whole document, or until a stream begins,
+    including redirects, tokens and retries; a server that sends a byte now and then never triggers `timeout_s`. `pace`:
+    the slowest acceptable stream. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: longest time
+    for the body of an error, which only explains it. `reach`: the addresses that a registry may send the client to;
+    None: all but link-local ones.
     """
 
     plain_http: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ class TransportOptions:
 
 @dataclass(frozen=True, slots=True)
 class RegistryRequest:
-    """One request. `path` begins with `/v2/`; `what` is said in errors; `ok` are the statuses that are no error."""
+    """One request. `path` begins with `/v2/`; `what` names the object in errors; `ok`: the statuses that are no error."""
 
     registry: str
     method: str
@@ -109,7 +109,7 @@ class RegistryRequest:
 
 @dataclass(frozen=True, slots=True)
 class RegistryResponse:
-    """An answer that was read whole. Header names are in lower case."""
+    """An answer with its whole body. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -117,11 +117,11 @@ class RegistryResponse:
 
 
 class AuthorityInvalid(Invalid):
-    """A file that holds no certificate authority."""
+    """A file contains no CA certificate."""
 
 
 class Transport:
-    """Requests to any registry, over one pool of connections. Close it with `aclose`."""
+    """Sends requests to any registry over one connection pool. Close it with `aclose`."""
 
     def __init__(
         self,
@@ -131,13 +131,13 @@ class Transport:
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = SocketClient(
-            verify=trusting(options.ca_file) if app is None else False,  # an application is reached by no network
+            verify=tls_context(options.ca_file) if app is None else False,  # an in-process application needs no TLS
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
             transport=app,
-            reach=options.reach or NoNeighbour(),
-            # a proxy of the environment would look for its own loopback, not for ours
+            reach=options.reach or LinkLocalGuard(),
+            # a proxy from the environment would resolve loopback to itself
             mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")} if app is None else None,
         )
         self._credentials = credentials
@@ -155,10 +155,16 @@ class Transport:
         await self._http.aclose()
 
     async def request(self, call: RegistryRequest, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> RegistryResponse:
-        """Ask and read the answer whole. Raises what `errors.from_status` makes of a status that is not in `call.ok`."""
+        """Send a request and return the answer with its body.
+
+        Raises: the error that `errors.from_status` returns for a status that is not in `call.ok`; RemoteUnavailable;
+        RemoteMismatch: the body is longer than `max_bytes`.
+        """
         attempts = self._options.attempts if call.idempotent else 1
-        async with self._in_time(call):
-            async for attempt in stamina.retry_context(on=self._pause, attempts=attempts, timeout=120.0, wait_max=8.0):
+        async with self._deadline(call):
+            async for attempt in stamina.retry_context(
+                on=self._retry_delay, attempts=attempts, timeout=120.0, wait_max=8.0
+            ):
                 with attempt:
                     async with AsyncExitStack() as stack:
                         response = await self._send(call, stack)
@@ -170,11 +176,11 @@ class Transport:
 
     @asynccontextmanager
     async def stream(self, call: RegistryRequest) -> AsyncIterator[httpx2.Response]:
-        """Ask and hand out the answer while it arrives. Only getting an answer is tried again, not its body."""
+        """Send a request and yield the answer while its body arrives. Only the request is retried, not the body."""
         async with AsyncExitStack() as stack:
-            async with self._in_time(call):
+            async with self._deadline(call):
                 async for attempt in stamina.retry_context(
-                    on=self._pause, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
+                    on=self._retry_delay, attempts=self._options.attempts, timeout=120.0, wait_max=8.0
                 ):
                     with attempt:
                         response = await self._send(call, stack)
@@ -183,11 +189,11 @@ class Transport:
             try:
                 yield response
             except httpx2.HTTPError as error:
-                raise RemoteUnavailable(f"{call.registry} broke off {call.what}: {type(error).__name__}") from error
+                raise RemoteUnavailable(f"{call.registry} aborted {call.what}: {type(error).__name__}") from error
 
     @asynccontextmanager
-    async def _in_time(self, call: RegistryRequest) -> AsyncIterator[None]:
-        """RemoteUnavailable when what is done in it takes too long; what is pushed is given the time that it needs."""
+    async def _deadline(self, call: RegistryRequest) -> AsyncIterator[None]:
+        """Limit the time of a block; a push gets the time that its body needs. Raises: RemoteUnavailable."""
         within_s = self._options.whole_s + int(call.headers.get("content-length", "0")) / SLOWEST_BYTES_PER_S
         limit = asyncio.timeout(within_s)
         try:
@@ -198,8 +204,8 @@ class Transport:
                 raise
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what} within {within_s:g} s") from error
 
-    def _pause(self, error: Exception) -> bool | float:
-        """Whether to try again, and after how many seconds if the registry said so."""
+    def _retry_delay(self, error: Exception) -> bool | float:
+        """Return whether to retry, or after how many seconds if the registry sent Retry-After."""
         if isinstance(error, RemoteMismatch | AddressBlocked) or not isinstance(error, Unavailable | RemoteBusy):
             return False
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
@@ -208,14 +214,14 @@ class Transport:
         return retry_after_s if retry_after_s <= self._options.patience_s else False
 
     def _note_limits(self, call: RegistryRequest, response: httpx2.Response) -> None:
-        quota = parse_quota(response.headers)
+        quota = parse_pull_limit(response.headers)
         if quota is not None:
             self.quotas[call.registry] = quota
         if quota is not None or ("/manifests/" in call.path and response.status_code in call.ok):
             self.pulls[call.registry] = PullsLeft(None if quota is None else quota.remaining)
 
     async def _failure(self, call: RegistryRequest, response: httpx2.Response) -> BoltsealError:
-        """The error that an answer is. Its body only says why: what can't be read of it changes nothing."""
+        """Return the error of an answer. Its body only explains the error: a failure to read it changes nothing."""
         body = b""
         with suppress(BoltsealError, TimeoutError):
             async with asyncio.timeout(self._options.reason_s):
@@ -235,7 +241,7 @@ class Transport:
             response = await self._authorized(call, stack)
             self._note_limits(call, response)
             return response
-        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: of a name that no host has
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: an invalid host name
             reason = str(error) or type(error).__name__
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error
 
@@ -244,16 +250,16 @@ class Transport:
             try:
                 response, authorization = await self._ask(call, stack)
             except _BROKEN_OFF:
-                if not self._shorter(call, self.tokens.held(call.registry, call.scopes)):
+                if not self._may_use_shorter(call, self.tokens.held(call.registry, call.scopes)):
                     raise
                 continue
-            if response.status_code not in _TOO_LONG or not self._shorter(call, authorization):
+            if response.status_code not in _TOO_LONG or not self._may_use_shorter(call, authorization):
                 return response
-            await _take_leave(response)
-        raise RemoteUnavailable(f"{call.registry} takes no token for {call.what}, however short")
+            await _drain(response)
+        raise RemoteUnavailable(f"{call.registry} rejects even the shortest token for {call.what}")
 
     async def _ask(self, call: RegistryRequest, stack: AsyncExitStack) -> tuple[httpx2.Response, str | None]:
-        """The answer, and the authorization that it was given to."""
+        """Return the answer, and the authorization that was sent with the accepted request."""
         authorization = await self._known_authorization(call)
         response = await self._follow(call, authorization, stack)
         if response.status_code != 401:
@@ -261,13 +267,13 @@ class Transport:
         answer = await self._answer_challenge(call, response, authorization)
         if answer is None or answer == authorization:
             return response, authorization
-        await _take_leave(response)
+        await _drain(response)
         return await self._follow(call, answer, stack), answer
 
-    def _shorter(self, call: RegistryRequest, authorization: str | None) -> bool:
-        """Whether it is worth asking again with a token for fewer repositories, because this one may be too long."""
+    def _may_use_shorter(self, call: RegistryRequest, authorization: str | None) -> bool:
+        """Return whether a retry with a token for fewer repositories may help, because this one may be too long."""
         token = (authorization or "").removeprefix("Bearer ")
-        return call.method in ("GET", "HEAD") and self.tokens.shorten(call.registry, token)
+        return call.method in ("GET", "HEAD") and self.tokens.use_shorter(call.registry, token)
 
     async def _known_authorization(self, call: RegistryRequest) -> str | None:
         token = self.tokens.held(call.registry, call.scopes)
@@ -280,7 +286,9 @@ class Transport:
             try:
                 return f"Bearer {await self._token(call, call.scopes, challenge)}"
             except BoltsealError:
-                self._bearer.pop(call.registry, None)  # it may want to be asked otherwise by now: let it say so again
+                self._bearer.pop(
+                    call.registry, None
+                )  # the registry may want another scheme now: wait for its next challenge
                 raise
         return None
 
@@ -290,7 +298,7 @@ class Transport:
             if challenge.scheme == "bearer":
                 if sent is not None and sent.startswith("Bearer "):
                     if challenge.parameters.get("error") == "insufficient_scope":
-                        return None  # the token is good, and this is not in it: another one would say the same
+                        return None  # the token is valid but lacks the right: another one would lack it too
                     self.tokens.forget(call.registry, sent.removeprefix("Bearer "))
                 scopes = call.scopes or frozenset(challenge.parameters.get("scope", "").split())
                 token = await self._token(call, scopes, challenge)
@@ -306,7 +314,7 @@ class Transport:
         return await self._credentials.find(call.registry, found[1] if found else None)
 
     async def _token(self, call: RegistryRequest, scopes: frozenset[str], challenge: Challenge) -> str:
-        # Where parts of a registry have logins of their own, one of them is not asked for what is another's.
+        # Where paths of a registry have their own logins, a token must not mix scopes of two logins.
         alone = bool(self._credentials.below(call.registry))
         login = await self._login(call)
         if login is not None and self._options.reach is not None:
@@ -327,17 +335,17 @@ class Transport:
             if not response.has_redirect_location or call.method not in ("GET", "HEAD"):
                 return response
             url = self._next(call, url, response)
-            await _take_leave(response)
+            await _drain(response)
         raise RemoteUnavailable(f"{call.registry} redirects {call.what} more than {MAX_REDIRECTS} times")
 
     def _next(self, call: RegistryRequest, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
         try:
             target = url.join(response.headers["location"])
         except httpx2.InvalidURL as error:
-            raise RemoteUnavailable(f"{call.registry} redirects {call.what} to what is no address") from error
+            raise RemoteUnavailable(f"{call.registry} redirects {call.what} to a malformed URL") from error
         if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
             raise RemoteUnavailable(f"{call.registry} redirects {call.what} out of TLS, to {target.host}: not followed")
-        if self._options.reach is not None:  # a proxy of the environment looks names up itself
+        if self._options.reach is not None:  # a proxy from the environment resolves names itself
             self._options.reach.check_literal(target.host, target.port or DEFAULT_PORTS[target.scheme])
         return target
 
@@ -354,10 +362,10 @@ class Transport:
         return scheme
 
     async def _try_plain(self, registry: str) -> str:
-        """On loopback nobody listens in: a registry there that speaks plain HTTP is asked so, as Docker does."""
+        """Return `http` if a registry on loopback speaks it, as Docker does: loopback traffic can't be intercepted."""
         try:
             async with self._http.stream("GET", f"http://{registry}/v2/", timeout=5.0) as response:
-                await _take_leave(response)
+                await _drain(response)
         except httpx2.ConnectError:
             return "http"
         except httpx2.HTTPError:
@@ -368,22 +376,22 @@ class Transport:
 
 
 def host_of(address: str) -> str:
-    """The host of a URL, "" where it has none or is none."""
+    """Return the host of a URL, "" if it has none or is malformed."""
     try:
         return httpx2.URL(address).host
     except httpx2.InvalidURL:
         return ""
 
 
-def trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """TLS with the system's authorities, and one of the user's own. AuthorityInvalid."""
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a TLS context with the system's CAs and those of a file of the user. Raises: AuthorityInvalid."""
     context = ssl.create_default_context()
     if ca_file is not None:
         try:
             context.load_verify_locations(ca_file)
         except OSError as error:  # ssl.SSLError is one
-            reason = error.strerror if not isinstance(error, ssl.SSLError) else "there is no PEM certificate in it"
-            raise AuthorityInvalid(f"{ca_file}: {reason}; expected the certificate of an authority") from error
+            reason = error.strerror if not isinstance(error, ssl.SSLError) else "the file has no PEM certificate"
+            raise AuthorityInvalid(f"{ca_file}: {reason}; expected a CA certificate") from error
     return context
 
 
@@ -395,7 +403,7 @@ def _basic(credentials: Credentials | None) -> str | None:
 
 
 async def _read(call: RegistryRequest, response: httpx2.Response, max_bytes: int) -> bytes:
-    """All of an answer. A HEAD's is empty, and read all the same: only then its connection can be used again."""
+    """Return the whole body. The empty body of a HEAD is read too, or its connection could not be reused."""
     pieces, size = [], 0
     try:
         async for piece in response.aiter_raw():
@@ -408,8 +416,8 @@ async def _read(call: RegistryRequest, response: httpx2.Response, max_bytes: int
     return b"".join(pieces)
 
 
-async def _take_leave(response: httpx2.Response) -> None:
-    """Read the little that an answer says which is not wanted, for the same reason; a long one is cut off."""
+async def _drain(response: httpx2.Response) -> None:
+    """Read and drop an unwanted body so that its connection can be reused; a long one is cut off."""
     size = 0
     with suppress(httpx2.HTTPError):
         async for piece in response.aiter_raw():

@@ -1,11 +1,10 @@
-"""A witness of a ledger, as its client (C2SP tlog-witness): submit a head, get a cosignature, or hear what it saw last.
+"""Client of a ledger's witness (C2SP tlog-witness): submit a checkpoint, get a cosignature or the size it saw last.
 
     POST <url>/add-checkpoint                    200: cosignature lines · 409: the size that it saw last
-    GET  <url>/<hex SHA-256 of the origin>/checkpoint    the head that it cosigned last
+    GET  <url>/<hex SHA-256 of the origin>/checkpoint    the checkpoint that it cosigned last
 
-A witness is a stranger: answers are bounded, in bytes as they come over the wire and in the time that all of one takes;
-redirects are not followed, nothing of ours but the head leaves. What it says is checked by whoever asks; here it is only
-parsed.
+A witness is not trusted: answers are bounded in bytes on the wire and in total time, redirects are not followed, and
+only the checkpoint is sent. Answers are only parsed here; the caller verifies them.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ _MAX_DIGITS: Final = 18
 
 @dataclass(frozen=True, slots=True)
 class Cosigned:
-    """It saw that the head extends what it saw before. `lines`: signature lines, unverified."""
+    """The witness confirms that the checkpoint extends the last one it saw. `lines`: signature lines, unverified."""
 
     lines: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class SawOther:
-    """It saw a head of another size last, or, where the sizes are equal, another root."""
+class SizeConflict:
+    """The witness saw a checkpoint of another size last or, if `size` equals ours, with another root."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProofRefused:
-    """What it saw last, of the size that we said, is not the beginning of what we submitted."""
+    """The consistency proof does not connect the checkpoint that the witness saw last with the submitted one."""
 
 
 class WitnessClient:
-    """One witness, each answer of which has to be whole within `answers_within_s`. Close it with `aclose`."""
+    """Client of one witness. `answers_within_s`: longest time for a whole answer. Close it with `aclose`."""
 
     def __init__(
         self, url: str, *, app: httpx2.AsyncBaseTransport | None = None, answers_within_s: float = ANSWERS_WITHIN_S
@@ -62,9 +61,9 @@ class WitnessClient:
 
     async def add_checkpoint(
         self, old_size: int, proof: Sequence[bytes], note: bytes
-    ) -> Cosigned | SawOther | ProofRefused:
-        """Submit a head. RemoteUnavailable, RemoteMismatch."""
-        lines = [f"old {old_size}", *(b64encode(one).decode() for one in proof), ""]
+    ) -> Cosigned | SizeConflict | ProofRefused:
+        """Submit a checkpoint. Raises: RemoteUnavailable, RemoteMismatch."""
+        lines = [f"old {old_size}", *(b64encode(node).decode() for node in proof), ""]
         status, kind, body = await self._ask(
             "POST", "/add-checkpoint", MAX_ANSWER_BYTES, "".join(f"{line}\n" for line in lines).encode() + note
         )
@@ -74,34 +73,34 @@ class WitnessClient:
             text = body.decode("ascii", errors="replace").removesuffix("\n")
             if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
                 raise RemoteMismatch(
-                    f"the witness {self._url} says that it saw {quote(text)}; expected a number of entries"
+                    f"the witness {self._url} answered size {quote(text)}; expected a number of entries"
                 )
-            return SawOther(int(text))
+            return SizeConflict(int(text))
         if status == 422:
             return ProofRefused()
         reason = {403: ": it does not know this ledger's key", 404: ": it does not know this ledger"}.get(status, "")
         raise RemoteUnavailable(f"the witness {self._url} answered {status}{reason}")
 
     async def latest(self, origin: str) -> bytes:
-        """The head of a ledger that it cosigned last, unverified. RemoteUnavailable."""
+        """Return the checkpoint of a ledger that the witness cosigned last, unverified. Raises: RemoteUnavailable."""
         path = f"/{hashlib.sha256(origin.encode()).hexdigest()}/checkpoint"
         status, _, body = await self._ask("GET", path, MAX_NOTE_BYTES)
         if status != 200:
-            raise RemoteUnavailable(f"the witness {self._url} answered {status} to what it saw last")
+            raise RemoteUnavailable(f"the witness {self._url} answered {status} for its last checkpoint")
         return body
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def _ask(self, method: str, path: str, limit: int, content: bytes | None = None) -> tuple[int, str, bytes]:
         try:
             async with (
-                asyncio.timeout(self._within_s),  # httpx2 waits so long for each piece, however many there are
+                asyncio.timeout(self._within_s),  # httpx2's timeout is per piece, not for the whole
                 self._http.stream(method, self._url + path, content=content) as response,
             ):
                 body = b""
-                async for piece in response.aiter_raw():  # as it comes: a short one could be decoded into gigabytes
+                async for piece in response.aiter_raw():  # undecoded: a short body could decompress to gigabytes
                     body += piece
                     if len(body) > limit:
                         raise RemoteMismatch(f"the witness {self._url} answered with more than {limit} bytes")

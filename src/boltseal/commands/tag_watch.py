@@ -1,12 +1,12 @@
-"""One look at tags of other people's registries: what they mean now, beside what they meant before.
+"""Look at tags of other registries once, and compare what they resolve to with what they resolved to before.
 
-1. Of Docker Hub, where several tags of a repository are watched, its list is asked first: what means there what it meant
-   before is as it was. Everything else is asked by HEAD, never by GET.
-2. What was seen is remembered (`client.tag_observations`), a few hundred at a time. Whoever has to be told of a move is written down
-   by the same transaction: a process that ends in between finds the move again.
-3. A tag that looks like a release and moved, or is gone, is an alarm; another one that moved is a line of history.
+1. On Docker Hub, where several tags of a repository are watched, its tag list is read first: a tag with the same digest in
+   it is unchanged. All other tags are resolved by HEAD, never by GET.
+2. Observations are saved (`client.tag_observations`), a few hundred at a time. The alarms of a batch are put into the
+   outbox by the same transaction, so that a process that ends in between finds the move again.
+3. A tag that looks like a release and moved, or is gone, is an alarm; a move of another tag is a line of its history.
 
-A registry that does not answer hides nothing of the others: its tags could not be checked.
+A registry that does not answer does not stop the others: its tags could not be checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 
 from boltseal.client.docker_hub import list_tags
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
-from boltseal.client.head_requests import poll
+from boltseal.client.head_requests import resolve_tags
 from boltseal.client.pull_limit import PullLimit
 from boltseal.client.tag_observations import Observation, TagObservations
 from boltseal.client.transport import Transport
@@ -38,7 +38,7 @@ from boltseal.policy.release_tags import looks_like_release
 BATCH: Final = 500
 BATCH_S: Final = 2.0
 WORTH_A_LIST: Final = 3
-"""Watched tags of one repository from which on one request for a list saves others."""
+"""From how many watched tags of one repository on a list request saves other requests."""
 LISTS_AT_ONCE: Final = 8
 MAX_PAGES: Final = 10
 SEEN_BY: Final = "watch"
@@ -47,15 +47,15 @@ Tell = Callable[[Sequence[OutgoingEvent]], None]
 
 
 class WatchStatus(StrEnum):
-    """What one look at a tag found."""
+    """The result of one look at a tag."""
 
     FIRST = "first"
-    """It was never looked at before."""
+    """It was not looked at before."""
     SAME = "same"
     MOVED = "moved"
     GONE = "gone"
     BACK = "back"
-    """It was gone, and means again what it meant."""
+    """It was gone, and resolves to the same image as before."""
     ABSENT = "absent"
     """There is no such tag, and there was none."""
     UNKNOWN = "unknown"
@@ -64,7 +64,7 @@ class WatchStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TagLook:
-    """What one look at one tag found. `saw` is None where `error` says why it could not be checked, or for ABSENT."""
+    """One look at one tag. `saw`: None if it could not be checked (`error`), or for ABSENT."""
 
     reference: Reference
     status: WatchStatus
@@ -74,16 +74,16 @@ class TagLook:
 
     @property
     def changed(self) -> bool:
-        """Whether it is another one than at the look before."""
+        """Whether it resolves to another image than at the look before, or is gone."""
         return self.status in (WatchStatus.MOVED, WatchStatus.GONE) and self.saw is not None and self.saw.moved
 
     @property
     def alarm(self) -> bool:
-        """Whether that should never have happened."""
+        """Whether a release tag changed, which should never happen."""
         return self.changed and self.release
 
     def event(self) -> TagMoved:
-        """The move, as it is told."""
+        """Return the move as an event."""
         if self.saw is None:
             raise AssertionError("nothing moved")
         return TagMoved(self.reference, self.saw.last, self.saw.now.digest, self.release, SEEN_BY)
@@ -103,9 +103,9 @@ async def look_at(
     clock_us: Callable[[], int],
     tell: Tell = lambda _: None,
 ) -> AsyncGenerator[TagLook]:
-    """Look at each tag once; in the order in which answers come. `tell` hears of alarms before they are remembered.
+    """Look at each tag once, and yield the results as answers arrive. `tell`: gets alarms before they are saved.
 
-    ObservationsCorrupt, StateUnusable, and what `tell` raises: then nothing more is looked at.
+    Raises: ObservationsCorrupt, StateUnusable, and what `tell` raises.
     """
     wanted = list(dict.fromkeys(reference.by_tag for reference in references))
     batch: list[_Answer] = []
@@ -134,7 +134,7 @@ async def look_at(
 
 
 def _low(quotas: dict[str, PullLimit]) -> list[Event]:
-    """The registries whose pull limit is nearly used up: a tenth is left."""
+    """Return an event for each registry of whose pull limit at most a tenth is left."""
     return [
         QuotaLow(name, quota.remaining, quota.limit, quota.window_s)
         for name, quota in quotas.items()
@@ -154,25 +154,25 @@ def _remember(watched: TagObservations, batch: list[_Answer], now_us: int, tell:
     looks += [TagLook(one.reference, WatchStatus.ABSENT, _release(one.reference)) for one in never]
     seen = [(one.reference, one.digest) for one in answered if one not in never]
 
-    def written_down(saws: Sequence[Observation]) -> None:
-        alarms = [_told(look, now_us) for saw in saws if (look := _judged(saw)).alarm]
+    def put_alarms(saws: Sequence[Observation]) -> None:
+        alarms = [_alarm(look, now_us) for saw in saws if (look := _look_of(saw)).alarm]
         if alarms:
             tell(alarms)
 
     if seen:
-        looks += [_judged(saw) for saw in watched.saw_all(seen, now_us, written_down)]
+        looks += [_look_of(saw) for saw in watched.record_all(seen, now_us, put_alarms)]
     return looks
 
 
-def _told(look: TagLook, now_us: int) -> OutgoingEvent:
-    """An alarm, under an id that is the same if it has to be told again because its line could not be written."""
+def _alarm(look: TagLook, now_us: int) -> OutgoingEvent:
+    """Return an alarm with an ID that stays the same if it is sent again because its line could not be saved."""
     event = look.event()
     line = 0 if look.saw is None else look.saw.now.line
     named = f"{event.reference} {line} {event.was} {event.now}"
     return OutgoingEvent(sha256(named.encode()).hexdigest()[:32], now_us, event)
 
 
-def _judged(saw: Observation) -> TagLook:
+def _look_of(saw: Observation) -> TagLook:
     if saw.now.digest is None:
         status = WatchStatus.GONE
     elif saw.was is None:
@@ -196,7 +196,7 @@ async def _answers(
     async for answer in _as_before(transport, watched, wanted):
         listed.add(answer.reference)
         yield answer
-    async with aclosing(poll(transport, (each for each in wanted if each not in listed))) as answers:
+    async with aclosing(resolve_tags(transport, (each for each in wanted if each not in listed))) as answers:
         async for polled in answers:
             digest = None if polled.resolved is None else polled.resolved.digest
             gone = isinstance(polled.error, RemoteNotFound)
@@ -206,7 +206,7 @@ async def _answers(
 async def _as_before(
     transport: Transport, watched: TagObservations, wanted: Sequence[Reference]
 ) -> AsyncGenerator[_Answer]:
-    """The tags of Docker Hub of which its list says what was seen last."""
+    """Yield the tags that Docker Hub's list shows unchanged."""
     by_repository: dict[Repository, dict[Tag, Digest]] = defaultdict(dict)
     for reference in wanted:
         past = watched.past(reference) if reference.registry == HUB else ()
@@ -220,13 +220,13 @@ async def _as_before(
             for tag in same:
                 yield _Answer(Reference(HUB, name, tag), tags[tag])
         if not all(answered for _, answered in found):
-            return  # it does not answer, or not us: the registry is another service
+            return  # the list service does not answer; the registry is another service
 
 
 async def _unchanged(
     transport: Transport, repository: Repository, tags: dict[Tag, Digest]
 ) -> tuple[tuple[Tag, ...], bool]:
-    """Those of the tags that mean what they meant, page by page while a page saves requests; and whether it answered."""
+    """Return the tags that are unchanged, and whether the list service answered. Pages are read while they save requests."""
     same: list[Tag] = []
     open_ = dict(tags)
     for page in range(1, MAX_PAGES + 1):

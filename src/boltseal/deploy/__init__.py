@@ -1,1 +1,1 @@
-"""Images on engines: pulled by digest, kept before a newer one takes their name, brought back."""
+"""Deploys Compose projects as recorded releases, waits for health, and rolls back."""

@@ -1,9 +1,9 @@
-"""A project as Compose resolved it (`docker compose config --format json`), and what is made of it to be recorded. Pure.
+"""A project as Compose resolved it (`docker compose config --format json`), and the text that a release records. Pure.
 
-Compose has read the files, overrides, profiles, `.env` and environment; what it prints says the same when Compose reads it
-again, wherever and whenever that is: variables are filled in, `$` is doubled, paths are absolute. A release is started
-from this text, with three things replaced: each image by what is to be started, `build` by nothing, and the files of
-secrets and configs by their recorded copies. So to go back is to start an older text.
+Compose has read the files, overrides, profiles, `.env` and environment. Its output is self-contained: variables are filled
+in, `$` is doubled, paths are absolute. A release is started from this text with three changes: each image becomes the exact
+image to start, `build` is dropped, and files of secrets and configs become their recorded copies. A rollback starts an
+older text.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, key_in
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-ASKED: Final = "x-boltseal-environment"
-"""The extension by which Compose is asked what it makes of variables."""
-MOUNTED: Final = "dev.boltseal.mounted"
-"""The label that changes with what is in a service's secrets and configs."""
-MAX_WANTED: Final = 10_000
+VARIABLES_KEY: Final = "x-boltseal-environment"
+"""The extension field through which Compose prints the values of variables."""
+MOUNTED_LABEL: Final = "dev.boltseal.mounted"
+"""The label that changes with the contents of a service's secrets and configs."""
+MAX_CONTAINERS: Final = 10_000
 _SHARED: Final = ("networks", "volumes", "secrets", "configs")
 
 
 class ModelInvalid(Invalid):
-    """Compose's own reading of a project that can't be used."""
+    """The output of `docker compose config` can't be used."""
 
 
-class NotAsLocked(Invalid):
-    """The files and the lock do not say the same. Nothing was pulled or started."""
+class LockMismatch(Invalid):
+    """The project's files and its lock disagree. Nothing was pulled or started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """One service. `image`: as the files have it, of a build Compose's own name for it; `wanted`: how many containers.
+class ComposeService:
+    """One service of a project.
 
-    `environment`: what its containers get, None for a variable that has no value. `volumes`: where data is that a
-    rollback does not bring back: named volumes and folders of the host, in words.
+    `image`: as written in the files; for a build, Compose's name for it. `wanted`: number of containers. `environment`:
+    of its containers, None for a variable without a value. `volumes`: descriptions of named volumes and host folders,
+    whose data a rollback does not bring back.
     """
 
     name: str
@@ -54,16 +55,16 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """A whole project. `document` is what Compose printed, to be handed back to it."""
+class ComposeModel:
+    """A whole project. `document`: Compose's output, parsed."""
 
     project: str
-    services: Mapping[str, Service]
+    services: Mapping[str, ComposeService]
     document: Mapping[str, Any]
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Variables whose values become secrets or configs when containers are made."""
+        """The variables whose values become secrets or configs when containers are created."""
         found = {
             each["environment"]
             for kind in ("secrets", "configs")
@@ -72,72 +73,82 @@ class Model:
         }
         return tuple(sorted(found))
 
-    def only(self, names: Sequence[str]) -> None:
-        """Refuse a name that is no service of the project. ModelInvalid."""
+    def check_services(self, names: Sequence[str]) -> None:
+        """Check that each name is a service of the project.
+
+        Raises: ModelInvalid.
+        """
         for name in names:
             if name not in self.services:
                 known = ", ".join(sorted(self.services)[:20])
                 raise ModelInvalid(f"{self.project} has no service {quote(name)}; it has {quote(known, 400)[1:-1]}")
 
 
-def parse_model(raw: bytes) -> Model:
-    """What Compose printed. ModelInvalid."""
+def parse_model(raw: bytes) -> ComposeModel:
+    """Parse the output of `docker compose config --format json`.
+
+    Raises: ModelInvalid.
+    """
     try:
         document = json.loads(raw)
-        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair can't be written down
+        json.dumps(document, ensure_ascii=False).encode()  # a lone surrogate can't be encoded
     except (ValueError, RecursionError) as error:
-        raise ModelInvalid(f"Compose's reading of the project is no JSON: {quote(str(error))}") from error
+        raise ModelInvalid(f"the output of `docker compose config` is not JSON: {quote(str(error))}") from error
     services = document.get("services") if isinstance(document, dict) else None
     if not isinstance(services, dict) or not isinstance(document.get("name"), str):
-        raise ModelInvalid("Compose's reading of the project has no services")
+        raise ModelInvalid("the output of `docker compose config` has no services")
     for kind in _SHARED:
-        said = document.get(kind, {})
-        if not isinstance(said, dict) or not all(each is None or isinstance(each, dict) for each in said.values()):
-            raise ModelInvalid(f"Compose's reading of the project has odd {kind}")
+        entries = document.get(kind, {})
+        if not isinstance(entries, dict) or not all(
+            each is None or isinstance(each, dict) for each in entries.values()
+        ):
+            raise ModelInvalid(f"the output of `docker compose config` has malformed {kind}: expected a map of maps")
     if not services:
-        raise ModelInvalid("the project has no services that are enabled; see its profiles")
+        raise ModelInvalid("the project has no enabled services; check its profiles")
     project = check_project(document["name"])
     try:
-        found = {name: _service(project, name, said) for name, said in services.items()}
+        found = {name: _service(project, name, definition) for name, definition in services.items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelInvalid(f"Compose's reading of the project is of an unknown form: {quote(str(error))}") from error
-    return Model(project, found, document)
+        raise ModelInvalid(f"unknown form of `docker compose config` output: {quote(str(error))}") from error
+    return ComposeModel(project, found, document)
 
 
-def _service(project: str, name: str, said: Mapping[str, Any]) -> Service:
-    build = bool(said.get("build"))
-    written = said.get("image") or (f"{project}-{name}" if build else "")
+def _service(project: str, name: str, definition: Mapping[str, Any]) -> ComposeService:
+    build = bool(definition.get("build"))
+    written = definition.get("image") or (f"{project}-{name}" if build else "")
     if not written:
         raise ModelInvalid(f"service {quote(name)} has neither an image nor a build")
     try:
         image = Reference.parse(str(written).replace("$$", "$"))
     except BoltsealError as error:
         raise ModelInvalid(f"service {quote(name)}: {error.message}") from error
-    scale = said.get("scale")
-    replicas = (said.get("deploy") or {}).get("replicas") if scale is None else scale
+    scale = definition.get("scale")
+    replicas = (definition.get("deploy") or {}).get("replicas") if scale is None else scale
     wanted = 1 if replicas is None else int(replicas)
-    if not 0 <= wanted <= MAX_WANTED:
-        raise ModelInvalid(f"service {quote(name)} wants {wanted} containers; expected 0 to {MAX_WANTED}")
-    environment = {key: None if value is None else str(value) for key, value in (said.get("environment") or {}).items()}
-    volumes = tuple(_volume(each) for each in said.get("volumes") or () if each.get("type") in ("volume", "bind"))
+    if not 0 <= wanted <= MAX_CONTAINERS:
+        raise ModelInvalid(f"service {quote(name)} wants {wanted} containers; expected 0 to {MAX_CONTAINERS}")
+    environment = {
+        key: None if value is None else str(value) for key, value in (definition.get("environment") or {}).items()
+    }
+    volumes = tuple(_volume(each) for each in definition.get("volumes") or () if each.get("type") in ("volume", "bind"))
     for kind in ("secrets", "configs"):
-        if not all(isinstance(each.get("source"), str) for each in said.get(kind) or ()):
-            raise ModelInvalid(f"service {quote(name)} has odd {kind}")
-    return Service(name, image, build, wanted, environment, volumes)
+        if not all(isinstance(each.get("source"), str) for each in definition.get(kind) or ()):
+            raise ModelInvalid(f"service {quote(name)} has malformed {kind}: expected a source for each")
+    return ComposeService(name, image, build, wanted, environment, volumes)
 
 
-def _volume(said: Mapping[str, Any]) -> str:
-    source, target = str(said.get("source") or ""), str(said.get("target") or "")
+def _volume(definition: Mapping[str, Any]) -> str:
+    source, target = str(definition.get("source") or ""), str(definition.get("target") or "")
     where = source or "a volume without a name"
     return f"{where} at {target}"
 
 
-def locked_digests(model: Model, lock: Lock | None) -> dict[str, Digest]:
-    """What each service has to be, by the lock, or by the digest in its file. NotAsLocked.
+def locked_digests(model: ComposeModel, lock: Lock | None) -> dict[str, Digest]:
+    """Return the digest that each service must run, from the lock or the digest in its file.
 
-    A service that is built here is left out, unless the lock or its file has a digest: see `not_locked`.
+    A locally built service is left out unless the lock or its file has a digest: see `unlocked_builds`.
 
-    All that is wrong is told at once: a file that pins something else than the lock says, and what no lock knows.
+    Raises: LockMismatch: with every image that is not in the lock, or that a file pins to another digest.
     """
     known = {} if lock is None else lock.by_reference()
     found: dict[str, Digest] = {}
@@ -150,45 +161,47 @@ def locked_digests(model: Model, lock: Lock | None) -> dict[str, Digest]:
         if image is None and pinned is not None and lock is None:
             found[name] = pinned
         elif image is None:
-            missing = f"{LOCK_NAME} is not there" if lock is None else f"it is not in {LOCK_NAME}"
+            missing = f"there is no {LOCK_NAME}" if lock is None else f"it is not in {LOCK_NAME}"
             wrong.append(f"{name}: {service.image.familiar()}: {missing}")
         elif image.digest is None:
-            wrong.append(f"{name}: {service.image.familiar()}: {LOCK_NAME} says that it is built here, and it is not")
+            wrong.append(
+                f"{name}: {service.image.familiar()}: {LOCK_NAME} has it as built here, but the service has no build"
+            )
         elif pinned is not None and pinned != image.digest:
-            wrong.append(f"{name}: the file pins {pinned.short}, {LOCK_NAME} says {image.digest.short}")
+            wrong.append(f"{name}: the file pins {pinned.short}, {LOCK_NAME} has {image.digest.short}")
         else:
             found[name] = image.digest
     if wrong:
         shown = "; ".join(quote(each, 400)[1:-1] for each in wrong[:20])
-        raise NotAsLocked(
-            f"the files are not as locked: {shown}. Lock what is new with `boltseal lock`, or `boltseal deploy --update`"
+        raise LockMismatch(
+            f"the files do not match the lock: {shown}. Update the lock with `boltseal lock` or `boltseal deploy --update`"
         )
     return found
 
 
-def not_locked(model: Model, lock: Lock | None, digests: Mapping[str, Digest]) -> dict[str, str]:
-    """Services that are built here and that no digest is locked for, each with the reason. `digests`: of `locked_digests`."""
+def unlocked_builds(model: ComposeModel, lock: Lock | None, digests: Mapping[str, Digest]) -> dict[str, str]:
+    """Return the locally built services without a locked digest, each with the reason. `digests`: of `locked_digests`."""
     known = {} if lock is None else lock.by_reference()
     found: dict[str, str] = {}
     for name, service in sorted(model.services.items()):
         if name in digests:
             continue
         if lock is None:
-            found[name] = f"{LOCK_NAME} is not there"
+            found[name] = f"there is no {LOCK_NAME}"
         elif key_in(service.image, known) in known:
-            found[name] = f"{LOCK_NAME} says that it is built here"
+            found[name] = f"{LOCK_NAME} has it as built here"
         else:
             found[name] = f"it is not in {LOCK_NAME}"
     return found
 
 
-def merged(new: Model, before: bytes | None, chosen: Sequence[str]) -> dict[str, Any]:
-    """The whole project after some services of it were chosen: those as they are now, all others as they were.
+def merge_services(new: ComposeModel, before: bytes | None, chosen: Sequence[str]) -> dict[str, Any]:
+    """Return the project with the chosen services as they are now and all others as the running release has them.
 
-    `new` has what was chosen and what it depends on. `before`: the text of the release that runs, None where none does.
+    `new`: the chosen services and what they depend on. `before`: the text of the running release, None if none runs.
     """
     document = dict(copy.deepcopy(dict(new.document)))
-    document.pop(ASKED, None)
+    document.pop(VARIABLES_KEY, None)
     if not chosen or before is None:
         return document
     old = json.loads(before)
@@ -200,7 +213,7 @@ def merged(new: Model, before: bytes | None, chosen: Sequence[str]) -> dict[str,
 
 
 def mounted_files(document: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Files that become secrets or configs of a project."""
+    """Return the files that become secrets or configs of a project."""
     found = {
         each["file"]
         for kind in ("secrets", "configs")
@@ -210,17 +223,17 @@ def mounted_files(document: Mapping[str, Any]) -> tuple[Path, ...]:
     return tuple(Path(each) for each in sorted(found))
 
 
-def started(
+def release_text(
     document: Mapping[str, Any],
     images: Mapping[str, str],
     copies: Mapping[str, str],
     mark: Callable[[str], str],
     variables: Mapping[str, str],
 ) -> bytes:
-    """The text that Compose is given. `images`: by service; `copies`: the recorded copy of a file, by its path.
+    """Return the text that Compose starts a release from.
 
-    Compose does not start a service anew when only what is in a secret or config has changed. A service that has some
-    gets a label with `mark` (an HMAC) of what they are, so that it does.
+    `images`: by service. `copies`: the recorded copy of a file, by its path. Compose does not recreate a container when
+    only the contents of a secret or config changed, so a service with some gets a label with `mark` (an HMAC) of them.
     """
     made = copy.deepcopy(dict(document))
     for kind in ("secrets", "configs"):
@@ -234,34 +247,38 @@ def started(
             service.pop(key, None)
         mounted = _mounted(made, service, variables)
         if mounted:
-            service["labels"] = {**_labels(service), MOUNTED: mark(mounted)}
+            service["labels"] = {**_labels(service), MOUNTED_LABEL: mark(mounted)}
     return json.dumps(made, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def _mounted(document: Mapping[str, Any], service: Mapping[str, Any], variables: Mapping[str, str]) -> str:
-    """The secrets and configs of a service and what is in them, as one text."""
+    """Return the secrets and configs of a service with their contents, as one text."""
     found = []
     for kind in ("secrets", "configs"):
         for use in service.get(kind) or ():
             source = use["source"]
-            said = document.get(kind, {}).get(source) or {}
-            found.append([kind, source, said, variables.get(str(said.get("environment") or ""), "")])
+            definition = document.get(kind, {}).get(source) or {}
+            value = variables.get(str(definition.get("environment") or ""), "")
+            found.append([kind, source, definition, value])
     return json.dumps(found, sort_keys=True) if found else ""
 
 
 def _labels(service: Mapping[str, Any]) -> dict[str, Any]:
-    said = service.get("labels") or {}
-    return {key: value for key, value in said.items() if key != MOUNTED} if isinstance(said, Mapping) else {}
+    labels = service.get("labels") or {}
+    return {key: value for key, value in labels.items() if key != MOUNTED_LABEL} if isinstance(labels, Mapping) else {}
 
 
-def asking(variables: Iterable[str]) -> bytes:
-    """A Compose file that has Compose say what these variables are, as it fills them in itself."""
-    return json.dumps({ASKED: {name: f"${{{name}-}}" for name in variables}}).encode()
+def variables_query(variables: Iterable[str]) -> bytes:
+    """Return a Compose file that makes Compose print the values of these variables, interpolated by its own rules."""
+    return json.dumps({VARIABLES_KEY: {name: f"${{{name}-}}" for name in variables}}).encode()
 
 
-def asked(raw: bytes) -> dict[str, str]:
-    """What Compose said to `asking`. ModelInvalid."""
-    said = parse_model(raw).document.get(ASKED, {})
-    if not isinstance(said, dict):
-        raise ModelInvalid("Compose does not say what the project's variables are")
-    return {str(name): str(value or "").replace("$$", "$") for name, value in said.items()}
+def parse_variables(raw: bytes) -> dict[str, str]:
+    """Return the values that Compose printed for `variables_query`.
+
+    Raises: ModelInvalid.
+    """
+    values = parse_model(raw).document.get(VARIABLES_KEY, {})
+    if not isinstance(values, dict):
+        raise ModelInvalid("the output of `docker compose config` lacks the values of the project's variables")
+    return {str(name): str(value or "").replace("$$", "$") for name, value in values.items()}

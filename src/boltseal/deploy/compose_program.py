@@ -1,11 +1,11 @@
-"""Docker Compose as a program: asked how it reads a project, and told to start one.
+"""Runs the Docker Compose program: to resolve a project's files, and to build, start, stop and remove services.
 
-Nothing of it is taken over: what Compose makes of files, networks, volumes and order is Compose's. Rules kept:
+boltseal reimplements nothing of Compose: files, networks, volumes and start order are Compose's. Rules kept:
 
-- A project is read with the user's own environment, since its files ask for it. It is started with little of that: the
-  recorded text has no variables left, and Compose shall not find others than were recorded.
-- A run is bounded in time, and ends with this process. What it printed last tells why it failed; it may hold text of the
-  project and is made harmless.
+- Resolving a project uses the user's own environment, since its files refer to it. Starting uses a minimal one: the
+  recorded text has no variables left, and Compose must not find other values than the recorded ones.
+- A run has a time limit and ends with this process. Its last lines explain a failure; they may contain text of the
+  project, so they are quoted.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ REMOVE_S: Final = 300.0
 STOP_S: Final = 20.0
 MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
 LAST_LINES: Final = 5
-_ROOT: Final = Path("/")  # a recorded project names all its paths whole, and its folder may be gone
+_ROOT: Final = Path("/")  # a recorded project has absolute paths only, and its folder may be gone
 _MAX_LINE: Final = 64 * 1024
 _LOOK_EVERY_S: Final = 0.05
 _PROGRESS: Final = ("Container ", "Network ", "Volume ", "Image ")
-_PASSED_ON: Final = ("PATH", "HOME", "TMPDIR", "LANG", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "DOCKER_CONFIG")
+_MINIMAL_ENVIRONMENT: Final = ("PATH", "HOME", "TMPDIR", "LANG", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "DOCKER_CONFIG")
 
 
 class ComposeMissing(Unavailable):
@@ -39,20 +39,20 @@ class ComposeMissing(Unavailable):
 
 
 class ComposeRefused(Invalid):
-    """Compose can't read the project. Nothing was started."""
+    """Compose can't resolve the project. Nothing was started."""
 
 
 class ComposeFailed(Unavailable):
-    """Compose could not do what it was told."""
+    """A Compose command failed or timed out."""
 
 
 class ComposeFull(Full):
-    """Compose, or the engine behind it, found no room."""
+    """A Compose command failed because a disk is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectFiles:
-    """A project as the user names it to Compose: `-f`, `--project-name`, `--project-directory`, `--profile`, `--env-file`."""
+    """The user's options that select a project: `-f`, `--project-name`, `--project-directory`, `--profile`, `--env-file`."""
 
     directory: Path
     files: tuple[Path, ...] = ()
@@ -63,7 +63,7 @@ class ProjectFiles:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """As Compose's flags."""
+        """The options as arguments of Compose."""
         pairs = [("--file", str(file)) for file in self.files]
         pairs += [("--project-name", self.name)] if self.name else []
         pairs += [("--project-directory", str(self.project_directory))] if self.project_directory else []
@@ -72,121 +72,139 @@ class ProjectFiles:
         return tuple(part for pair in pairs for part in pair)
 
 
-Tell = Callable[[str], None]
+@dataclass(frozen=True, slots=True)
+class RecordedProject:
+    """A recorded project that Compose starts from. `file`: its text; `variables`: values for its secrets and configs."""
+
+    file: Path
+    name: str
+    directory: Path
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The options of Compose that select it, with all profiles and without `.env`."""
+        named = ("--project-name", self.name, "--project-directory", str(self.directory), "--profile", "*")
+        return (*named, "--env-file", os.devnull, "--file", str(self.file))
+
+
+Progress = Callable[[str], None]
+"""Receives each line of output for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compose:
-    """Docker Compose, for one engine. `command`: how it is called; `user`: the user's environment; `engine`: what names
-    the engine to it, such as DOCKER_HOST."""
+    """Docker Compose for one engine.
+
+    `command`: its command line; `user`: the user's environment; `engine`: variables that select the engine, such as
+    DOCKER_HOST.
+    """
 
     command: tuple[str, ...]
     user: Mapping[str, str] = field(repr=False)
     engine: Mapping[str, str]
 
     async def read(self, project: ProjectFiles, services: Sequence[str] = (), extra: Sequence[Path] = ()) -> bytes:
-        """The project as Compose reads it, as JSON; of some services, those and what they depend on. ComposeRefused."""
+        """Return the resolved project as JSON: the given services and their dependencies, or all enabled ones.
+
+        `extra`: further Compose files.
+
+        Raises: ComposeRefused, ComposeFailed, ComposeMissing.
+        """
         if extra and not project.files:
-            raise AssertionError("a file more is a file beside others: name them all")
-        more = [part for path in extra for part in ("--file", str(path))]
-        argv = [*self.command, *project.flags, *more, "config", "--format", "json", "--", *services]
-        async with _running(argv, {**self.user, **self.engine}, project.directory) as process:
+            raise AssertionError("extra files need named project files: with -f Compose reads no default file")
+        options = [part for path in extra for part in ("--file", str(path))]
+        argv = [*self.command, *project.flags, *options, "config", "--format", "json", "--", *services]
+        async with _process(argv, {**self.user, **self.engine}, project.directory) as process:
             out, err = await _outputs(process, READ_S)
         if process.returncode:
-            raise ComposeRefused(f"Compose can't read the project: {_shown(err)}")
+            raise ComposeRefused(f"Compose can't read the project: {_last_lines(err)}")
         return out
 
-    async def build(self, project: ProjectFiles, services: Sequence[str], tell: Tell) -> None:
-        """Build services from the user's own files. ComposeFailed, ComposeFull, ComposeMissing."""
+    async def build(self, project: ProjectFiles, services: Sequence[str], progress: Progress) -> None:
+        """Build services from the user's own files.
+
+        Raises: ComposeFailed, ComposeFull, ComposeMissing.
+        """
         argv = [*self.command, *project.flags, "build", "--", *services]
-        await self._do(argv, {**self.user, **self.engine}, project.directory, None, tell, "build")
+        await self._run_command(argv, {**self.user, **self.engine}, project.directory, None, progress, "build")
 
     async def up(
         self,
-        file: Path,
-        project: str,
-        directory: Path,
+        recorded: RecordedProject,
         services: Sequence[str],
-        variables: Mapping[str, str],
         *,
         dependencies: bool = True,
         timeout_s: float,
-        tell: Tell,
+        progress: Progress,
     ) -> None:
-        """Start services of a recorded project, without a build or a pull. ComposeFailed, ComposeFull, ComposeMissing.
+        """Start services of a recorded project, without a build or a pull.
 
-        `dependencies`: with those that they depend on. Without, Compose keeps the order among those that are named.
+        `dependencies`: also start the services that they depend on. Otherwise Compose only orders the named ones.
+
+        Raises: ComposeFailed, ComposeFull, ComposeMissing.
         """
-        more = () if dependencies else ("--no-deps",)
-        up = ("up", "--detach", "--no-build", "--pull", "never", *more, "--", *services)
-        argv = [*self._recorded(file, project, directory), *up]
-        await self._do(argv, self._little() | dict(variables), _ROOT, timeout_s, tell, "start the project")
+        options = () if dependencies else ("--no-deps",)
+        up = ("up", "--detach", "--no-build", "--pull", "never", *options, "--", *services)
+        await self._run_recorded(recorded, up, timeout_s, progress, "start the project")
 
-    async def stop(
-        self,
-        file: Path,
-        project: str,
-        directory: Path,
-        services: Sequence[str],
-        variables: Mapping[str, str],
-        tell: Tell,
+    async def stop(self, recorded: RecordedProject, services: Sequence[str], progress: Progress) -> None:
+        """Stop services of a recorded project and leave their containers.
+
+        Raises: ComposeFailed, ComposeMissing.
+        """
+        await self._run_recorded(recorded, ("stop", "--", *services), REMOVE_S, progress, "stop running jobs")
+
+    async def remove(self, recorded: RecordedProject, services: Sequence[str], progress: Progress) -> None:
+        """Stop services of a recorded project and remove their containers, but not their volumes.
+
+        Raises: ComposeFailed, ComposeMissing.
+        """
+        remove = ("rm", "--stop", "--force", "--", *services)
+        await self._run_recorded(recorded, remove, REMOVE_S, progress, "remove services")
+
+    async def _run_recorded(
+        self, recorded: RecordedProject, command: Sequence[str], timeout_s: float, progress: Progress, what: str
     ) -> None:
-        """Stop services of a recorded project; their containers stay. ComposeFailed, ComposeMissing."""
-        argv = [*self._recorded(file, project, directory), "stop", "--", *services]
-        await self._do(argv, self._little() | dict(variables), _ROOT, REMOVE_S, tell, "stop what is still at work")
+        minimal = {name: self.user[name] for name in _MINIMAL_ENVIRONMENT if name in self.user} | dict(self.engine)
+        argv = [*self.command, *recorded.flags, *command]
+        await self._run_command(argv, minimal | dict(recorded.variables), _ROOT, timeout_s, progress, what)
 
-    async def remove(
-        self,
-        file: Path,
-        project: str,
-        directory: Path,
-        services: Sequence[str],
-        variables: Mapping[str, str],
-        tell: Tell,
-    ) -> None:
-        """Stop services of a recorded project and remove their containers; volumes stay. ComposeFailed, ComposeMissing."""
-        argv = [*self._recorded(file, project, directory), "rm", "--stop", "--force", "--", *services]
-        await self._do(argv, self._little() | dict(variables), _ROOT, REMOVE_S, tell, "remove what is no more")
-
-    def _recorded(self, file: Path, project: str, directory: Path) -> list[str]:
-        flags = ("--project-name", project, "--project-directory", str(directory), "--profile", "*")
-        return [*self.command, *flags, "--env-file", os.devnull, "--file", str(file)]
-
-    def _little(self) -> dict[str, str]:
-        return {name: self.user[name] for name in _PASSED_ON if name in self.user} | dict(self.engine)
-
-    async def _do(
+    async def _run_command(
         self,
         argv: Sequence[str],
         environment: Mapping[str, str],
         directory: Path,
         timeout_s: float | None,
-        tell: Tell,
+        progress: Progress,
         what: str,
     ) -> None:
         last: deque[str] = deque(maxlen=LAST_LINES)
-        async with _running(argv, environment, directory, together=True) as process:
+        async with _process(argv, environment, directory, together=True) as process:
             try:
                 async with asyncio.timeout(timeout_s):
                     async for line in _lines(process):
                         last.append(line)
-                        tell(line)
+                        progress(line)
                     await process.wait()
             except TimeoutError as error:
                 raise ComposeFailed(
-                    f"Compose did not {what} within {timeout_s:g} s: {_shown(_joined(last))}"
+                    f"Compose did not {what} within {timeout_s:g} s: {_last_lines(_joined(last))}"
                 ) from error
         if process.returncode:
-            said = _shown(_joined(last))
-            full = "no space left on device" in said.lower()
-            raise (ComposeFull if full else ComposeFailed)(f"Compose could not {what}: {said}")
+            reason = _last_lines(_joined(last))
+            full = "no space left on device" in reason.lower()
+            raise (ComposeFull if full else ComposeFailed)(f"Compose could not {what}: {reason}")
 
 
 async def find_compose(user: Mapping[str, str], engine: Mapping[str, str]) -> Compose:
-    """Docker Compose v2, as Docker's plugin or by itself. ComposeMissing."""
+    """Find Docker Compose v2, as Docker's plugin or as its own program.
+
+    Raises: ComposeMissing.
+    """
     for command in (("docker", "compose"), ("docker-compose",)):
         try:
-            async with _running([*command, "version", "--short"], dict(user), Path("/")) as process:
+            async with _process([*command, "version", "--short"], dict(user), Path("/")) as process:
                 out, _ = await _outputs(process, READ_S)
         except ComposeMissing:
             continue
@@ -194,14 +212,16 @@ async def find_compose(user: Mapping[str, str], engine: Mapping[str, str]) -> Co
             if int(out.lstrip(b"v").split(b".")[0]) < 2:
                 continue
             return Compose(command, dict(user), dict(engine))
-    raise ComposeMissing("there is no Docker Compose 2 here: neither `docker compose` nor `docker-compose` can be run")
+    raise ComposeMissing(
+        "Docker Compose 2 not found: neither `docker compose` nor `docker-compose` can be run; install it"
+    )
 
 
 @contextlib.asynccontextmanager
-async def _running(
+async def _process(
     argv: Sequence[str], environment: Mapping[str, str], directory: Path, *, together: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process in a group of its own, which is over when this is. `together`: its errors among its output."""
+    """Run a process in its own process group, which is stopped on exit. `together`: merge stderr into stdout."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -213,39 +233,39 @@ async def _running(
             start_new_session=True,
             limit=_MAX_LINE,
         )
-    except (OSError, ValueError) as error:  # also a value of the environment that is too long, or that holds a NUL
+    except (OSError, ValueError) as error:  # also for an environment value that is too long or contains NUL
         if not directory.is_dir():  # noqa: ASYNC240 - once, and it has failed already
-            raise ComposeRefused(f"{directory} is no folder: Compose can't read a project in it") from error
+            raise ComposeRefused(f"{directory} is not a folder: Compose can't read a project in it") from error
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ComposeMissing(f"{argv[0]} can't be run: {why}") from error
     try:
         yield process
     finally:
         if process.returncode is None or not _closed(process):
-            await _stopped(process)
+            await _stop_group(process)
 
 
 def _closed(process: asyncio.subprocess.Process) -> bool:
-    """Whether nobody can print anything more: a process that has ended may have left others of its group behind."""
+    """Return whether all output is closed. A process that has exited may have left children in its group."""
     return all(stream is None or stream.at_eof() for stream in (process.stdout, process.stderr))
 
 
-async def _stopped(process: asyncio.subprocess.Process) -> None:
-    """End the whole group: asked first, and what is left of it after that by force."""
+async def _stop_group(process: asyncio.subprocess.Process) -> None:
+    """End the whole process group: SIGINT first, SIGKILL after STOP_S seconds."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     until = asyncio.get_running_loop().time() + STOP_S
-    # not `wait`: that also waits for whoever of its group still has its output
-    while process.returncode is None and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - no event tells it
+    # not `wait`: that also waits for other processes of the group that have the output open
+    while process.returncode is None and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(_LOOK_EVERY_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_drained(process), STOP_S)
+        await asyncio.wait_for(_drain(process), STOP_S)
 
 
-async def _drained(process: asyncio.subprocess.Process) -> None:
-    """The end of a process, which is only seen once all that it printed was read."""
+async def _drain(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process to end; asyncio reports that only after all output was read."""
     for stream in (process.stdout, process.stderr):
         while stream is not None and await stream.read(_MAX_LINE):
             pass
@@ -253,23 +273,23 @@ async def _drained(process: asyncio.subprocess.Process) -> None:
 
 
 async def _outputs(process: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
-    async def whole(stream: asyncio.StreamReader | None) -> bytes:
+    async def read_stream(stream: asyncio.StreamReader | None) -> bytes:
         if stream is None:
-            raise AssertionError("the process was started with pipes")
+            raise AssertionError("the process has no pipes")
         found = bytearray()
-        while piece := await stream.read(_MAX_LINE):
-            found += piece
+        while chunk := await stream.read(_MAX_LINE):
+            found += chunk
             if len(found) > MAX_OUTPUT_BYTES:
                 raise ComposeRefused(f"Compose prints more than {MAX_OUTPUT_BYTES // 2**20} MiB of this project")
         return bytes(found)
 
-    reading = [asyncio.ensure_future(whole(stream)) for stream in (process.stdout, process.stderr)]
+    reading = [asyncio.ensure_future(read_stream(stream)) for stream in (process.stdout, process.stderr)]
     try:
         async with asyncio.timeout(timeout_s):
             out, err = await asyncio.gather(*reading)
             await process.wait()
     except TimeoutError as error:
-        raise ComposeFailed(f"Compose does not answer within {timeout_s:g} s") from error
+        raise ComposeFailed(f"Compose did not respond within {timeout_s:g} s") from error
     finally:
         for each in reading:
             each.cancel()
@@ -280,10 +300,10 @@ async def _outputs(process: asyncio.subprocess.Process, timeout_s: float) -> tup
 async def _lines(process: asyncio.subprocess.Process) -> AsyncIterator[str]:
     stream = process.stdout
     if stream is None:
-        raise AssertionError("the process was started with a pipe")
+        raise AssertionError("the process has no pipe")
     rest = b""
-    while piece := await stream.read(_MAX_LINE):
-        *lines, rest = (rest + piece).split(b"\n")
+    while chunk := await stream.read(_MAX_LINE):
+        *lines, rest = (rest + chunk).split(b"\n")
         rest = rest[-_MAX_LINE:]
         for line in lines:
             if line.strip():
@@ -296,8 +316,8 @@ def _joined(lines: deque[str]) -> bytes:
     return "\n".join(lines).encode()
 
 
-def _shown(output: bytes) -> str:
-    """The last lines that say something, on one line."""
+def _last_lines(output: bytes) -> str:
+    """Return the last lines that are neither warnings nor progress, joined into one."""
     lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
-    told = [line for line in lines if "level=warning" not in line and not line.startswith(_PROGRESS)] or lines
-    return quote(" / ".join(told[-3:]) or "it does not say why", 600)[1:-1]
+    useful = [line for line in lines if "level=warning" not in line and not line.startswith(_PROGRESS)] or lines
+    return quote(" / ".join(useful[-3:]) or "it printed no reason", 600)[1:-1]

@@ -1,4 +1,4 @@
-"""A project as Compose reads it, with the values of variables that Compose needs beside the text."""
+"""Reads a project through Compose, with the values of variables that the resolved text does not contain."""
 
 from __future__ import annotations
 
@@ -7,30 +7,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from boltseal.deploy.compose_model import Model, asked, asking, parse_model
+from boltseal.deploy.compose_model import ComposeModel, parse_model, parse_variables, variables_query
 from boltseal.deploy.compose_program import Compose, ProjectFiles
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """A project as Compose reads it. `variables`: values that Compose needs beside the text, when it makes containers.
+class ComposeReading:
+    """A project as Compose resolved it.
 
-    `built`: services whose images Compose has built for this deploy (`--build`).
+    `variables`: values that Compose needs beside the text when it creates containers. `built`: services whose images
+    Compose built for this deploy (`--build`).
     """
 
     project: ProjectFiles
-    model: Model
+    model: ComposeModel
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     built: frozenset[str] = frozenset()
 
 
-async def read_project(compose: Compose, project: ProjectFiles, chosen: Sequence[str]) -> Read:
-    """The project as Compose reads it: these services and what they depend on, or all that are enabled. ComposeRefused."""
+async def read_project(compose: Compose, project: ProjectFiles, chosen: Sequence[str]) -> ComposeReading:
+    """Return the project as Compose resolves it: the chosen services and their dependencies, or all enabled ones.
+
+    Raises: ComposeRefused, ModelInvalid.
+    """
     model = parse_model(await compose.read(project, chosen))
-    model.only(chosen)
+    model.check_services(chosen)
     if not model.variables:
-        return Read(project, model)
+        return ComposeReading(project, model)
     with tempfile.TemporaryDirectory() as folder:
-        more = Path(folder) / "asked.json"
-        more.write_bytes(asking(model.variables))
-        return Read(project, model, asked(await compose.read(project, chosen, [more])))
+        query_file = Path(folder) / "variables.json"
+        query_file.write_bytes(variables_query(model.variables))
+        return ComposeReading(project, model, parse_variables(await compose.read(project, chosen, [query_file])))

@@ -1,13 +1,13 @@
-"""One-shot jobs of a project, such as database migrations: services that do their work and end with 0. Pure.
+"""One-shot jobs of a project, such as database migrations: services that exit with 0 when their work is done. Pure.
 
-Jobs run when a release goes forward. When an older release comes back, its completed jobs are not run again: they did their
-work when it was released, and the data may be newer by now than they can handle. A job of a release has completed if
+A deploy runs jobs. A rollback does not run the completed jobs of the older release again: they ran when it was deployed,
+and the data may by now be newer than they can handle. A job of a release has completed if
 
-1. its record says so: the job had ended with 0 when the release became healthy (`completed_now`), or
+1. its record says so: the job had exited with 0 when the release became healthy (`mark_completed_jobs`), or
 2. the release became healthy, and another service of it depends on the job by `service_completed_successfully`.
 
-By rule 1 also a service that nothing depends on is a job, if the engine does not restart it after it has ended with 0. One
-that was still at work when its release became healthy is not: it could not be told from a service that was stopped later.
+By rule 1 a service without dependants is a job too, if the engine does not restart it after exit code 0. A job that still
+ran when its release became healthy does not count: it looks like a service that was stopped later.
 """
 
 from __future__ import annotations
@@ -25,29 +25,33 @@ _COMPLETED: Final = "service_completed_successfully"
 _SHARED: Final = ("network_mode", "ipc", "pid")
 
 
-def completed_now(release: Release, document: Mapping[str, Any], containers: Sequence[EngineContainer]) -> Release:
-    """A release that has become healthy, with the jobs that it ran marked as completed. `document`: its recorded text."""
+def mark_completed_jobs(
+    release: Release, document: Mapping[str, Any], containers: Sequence[EngineContainer]
+) -> Release:
+    """Return a release that has become healthy with its jobs marked as completed. `document`: its recorded text."""
     done = []
     for name in release.to_start:
-        mine = [each for each in containers if service_of(each) == name]
-        if mine and all(each.state is State.EXITED and each.exit_code == 0 for each in mine):
+        containers_of_service = [each for each in containers if service_of(each) == name]
+        if containers_of_service and all(
+            each.state is State.EXITED and each.exit_code == 0 for each in containers_of_service
+        ):
             done.append(name)
-    return _marked(release, _one_shot(document).intersection(done))
+    return _mark_completed(release, _jobs_by_exit(document).intersection(done))
 
 
-def coming_back(release: Release, document: Mapping[str, Any]) -> Release:
-    """A release that is to run again, with its completed jobs marked, and the reason why they are not run."""
-    awaited = _awaited(document) if release.good else frozenset()
+def skip_completed_jobs(release: Release, document: Mapping[str, Any]) -> Release:
+    """Return a release that will run again with its completed jobs marked, so that they are not started."""
+    awaited = _jobs_by_dependency(document) if release.good else frozenset()
     recorded = {each.name for each in release.services if each.state is ServiceState.COMPLETED}
-    return _marked(release, awaited | recorded, f"completed in release {release.number}")
+    return _mark_completed(release, awaited | recorded, f"completed in release {release.number}")
 
 
-def left_out(release: Release) -> tuple[str, ...]:
-    """Services that a release does not start when it comes back, each with the reason, for people."""
+def skipped_jobs(release: Release) -> tuple[str, ...]:
+    """Return descriptions of the services that a rollback to a release does not start, each with the reason."""
     return tuple(f"{each.name} ({each.reason})" for each in release.services if each.state is ServiceState.COMPLETED)
 
 
-def _marked(release: Release, names: Iterable[str], reason: str = "") -> Release:
+def _mark_completed(release: Release, names: Iterable[str], reason: str = "") -> Release:
     wanted = frozenset(names)
     return release.with_services(
         msgspec.structs.replace(each, state=ServiceState.COMPLETED, reason=each.reason or reason)
@@ -56,28 +60,28 @@ def _marked(release: Release, names: Iterable[str], reason: str = "") -> Release
     )
 
 
-def _awaited(document: Mapping[str, Any]) -> frozenset[str]:
-    """Services that others wait for until they have completed."""
+def _jobs_by_dependency(document: Mapping[str, Any]) -> frozenset[str]:
+    """Return the services that others wait for by `service_completed_successfully`."""
     return frozenset(
         name
         for service in document["services"].values()
-        for name, said in _mapping(service.get("depends_on")).items()
-        if _mapping(said).get("condition") == _COMPLETED
+        for name, dependency in _mapping(service.get("depends_on")).items()
+        if _mapping(dependency).get("condition") == _COMPLETED
     )
 
 
-def _one_shot(document: Mapping[str, Any]) -> frozenset[str]:
-    """Services that have done their work once they have ended with 0.
+def _jobs_by_exit(document: Mapping[str, Any]) -> frozenset[str]:
+    """Return the services whose work is done once they exit with 0.
 
-    Not one that the engine restarts, and not one whose volumes or namespaces another service uses: Compose needs its
-    container to start that other service.
+    Services that the engine restarts are excluded. So are services whose volumes or namespaces another service uses:
+    Compose needs their containers to start that other service.
     """
     services = document["services"]
-    used = {name for service in services.values() for name in _uses(service)}
-    return frozenset(name for name, service in services.items() if name not in used and not _restarted(service))
+    used = {name for service in services.values() for name in _used_services(service)}
+    return frozenset(name for name, service in services.items() if name not in used and not _is_restarted(service))
 
 
-def _uses(service: Mapping[str, Any]) -> Iterable[str]:
+def _used_services(service: Mapping[str, Any]) -> Iterable[str]:
     for each in service.get("volumes_from") or ():
         yield str(each).partition(":")[0]
     for key in _SHARED:
@@ -86,12 +90,12 @@ def _uses(service: Mapping[str, Any]) -> Iterable[str]:
             yield name
 
 
-def _restarted(service: Mapping[str, Any]) -> bool:
-    """Whether the engine starts it again after it has ended with 0. `restart` wins over `deploy`, as in Compose."""
+def _is_restarted(service: Mapping[str, Any]) -> bool:
+    """Return whether the engine restarts a service after exit code 0. `restart` overrides `deploy`, as in Compose."""
     policy = _mapping(_mapping(service.get("deploy")).get("restart_policy"))
-    said = str(service.get("restart") or (policy.get("condition", "any") if policy else "no"))
-    return said.partition(":")[0] not in ("no", "none", "on-failure")
+    restart = str(service.get("restart") or (policy.get("condition", "any") if policy else "no"))
+    return restart.partition(":")[0] not in ("no", "none", "on-failure")
 
 
-def _mapping(said: object) -> Mapping[str, Any]:
-    return said if isinstance(said, Mapping) else {}
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

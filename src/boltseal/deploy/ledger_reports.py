@@ -1,8 +1,8 @@
-"""A release that runs is said to the registries whose images it is made of: a `released` entry in the ledger of each.
+"""Records a running release in the ledgers of the registries that its images come from: one `released` entry per image.
 
-Who is asked: registries whose ledger the lock knows. What is said: project, number, host, service and who; of the
-environment an HMAC under a key that never leaves the host, so that two releases can be compared and nothing can be read.
-It is said after the fact and is no part of it: a registry that can't be told does not make a release fail.
+Only registries whose ledger is in the lock get an entry. It holds project, number, host, service and user. The environment
+is an HMAC under a key that never leaves the host: two releases can be compared, and no value can be read. The entries are
+written after the release is healthy, so a registry that can't be reached does not make a release fail.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from boltseal.client.ledger_records import record
+from boltseal.client.ledger_records import add_record
 from boltseal.client.transport import Transport
 from boltseal.deploy.releases import Release, ReleasedService
 from boltseal.errors import BoltsealError
@@ -26,7 +26,7 @@ WITHIN_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """What came of one service. `index`: of the entry; None where there is none, and `why`."""
+    """The result for one service. `index`: the entry's; None if none was written, and `why` is the reason."""
 
     service: str
     registry: str
@@ -37,7 +37,7 @@ class ReportResult:
 async def record_release(
     transport: Transport, release: Release, registries: Collection[str], hmac: Callable[[str], str]
 ) -> tuple[ReportResult, ...]:
-    """Say of each image that it was released, within WITHIN_S in all. `registries`: those whose ledger is known."""
+    """Record each image as released, within WITHIN_S for all of them. `registries`: those whose ledger is in the lock."""
     wanted = [
         (service, image)
         for service in release.services
@@ -45,18 +45,18 @@ async def record_release(
         if (image := Reference.parse(service.image)).registry in registries
     ]
 
-    async def one(service: ReleasedService, image: Reference) -> ReportResult:
+    async def record_image(service: ReleasedService, image: Reference) -> ReportResult:
         digest = Digest.parse(service.digest)
         reason = f"release {release.number} of {release.project} by {release.who}"
         try:
-            index = await record(
+            index = await add_record(
                 transport, EntryKind.RELEASED, image, digest, _extra(release, service, hmac), reason=reason
             )
         except BoltsealError as error:
             return ReportResult(service.name, image.registry, None, error.message)
         return ReportResult(service.name, image.registry, index)
 
-    tasks = [asyncio.ensure_future(one(service, image)) for service, image in wanted]
+    tasks = [asyncio.ensure_future(record_image(service, image)) for service, image in wanted]
     if not tasks:
         return ()
     _, late = await asyncio.wait(tasks, timeout=WITHIN_S)
@@ -64,7 +64,7 @@ async def record_release(
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     return tuple(
-        ReportResult(service.name, image.registry, None, f"no answer within {WITHIN_S:g} s")
+        ReportResult(service.name, image.registry, None, f"no response within {WITHIN_S:g} s")
         if task in late
         else task.result()
         for task, (service, image) in zip(tasks, wanted, strict=True)
@@ -72,12 +72,12 @@ async def record_release(
 
 
 def _extra(release: Release, service: ReleasedService, hmac: Callable[[str], str]) -> dict[str, str]:
-    said = {
+    extra = {
         RELEASE_PROJECT: release.project,
         RELEASE_NUMBER: str(release.number),
         "service": service.name,
         RELEASE_HOST: release.who.rpartition("@")[2],
         "environment": hmac(json.dumps(service.environment, sort_keys=True)),
     }
-    said |= {"revision": release.revision} if release.revision else {}
-    return said | ({} if release.of is None else {"of": str(release.of)})
+    extra |= {"revision": release.revision} if release.revision else {}
+    return extra | ({} if release.of is None else {"of": str(release.of)})

@@ -1,7 +1,7 @@
-"""The files that a project consists of, found as Compose finds them.
+"""Finds the files of a project by Compose's rules.
 
-Compose takes, where it is told none: COMPOSE_FILE of the environment or of `.env`; else the first of four names in the
-folder or the nearest above it, with its override beside it.
+Without `-f`, Compose takes COMPOSE_FILE from the environment or `.env`; else the first of four names in the folder or the
+nearest parent, with its override.
 """
 
 from __future__ import annotations
@@ -19,39 +19,42 @@ from boltseal.project.source_files import MAX_FILE_BYTES, SourceFile, Unreadable
 
 
 class NoProject(Invalid):
-    """There are no Compose files there."""
+    """A project's Compose files are missing or can't be used."""
 
 
 def named_files(project: ProjectFiles, environment: Mapping[str, str]) -> ProjectFiles:
-    """The project with its Compose files named, each with its whole path. NoProject."""
-    files = project.files or tuple(_found(project.directory, environment))
-    whole = tuple(Path(os.path.abspath(project.directory / each)) for each in files)  # noqa: PTH100 - links stay
-    for file, named in zip(whole, files, strict=True):
+    """Return the project with the absolute paths of its Compose files.
+
+    Raises: NoProject.
+    """
+    files = project.files or tuple(_default_files(project.directory, environment))
+    absolute = tuple(Path(os.path.abspath(project.directory / each)) for each in files)  # noqa: PTH100 - links stay
+    for file, named in zip(absolute, files, strict=True):
         if named.name == "-":
-            raise NoProject("a project on standard input can't be recorded; give the name of a file")
+            raise NoProject("a project on standard input can't be recorded; name a file")
         if not file.is_file():
-            raise NoProject(f"{quote(str(named), 300)}: there is no such file; -f names a Compose file")
-    if not whole:
-        raise NoProject(f"no {COMPOSE_NAMES[0]} in {project.directory} or above it; -f names a Compose file")
-    return replace(project, files=whole, env_files=tuple(project.directory / each for each in project.env_files))
+            raise NoProject(f"{quote(str(named), 300)}: no such file; name a Compose file with -f")
+    if not absolute:
+        raise NoProject(f"no {COMPOSE_NAMES[0]} in {project.directory} or above it; name a Compose file with -f")
+    return replace(project, files=absolute, env_files=tuple(project.directory / each for each in project.env_files))
 
 
 def overrides_of(files: Sequence[Path]) -> list[Path]:
-    """The override beside a file that stands alone: Compose reads it only where it is told no file at all."""
+    """Return the override beside a single default Compose file; Compose reads it only when no `-f` is given."""
     if len(files) != 1 or files[0].name not in COMPOSE_NAMES:
         return []
     return [beside for name in COMPOSE_OVERRIDES if (beside := files[0].with_name(name)).is_file()][:1]
 
 
 def project_folder(project: ProjectFiles) -> Path:
-    """The folder to which the project's paths are relative, as Compose has it."""
+    """Return the folder that the project's paths are relative to, by Compose's rules."""
     return project.project_directory or project.files[0].parent
 
 
-def _found(directory: Path, environment: Mapping[str, str]) -> Iterator[Path]:
-    said = environment.get("COMPOSE_FILE") or _in_dotenv(directory, "COMPOSE_FILE")
-    if said:
-        yield from (Path(each) for each in said.split(environment.get("COMPOSE_PATH_SEPARATOR") or os.pathsep))
+def _default_files(directory: Path, environment: Mapping[str, str]) -> Iterator[Path]:
+    listed = environment.get("COMPOSE_FILE") or _in_dotenv(directory, "COMPOSE_FILE")
+    if listed:
+        yield from (Path(each) for each in listed.split(environment.get("COMPOSE_PATH_SEPARATOR") or os.pathsep))
         return
     for folder in (directory, *directory.resolve().parents):
         first = next((folder / name for name in COMPOSE_NAMES if (folder / name).is_file()), None)
@@ -64,7 +67,7 @@ def _found(directory: Path, environment: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _in_dotenv(directory: Path, name: str) -> str | None:
-    """What `.env` says of a variable; of one that can't be read Compose says so, as soon as it is asked."""
+    """Return a variable's value in `.env`, None if unset or unreadable; Compose itself reports an unreadable `.env`."""
     path = directory / ".env"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""What changed between two releases of a project. Pure: of their records and texts alone.
+"""Compares two releases of a project by their records and texts. Pure.
 
 Values of the environment are compared by their HMACs and never shown.
 """
@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from boltseal.deploy.compose_model import MOUNTED
-from boltseal.deploy.release_store import Contents
-from boltseal.deploy.releases import Release, ReleasedService
+from boltseal.deploy.compose_model import MOUNTED_LABEL
+from boltseal.deploy.releases import Release, ReleaseContents, ReleasedService
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
 
 _SEPARATE: Final = ("image", "environment", "build")
@@ -20,7 +19,10 @@ _SEPARATE: Final = ("image", "environment", "build")
 
 @dataclass(frozen=True, slots=True)
 class ReleaseChange:
-    """One change. `service`: "" for the project as a whole; `what`: such as `image` or `label org...`; "" for nothing."""
+    """One change.
+
+    `service`: "" for the whole project; `what`: such as `image` or `label org...`; `before`, `after`: "" if absent.
+    """
 
     service: str
     what: str
@@ -28,27 +30,32 @@ class ReleaseChange:
     after: str
 
 
-def changes(before: Release, after: Release, was: Contents | None, is_: Contents | None) -> tuple[ReleaseChange, ...]:
-    """All changes, by service. `was`, `is_`: their texts, None where only the record is kept: then fewer are known."""
+def changes(
+    before: Release, after: Release, contents_before: ReleaseContents | None, contents_after: ReleaseContents | None
+) -> tuple[ReleaseChange, ...]:
+    """Return all changes, by service.
+
+    `contents_before`, `contents_after`: the releases' texts; None where only the record is left.
+    """
     found: list[ReleaseChange] = []
     if before.revision != after.revision:
         found.append(ReleaseChange("", "revision", before.revision, after.revision))
     names = sorted({each.name for each in (*before.services, *after.services)})
-    documents = (_services(was), _services(is_))
+    documents = (_services(contents_before), _services(contents_after))
     for name in names:
         old, new = before.service(name), after.service(name)
         if old is None or new is None:
             found.append(ReleaseChange(name, "service", "" if old is None else "there", "" if new is None else "there"))
             continue
-        found += _service(old, new)
-        if was is not None and is_ is not None:
-            found += _settings(name, documents[0].get(name, {}), documents[1].get(name, {}))
-    if was is not None and is_ is not None:
-        found += _files(was.files, is_.files)
+        found += _service_changes(old, new)
+        if contents_before is not None and contents_after is not None:
+            found += _setting_changes(name, documents[0].get(name, {}), documents[1].get(name, {}))
+    if contents_before is not None and contents_after is not None:
+        found += _file_changes(contents_before.files, contents_after.files)
     return tuple(found)
 
 
-def _service(old: ReleasedService, new: ReleasedService) -> list[ReleaseChange]:
+def _service_changes(old: ReleasedService, new: ReleasedService) -> list[ReleaseChange]:
     name, found = new.name, []
     if old.image != new.image:
         found.append(ReleaseChange(name, "image", old.image, new.image))
@@ -62,29 +69,29 @@ def _service(old: ReleasedService, new: ReleasedService) -> list[ReleaseChange]:
             what = {BASE_NAME: "base", BASE_DIGEST: "base digest"}.get(key, f"label {key}")
             found.append(ReleaseChange(name, what, before, after))
     for key in sorted({*old.environment, *new.environment}):
-        was, now = old.environment.get(key), new.environment.get(key)
-        if was != now:
-            words = ("" if was is None else "set", "" if now is None else "set")
-            if was is not None and now is not None:
+        contents_before, now = old.environment.get(key), new.environment.get(key)
+        if contents_before != now:
+            words = ("" if contents_before is None else "set", "" if now is None else "set")
+            if contents_before is not None and now is not None:
                 words = ("one value", "another value")
             found.append(ReleaseChange(name, f"environment {key}", *words))
     return found
 
 
-def _services(contents: Contents | None) -> Mapping[str, Any]:
+def _services(contents: ReleaseContents | None) -> Mapping[str, Any]:
     if contents is None:
         return {}
     found = json.loads(contents.compose).get("services", {})
     return found if isinstance(found, dict) else {}
 
 
-def _settings(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ReleaseChange]:
-    """Everything else that Compose is told of a service, by its key."""
+def _setting_changes(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ReleaseChange]:
+    """Return the changes of all other keys of a service in the Compose text."""
     old, new = dict(old), dict(new)
     marks = []
     for side in (old, new):
         labels = dict(side.get("labels") or {})
-        marks.append(labels.pop(MOUNTED, ""))
+        marks.append(labels.pop(MOUNTED_LABEL, ""))
         side["labels"] = labels
     found = []
     if marks[0] != marks[1]:
@@ -94,7 +101,7 @@ def _settings(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list
     return [*found, *(ReleaseChange(name, key, _text(old.get(key)), _text(new.get(key))) for key in keys)]
 
 
-def _files(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[ReleaseChange]:
+def _file_changes(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> list[ReleaseChange]:
     found = []
     for path in sorted({*old, *new}):
         if old.get(path) != new.get(path):

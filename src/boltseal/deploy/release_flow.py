@@ -1,16 +1,16 @@
-"""A release goes forward, or the one before it comes back: the steps of `deploy`, `rollback` and `deploy --resume`.
+"""Runs the steps of a release: of `deploy`, `rollback` and `deploy --resume`.
 
-What has to be so before the first step: the images are here and held, and `deploying` of the project's folder is held.
+Preconditions: all images are on the host and protected from prune, and the caller is inside `ReleaseFolder.deploying`.
 
-    1. Write the release down. Until here nothing that runs was touched.
-    2. Remove the containers of services that are no more; start what is new or changed.
+    1. Record the release. Until here nothing that runs is touched.
+    2. Remove the containers of removed services; start new and changed services.
     3. Wait until every service is healthy.
-    4. It is: done. It is not: put the release before it back, the same way, and say what failed.
+    4. If health checks fail, restore the previous release by steps 2 and 3, and report what failed.
 
-Jobs that the older release has completed are not run again when it comes back: see `jobs`.
+Completed jobs of an older release are not run again: see `jobs`.
 
-Before each step that touches the host the record says so, on the disk. A process that dies is therefore found at its step,
-and each step may be done again: Compose leaves alone what is as it should be.
+The record on disk names each step before the step touches the host, so an interrupted release can be resumed at its step.
+Each step can be repeated: Compose leaves services alone that are already as wanted.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import msgspec
 
-from boltseal.deploy.compose_model import mounted_files, started
-from boltseal.deploy.compose_program import Compose
+from boltseal.deploy.compose_model import mounted_files, release_text
+from boltseal.deploy.compose_program import Compose, RecordedProject
 from boltseal.deploy.health import (
     CONFIG_HASH,
     PROJECT,
@@ -34,12 +34,12 @@ from boltseal.deploy.health import (
     HealthStatus,
     HealthWatch,
     ServiceHealth,
-    runs,
+    runs_expected_image,
     service_of,
 )
-from boltseal.deploy.jobs import coming_back, completed_now, left_out
-from boltseal.deploy.release_store import Contents, ReleaseFolder
-from boltseal.deploy.releases import Release, ReleaseEnd, ReleaseStep, ServiceState
+from boltseal.deploy.jobs import mark_completed_jobs, skip_completed_jobs, skipped_jobs
+from boltseal.deploy.release_store import ReleaseFolder
+from boltseal.deploy.releases import Release, ReleaseContents, ReleaseEnd, ReleaseStep, ServiceState
 from boltseal.engines.api import Engine
 from boltseal.engines.inventory import EngineContainer, State
 from boltseal.errors import BoltsealError
@@ -52,21 +52,21 @@ _AT_WORK: Final = (State.RUNNING, State.RESTARTING, State.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a start may take, from the first container to the last that is healthy, and what counts as a while."""
+class DeployTimeouts:
+    """Time limits of a deploy, in seconds. `wait_s`: until all services are healthy; `settle_s`: see `health`, rule 5."""
 
     wait_s: float = WAIT_S
     settle_s: float = SETTLE_S
 
     @property
-    def back_s(self) -> float:
-        """The same for what ran before: who is short of patience with what is new has time enough to put that back."""
+    def rollback_wait_s(self) -> float:
+        """The time limit for restoring the previous release: a short `--wait` for the new one must not fail the rollback."""
         return max(self.wait_s, WAIT_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A service that kept a release from being healthy. `log`: the last lines of the container that shows it."""
+    """A service that failed, or "" for the whole release. `log`: the last lines of the container concerned."""
 
     service: str
     reason: str
@@ -75,7 +75,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseOutcome:
-    """How a release ended, and what kept it from being healthy. `back`: the release that runs instead, if one does."""
+    """How a release ended. `back`: the number of the previous release that was restored, if one was."""
 
     release: Release
     failures: tuple[Failure, ...] = ()
@@ -84,171 +84,171 @@ class ReleaseOutcome:
 
 @dataclass(frozen=True, slots=True)
 class DeployResult:
-    """What it came to. `outcome` is None where all of it ran already: then `release` is the one that runs.
+    """The result of `deploy` or `rollback`. `outcome` is None if there was nothing to do: `release` is the running one.
 
-    `pulled`: services whose image was not here before. `given_up`: the number of the unfinished release that this one took
-    over from.
+    `pulled`: services whose image was not on the host before. `abandoned`: the number of the unfinished release that this
+    one replaces.
     """
 
     release: Release
     outcome: ReleaseOutcome | None = None
     pulled: tuple[str, ...] = ()
-    given_up: int | None = None
+    abandoned: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseFlow:
-    """One project on one engine. `now_us`: the time of day. `tell`: what goes on, for people. `copies`: whether files that
-    are mounted into containers are recorded; an engine on another host would not find the copies."""
+    """Runs releases of one project on one engine.
+
+    `now_us`: the wall clock. `progress`: receives progress lines. `copies`: whether to record copies of files that are
+    mounted into containers; an engine on another host would not find them.
+    """
 
     compose: Compose
     engine: Engine
     folder: ReleaseFolder
     now_us: Callable[[], int]
-    tell: Callable[[str], None]
-    patience: Patience = field(default_factory=Patience)
+    progress: Callable[[str], None]
+    timeouts: DeployTimeouts = field(default_factory=DeployTimeouts)
     copies: bool = True
 
     def text(self, document: Mapping[str, Any], images: Mapping[str, str], variables: Mapping[str, str]) -> bytes:
-        """What Compose is started from; what it mounts is recorded by this. ReleaseInvalid for what can't be read."""
+        """Return the text that Compose starts from, and record copies of the files that it mounts.
+
+        Raises: ReleaseInvalid: for a file that can't be read.
+        """
         copies: dict[str, str] = {}
         for path in mounted_files(document) if self.copies else ():
             kept = None if self.folder.is_content(path) else self.folder.keep_content(path)
             if kept is not None:
                 copies[str(path)] = str(kept)
-        return started(document, images, copies, self.folder.hmac, variables)
+        return release_text(document, images, copies, self.folder.hmac, variables)
 
     async def unchanged(self, last: Release | None, compose: bytes, names: Sequence[str]) -> bool:
-        """Whether these services run already exactly as `compose` says: the same text, and containers of it."""
-        if last is None or _services(self.folder.contents(last.number).compose, names) != _services(compose, names):
+        """Return whether these services already run exactly as `compose` says: equal text, and containers made from it."""
+        if last is None or _relevant_text(self.folder.contents(last.number).compose, names) != _relevant_text(
+            compose, names
+        ):
             return False
         containers = await self.containers()
         for name in names:
             service = last.service(name)
-            mine = [each for each in containers if service_of(each) == name]
+            containers_of_service = [each for each in containers if service_of(each) == name]
             if service is not None and service.state is ServiceState.COMPLETED:
-                continue  # its work is done, whatever became of its container
-            if service is None or len(mine) < service.containers:
+                continue  # its work is done, whether its container still exists or not
+            if service is None or len(containers_of_service) < service.containers:
                 return False
             wanted = ExpectedService(service.containers, Digest.parse(service.image_id))
             if not all(
-                runs(wanted, each)
+                runs_expected_image(wanted, each)
                 and each.labels.get(CONFIG_HASH) == service.config_hash
                 and (each.running or each.exit_code == 0)
-                for each in mine
+                for each in containers_of_service
             ):
                 return False
         return True
 
-    async def go(self, release: Release, contents: Contents) -> ReleaseOutcome:
-        """Steps 1 to 4, of a release that is not written down yet."""
-        return await self.go_on(self.folder.begin(release, contents))
+    async def run(self, release: Release, contents: ReleaseContents) -> ReleaseOutcome:
+        """Run steps 1 to 4 of a new release."""
+        return await self.resume(self.folder.begin(release, contents))
 
-    async def go_on(self, release: Release) -> ReleaseOutcome:
-        """The steps that are left of a release that was written down."""
+    async def resume(self, release: Release) -> ReleaseOutcome:
+        """Run the remaining steps of a recorded release."""
         if release.step is ReleaseStep.RETURNING:
-            return await self._put_back(release, _told(release))
+            return await self._restore_previous(release, _recorded_failures(release))
         release = self.folder.write(release.at(ReleaseStep.STARTING))
         before = await self.containers()
         try:
             await self._remove(release.removed)
-            await self._up(release, release.to_start, self.patience.wait_s, back=release.of is not None)
+            await self._start(release, release.to_start, self.timeouts.wait_s, back=release.of is not None)
         except BoltsealError as error:
             failures = await self._failures(await self._verdicts(release))
-            return await self._put_back(release, failures or (Failure("", error.message),), error.message)
+            return await self._restore_previous(release, failures or (Failure("", error.message),), error.message)
         release = self.folder.write(release.at(ReleaseStep.WAITING, ServiceState.STARTED))
-        failed = _failed(await self._healthy(release, before, self.patience.wait_s))
+        failed = _failed(await self._wait_until_healthy(release, before, self.timeouts.wait_s))
         if failed:
-            return await self._put_back(release, await self._failures(failed))
+            return await self._restore_previous(release, await self._failures(failed))
         containers = await self.containers()
         ended = self._with_hashes(release, containers).at(ReleaseStep.WAITING, ServiceState.HEALTHY)
-        ended = completed_now(ended, self._document(release.number), containers)
+        ended = mark_completed_jobs(ended, self._document(release.number), containers)
         return ReleaseOutcome(self.folder.write(ended.ended(ReleaseEnd.HEALTHY, self.now_us())))
 
     async def containers(self) -> tuple[EngineContainer, ...]:
-        """The project's containers, also those that do not run."""
+        """Return the project's containers, including stopped ones."""
         return await self.engine.containers(all_=True, label=f"{PROJECT}={self.folder.project}")
 
-    async def _up(self, release: Release, names: Sequence[str], within_s: float, *, back: bool = False) -> None:
-        """Start these services. `back`: the release comes back, and its completed jobs are left out."""
-        file, directory = self.folder.compose_file(release.number), Path(release.directory)
-        variables = self._variables(release.number)
+    async def _start(self, release: Release, names: Sequence[str], within_s: float, *, back: bool = False) -> None:
+        """Start these services. `back`: an older release is restored, so its completed jobs are not started."""
         jobs = {each.name for each in release.services if back and each.state is ServiceState.COMPLETED}
         if jobs:
-            self.tell(f"not run again: {', '.join(left_out(release))}")
+            self.progress(f"not run again: {', '.join(skipped_jobs(release))}")
             found = await self.containers()
             busy = sorted({name for each in found if each.state in _AT_WORK and (name := service_of(each)) in jobs})
-            if busy:  # a job of the release that is given up must not go on beside what comes back
-                await self.compose.stop(file, self.folder.project, directory, busy, variables, self.tell)
-        if names:  # without any, Compose starts all
-            await self.compose.up(
-                file,
-                self.folder.project,
-                directory,
-                names,
-                variables,
-                dependencies=not jobs,
-                timeout_s=within_s,
-                tell=self.tell,
-            )
+            if busy:  # a job of the failed release must not run beside the restored one
+                await self.compose.stop(self._recorded(release), busy, self.progress)
+        if names:  # without names, Compose would start all services
+            recorded = self._recorded(release)
+            await self.compose.up(recorded, names, dependencies=not jobs, timeout_s=within_s, progress=self.progress)
 
     async def _remove(self, names: Sequence[str]) -> None:
-        """Stop and remove services that nobody wants any more, by the newest release that knew them."""
-        there = {service_of(each) for each in await self.containers()} if names else set()
-        gone = [name for name in names if name in there]
-        for release in reversed(self.folder.all() if gone else ()):
-            known = [name for name in gone if release.service(name) is not None]
-            file = self.folder.compose_file(release.number)
-            if known and file.exists():
-                directory, variables = Path(release.directory), self._variables(release.number)
-                await self.compose.remove(file, self.folder.project, directory, known, variables, self.tell)
-                gone = [name for name in gone if name not in known]
+        """Stop and remove these services, each by the text of the newest release that has it."""
+        existing = {service_of(each) for each in await self.containers()} if names else set()
+        left = [name for name in names if name in existing]
+        for release in reversed(self.folder.all() if left else ()):
+            known = [name for name in left if release.service(name) is not None]
+            if known and self.folder.compose_file(release.number).exists():
+                await self.compose.remove(self._recorded(release), known, self.progress)
+                left = [name for name in left if name not in known]
 
-    async def _healthy(
+    async def _wait_until_healthy(
         self, release: Release, before: Sequence[EngineContainer], within_s: float
     ) -> Mapping[str, ServiceHealth]:
-        """Step 3. The last verdicts: at once when a service has failed, at the latest when the time is over.
+        """Do step 3: return the health of all services as soon as one failed or all are healthy, or after `within_s`.
 
-        `before`: the containers that there were when it began; what runs on has run for a while.
+        `before`: the containers before the start; those that still run count as settled.
         """
-        watch = HealthWatch(_wanted(release), self.patience.settle_s, self.engine.about.podman)
+        health_watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
         loop = asyncio.get_running_loop()
-        watch.look(before, loop.time() - self.patience.settle_s)
+        health_watch.observe(before, loop.time() - self.timeouts.settle_s)
         until = loop.time() + within_s
-        told = ""
+        shown = ""
         while True:
-            verdicts = watch.look(await self.containers(), loop.time())
-            judged = {each.judgement for each in verdicts.values()}
+            verdicts = health_watch.observe(await self.containers(), loop.time())
+            judged = {each.status for each in verdicts.values()}
             if HealthStatus.FAILED in judged or HealthStatus.WAITING not in judged or loop.time() > until:
                 return verdicts
-            waiting = [name for name, each in verdicts.items() if each.judgement is HealthStatus.WAITING]
+            waiting = [name for name, each in verdicts.items() if each.status is HealthStatus.WAITING]
             now = f"waiting for {', '.join(waiting)}"
-            if now != told:
-                self.tell(now)
-                told = now
+            if now != shown:
+                self.progress(now)
+                shown = now
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _verdicts(self, release: Release) -> Mapping[str, ServiceHealth]:
-        """What has failed at this moment."""
-        watch = HealthWatch(_wanted(release), self.patience.settle_s, self.engine.about.podman)
-        found = watch.look(await self.containers(), asyncio.get_running_loop().time())
-        return {name: each for name, each in found.items() if each.judgement is HealthStatus.FAILED}
+        """Return the services that are failed at this moment."""
+        health_watch = HealthWatch(_expected_services(release), self.timeouts.settle_s, self.engine.about.podman)
+        found = health_watch.observe(await self.containers(), asyncio.get_running_loop().time())
+        return {name: each for name, each in found.items() if each.status is HealthStatus.FAILED}
 
     async def _failures(self, failed: Mapping[str, ServiceHealth]) -> tuple[Failure, ...]:
         found = []
         for name, verdict in failed.items():
-            late = "" if verdict.judgement is HealthStatus.FAILED else f"; it had {self.patience.wait_s:g} s (--wait)"
+            late = (
+                ""
+                if verdict.status is HealthStatus.FAILED
+                else f"; not healthy after {self.timeouts.wait_s:g} s (--wait)"
+            )
             log: tuple[str, ...] = ()
             if verdict.container:
                 try:
                     log = await self.engine.logs(verdict.container, LOG_LINES)
                 except BoltsealError as error:
-                    log = (f"(its log can't be read: {error.message})",)
+                    log = (f"(could not read its log: {error.message})",)
             found.append(Failure(name, verdict.reason + late, log))
         return tuple(found)
 
-    async def _put_back(self, release: Release, failures: Sequence[Failure], why: str = "") -> ReleaseOutcome:
-        """Step 4 of a release that failed: what ran before runs again, exactly, or it is said that it does not."""
+    async def _restore_previous(self, release: Release, failures: Sequence[Failure], why: str = "") -> ReleaseOutcome:
+        """Do step 4 of a failed release: restore the previous release, or record why that failed."""
         reason = why or "; ".join(f"{each.service}: {each.reason}" for each in failures)
         release = release.with_services(
             msgspec.structs.replace(service, state=ServiceState.FAILED, reason=failure.reason)
@@ -258,27 +258,27 @@ class ReleaseFlow:
         release = msgspec.structs.replace(release, reason=reason[:4000])
         previous = release.previous
         if previous is None:
-            nothing = f"{reason}; nothing ran before it that could be put back"
+            nothing = f"{reason}; there is no previous release to restore"
             return ReleaseOutcome(
                 self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), nothing)), tuple(failures)
             )
         release = self.folder.write(release.at(ReleaseStep.RETURNING))
-        self.tell(f"putting release {previous} back")
+        self.progress(f"restoring release {previous}")
         try:
-            before = coming_back(self.folder.read(previous), self._document(previous))
-            there = await self.containers()
+            before = skip_completed_jobs(self.folder.read(previous), self._document(previous))
+            existing = await self.containers()
             added = [each.name for each in release.services if before.service(each.name) is None]
             await self._remove(added)
             names = tuple(each.name for each in before.services if each.state is not ServiceState.COMPLETED)
-            await self._up(before, names, self.patience.back_s, back=True)
-            ill = _failed(await self._healthy(before, there, self.patience.back_s))
+            await self._start(before, names, self.timeouts.rollback_wait_s, back=True)
+            failed = _failed(await self._wait_until_healthy(before, existing, self.timeouts.rollback_wait_s))
         except BoltsealError as error:
-            broken = f"{reason}; release {previous} could not be put back: {error.message}"
+            broken = f"{reason}; could not restore release {previous}: {error.message}"
             return ReleaseOutcome(
                 self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), broken)), tuple(failures)
             )
-        if ill:
-            broken = f"{reason}; release {before.number} was put back, and {', '.join(ill)} of it is not healthy"
+        if failed:
+            broken = f"{reason}; release {before.number} was restored, but its {', '.join(failed)} is not healthy"
             return ReleaseOutcome(
                 self.folder.write(release.ended(ReleaseEnd.FAILED, self.now_us(), broken)), tuple(failures)
             )
@@ -292,6 +292,15 @@ class ReleaseFlow:
             self.folder.write(done.ended(ReleaseEnd.PUT_BACK, self.now_us())), tuple(failures), before.number
         )
 
+    def _recorded(self, release: Release) -> RecordedProject:
+        number = release.number
+        return RecordedProject(
+            file=self.folder.compose_file(number),
+            name=self.folder.project,
+            directory=Path(release.directory),
+            variables=self._variables(number),
+        )
+
     def _document(self, number: int) -> Mapping[str, Any]:
         found: Mapping[str, Any] = json.loads(self.folder.contents(number).compose)
         return found
@@ -301,25 +310,25 @@ class ReleaseFlow:
 
     @staticmethod
     def _with_hashes(release: Release, containers: Sequence[EngineContainer]) -> Release:
-        """The release with what Compose made of each service, as its containers say."""
+        """Return the release with each service's configuration hash, read from Compose's label on its containers."""
         hashes = {service_of(each): each.labels.get(CONFIG_HASH, "") for each in containers}
         return release.with_services(
             msgspec.structs.replace(each, config_hash=hashes.get(each.name, each.config_hash))
             for each in release.services
-            if each.state is not ServiceState.COMPLETED  # its container may be of another release
+            if each.state is not ServiceState.COMPLETED  # its container may belong to another release
         )
 
 
 def _failed(verdicts: Mapping[str, ServiceHealth]) -> Mapping[str, ServiceHealth]:
-    """What keeps a release from being healthy: what has failed, or if nothing has, what is still waited for."""
-    for judgement in (HealthStatus.FAILED, HealthStatus.WAITING):
-        found = {name: each for name, each in verdicts.items() if each.judgement is judgement}
+    """Return the services that failed; if none did, those that are not healthy yet."""
+    for status in (HealthStatus.FAILED, HealthStatus.WAITING):
+        found = {name: each for name, each in verdicts.items() if each.status is status}
         if found:
             return found
     return {}
 
 
-def _wanted(release: Release) -> dict[str, ExpectedService]:
+def _expected_services(release: Release) -> dict[str, ExpectedService]:
     return {
         each.name: ExpectedService(each.containers, Digest.parse(each.image_id))
         for each in release.services
@@ -327,15 +336,15 @@ def _wanted(release: Release) -> dict[str, ExpectedService]:
     }
 
 
-def _told(release: Release) -> tuple[Failure, ...]:
-    """What an unfinished release says of its own failure."""
+def _recorded_failures(release: Release) -> tuple[Failure, ...]:
+    """Return the failures that the record of an unfinished release already has."""
     return tuple(Failure(each.name, each.reason) for each in release.services if each.state is ServiceState.FAILED) or (
         Failure("", release.reason),
     )
 
 
-def _services(compose: bytes, names: Sequence[str]) -> object:
-    """What of a project's text decides over these services."""
+def _relevant_text(compose: bytes, names: Sequence[str]) -> object:
+    """Return the parts of a project's text that affect these services."""
     document = json.loads(compose)
     shared = {key: value for key, value in document.items() if key not in ("services", "secrets", "configs")}
     return shared, {name: document["services"].get(name) for name in names}

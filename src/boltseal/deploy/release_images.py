@@ -1,8 +1,8 @@
-"""The images of a release: brought by digest, proven, and held for as long as the release can be gone back to.
+"""Prepares the images of a release: pulled by digest, verified, and protected from prune while the release is kept.
 
-What a service is started as has to mean one image whatever happens to tags meanwhile, and should be read by people: its
-name with tag and digest, where the engine knows the image by it; otherwise its keep tag, which is made of the digest. A
-local build has no other name that stays.
+A service is started by a name that resolves to one image however tags move, and that people can read: its name with tag
+and digest, if the engine knows the image by that; otherwise its keep tag, which is derived from the digest. A local build
+has no other stable name.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from boltseal.oci.reference import Reference
 
 MAX_LABELS: Final = 100
 MAX_LABEL: Final = 1000
-NOT_PROVEN: Final = "built here: not locked, and not scrubbed: nothing says what it must be"
-
-
-class ReleaseImageGone(NotFound):
-    """An image of an older release is not on this host any more, and can't be had."""
+NOT_PROVEN: Final = "built here: not locked, and not scrubbed, as no digest is expected"
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """An image that is here and held. `digest`: the registry's, None for a local build. `pulled`: it was not here before."""
+class PreparedImage:
+    """An image on the host that is protected from prune. `digest`: the registry's, None for a local build.
+
+    `started_as`: the name that Compose starts it by. `pulled`: whether it was not on the host before. `scrub`: the result
+    of scrubbing it, "" if it was not scrubbed.
+    """
 
     image: EngineImage
     digest: Digest | None
@@ -42,63 +42,71 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Scrubs:
-    """Proves what was pulled before it gets a name, and remembers what was said. `required`: what was here is proven too, and
-    doubt raises."""
+class PullScrubber:
+    """Scrubs pulled images before they are tagged. `required`: also scrub images that were here, and fail if one can't be.
+
+    `results`: by image ID.
+    """
 
     host: EngineHost
     required: bool = False
-    said: dict[Digest, str] = field(default_factory=dict)
+    results: dict[Digest, str] = field(default_factory=dict)
 
     async def __call__(self, image: EngineImage) -> None:
-        """Read all of an image on the disk. ScrubDiffers; NotScrubbed if it is required."""
-        from boltseal.host.pulled_check import (  # all readers of stores: only who pulls waits for them
+        """Verify every byte of an image on disk.
+
+        Raises: ScrubDiffers; NotScrubbed: if `required`.
+        """
+        from boltseal.host.pulled_check import (  # imports every store reader: loaded only when something was pulled
             NotScrubbed,
-            scrubbed,
+            scrub_pulled_image,
         )
 
         try:
-            await scrubbed(self.host, image)
-            self.said[image.id] = "scrubbed"
+            await scrub_pulled_image(self.host, image)
+            self.results[image.id] = "scrubbed"
         except NotScrubbed as error:
             if self.required:
                 raise
-            self.said[image.id] = error.message.partition(";")[0]
+            self.results[image.id] = error.message.partition(";")[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
-    """Gets images ready on one engine. `scrubs`: what the puller scrubs with, None if it does not."""
+class ReleaseImages:
+    """Prepares images on one engine. `scrubs`: what the puller scrubs with, None if it does not."""
 
     host: EngineHost
     puller: Puller
-    scrubs: Scrubs | None = None
+    scrubs: PullScrubber | None = None
 
-    async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> Ready:
-        """An image of a registry, exactly this one. `known`: IDs that the lock knows for it. As `Puller.bring` raises."""
+    async def locked(self, name: Reference, digest: Digest, known: Collection[Digest], reason: str) -> PreparedImage:
+        """Prepare exactly this image of a registry. `known`: its image IDs in the lock.
+
+        Raises: what `Puller.pull` raises.
+        """
         tagged = name.by_tag
-        brought = await self.puller.bring(PullRequest(tagged, digest, locked=True, images=tuple(known)))
-        image = await self.host.engine.image(brought.image)
-        if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.said:
+        pulled = await self.puller.pull(PullRequest(tagged, digest, locked=True, images=tuple(known)))
+        image = await self.host.engine.image(pulled.image)
+        if self.scrubs is not None and self.scrubs.required and image.id not in self.scrubs.results:
             await self.scrubs(image)
-        kept = await self._held(image, tagged, digest, reason)
-        named = await self._name(image, replace(tagged, digest=digest), kept)
-        said = "" if self.scrubs is None else self.scrubs.said.get(image.id, "")
-        return Ready(image, digest, named, brought.outcome is PullOutcome.PULLED, said)
+        kept = await self._protect(image, tagged, digest, reason)
+        named = await self._start_name(image, replace(tagged, digest=digest), kept)
+        results = "" if self.scrubs is None else self.scrubs.results.get(image.id, "")
+        return PreparedImage(image, digest, named, pulled.outcome is PullOutcome.PULLED, results)
 
-    async def built(self, name: Reference, reason: str) -> Ready | None:
-        """An image that was built here, as its name means it now; None where there is none."""
+    async def built(self, name: Reference, reason: str) -> PreparedImage | None:
+        """Prepare the locally built image that a name resolves to now; None if there is none."""
         tagged = name.by_tag
         image = await self.host.image(tagged)
         if image is None:
             return None
-        kept = await self._held(image, tagged, None, reason)
-        return Ready(image, None, kept.keep_name.familiar(), scrub=NOT_PROVEN)
+        kept = await self._protect(image, tagged, None, reason)
+        return PreparedImage(image, None, kept.keep_name.familiar(), scrub=NOT_PROVEN)
 
-    async def again(self, service: ReleasedService, reason: str) -> Ready:
-        """The image of an older release: from this host, without asking anybody; only if it is gone, by its digest.
+    async def restore(self, service: ReleasedService, reason: str) -> PreparedImage:
+        """Prepare the image of an older release, from this host; pull it by digest only if it is gone.
 
-        ReleaseImageGone.
+        Raises: NotFound: if it can't be pulled.
         """
         id_, name = Digest.parse(service.image_id), Reference.parse(service.image)
         tagged = name.by_tag
@@ -108,21 +116,21 @@ class Images:
             try:
                 return await self.locked(name, digest, [id_], reason)
             except BoltsealError as error:
-                raise ReleaseImageGone(
-                    f"{service.name}: {tagged.familiar()} of {digest.short} was taken from this host, "
-                    f"and can't be pulled: {error.message}"
+                raise NotFound(
+                    f"{service.name}: {tagged.familiar()} of {digest.short} was removed from this host and can't be pulled: "
+                    f"{error.message}"
                 ) from error
         if image is None or image.id != id_:
-            raise ReleaseImageGone(
-                f"{service.name}: {tagged.familiar()}, which was built here, was taken from this host: build it again"
+            raise NotFound(
+                f"{service.name}: {tagged.familiar()}, a local build, was removed from this host; build it again"
             )
-        kept = await self._held(image, tagged, digest, reason)
+        kept = await self._protect(image, tagged, digest, reason)
         if digest is None:
-            return Ready(image, None, kept.keep_name.familiar())
-        return Ready(image, digest, await self._name(image, replace(tagged, digest=digest), kept))
+            return PreparedImage(image, None, kept.keep_name.familiar())
+        return PreparedImage(image, digest, await self._start_name(image, replace(tagged, digest=digest), kept))
 
-    async def also(self, services: Sequence[ReleasedService], why: str) -> None:
-        """Hold the images of services that a release has and does not touch."""
+    async def protect_unchanged(self, services: Sequence[ReleasedService], why: str) -> None:
+        """Protect from prune the images of services that a release has but does not start."""
         for each in services:
             name = Reference.parse(each.image)
             tagged = name.by_tag
@@ -130,24 +138,24 @@ class Images:
             await Keeper(self.host).hold(Digest.parse(each.image_id), tagged, digest, why)
 
     def let_go(self, releases: Sequence[Release]) -> None:
-        """Hold the images of these releases no longer. Nothing is removed by it."""
+        """Stop protecting the images of these releases. Removes nothing."""
         for release in releases:
-            Keeper(self.host).let_go(reason(release.project, release.number))
+            Keeper(self.host).let_go(hold_reason(release.project, release.number))
 
-    async def _held(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> KeptImage:
+    async def _protect(self, image: EngineImage, name: Reference, digest: Digest | None, reason: str) -> KeptImage:
         return await Keeper(self.host).hold(image.id, name, digest, reason)
 
-    async def _name(self, image: EngineImage, whole: Reference, kept: KeptImage) -> str:
-        """By what Compose finds exactly this image."""
+    async def _start_name(self, image: EngineImage, whole: Reference, kept: KeptImage) -> str:
+        """Return the name by which Compose finds exactly this image."""
         found = await self.host.image(whole)
         return whole.familiar() if found is not None and found.id == image.id else kept.keep_name.familiar()
 
 
-def reason(project: str, number: int) -> str:
-    """Why a release's images are held."""
+def hold_reason(project: str, number: int) -> str:
+    """Return the reason that is recorded for protecting a release's images."""
     return f"release {project}/{number}"
 
 
 def labels_of(image: EngineImage) -> dict[str, str]:
-    """An image's labels, as many and as long as a record takes."""
+    """Return an image's labels, limited to MAX_LABELS of MAX_LABEL characters."""
     return {key[:MAX_LABEL]: value[:MAX_LABEL] for key, value in sorted(image.labels.items())[:MAX_LABELS]}

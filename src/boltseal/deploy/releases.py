@@ -1,25 +1,26 @@
-"""What a release is, and the one form in which it is written down. Pure.
+"""Release records: their values, and their JSON form on disk. Pure.
 
-A release is one attempt to make a project run as its files say: recorded before anything is touched, and told to its end.
-Its steps, in this order; a process that dies leaves the release at the step it was in:
+A release is one attempt to make a project run as its files say. It is recorded before anything is touched. Its steps, in
+order; an interrupted process leaves the release at its current step:
 
-    recorded    every image is here and held; files, environment and images are written down; what runs is as it was
-    starting    Compose has been asked; some services may be old and some new
-    waiting     every service was started anew; whether they are healthy is not known yet
-    returning   it failed; the release before it is being put back
+    recorded    images are on the host and protected; files, environment and images are recorded; nothing is changed
+    starting    Compose is starting services; some may be old and some new
+    waiting     all services were started; their health is not known yet
+    returning   it failed; the previous release is being restored
 
 and its ends:
 
     healthy     it runs
-    put-back    it failed, and the release before it runs again
-    failed      it failed, and nothing could be put back; `reason` says why
-    abandoned   it was left unfinished, and another release was started after it
+    put-back    it failed, and the previous release runs again
+    failed      it failed, and no release could be restored; `reason` explains it
+    abandoned   it was left unfinished, and a later release replaced it
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -33,20 +34,20 @@ from boltseal.oci.reference import Reference
 FORMAT: Final = 1
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 MAX_NUMBER: Final = 999_999_999
-_LAST_US: Final = 253_402_300_799_999_999  # the end of the year 9999
-_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,254}")  # as Compose has it
+_LAST_US: Final = 253_402_300_799_999_999  # end of the year 9999
+_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,254}")  # Compose's rule
 
 
 class ReleaseInvalid(Invalid):
-    """A project or a number that is no release's."""
+    """An invalid project name, release number, or field of a record."""
 
 
 class ReleaseUnreadable(Unavailable):
-    """A record on this host that can't be read, or is not one of ours."""
+    """A release's record or contents can't be read or are malformed."""
 
 
 class ReleaseKind(StrEnum):
-    """Why there is a release."""
+    """The command that created a release."""
 
     DEPLOY = "deploy"
     UPDATE = "update"
@@ -54,7 +55,7 @@ class ReleaseKind(StrEnum):
 
 
 class ReleaseStep(StrEnum):
-    """How far it is; see the module's text."""
+    """The current step of a release; see the module's docstring."""
 
     RECORDED = "recorded"
     STARTING = "starting"
@@ -64,7 +65,7 @@ class ReleaseStep(StrEnum):
 
 
 class ReleaseEnd(StrEnum):
-    """How it ended; see the module's text."""
+    """How a release ended; see the module's docstring."""
 
     HEALTHY = "healthy"
     PUT_BACK = "put-back"
@@ -73,10 +74,10 @@ class ReleaseEnd(StrEnum):
 
 
 class ServiceState(StrEnum):
-    """Where one service is.
+    """The state of one service of a release.
 
-    `completed`: a job that has ended with 0, and that is not run again when its release comes back (see `jobs`).
-    `unchanged`: it runs as it should already, and was not touched.
+    `completed`: a job that exited with 0 and is not run again by a rollback (see `jobs`). `unchanged`: it already ran as
+    wanted and was not touched.
     """
 
     PLANNED = "planned"
@@ -91,10 +92,10 @@ class ServiceState(StrEnum):
 class ReleasedService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One service of a release.
 
-    `image`: as the files write it; `digest`: what a registry knows it by, "" for a local build; `image_id`: what the
-    engine calls it; `started_as`: what Compose is told; `config_hash`: what Compose made of its part of the files, known
-    once it runs. `containers`: how many it is to have. `environment`: an HMAC for the value of each variable, under a key
-    that never leaves the host. `labels`: of the image. `scrub`: what `scrub` said of it.
+    `image`: as written in the files. `digest`: in the registry, "" for a local build. `image_id`: in the engine.
+    `started_as`: the image name given to Compose. `config_hash`: Compose's hash of the service's definition, known once it
+    runs. `containers`: the number it must have. `environment`: an HMAC of each variable's value, under a key that never
+    leaves the host. `labels`: of the image. `scrub`: the result of scrubbing the image.
     """
 
     name: str
@@ -113,10 +114,11 @@ class ReleasedService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One release. `services`: all that the project has then; `chosen`: those that it started, empty for all.
+    """One release. `services`: all services of the project; `chosen`: those that it starts, empty for all.
 
-    `engine`: the one that it runs on, as `EngineAddress.key` has it. `of`: the release that a rollback goes back to. `previous`: the healthy one that ran before, which is put back. Times
-    in microseconds since 1970. `files`: the project's own files by their path in it, and the name that each is kept under.
+    `engine`: the `EngineAddress.key` of the engine it runs on. `of`: the release that a rollback restores. `previous`: the
+    healthy release before it, which is restored if this one fails. Times are microseconds since 1970. `files`: the name
+    that each of the project's own files is stored under, by its path in the project.
     """
 
     format: int = FORMAT
@@ -141,17 +143,17 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def unfinished(self) -> bool:
-        """Whether it was left at a step."""
+        """Whether it has not ended."""
         return self.step is not ReleaseStep.ENDED
 
     @property
     def good(self) -> bool:
-        """Whether it ran, so that it can be gone back to."""
+        """Whether it became healthy, so that a rollback can restore it."""
         return self.end is ReleaseEnd.HEALTHY
 
     @property
     def to_start(self) -> tuple[str, ...]:
-        """The services that it starts: those chosen, or all; without jobs that have completed and are not run again."""
+        """The services that it starts: the chosen ones, or all; without completed jobs."""
         return tuple(
             each.name
             for each in self.services
@@ -159,16 +161,16 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         )
 
     def service(self, name: str) -> ReleasedService | None:
-        """One service by its name."""
+        """Return one service by its name."""
         return next((each for each in self.services if each.name == name), None)
 
     def with_services(self, services: Iterable[ReleasedService]) -> Release:
-        """The release with these in place of those of the same name."""
+        """Return the release with services replaced by these, by name."""
         new = {each.name: each for each in services}
         return msgspec.structs.replace(self, services=tuple(new.get(each.name, each) for each in self.services))
 
     def at(self, step: ReleaseStep, state: ServiceState | None = None) -> Release:
-        """The release one step on; `state`: of the services that it starts."""
+        """Return the release at another step. `state`: the new state of the services that it starts."""
         moved = msgspec.structs.replace(self, step=step)
         if state is None:
             return moved
@@ -180,37 +182,53 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         )
 
     def ended(self, end: ReleaseEnd, now_us: int, reason: str = "") -> Release:
-        """The release at its end."""
+        """Return the release as ended."""
         return msgspec.structs.replace(
             self, step=ReleaseStep.ENDED, end=end, ended_us=now_us, reason=reason or self.reason
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseContents:
+    """The immutable files of a release: see `release_store`. `files`: by their path in the project."""
+
+    compose: bytes
+    environment: bytes = b"{}"
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    lock: bytes | None = None
+
+
 def parse_release(raw: bytes) -> Release:
-    """A release as `format_release` wrote it. ReleaseUnreadable."""
+    """Parse a record that `format_release` wrote.
+
+    Raises: ReleaseUnreadable.
+    """
     try:
         release = msgspec.json.decode(raw, type=Release)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ReleaseUnreadable(f"a release's record can't be read: {quote(str(error), 200)[1:-1]}") from error
+        raise ReleaseUnreadable(f"could not parse the release's record: {quote(str(error), 200)[1:-1]}") from error
     if release.format != FORMAT:
         raise ReleaseUnreadable(
-            f"a release's record has format {release.format}; this boltseal reads {FORMAT}: use the newer one"
+            f"unknown format of the release's record (got {release.format}, expected {FORMAT}); use a newer boltseal"
         )
     try:
         _check(release)
     except BoltsealError as error:
-        raise ReleaseUnreadable(f"a release's record can't be right: {error.message}") from error
+        raise ReleaseUnreadable(f"invalid release record: {error.message}") from error
     return release
 
 
 def _check(release: Release) -> None:
-    """Everything that is done with a record later has to be possible. Invalid."""
+    """Check the fields that later code relies on.
+
+    Raises: Invalid.
+    """
     check_project(release.project)
     if not 0 < release.number <= MAX_NUMBER:
-        raise ReleaseInvalid(f"{release.number} is no number of a release; expected 1 to {MAX_NUMBER}")
+        raise ReleaseInvalid(f"invalid release number (got {release.number}, expected 1 to {MAX_NUMBER})")
     for time_us in (release.started_us, release.ended_us or 0):
         if not 0 <= time_us <= _LAST_US:
-            raise ReleaseInvalid(f"{time_us} is no time; expected microseconds since 1970")
+            raise ReleaseInvalid(f"invalid time (got {time_us}, expected microseconds since 1970)")
     for each in release.services:
         Reference.parse(each.image)
         Digest.parse(each.image_id)
@@ -219,14 +237,14 @@ def _check(release: Release) -> None:
     for name, kept in release.files.items():
         if ".." in PurePosixPath(name).parts or "\0" in name or not (kept.isascii() and kept.isdigit()):
             raise ReleaseInvalid(
-                f"{quote(name)} is no file of a project, or {quote(kept)} no name that it is kept under"
+                f"invalid recorded file (got path {quote(name)} stored as {quote(kept)}, expected a number as stored name)"
             )
     if (release.step is ReleaseStep.ENDED) != (release.end is not None):
-        raise ReleaseInvalid("it has an end and goes on, or it has ended and does not say how")
+        raise ReleaseInvalid("the record has an end without the step `ended`, or that step without an end")
 
 
 class _RecordedService(msgspec.Struct):
-    """What is relied on of a service's text."""
+    """The fields of a recorded service that later code relies on."""
 
     image: str
     labels: dict[str, Any] | None = None
@@ -235,7 +253,7 @@ class _RecordedService(msgspec.Struct):
 
 
 class _RecordedText(msgspec.Struct):
-    """What is relied on of the text that Compose is given."""
+    """The fields of the recorded Compose text that later code relies on."""
 
     name: str
     services: dict[str, _RecordedService]
@@ -246,57 +264,63 @@ class _RecordedText(msgspec.Struct):
 
 
 def check_contents(release: Release, compose: bytes, environment: bytes) -> None:
-    """Whether these can be the text and the variables of a release, so that it can be started again. ReleaseUnreadable."""
+    """Check that text and variables fit a release, so that it can be started again.
+
+    Raises: ReleaseUnreadable.
+    """
     try:
         text = msgspec.json.decode(compose, type=_RecordedText)
         msgspec.json.decode(environment, type=dict[str, str])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ReleaseUnreadable(f"it is not what was recorded: {quote(str(error), 200)[1:-1]}") from error
+        raise ReleaseUnreadable(f"the content is not what was recorded: {quote(str(error), 200)[1:-1]}") from error
     missing = [each.name for each in release.services if each.name not in text.services]
     if missing:
-        raise ReleaseUnreadable(f"it is not what was recorded: it has no service {quote(missing[0])}")
+        raise ReleaseUnreadable(f"the content is not what was recorded: it has no service {quote(missing[0])}")
 
 
 def format_release(release: Release) -> bytes:
-    """The one form: JSON, a line for each value, so that people can read it."""
+    """Return the record as indented JSON, which people can read."""
     return msgspec.json.format(msgspec.json.encode(release)) + b"\n"
 
 
 def check_project(name: str) -> str:
-    """A project's name, as Compose allows it. ReleaseInvalid."""
+    """Return a project's name if Compose allows it.
+
+    Raises: ReleaseInvalid.
+    """
     if _PROJECT.fullmatch(name) is None:
         raise ReleaseInvalid(
-            f"{quote(name)} is no name of a project; expected lower-case letters, digits, - and _, such as shop"
+            f"invalid project name (got {quote(name)}, expected lower-case letters, digits, - and _, such as shop)"
         )
     return name
 
 
 def last_good(releases: Sequence[Release], before: int | None = None) -> Release | None:
-    """The newest release that ran; `before`: only older ones than this number."""
+    """Return the newest healthy release. `before`: only consider releases older than this number."""
     good = [each for each in releases if each.good and (before is None or each.number < before)]
     return max(good, key=lambda each: each.number, default=None)
 
 
-def left_behind(releases: Sequence[Release]) -> list[Release]:
-    """Releases after the last one that ran whose containers may be there still: none was put in their place."""
+def unreplaced_releases(releases: Sequence[Release]) -> list[Release]:
+    """Return the releases after the last healthy one whose containers may still exist, as no release replaced them."""
     last = last_good(releases)
     return [
         each for each in releases if (last is None or each.number > last.number) and each.end is not ReleaseEnd.PUT_BACK
     ]
 
 
-def no_more(releases: Sequence[Release], names: Collection[str]) -> tuple[str, ...]:
-    """Services that may have containers and are none of `names`: of the last release that ran, and of what was left since."""
-    last, left = last_good(releases), left_behind(releases)
+def removed_services(releases: Sequence[Release], names: Collection[str]) -> tuple[str, ...]:
+    """Return services not in `names` that may still have containers: of the last healthy release and unreplaced later ones."""
+    last, left = last_good(releases), unreplaced_releases(releases)
     known = [service.name for each in (*(() if last is None else (last,)), *left) for service in each.services]
     known += [name for each in left for name in each.removed]
     return tuple(dict.fromkeys(name for name in known if name not in names))
 
 
-def to_go_back_to(releases: Sequence[Release]) -> Release | None:
-    """What `rollback` without a number means: what ran before what runs now.
+def rollback_target(releases: Sequence[Release]) -> Release | None:
+    """Return the release that `rollback` without a number restores: the one that ran before the running one.
 
-    A rollback is a release too: after "5, then back to 4" what runs is 4 again, and before it ran what ran before 4.
+    A rollback is a release too. After "5, then back to 4" release 4 runs again, so the target is the one before 4.
     """
     unfinished = [each for each in releases if each.unfinished]
     if unfinished:

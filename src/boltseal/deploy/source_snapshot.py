@@ -1,7 +1,7 @@
-"""A project's own files, read as they are for the record of a release, and put back as they were.
+"""Snapshots of a project's own files: read for the record of a release, and restored by a rollback.
 
-What they say is in the release's text already, as Compose resolved it; they are recorded for people, and for a project that is
-to say again what it said then.
+The release's text already has their resolved content. The files are recorded for people, and to restore the project's
+sources to the state of a release.
 """
 
 from __future__ import annotations
@@ -24,22 +24,20 @@ from boltseal.project.source_files import MAX_FILE_BYTES, ProjectTree, SourceFil
 MAX_RECORDED_BYTES: Final = 16 * 1024 * 1024
 
 
-class FilesGone(NotFound):
-    """A recorded file has no place any more to which it could be put back."""
-
-
 @dataclass(frozen=True, slots=True)
 class SourceSnapshot:
-    """The files as they are, by their path in the project; those outside of it by their whole path."""
+    """The files' contents by their path relative to `root`; by absolute path for files outside of it."""
 
     root: Path
     files: Mapping[str, bytes]
 
 
 def recorded_files(project: ProjectFiles) -> SourceSnapshot:
-    """Every file that says something of the project: Compose files, what they include or extend, and `.env`s.
+    """Return the files that define the project: Compose files, those they include or extend, and `.env` files.
 
-    The files of `env_file` are not among them: what they say is in the project as Compose resolved it.
+    Files of `env_file` are not included: their values are in the resolved text.
+
+    Raises: NoProject: if a file can't be read, or they exceed MAX_RECORDED_BYTES.
     """
     root = project_folder(project).resolve()
     scanned = ProjectTree(root)
@@ -53,7 +51,9 @@ def recorded_files(project: ProjectFiles) -> SourceSnapshot:
             name = real.relative_to(root).as_posix() if real.is_relative_to(root) else str(real)
             files[name] = raw
     if sum(map(len, files.values())) > MAX_RECORDED_BYTES:
-        raise NoProject(f"the project's files have more than {MAX_RECORDED_BYTES // 2**20} MiB; that is no project")
+        raise NoProject(
+            f"the project's files are too large to record: expected at most {MAX_RECORDED_BYTES // 2**20} MiB"
+        )
     return SourceSnapshot(root, files)
 
 
@@ -68,9 +68,9 @@ def _raw(file: Path) -> bytes | None:
 
 
 def with_lock(root: Path, files: Mapping[str, bytes], lock: bytes | None) -> Mapping[str, bytes]:
-    """The recorded files and the release's lock, if the project has one in its own folder that says something else of images.
+    """Return the recorded files, and the release's lock if the lock in the project's own folder has other images.
 
-    One in a folder above is other projects' too, and stays.
+    A lock in a parent folder also belongs to other projects and is left alone.
     """
     now = _raw(root / LOCK_NAME)
     if lock is None or now is None or _images(now) == _images(lock):
@@ -85,20 +85,20 @@ def _images(lock: bytes) -> object:
         return None
 
 
-def differing(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:
-    """The recorded files of the project that are not any more what was recorded."""
+def changed_files(root: Path, files: Mapping[str, bytes]) -> Sequence[str]:
+    """Return the recorded files whose content has changed since."""
     return [name for name, raw in sorted(files.items()) if _raw(root / name) != raw]
 
 
-def put_files_back(root: Path, files: Mapping[str, bytes], names: Sequence[str]) -> None:
-    """Write these recorded files into the project again: all of them or none. FileChanged, FilesNotWritten, FilesGone.
+def restore_files(root: Path, files: Mapping[str, bytes], names: Sequence[str]) -> None:
+    """Write these recorded files into the project again: all of them or none.
 
-    A file that is not there any more, or that is not in the project, is not made: it is told.
+    Raises: NotFound: if a file is gone or outside the project; FileChanged, FilesNotWritten.
     """
     changes = []
     for name in names:
         now = None if Path(name).is_absolute() else _raw(root / name)
         if now is None:
-            raise FilesGone(f"{name} is not in the project any more; nothing was put back: bring it back by hand")
+            raise NotFound(f"{name} is no longer in the project: no file was restored; restore it by hand")
         changes.append(FileEdit(SourceFile.of(name, now), SourceFile.of(name, files[name])))
     replace_all(root.resolve(), changes)

@@ -1,28 +1,32 @@
-"""Does a project run already exactly as its files and lock say? Asked before anything is brought, and of the engine alone."""
+"""Checks whether a project already runs exactly as its files and lock say, by asking only the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boltseal.deploy.compose_model import locked_digests, merged
-from boltseal.deploy.compose_reading import Read
+from boltseal.deploy.compose_model import locked_digests, merge_services
+from boltseal.deploy.compose_reading import ComposeReading
 from boltseal.deploy.release_flow import ReleaseFlow
-from boltseal.deploy.releases import Release, last_good, left_behind
+from boltseal.deploy.releases import Release, last_good, unreplaced_releases
 from boltseal.engines.api import NoSuchImage
 from boltseal.lockfile.document import Lock
 from boltseal.oci.reference import Reference
 
 
-async def standing(flow: ReleaseFlow, read: Read, lock: Lock | None, chosen: Sequence[str]) -> Release | None:
-    """The release that runs, if a new one would be the same: the same services, images, text, and containers of them.
+async def current_release(
+    flow: ReleaseFlow, read: ComposeReading, lock: Lock | None, chosen: Sequence[str]
+) -> Release | None:
+    """Return the running release if a new one would equal it in services, images, text and containers; None otherwise.
 
-    None otherwise, and also where a later release may have left containers. NotAsLocked.
+    It is None too where a later release may have left containers.
+
+    Raises: LockMismatch.
     """
     releases = flow.folder.all()
     last = last_good(releases)
     digests = locked_digests(read.model, lock)
     names = sorted(read.model.services)
-    if last is None or left_behind(releases):
+    if last is None or unreplaced_releases(releases):
         return None
     if not chosen and {each.name for each in last.services} != set(names):
         return None
@@ -31,16 +35,16 @@ async def standing(flow: ReleaseFlow, read: Read, lock: Lock | None, chosen: Seq
         service, digest = last.service(name), digests.get(name)
         if service is None or service.digest != ("" if digest is None else str(digest)):
             return None
-        if digest is None and await _built(flow, read.model.services[name].image) != service.image_id:
+        if digest is None and await _built_image_id(flow, read.model.services[name].image) != service.image_id:
             return None
         images[name] = service.started_as
-    document = merged(read.model, flow.folder.contents(last.number).compose, chosen)
+    document = merge_services(read.model, flow.folder.contents(last.number).compose, chosen)
     text = flow.text(document, images, read.variables)
     return last if await flow.unchanged(last, text, names) else None
 
 
-async def _built(flow: ReleaseFlow, image: Reference) -> str | None:
-    """The ID of what a name means that is built here."""
+async def _built_image_id(flow: ReleaseFlow, image: Reference) -> str | None:
+    """Return the ID that the tag of a locally built image resolves to, None if there is none."""
     try:
         return str((await flow.engine.image(image.by_tag)).id)
     except NoSuchImage:

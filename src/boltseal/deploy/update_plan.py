@@ -1,13 +1,13 @@
-"""What `update` may do for each service: take what a floating tag means now, or propose a newer version. Pure.
+"""Decides what `update` does for each service: take the new digest of a floating tag, or propose a newer version. Pure.
 
 For a service, in this order:
 
-1. It is built here, or its file pins it: nothing moves by itself.
-2. What its tag means could not be told: it is left, with the reason.
-3. Its tag looks like a release: it does not move. A newer version of the same form is proposed, for a person to take.
-4. Its tag floats and means what is locked: nothing is new.
-5. It means something else, and that was deployed before and did not get healthy: not again by itself.
-6. It means something else, for less than the cooldown: wait. Otherwise it is taken.
+1. It is built here, or its file pins a digest: no update.
+2. Its tag could not be resolved: unknown, with the reason.
+3. Its tag looks like a release, so it should not move. A newer version of the same form is proposed for a person to take.
+4. Its tag floats and resolves to the locked digest: no update.
+5. It resolves to another digest whose deploy failed before: not taken automatically.
+6. It has resolved to another digest for less than the cooldown: wait. Otherwise take it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from boltseal.client.registry_client import Resolved
 from boltseal.client.tag_observations import ObservedInterval
-from boltseal.deploy.compose_model import Service
+from boltseal.deploy.compose_model import ComposeService
 from boltseal.deploy.releases import Release, ReleaseEnd, ServiceState
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import lock_key
@@ -29,8 +29,8 @@ from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.version_order import newer
 
 
-class Act(StrEnum):
-    """What is to be done with a service."""
+class UpdateAction(StrEnum):
+    """The action for one service."""
 
     NOTHING = "nothing"
     TAKE = "take"
@@ -41,11 +41,11 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpdateStep:
-    """A service, and what is to be done with it. `to`: the digest that is taken, `tag`: the version that is proposed."""
+    """A service and its action. `to`: the digest to take; `tag`: the version to propose."""
 
     service: str
     image: Reference
-    act: Act
+    act: UpdateAction
     why: str
     to: Digest | None = None
     tag: Tag | None = None
@@ -53,10 +53,10 @@ class UpdateStep:
 
 @dataclass(frozen=True, slots=True)
 class KnownImages:
-    """What is known of the images, by their name in a lock.
+    """What is known of the images, by their key in the lock.
 
-    `locked`: what the lock says. `meanings`, `tags`: what registries say, or why they do not. `past`: what tags were seen
-    to mean, the newest last. `failed`: what did not get healthy here, as service and digest.
+    `locked`: digests in the lock. `meanings`: the registries' digests, or the error. `tags`: the repositories' tags, or
+    the error. `past`: observed digests of a tag, newest last. `failed`: services and digests whose deploy failed here.
     """
 
     locked: Mapping[Reference, Digest]
@@ -66,29 +66,29 @@ class KnownImages:
     failed: frozenset[tuple[str, str]] = frozenset()
 
 
-def steps(
-    services: Iterable[Service], known: KnownImages, *, now_us: int, cooldown_us: int, major: bool
+def plan_updates(
+    services: Iterable[ComposeService], known: KnownImages, *, now_us: int, cooldown_us: int, major: bool
 ) -> tuple[UpdateStep, ...]:
-    """One for each service, in their order. `major`: also versions with a higher first number are proposed."""
+    """Return one step for each service, in their order. `major`: also propose versions with a higher first number."""
     return tuple(_step(each, known, now_us, cooldown_us, major=major) for each in services)
 
 
-def floats(service: Service) -> bool:
-    """Whether a service's image moves by the custom of its tag."""
+def is_floating(service: ComposeService) -> bool:
+    """Return whether a service's tag is of a floating form and its image is neither built here nor pinned."""
     tag = service.image.tag or Tag("latest")
     return not service.build and service.image.digest is None and not looks_like_release(tag)
 
 
-def is_version(service: Service) -> bool:
-    """Whether newer versions of a service's image may be looked for."""
+def is_version(service: ComposeService) -> bool:
+    """Return whether a service's tag is a version, so that newer ones can be proposed."""
     tag = service.image.tag
     return not service.build and service.image.digest is None and tag is not None and looks_like_release(tag)
 
 
 def failed_before(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
-    """Service and digest of what was deployed and did not get healthy, unless it did later. `releases`: oldest first.
+    """Return the services and digests whose deploy failed and did not succeed later. `releases`: oldest first.
 
-    Where Compose could not start a release and no service is known to be the reason, it is whatever was new in it.
+    Where Compose could not start a release and no single service is known to be the cause, all that was new in it counts.
     """
     found: set[tuple[str, str]] = set()
     ran: set[tuple[str, str]] = set()
@@ -103,47 +103,58 @@ def failed_before(releases: Iterable[Release]) -> frozenset[tuple[str, str]]:
     return frozenset(found)
 
 
-def _step(service: Service, known: KnownImages, now_us: int, cooldown_us: int, *, major: bool) -> UpdateStep:
+def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us: int, *, major: bool) -> UpdateStep:
     image = lock_key(service.image)
     if service.build:  # 1
-        return UpdateStep(service.name, image, Act.NOTHING, "it is built here")
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, "it is built here")
     if is_version(service):
         return _version(service, known, major=major)
-    if not floats(service):
-        return UpdateStep(service.name, image, Act.NOTHING, "its file pins it, and is not edited: see `boltseal pin`")
-    meaning = known.meanings.get(image)
-    if not isinstance(meaning, Resolved):  # 2
-        return UpdateStep(service.name, image, Act.UNKNOWN, "nobody was asked" if meaning is None else meaning.message)
+    if not is_floating(service):
+        return UpdateStep(
+            service.name, image, UpdateAction.NOTHING, "its file pins it by digest: update it with `boltseal pin`"
+        )
+    resolved = known.meanings.get(image)
+    if not isinstance(resolved, Resolved):  # 2
+        return UpdateStep(
+            service.name, image, UpdateAction.UNKNOWN, "no registry was asked" if resolved is None else resolved.message
+        )
     locked = known.locked.get(image)
-    if locked == meaning.digest:  # 4
-        return UpdateStep(service.name, image, Act.NOTHING, "it means what is locked", meaning.digest)
-    if (service.name, str(meaning.digest)) in known.failed:  # 5
-        why = f"{meaning.digest.short} was deployed here and did not get healthy; `boltseal deploy --update` tries it again"
-        return UpdateStep(service.name, image, Act.NOTHING, why, meaning.digest)
+    if locked == resolved.digest:  # 4
+        return UpdateStep(
+            service.name, image, UpdateAction.NOTHING, "it resolves to the locked digest", resolved.digest
+        )
+    if (service.name, str(resolved.digest)) in known.failed:  # 5
+        why = f"health checks of {resolved.digest.short} failed here before; retry it with `boltseal deploy --update`"
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, why, resolved.digest)
     past = known.past.get(image, ())
-    since_us = past[-1].first_seen_us if past and past[-1].digest == meaning.digest else now_us
+    since_us = past[-1].first_seen_us if past and past[-1].digest == resolved.digest else now_us
     left_us = since_us + cooldown_us - now_us
-    moved = f"{'nothing' if locked is None else locked.short} -> {meaning.digest.short}"
+    moved = f"{'nothing' if locked is None else locked.short} -> {resolved.digest.short}"
     if left_us > 0:  # 6
         return UpdateStep(
-            service.name, image, Act.WAIT, f"{moved}, taken in {format_duration(left_us)}", meaning.digest
+            service.name, image, UpdateAction.WAIT, f"{moved}, taken in {format_duration(left_us)}", resolved.digest
         )
-    return UpdateStep(service.name, image, Act.TAKE, moved, meaning.digest)
+    return UpdateStep(service.name, image, UpdateAction.TAKE, moved, resolved.digest)
 
 
-def _version(service: Service, known: KnownImages, *, major: bool) -> UpdateStep:
-    """3."""
+def _version(service: ComposeService, known: KnownImages, *, major: bool) -> UpdateStep:
+    """Return the step of rule 3."""
     image, tag = lock_key(service.image), service.image.tag
     if tag is None:
-        raise AssertionError("a version has a tag")
-    there = known.tags.get(image)
-    if there is None or isinstance(there, BoltsealError):
-        return UpdateStep(service.name, image, Act.UNKNOWN, "nobody was asked" if there is None else there.message)
-    found = newer(tag, there)
+        raise AssertionError("no tag, though `is_version` requires one")
+    available = known.tags.get(image)
+    if available is None or isinstance(available, BoltsealError):
+        return UpdateStep(
+            service.name,
+            image,
+            UpdateAction.UNKNOWN,
+            "no registry was asked" if available is None else available.message,
+        )
+    found = newer(tag, available)
     best = found.any_major if major else found.same_major
     if best is not None:
-        return UpdateStep(service.name, image, Act.PROPOSE, f"{tag} -> {best}", tag=best)
+        return UpdateStep(service.name, image, UpdateAction.PROPOSE, f"{tag} -> {best}", tag=best)
     if found.any_major is not None:
-        why = f"{found.any_major} is there, with another first number: --major proposes it"
-        return UpdateStep(service.name, image, Act.NOTHING, why)
-    return UpdateStep(service.name, image, Act.NOTHING, "no newer version of the same form is there")
+        why = f"{found.any_major} is a new major version: --major proposes it"
+        return UpdateStep(service.name, image, UpdateAction.NOTHING, why)
+    return UpdateStep(service.name, image, UpdateAction.NOTHING, "there is no newer version of the same form")

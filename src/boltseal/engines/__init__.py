@@ -1,5 +1,5 @@
-"""What a host's engines have, and where its bytes lie: read from their folders, never asked of a daemon.
+"""Container engines of a host: clients of their APIs, and readers of their stores on disk, which ask no daemon.
 
-Everything here is the word of the disk that is under suspicion: parsed strictly, bounded, and believed nowhere. What it
-must be, and whether it is, is the business of `scrub`. Nothing is written, and no link leads out of a store.
+The content of a store is under suspicion: it is parsed strictly, bounded, and not trusted. `host.scrub` verifies it.
+Nothing is written, and symbolic links out of a store are not followed.
 """

@@ -1,7 +1,7 @@
-"""Where an engine listens: `unix:///PATH`, `tcp://HOST:PORT`, `ssh://[USER@]HOST[:PORT][/PATH-OF-THE-SOCKET]`.
+"""Addresses of engines: `unix:///PATH`, `tcp://HOST:PORT`, `ssh://[USER@]HOST[:PORT][/PATH-OF-THE-SOCKET]`.
 
-What comes out may stand in an argument list: a user or host that could be read as an option, or that holds anything but
-the letters of names and addresses, is refused here. A password has no place in any of them.
+A parsed address is safe in an argument list: a user or host that could be read as an option, or has characters that
+names and addresses lack, is refused. An address contains no password.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _PATH: Final = re.compile(r"/[A-Za-z0-9._/@+=,-]*")
 
 
 class EngineAddressInvalid(Invalid):
-    """An address that no engine can have."""
+    """A malformed engine address."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineAddress:
-    """Where to knock.
+    """The address of an engine.
 
     `scheme`: unix, tcp or ssh. `path`: of the socket, here or behind ssh; "" for tcp. `user`: only for ssh.
     `certificates`: a folder with ca.pem, cert.pem and key.pem, which makes tcp TLS.
@@ -45,7 +45,7 @@ class EngineAddress:
 
     @classmethod
     def parse(cls, text: str, certificates: Path | None = None) -> EngineAddress:
-        """Read DOCKER_HOST or `--host`; certificates are for tcp alone. EngineAddressInvalid."""
+        """Parse DOCKER_HOST or `--host`; `certificates` apply to tcp only. Raises: EngineAddressInvalid."""
         scheme, found, rest = text.partition("://")
         if found and scheme == "unix":
             if not rest.startswith("/") or "\0" in rest:
@@ -70,16 +70,16 @@ class EngineAddress:
 
     @property
     def login(self) -> str:
-        """`user@host`, as ssh takes it."""
+        """Return `user@host` for ssh."""
         return f"{self.user}@{self.host}" if self.user else self.host
 
     @property
     def key(self) -> str:
-        """One text for one engine: /var/run/docker.sock and /run/docker.sock are the same socket."""
+        """Return the address with links resolved: /var/run/docker.sock and /run/docker.sock are one socket."""
         return f"unix://{Path(self.path).resolve()}" if self.scheme == "unix" else str(self)
 
     def environment(self) -> dict[str, str]:
-        """What tells Docker's own programs of this engine."""
+        """Return the variables that point Docker's own programs to this engine."""
         found = {"DOCKER_HOST": str(self)}
         if self.certificates is not None:
             found |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(self.certificates)}
@@ -97,5 +97,5 @@ class EngineAddress:
 
 def _invalid(text: str) -> EngineAddressInvalid:
     return EngineAddressInvalid(
-        f"{quote(text)} is no address of an engine; expected unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
+        f"{quote(text)} is no engine address; expected unix:///PATH, tcp://HOST:PORT or ssh://[USER@]HOST[:PORT]"
     )

@@ -1,7 +1,7 @@
-"""Image layouts and archives as folders of named files: `oci-layout`, `index.json`, `blobs/...`, `manifest.json`.
+"""Image layouts and archives as named files: `oci-layout`, `index.json`, `blobs/...`, `manifest.json`.
 
-A folder is read as it lies. An archive (a plain tar) is gone through once for the names in it; its files are then read
-where they lie, nothing is unpacked. Links within an archive are followed by name, a few times, as `docker load` does.
+A folder is read in place. An archive (plain tar) is scanned once for the names in it; its files are then read in place,
+and nothing is extracted. Links within an archive are followed by name, a few times, as `docker load` does.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MAX_MEMBERS: Final = 200_000
 MAX_LINKS: Final = 8
 MAX_EXTENSION_BYTES: Final = 1024 * 1024
 MAX_NAME_BYTES: Final = 4096
-"""As long as a path may be. All names of an archive are held in memory."""
+"""The longest path. All names of an archive are held in memory."""
 _BLOCK: Final = 512
 _HOP_KINDS: Final = (b"1", b"2")
 
 
 @dataclass(frozen=True, slots=True)
 class FileLocation:
-    """Where a named file lies: in which file below the root, from where, how long (-1: all of it)."""
+    """Where a named file is: the file below the root, offset, and size in bytes (-1: all of it)."""
 
     file: bytes
     start: int = 0
@@ -34,22 +34,22 @@ class FileLocation:
 
 
 class NamedFiles(Protocol):
-    """Files by name, in a folder or in an archive. StoreMissing, StoreUnreadable, StoreMalformed."""
+    """Files by name, in a folder or an archive. Raises: StoreMissing, StoreUnreadable, StoreMalformed."""
 
     root: Path
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether there is such a file."""
 
     def read(self, name: str, limit: int) -> bytes:
-        """A small file, whole."""
+        """Return the content of a small file."""
 
     def place(self, name: str) -> FileLocation:
-        """Where it lies, for who reads a large one."""
+        """Return the location of a file, for readers of large ones."""
 
 
 class LayoutFolder:
-    """A folder."""
+    """A layout in a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -66,7 +66,7 @@ class LayoutFolder:
 
 
 class ArchiveFile:
-    """A tar archive."""
+    """A layout in a tar archive."""
 
     def __init__(self, file: Path) -> None:
         self.root = file.absolute().parent
@@ -84,7 +84,7 @@ class ArchiveFile:
     def read(self, name: str, limit: int) -> bytes:
         place = self.place(name)
         if place.size > limit:
-            raise StoreMalformed(f"{quote(name)} in the archive has more than {limit} bytes")
+            raise StoreMalformed(f"{quote(name)} in the archive is too large (expected at most {limit} bytes)")
         with self._files.opened(self._name) as fd:
             return os.pread(fd, place.size, place.start)
 
@@ -109,17 +109,17 @@ class _Member:
     link: str
 
 
-def opened(path: Path) -> NamedFiles:
-    """A layout's folder or an archive. StoreMissing when there is nothing, or something else."""
+def open_image_files(path: Path) -> NamedFiles:
+    """Open a layout folder or an archive. Raises: StoreMissing."""
     if path.is_dir():
         return LayoutFolder(path)
     if path.exists():
         return ArchiveFile(path)
-    raise StoreMissing(f"{quote(str(path), 200)[1:-1]} is not there")
+    raise StoreMissing(f"{quote(str(path), 200)[1:-1]} does not exist")
 
 
 def _members(fd: int, title: str) -> dict[str, _Member]:
-    """The files of a tar by name; of two of one name the last, as everybody unpacks them."""
+    """Return the files of a tar by name; of duplicates the last one, which extraction would leave."""
     found: dict[str, _Member] = {}
     size, at = os.fstat(fd).st_size, 0
     long_name = long_link = None
@@ -146,7 +146,9 @@ def _members(fd: int, title: str) -> dict[str, _Member]:
             link = long_link or block[157:257].split(b"\0", 1)[0]
             _bounded(max(len(name), len(link)), title)
             if at + stored > size:
-                raise StoreMalformed(f"{title} is cut off: {quote(os.fsdecode(name))} is longer than the rest of it")
+                raise StoreMalformed(
+                    f"{title} is truncated: {quote(os.fsdecode(name))} is longer than the rest of the archive"
+                )
             if kind in (b"0", b"\0", *_HOP_KINDS):
                 member = _Member(at, stored, kind, os.fsdecode(link))
                 found[posixpath.normpath(os.fsdecode(name))] = member
@@ -163,7 +165,7 @@ def _bounded(size: int, title: str) -> None:
 
 
 def _records(data: bytes) -> dict[bytes, bytes]:
-    """PAX records, as far as they are whole."""
+    """Parse PAX records, up to the first malformed one."""
     records: dict[bytes, bytes] = {}
     while data:
         length, space, _ = data.partition(b" ")
@@ -179,7 +181,7 @@ def _number(field: bytes, title: str) -> int:
     try:
         value = int.from_bytes(field[1:]) if field[0] & 0x80 else int(field.strip(b" \0") or b"0", 8)
     except ValueError as error:
-        raise StoreMalformed(f"{title} is no tar archive (compressed ones are not read)") from error
+        raise StoreMalformed(f"{title} is no uncompressed tar archive") from error
     if not 0 <= value < 1 << 62:
         raise StoreMalformed(f"{title}: a file of {value} bytes")
     return value

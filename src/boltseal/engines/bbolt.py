@@ -1,4 +1,4 @@
-"""The files of bbolt, in which containerd keeps its metadata: read, never opened for writing, never locked.
+"""Reader of bbolt files, in which containerd keeps its metadata. Files are opened read-only and not locked.
 
     page 0, page 1     meta: magic, version, page size, root bucket's page, ..., transaction, checksum (FNV-1a of 56 bytes)
     other pages        {u64 id, u16 flags, u16 count, u32 overflow} and then elements
@@ -6,10 +6,10 @@
     leaf (2)           {u32 flags, u32 pos, u32 ksize, u32 vsize}: flag 1 is a bucket, whose value is {u64 root, u64 seq};
                        root 0: the bucket's only page follows in the value
 
-A writer never touches pages of the last transaction: as long as the newer meta page stays the same, what was read hangs
-together (`consistent`). Nothing here trusts the file: pages and depth are bounded, no page is read twice in a bucket, nor
-for more buckets than readers of one file go through, and the elements of a page do not overlap. So what is read is never
-more than some times the file.
+A writer never modifies pages of the last transaction: as long as the newer meta page is unchanged, what was read is
+consistent (`consistent`). The file is not trusted: pages and depth are bounded, a page is read once per bucket and at
+most MAX_READINGS times in all, and elements of a page may not overlap. So the amount read is at most a few times the
+file size.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from boltseal.engines.safe_open import StoreMalformed
 
 MAX_DEPTH: Final = 24
 MAX_PAGE_BYTES: Final = 16 * 1024 * 1024
-"""A value has a few kilobytes."""
+"""Values are a few kilobytes long."""
 MAX_BRANCH_BYTES: Final = 1024 * 1024
 MAX_READINGS: Final = 8
-"""How often one page is read: as long as a file is well-formed a page belongs to one bucket."""
+"""How often one page may be read: in a well-formed file a page belongs to one bucket."""
 _MAGIC: Final = 0xED0CDAED
 _PAGE_SIZES: Final = (4096, 8192, 16384, 32768, 65536)
 _META: Final = struct.Struct("<IIIIQQQQQQ")
@@ -41,7 +41,7 @@ _IS_LEAF: Final = 2
 
 
 class BboltFile:
-    """An open file. Buckets read from it are good until the file is closed. StoreMalformed from every method."""
+    """An open file. Its buckets are valid until the file is closed. Every method may raise StoreMalformed."""
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
@@ -52,11 +52,11 @@ class BboltFile:
         self.root = Bucket(self, root, None)
 
     def consistent(self) -> bool:
-        """Whether nothing was written since the file was opened."""
+        """Return whether nothing was written since the file was opened."""
         return self._meta()[1] == self.transaction
 
     def _meta(self) -> tuple[int, int, int]:
-        """Page size, transaction and root of the newer meta page that is whole."""
+        """Return page size, transaction and root of the newest intact meta page."""
         found: list[tuple[int, int, int]] = []
         for at in (0, *_PAGE_SIZES):
             raw = os.pread(self._fd, _META.size, at + _PAGE.size)
@@ -71,7 +71,7 @@ class BboltFile:
         return max(found, key=lambda meta: meta[1])
 
     def page(self, number: int) -> bytes:
-        """A page with its overflow."""
+        """Return a page with its overflow pages."""
         at = number * self._page_size
         head = os.pread(self._fd, _PAGE.size, at) if 0 < at <= self._size - _PAGE.size else b""
         if len(head) < _PAGE.size:
@@ -83,12 +83,12 @@ class BboltFile:
             raise StoreMalformed(f"{self.name}: page {number} is damaged")
         self._readings[number] += 1
         if self._readings[number] > MAX_READINGS:
-            raise StoreMalformed(f"{self.name}: page {number} is said to belong to several buckets")
+            raise StoreMalformed(f"{self.name}: page {number} belongs to several buckets")
         return os.pread(self._fd, size, at)
 
 
 class Bucket:
-    """Keys in order, each with a value or with another bucket."""
+    """Sorted keys, each with a value or a nested bucket."""
 
     def __init__(self, bolt: BboltFile, root: int, inline: bytes | None) -> None:
         self._bolt = bolt
@@ -96,16 +96,16 @@ class Bucket:
         self._inline = inline
 
     def items(self) -> Iterator[tuple[bytes, bytes | Bucket]]:
-        """Everything in it."""
+        """Yield all keys with their values and buckets."""
         seen: set[int] = set()
         yield from self._page(self._inline if self._inline is not None else self._bolt.page(self._root), seen, 0)
 
     def buckets(self) -> Iterator[tuple[bytes, Bucket]]:
-        """The buckets in it."""
+        """Yield the nested buckets."""
         return ((key, value) for key, value in self.items() if isinstance(value, Bucket))
 
     def below(self, *path: bytes) -> Bucket | None:
-        """A bucket in a bucket, or None."""
+        """Return a nested bucket by its path of keys, or None."""
         at: Bucket | None = self
         for name in path:
             if at is None:
@@ -114,13 +114,13 @@ class Bucket:
         return at
 
     def values(self) -> dict[bytes, bytes]:
-        """The plain keys in it."""
+        """Return the keys that have values."""
         return {key: value for key, value in self.items() if isinstance(value, bytes)}
 
     def _page(self, page: bytes, seen: set[int], depth: int) -> Iterator[tuple[bytes, bytes | Bucket]]:
         number, flags, count, _ = self._header(page)
         if (number in seen and depth) or depth > MAX_DEPTH:
-            raise StoreMalformed(f"{self._bolt.name}: a circle of pages, or more levels than bolt has")
+            raise StoreMalformed(f"{self._bolt.name}: pages form a cycle, or are nested too deeply")
         seen.add(number)
         taken = _PAGE.size
         for index in range(count):
@@ -128,7 +128,7 @@ class Bucket:
                 at = _PAGE.size + index * _BRANCH.size
                 _, _, child = self._unpack(_BRANCH, page, at)
                 if child in seen:
-                    raise StoreMalformed(f"{self._bolt.name}: a circle of pages")
+                    raise StoreMalformed(f"{self._bolt.name}: pages form a cycle")
                 yield from self._page(self._bolt.page(child), seen, depth + 1)
             elif flags & _IS_LEAF:
                 at = _PAGE.size + index * _LEAF.size
@@ -137,7 +137,7 @@ class Bucket:
                 taken += _LEAF.size + key_size + value_size
                 if start + key_size + value_size > len(page) or taken > len(page):
                     raise StoreMalformed(
-                        f"{self._bolt.name}: an element that leads out of its page, or into another one"
+                        f"{self._bolt.name}: an element reaches beyond its page or into another element"
                     )
                 value = page[start + key_size : start + key_size + value_size]
                 yield page[start : start + key_size], self._bucket(value) if kind & _IS_BUCKET else value
@@ -146,30 +146,30 @@ class Bucket:
 
     def _header(self, page: bytes) -> tuple[int, int, int, int]:
         if len(page) < _PAGE.size:
-            raise StoreMalformed(f"{self._bolt.name}: a page that is cut off")
+            raise StoreMalformed(f"{self._bolt.name}: truncated page")
         number, flags, count, overflow = _PAGE.unpack_from(page)
         return number, flags, count, overflow
 
     def _unpack(self, shape: struct.Struct, page: bytes, at: int) -> tuple[int, ...]:
         if at + shape.size > len(page):
-            raise StoreMalformed(f"{self._bolt.name}: a page says that it holds more than it does")
+            raise StoreMalformed(f"{self._bolt.name}: a page claims more elements than it has")
         return shape.unpack_from(page, at)
 
     def _bucket(self, value: bytes) -> Bucket:
         if len(value) < _BUCKET.size:
-            raise StoreMalformed(f"{self._bolt.name}: a bucket that is cut off")
+            raise StoreMalformed(f"{self._bolt.name}: truncated bucket")
         root, _ = _BUCKET.unpack_from(value)
         return Bucket(self._bolt, root, value[_BUCKET.size :] if root == 0 else None)
 
 
 def uvarint(raw: bytes) -> int:
-    """Go's unsigned varint."""
+    """Decode Go's unsigned varint. Raises: StoreMalformed."""
     value = 0
     for index, byte in enumerate(raw[:10]):
         value |= (byte & 0x7F) << (7 * index)
         if not byte & 0x80:
             return value
-    raise StoreMalformed("a number that does not end")
+    raise StoreMalformed("unterminated varint")
 
 
 def _fnv1a(data: bytes) -> int:

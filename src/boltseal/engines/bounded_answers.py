@@ -1,4 +1,4 @@
-"""How much of an engine's answer is read, and for how long: bounds that httpx2 leaves to its caller."""
+"""Limits on size and time of an engine's answers, which httpx2 leaves to its caller."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MAX_LINE_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 1024 * 1024
 SILENT_S: Final = 600.0
-"""So long a stream may bring nothing."""
+"""Longest time in which a stream may bring no data."""
 
 
-class TooMuch(EngineMismatch):
-    """An answer without an end."""
+class AnswerTooLong(EngineMismatch):
+    """An answer is longer than its limit."""
 
 
 class _Complaint(msgspec.Struct):
     message: str
 
 
-async def pieces(
+async def chunks(
     response: httpx2.Response, *, most: int | None = None, size: int | None = None
 ) -> AsyncIterator[bytes]:
-    """The body of an answer as it comes. `most`: bytes in all; `size`: of each piece. TooMuch, TimeoutError."""
+    """Yield the body of an answer as it arrives. `most`: limit in bytes; `size`: of each chunk.
+
+    Raises: AnswerTooLong, TimeoutError.
+    """
     raw, read = response.aiter_raw(size), 0
     while True:
         async with asyncio.timeout(SILENT_S):
@@ -38,34 +41,34 @@ async def pieces(
             return
         read += len(piece)
         if most is not None and read > most:
-            raise TooMuch(f"the engine answers with more than {most // 1024**2} MiB")
+            raise AnswerTooLong(f"the engine's answer is longer than {most // 1024**2} MiB")
         yield piece
 
 
-async def whole(response: httpx2.Response) -> bytes:
-    """The body of an answer. TooMuch, TimeoutError."""
+async def read_all(response: httpx2.Response) -> bytes:
+    """Return the body of an answer. Raises: AnswerTooLong, TimeoutError."""
     body = bytearray()
-    async for piece in pieces(response, most=MAX_ANSWER_BYTES):
+    async for piece in chunks(response, most=MAX_ANSWER_BYTES):
         body += piece
     return bytes(body)
 
 
 async def lines(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Documents, each on a line of its own. TooMuch, TimeoutError."""
+    """Yield the lines of a stream, without empty ones. Raises: AnswerTooLong, TimeoutError."""
     rest = b""
-    async for piece in pieces(response):
+    async for piece in chunks(response):
         *full, rest = (rest + piece).split(b"\n")
         for line in (each for each in full if each.strip()):
             yield line
         if len(rest) > MAX_LINE_BYTES:
-            raise TooMuch(f"the engine writes a line of more than {MAX_LINE_BYTES // 1024} KiB")
+            raise AnswerTooLong(f"the engine sent a line longer than {MAX_LINE_BYTES // 1024} KiB")
     if rest.strip():
         yield rest
 
 
-async def complaint(response: httpx2.Response) -> str | None:
-    """Why an engine failed, in its words; None where it does not say so in Docker's form. TooMuch, TimeoutError."""
-    raw = await whole(response)
+async def error_message(response: httpx2.Response) -> str | None:
+    """Return the error message of an answer; None if it is not in Docker's format. Raises: AnswerTooLong, TimeoutError."""
+    raw = await read_all(response)
     try:
         if response.headers.get("content-type", "").startswith("application/json"):
             return msgspec.json.decode(raw, type=_Complaint).message
@@ -74,7 +77,7 @@ async def complaint(response: httpx2.Response) -> str | None:
         return None
 
 
-async def contents(file: BinaryIO) -> AsyncIterator[bytes]:
-    """The bytes of a file, to be sent."""
+async def file_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield the content of a file, to be sent."""
     while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
         yield piece

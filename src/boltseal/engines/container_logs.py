@@ -1,12 +1,12 @@
-"""What a container wrote, out of the stream in which an engine sends it, and harmless to a terminal. Pure.
+"""Decode a container's log from an engine's stream, and make it safe for a terminal. Pure.
 
-A container without a terminal has two streams, which come as one (Docker's "attach" format):
+A container without a terminal has two streams, which are multiplexed (Docker's "attach" format):
 
-    1 byte    0 stdin, 1 stdout, 2 stderr, 3 the engine's own complaint
+    1 byte    0 stdin, 1 stdout, 2 stderr, 3 an error of the engine
     3 bytes   0
     4 bytes   how many bytes of that stream follow, big-endian
 
-One with a terminal comes as it is. A line that one stream has begun is not cut by what the other says meanwhile.
+A container with a terminal has one raw stream. A line of one stream is not split by data of the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from boltseal.engines.inventory import EngineMismatch
 
 MAX_LINES: Final = 1000
 MAX_CHARACTERS: Final = 4096
-"""Of one line; what is longer ends in an ellipsis."""
+"""Per line; a longer one ends with an ellipsis."""
 
 _HEAD: Final = 8
 _STREAMS: Final = range(4)
@@ -28,7 +28,7 @@ _MAX_BYTES: Final = 4 * MAX_CHARACTERS
 
 
 class LogTail:
-    """The last `lines` lines of what is fed to it, whatever the amount. `terminal`: the container has one."""
+    """Keeps the last `lines` lines of a log. `terminal`: the container has one."""
 
     def __init__(self, lines: int, *, terminal: bool) -> None:
         if not 0 < lines <= MAX_LINES:
@@ -41,7 +41,7 @@ class LogTail:
         self._begun = dict.fromkeys(_STREAMS, b"")
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes of the answer. EngineMismatch."""
+        """Add the next bytes of the answer. Raises: EngineMismatch."""
         if self._terminal:
             self._written(piece)
             return
@@ -61,21 +61,21 @@ class LogTail:
                 self._head = b""
 
     def end(self) -> tuple[str, ...]:
-        """What was kept, once all was fed; a last line without its end is a line too."""
+        """Return the kept lines after the end of the log; an unterminated last line counts."""
         for rest in self._begun.values():
             if rest:
-                self._kept.append(harmless(rest))
+                self._kept.append(printable(rest))
         return tuple(self._kept)
 
     def _written(self, part: bytes) -> None:
         *whole, rest = (self._begun[self._stream] + part).split(b"\n")
         for line in whole[-MAX_LINES:]:
-            self._kept.append(harmless(line))
+            self._kept.append(printable(line))
         self._begun[self._stream] = rest[:_MAX_BYTES]
 
 
-def harmless(line: bytes) -> str:
-    """A line as a terminal may have it: colours are left out, and of what else is not to be seen its escape is shown."""
+def printable(line: bytes) -> str:
+    """Return a line as safe text: without colour codes, with other unprintable characters as escapes."""
     text = _COLOUR.sub("", line[:_MAX_BYTES].decode("utf-8", "replace").rstrip("\r")).expandtabs(8)
     shown = text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "..."
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
@@ -83,5 +83,5 @@ def harmless(line: bytes) -> str:
 
 def _frame(head: bytes) -> tuple[int, int]:
     if head[0] not in _STREAMS or head[1:4] != b"\0\0\0":
-        raise EngineMismatch("the engine sends a log that is in no form of Docker's")
+        raise EngineMismatch("the engine's log is not in Docker's format")
     return head[0], int.from_bytes(head[4:])

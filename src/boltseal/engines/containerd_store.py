@@ -1,7 +1,7 @@
-"""containerd's store, which Docker uses too ("containerd image store"), below its root:
+"""Reader of containerd's store, which Docker uses too ("containerd image store"), below its root.
 
 io.containerd.content.v1.content/blobs/ALGORITHM/HEX        manifests, configs, layers, each under its digest
-io.containerd.metadata.v1.bolt/meta.db                      v1/NAMESPACE/images/NAME/target: what a name means
+io.containerd.metadata.v1.bolt/meta.db                      v1/NAMESPACE/images/NAME/target: what a name resolves to
                                                             v1/NAMESPACE/snapshots/overlayfs/CHAIN: the snapshot's name
 io.containerd.snapshotter.v1.overlayfs/metadata.db          v1/snapshots/NAME: id, parent
 io.containerd.snapshotter.v1.overlayfs/snapshots/ID/fs      the layer's files
@@ -26,14 +26,14 @@ CONTENT: Final = b"io.containerd.content.v1.content/blobs"
 METADATA: Final = b"io.containerd.metadata.v1.bolt/meta.db"
 SNAPSHOTS: Final = b"io.containerd.snapshotter.v1.overlayfs"
 MAX_NAMES: Final = 100_000
-"""Of images, of snapshots and of containers each. Kubernetes gives an image three names."""
+"""Limit for images, snapshots and containers each. Kubernetes gives an image three names."""
 MAX_NAME_BYTES: Final = 1024
 ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """What a name means in a namespace."""
+    """A name in a namespace, and the digest that it resolves to."""
 
     namespace: str
     name: str
@@ -43,7 +43,7 @@ class NamedImage:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot: the number of its folder, and the number of the one it lies on."""
+    """A snapshot: the number of its folder, and the name of its parent."""
 
     id: int
     parent: str
@@ -51,7 +51,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class NamedContainer:
-    """A container, its image's name and its snapshot's key."""
+    """A container, the name of its image, and the key of its snapshot."""
 
     namespace: str
     id: str
@@ -62,9 +62,10 @@ class NamedContainer:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """meta.db as far as it matters. `snapshots`: (namespace, key) -> name in the overlayfs snapshotter, and parent key.
+    """The relevant content of meta.db. `snapshots`: (namespace, key) -> name in the overlayfs snapshotter, and parent
+    key.
 
-    `elsewhere`: (namespace, key) of snapshots of others -> which.
+    `elsewhere`: (namespace, key) -> snapshotter, for snapshots of other snapshotters.
     """
 
     images: tuple[NamedImage, ...]
@@ -72,36 +73,36 @@ class Metadata:
     containers: tuple[NamedContainer, ...]
     elsewhere: Mapping[tuple[str, str], str]
     damaged: tuple[str, ...]
-    """Images that can't be read, and why."""
+    """Images that can't be parsed, with the reason."""
 
 
 class ContainerdStore:
-    """One root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
+    """The store below one root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files = SafeFolder(root)
 
     def metadata(self) -> Metadata:
-        """Images, snapshots and containers of all namespaces."""
+        """Return images, snapshots and containers of all namespaces."""
         return self._read(METADATA, _metadata)
 
     def snapshots(self) -> dict[str, Snapshot]:
-        """The snapshots of the overlayfs snapshotter by name."""
+        """Return the snapshots of the overlayfs snapshotter by name."""
         if not self.files.exists(SNAPSHOTS + b"/metadata.db"):
             return {}
         return self._read(SNAPSHOTS + b"/metadata.db", _snapshots)
 
     def has(self, blob: Digest) -> bool:
-        """Whether a blob is there."""
+        """Return whether a blob exists."""
         return self.files.exists(blob_at(blob))
 
     def document(self, blob: Digest) -> bytes:
-        """A manifest, index or config, as it lies there: not checked."""
+        """Return the bytes of a manifest, index or config, unverified."""
         return self.files.read(blob_at(blob), MAX_DOCUMENT_BYTES)
 
     def _read(self, path: bytes, take: Callable[[BboltFile], T]) -> T:
-        """Read a bolt file until nobody wrote to it meanwhile."""
+        """Read a bolt file, again if it was written meanwhile."""
         for _ in range(ATTEMPTS):
             with self._bolt(path) as bolt:
                 try:
@@ -114,7 +115,9 @@ class ContainerdStore:
                     raise explained(error, self.files.shown(path)) from error
                 if bolt.consistent():
                     return taken
-        raise StoreUnreadable(f"{self.files.shown(path)} is written to all the time; try again when less happens")
+        raise StoreUnreadable(
+            f"{self.files.shown(path)} is being written all the time; try again when the engine is less busy"
+        )
 
     @contextmanager
     def _bolt(self, path: bytes) -> Iterator[BboltFile]:
@@ -127,7 +130,7 @@ class ContainerdStore:
 
 
 def blob_at(blob: Digest) -> bytes:
-    """Where a blob lies."""
+    """Return the path of a blob."""
     return CONTENT + f"/{blob.algorithm}/{blob.hex}".encode()
 
 
@@ -143,13 +146,13 @@ def _metadata(bolt: BboltFile) -> Metadata:
             target = image.below(b"target")
             if target is None:
                 continue
-            said = target.values()
+            values = target.values()
             try:
-                found = digest(said.get(b"digest", b""), f"image {_text(name)}")
+                found = digest(values.get(b"digest", b""), f"image {_text(name)}")
             except StoreMalformed as error:
                 damaged.append(error.message)
                 continue
-            images.append(NamedImage(namespace, _text(name), found, _text(said.get(b"mediatype", b""))))
+            images.append(NamedImage(namespace, _text(name), found, _text(values.get(b"mediatype", b""))))
             _bounded(bolt, len(images) + len(damaged), "images")
         for snapshotter, keys in _in(inside, b"snapshots"):
             for key, snapshot in keys.buckets():
@@ -157,17 +160,17 @@ def _metadata(bolt: BboltFile) -> Metadata:
                 if snapshotter != b"overlayfs":
                     elsewhere[namespace, _text(key)] = _text(snapshotter)
                     continue
-                said = snapshot.values()
-                snapshots[namespace, _text(key)] = _text(said.get(b"name", b"")), _text(said.get(b"parent", b""))
+                values = snapshot.values()
+                snapshots[namespace, _text(key)] = _text(values.get(b"name", b"")), _text(values.get(b"parent", b""))
         for id_, container in _in(inside, b"containers"):
-            said = container.values()
+            values = container.values()
             containers.append(
                 NamedContainer(
                     namespace,
                     _text(id_),
-                    _text(said.get(b"image", b"")),
-                    _text(said.get(b"snapshotter", b"")),
-                    _text(said.get(b"snapshotKey", b"")),
+                    _text(values.get(b"image", b"")),
+                    _text(values.get(b"snapshotter", b"")),
+                    _text(values.get(b"snapshotKey", b"")),
                 )
             )
             _bounded(bolt, len(containers), "containers")
@@ -178,9 +181,9 @@ def _snapshots(bolt: BboltFile) -> dict[str, Snapshot]:
     found: dict[str, Snapshot] = {}
     snapshots = bolt.root.below(b"v1", b"snapshots")
     for name, snapshot in snapshots.buckets() if snapshots is not None else ():
-        said = snapshot.values()
+        values = snapshot.values()
         _bounded(bolt, len(found), "snapshots")
-        found[_text(name)] = Snapshot(uvarint(said.get(b"id", b"")), _text(said.get(b"parent", b"")))
+        found[_text(name)] = Snapshot(uvarint(values.get(b"id", b"")), _text(values.get(b"parent", b"")))
     return found
 
 

@@ -1,13 +1,13 @@
-"""Docker's own store (image store "graphdriver"), below its data root:
+"""Reader of Docker's own store (image store "graphdriver"), below its data root.
 
-    image/DRIVER/repositories.json                   which tag means which image
+    image/DRIVER/repositories.json                   tags, and the image of each
     image/DRIVER/imagedb/content/sha256/ID           an image's config; ID is its SHA-256
     image/DRIVER/layerdb/sha256/CHAIN/               diff (the diff ID), parent (a chain ID), cache-id, tar-split.json.gz
     image/DRIVER/layerdb/mounts/CONTAINER/           mount-id, init-id, parent
     DRIVER/CACHE-ID/diff                             the layer's files; its stack is in link and lower (`host.scrub.overlay_stack`)
-    containers/CONTAINER/config.v2.json              what runs on which image
+    containers/CONTAINER/config.v2.json              the container, and its image
 
-No manifest is kept here: what leads from a manifest to an image must come from elsewhere.
+The store contains no manifests: the link from a manifest to an image has to come from elsewhere.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Container(msgspec.Struct, rename="pascal"):
 
 @dataclass(frozen=True, slots=True)
 class DockerLayer:
-    """What layerdb says of one layer."""
+    """The layerdb entry of one layer."""
 
     diff: Digest
     parent: Digest | None
@@ -66,7 +66,7 @@ class DockerLayer:
 
 @dataclass(frozen=True, slots=True)
 class DockerContainer:
-    """A container, and the layers it was mounted from; these are None where it is none of this driver's."""
+    """A container and the layers it was mounted from; these are None if it uses another driver."""
 
     id: str
     name: str
@@ -74,25 +74,25 @@ class DockerContainer:
     driver: str
     pid: int
     going: bool
-    """Docker is removing it, or has failed to."""
+    """Docker is removing it, or failed to."""
     mount_id: str | None
     init_id: str | None
     parent: Digest | None
 
 
 class DockerStore:
-    """One data root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
+    """The store below one data root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files = SafeFolder(root)
 
     def drivers(self) -> list[str]:
-        """The storage drivers that keep images here."""
+        """Return the storage drivers that have images here."""
         return [os.fsdecode(name) for name in self.files.names(b"image")] if self.files.exists(b"image") else []
 
     def tags(self) -> dict[str, Digest]:
-        """`name:tag` and `name@digest`, as Docker writes them, and the image each means."""
+        """Return `name:tag` and `name@digest`, as Docker writes them, with the image of each."""
         path = b"image/overlay2/repositories.json"
         if not self.files.exists(path):
             return {}
@@ -106,7 +106,7 @@ class DockerStore:
         }
 
     def images(self) -> list[Digest]:
-        """The IDs of all images, intermediate ones included."""
+        """Return the IDs of all images, intermediate ones included."""
         path = b"image/overlay2/imagedb/content/sha256"
         if not self.files.exists(path):
             return []
@@ -114,18 +114,18 @@ class DockerStore:
         return [Digest("sha256", name.decode()) for name in names if _HEX.fullmatch(name)]
 
     def parent(self, image: Digest) -> Digest | None:
-        """The image that this one was built upon, which `docker images` does not show where it has no name."""
+        """Return the parent image of an image built by the classic builder, or None."""
         path = b"image/overlay2/imagedb/metadata/sha256/%s/parent" % image.hex.encode()
         if not self.files.exists(path):
             return None
         return digest(self.files.read(path, MAX_WORD_BYTES), f"the parent of image {image.short}")
 
     def config(self, image: Digest) -> bytes:
-        """An image's config as it lies there."""
+        """Return the bytes of an image's config, unverified."""
         return self.files.read(b"image/overlay2/imagedb/content/sha256/" + image.hex.encode(), MAX_DOCUMENT_BYTES)
 
     def layer(self, chain: Digest) -> DockerLayer:
-        """What layerdb says of a layer."""
+        """Return the layerdb entry of a layer."""
         at = layer_at(chain)
         parent = at + b"/parent"
         return DockerLayer(
@@ -138,7 +138,7 @@ class DockerStore:
         )
 
     def _size(self, path: bytes) -> int:
-        """A number, or 0: nothing depends on it but how work is shared out."""
+        """Return a number, or 0 if it is missing or malformed: it only balances the work of a scrub."""
         try:
             text = self.files.read(path, MAX_WORD_BYTES)
         except (StoreMissing, StoreMalformed):
@@ -146,13 +146,13 @@ class DockerStore:
         return int(text) if text.isdigit() and len(text) < 19 else 0
 
     def containers(self) -> list[str]:
-        """The IDs of all containers, stopped ones too."""
+        """Return the IDs of all containers, stopped ones included."""
         if not self.files.exists(b"containers"):
             return []
         return [name.decode() for name in self.files.names(b"containers", MAX_IMAGES) if _HEX.fullmatch(name)]
 
     def container(self, id_: str) -> DockerContainer:
-        """One container."""
+        """Return one container."""
         raw = self.files.read(f"containers/{id_}/config.v2.json".encode(), MAX_DOCUMENT_BYTES)
         read = decoded(raw, _Container, f"container {id_[:12]}")
         mount = f"image/overlay2/layerdb/mounts/{id_}".encode()
@@ -178,5 +178,5 @@ class DockerStore:
 
 
 def layer_at(chain: Digest) -> bytes:
-    """Where layerdb keeps a layer."""
+    """Return the path of a layer's layerdb entry."""
     return b"image/overlay2/layerdb/sha256/" + chain.hex.encode()

@@ -1,10 +1,10 @@
-"""What an engine says it has: containers and images, read once from its JSON into frozen values. Pure.
+"""Parse containers and images from an engine's JSON into frozen values. Pure.
 
-Docker's API, and Podman's compatible one. An engine is believed as far as this goes: what it says is what it says, and
-nothing here has been hashed (`scrub` does that). What can't be right (an ID that is no digest, a document of another
-shape) is EngineMismatch; what it leaves out is None or empty.
+The JSON is that of Docker's API and of Podman's compatible one. The values are the engine's claims: nothing here was
+hashed (`host.scrub` does that). An impossible value (an ID that is no digest, a document of another form) raises
+EngineMismatch; a missing one is None or empty.
 
-The ID of an image is another thing in each store, and nothing here pretends otherwise:
+The meaning of an image ID depends on the store:
 
     classic store, Podman    the digest of the image's config
     containerd's store       the digest of what was pulled or built: an index or a manifest; `media_type` says which
@@ -31,7 +31,7 @@ from boltseal.oci.reference import Reference
 T = TypeVar("T")
 
 MAX_NAME: Final = 4096
-"""Characters of what a container's creator wrote as its image."""
+"""Longest image name in a container's configuration, in characters."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTAINER_ID: Final = re.compile(r"[0-9a-f]{12,64}")
@@ -43,11 +43,11 @@ _SNAPSHOTTER: Final = "io.containerd.snapshotter.v1"
 
 
 class EngineMismatch(Unavailable):
-    """An engine's answer that can't be one."""
+    """An engine's answer is malformed or impossible."""
 
 
 class ImageStoreKind(StrEnum):
-    """Where an engine keeps its images, which decides what an image ID is."""
+    """The kind of an engine's image store, which determines what an image ID is."""
 
     CLASSIC = "classic"
     CONTAINERD = "containerd"
@@ -55,7 +55,7 @@ class ImageStoreKind(StrEnum):
 
 
 class State(StrEnum):
-    """What a container does. Podman's words for the same are read as these."""
+    """The state of a container; Podman's states are mapped to these."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -67,7 +67,7 @@ class State(StrEnum):
 
 
 class ContainerHealth(StrEnum):
-    """What a container's own check says. NONE: it has none, or it is switched off."""
+    """The result of a container's health check. NONE: it has none, or it is disabled."""
 
     NONE = "none"
     STARTING = "starting"
@@ -86,7 +86,7 @@ _PODMANS_HEALTH: Final = {"": ContainerHealth.NONE, "reset": ContainerHealth.STA
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Who answers. `api`: the newest version of the API that it speaks. `platform`: the machine it runs on."""
+    """The engine's version. `api`: its newest API version. `platform`: of its machine."""
 
     product: str
     version: str
@@ -95,13 +95,13 @@ class About:
 
     @property
     def podman(self) -> bool:
-        """Whether it is Podman behind Docker's API."""
+        """Return whether this is Podman's compatible API."""
         return self.product == "Podman"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreDescriptor:
-    """What a store says that something is: the digest of its bytes, and their media type."""
+    """A descriptor in an engine's store: digest, media type, platform."""
 
     digest: Digest
     media_type: str = ""
@@ -110,11 +110,11 @@ class StoreDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class EngineContainer:
-    """A container. `started_as`: the image as its creator wrote it; `image`: the ID of the image that it really stands on.
+    """A container. `started_as`: the image as written by its creator; `image`: the ID of the image that it uses.
 
-    `manifest`: the platform's manifest it runs, where the engine says so (containerd's store, from API 1.48 on).
-    `exit_code`: how its last run ended, None while it runs or where it never has. `restarts`: how often the engine has
-    started it again. `terminal`: it has one, so its log is one stream.
+    `manifest`: the platform's manifest, where the engine reports it (containerd's store, from API 1.48 on).
+    `exit_code`: of its last run, None while it runs or if it never ran. `restarts`: restarts by the engine. `terminal`:
+    it has one, so its log is one raw stream.
     """
 
     id: str
@@ -133,15 +133,16 @@ class EngineContainer:
 
     @property
     def running(self) -> bool:
-        """Whether it has a process, also one that is paused."""
+        """Return whether it has a process, possibly paused."""
         return self.state in (State.RUNNING, State.PAUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineImage:
-    """An image. `names`: its tags; `pulled_as`: repositories with the digest by which they know it; `target`: containerd's.
+    """An image. `names`: its tags; `pulled_as`: repositories with digests; `target`: the descriptor in containerd's
+    store.
 
-    `tagged_us`: when a tag was last put on it here, None where the engine does not say.
+    `tagged_us`: when it was last tagged here, None if not reported.
     """
 
     id: Digest
@@ -156,7 +157,7 @@ class EngineImage:
 
     @property
     def is_index(self) -> bool:
-        """Whether the ID is known to be an index's."""
+        """Return whether the ID is known to be that of an index."""
         return self.target is not None and self.target.media_type in INDEX_TYPES
 
 
@@ -241,120 +242,122 @@ class _Image(msgspec.Struct, rename="pascal"):
 
 
 def about(raw: bytes) -> About:
-    """`GET /version`. EngineMismatch."""
-    said = _decoded(raw, _Version, "its version")
-    podman = any(each.name.startswith("Podman") for each in said.components or [])
-    if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,4}", said.api_version) is None:
+    """Parse `GET /version`. Raises: EngineMismatch."""
+    document = _decoded(raw, _Version, "its version")
+    podman = any(each.name.startswith("Podman") for each in document.components or [])
+    if re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,4}", document.api_version) is None:
         raise EngineMismatch(
-            f"the engine says that its API has version {quote(said.api_version)}; expected such as 1.45"
+            f"the engine reports API version {quote(document.api_version)}; expected a version such as 1.45"
         )
-    return About("Podman" if podman else "Docker", said.version, said.api_version, Platform(said.os, said.arch))
+    return About(
+        "Podman" if podman else "Docker", document.version, document.api_version, Platform(document.os, document.arch)
+    )
 
 
-def store(raw: bytes, who: About) -> ImageStoreKind:
-    """`GET /info`: where images lie. EngineMismatch."""
-    if who.podman:
+def store(raw: bytes, version: About) -> ImageStoreKind:
+    """Parse the kind of image store from `GET /info`. Raises: EngineMismatch."""
+    if version.podman:
         return ImageStoreKind.PODMAN
     status = _decoded(raw, _Info, "its information").driver_status or []
     return ImageStoreKind.CONTAINERD if ["driver-type", _SNAPSHOTTER] in status else ImageStoreKind.CLASSIC
 
 
 def data_root(raw: bytes) -> Path | None:
-    """`GET /info`: the engine's folder on its host; None for what is no absolute path. EngineMismatch."""
-    said = _decoded(raw, _Info, "its information").docker_root_dir
-    return Path(said) if said.startswith("/") and "\0" not in said else None
+    """Parse the engine's data folder from `GET /info`; None if it is no absolute path. Raises: EngineMismatch."""
+    document = _decoded(raw, _Info, "its information").docker_root_dir
+    return Path(document) if document.startswith("/") and "\0" not in document else None
 
 
 def container_ids(raw: bytes) -> tuple[str, ...]:
-    """`GET /containers/json`: whom to ask about. EngineMismatch."""
+    """Parse the container IDs of `GET /containers/json`. Raises: EngineMismatch."""
     return tuple(container_id(each.Id) for each in _decoded(raw, list[_Listed], "its containers"))
 
 
 def container_id(text: str) -> str:
-    """An ID that may stand in a path. EngineMismatch."""
+    """Check a container ID, which is used in URLs. Raises: EngineMismatch."""
     if _CONTAINER_ID.fullmatch(text) is None:
-        raise EngineMismatch(f"the engine names a container {quote(text)}; expected 64 hex digits")
+        raise EngineMismatch(f"the engine reports a container ID {quote(text)}; expected 64 hex digits")
     return text
 
 
 def container(raw: bytes) -> EngineContainer:
-    """`GET /containers/ID/json`. EngineMismatch."""
-    said = _decoded(raw, _Container, "a container")
-    state, started_us = _state(said.state.status), time_us(said.state.started_at)
+    """Parse `GET /containers/ID/json`. Raises: EngineMismatch."""
+    document = _decoded(raw, _Container, "a container")
+    state, started_us = _state(document.state.status), time_us(document.state.started_at)
     ended = started_us is not None and state not in (State.RUNNING, State.PAUSED)
     return EngineContainer(
-        id=container_id(said.id),
-        name=_container_name(said.name),
-        started_as=said.config.image,
-        image=_image_id(said.image),
+        id=container_id(document.id),
+        name=_container_name(document.name),
+        started_as=document.config.image,
+        image=_image_id(document.image),
         state=state,
-        health=_health(said.state.health),
-        exit_code=said.state.exit_code if ended else None,
-        restarts=said.restart_count,
-        terminal=said.config.tty,
-        labels=said.config.labels or {},
-        created_us=time_us(said.created),
+        health=_health(document.state.health),
+        exit_code=document.state.exit_code if ended else None,
+        restarts=document.restart_count,
+        terminal=document.config.tty,
+        labels=document.config.labels or {},
+        created_us=time_us(document.created),
         started_us=started_us,
-        manifest=_descriptor(said.image_manifest_descriptor),
+        manifest=_descriptor(document.image_manifest_descriptor),
     )
 
 
 def _container_name(text: str) -> str:
     name = text.removeprefix("/")
     if name and _CONTAINER_NAME.fullmatch(name) is None:
-        raise EngineMismatch(
-            f"the engine says that a container's name is {quote(name)}; expected letters, digits and _.-"
-        )
+        raise EngineMismatch(f"the engine reports a container name {quote(name)}; expected letters, digits and _.-")
     return name
 
 
-def _state(word: str) -> State:
+def _state(value: str) -> State:
     try:
-        return _PODMANS_STATES.get(word) or State(word)
-    except ValueError as error:
-        raise EngineMismatch(f"the engine says that a container is {quote(word)}; expected such as running") from error
-
-
-def _health(said: _Health | None) -> ContainerHealth:
-    word = "" if said is None else said.status
-    try:
-        return _PODMANS_HEALTH.get(word) or ContainerHealth(word)
+        return _PODMANS_STATES.get(value) or State(value)
     except ValueError as error:
         raise EngineMismatch(
-            f"the engine says that a container's health is {quote(word)}; expected such as healthy"
+            f"the engine reports a container state {quote(value)}; expected a state such as running"
+        ) from error
+
+
+def _health(document: _Health | None) -> ContainerHealth:
+    value = "" if document is None else document.status
+    try:
+        return _PODMANS_HEALTH.get(value) or ContainerHealth(value)
+    except ValueError as error:
+        raise EngineMismatch(
+            f"the engine reports a container health {quote(value)}; expected a status such as healthy"
         ) from error
 
 
 def image(raw: bytes) -> EngineImage:
-    """`GET /images/NAME/json`. EngineMismatch."""
+    """Parse `GET /images/NAME/json`. Raises: EngineMismatch."""
     return _as_image(_decoded(raw, _Image, "an image"))
 
 
 def images(raw: bytes) -> tuple[EngineImage, ...]:
-    """`GET /images/json`. EngineMismatch."""
+    """Parse `GET /images/json`. Raises: EngineMismatch."""
     return tuple(_as_image(each) for each in _decoded(raw, list[_Image], "its images"))
 
 
-def _as_image(said: _Image) -> EngineImage:
-    found = _image_id(said.id)
+def _as_image(document: _Image) -> EngineImage:
+    found = _image_id(document.id)
     if found is None:
-        raise EngineMismatch(f"the engine says that an image's ID is {quote(said.id)}; expected a digest")
-    labels = said.labels if said.config is None else said.config.labels
+        raise EngineMismatch(f"the engine says that an image's ID is {quote(document.id)}; expected a digest")
+    labels = document.labels if document.config is None else document.config.labels
     return EngineImage(
         id=found,
-        names=_references(said.repo_tags),
-        pulled_as=_references(said.repo_digests),
-        target=_descriptor(said.descriptor),
-        platform=Platform(said.os, said.architecture, said.variant),
+        names=_references(document.repo_tags),
+        pulled_as=_references(document.repo_digests),
+        target=_descriptor(document.descriptor),
+        platform=Platform(document.os, document.architecture, document.variant),
         labels=labels or {},
-        created_us=_seconds(said.created) if isinstance(said.created, int) else time_us(said.created),
-        tagged_us=None if said.metadata is None else time_us(said.metadata.last_tag_time),
-        size_bytes=said.size,
+        created_us=_seconds(document.created) if isinstance(document.created, int) else time_us(document.created),
+        tagged_us=None if document.metadata is None else time_us(document.metadata.last_tag_time),
+        size_bytes=document.size,
     )
 
 
 def _references(texts: Iterable[str] | None) -> tuple[Reference, ...]:
-    """Names that are references; `<none>:<none>` and other signs for nothing are not."""
+    """Return the names that are references; `<none>:<none>` and other placeholders are skipped."""
     found: dict[Reference, None] = {}
     for text in texts or ():
         try:
@@ -365,7 +368,7 @@ def _references(texts: Iterable[str] | None) -> tuple[Reference, ...]:
 
 
 def _image_id(text: str) -> Digest | None:
-    """The ID of an image; Podman leaves the algorithm out in places. None where there is none."""
+    """Parse an image ID; Podman omits the algorithm in places. None for ""."""
     if re.fullmatch(r"[0-9a-f]{64}", text):
         return Digest("sha256", text)
     try:
@@ -374,20 +377,22 @@ def _image_id(text: str) -> Digest | None:
         raise EngineMismatch(f"the engine says that an image's ID is {quote(text)}; expected a digest") from error
 
 
-def _descriptor(said: _Descriptor | None) -> StoreDescriptor | None:
-    if said is None or not said.digest:
+def _descriptor(document: _Descriptor | None) -> StoreDescriptor | None:
+    if document is None or not document.digest:
         return None
     try:
-        digest = Digest.parse(said.digest)
+        digest = Digest.parse(document.digest)
     except DigestInvalid as error:
-        raise EngineMismatch(f"the engine describes an image as {quote(said.digest)}; expected a digest") from error
-    at = said.platform
+        raise EngineMismatch(
+            f"the engine reports an image digest {quote(document.digest)}; expected a digest"
+        ) from error
+    at = document.platform
     platform = "" if at is None else str(Platform(at.os, at.architecture, at.variant))
-    return StoreDescriptor(digest, said.mediaType, platform)
+    return StoreDescriptor(digest, document.mediaType, platform)
 
 
 def time_us(text: str) -> int | None:
-    """A moment of Docker's JSON. None where it is missing, no time, the year 1 (Go's "never"), or a year that nobody sees."""
+    """Parse a time of Docker's JSON; None if it is missing, malformed, the year 1 (Go's zero time) or implausibly far."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -405,12 +410,12 @@ def _decoded(raw: bytes, shape: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(raw, type=shape)
     except RecursionError as error:
-        raise EngineMismatch(f"what the engine says of {what} is nested too deeply") from error
+        raise EngineMismatch(f"the engine's answer about {what} is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
         reason = quote(str(error), 200)[1:-1]
-        raise EngineMismatch(f"what the engine says of {what} can't be read: {reason}") from error
+        raise EngineMismatch(f"the engine's answer about {what} can't be parsed: {reason}") from error
 
 
 def line(raw: bytes) -> Mapping[str, Any]:
-    """One line of a progress stream, as it is. EngineMismatch."""
+    """Parse one line of a progress stream. Raises: EngineMismatch."""
     return _decoded(raw, dict[str, Any], "its progress")

@@ -1,7 +1,7 @@
-"""The JSON that stores keep, as typed values or not at all.
+"""Decode JSON documents of stores into typed values.
 
-A document has a stated size and a stated number of values, and is decoded into the few keys that matter; whatever else it
-says costs no memory. What does not fit is StoreMalformed, with one sentence.
+A document has a size limit and a limit of values, and is decoded into the few relevant keys; other keys cost no memory.
+A document that does not fit raises StoreMalformed.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from boltseal.oci.digest import Digest, DigestInvalid
 T = TypeVar("T")
 
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
-"""images.json, layers.json, repositories.json: one line for each image or layer of a host."""
+"""For images.json, layers.json, repositories.json: one line per image or layer of a host."""
 MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
-"""A manifest or a config."""
+"""For a manifest or config."""
 MAX_VALUES: Final = 500_000
-"""Each value of a document takes some hundred bytes of memory, be it as short as `{}`."""
+"""Each value of a document takes about a hundred bytes of memory, even `{}`."""
 MAX_IMAGES: Final = 20_000
-"""Of one store, and as many containers."""
+"""Images of one store, and containers of one store."""
 MAX_WORD_BYTES: Final = 4096
-"""A file that holds one digest, id or name."""
+"""For a file with one digest, ID or name."""
 
 
 def decoded(raw: bytes, shape: type[T], what: str) -> T:
-    """A document as a value of `shape`. StoreMalformed."""
-    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:  # before each value but the first stands one of these
-        raise StoreMalformed(f"{what} holds more than {MAX_VALUES} values; no engine writes as many")
+    """Decode a document as a value of `shape`. Raises: StoreMalformed."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:  # each value but the first follows one of these
+        raise StoreMalformed(f"{what} has more than {MAX_VALUES} values, which no engine writes")
     try:
         return msgspec.json.decode(raw, type=shape)
     except RecursionError as error:
         raise StoreMalformed(f"{what} is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
-        raise StoreMalformed(f"{what} is not what an engine writes: {quote(str(error), 200)[1:-1]}") from error
+        raise StoreMalformed(f"{what} has an unexpected form: {quote(str(error), 200)[1:-1]}") from error
 
 
 def digest(text: str | bytes, what: str) -> Digest:
-    """A digest that a store names. StoreMalformed."""
+    """Parse a digest of a store. Raises: StoreMalformed."""
     word = text.decode("ascii", "replace") if isinstance(text, bytes) else text
     try:
         return Digest.parse(word.strip())
@@ -50,7 +50,7 @@ def digest(text: str | bytes, what: str) -> Digest:
 
 
 def word(raw: bytes, what: str) -> str:
-    """One word of ASCII, such as a folder's id: never a path. StoreMalformed."""
+    """Parse an ASCII identifier, such as a folder's ID; it can't be a path. Raises: StoreMalformed."""
     try:
         text = raw.decode("ascii").strip()
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
-"""The door to a cluster: the user's own `kubectl`, with their configuration, asked for JSON and nothing else.
+"""Query a cluster through the user's own `kubectl` and its configuration; only `get` with JSON output.
 
-Rules kept: the arguments are a list, and what the user typed can't become an option; only `get` is ever said; an answer is
-bounded in size and time; kubectl ends with us.
+Arguments are a list, and user input can't become an option. An answer is bounded in size and time. kubectl ends with
+this process.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from boltseal.errors import Invalid, Unavailable, quote
 ANSWER_S: Final = 120.0
 END_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
-MAX_SAID_BYTES: Final = 64 * 1024
+MAX_STDERR_BYTES: Final = 64 * 1024
 _REQUEST: Final = "--request-timeout=60s"
 
 
 class ContextInvalid(Invalid):
-    """A context or namespace that can't be one."""
+    """A malformed context or namespace."""
 
 
 class KubectlFailed(Unavailable):
-    """kubectl is not there, or got no answer."""
+    """kubectl is missing, or got no answer."""
 
 
 async def get(
@@ -36,9 +36,9 @@ async def get(
     within_s: float = ANSWER_S,
     max_bytes: int = MAX_ANSWER_BYTES,
 ) -> bytes:
-    """`kubectl get WHAT -o json`. `namespace` None: the context's own, or with `everywhere` all. KubectlFailed.
+    """Return the output of `kubectl get WHAT -o json`, at most `max_bytes`, within `within_s`. Raises: KubectlFailed.
 
-    The answer is read up to `max_bytes`, and for `within_s`.
+    `namespace` None: the context's own, or with `everywhere` all.
     """
     for text in (context, namespace or "default"):
         if not text or not text.isprintable():
@@ -48,22 +48,22 @@ async def get(
     scope = ["--all-namespaces"] if everywhere else [] if namespace is None else [f"--namespace={namespace}"]
     process = await _started(f"--context={context}", _REQUEST, "get", what, *scope, "--output=json")
     if process.stdout is None or process.stderr is None:
-        raise AssertionError("started with pipes")
-    streams = (process.stdout, max_bytes), (process.stderr, MAX_SAID_BYTES)
+        raise AssertionError("the process has no pipes")
+    streams = (process.stdout, max_bytes), (process.stderr, MAX_STDERR_BYTES)
     reading = [asyncio.ensure_future(_read(*each)) for each in streams]
     try:
         async with asyncio.timeout(within_s):
-            out, said = await asyncio.gather(*reading)
+            out, errors = await asyncio.gather(*reading)
             code = await process.wait()
     except TimeoutError as error:
-        raise KubectlFailed(f"kubectl has no answer of {context} after {within_s:g} s") from error
+        raise KubectlFailed(f"kubectl got no answer from {context} within {within_s:g} s") from error
     finally:
         for each in reading:
             each.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
         await _ended(process)
     if code != 0:
-        raise KubectlFailed(f"kubectl can't get the {what} of {quote(context)[1:-1]}: {_why(said)}")
+        raise KubectlFailed(f"kubectl can't get the {what} of {quote(context)[1:-1]}: {_why(errors)}")
     return out
 
 
@@ -78,7 +78,7 @@ async def _started(*arguments: str) -> asyncio.subprocess.Process:
         )
     except OSError as error:
         raise KubectlFailed(
-            f"kubectl can't be started ({error.strerror}); install it, and see that it is in PATH"
+            f"kubectl can't be started ({error.strerror}); install it, and check that it is in PATH"
         ) from error
 
 
@@ -87,12 +87,12 @@ async def _read(stream: asyncio.StreamReader, most: int) -> bytes:
     while piece := await stream.read(1024 * 1024):
         whole += piece
         if len(whole) > most:
-            raise KubectlFailed(f"kubectl answers with more than {most // 1024} KiB")
+            raise KubectlFailed(f"kubectl's output is longer than {most // 1024} KiB")
     return bytes(whole)
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
-    """End it if it has not, and read what is left in its pipes, so that they are closed."""
+    """Terminate the process if it runs, and drain its pipes so that they are closed."""
     for end in (process.terminate, process.kill):
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -102,7 +102,7 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
             return
 
 
-def _why(said: bytes) -> str:
-    """The last line that it complained with."""
-    lines = said.decode("utf-8", "replace").strip().splitlines()
+def _why(errors: bytes) -> str:
+    """Return the last line of stderr."""
+    lines = errors.decode("utf-8", "replace").strip().splitlines()
     return quote(lines[-1].strip(), 300) if lines else "it gives no reason"

@@ -1,14 +1,14 @@
-"""What a cluster says that runs: the containers of `kubectl get pods -o json`, read once into frozen values. Pure.
+"""Parse the running containers of `kubectl get pods -o json` into frozen values. Pure.
 
-A container's image stands twice: as its creator wrote it (`spec`), and as its node's runtime names what runs (`imageID` in
-`status`), which is another thing with each runtime and its settings:
+A container's image is named twice: as written by its creator (`spec`), and by the node's runtime (`imageID` in
+`status`), in a form that depends on the runtime and its settings:
 
     docker-pullable://NAME@DIGEST   dockershim, cri-dockerd: the digest that was pulled, of an index or a manifest
-    docker://DIGEST                 the same, of an image that came from no registry: the ID in Docker's store
+    docker://DIGEST                 dockershim, cri-dockerd, for an image from no registry: the ID in Docker's store
     NAME@DIGEST                     containerd, CRI-O: an index's or a manifest's digest; not always under the name of `spec`
     DIGEST, or 64 hex digits        containerd, CRI-O: the image ID, as of images that were loaded on the node
 
-`status` has a name too, which is whichever of the image's names the runtime finds first: it is not used.
+The image name in `status` is not used: the runtime picks any of the image's names.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _RUNTIMES: Final = {"docker": "Docker", "cri-o": "CRI-O"}
 
 
 class ClusterMismatch(Unavailable):
-    """A cluster's answer that can't be one."""
+    """A cluster's answer is malformed or impossible."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeImage:
-    """What a node's runtime calls the image that runs. `pulled`: under which name it has it from a registry, None if from none."""
+    """The image of a container as its runtime names it. `pulled`: its name at a registry, None if it came from none."""
 
     digest: Digest
     pulled: Reference | None
@@ -47,7 +47,7 @@ class NodeImage:
 
 @dataclass(frozen=True, slots=True)
 class PodContainer:
-    """A container that runs in a pod. `image`: None while its runtime has not said. `started_us`: microseconds."""
+    """A running container of a pod. `image`: None until its runtime reports it. `started_us`: microseconds."""
 
     namespace: str
     pod: str
@@ -131,12 +131,12 @@ class _Nodes(msgspec.Struct):
 
 
 def pod_containers(raw: bytes) -> tuple[PodContainer, ...]:
-    """`kubectl get pods -o json`: the containers that run, also of init and for debugging. ClusterMismatch."""
-    return tuple(one for pod in _decoded(raw, _Pods, "pods").items for one in _of_pod(pod))
+    """Parse `kubectl get pods -o json`: running containers, init and ephemeral ones included. Raises: ClusterMismatch."""
+    return tuple(each for pod in _decoded(raw, _Pods, "pods").items for each in _of_pod(pod))
 
 
 def machines(raw: bytes) -> dict[str, Platform]:
-    """`kubectl get nodes -o json`: the machine that each node is. ClusterMismatch."""
+    """Parse `kubectl get nodes -o json`: the platform of each node. Raises: ClusterMismatch."""
     found = {}
     for node in _decoded(raw, _Nodes, "nodes").items:
         info = node.status.nodeInfo
@@ -147,15 +147,15 @@ def machines(raw: bytes) -> dict[str, Platform]:
 def _of_pod(pod: _Pod) -> list[PodContainer]:
     spec, status = pod.spec, pod.status
     written = {
-        one.name: one.image
-        for one in (*spec.containers, *(spec.initContainers or ()), *(spec.ephemeralContainers or ()))
+        each.name: each.image
+        for each in (*spec.containers, *(spec.initContainers or ()), *(spec.ephemeralContainers or ()))
     }
     statuses = (
         *(status.containerStatuses or ()),
         *(status.initContainerStatuses or ()),
         *(status.ephemeralContainerStatuses or ()),
     )
-    return [_container(pod, one, written.get(one.name, "")) for one in statuses if one.state and one.state.running]
+    return [_container(pod, each, written.get(each.name, "")) for each in statuses if each.state and each.state.running]
 
 
 def _container(pod: _Pod, status: _Status, started_as: str) -> PodContainer:
@@ -178,7 +178,7 @@ def _container(pod: _Pod, status: _Status, started_as: str) -> PodContainer:
 
 
 def node_image(text: str) -> NodeImage | None:
-    """An `imageID`. None where there is none; ClusterMismatch where it is in no form that a runtime has."""
+    """Parse an `imageID`; None if it is empty. Raises: ClusterMismatch: unknown form."""
     rest = _SCHEME.sub("", text, count=1)
     if not rest:
         return None
@@ -190,13 +190,11 @@ def node_image(text: str) -> NodeImage | None:
         name, _, digest = rest.rpartition("@")
         return NodeImage(Digest.parse(digest), _pulled(name, digest))
     except DigestInvalid as error:
-        raise ClusterMismatch(
-            f"the cluster says that a container's imageID is {quote(text)}; expected a digest"
-        ) from error
+        raise ClusterMismatch(f"the cluster reports an imageID {quote(text)}; expected a digest") from error
 
 
 def _pulled(name: str, digest: str) -> Reference | None:
-    """Under which name; containerd writes `import-...` for what was loaded, and a name may be none that Docker reads."""
+    """Return the name as a reference; None for containerd's `import-...` names and names that Docker does not accept."""
     try:
         return Reference.parse(f"{name}@{digest}")
     except BoltsealError:
@@ -205,7 +203,7 @@ def _pulled(name: str, digest: str) -> Reference | None:
 
 def _name(text: str, what: str) -> str:
     if _NAME.fullmatch(text) is None:
-        raise ClusterMismatch(f"the cluster says that a {what} is called {quote(text)}; expected a-z, 0-9, - and .")
+        raise ClusterMismatch(f"the cluster reports a {what} named {quote(text)}; expected a-z, 0-9, - and .")
     return text
 
 
@@ -213,8 +211,8 @@ def _decoded(raw: bytes, shape: type[T], what: str) -> T:
     try:
         return msgspec.json.decode(raw, type=shape)
     except RecursionError as error:
-        raise ClusterMismatch(f"what the cluster says of its {what} is nested too deeply") from error
+        raise ClusterMismatch(f"the cluster's answer about its {what} is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise ClusterMismatch(
-            f"what the cluster says of its {what} can't be read: {quote(str(error), 200)[1:-1]}"
+            f"the cluster's answer about its {what} can't be parsed: {quote(str(error), 200)[1:-1]}"
         ) from error

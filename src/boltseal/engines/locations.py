@@ -1,11 +1,11 @@
-"""Where the engines of a host keep their images: where their packages put them, and where their configurations say.
+"""Find the image stores of a host: the packages' default folders, and those in the engines' configurations.
 
     /etc/docker/daemon.json          data-root
     /etc/containerd/config.toml      root
     /etc/containers/storage.conf     [storage] graphroot
 
-The host may be another one, whose disk is mounted here. Then its paths begin at that disk, and so do its links: they mean
-there what they meant to the host, and never lead out of it.
+The host may be another one whose disk is mounted here. Then paths and symbolic links are resolved within that disk and
+never lead out of it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ USUAL: Final = (
     "var/snap/docker/common/var-lib-docker",
     "var/snap/microk8s/common/var/lib/containerd",
 )
-"""Where the packages of Debian and others, and distributions of Kubernetes, put them."""
+"""Default folders of packages of Debian and others, and of Kubernetes distributions."""
 IN_A_HOME: Final = (".local/share/containers/storage", ".local/share/docker", ".local/share/containerd")
-"""Where they lie without root."""
+"""Default folders of rootless engines."""
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 MAX_LINKS: Final = 40
 
@@ -67,8 +67,8 @@ _CONFIGURED: Final[tuple[tuple[str, Callable[[bytes], str]], ...]] = (
 )
 
 
-def places(disk: Path) -> tuple[list[str], list[str]]:
-    """Paths from the disk's root on where stores may lie; and which configurations can't be read, and why."""
+def store_locations(disk: Path) -> tuple[list[str], list[str]]:
+    """Return candidate folders, relative to the disk's root, and configurations that can't be parsed, with the reason."""
     found = list(USUAL)
     unknown: list[str] = []
     for name, root_in in _CONFIGURED:
@@ -77,23 +77,23 @@ def places(disk: Path) -> tuple[list[str], list[str]]:
             continue
         try:
             with SafeFolder(at.parent) as folder:
-                told = root_in(folder.read(os.fsencode(at.name), MAX_CONFIG_BYTES))
+                configured = root_in(folder.read(os.fsencode(at.name), MAX_CONFIG_BYTES))
         except StoreMissing:
             continue
         except (StoreMalformed, StoreUnreadable) as error:
             unknown.append(
-                f"where the engine of {quote(str(at), 200)[1:-1]} keeps images is not known: {error.message}"
+                f"the image folder of the engine with {quote(str(at), 200)[1:-1]} is unknown: {error.message}"
             )
             continue
-        if told.startswith("/"):
-            found.append(told.strip("/"))
+        if configured.startswith("/"):
+            found.append(configured.strip("/"))
     return list(dict.fromkeys(found)), unknown
 
 
 def inside(disk: Path, path: str) -> Path | None:
-    """Where a path of the host whose disk this is leads to, without links; None if nothing is there.
+    """Resolve a path within a disk, without links in the result; None if it does not exist.
 
-    Where we have no right to look, as far as we can see: whoever opens that is told so.
+    Where a folder can't be searched, return the path so far: opening it reports the missing right.
     """
     left = deque(path.split("/"))
     at: list[str] = []
@@ -128,7 +128,7 @@ def _toml(raw: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:
-        raise StoreMalformed(f"a configuration is no TOML: {quote(str(error), 200)[1:-1]}") from error
+        raise StoreMalformed(f"invalid TOML: {quote(str(error), 200)[1:-1]}") from error
 
 
 def _word(value: object) -> str:

@@ -1,8 +1,9 @@
-"""What is mounted below a folder, by the mount table that this process sees (proc_pid_mountinfo(5)).
+"""Find mounts below a folder in the mount table of this process (proc_pid_mountinfo(5)).
 
-A bind mount of the same file system has the same `st_dev` as what it hides, so `stat` can't tell. The kernel names mounts by
-ids: a descriptor's is in proc_pid_fdinfo(5), a mount's own and its parent's are in the table. A mount lies below a folder if
-its parent is the folder's mount and its mount point is below the folder's path. This leaves out mounts that others hide.
+A bind mount of the same file system has the same `st_dev` as what it hides, so `stat` can't reveal it. The kernel
+identifies mounts by IDs: that of a descriptor is in proc_pid_fdinfo(5), those of a mount and its parent are in the
+table. A mount is below a folder if its parent is the folder's mount and its mount point is below the folder's path.
+This leaves out mounts that other mounts hide.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Final
 from boltseal.engines.safe_open import SafeFolder, StoreUnreadable, explained
 
 MAX_TABLE_BYTES: Final = 64 * 1024 * 1024
-"""The kernel's own limit of 100,000 mounts takes less."""
+"""More than the kernel's limit of 100,000 mounts takes."""
 TRIES: Final = 5
-"""Podman mounts its folder of layers on itself for its first container, and unmounts it after the last one."""
+"""Podman bind-mounts its layer folder on itself for its first container, and unmounts it after the last one."""
 _SELF: Final = Path("/proc/self")
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 _ESCAPED: Final = re.compile(rb"[ \t\n\\]")
@@ -25,9 +26,9 @@ _MOUNT_ID: Final = re.compile(rb"^mnt_id:\s*([0-9]+)$", re.MULTILINE)
 
 
 def mount_points_below(root: Path, folder: bytes) -> list[bytes]:
-    """Where something is mounted below a folder of a store, relative to it; not what is mounted on those mounts in turn.
+    """Return the mount points below a folder of a store, relative to it, without mounts on those mounts.
 
-    StoreUnreadable where the kernel does not say it; StoreMissing, StoreMalformed as `Beneath`.
+    Raises: StoreUnreadable: the kernel does not tell; StoreMissing, StoreMalformed as `SafeFolder`.
     """
     for _ in range(TRIES):
         with SafeFolder(root) as files:
@@ -36,12 +37,12 @@ def mount_points_below(root: Path, folder: bytes) -> list[bytes]:
             if b"\n%s " % mount in b"\n" + table or mount == _mount_of_root():
                 return _points(table, mount, path)
     raise StoreUnreadable(
-        f"what is mounted in {root} can't be seen: it lies in another mount namespace, or was unmounted meanwhile"
+        f"mounts in {root} can't be determined: it is in another mount namespace, or was unmounted meanwhile"
     )
 
 
 def _points(table: bytes, mount: bytes, path: bytes) -> list[bytes]:
-    """`mount`: the id of the mount that the folder with this path lies on."""
+    """Return the mount points of a table below `path`. `mount`: ID of the mount that contains the folder."""
     start = path.rstrip(b"/") + b"/"
     written = _ESCAPED.sub(lambda found: b"\\%03o" % found[0][0], start)
     found = set()
@@ -53,7 +54,7 @@ def _points(table: bytes, mount: bytes, path: bytes) -> list[bytes]:
 
 
 def _path(fd: int) -> bytes:
-    """The path of an open folder, as the table spells paths: from this process's root."""
+    """Return the path of an open folder as the table spells it: from this process's root."""
     try:
         return os.fsencode((_SELF / "fd" / str(fd)).readlink())
     except OSError as error:
@@ -61,7 +62,7 @@ def _path(fd: int) -> bytes:
 
 
 def _mount_of_root() -> bytes:
-    """Of this process's root. In a chroot the table leaves this mount out where its mount point is outside."""
+    """Return the mount ID of this process's root. In a chroot the table may lack this mount."""
     try:
         fd = os.open("/", os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
@@ -78,7 +79,7 @@ def _mount_id(fd: int) -> bytes:
     except OSError as error:
         raise _not_seen(error) from error
     if found is None:
-        raise StoreUnreadable("what is mounted in this store can't be seen: the kernel does not say the ids of mounts")
+        raise StoreUnreadable("mounts in this store can't be determined: the kernel does not report mount IDs")
     return found[1]
 
 
@@ -94,4 +95,4 @@ def _table() -> bytes:
 
 
 def _not_seen(error: OSError) -> StoreUnreadable:
-    return StoreUnreadable(f"what is mounted in this store can't be seen: {explained(error, str(_SELF)).message}")
+    return StoreUnreadable(f"mounts in this store can't be determined: {explained(error, str(_SELF)).message}")

@@ -1,7 +1,6 @@
-"""Processes that run on overlayfs: which root each of them really has, by /proc and not by what an engine says.
+"""Processes whose root is an overlayfs, by /proc and independent of what an engine reports.
 
-A number of a process may be given to another one as soon as the first has ended: whoever looked through it asks
-afterwards whether it is `the_same`.
+A process ID may be reused as soon as the process ends: after looking through `ProcessRoot.root`, check `still_running`.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class ProcessRoot:
-    """A process whose root is an overlay. `upper`: its writable layer, as mounted. `mounts`: what else is mounted, relative.
+    """A process whose root is an overlay. `upper`: its writable layer, as mounted. `mounts`: other mount points,
+    relative.
 
-    `users`, `groups`: which ids of this host its own are, by its user namespace; none: the same.
+    `users`, `groups`: ID mappings of its user namespace; empty: none.
     """
 
     pid: int
@@ -36,11 +36,11 @@ class ProcessRoot:
 
     @property
     def root(self) -> Path:
-        """Its root, seen from here."""
+        """Return the path of its root, as seen from this process."""
         return self.proc / str(self.pid) / "root"
 
-    def the_same(self) -> bool:
-        """Whether a process of this number still runs on this layer."""
+    def still_running(self) -> bool:
+        """Return whether a process with this ID still runs on this layer."""
         try:
             with (self.proc / str(self.pid) / "mountinfo").open("rb") as file:
                 return _root_overlay(file.read(MAX_MOUNTS_BYTES))[0] == self.upper
@@ -49,17 +49,17 @@ class ProcessRoot:
 
 
 def running_roots(proc: Path = Path("/proc")) -> Iterator[ProcessRoot]:
-    """The first process of each overlay that is some process's root. StoreUnreadable without the right to look."""
+    """Yield one process per overlay that is the root of some process. Raises: StoreUnreadable: lacks the right."""
     seen: set[bytes] = set()
     for name in sorted(int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()):
         try:
             with (proc / str(name) / "mountinfo").open("rb") as file:
                 raw = file.read(MAX_MOUNTS_BYTES)
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
+            continue  # the process has ended
         except OSError as error:
             if error.errno == errno.EINVAL:
-                continue  # it is ending: it has no mounts any more
+                continue  # the process is ending and has no mounts any more
             raise explained(error, f"{proc}/{name}/mountinfo") from error
         upper, mounts = _root_overlay(raw)
         if upper is not None and upper not in seen:
@@ -69,7 +69,7 @@ def running_roots(proc: Path = Path("/proc")) -> Iterator[ProcessRoot]:
 
 
 def _root_overlay(raw: bytes) -> tuple[bytes | None, frozenset[bytes]]:
-    """The writable layer of the overlay mounted at `/`, and the other mount points."""
+    """Return the writable layer of the overlay mounted at `/`, and the other mount points."""
     upper = None
     mounts = set()
     for line in raw.splitlines():
@@ -87,7 +87,7 @@ def _root_overlay(raw: bytes) -> tuple[bytes | None, frozenset[bytes]]:
 
 
 def _ids(path: Path) -> tuple[Range, ...]:
-    """What a user namespace makes of ids (user_namespaces(7)); nothing where it can't be read: then they are compared as they are."""
+    """Return the mapping of a user namespace (user_namespaces(7)); empty if it can't be read: then IDs are not mapped."""
     try:
         rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()[:MAX_RANGES]]
         return tuple((int(inside), int(outside), int(count)) for inside, outside, count in rows)

@@ -1,14 +1,14 @@
-"""containers/storage, the store of Podman, Buildah, CRI-O and Skopeo, below its root:
+"""Reader of containers/storage, the store of Podman, Buildah, CRI-O and Skopeo, below its root.
 
 overlay-images/images.json          id (the config's digest), digest (the manifest's), names, layer (the top one)
 overlay-images/ID/manifest          the manifest as it was pulled
-overlay-images/ID/=BASE64           further documents; the name is the key, in base64 where it is no plain word
+overlay-images/ID/=BASE64           further documents; the name is the key, in base64 if it has special characters
 overlay-layers/layers.json          id, parent, diff-digest (the diff ID), uidmap, gidmap; also volatile-layers.json
 overlay-layers/ID.tar-split.gz      the layer's tar without its files
-overlay/.has-mount-program          "true" where fuse-overlayfs mounts, whose marks in layers are its own
+overlay/.has-mount-program          "true" where fuse-overlayfs mounts, which uses its own whiteouts in layers
 overlay/ID/diff                     the layer's files; its stack is in link and lower (`host.scrub.overlay_stack`)
-overlay/ID/diff1                    below it, what the layer held before its owners were mapped anew; diff2 and so on too
-overlay-containers/containers.json  what was made of which image; also volatile-containers.json
+overlay/ID/diff1                    below it, the layer before its owners were remapped; diff2 and so on too
+overlay-containers/containers.json  containers and their images; also volatile-containers.json
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class StoredImage(msgspec.Struct, frozen=True, rename="kebab"):
     names: list[str] | None = None
     digest: str = ""
     mapped_layers: list[str] | None = None
-    """Copies of the top layer with other owners, and with all that is below it."""
+    """Copies of the top layer with remapped owners, each with copies of all layers below."""
 
 
 class IdRange(msgspec.Struct, frozen=True):
-    """Ids inside a container, and what they are outside."""
+    """A range of IDs inside a container, and the host's IDs."""
 
     container_id: int
     host_id: int
@@ -80,9 +80,9 @@ class StoredContainer(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class PodmanStore:
-    """One root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed.
+    """The store below one root. Every method may raise StoreMissing, StoreUnreadable or StoreMalformed.
 
-    `damaged`: lines of the lists that are not what an engine writes, and why; the others go on.
+    `damaged`: malformed lines of the lists, with the reason; the other lines are used.
     """
 
     def __init__(self, root: Path) -> None:
@@ -91,31 +91,31 @@ class PodmanStore:
         self.files = SafeFolder(root)
 
     def other_drivers(self) -> list[str]:
-        """Storage drivers other than overlay that keep images here."""
+        """Return storage drivers other than overlay that have images here."""
         found = [os.fsdecode(name) for name in self.files.names(b"", 10_000) if name.endswith(b"-images")]
         return [name.removesuffix("-images") for name in found if name != "overlay-images"]
 
     def has_mount_program(self) -> bool:
-        """Whether something else than the kernel mounts the layers, and has left other marks in them."""
+        """Return whether fuse-overlayfs mounts the layers; its whiteouts differ from the kernel's."""
         path = b"overlay/.has-mount-program"
         return self.files.exists(path) and self.files.read(path, MAX_WORD_BYTES).strip() != b"false"
 
     def images(self) -> list[StoredImage]:
-        """All images."""
+        """Return all images."""
         return self._list(b"overlay-images/images.json", StoredImage)
 
     def layers(self) -> dict[str, StoredLayer]:
-        """All layers by id, those of containers included."""
+        """Return all layers by ID, those of containers included."""
         names = (b"overlay-layers/layers.json", b"overlay-layers/volatile-layers.json")
         return {layer.id: layer for name in names for layer in self._list(name, StoredLayer, MAX_LISTED_LAYERS)}
 
     def containers(self) -> list[StoredContainer]:
-        """All containers."""
+        """Return all containers."""
         names = (b"overlay-containers/containers.json", b"overlay-containers/volatile-containers.json")
         return [each for name in names for each in self._list(name, StoredContainer)]
 
     def documents(self, image: StoredImage) -> Iterator[tuple[str, bytes]]:
-        """The documents kept with an image, under their keys; those too large for one are passed over."""
+        """Yield the documents stored with an image, by key."""
         at = b"overlay-images/" + image.id.encode()
         for name in self.files.names(at, MAX_DOCUMENTS):
             key = _key(name)
@@ -123,7 +123,7 @@ class PodmanStore:
                 yield key, self.files.read(at + b"/" + name, MAX_DOCUMENT_BYTES)
 
     def config(self, image: StoredImage, digest: Digest) -> bytes:
-        """The config with this digest."""
+        """Return the config with this digest, unverified."""
         return self.files.read(b"overlay-images/" + image.id.encode() + b"/" + _name(str(digest)), MAX_DOCUMENT_BYTES)
 
     def _list(self, path: bytes, shape: type[Row], most: int = MAX_IMAGES) -> list[Row]:
@@ -132,7 +132,7 @@ class PodmanStore:
         name = path.decode()
         lines = decoded(self.files.read(path, MAX_LIST_BYTES), list[msgspec.Raw], name)
         if len(lines) > most:
-            raise StoreMalformed(f"{name} has {len(lines)} entries; at most {most} are read")
+            raise StoreMalformed(f"{name} has {len(lines)} entries (expected at most {most})")
         found: list[Row] = []
         for number, line in enumerate(lines, 1):
             try:
@@ -145,7 +145,7 @@ class PodmanStore:
 
 
 def split_at(layer: str) -> bytes:
-    """Where a layer's tar-split lies."""
+    """Return the path of a layer's tar-split."""
     return f"overlay-layers/{layer}.tar-split.gz".encode()
 
 

@@ -1,4 +1,4 @@
-"""What this process may see of overlayfs's marks."""
+"""Whether this process can see overlayfs's extended attributes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _SYS_ADMIN: Final = 21
 
 
 def sees_marks(owner: int, proc: Path = Path("/proc")) -> bool:
-    """Whether marks on a layer of this owner show themselves: `trusted.overlay.*` do so only to CAP_SYS_ADMIN.
+    """Return whether overlayfs attributes on a layer of this owner are visible: `trusted.overlay.*` needs
+    CAP_SYS_ADMIN.
 
-    Without it they are not refused but left out, so that nobody would notice. In the store of a plain user overlayfs reads
-    `user.overlay.*` instead, and the others mean nothing.
+    Without it the kernel hides these attributes silently, instead of refusing. In a rootless store overlayfs uses
+    `user.overlay.*` instead, and the others have no effect.
     """
     if os.geteuid() != 0 and owner != 0:
         return True

@@ -1,9 +1,8 @@
-"""Reading below a folder without ever leaving it, whatever whoever changed it has put there.
+"""Read files below a folder without ever leaving it, whatever an attacker put there.
 
-Each component of a path is opened on its own, below the folder before it and without following links (what
-`openat2` calls RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS; this works on every kernel). Only plain files are ever opened:
-opening a device may do something, and opening a pipe may wait for ever. Access times stay as they are where the kernel
-lets us.
+Each component of a path is opened on its own, relative to its parent and without following links (`openat2` calls this
+RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS; this works on every kernel). Only regular files are opened: opening a device
+may have effects, and opening a pipe may block. Access times are not updated where the kernel permits that.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MAX_NAMES: Final = 1_000_000
 NAMES_AT_ONCE: Final = 10_000
 MAX_COMPONENTS: Final = 2_000
 OPEN_FOLDERS: Final = 64
-"""How many folders a `SafeFolder` keeps open, so that the next name in one costs a single look-up."""
+"""Folders that a `SafeFolder` keeps open, so that the next name in one needs a single look-up."""
 
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,25 +30,25 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_
 
 
 class StoreMissing(NotFound):
-    """Something that a store names, or must have, and that is not there."""
+    """A file that a store names, or must have, does not exist."""
 
 
 class StoreUnreadable(Unavailable):
-    """Something is there and can't be read; the message says which right is missing, or what the disk answered."""
+    """A file can't be read; the message names the missing right or the I/O error."""
 
 
 class StoreMalformed(Invalid):
-    """A store says something that no engine writes: damaged or hostile, in any case not believed."""
+    """A store contains what no engine writes: it is damaged or hostile, and not used."""
 
 
 class TooManyNames(StoreMalformed):
-    """A folder that holds more names than are read."""
+    """A folder has more entries than the limit."""
 
 
 class SafeFolder:
-    """A folder, open. Paths are bytes, relative, without `.` and `..`; the empty path is the folder itself.
+    """An open folder. Paths are bytes, relative, without `.` and `..`; the empty path is the folder itself.
 
-    Every method may raise StoreMissing, StoreUnreadable or StoreMalformed. Not for several threads at once.
+    Every method may raise StoreMissing, StoreUnreadable or StoreMalformed. Not thread-safe.
     """
 
     max_names = MAX_NAMES
@@ -59,7 +58,7 @@ class SafeFolder:
         self.root = Path(root)
         self._open: dict[bytes, int] = {}
         try:
-            # The root itself is the person's word, and may be reached through links: /var/lib/docker often is one.
+            # The user names the root itself, which may be a symbolic link: /var/lib/docker often is one.
             self._open[b""] = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise explained(error, str(self.root)) from error
@@ -72,13 +71,13 @@ class SafeFolder:
         self.close()
 
     def close(self) -> None:
-        """Let go of every folder."""
+        """Close all descriptors."""
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
 
     def below(self, path: bytes) -> SafeFolder:
-        """A folder in here as a folder of its own, reached without following a link."""
+        """Return a subfolder as a SafeFolder, opened without following links."""
         fd = os.dup(self.folder(path))
         made = SafeFolder.__new__(SafeFolder)
         made.root, made._open = self.root / os.fsdecode(path), {b"": fd}
@@ -86,7 +85,7 @@ class SafeFolder:
         return made
 
     def folder(self, path: bytes) -> int:
-        """A folder's descriptor. It belongs to this object and may be closed by the next call."""
+        """Return a folder's descriptor. It is owned by this object and may be closed by the next call."""
         found = self._open.get(path)
         if found is not None:
             return found
@@ -96,12 +95,12 @@ class SafeFolder:
             raise explained(error, self.shown(path)) from error
 
     def descriptor(self, path: bytes) -> int:
-        """As `folder`, with the kernel's own error: OSError."""
+        """Return a folder's descriptor, like `folder`, but raise the kernel's OSError."""
         found = self._open.get(path)
         if found is not None:
             return found
         if path.count(b"/") >= MAX_COMPONENTS:
-            raise StoreMalformed(f"a path of more than {MAX_COMPONENTS} parts below {self.root}")
+            raise StoreMalformed(f"a path of more than {MAX_COMPONENTS} components below {self.root}")
         at, names = path, []
         while at not in self._open:
             at, _, name = at.rpartition(b"/")
@@ -117,13 +116,13 @@ class SafeFolder:
         return self._open[path]
 
     def _forget(self, kept: bytes) -> None:
-        """Close the folders opened first, but never the root and what leads to where we are."""
+        """Close the folders that were opened first, except the root and `kept`."""
         for path in list(self._open)[: self.open_folders // 2]:
             if path and path != kept:
                 os.close(self._open.pop(path))
 
     def stat(self, path: bytes) -> os.stat_result:
-        """What lies at a path, a link not followed."""
+        """Return the status of a path without following a link."""
         above, _, name = path.rpartition(b"/")
         if not name:
             return os.fstat(self.folder(path))
@@ -138,7 +137,7 @@ class SafeFolder:
             raise explained(error, self.shown(path)) from error
 
     def exists(self, path: bytes) -> bool:
-        """Whether anything lies there."""
+        """Return whether a path exists."""
         try:
             self.stat(path)
         except StoreMissing:
@@ -146,7 +145,7 @@ class SafeFolder:
         return True
 
     def link(self, path: bytes) -> bytes:
-        """Where a symbolic link points, in its own words. StoreMalformed if it is something else."""
+        """Return the target of a symbolic link. Raises: StoreMalformed: it is none."""
         above, _, name = path.rpartition(b"/")
         if name in _NO_NAMES or b"\0" in name:
             raise StoreMalformed(f"{quote(readable(name))} is no name below {self.root}")
@@ -159,11 +158,11 @@ class SafeFolder:
             raise explained(error, self.shown(path)) from error
 
     def names(self, path: bytes, limit: int = 0) -> list[bytes]:
-        """The names in a folder, sorted. TooManyNames if there are more than `limit`; 0: than `max_names`."""
+        """Return the names in a folder, sorted. Raises: TooManyNames: more than `limit` (0: `max_names`)."""
         return sorted(self.listed(path, limit))
 
     def listed(self, path: bytes, limit: int = 0) -> dict[bytes, bool]:
-        """The names in a folder, each with whether it is a plain file. TooManyNames as in `names`."""
+        """Return the names in a folder, and whether each is a regular file. Raises: TooManyNames, as `names`."""
         fd, limit = self.folder(path), limit or self.max_names
         found: dict[bytes, bool] = {}
         try:
@@ -180,7 +179,7 @@ class SafeFolder:
 
     @contextmanager
     def opened(self, path: bytes) -> Iterator[int]:
-        """A plain file's descriptor. StoreMalformed if something else lies there."""
+        """Open a regular file; yield its descriptor. Raises: StoreMalformed: it is something else."""
         before = self.stat(path)
         if not stat.S_ISREG(before.st_mode):
             raise StoreMalformed(f"{self.shown(path)} is no plain file")
@@ -190,14 +189,14 @@ class SafeFolder:
         except OSError as error:
             raise explained(error, self.shown(path)) from error
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):  # it was put there this moment
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # replaced after `stat`
                 raise StoreMalformed(f"{self.shown(path)} is no plain file")
             yield fd
         finally:
             os.close(fd)
 
     def read(self, path: bytes, limit: int) -> bytes:
-        """A small file, whole. StoreMalformed if it has more than `limit` bytes."""
+        """Return the content of a small file. Raises: StoreMalformed: it has more than `limit` bytes."""
         with self.opened(path) as fd:
             pieces, left = [], limit + 1
             try:
@@ -207,16 +206,18 @@ class SafeFolder:
             except OSError as error:
                 raise explained(error, self.shown(path)) from error
         if left <= 0:
-            raise StoreMalformed(f"{self.shown(path)} has more than {limit} bytes; no engine writes that much there")
+            raise StoreMalformed(f"{self.shown(path)} has more than {limit} bytes, which no engine writes there")
         return b"".join(pieces)
 
     def shown(self, path: bytes) -> str:
-        """A path as a message may show it."""
+        """Return a path for use in a message."""
         return quote(str(self.root / readable(path)), 300)[1:-1]
 
 
 def open_quietly(name: bytes, flags: int, parent: int) -> int:
-    """`open` below a folder, leaving the access time alone where we may (it takes the owner or CAP_FOWNER). OSError."""
+    """Open a file below a folder without updating its access time where permitted (owner or CAP_FOWNER). Raises:
+    OSError.
+    """
     try:
         return os.open(name, flags | os.O_NOATIME, dir_fd=parent)
     except PermissionError:
@@ -224,18 +225,20 @@ def open_quietly(name: bytes, flags: int, parent: int) -> int:
 
 
 def readable(path: bytes) -> str:
-    """Bytes of a name as text; what is not UTF-8 as `\\xNN`."""
+    """Decode a name as text; bytes that are not UTF-8 become `\\xNN`."""
     return path.decode("utf-8", "backslashreplace")
 
 
 def explained(error: OSError, what: str) -> StoreMissing | StoreUnreadable | StoreMalformed:
-    """What a failed call of the kernel means."""
+    """Return the error for a failed system call."""
     if error.errno == errno.ENOENT:
-        return StoreMissing(f"{what} is not there")
+        return StoreMissing(f"{what} does not exist")
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return StoreMalformed(f"{what}: a part of this path is a symbolic link or no folder; links are not followed")
+        return StoreMalformed(
+            f"{what}: a component of this path is a symbolic link or no folder; links are not followed"
+        )
     if error.errno == errno.ENAMETOOLONG:
-        return StoreMalformed(f"{what}: a name that is too long for this file system")
+        return StoreMalformed(f"{what}: the name is too long for this file system")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return StoreUnreadable(f"no right to read {what}; run it as root (CAP_DAC_READ_SEARCH)")
+        return StoreUnreadable(f"no permission to read {what}; run as root (CAP_DAC_READ_SEARCH)")
     return StoreUnreadable(f"{what} can't be read: {error.strerror or error}")

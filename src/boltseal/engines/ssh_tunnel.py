@@ -1,14 +1,14 @@
-"""An engine's socket on another host, by the system's `ssh`: its configuration, its keys, its agent, its known hosts.
+"""Forward an engine's socket from another host by the system's `ssh`, with its configuration, keys, agent, known hosts.
 
     ssh [-p PORT] -L OURS/engine.sock:THEIRS -- [USER@]HOST cat
 
-Rules kept:
+Rules:
 
-* No shell is asked here: the arguments are a list, what stands for the host passed `EngineAddress`, and comes after `--`.
-* The far end runs `cat`, a constant: it says that the login works and the socket here is ready (it gives a word back),
-  and it ends as soon as we do, however we end, and ssh with it.
-* ssh asks nobody for a password, joins no connection that others share, and brings neither agent nor display along.
-* The socket lies in a folder that is ours alone.
+- No local shell is involved: the arguments are a list, the host was checked by `EngineAddress` and follows `--`.
+- The remote command is the constant `cat`. It echoes one line, which shows that the login works and the socket is
+  ready. It ends when this process ends, for whatever reason, and ssh with it.
+- ssh asks for no password, shares no connection, and forwards neither agent nor display.
+- The socket is in a private temporary folder.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from boltseal.errors import Unavailable, quote
 CONNECT_S: Final = 15
 READY_S: Final = 40.0
 END_S: Final = 5.0
-COMPLAINT_S: Final = 0.5
-MAX_SAID_BYTES: Final = 16 * 1024
-_WORD: Final = b"boltseal-is-through\n"
+STDERR_S: Final = 0.5
+MAX_STDERR_BYTES: Final = 16 * 1024
+_ECHO: Final = b"boltseal-is-through\n"
 _OPTIONS: Final = (
     "BatchMode=yes",
     f"ConnectTimeout={CONNECT_S}",
@@ -44,86 +44,86 @@ _OPTIONS: Final = (
 
 
 class SshFailed(Unavailable):
-    """ssh is not there, does not get through, or what it got through to is no engine."""
+    """ssh is missing, fails, or its target has no engine."""
 
 
 class Tunnel:
-    """A socket here that ends at an engine there. `socket`: its path; `said`: what ssh complained about so far."""
+    """A forwarded socket. `socket`: its local path; `last_error`: the newest line of ssh's error output."""
 
     def __init__(self, address: EngineAddress, socket: Path) -> None:
         self.socket = socket
         self._address = address
-        self._said = bytearray()
-        self._heard = asyncio.Event()
+        self._stderr = bytearray()
+        self._stderr_closed = asyncio.Event()
 
     @property
-    def said(self) -> str:
-        """The last line of ssh's complaints, "" where it had none."""
-        lines = self._said.decode("utf-8", "replace").strip().splitlines()
+    def last_error(self) -> str:
+        """Return the last line of ssh's error output, or ""."""
+        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
         return lines[-1].strip() if lines else ""
 
-    async def hear(self, stream: asyncio.StreamReader) -> None:
-        """Keep what ssh complains about, the newest of it."""
+    async def read_stderr(self, stream: asyncio.StreamReader) -> None:
+        """Read ssh's error output and keep its end."""
         while piece := await stream.read(4096):
-            self._said += piece
-            del self._said[:-MAX_SAID_BYTES]
-        self._heard.set()
+            self._stderr += piece
+            del self._stderr[:-MAX_STDERR_BYTES]
+        self._stderr_closed.set()
 
     async def ready(self, process: asyncio.subprocess.Process) -> None:
-        """Wait until the login works and the socket is there. SshFailed."""
+        """Wait until the login works and the socket exists. Raises: SshFailed."""
         if process.stdin is None or process.stdout is None:
-            raise AssertionError("started with pipes")
+            raise AssertionError("the process has no pipes")
         try:
             async with asyncio.timeout(READY_S):
-                process.stdin.write(_WORD)
+                process.stdin.write(_ECHO)
                 await process.stdin.drain()
                 async for line in process.stdout:
-                    if line == _WORD:
+                    if line == _ECHO:
                         break
                 else:
-                    await self._heard.wait()
+                    await self._stderr_closed.wait()
                     raise self.failed()
         except TimeoutError as error:
-            raise SshFailed(f"ssh to {self._address.login} says nothing after {READY_S:.0f} s") from error
-        except (ConnectionError, ValueError) as error:  # it ended before it read, or talks without an end of line
+            raise SshFailed(f"ssh to {self._address.login} did not answer within {READY_S:.0f} s") from error
+        except (ConnectionError, ValueError) as error:  # ssh ended early, or sent an overlong line
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._heard.wait(), END_S)
+                await asyncio.wait_for(self._stderr_closed.wait(), END_S)
             raise self.failed() from error
         if not self.socket.is_socket():
             raise self.failed()
 
     async def broken(self) -> SshFailed:
-        """What to tell when a request through it fails: ssh closes the connection before it says why."""
+        """Return the error of a failed request: ssh closes the connection before it reports why."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._heard.wait(), COMPLAINT_S)
+            await asyncio.wait_for(self._stderr_closed.wait(), STDERR_S)
         return self.failed()
 
     def failed(self) -> SshFailed:
-        """What to tell when it does not work."""
-        login, why = self._address.login, self.said
+        """Return the error with ssh's own reason."""
+        login, why = self._address.login, self.last_error
         port = "" if self._address.port is None else f" -p {self._address.port}"
         reason = quote(why, 200) if why else "it gives no reason"
         return SshFailed(
-            f"ssh to {login} failed: {reason}; `ssh{port} {login} true` must work by itself, without a password"
+            f"ssh to {login} failed: {reason}; `ssh{port} {login} true` must work without a password prompt"
         )
 
 
 @asynccontextmanager
 async def tunnel(address: EngineAddress) -> AsyncIterator[Tunnel]:
-    """A way to the engine at an `ssh://` address, for as long as the block lasts. SshFailed."""
+    """Open a tunnel to the engine at an `ssh://` address for the duration of the block. Raises: SshFailed."""
     with tempfile.TemporaryDirectory(prefix="boltseal-ssh-") as folder:
-        way = Tunnel(address, Path(folder) / "engine.sock")
-        process = await _started(address, way.socket)
+        forwarded = Tunnel(address, Path(folder) / "engine.sock")
+        process = await _started(address, forwarded.socket)
         if process.stderr is None:
-            raise AssertionError("started with pipes")
-        hearing = asyncio.create_task(way.hear(process.stderr))
+            raise AssertionError("the process has no pipes")
+        reading = asyncio.create_task(forwarded.read_stderr(process.stderr))
         try:
-            await way.ready(process)
-            yield way
+            await forwarded.ready(process)
+            yield forwarded
         finally:
             await _ended(process)
-            hearing.cancel()
-            await asyncio.gather(hearing, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 async def _started(address: EngineAddress, socket: Path) -> asyncio.subprocess.Process:
@@ -141,7 +141,7 @@ async def _started(address: EngineAddress, socket: Path) -> asyncio.subprocess.P
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
-    """Close its input, so that the far end and then ssh end by themselves; end it where that does not help."""
+    """Close ssh's input, which ends the remote command and ssh; terminate or kill it if that does not help."""
     if process.stdin is not None:
         process.stdin.close()
     for end in (process.terminate, process.kill, None):

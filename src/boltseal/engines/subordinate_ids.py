@@ -1,7 +1,7 @@
-"""Which ids of this host stand for those in a user's containers, when no root is behind them ("rootless").
+"""ID mappings of rootless containers: the host's user and group IDs for those inside.
 
-The user is root inside; the ids from 1 on are the ranges that /etc/subuid and /etc/subgid give to the user, one after the
-other (subuid(5): NAME-OR-ID:FIRST:COUNT). Both lie on the disk that the store lies on, which may be that of another host.
+The user is root inside; IDs from 1 on are the ranges that /etc/subuid and /etc/subgid assign to the user, in order
+(subuid(5): NAME-OR-ID:FIRST:COUNT). Both files are on the disk of the store, which may be that of another host.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Final
 
 Range = tuple[int, int, int]
-"""First id inside, first id outside, how many."""
+"""First ID inside, first ID outside, count."""
 
 MAX_BYTES: Final = 1024 * 1024
 MAX_RANGES: Final = 340
-"""As many as a user namespace takes."""
+"""The kernel's limit for a user namespace."""
 
 
 def id_maps(store: Path) -> tuple[tuple[Range, ...], tuple[Range, ...], bool] | None:
-    """The maps of users and groups of a store that a plain user owns, and whether the ranges of that user are known.
+    """Return the user and group mappings of a rootless store, and whether the user's ranges are known; None for root's
+    store.
 
-    None for a store of root's. OSError where the store can't be looked at.
+    Raises: OSError: the store can't be read.
     """
     owner = store.stat()
     if owner.st_uid == 0:
@@ -66,7 +67,7 @@ def _ranges(etc: Path, file: str) -> dict[bytes, list[Range]]:
 
 
 def _etc_of(store: Path) -> Path | None:
-    """The nearest `etc` above a store that has a passwd of root's: a user could lay one into the own home."""
+    """Return the nearest `etc` above a store with a passwd owned by root: a user could put another one into their home."""
     for above in store.resolve().parents:
         try:
             found = (above / "etc/passwd").stat(follow_symlinks=False)
@@ -78,7 +79,7 @@ def _etc_of(store: Path) -> Path | None:
 
 
 def _fields(etc: Path, name: str) -> list[list[bytes]]:
-    """The lines of a file of root's, at their colons; none where it can't be read."""
+    """Return the colon-separated lines of a file owned by root; none if it can't be read."""
     try:
         fd = os.open(etc / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -1,9 +1,8 @@
-"""Files and folders that survive a power cut: every system call by which the store changes the disk.
+"""Files and folders that survive a power cut: the system calls by which the store changes the disk.
 
-Rules kept here: a file is on the disk when its own fsync has returned, and its name when the fsync of its folder has;
-no path is followed through a symbolic link at its last step; files are 0640 and folders 0750 at most. The calls are
-methods of `Disk`, a real object, so that a test can hand in a disk that fails on demand, before or after the deed.
-What is written, and when it counts as done, is decided by the callers (`blobs_local`, `upload_local`).
+A file is durable when its own fsync has returned, and its name when the fsync of its folder has. No path is followed through
+a symbolic link at its last component. Files are 0640 and folders 0750 at most. The calls are methods of `Disk`, so that a
+test can pass a disk that fails on demand, before or after the call's effect. The callers decide what is written.
 """
 
 # System calls on descriptors and plain strings, where pathlib would cost more than the calls do:
@@ -29,7 +28,7 @@ _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextmanager
 def locked(path: str, mode: int = FILE_MODE) -> Iterator[None]:
-    """Holds the lock of a file, made where it is missing, against every other process. OSError when that can't be."""
+    """Hold the lock of a file, which is created if missing, against other processes inside the block. OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -39,31 +38,31 @@ def locked(path: str, mode: int = FILE_MODE) -> Iterator[None]:
 
 
 def is_no_space(error: OSError) -> bool:
-    """Whether the disk, the quota or the file is full, so that the same may succeed later."""
+    """Return whether the disk, the quota or the file is full, so that a repetition may succeed later."""
     return error.errno in _NO_SPACE
 
 
 class Disk:
-    """The system calls. Every method raises OSError as the call does, and has then perhaps done its deed anyway."""
+    """The system calls. A method that raises OSError may have had its effect anyway."""
 
     def create(self, path: str, mode: int = FILE_MODE) -> int:
-        """Makes a new, empty file for reading and appending; FileExistsError when the name is taken."""
+        """Create a new, empty file for reading and appending; FileExistsError if the name is taken."""
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
 
     def open_to_append(self, path: str) -> int:
-        """Opens a file that is there for reading and appending."""
+        """Open an existing file for reading and appending."""
         return os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def open_to_read(self, path: str) -> int:
-        """Opens a file that is there for reading."""
+        """Open an existing file for reading."""
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def close(self, fd: int) -> None:
-        """Closes, and so drops the lock that the descriptor holds."""
+        """Close a descriptor, and so release the lock that it holds."""
         os.close(fd)
 
     def append(self, fd: int, parts: Sequence[bytes | bytearray | memoryview]) -> None:
-        """Appends all parts, or raises with some of them appended."""
+        """Append all parts. After an error some of them may be appended."""
         rest = [memoryview(part) for part in parts if part]
         while rest:
             written = os.writev(fd, rest[:_MOST_PARTS])
@@ -76,14 +75,14 @@ class Disk:
                 rest[0] = rest[0][written:]
 
     def read_at(self, fd: int, size: int, position: int) -> bytes:
-        """At most `size` bytes from `position` on; none at the end of the file."""
+        """Return at most `size` bytes from `position` on; none at the end of the file."""
         return os.pread(fd, size, position)
 
     def read_cached_at(self, fd: int, size: int, position: int) -> bytes | None:
-        """As `read_at`, but None when the bytes are not in memory, or the system can't tell: does not wait for the disk.
+        """Read as `read_at` does, but without waiting for the disk: None if the bytes are not in memory, or that is not known.
 
-        Looks at one byte in 64 KiB, since the kernel takes in and lets go of far more than that at once, and
-        then reads into the bytes that are returned: reading all of it without waiting costs a copy more.
+        Reads one byte in each 64 KiB first, since the kernel loads and evicts far more than that at once. Reading all of it without
+        waiting would cost a copy more.
         """
         if not _CAN_TELL_CACHED:
             return None
@@ -98,43 +97,53 @@ class Disk:
         return os.pread(fd, size, position)
 
     def truncate(self, fd: int, size: int) -> None:
-        """Cuts the file down to `size` bytes."""
+        """Cut the file to `size` bytes."""
         os.ftruncate(fd, size)
 
     def touch(self, fd: int) -> None:
-        """Sets the file's times to now."""
+        """Set the file's times to now."""
         os.utime(fd)
 
     def sync_data(self, fd: int) -> None:
-        """Brings the file's bytes and size to the disk."""
+        """Make the file's bytes and size durable."""
         os.fdatasync(fd)
 
     def sync(self, fd: int) -> None:
-        """Brings all of the file to the disk."""
+        """Make all of the file durable."""
         os.fsync(fd)
 
     def rename(self, source: str, target: str) -> None:
-        """Gives the file another name, atomically, in place of what had it before."""
+        """Rename a file atomically, in place of a file of that name."""
         os.rename(source, target)
 
     def link(self, source: str, target: str) -> None:
-        """Gives the file a second name; FileExistsError when that is taken."""
+        """Give the file a second name; FileExistsError if that is taken."""
         os.link(source, target, follow_symlinks=False)
 
     def unlink(self, path: str) -> None:
-        """Takes a file's name away."""
+        """Remove a name of a file."""
         os.unlink(path)
 
     def make_folder(self, path: str) -> None:
-        """Makes the folder if it is not there; its parent must be."""
+        """Create the folder if there is none; its parent must exist."""
         try:
             os.mkdir(path, FOLDER_MODE)
         except FileExistsError:
             if not os.path.isdir(path):
                 raise
 
+    def lock_folder(self, path: str, *, exclusive: bool) -> int:
+        """Open a folder and lock it, waiting for the lock. Return the descriptor; closing it releases the lock."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     def sync_folder(self, path: str) -> None:
-        """Brings the names in a folder to the disk."""
+        """Make the names in a folder durable."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -143,7 +152,7 @@ class Disk:
 
 
 def make_folders(disk: Disk, path: Path) -> None:
-    """Makes a folder and its missing parents, each one's name on the disk before this returns. OSError."""
+    """Create a folder and its missing parents; each name is durable when this returns. OSError."""
     if path.is_dir():
         return
     make_folders(disk, path.parent)
@@ -152,7 +161,7 @@ def make_folders(disk: Disk, path: Path) -> None:
 
 
 def write_file(disk: Disk, path: Path, content: bytes, mode: int = FILE_MODE) -> None:
-    """Puts a whole small file under `path`, in place of what was there, or leaves that as it was. OSError.
+    """Write a whole small file in place of `path`, or leave that as it was. OSError.
 
     Steps: 1. write beside it, 2. fsync, 3. rename over it, 4. fsync the folder.
     """

@@ -1,7 +1,7 @@
-"""One engine, and what is remembered of it: which image a name means there, by which digest, and what its containers use.
+"""One engine with boltseal's records of it: what a name resolves to there, by which digest, and which images are in use.
 
-An image goes by two digests that must not be confused: its ID, which is the engine's, and the registry's. In
-containerd's store the one is the other; elsewhere the engine keeps a list, and we keep our own beside it (`host.kept_images`).
+An image has two digests that must not be confused: its ID in the engine, and its digest in the registry. In containerd's
+store they are equal. Elsewhere the engine keeps a list, and boltseal keeps its own (`host.kept_images`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from boltseal.oci.reference import Reference
 
 @dataclass(frozen=True, slots=True)
 class EngineHost:
-    """An engine that answers, and our memory of it. `now_us` is the clock, in microseconds since 1970."""
+    """An engine and boltseal's records of it. `now_us`: the clock, in microseconds since 1970."""
 
     engine: Engine
     store: ImageStoreKind
@@ -28,37 +28,40 @@ class EngineHost:
 
     @classmethod
     async def of(cls, engine: Engine, kept: KeptImages, now_us: Callable[[], int]) -> EngineHost:
-        """Ask which store it is, once."""
+        """Return the host of an engine, after asking which image store it uses."""
         return cls(engine, await engine.store(), kept, now_us)
 
     @property
     def key(self) -> str:
-        """Under what its rows stand: the address, by the socket that it really is."""
+        """The key of its rows: the engine's address, with the resolved path of its socket."""
         return self.engine.address.key
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """While nobody else of us gives names to images. KeptBusy."""
-        async with self.kept.alone():
+    async def tagging_lock(self) -> AsyncIterator[None]:
+        """Hold the lock under which boltseal tags and untags images.
+
+        Raises: KeptBusy.
+        """
+        async with self.kept.tagging_lock():
             yield
 
     async def image(self, name: Name) -> EngineImage | None:
-        """An image, None where there is none."""
+        """Return an image; None if there is none."""
         try:
             return await self.engine.image(name)
         except NoSuchImage:
             return None
 
     def registry_digests(self, image: EngineImage, name: Reference) -> tuple[Digest, ...]:
-        """By which digests the repository of `name` knows an image, the surest first: what we saw come, then what the engine says."""
+        """Return an image's digests in the repository of `name`: those of recorded pulls first, then those the engine lists."""
         listed = [each.digest for each in image.pulled_as if each.name == name.name and each.digest is not None]
         if self.store is ImageStoreKind.CONTAINERD:
             listed = [image.id]
-        seen = [each.digest for each in self.kept.came(self.key, image.id) if each.repository == name.name]
+        seen = [each.digest for each in self.kept.pulls(self.key, image.id) if each.repository == name.name]
         return tuple(dict.fromkeys([*seen, *reversed(listed)]))  # Podman lists the index's digest last
 
     async def seen_containers(self) -> tuple[EngineContainer, ...]:
-        """All containers, running or not; on which images they run is remembered."""
+        """Return all containers, running or not, and record which images run."""
         found = await self.engine.containers(all_=True)
         running = {each.image for each in found if each.running and each.image is not None}
         if running:
@@ -66,5 +69,5 @@ class EngineHost:
         return found
 
     async def images_in_use(self) -> frozenset[Digest]:
-        """The images that containers stand on, running or not. Which of them run is remembered."""
+        """Return the images that containers use, running or not, and record which of them run."""
         return frozenset(each.image for each in await self.seen_containers() if each.image is not None)

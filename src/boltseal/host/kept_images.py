@@ -1,16 +1,16 @@
-"""What a client keeps on engines, remembered: `kept.db` in the state folder (SQLite), because engines lose it.
+"""Records of kept images: `kept.db` in the state folder (SQLite), since engines lose this information.
 
-    kept    an image that a name meant: its keep tag, its registry digest, until when it was promised, where a copy lies
-    came    by which digest an image was pulled, and what proves that it is that one
-    ran     when an image was last seen under a container
-    held    who else needs an image, and until when (a release)
-    locks   lock files whose images are never let go of; a path as in a URL, for it may hold any bytes
+    kept    an image that a name resolved to: its keep tag, registry digest, promised time, and where a copy is
+    came    the digest that an image was pulled by, and the proof of it
+    ran     when an image was last seen in a running container
+    held    reasons to keep an image, such as a release, and until when
+    locks   lock files whose images never expire; paths are percent-encoded, since they may have any bytes
 
-All rows stand under the engine's address. Docker's classic store forgets the registry's digest with the last name of an
-image, containerd's with the name that moves on; Podman keeps two and does not say which is which.
+All rows have the engine's address. Docker's classic store loses the registry's digest with the last name of an image,
+containerd's with the name that moves; Podman keeps two digests and does not tell which is which.
 
-The file is the user's own; it is read as if it were not: a row that can't be one is StateUnusable, and nothing is done
-by it. Without the file nothing is lost but these words: the images stand under their keep tags, and are found by them.
+The file is the user's own, but it is not trusted: a malformed row raises StateUnusable and changes nothing. Without the
+file only these records are lost; the images still have their keep tags and are found by them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from boltseal.oci.reference import Reference, Tag
 T = TypeVar("T")
 
 FORMAT: Final = 1
-PATIENCE_S: Final = 60.0
+LOCK_TIMEOUT_S: Final = 60.0
 MAX_ROWS: Final = 100_000
 _POLL_S: Final = 0.05
 _BUSY_S: Final = 10.0
@@ -63,33 +63,33 @@ _SCHEMA: Final = (
     "CREATE TABLE locks (path TEXT NOT NULL PRIMARY KEY) STRICT",
     f"PRAGMA user_version = {FORMAT}",
 )
-_MOVE_IT: Final = "where it is damaged, move it away: kept images stay under their keep tags, and are found by them"
+_MOVE_IT: Final = "if it is damaged, move it away: kept images keep their keep tags and are found by them"
 
 _HINTS: Final = {
-    sqlite3.SQLITE_FULL: "make room, or name another folder by BOLTSEAL_STATE",
-    sqlite3.SQLITE_BUSY: "another program holds it; try again",
+    sqlite3.SQLITE_FULL: "free some space, or set another folder by BOLTSEAL_STATE",
+    sqlite3.SQLITE_BUSY: "another program has locked it; try again",
 }
 
 
 class KeptBusy(Unavailable):
-    """Another boltseal gives names to images, and takes its time."""
+    """Another boltseal process has held the lock for tagging images for too long."""
 
 
 class Proof(StrEnum):
-    """What says that an image is what a digest means."""
+    """What proves that an image is the one of a digest."""
 
     IDENTICAL = "identical"  # its ID is that digest
-    MANIFEST = "manifest"  # manifests, hashed here, lead from the digest to its ID
-    LOCK = "lock"  # a project's lock says that this ID is behind the digest
-    ENGINE = "engine"  # the engine says so, which has hashed what it pulled
+    MANIFEST = "manifest"  # manifests, hashed by boltseal, refer from the digest to its ID
+    LOCK = "lock"  # a project's lock has this ID for the digest
+    ENGINE = "engine"  # the engine's own record; it hashed what it pulled
 
 
 @dataclass(frozen=True, slots=True)
 class KeptImage:
-    """An image that `name` (with a tag) meant.
+    """An image that `name` (with a tag) resolved to.
 
-    `digest`: the registry's, None where none is known (built here). `tag`: its keep tag, in the repository of `name`.
-    `until_us`, `keep`: what was promised when it was kept; None for no end. `copy`: where else it lies.
+    `digest`: the registry's, None if unknown (a local build). `tag`: its keep tag, in the repository of `name`.
+    `until_us`, `keep`: the promised time and count, None for unlimited. `copy`: the reference of a copy elsewhere.
     """
 
     name: Reference
@@ -104,13 +104,13 @@ class KeptImage:
 
     @property
     def keep_name(self) -> Reference:
-        """The name that keeps it."""
+        """The reference with its keep tag."""
         return Reference(self.name.registry, self.name.repository, self.tag)
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
-    """How an image came: by which digest of which repository (`registry/repository`)."""
+class PullRecord:
+    """A pull of an image: by which digest, from which repository (`registry/repository`)."""
 
     image: Digest
     digest: Digest
@@ -122,7 +122,7 @@ class Came:
 
 @dataclass(frozen=True, slots=True)
 class KeepReason:
-    """Somebody's need of an image. `until_us`: None for as long as the reason stands."""
+    """A reason to keep an image. `until_us`: None until the reason is dropped."""
 
     image: Digest
     reason: str
@@ -130,16 +130,19 @@ class KeepReason:
 
 
 class KeptImages:
-    """The file. It is made by the first thing that is written; each write is one transaction, synced."""
+    """The database. The first write creates it; each write is one synced transaction."""
 
-    def __init__(self, state: ClientState, *, patience_s: float = PATIENCE_S, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, state: ClientState, *, timeout_s: float = LOCK_TIMEOUT_S, max_rows: int = MAX_ROWS) -> None:
         self._state = state
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._max_rows = max_rows
         self.path = state.folder / "kept.db"
 
     def kept(self, engine: str, name: Reference | None = None) -> tuple[KeptImage, ...]:
-        """What is kept on an engine, of one name or of all, the newest first. StateUnusable."""
+        """Return the kept images of an engine, of one name or of all, newest first.
+
+        Raises: StateUnusable, as all methods.
+        """
         where, values = ("", (engine,)) if name is None else (" AND name = ?", (engine, str(name)))
         rows = self._rows(
             "SELECT name, image, digest, media_type, tag, kept_us, until_us, keep, copy FROM kept "  # noqa: S608 - `where` is ours
@@ -148,32 +151,32 @@ class KeptImages:
         )
         return tuple(self._parsed(_kept, row) for row in rows)
 
-    def came(self, engine: str, image: Digest) -> tuple[Came, ...]:
-        """By which digests an image came, the newest first. StateUnusable."""
+    def pulls(self, engine: str, image: Digest) -> tuple[PullRecord, ...]:
+        """Return the recorded pulls of an image, newest first."""
         rows = self._rows(
             "SELECT image, digest, repository, media_type, proof, came_us FROM came WHERE engine = ? AND image = ? "
             "ORDER BY came_us DESC",
             (engine, str(image)),
         )
-        return tuple(self._parsed(_came, row) for row in rows)
+        return tuple(self._parsed(_pull_record, row) for row in rows)
 
     def ran(self, engine: str) -> dict[Digest, int]:
-        """When each image was last seen under a container, in microseconds since 1970. StateUnusable."""
+        """Return when each image was last seen in a running container, in microseconds since 1970."""
         rows = self._rows("SELECT image, seen_us FROM ran WHERE engine = ?", (engine,))
         return dict(self._parsed(_ran, row) for row in rows)
 
     def held(self, engine: str) -> tuple[KeepReason, ...]:
-        """Who needs which image. StateUnusable."""
+        """Return all reasons to keep images."""
         rows = self._rows("SELECT image, reason, until_us FROM held WHERE engine = ?", (engine,))
         return tuple(self._parsed(_held, row) for row in rows)
 
     def locks(self) -> tuple[Path, ...]:
-        """The lock files that were named so far. StateUnusable."""
+        """Return the known lock files."""
         rows = self._rows("SELECT path FROM locks ORDER BY path", ())
         return tuple(self._parsed(_path, row) for row in rows)
 
     def keep(self, engine: str, kept: KeptImage) -> None:
-        """Remember a kept image; a later promise replaces an earlier one, and never shortens it. StateUnusable."""
+        """Record a kept image. A new promise replaces an earlier one, but never shortens its time."""
         with self._writing() as database:
             database.execute(
                 "INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
@@ -185,31 +188,31 @@ class KeptImages:
             )
 
     def forget(self, engine: str, kept: KeptImage) -> None:
-        """A kept image is kept no more. StateUnusable."""
+        """Delete the record of a kept image."""
         with self._writing() as database:
             database.execute(
                 "DELETE FROM kept WHERE engine = ? AND name = ? AND image = ?",
                 (engine, str(kept.name), str(kept.image)),
             )
 
-    def remember(self, engine: str, came: Came) -> None:
-        """Remember by which digest an image came. StateUnusable."""
+    def record_pull(self, engine: str, pull: PullRecord) -> None:
+        """Record a pull of an image."""
         with self._writing() as database:
             database.execute(
                 "INSERT OR REPLACE INTO came VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     engine,
-                    str(came.image),
-                    str(came.digest),
-                    came.repository,
-                    came.media_type,
-                    came.proof,
-                    came.came_us,
+                    str(pull.image),
+                    str(pull.digest),
+                    pull.repository,
+                    pull.media_type,
+                    pull.proof,
+                    pull.came_us,
                 ),
             )
 
     def saw_running(self, engine: str, images: Iterable[Digest], now_us: int) -> None:
-        """These images have containers now. StateUnusable."""
+        """Record that these images run now."""
         with self._writing() as database:
             database.executemany(
                 "INSERT OR REPLACE INTO ran VALUES (?, ?, ?)", [(engine, str(image), now_us) for image in images]
@@ -217,7 +220,7 @@ class KeptImages:
             database.execute("DELETE FROM ran WHERE engine = ? AND seen_us < ?", (engine, now_us - _FORGET_RAN_US))
 
     def hold(self, engine: str, held: KeepReason) -> None:
-        """Somebody needs an image. StateUnusable."""
+        """Record a reason to keep an image."""
         with self._writing() as database:
             database.execute(
                 "INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)",
@@ -225,7 +228,7 @@ class KeptImages:
             )
 
     def let_go(self, engine: str, reason: str, images: Sequence[Digest] | None = None) -> None:
-        """Nobody needs these images (None: any) for this reason any more. StateUnusable."""
+        """Drop a reason to keep these images (None: all)."""
         with self._writing() as database:
             if images is None:
                 database.execute("DELETE FROM held WHERE engine = ? AND reason = ?", (engine, reason))
@@ -235,18 +238,21 @@ class KeptImages:
                 )
 
     def know_lock(self, path: Path) -> None:
-        """A lock file, by its absolute path, whose images are not let go of as long as it is there. StateUnusable."""
+        """Record a lock file by its absolute path. Its images do not expire while the file exists."""
         with self._writing() as database:
             database.execute("INSERT OR IGNORE INTO locks VALUES (?)", (quote_path(os.fsencode(path)),))
 
     @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Whoever gives names to images does it alone: among processes, and among tasks of one. KeptBusy, StateUnusable."""
+    async def tagging_lock(self) -> AsyncIterator[None]:
+        """Hold the lock under which images are tagged and untagged, between processes and between tasks of one process.
+
+        Raises: KeptBusy, StateUnusable.
+        """
         with self._state.writing():
             path = self._state.folder / "kept.lock"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            await _locked(fd, path, self._patience_s)
+            await _wait_for_lock(fd, path, self._timeout_s)
             yield
         finally:
             os.close(fd)
@@ -258,12 +264,14 @@ class KeptImages:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise StateUnusable(f"{self.path} can't be read: {error.strerror}") from error
+            raise StateUnusable(f"could not read {self.path}: {error.strerror}") from error
         with self._opened() as database:
-            made = self._format(database)  # not yet, where whoever made the file came no further
+            made = self._has_tables(database)  # the process that created the file may have been interrupted before
             found = database.execute(query, values).fetchmany(self._max_rows + 1) if made else []
         if len(found) > self._max_rows:
-            raise StateUnusable(f"{self.path} has more than {self._max_rows} rows of a kind; {_MOVE_IT}")
+            raise StateUnusable(
+                f"{self.path} has too many rows (expected at most {self._max_rows} per table); {_MOVE_IT}"
+            )
         return found
 
     def _parsed(self, parse: Callable[[tuple[Any, ...]], T], row: tuple[Any, ...]) -> T:
@@ -271,32 +279,37 @@ class KeptImages:
             return parse(row)
         except (BoltsealError, ValueError) as error:
             reason = error.message if isinstance(error, BoltsealError) else error
-            raise StateUnusable(f"{self.path} holds what can't be there: {reason}; {_MOVE_IT}") from error
+            raise StateUnusable(f"{self.path} has an invalid row: {reason}; {_MOVE_IT}") from error
 
-    def _format(self, database: sqlite3.Connection) -> bool:
-        """Whether its tables are there. StateUnusable where they are not ours."""
+    def _has_tables(self, database: sqlite3.Connection) -> bool:
+        """Return whether the database has its tables.
+
+        Raises: StateUnusable: if the format is unknown.
+        """
         (found,) = database.execute("PRAGMA user_version").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if found not in (0, FORMAT) or (found == 0 and tables):
-            raise StateUnusable(f"{self.path} has format {found}; this boltseal reads format {FORMAT}")
+            raise StateUnusable(
+                f"{self.path} has an unknown format (got {found}, expected {FORMAT}); use a newer boltseal"
+            )
         return bool(found)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, begun by making the file where there is none."""
+        """Open a write transaction; create the file and its tables if they are missing."""
         with self._state.writing():
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.close(fd)
             with self._opened() as database:
                 database.execute("BEGIN IMMEDIATE")
-                for statement in () if self._format(database) else _SCHEMA:
+                for statement in () if self._has_tables(database) else _SCHEMA:
                     database.execute(statement)
                 yield database
-                database.execute("COMMIT")  # closed without it, nothing has happened
+                database.execute("COMMIT")  # closing without it rolls back
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"  # a reader, too, ends what a crash has left
+        uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"  # a reader may have to roll back after a crash
         try:
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)) as database:
                 database.execute("PRAGMA trusted_schema = OFF")
@@ -304,13 +317,16 @@ class KeptImages:
                 yield database
         except sqlite3.Error as error:
             hint = _HINTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, _MOVE_IT)
-            raise StateUnusable(f"{self.path} can't be used: {error}; {hint}") from error
+            raise StateUnusable(f"could not use {self.path}: {error}; {hint}") from error
 
 
-async def _locked(fd: int, path: Path, patience_s: float) -> None:
-    """Wait for the lock, without keeping other tasks of this process from letting go of it. KeptBusy."""
+async def _wait_for_lock(fd: int, path: Path, timeout_s: float) -> None:
+    """Wait for the lock without blocking the event loop, since another task of this process may hold it.
+
+    Raises: KeptBusy.
+    """
     try:
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_s):
             while True:
                 try:
                     return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -318,25 +334,25 @@ async def _locked(fd: int, path: Path, patience_s: float) -> None:
                     await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise KeptBusy(
-            f"another boltseal gives names to images for more than {patience_s:.0f} s ({path}); try again when it is done"
+            f"timed out waiting for another boltseal that tags images ({path}, waited {timeout_s:.0f} s); retry when it has ended"
         ) from None
 
 
 def _kept(row: tuple[Any, ...]) -> KeptImage:
     name, image, digest, media_type, tag, kept_us, until_us, keep, copy = row
     found = KeptImage(
-        Reference.parse(name),
-        Digest.parse(image),
-        Digest.parse(digest) if digest else None,
-        media_type,
-        Tag(tag),
-        kept_us,
-        until_us,
-        keep,
-        Reference.parse(copy) if copy else None,
+        name=Reference.parse(name),
+        image=Digest.parse(image),
+        digest=Digest.parse(digest) if digest else None,
+        media_type=media_type,
+        tag=Tag(tag),
+        kept_us=kept_us,
+        until_us=until_us,
+        keep=keep,
+        copy=Reference.parse(copy) if copy else None,
     )
     if found.name.tag is None or found.name.digest is not None:
-        raise ValueError(f"{name} is no name with a tag")
+        raise ValueError(f"{name} is not a name with a tag")
     return found
 
 
@@ -346,9 +362,9 @@ def _row(kept: KeptImage) -> tuple[Any, ...]:
     return (*named, kept.kept_us, kept.until_us, kept.keep, copy)
 
 
-def _came(row: tuple[Any, ...]) -> Came:
+def _pull_record(row: tuple[Any, ...]) -> PullRecord:
     image, digest, repository, media_type, proof, came_us = row
-    return Came(Digest.parse(image), Digest.parse(digest), repository, media_type, Proof(proof), came_us)
+    return PullRecord(Digest.parse(image), Digest.parse(digest), repository, media_type, Proof(proof), came_us)
 
 
 def _ran(row: tuple[Any, ...]) -> tuple[Digest, int]:
@@ -362,5 +378,5 @@ def _held(row: tuple[Any, ...]) -> KeepReason:
 def _path(row: tuple[Any, ...]) -> Path:
     path = Path(os.fsdecode(unquote_to_bytes(row[0])))
     if not path.is_absolute() or "\0" in str(path):
-        raise ValueError(f"{row[0]} is no absolute path")
+        raise ValueError(f"{row[0]} is not an absolute path")
     return path

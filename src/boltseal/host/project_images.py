@@ -1,4 +1,4 @@
-"""What a Compose file wants on an engine: each image once, by the digest that stands in the file or the lock, if any does."""
+"""Lists the images of a Compose file to pull: each once, by its digest in the file or the lock, if it has one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from boltseal.project.image_references import ImageReference, ScanProblem
 
 
 @dataclass(frozen=True, slots=True)
-class Unclear:
-    """An image of a file that can't be told."""
+class UnresolvedImage:
+    """An image reference of a file that can't be resolved. `written`: its text; `where`: file and line."""
 
     written: str
     where: str
@@ -21,38 +21,44 @@ class Unclear:
 
 @dataclass(frozen=True, slots=True)
 class ProjectImages:
-    """What is to be brought; what can't be told; and the names of what is built here, which no registry is asked for."""
+    """The images of a Compose file. `wanted`: to pull; `unclear`: not resolvable; `built`: names of local builds."""
 
     wanted: tuple[PullRequest, ...]
-    unclear: tuple[Unclear, ...]
+    unclear: tuple[UnresolvedImage, ...]
     built: tuple[str, ...]
 
 
-def images_of(sites: Iterable[ImageReference], problems: Iterable[ScanProblem], lock: Lock | None) -> ProjectImages:
-    """What the services of a Compose file run. What they are built from is the builder's to pull.
+def project_images(
+    references: Iterable[ImageReference], problems: Iterable[ScanProblem], lock: Lock | None
+) -> ProjectImages:
+    """Return the images that the services of a Compose file run, without the base images of builds.
 
-    A name with a tag and a digest gets its tag here too, though Compose would start it without: what it means next keeps
-    what it means now.
+    A name with tag and digest is tagged on the host too, though Compose could start it without the tag: then a later pull
+    of that tag keeps this image.
     """
     wanted: dict[PullRequest, None] = {}
-    unclear = [Unclear("", each.path, each.message) for each in problems]
+    unclear = [UnresolvedImage("", each.path, each.message) for each in problems]
     built: dict[str, None] = {}
     known = {} if lock is None else lock.by_reference()
-    for site in sites:
-        if ".build." in site.where:
+    for reference in references:
+        if ".build." in reference.where:
             continue
-        if site.build:
-            built[site.written] = None
-        elif site.resolved is None:
-            unclear.append(Unclear(site.written, f"{site.path}:{site.line}", site.why or "it can't be told"))
+        if reference.build:
+            built[reference.written] = None
+        elif reference.resolved is None:
+            unclear.append(
+                UnresolvedImage(
+                    reference.written, f"{reference.path}:{reference.line}", reference.why or "it can't be resolved"
+                )
+            )
         else:
-            locked = known.get(key_in(site.resolved, known))
-            found = PullRequest.of(site.resolved)
+            locked = known.get(key_in(reference.resolved, known))
+            found = PullRequest.of(reference.resolved)
             if found.digest is None and locked is not None and locked.digest is not None:
                 found = replace(found, digest=locked.digest, locked=True, images=locked.image_ids)
             elif found.digest is None and locked is not None:
-                built[site.written] = None  # the lock says that no registry holds it
+                built[reference.written] = None  # the lock has it as a local build
                 continue
-            for platform in site.platforms or ("",):
+            for platform in reference.platforms or ("",):
                 wanted[replace(found, platform=platform)] = None
     return ProjectImages(tuple(wanted), tuple(unclear), tuple(built))

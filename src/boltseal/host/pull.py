@@ -1,20 +1,21 @@
-"""Pulling an image so that the one that works is not lost, and nothing is half done.
+"""Pulls images so that the working image is kept, and an interrupted pull leaves every tag valid.
 
 The steps of one pull:
 
-1. What the tag means, by one HEAD; a digest that is given is not asked about.
-2. Is that what the name means here? Then it is done, and nothing else was asked of anybody.
-3. The registry's ledger, where it has one, goes on from what was seen of it before; only now is its answer believed.
-4. The engine pulls that digest, under no tag: until step 7 no name means anything else than before.
-5. What arrived is what was asked for: its ID is the digest (containerd's store), or manifests whose bytes were hashed
-   here lead from the digest to its ID, or a lock says so; where reading them would count as a pull, the engine's word.
-   With `scrub`, what lies on the disk too.
-6. Alone (`Host.alone`): the image that the name means now is kept (`keeper`), by whoever it was put there meanwhile;
-   so are others on which running containers of this name stand.
-7. The name is given to what arrived. 8. What is kept beyond what was asked is let go of.
+1. Resolve the tag by one HEAD; a given digest needs no request.
+2. If the name already resolves to that digest on the host, stop without any further request.
+3. If the registry has a ledger, check that it extends what was seen before; only then trust the answer of step 1.
+4. Let the engine pull the digest without a tag: until step 7 every name resolves to what it did before.
+5. Verify the image: its ID is the digest (containerd's store), or manifests that boltseal hashes refer from the digest to
+   its ID, or a lock has its ID. If reading manifests would count as a pull, accept the engine's record. With `scrub`, also
+   verify the bytes on disk.
+6. Under `EngineHost.tagging_lock`, keep the image that the name resolves to now (`keeper`), even if another program tagged it,
+   and the images of running containers that were started by this name.
+7. Tag the pulled image.
+8. Remove kept images that exceed the policy.
 
-Broken off anywhere, the name means what it meant or what it should; the next pull goes on from there. What a prune takes
-between 4 and 7, since it has no name yet, is brought again.
+If it is interrupted anywhere, the name resolves to the former or the new image, and the next pull continues. An image that
+a prune removes between steps 4 and 7, as it has no tag yet, is pulled again.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from boltseal.client.errors import RemoteNotFound
 from boltseal.client.hosts import is_loopback
 from boltseal.client.registry_client import RegistryClient, Resolved
 from boltseal.client.transport import Transport
-from boltseal.engines.api import Login, NoSuchImage, Tell
+from boltseal.engines.api import Login, NoSuchImage, ProgressCallback
 from boltseal.engines.inventory import EngineImage, ImageStoreKind
 from boltseal.errors import BoltsealError, Denied, Invalid, Precondition, Unavailable
 from boltseal.host.engine_images import EngineHost
-from boltseal.host.keeper import Keeper, KeepPolicy, LetGo
-from boltseal.host.kept_images import Came, KeptImage, Proof
+from boltseal.host.keeper import ExpiryResult, Keeper, KeepPolicy
+from boltseal.host.kept_images import KeptImage, Proof, PullRecord
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES
@@ -45,43 +46,43 @@ from boltseal.project.resolve import COUNTS_PULLS, image_id
 
 MAX_CHILDREN: Final = 200
 ELSEWHERE_S: Final = 15.0
-TRIES: Final = 3
-"""How often an image is brought that somebody removes as soon as it is here."""
+MAX_PULLS: Final = 3
+"""How often an image is pulled that another process removes before it is tagged."""
 
-Watch = Callable[[str], Awaitable[object]]
-"""Looks at a registry's ledger; raises where it is broken, or could not be looked at."""
-Copy = Callable[[Reference, Digest], Awaitable[Reference]]
-"""Copies an image of the engine (which name it has, its registry digest) elsewhere, and says where it is then."""
-Scrub = Callable[[EngineImage], Awaitable[None]]
-"""Reads what lies on the disk of an image; raises where it differs, or can't be read."""
-
-
-class ArrivedOther(Precondition):
-    """What the engine has is not what was asked for."""
+CheckLedger = Callable[[str], Awaitable[object]]
+"""Checks a registry's ledger; raises if it is broken or could not be checked."""
+CopyImage = Callable[[Reference, Digest], Awaitable[Reference]]
+"""Copies an image of the engine (by its name and registry digest) to another registry; returns the copy's reference."""
+ScrubImage = Callable[[EngineImage], Awaitable[None]]
+"""Verifies an image's bytes on disk; raises if they differ or can't be read."""
 
 
-class TakenAway(Unavailable):
-    """What arrived is removed from the engine again and again, before it has its name."""
+class PulledImageMismatch(Precondition):
+    """The engine's image is not the requested one."""
+
+
+class PulledImageRemoved(Unavailable):
+    """A pulled image was removed repeatedly before it could be tagged."""
 
 
 class LoginExposed(Denied):
-    """A login that would be sent where others can read it."""
+    """A login would be sent without encryption."""
 
 
 class PullOutcome(StrEnum):
-    """What a pull came to."""
+    """The result of a pull."""
 
-    HERE = "here"  # the name meant it already
-    NAMED = "named"  # the engine had it, and gave it the name
+    HERE = "here"  # the name already resolved to it
+    NAMED = "named"  # the engine had it, and it was tagged
     PULLED = "pulled"
 
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """An image to be brought. `name`: with a tag, or none at all, and then it is to be here by its digest only.
+    """An image to pull. `name`: with a tag, or without one to have it by its digest only.
 
-    `digest`: what it must be; None for what the tag means now. `locked`: a lock says so; `images`: the IDs that the lock
-    knows for it. `platform`: such as `linux/arm64`, "" for the engine's own.
+    `digest`: the expected digest; None for what the tag resolves to now. `locked`: whether the digest is from a lock;
+    `images`: its image IDs in the lock. `platform`: such as `linux/arm64`, "" for the engine's own.
     """
 
     name: Reference
@@ -92,14 +93,14 @@ class PullRequest:
 
     @classmethod
     def of(cls, reference: Reference) -> PullRequest:
-        """What a person typed; `latest` where it has neither tag nor digest, as Docker adds it."""
+        """Return the request for a reference as typed; without tag and digest it gets the tag `latest`, as Docker does."""
         tag = reference.tag or (None if reference.digest else Tag("latest"))
         return cls(Reference(reference.registry, reference.repository, tag), reference.digest)
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """An image that the engine has, and that is the one that was wanted; no name was given to it yet."""
+class PulledImage:
+    """A verified image on the engine that is not tagged yet."""
 
     wanted: PullRequest
     digest: Digest
@@ -109,11 +110,11 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
-    """How it ended. `kept`: the image that had the name before; `running`: others that containers of this name run on.
+class PullResult:
+    """The result of a completed pull.
 
-    `let_go`: what is kept no longer, or why it still is. `trouble`: why it could not be looked what may be let go of; the
-    image is here and has its name all the same.
+    `kept`: the image that had the name before. `running`: other kept images, of running containers of this name. `let_go`:
+    expired images. `trouble`: why expiry failed, "" if it did not; the image is pulled and tagged all the same.
     """
 
     name: Reference
@@ -123,55 +124,60 @@ class Brought:
     proof: Proof | None = None
     kept: KeptImage | None = None
     running: tuple[KeptImage, ...] = ()
-    let_go: tuple[LetGo, ...] = ()
+    let_go: tuple[ExpiryResult, ...] = ()
     trouble: str = ""
 
 
-async def nobody_watches(_registry: str) -> None:
-    """For registries whose ledger nobody asked to look at."""
+async def no_ledger_check(_registry: str) -> None:
+    """Check no ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Puller:
-    """Brings images to one engine.
+    """Pulls images to one engine.
 
-    `watch`, `copy`, `scrub`: see their types. `policy`: what is let go of afterwards. `locked`: digests that a lock names.
-    `count_pulls`: read manifests also where that counts as pulls.
+    `watch`, `copy`, `scrub`: see their types. `policy`: for removing kept images afterwards. `locked`: digests in locks.
+    `count_pulls`: whether to read manifests even where that counts as a pull.
     """
 
     host: EngineHost
     transport: Transport
     logins: LoginSource
-    watch: Watch = nobody_watches
-    copy: Copy | None = None
-    scrub: Scrub | None = None
+    watch: CheckLedger = no_ledger_check
+    copy: CopyImage | None = None
+    scrub: ScrubImage | None = None
     policy: KeepPolicy = field(default_factory=KeepPolicy)
     locked: Collection[Digest] = ()
     count_pulls: bool = False
-    tell: Tell = lambda step: None
+    tell: ProgressCallback = lambda step: None
 
     def announce(self, wanted: Iterable[PullRequest]) -> None:
-        """Say which tags will be asked about, so that one token of a registry serves for all of them."""
+        """Announce the tags to resolve, so that one token per registry covers all of them."""
         asked = [one.name for one in wanted if one.digest is None]
         for registry in {name.registry for name in asked}:
             scopes = {f"repository:{name.repository}:pull" for name in asked if name.registry == registry}
             self.transport.tokens.announce(registry, scopes)
 
-    async def bring(self, wanted: PullRequest) -> Brought:
-        """Bring one image, all steps. RemoteNotFound, NoSuchImage, EngineFull, ArrivedOther, StateUnusable, ..."""
-        return await self.settle(await self.fetch(wanted))
+    async def pull(self, wanted: PullRequest) -> PullResult:
+        """Pull one image: all steps.
 
-    async def fetch(self, wanted: PullRequest) -> Arrived:
-        """Steps 1 to 5: nothing that anybody sees by a name has changed."""
+        Raises: RemoteNotFound, NoSuchImage, EngineFull, PulledImageMismatch, StateUnusable and other client errors.
+        """
+        return await self.apply_tag(await self.fetch(wanted))
+
+    async def fetch(self, wanted: PullRequest) -> PulledImage:
+        """Do steps 1 to 5, which change no tag."""
         resolved = await self._resolve(wanted)  # 1
-        there = await self.host.image(_named(wanted.name, resolved.digest))
-        if there is not None and self._is(there, wanted, resolved.digest):  # 2
-            return Arrived(wanted, resolved.digest, there, PullOutcome.HERE, self._known_proof(there, resolved.digest))
+        present = await self.host.image(_local_name(wanted.name, resolved.digest))
+        if present is not None and self._matches(present, wanted, resolved.digest):  # 2
+            return PulledImage(
+                wanted, resolved.digest, present, PullOutcome.HERE, self._known_proof(present, resolved.digest)
+            )
         if wanted.digest is None:
             await self.watch(wanted.name.registry)  # 3
         by_digest = Reference(wanted.name.registry, wanted.name.repository, digest=resolved.digest)
         image = await self.host.image(by_digest)
-        if image is not None and not self._is(image, wanted, resolved.digest):
+        if image is not None and not self._matches(image, wanted, resolved.digest):
             image = None
         outcome = PullOutcome.PULLED if image is None else PullOutcome.NAMED
         if image is None:
@@ -181,65 +187,68 @@ class Puller:
         if self.scrub is not None:
             await self.scrub(image)
         media_type = resolved.media_type
-        self.host.kept.remember(
+        self.host.kept.record_pull(
             self.host.key,
-            Came(image.id, resolved.digest, wanted.name.name, media_type, proof, self.host.now_us()),
+            PullRecord(image.id, resolved.digest, wanted.name.name, media_type, proof, self.host.now_us()),
         )
-        return Arrived(wanted, resolved.digest, image, outcome, proof)
+        return PulledImage(wanted, resolved.digest, image, outcome, proof)
 
-    async def settle(self, arrived: Arrived) -> Brought:
-        """Steps 6 to 8: the name is given to what arrived, and what had it is kept. TakenAway."""
-        for _ in range(TRIES):
+    async def apply_tag(self, pulled: PulledImage) -> PullResult:
+        """Do steps 6 to 8: keep the image that has the name, and tag the pulled one.
+
+        Raises: PulledImageRemoved, PulledImageMismatch.
+        """
+        for _ in range(MAX_PULLS):
             try:
-                return await self._settle(arrived)
+                return await self._apply_tag(pulled)
             except NoSuchImage:
-                arrived = await self.still(arrived)
-        raise TakenAway(
-            f"{arrived.wanted.name.familiar()} is not taken: {arrived.digest.short} was removed from the engine {TRIES} times "
-            "before it could get its name; the name means what it meant: end what prunes images there, and pull again"
+                pulled = await self.ensure_present(pulled)
+        raise PulledImageRemoved(
+            f"could not tag {pulled.wanted.name.familiar()}: {pulled.digest.short} was removed from the engine {MAX_PULLS} "
+            "times before it was tagged; the tag was not changed: stop the process that prunes images and pull again"
         )
 
-    async def still(self, arrived: Arrived) -> Arrived:
-        """What arrived, brought again if it is not here any more: as long as it has no name, a prune may take it."""
-        if await self.host.image(arrived.image.id) is not None:
-            return arrived
-        return await self.fetch(replace(arrived.wanted, digest=arrived.digest))
+    async def ensure_present(self, pulled: PulledImage) -> PulledImage:
+        """Return a pulled image, after pulling it again if a prune removed it."""
+        if await self.host.image(pulled.image.id) is not None:
+            return pulled
+        return await self.fetch(replace(pulled.wanted, digest=pulled.digest))
 
-    async def _settle(self, arrived: Arrived) -> Brought:
-        name, keeper = arrived.wanted.name, Keeper(self.host)
-        done = Brought(name, arrived.digest, arrived.image.id, arrived.outcome, arrived.proof)
+    async def _apply_tag(self, pulled: PulledImage) -> PullResult:
+        name, keeper = pulled.wanted.name, Keeper(self.host)
+        done = PullResult(name, pulled.digest, pulled.image.id, pulled.outcome, pulled.proof)
         if name.tag is None:
             return done
-        if arrived.outcome is PullOutcome.HERE:
-            if not await keeper.beyond(name, self.policy):
+        if pulled.outcome is PullOutcome.HERE:
+            if not await keeper.exceeding(name, self.policy):
                 return done
-            async with self.host.alone():
+            async with self.host.tagging_lock():
                 let_go, trouble = await self._expire(keeper, name)
             return replace(done, let_go=let_go, trouble=trouble)
-        copy = await self._copied(name, arrived)
-        async with self.host.alone():
+        copy = await self._copied(name, pulled)
+        async with self.host.tagging_lock():
             before = await self.host.image(name)
-            has_it = {arrived.image.id, *(() if before is None else (before.id,))}
+            has_it = {pulled.image.id, *(() if before is None else (before.id,))}
             running = [
                 await keeper.keep(name, each, self.policy)
                 for each in await self._running(name)
                 if each.id not in has_it
             ]
             kept = None
-            if before is not None and before.id != arrived.image.id:
+            if before is not None and before.id != pulled.image.id:
                 kept = await keeper.keep(name, before, self.policy, copy)  # 6
-            await self.host.engine.tag(arrived.image.id, name)  # 7
+            await self.host.engine.tag(pulled.image.id, name)  # 7
             now = await self.host.engine.image(name)
-            if now.id != arrived.image.id:
-                raise ArrivedOther(
-                    f"{name.familiar()} was given to image {arrived.image.id.short}, and means {now.id.short} now: "
-                    "somebody else gives names on this engine; look, and pull again"
+            if now.id != pulled.image.id:
+                raise PulledImageMismatch(
+                    f"{name.familiar()} was changed by another program (got {now.id.short}, expected "
+                    f"{pulled.image.id.short}); check which one tags images on this engine, and pull again"
                 )
             let_go, trouble = await self._expire(keeper, name)  # 8
         return replace(done, kept=kept, running=tuple(running), let_go=let_go, trouble=trouble)
 
     async def _running(self, name: Reference) -> list[EngineImage]:
-        """The images that running containers of this name stand on: somebody may have moved it under them before."""
+        """Return the images of running containers that were started by this name; the tag may have moved since."""
         ids = {
             each.image
             for each in await self.host.seen_containers()
@@ -248,9 +257,9 @@ class Puller:
         found = [await self.host.image(each) for each in sorted(filter(None, ids))]
         return [each for each in found if each is not None]
 
-    async def _expire(self, keeper: Keeper, name: Reference) -> tuple[tuple[LetGo, ...], str]:
+    async def _expire(self, keeper: Keeper, name: Reference) -> tuple[tuple[ExpiryResult, ...], str]:
         try:
-            return tuple(await keeper.expire([name], self.policy, self.locked, self._elsewhere)), ""
+            return tuple(await keeper.expire([name], self.policy, self.locked, self._is_in_registry)), ""
         except BoltsealError as error:
             return (), error.message
 
@@ -258,19 +267,19 @@ class Puller:
         if wanted.digest is not None:
             return Resolved(wanted.digest, "", -1)
         if wanted.name.tag is None:
-            raise AssertionError(f"{wanted.name} names nothing")
+            raise AssertionError(f"{wanted.name} has neither a tag nor a digest")
         client = RegistryClient(self.transport, wanted.name.registry)
         return await client.resolve(wanted.name.repository, wanted.name.tag)
 
-    def _is(self, image: EngineImage, wanted: PullRequest, digest: Digest) -> bool:
-        """Whether an image of the engine is the one of a digest, and of the platform, as far as the engine and we know."""
-        for_it = not wanted.platform or f"{image.platform}/".startswith(f"{wanted.platform}/")
-        return digest in self.host.registry_digests(image, wanted.name) and for_it
+    def _matches(self, image: EngineImage, wanted: PullRequest, digest: Digest) -> bool:
+        """Return whether an image has the digest and the platform, by the records of the engine and of boltseal."""
+        fits_platform = not wanted.platform or f"{image.platform}/".startswith(f"{wanted.platform}/")
+        return digest in self.host.registry_digests(image, wanted.name) and fits_platform
 
     def _known_proof(self, image: EngineImage, digest: Digest) -> Proof:
         if self.host.store is ImageStoreKind.CONTAINERD:
             return Proof.IDENTICAL
-        known = [each.proof for each in self.host.kept.came(self.host.key, image.id) if each.digest == digest]
+        known = [each.proof for each in self.host.kept.pulls(self.host.key, image.id) if each.digest == digest]
         return known[0] if known else Proof.ENGINE
 
     async def _login(self, image: Reference) -> Login | None:
@@ -280,37 +289,46 @@ class Puller:
         address = self.host.engine.address
         if address.scheme == "tcp" and address.certificates is None and not is_loopback(address.host):
             raise LoginExposed(
-                f"the login for {image.registry} would go to the engine at {address} in the clear: name the engine by "
-                "ssh://, or by tcp:// with DOCKER_TLS_VERIFY; or pull without the login (--anonymous)"
+                f"refusing to send the login for {image.registry} unencrypted to the engine at {address}: use ssh://, or "
+                "tcp:// with DOCKER_TLS_VERIFY; or pull without the login (--anonymous)"
             )
         return Login(identity_token=found.secret) if found.identity_token else Login(found.username, found.secret)
 
     async def _prove(self, image: EngineImage, wanted: PullRequest, digest: Digest) -> Proof:
-        """Step 5. ArrivedOther."""
-        if self._known_proof(image, digest) in (Proof.MANIFEST, Proof.LOCK) and self._is(image, wanted, digest):
-            return self._known_proof(image, digest)  # shown before, and an ID is always the same image
+        """Do step 5 and return the proof.
+
+        Raises: PulledImageMismatch.
+        """
+        if self._known_proof(image, digest) in (Proof.MANIFEST, Proof.LOCK) and self._matches(image, wanted, digest):
+            return self._known_proof(image, digest)  # proven before, and an ID always refers to the same image
         if self.host.store is ImageStoreKind.CONTAINERD:
             if image.id != digest:
-                raise ArrivedOther(_other(wanted.name, digest, f"the engine has {image.id} under its name"))
+                raise PulledImageMismatch(_mismatch_message(wanted.name, digest, f"got {image.id}"))
             return Proof.IDENTICAL
         if digest not in {each.digest for each in image.pulled_as if each.name == wanted.name.name}:
-            raise ArrivedOther(_other(wanted.name, digest, f"the engine lists {image.id} under other digests"))
-        if not self._is(image, wanted, digest):
-            raise ArrivedOther(_other(wanted.name, digest, f"the engine has it for {image.platform} alone"))
+            raise PulledImageMismatch(
+                _mismatch_message(wanted.name, digest, f"the engine lists other digests for {image.id}")
+            )
+        if not self._matches(image, wanted, digest):
+            raise PulledImageMismatch(
+                _mismatch_message(wanted.name, digest, f"the engine has it only for {image.platform}")
+            )
         if wanted.images:
             if image.id not in wanted.images:
-                raise ArrivedOther(
-                    _other(wanted.name, digest, f"the engine has image {image.id}, which the lock does not name")
+                raise PulledImageMismatch(
+                    _mismatch_message(wanted.name, digest, f"got image {image.id}, which is not in the lock")
                 )
             return Proof.LOCK
         if wanted.name.registry in COUNTS_PULLS and not self.count_pulls:
             return Proof.ENGINE
-        if not await self._leads_to(wanted.name, digest, image):
-            raise ArrivedOther(_other(wanted.name, digest, f"its manifests do not lead to image {image.id}"))
+        if not await self._refers_to(wanted.name, digest, image):
+            raise PulledImageMismatch(
+                _mismatch_message(wanted.name, digest, f"its manifests do not refer to image {image.id}")
+            )
         return Proof.MANIFEST
 
-    async def _leads_to(self, name: Reference, digest: Digest, image: EngineImage) -> bool:
-        """Whether manifests lead from a digest to an image's ID."""
+    async def _refers_to(self, name: Reference, digest: Digest, image: EngineImage) -> bool:
+        """Return whether manifests refer from a digest to an image's ID."""
         client = RegistryClient(self.transport, name.registry)
         manifest = await client.manifest(name.repository, digest)
         if not manifest.is_index:
@@ -323,20 +341,20 @@ class Puller:
                 continue
         return False
 
-    async def _copied(self, name: Reference, arrived: Arrived) -> Reference | None:
-        """A copy of the image that works, made before anything changes."""
+    async def _copied(self, name: Reference, pulled: PulledImage) -> Reference | None:
+        """Copy the working image elsewhere, if configured, before anything changes."""
         before = None if self.copy is None else await self.host.image(name)
-        if self.copy is None or before is None or before.id == arrived.image.id:
+        if self.copy is None or before is None or before.id == pulled.image.id:
             return None
         digests = self.host.registry_digests(before, name)
         return await self.copy(name, digests[0] if digests else before.id)
 
-    async def _elsewhere(self, place: Reference) -> bool:
-        """Whether a registry says now that it has an image; any doubt is a no."""
+    async def _is_in_registry(self, place: Reference) -> bool:
+        """Return whether a registry confirms now that it has an image; False in doubt."""
         if place.digest is None:
             return False
         try:
-            async with asyncio.timeout(ELSEWHERE_S):  # others wait meanwhile
+            async with asyncio.timeout(ELSEWHERE_S):  # other processes wait for the lock meanwhile
                 await RegistryClient(self.transport, place.registry).resolve(place.repository, place.digest)
         except (BoltsealError, TimeoutError):
             return False
@@ -344,24 +362,24 @@ class Puller:
 
 
 def _started_as(text: str, name: Reference) -> bool:
-    """Whether a container was started as this name."""
+    """Return whether a container was started by this name."""
     try:
         return PullRequest.of(Reference.parse(text)).name == name
     except Invalid:  # by an ID, say
         return False
 
 
-def _named(name: Reference, digest: Digest) -> Reference:
-    """By which name an image would be here already: its tag, or its digest where it is to have no tag."""
+def _local_name(name: Reference, digest: Digest) -> Reference:
+    """Return the name by which an image may already be on the host: its tag, or its digest without a tag."""
     return name if name.tag is not None else Reference(name.registry, name.repository, digest=digest)
 
 
 def _likely_first(manifest: Manifest, platform: Platform) -> Sequence[Digest]:
-    """The images of an index, that of the platform first."""
+    """Return the images of an index, those of the platform first."""
     images = [each for each in manifest.manifests if each.media_type in MANIFEST_TYPES]
     ordered = sorted(images, key=lambda each: str(each.platform) != str(platform))
     return [each.digest for each in ordered][:MAX_CHILDREN]
 
 
-def _other(name: Reference, digest: Digest, what: str) -> str:
-    return f"{name.familiar()} is not taken: {digest.short} was asked for, and {what}; the name means what it meant"
+def _mismatch_message(name: Reference, digest: Digest, what: str) -> str:
+    return f"could not pull {name.familiar()}: {what} (expected {digest.short}); the tag was not changed"

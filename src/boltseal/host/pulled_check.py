@@ -1,6 +1,7 @@
-"""Is what an engine has just pulled also what lies on its disk? `scrub` on one image, before a name means it.
+"""Scrubs one image that an engine has just pulled, before it is tagged.
 
-Only where the engine's folder is ours to read: on this host, by root. Anything else could not be checked, and says so.
+This needs read access to the engine's folder: on this host, as root. Otherwise the image could not be checked, which is
+reported.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ from boltseal.host.scrub.trust import Expectation, Level
 
 
 class ScrubDiffers(Precondition):
-    """What lies on the disk is not the image."""
+    """The bytes on disk are not those of the image."""
 
 
 class NotScrubbed(Unavailable):
-    """It could not be read what lies on the disk."""
+    """The image could not be scrubbed."""
 
 
-async def scrubbed(host: EngineHost, image: EngineImage) -> None:
-    """Read every byte of an image on the engine's disk. ScrubDiffers, NotScrubbed."""
+async def scrub_pulled_image(host: EngineHost, image: EngineImage) -> None:
+    """Verify every byte of an image on the engine's disk.
+
+    Raises: ScrubDiffers, NotScrubbed.
+    """
     stores = await _stores(host)
-    expected = Expectation(image.id, Level.L1, "the ID that the engine gives it")
+    expected = Expectation(image.id, Level.L1, "the engine's image ID")
     wanted = ScrubRequest(images=(str(image.id),), expected={str(image.id): expected})
     reports = await asyncio.to_thread(scrub, stores, wanted, lambda read, done, total: None)
     mine = [each for each in reports if each.what == "image"]
@@ -36,8 +40,8 @@ async def scrubbed(host: EngineHost, image: EngineImage) -> None:
         case ReportStatus.DIFFERS:
             first = next(found for each in mine for found in each.differences)
             raise ScrubDiffers(
-                f"image {image.id.short} differs on the disk: {_in_words(first)}; the name means what it meant; "
-                f"all of it: `boltseal scrub {image.id}`"
+                f"image {image.id.short} differs on disk: {_describe(first)}; the tag was not changed; list all differences "
+                f"with `boltseal scrub {image.id}`"
             )
         case ReportStatus.UNKNOWN:
             raise _not_scrubbed(_why(reports))
@@ -46,7 +50,7 @@ async def scrubbed(host: EngineHost, image: EngineImage) -> None:
 
 
 async def _stores(host: EngineHost) -> list[FoundStore]:
-    """Where the engine keeps images, if that is on this host."""
+    """Return the engine's image stores, if they are on this host."""
     if host.engine.address.scheme != "unix":
         raise _not_scrubbed(f"the engine at {host.engine.address} is on another host; run `boltseal scrub` there")
     root = await host.engine.data_root()
@@ -58,14 +62,14 @@ async def _stores(host: EngineHost) -> list[FoundStore]:
 
 
 def _not_scrubbed(why: str) -> NotScrubbed:
-    return NotScrubbed(f"not scrubbed: {why}; the name means what it meant, and without --scrub the engine is believed")
+    return NotScrubbed(f"not scrubbed: {why}; the tag was not changed; pull without --scrub to trust the engine")
 
 
 def _why(reports: list[ScrubReport]) -> str:
-    """The first reason; one that a whole store gives says more than that the image was not found in it."""
+    """Return the first reason; that of a whole store explains more than that the image was not found in it."""
     ordered = sorted(reports, key=lambda each: each.what != "store")
-    return next((reason for each in ordered for reason in each.unknown), "no store has it")
+    return next((reason for each in ordered for reason in each.unknown), "no image store has it")
 
 
-def _in_words(found: Difference) -> str:
+def _describe(found: Difference) -> str:
     return f"{found.kind} {found.path or '.'}: expected {found.expected}; got {found.got}"

@@ -1,11 +1,11 @@
-"""Bringing back an image that was kept: exactly that one, without asking anybody but the engine.
+"""Restores a kept image: exactly that one, asking only the engine.
 
-1. Which: the number in the list of what is kept of the name, or the beginning of a digest or ID; exactly one must fit.
-2. It is here: under its ID, whatever its keep tag says by now.
-3. It is that one: its ID is the registry's digest (containerd's store), or the engine or our own record of the pull
-   says that this digest belongs to that ID. An ID is the digest of what it stands for: another image can't have it.
-   With `scrub`, what lies on the disk too.
-4. Alone: what the name means now is kept, so that one can go forward again. 5. The name is given back, and looked at.
+1. Select it by its number in the list of kept images of the name, or by a prefix of its digest or ID; exactly one must fit.
+2. Find it on the engine by its ID, whatever its keep tag refers to by now.
+3. Verify it: its ID is the registry's digest (containerd's store), or the engine's or boltseal's record of the pull has this
+   digest for that ID. An ID is a digest, so no other image can have it. With `scrub`, also verify the bytes on disk.
+4. Under `EngineHost.tagging_lock`, keep the image that the name resolves to now.
+5. Tag the restored image, and check the tag.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from boltseal.errors import Invalid, NotFound, Precondition, quote
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
-from boltseal.host.pull import ArrivedOther, Scrub
+from boltseal.host.pull import PulledImageMismatch, ScrubImage
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
@@ -27,27 +27,28 @@ MIN_HEX: Final = 6
 _NUMBER: Final = re.compile(r"[0-9]{1,5}")
 
 
-class NothingKept(NotFound):
-    """Nothing is kept of that name, or not that."""
+class KeptImageNotFound(NotFound):
+    """No image is kept of that name, or not the selected one."""
 
 
-class KeptGone(NotFound):
-    """It was kept, and somebody has taken it away."""
+class KeptImageGone(NotFound):
+    """A kept image was removed from the engine."""
 
 
-class KeptOther(Precondition):
-    """What is there is not what was kept."""
+class KeptImageMismatch(Precondition):
+    """The image on the engine is not the kept one."""
 
 
-class Ambiguous(Invalid):
+class AmbiguousKeptImage(Invalid):
     """More than one kept image fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredImage:
-    """What a name means again. `changed`: False when it meant it already. `kept`: what it meant before.
+    """The image that a name resolves to again.
 
-    `proof`: what says that the image is what `digest` means; None where no digest of a registry is known.
+    `changed`: False if the name already resolved to it. `kept`: the image that the name resolved to before. `proof`: why
+    the image is that of `digest`; None without a registry digest.
     """
 
     name: Reference
@@ -58,19 +59,19 @@ class RestoredImage:
     kept: KeptImage | None = None
 
 
-async def restore(host: EngineHost, name: Reference, to: str = "", scrub: Scrub | None = None) -> RestoredImage:
-    """Give a name back to an image that was kept. `to`: number or digest; "" for the newest that it does not mean now.
+async def restore(host: EngineHost, name: Reference, to: str = "", scrub: ScrubImage | None = None) -> RestoredImage:
+    """Tag a kept image with its former name. `to`: number or digest; "" for the newest that the name does not resolve to now.
 
-    NothingKept, KeptGone, KeptOther, Ambiguous; what `scrub` raises.
+    Raises: KeptImageNotFound, KeptImageGone, KeptImageMismatch, AmbiguousKeptImage; what `scrub` raises.
     """
-    start = "" if _NUMBER.fullmatch(to) or not to else _start(to)
+    prefix = "" if _NUMBER.fullmatch(to) or not to else _digest_prefix(to)
     keeper = Keeper(host)
-    chosen = _chosen(await keeper.listed(name), name, to, start)  # 1
-    image = await _there(host, chosen)  # 2
+    chosen = _select(await keeper.list_kept(name), name, to, prefix)  # 1
+    image = await _find(host, chosen)  # 2
     proof = _prove(host, chosen, image)  # 3
     if scrub is not None:
-        await scrub(image)  # takes its time, and an ID stays the same image: not while others wait
-    async with host.alone():
+        await scrub(image)  # slow, so outside the lock; an ID always refers to the same image
+    async with host.tagging_lock():
         before = await host.image(name)
         if before is not None and before.id == image.id:
             return RestoredImage(name, image.id, chosen.kept.digest, proof, changed=False)
@@ -78,72 +79,81 @@ async def restore(host: EngineHost, name: Reference, to: str = "", scrub: Scrub 
         await host.engine.tag(image.id, name)  # 5
         now = await host.engine.image(name)
         if now.id != image.id:
-            raise ArrivedOther(f"{name.familiar()} was given to image {image.id.short}, and means {now.id.short} now")
+            raise PulledImageMismatch(
+                f"{name.familiar()} was changed by another program (got {now.id.short}, expected {image.id.short}); retry"
+            )
     return RestoredImage(name, image.id, chosen.kept.digest, proof, changed=True, kept=kept)
 
 
-def _chosen(listed: list[ListedImage], name: Reference, to: str, start: str) -> ListedImage:
-    """Step 1. `start`: how a digest begins, "" where `to` is a number or nothing."""
+def _select(listed: list[ListedImage], name: Reference, to: str, prefix: str) -> ListedImage:
+    """Do step 1. `prefix`: the prefix of a digest, "" if `to` is a number or empty."""
     if not listed:
-        raise NothingKept(f"nothing is kept of {name.familiar()} on this engine; what is: `boltseal kept`")
+        raise KeptImageNotFound(
+            f"no image of {name.familiar()} is kept on this engine; list kept images with `boltseal kept`"
+        )
     if not to:
         fits = [each for each in listed if not each.current][:1]
-    elif not start:
+    elif not prefix:
         fits = [each for each in listed if each.number == int(to)]
     else:
-        fits = [each for each in listed if any(str(digest).startswith(start) for digest in _digests(each.kept))]
+        fits = [each for each in listed if any(str(digest).startswith(prefix) for digest in _digests(each.kept))]
     if not fits:
-        raise NothingKept(
-            f"{name.familiar()}: {quote(to) if to else 'nothing else'} is not kept; what is: `boltseal kept`"
+        raise KeptImageNotFound(
+            f"{name.familiar()}: {quote(to) if to else 'no other image'} is not kept; list kept images with `boltseal kept`"
         )
     if len({each.kept.image for each in fits}) > 1:
-        raise Ambiguous(f"{quote(to)} fits {len(fits)} kept images of {name.familiar()}; write more of the digest")
+        raise AmbiguousKeptImage(
+            f"{quote(to)} fits {len(fits)} kept images of {name.familiar()}; write more of the digest"
+        )
     return fits[0]
 
 
-def _start(text: str) -> str:
-    start = text if text.startswith("sha") else f"sha256:{text}"
-    if re.fullmatch(rf"sha(256|512):[0-9a-f]{{{MIN_HEX},128}}", start) is None:
-        raise Ambiguous(f"{quote(text)} is neither a number nor at least {MIN_HEX} digits of a digest")
-    return start
+def _digest_prefix(text: str) -> str:
+    prefix = text if text.startswith("sha") else f"sha256:{text}"
+    if re.fullmatch(rf"sha(256|512):[0-9a-f]{{{MIN_HEX},128}}", prefix) is None:
+        raise AmbiguousKeptImage(
+            f"invalid selection {quote(text)} (expected a number or at least {MIN_HEX} hex digits)"
+        )
+    return prefix
 
 
 def _digests(kept: KeptImage) -> list[Digest]:
     return [kept.image] if kept.digest is None else [kept.digest, kept.image]
 
 
-async def _there(host: EngineHost, chosen: ListedImage) -> EngineImage:
+async def _find(host: EngineHost, chosen: ListedImage) -> EngineImage:
     kept = chosen.kept
     found = await host.image(kept.image)
     if found is not None:
         return found
     what = f"{kept.name.familiar()} of {(kept.digest or kept.image).short}"
     if chosen.standing is KeptState.OTHER:
-        raise KeptOther(f"{what}: {kept.keep_name.familiar()} was given to another image, and the kept one is gone")
-    copy = "" if kept.copy is None else f"; a copy lies at {kept.copy}"
-    digest = (
-        ""
-        if kept.digest is None
-        else f"; `boltseal pull {kept.name.name}@{kept.digest}` brings it, where the registry has it"
-    )
-    raise KeptGone(f"{what} was taken from this engine, by `docker image prune -a` or by hand{copy or digest}")
+        raise KeptImageMismatch(f"{what}: the kept image is gone, and {kept.keep_name.familiar()} is on another image")
+    copy = "" if kept.copy is None else f"; there is a copy at {kept.copy}"
+    digest = "" if kept.digest is None else f"; try `boltseal pull {kept.name.name}@{kept.digest}`"
+    raise KeptImageGone(f"{what} was removed from this engine, by `docker image prune -a` or by hand{copy or digest}")
 
 
 def _prove(host: EngineHost, chosen: ListedImage, image: EngineImage) -> Proof | None:
-    """Step 3. KeptOther."""
+    """Do step 3.
+
+    Raises: KeptImageMismatch.
+    """
     kept = chosen.kept
     if image.id != kept.image:
-        raise KeptOther(f"the engine answers {image.id} where {kept.image} was asked for: nothing was changed")
+        raise KeptImageMismatch(
+            f"wrong image from the engine (got {image.id}, expected {kept.image}): nothing was changed"
+        )
     if not chosen.recorded and chosen.standing is KeptState.OTHER:
-        raise KeptOther(
-            f"{kept.keep_name.familiar()} stands on image {image.id.short}, and nothing says that it is the one that "
-            "the tag speaks of: nothing was changed"
+        raise KeptImageMismatch(
+            f"{kept.keep_name.familiar()} is on image {image.id.short}, which is not known to be the kept one: nothing was "
+            "changed"
         )
     if kept.digest is None:
         return None
     if host.store is ImageStoreKind.CONTAINERD:
         if kept.digest != image.id:
-            raise KeptOther(f"image {image.id.short} is not {kept.digest.short}: nothing was changed")
+            raise KeptImageMismatch(f"image {image.id.short} is not {kept.digest.short}: nothing was changed")
         return Proof.IDENTICAL
-    known = [each.proof for each in host.kept.came(host.key, image.id) if each.digest == kept.digest]
+    known = [each.proof for each in host.kept.pulls(host.key, image.id) if each.digest == kept.digest]
     return known[0] if known else Proof.ENGINE

@@ -1,7 +1,7 @@
-"""What differs between two locks, or between what is locked and what a tag means now. Pure; time is passed in.
+"""Compare two locks, or locked platforms with those that a tag has now. Pure; time is passed in.
 
-An index gets a new digest whenever one image is added to it, so what changed is told by platform: who runs on none of
-the changed ones runs the same bytes as before.
+An index gets a new digest whenever one of its images changes, so changes are reported by platform: a platform that is
+not among the changed ones still runs the same bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _UNITS: Final = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)
 
 
 class ChangeKind(StrEnum):
-    """In which way an image of a lock differs."""
+    """How an image of a lock differs."""
 
     ADDED = "added"
     REMOVED = "removed"
     MOVED = "moved"
-    DETAILS = "details"  # the same digest; platforms, places or spellings differ
+    DETAILS = "details"  # the same digest; platforms, positions or spellings differ
 
 
 class Weight(StrEnum):
-    """How much a verdict weighs: `note` holds unless somebody is strict."""
+    """The severity of a verdict. `note` counts as success unless the check is strict."""
 
     HOLDS = "holds"
     NOTE = "note"
@@ -38,7 +38,7 @@ class Weight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlatformChange:
-    """Platforms by what became of them; all empty where one of the two sides was not read."""
+    """Platforms by their change; all empty if one of the two sides is not known."""
 
     changed: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class PlatformChange:
 
 @dataclass(frozen=True, slots=True)
 class LockChange:
-    """One image that differs. `before` is None for one that was added, `after` for one that was removed."""
+    """One image that differs. `before` None: it was added. `after` None: it was removed."""
 
     kind: ChangeKind
     reference: Reference
@@ -65,21 +65,21 @@ class LockChange:
 
     @property
     def platforms(self) -> PlatformChange:
-        """What became of each platform."""
+        """The change of each platform."""
         return compare_platforms(
             () if self.before is None else self.before.platforms, () if self.after is None else self.after.platforms
         )
 
 
 def compare_locks(before: Lock, after: Lock) -> tuple[LockChange, ...]:
-    """Every image that differs, sorted by reference."""
+    """Return every image that differs, sorted by reference."""
     old, new = before.by_reference(), after.by_reference()
-    found = [
+    changes = [
         LockChange(kind, reference, old.get(reference), new.get(reference))
         for reference in sorted(old.keys() | new.keys(), key=str)
         if (kind := _kind(old.get(reference), new.get(reference))) is not None
     ]
-    return tuple(found)
+    return tuple(changes)
 
 
 def _kind(before: LockedImage | None, after: LockedImage | None) -> ChangeKind | None:
@@ -93,7 +93,7 @@ def _kind(before: LockedImage | None, after: LockedImage | None) -> ChangeKind |
 
 
 def compare_platforms(before: Sequence[LockedPlatform], after: Sequence[LockedPlatform]) -> PlatformChange:
-    """Which platforms mean other manifests than before."""
+    """Return the platforms that were added, removed, or have other manifests."""
     if not before or not after:
         return PlatformChange()
     old, new = _by_platform(before), _by_platform(after)
@@ -106,15 +106,15 @@ def compare_platforms(before: Sequence[LockedPlatform], after: Sequence[LockedPl
 
 
 def _by_platform(platforms: Iterable[LockedPlatform]) -> dict[str, frozenset[Digest]]:
-    """Manifests by platform; an index may have several for one (Windows, by version)."""
-    found: dict[str, frozenset[Digest]] = {}
+    """Return manifests by platform; an index may have several for one platform (Windows, by version)."""
+    manifests: dict[str, frozenset[Digest]] = {}
     for each in platforms:
-        found[each.platform] = found.get(each.platform, frozenset()) | {each.manifest}
-    return found
+        manifests[each.platform] = manifests.get(each.platform, frozenset()) | {each.manifest}
+    return manifests
 
 
 def age(since_us: int, now_us: int) -> str:
-    """How long ago something was, as a person says it: `12 days`; a time that is still to come is `0 seconds`."""
+    """Return how long ago a time was, such as `12 days`; `0 seconds` for a time in the future."""
     seconds = max(0, now_us - since_us) // SECOND_US
     unit, size = next((each for each in _UNITS if seconds >= each[1]), _UNITS[-1])
     number = seconds // size

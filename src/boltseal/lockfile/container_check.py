@@ -1,20 +1,21 @@
-"""Is what runs what is locked? One verdict for each container. Pure: what hosts and registries say is passed in.
+"""Compare a running container with the lock. Pure: what hosts and registries report is passed in.
 
-A container is held against the lock by the image that it stands on, never by what its tag means by now. It goes by
-several digests, of which a host may know any: the index, its platform's manifest, the config. What decides, in order:
+The container's image decides, not what its tag resolves to now. An image has several digests, and a host may know any
+of them: the index, the platform's manifest, the config. The steps that decide, in this order:
 
-1. The lock does not name what it was started as. If it is an image of the lock all the same, it holds. If the lock has
-   other tags of that repository: unknown. Else it is none of the lock's business, which is noted.
-2. The lock says that it is built where it runs: so it must not come from a registry.
-3. It is one of the digests of the lock: holds, unless it is another machine's while the lock has one for this machine.
-4. It is none of them. Of the reasons for that, the first that fits:
-   a. nothing that the host knows of it is of a kind that the lock knows: could not check;
-   b. its name means what is locked on this host by now: not recreated;
+1. The lock does not contain the reference. If it contains the image: holds. If it contains other tags of that
+   repository: unknown. Else the container is not covered by the lock, which is a note.
+2. The lock marks the reference as a local build, so it must not come from a registry.
+3. The image has one of the locked digests: holds, unless the lock has an image for this machine and this is another
+   one.
+4. The image has none of the locked digests. The first reason that applies:
+   a. the host knows no digest of a kind that the lock contains: could not check;
+   b. the reference resolves to the locked image on this host: not recreated;
    c. the host has lost its record of the image;
-   d. it is for another machine;
+   d. the image is for another machine;
    e. it came from no registry: a local build;
-   f. it is what the tag means now, or got its name here after the lock was written: the tag moved after the lock; but if
-      the tag still means what is locked, somebody here named another image so: unknown;
+   f. it is the tag's current image, or was tagged here after the lock was written: the tag moved after the lock; but if
+      the tag still resolves to the locked digest, another image was tagged so on this host: unknown;
    g. it was created after the new image was locked: recreated without a pull;
    h. it was created before that: the tag moved after the pull.
 """
@@ -34,37 +35,37 @@ from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
 
 KEEP_PREFIX: Final = "boltseal-keep-"
-"""How a tag begins that `boltseal pull` puts on an image to keep it; no registry has it."""
+"""Prefix of the tags by which `boltseal pull` keeps images; they exist in no registry."""
 
 
 class DigestKind(StrEnum):
-    """What a digest is the digest of.
+    """What a digest identifies.
 
-    UNSAID: of an index or of a manifest, its host does not say which. IMAGE_ID: what some store calls the image by, in most
-    of them the config's digest.
+    UNSPECIFIED: an index or a manifest, the host does not say which. IMAGE_ID: a store's own ID of an image, in most
+    stores the config's digest.
     """
 
     INDEX = "index"
     MANIFEST = "manifest"
     CONFIG = "config"
-    UNSAID = "digest"
+    UNSPECIFIED = "digest"
     IMAGE_ID = "image-id"
 
 
 STORES_KINDS: Final = frozenset({DigestKind.CONFIG, DigestKind.IMAGE_ID})
-"""What only stores call an image by: no registry has it under them."""
+"""Kinds that only stores use: no registry has an image by such a digest."""
 
 
 class Origin(StrEnum):
-    """Whether an image came from a registry. UNSAID: its store gives everything a name with a digest, built or pulled."""
+    """Whether an image came from a registry. UNSPECIFIED: its store gives a digest to every image, built or pulled."""
 
     PULLED = "pulled"
     LOCAL = "local"
-    UNSAID = "unsaid"
+    UNSPECIFIED = "unsaid"
 
 
 class ContainerStatus(StrEnum):
-    """How a container stands with the lock, as `--json` has it."""
+    """The result for a container, as in `--json`."""
 
     HOLDS = "holds"
     NOT_LOCKED = "not-in-the-lock"
@@ -80,14 +81,14 @@ class ContainerStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunningImage:
-    """What a container stands on, as its host tells it.
+    """A container's image, as its host reports it.
 
-    `started_as`: what its creator asked for, None where that was an ID. `names`: what the host calls the image now;
-    `pulled_as`: under which digests of which repositories it has it, as far as it says.
-    `platform`: of the image, "" where nobody says; `machine`: the host's. `recorded`: the host still knows the image.
-    `created_us`: the container; `tagged_us`: when the image last got a name on this host. `here`: the digests of what
-    `started_as` means on this host now, None where nothing has that name. `means`: what the registry says it means now,
-    None where it was not asked.
+    `started_as`: the reference in the create request, None if that was an ID. `names`: the image's references on the
+    host now. `pulled_as`: its references by digest, as far as known. `platform`: of the image, "" if unknown;
+    `machine`: the host's. `recorded`: whether the host still knows the image. `created_us`: of the container.
+    `tagged_us`: when the image was last tagged on this host. `local_digests`: of the image to which `started_as`
+    resolves on this host now, None if there is none. `current_digest`: what it resolves to in the registry now, None if
+    that was not asked.
     """
 
     started_as: Reference | None
@@ -96,19 +97,19 @@ class RunningImage:
     pulled_as: tuple[Reference, ...] = ()
     platform: str = ""
     machine: str = ""
-    origin: Origin = Origin.UNSAID
+    origin: Origin = Origin.UNSPECIFIED
     recorded: bool = True
     created_us: int | None = None
     tagged_us: int | None = None
-    here: frozenset[Digest] | None = None
-    means: Digest | None = None
+    local_digests: frozenset[Digest] | None = None
+    current_digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunningVerdict:
-    """What is to be said of a container. `locked`: the image of the lock that it was held against."""
+    """The result for a container. `locked`: the lock entry that it was compared with."""
 
-    standing: ContainerStatus
+    status: ContainerStatus
     weight: Weight
     reason: str = ""
     locked: LockedImage | None = None
@@ -116,7 +117,7 @@ class RunningVerdict:
 
 @dataclass(frozen=True, slots=True)
 class LockedImages:
-    """A lock, by what containers are found by: names, digests, repositories."""
+    """A lock, indexed for containers by reference, digest and repository."""
 
     lock: Lock
     by_name: Mapping[Reference, LockedImage]
@@ -125,19 +126,19 @@ class LockedImages:
 
     @classmethod
     def of(cls, lock: Lock) -> LockedImages:
-        """All of a lock."""
+        """Index a lock."""
         tags: dict[str, tuple[str, ...]] = {}
         for image in lock.images:
-            said = str(image.reference.tag or (image.reference.digest and image.reference.digest.short))
-            tags[image.reference.name] = (*tags.get(image.reference.name, ()), said)
+            tag = str(image.reference.tag or (image.reference.digest and image.reference.digest.short))
+            tags[image.reference.name] = (*tags.get(image.reference.name, ()), tag)
         by_digest = {digest: image for image in lock.images for digest in image.digests}
         return cls(lock, lock.by_reference(), by_digest, tags)
 
-    def named(self, running: RunningImage) -> LockedImage | None:
-        """What the lock says of what a container was started as.
+    def entry_for(self, running: RunningImage) -> LockedImage | None:
+        """Return the lock entry for a container's reference, or None.
 
-        What was started by a digest alone, or by the name under which `boltseal pull` keeps an image, as `boltseal deploy`
-        does, goes by the one tag of its repository that the lock has.
+        A container started by digest only, or by the tag with which `boltseal pull` keeps an image (as `boltseal
+        deploy` does), gets the entry of its repository if there is only one tag.
         """
         name = running.started_as
         if name is None:
@@ -149,94 +150,94 @@ class LockedImages:
         only = replace(name, tag=Tag(tags[0]), digest=None) if len(tags) == 1 and ":" not in tags[0] else None
         return None if only is None else self.by_name.get(only)
 
-    def same(self, digests: Iterable[Digest]) -> LockedImage | None:
-        """The image of the lock that goes by one of these digests."""
+    def entry_with_digest(self, digests: Iterable[Digest]) -> LockedImage | None:
+        """Return the lock entry that has one of these digests, or None."""
         return next((found for digest in digests if (found := self.by_digest.get(digest)) is not None), None)
 
 
 def judge(running: RunningImage, lock: LockedImages) -> RunningVerdict:
-    """How a container stands with the lock."""
-    locked = lock.named(running)
+    """Compare a container with the lock."""
+    locked = lock.entry_for(running)
     # 1
     if locked is None:
-        return _not_named(running, lock)
+        return _judge_unlocked(running, lock)
     # 2
     if locked.local_build:
-        return _locked_as_built(running, locked)
+        return _judge_local_build(running, locked)
     # 3
     if locked.digests & running.digests.keys():
-        return _same(running, locked)
-    return RunningVerdict(*_different(running, locked), locked)
+        return _judge_same_image(running, locked)
+    return RunningVerdict(*_difference(running, locked), locked)
 
 
-def kinds(digests: Mapping[Digest, DigestKind], locked: LockedImage | None) -> dict[Digest, DigestKind]:
-    """The same digests, each of the kind that the lock knows it to be of where its host does not say."""
+def known_kinds(digests: Mapping[Digest, DigestKind], locked: LockedImage | None) -> dict[Digest, DigestKind]:
+    """Return these digests with kinds that the lock knows in place of the unspecific ones."""
     known: dict[Digest, DigestKind] = {}
     if locked is not None:
         known = {each.image: DigestKind.CONFIG for each in locked.platforms if each.image is not None}
         known |= {each.manifest: DigestKind.MANIFEST for each in locked.platforms}
         if locked.digest is not None and locked.media_type in INDEX_TYPES:
             known[locked.digest] = DigestKind.INDEX
-    unsure = (DigestKind.UNSAID, DigestKind.IMAGE_ID)
-    return {each: known.get(each, kind) if kind in unsure else kind for each, kind in digests.items()}
+    unspecific = (DigestKind.UNSPECIFIED, DigestKind.IMAGE_ID)
+    return {each: known.get(each, kind) if kind in unspecific else kind for each, kind in digests.items()}
 
 
 def has_registry_digest(digests: Mapping[Digest, DigestKind]) -> bool:
-    """Whether one of them is what a registry would call the image by, and not only a store."""
+    """Return whether one of these digests identifies an image in a registry, not only in a store."""
     return any(kind not in STORES_KINDS for kind in digests.values())
 
 
-def _not_named(running: RunningImage, lock: LockedImages) -> RunningVerdict:
-    same = lock.same(running.digests)
+def _judge_unlocked(running: RunningImage, lock: LockedImages) -> RunningVerdict:
+    same = lock.entry_with_digest(running.digests)
     if same is not None:
         reason = f"it is what {same.reference.familiar()} is locked to"
         return RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, reason, same)
-    called = [running.started_as] if running.started_as is not None else []
-    for name in (*called, *running.names):
+    references = [running.started_as] if running.started_as is not None else []
+    for name in (*references, *running.names):
         if tags := lock.tags.get(name.name):
-            reason = f"{LOCK_NAME} has {name.name} as {', '.join(tags)}, and neither this name nor this image"
+            reason = f"{LOCK_NAME} has {name.name} as {', '.join(tags)}, but neither this tag nor this image"
             return RunningVerdict(ContainerStatus.UNKNOWN, Weight.DIFFERS, reason)
-    return RunningVerdict(ContainerStatus.NOT_LOCKED, Weight.NOTE, f"{LOCK_NAME} does not name it")
+    return RunningVerdict(ContainerStatus.NOT_LOCKED, Weight.NOTE, f"it is not in {LOCK_NAME}")
 
 
-def _locked_as_built(running: RunningImage, locked: LockedImage) -> RunningVerdict:
+def _judge_local_build(running: RunningImage, locked: LockedImage) -> RunningVerdict:
     if running.origin is Origin.PULLED:
-        reason = f"{LOCK_NAME} says that it is built where it runs, and it came from a registry"
+        reason = f"{LOCK_NAME} marks it as a local build, but it came from a registry"
         return RunningVerdict(ContainerStatus.UNKNOWN, Weight.DIFFERS, reason, locked)
-    return RunningVerdict(ContainerStatus.LOCAL_BUILD, Weight.HOLDS, f"it is built here, as {LOCK_NAME} says", locked)
+    return RunningVerdict(ContainerStatus.LOCAL_BUILD, Weight.HOLDS, f"it is built here, as in {LOCK_NAME}", locked)
 
 
-def _same(running: RunningImage, locked: LockedImage) -> RunningVerdict:
-    its = _platform_of(running, locked)
-    if _other(its, running.machine, locked):
+def _judge_same_image(running: RunningImage, locked: LockedImage) -> RunningVerdict:
+    platform = _platform_of(running, locked)
+    if _is_other_machine(platform, running.machine, locked):
         return RunningVerdict(
-            ContainerStatus.OTHER_PLATFORM, Weight.DIFFERS, _for_another(its, running, locked), locked
+            ContainerStatus.OTHER_PLATFORM, Weight.DIFFERS, _other_machine_reason(platform, running, locked), locked
         )
-    lost = "" if running.recorded else "its host has lost the record of the image; `docker pull` it again to keep it"
+    lost = "" if running.recorded else "its host has lost the record of the image; `docker pull` restores it"
     return RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, lost, locked)
 
 
-def _different(running: RunningImage, locked: LockedImage) -> tuple[ContainerStatus, Weight, str]:
+def _difference(running: RunningImage, locked: LockedImage) -> tuple[ContainerStatus, Weight, str]:
     name, wanted = locked.reference.familiar(), "" if locked.digest is None else locked.digest.short
     # a
     if not _comparable(running, locked):
         reason = f"its host knows only its image ID, and {LOCK_NAME} has none for {name}"
-        standing = ContainerStatus.UNKNOWN if running.recorded else ContainerStatus.RECORD_GONE
-        return standing, Weight.UNKNOWN, reason
+        status = ContainerStatus.UNKNOWN if running.recorded else ContainerStatus.RECORD_GONE
+        return status, Weight.UNKNOWN, reason
     # b
-    if running.here is not None and running.here & locked.digests:
-        reason = f"what is locked is on its host, and the container stands on what {name} meant before; recreate it"
+    if running.local_digests is not None and running.local_digests & locked.digests:
+        reason = f"its host has the locked image, but the container runs a former image of {name}; recreate it"
         return ContainerStatus.NOT_RECREATED, Weight.DIFFERS, reason
     # c
     if not running.recorded:
-        reason = f"its host has lost the record of the image, whose ID is none of those that {name} is locked to"
+        reason = f"its host has lost the record of the image, and its ID is not among those locked for {name}"
         return ContainerStatus.RECORD_GONE, Weight.DIFFERS, reason
     # d
-    if _other(running.platform, running.machine, locked):
-        return ContainerStatus.OTHER_PLATFORM, Weight.DIFFERS, _for_another(running.platform, running, locked)
+    if _is_other_machine(running.platform, running.machine, locked):
+        return ContainerStatus.OTHER_PLATFORM, Weight.DIFFERS, _other_machine_reason(running.platform, running, locked)
     # e
     if running.origin is Origin.LOCAL:
-        reason = f"no registry is known for it: it was built or loaded on its host; {name} is locked to {wanted}"
+        reason = f"it was built or loaded on its host, and is in no known registry; {name} is locked to {wanted}"
         return ContainerStatus.LOCAL_BUILD, Weight.DIFFERS, reason
     return _moved(running, locked, name, wanted)
 
@@ -244,20 +245,22 @@ def _different(running: RunningImage, locked: LockedImage) -> tuple[ContainerSta
 def _moved(running: RunningImage, locked: LockedImage, name: str, wanted: str) -> tuple[ContainerStatus, Weight, str]:
     since = time_text(locked.first_seen_us)
     # f
-    if running.means in running.digests:
-        reason = f"{name} moved after it was locked to {wanted}, and its host has pulled what it means now"
+    if running.current_digest in running.digests:
+        reason = f"{name} moved after it was locked to {wanted}, and its host has pulled the new image"
         return ContainerStatus.MOVED_AFTER_LOCK, Weight.DIFFERS, reason
     named_us = _named_us(running)
     if named_us is not None and named_us > locked.first_seen_us:
-        got = f"its host got it as {name} on {time_text(named_us)}, after that was locked to {wanted}"
-        if running.means == locked.digest:
-            reason = f"{got}, and {name} still means that in its registry: somebody here gave another image its name"
+        got = f"its host tagged it as {name} on {time_text(named_us)}, after that was locked to {wanted}"
+        if running.current_digest == locked.digest:
+            reason = (
+                f"{got}, but {name} still resolves to that in its registry: another image was tagged so on this host"
+            )
             return ContainerStatus.UNKNOWN, Weight.DIFFERS, reason
         return ContainerStatus.MOVED_AFTER_LOCK, Weight.DIFFERS, got
     # g
     if running.created_us is not None and running.created_us >= locked.first_seen_us:
         reason = (
-            f"it was created on {time_text(running.created_us)} of an image that was on its host already; {name} is "
+            f"it was created on {time_text(running.created_us)} from an image that was already on its host; {name} is "
             f"locked to {wanted} since {since}: pull, and recreate it"
         )
         return ContainerStatus.RECREATED_WITHOUT_PULL, Weight.DIFFERS, reason
@@ -267,37 +270,37 @@ def _moved(running: RunningImage, locked: LockedImage, name: str, wanted: str) -
 
 
 def _named_us(running: RunningImage) -> int | None:
-    """When it got the name that the container was started as; known only of an image with no name besides."""
+    """Return when the image got the container's reference as its tag; None if it has other tags too."""
     name = running.started_as
     return running.tagged_us if name is not None and running.names == (lock_key(name),) else None
 
 
 def _comparable(running: RunningImage, locked: LockedImage) -> bool:
-    """Whether equal images would have shown a digest in common: an image ID says nothing to a lock without image IDs."""
+    """Return whether equal images would share a digest: image IDs are useless if the lock has none."""
     return has_registry_digest(running.digests) or any(each.image is not None for each in locked.platforms)
 
 
 def _platform_of(running: RunningImage, locked: LockedImage) -> str:
-    """What the lock says of the very manifest or config that runs, else what the host says of the image."""
+    """Return the platform of the running manifest or config in the lock, else the host's information."""
     for each in locked.platforms:
         if each.manifest in running.digests or (each.image is not None and each.image in running.digests):
             return each.platform
     return running.platform
 
 
-def _other(platform: str, machine: str, locked: LockedImage) -> bool:
-    """Whether it is for another machine, though the lock has one for this machine."""
+def _is_other_machine(platform: str, machine: str, locked: LockedImage) -> bool:
+    """Return whether an image is for another machine, although the lock has one for this machine."""
     if not platform or not machine or _machine(platform) == _machine(machine):
         return False
     return not locked.platforms or any(_machine(each.platform) == _machine(machine) for each in locked.platforms)
 
 
-def _for_another(platform: str, running: RunningImage, locked: LockedImage) -> str:
+def _other_machine_reason(platform: str, running: RunningImage, locked: LockedImage) -> str:
     return (
-        f"it is the image for {platform}, and its host is {running.machine}: pull {locked.reference.familiar()} again"
+        f"it is the image for {platform}, but its host is {running.machine}: pull {locked.reference.familiar()} again"
     )
 
 
 def _machine(platform: str) -> tuple[str, ...]:
-    """System and processor; variants and versions run beside each other."""
+    """Return system and architecture; images of several variants and versions can run on one machine."""
     return tuple(platform.partition(":")[0].split("/")[:2])

@@ -1,8 +1,8 @@
-"""The lock's values: what the image references of a project mean (file `boltseal.lock`). Pure; `parse` reads it, `format` writes it.
+"""The content of a lock: the digest of each image reference (file `boltseal.lock`). Pure; see `parse` and `format`.
 
-One `LockedImage` for each reference as Docker completes it, so that `nginx:1.25` and `docker.io/library/nginx:1.25`
-are one. It is named by its tag, or by its digest where it has no tag; never by both: the digest beside a tag is what a
-file says, and the lock's own digest is what the lock says.
+There is one `LockedImage` for each completed reference, so `nginx:1.25` and `docker.io/library/nginx:1.25` are the same
+entry. Its key is the tag, or the digest if the reference has no tag; never both: a digest beside a tag is a pin in a
+file, while the entry's own digest is the locked one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ SECOND_US: Final = 1_000_000
 
 
 class LockInvalid(Invalid):
-    """A lock that can't be read, or says what can't be."""
+    """A lock that can't be read or has an invalid value."""
 
 
 class LockedPlatform(NamedTuple):
-    """What an image is on one platform: `manifest` as a runtime pulls it, `image` the image ID (the digest of its config).
+    """An image's digests on one platform: `manifest`, which a runtime pulls, and `image`, the image ID (config digest).
 
-    `platform` as Docker writes it (`linux/arm64/v8`), "" where the registry does not say. `image` is None where it was
-    not read.
+    `platform` as Docker writes it (`linux/arm64/v8`), "" if the registry does not say. `image` None: not read.
     """
 
     platform: str
@@ -38,7 +37,7 @@ class LockedPlatform(NamedTuple):
 
 
 class Use(NamedTuple):
-    """A place in the project that names an image: `file` relative to the project, `at` in words (`services.web.image`)."""
+    """An occurrence in the project: `file` relative to the project, `at` as a key path (`services.web.image`)."""
 
     file: str
     at: str
@@ -46,10 +45,10 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LockedImage:
-    """What a reference means. `digest` is None for a local build: an image that no registry holds.
+    """A locked reference. `digest` None: a local build, which is in no registry.
 
-    `media_type`: of what the digest names, "" where the registry did not say. `first_seen_us`: when it was first found
-    to mean this, in whole seconds. `written`: as the files write it. `entry`: the index of the registry's ledger entry.
+    `media_type`: of the digest's manifest, "" if unknown. `first_seen_us`: when the reference first resolved to this
+    digest, in whole seconds. `written`: its spellings in files. `entry`: the index of the registry's ledger entry.
     """
 
     reference: Reference
@@ -63,68 +62,68 @@ class LockedImage:
 
     def __post_init__(self) -> None:
         if (self.reference.tag is None) == (self.reference.digest is None):
-            raise LockInvalid(f"{self.reference} is no name for the lock; expected a tag, or a digest without a tag")
+            raise LockInvalid(f"{self.reference} can't be locked; expected a tag, or a digest without a tag")
         if self.reference.digest is not None and self.digest != self.reference.digest:
             raise LockInvalid(f"{self.reference} names one digest and is locked to another")
         if self.first_seen_us % SECOND_US:
-            raise LockInvalid(f"{self.reference}: the lock's times are whole seconds")
+            raise LockInvalid(f"{self.reference}: times in a lock are whole seconds")
 
     @property
     def local_build(self) -> bool:
-        """Whether no registry holds it: it is built where it runs."""
+        """Whether the image is built where it runs, and is in no registry."""
         return self.digest is None
 
     @property
     def digests(self) -> frozenset[Digest]:
-        """Every digest that this image goes by, on a registry or on a host: index, manifests, image IDs."""
+        """Every digest of this image, in a registry or on a host: index, manifests, image IDs."""
         found = {each for platform in self.platforms for each in platform[1:] if each is not None}
         return frozenset(found if self.digest is None else found | {self.digest})
 
     @property
     def image_ids(self) -> tuple[Digest, ...]:
-        """The image ID of every platform; () where one is not known, so that none can be held against what a host has."""
+        """The image ID of every platform; () if one is unknown, because then a comparison would be incomplete."""
         known = tuple(each.image for each in self.platforms if each.image is not None)
         return known if len(known) == len(self.platforms) else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A whole lock. `keys`: the ledger key (`vkey`) of each registry that has one, by the registry's name."""
+    """A whole lock. `keys`: the trusted ledger key (`vkey`) of each registry that has one, by registry."""
 
     images: tuple[LockedImage, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, reference: Reference) -> LockedImage | None:
-        """What the lock says of a reference, its digest beside a tag not looked at."""
+        """Return the entry of a reference, or None. A digest beside a tag is ignored."""
         key = lock_key(reference)
         return next((image for image in self.images if image.reference == key), None)
 
     def by_reference(self) -> Mapping[Reference, LockedImage]:
-        """All images by the name that `lock_key` gives."""
+        """Return all entries by key (see `lock_key`)."""
         return {image.reference: image for image in self.images}
 
 
 def lock_key(reference: Reference) -> Reference:
-    """The name under which a reference stands in a lock: by tag if it has one, `latest` if it has nothing."""
+    """Return the key of a reference: the digest if it has no tag, else the tag, `latest` by default."""
     return reference if reference.tag is None and reference.digest is not None else reference.by_tag
 
 
 def key_in(reference: Reference, known: Mapping[Reference, LockedImage], *, same: bool = False) -> Reference:
-    """The name under which a reference stands in this lock.
+    """Return the key of a reference in this lock.
 
-    A digest that stands alone is what is left in a file when a name without a tag was pinned: it goes by `latest`, if the
-    lock has that and does not have the digest by itself. `same`: only if that is what `latest` is locked to.
+    Pinning a name without a tag leaves only the digest in the file. Such a digest has the key `latest`, if the lock
+    contains that and not the digest itself. `same`: only if `latest` is locked to this digest.
     """
     key = lock_key(reference)
     if key.digest is None or key in known:
         return key
     latest = key.by_tag
-    there = latest in known and (not same or known[latest].digest == key.digest)
-    return latest if there else key
+    use_latest = latest in known and (not same or known[latest].digest == key.digest)
+    return latest if use_latest else key
 
 
 def sorted_lock(images: Iterable[LockedImage], keys: Mapping[str, str]) -> Lock:
-    """A lock in the one order that it has: everything sorted, nothing twice; only keys of registries that are used."""
+    """Return a lock in canonical order: sorted, without duplicates, with only the keys of registries in use."""
     ordered = sorted((_sorted(image) for image in images), key=lambda image: str(image.reference))
     registries = {image.reference.registry for image in ordered}
     return Lock(tuple(ordered), {name: keys[name] for name in sorted(keys) if name in registries})

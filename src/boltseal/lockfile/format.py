@@ -1,4 +1,4 @@
-"""A lock as text: the one form in which it is written, made to be read in a diff.
+"""Write a lock as text, in one canonical form that is easy to review in a diff. Pure.
 
     # comment
     version = 1
@@ -15,9 +15,9 @@
     written = [ ... ]                          lists: sorted, one item a line
     used = [ { file = "Dockerfile", at = "FROM" }, ... ]
     platforms = [ { platform = "linux/amd64", manifest = "sha256:...", image = "sha256:..." }, ... ]
-                                               of Docker Hub a comment in their place where they were not read
+                                               a comment instead, if they were not read (Docker Hub)
 
-Nothing in it depends on when or where it was written: the same lock is the same bytes.
+The text does not depend on when or where it was written: the same lock always has the same bytes.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from boltseal.lockfile.document import SECOND_US, VERSION, Lock, LockedImage, Lo
 from boltseal.oci.reference import HUB
 
 _HEAD: Final = (
-    "# What the image references of this project mean. Written by `boltseal lock`, to be committed.\n"
-    "# `boltseal verify` compares; `boltseal lock --update` takes what the tags mean now.\n"
+    "# The digests of this project's image references. Written by `boltseal lock`; commit this file.\n"
+    "# `boltseal verify` compares; `boltseal lock --update` accepts the digests that the tags resolve to now.\n"
 )
 
 
 def format_lock(lock: Lock) -> str:
-    """The text of a lock; `parse_lock` reads it back as the same lock, sorted."""
+    """Return the text of a lock. `parse_lock` reads it back as the same lock, sorted."""
     lock = sorted_lock(lock.images, lock.keys)
     return _HEAD + "\n".join(_lines(lock)) + "\n"
 
@@ -64,7 +64,7 @@ def _image(image: LockedImage) -> Iterator[str]:
     yield from _list("used", (f"{{ file = {_text(use.file)}, at = {_text(use.at)} }}" for use in image.used))
     yield from _list("platforms", map(_platform, image.platforms))
     if image.digest is not None and not image.platforms and image.reference.registry == HUB:
-        yield "# platforms: not read, since on Docker Hub that counts as pulls; `boltseal lock --count-pulls` does"
+        yield "# platforms: not read, because that counts as pulls on Docker Hub; `boltseal lock --count-pulls` reads them"
 
 
 def _platform(each: LockedPlatform) -> str:
@@ -79,11 +79,11 @@ def _list(name: str, items: Iterable[str]) -> Iterator[str]:
 
 
 def time_text(time_us: int) -> str:
-    """A time in whole seconds as the lock and messages write it: 2026-11-24T18:00:00Z."""
+    """Return a time in whole seconds as in the lock and in messages: 2026-11-24T18:00:00Z."""
     return f"{datetime.fromtimestamp(time_us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%S}Z"
 
 
 def _text(text: str) -> str:
-    """A basic string of TOML: JSON's, but DEL has to be escaped too, and half a surrogate pair is no character."""
+    """Return a TOML basic string: as in JSON, but with DEL escaped, and half surrogate pairs replaced."""
     whole = text.encode("utf-8", "backslashreplace").decode()
     return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")

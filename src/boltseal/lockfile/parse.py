@@ -1,12 +1,12 @@
-"""The text of a lock becomes a `Lock`, or one line that says where it is wrong. Everything in it is hostile until then.
+"""Parse the text of a lock, or report in one line what is wrong with it. The input is untrusted. Pure.
 
-1. It is UTF-8 and TOML, of a size that a project could mean, and has no conflict of a merge left in it.
-2. Its version is one we know; a newer one is refused, not half understood.
-3. Every table has the keys it must have and no other; every value is what the key promises.
-4. No reference stands twice, and none is locked to another digest than the one it names.
+1. It is UTF-8 and TOML of a limited size, without a merge conflict.
+2. Its version is known; a newer one is refused rather than read in part.
+3. Every table has the required keys and no unknown ones; every value has the type of its key.
+4. No reference occurs twice, and none is locked to another digest than the one that it names.
 
-Who is trusted: nobody. Whoever can write the lock decides what is deployed, so a change of it is to be read in review;
-but it can't make us talk to a host, run a program, or print what a terminal would obey.
+A writer of the lock decides what is deployed, so changes to it must be reviewed. But a lock can't make boltseal
+contact a host or run a program, or send control characters to the terminal.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _IMAGE: Final = {
 }
 _USE: Final = {"file": str, "at": str}
 _PLATFORM: Final = {"platform": str, "manifest": str, "image": str}
-_WORDS: Final = {
+_TYPE_NAMES: Final = {
     str: "a text",
     bool: "true or false",
     int: "a whole number",
@@ -63,7 +63,7 @@ _WORDS: Final = {
 
 
 def parse_lock(raw: bytes) -> Lock:
-    """The lock that these bytes are. LockInvalid."""
+    """Parse a lock. Raises: LockInvalid: the text is not a valid lock."""
     try:
         return _lock(_document(raw))
     except LockInvalid as error:
@@ -73,12 +73,12 @@ def parse_lock(raw: bytes) -> Lock:
 def _lock(document: dict[str, Any]) -> Lock:
     # 2
     if "version" not in document:
-        _refuse(f"it has no version, as if it were empty or cut off; expected `version = {VERSION}`")
+        _refuse(f"it has no version: the file may be empty or truncated; expected `version = {VERSION}`")
     version = document.pop("version")
     if type(version) is not int or version < 1:
         _refuse(f"version is {quote(str(version))}; expected {VERSION}")
     if version > VERSION:
-        _refuse(f"it is of version {version}, and this boltseal reads up to {VERSION}; use a newer boltseal")
+        _refuse(f"it has version {version}, but this boltseal reads up to {VERSION}; use a newer boltseal")
     # 3
     unknown = set(document) - {"keys", "image"}
     if unknown:
@@ -93,14 +93,14 @@ def _lock(document: dict[str, Any]) -> Lock:
     seen: set[Reference] = set()
     for image in images:
         if image.reference in seen:
-            _refuse(f"{image.reference} stands in it twice; take one of the two away, or run `boltseal lock`")
+            _refuse(f"{image.reference} occurs twice; remove one of the two, or run `boltseal lock`")
         seen.add(image.reference)
     return sorted_lock(images, _keys(document.get("keys", {})))
 
 
 def _document(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_LOCK_BYTES:
-        _refuse(f"it has {len(raw)} bytes; at most {MAX_LOCK_BYTES} are read")
+        _refuse(f"it has {len(raw)} bytes; expected at most {MAX_LOCK_BYTES}")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -108,35 +108,35 @@ def _document(raw: bytes) -> dict[str, Any]:
     conflict = _CONFLICT.search(text)
     if conflict is not None:
         line = text.count("\n", 0, conflict.start()) + 1
-        _refuse(f"line {line} is left over from a merge; take either side whole, then run `boltseal lock`")
+        _refuse(f"line {line} is a merge conflict; take one side completely, then run `boltseal lock`")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise LockInvalid(f"not TOML: {quote(str(error), 200)[1:-1]}") from error
-    except (RecursionError, ValueError) as error:  # nested too deeply; a date or a number that none is
-        raise LockInvalid(f"not TOML that can be read: {type(error).__name__}") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply; an invalid date or number
+        raise LockInvalid(f"not TOML: {type(error).__name__}") from error
 
 
 def _image(table: Mapping[str, Any]) -> LockedImage:
     _check(table, "", _IMAGE, ("reference", "first_seen"))
     local = table.get("local_build", False)
     if local == ("digest" in table):
-        _refuse("it has either a digest or local_build = true")
+        _refuse("expected either a digest or local_build = true")
     entry = table.get("entry")
     if entry is not None and not 0 <= entry < 2**63:
         _refuse(f"entry is {entry}; expected the index of a ledger entry")
     seen: datetime = table["first_seen"]
     if seen.tzinfo is None or seen.microsecond or seen < _EARLIEST:
-        _refuse(f"first_seen is {seen}; expected {_WORDS[datetime]}")
+        _refuse(f"first_seen is {seen}; expected {_TYPE_NAMES[datetime]}")
     return LockedImage(
-        Reference.parse(table["reference"]),
-        None if local else Digest.parse(table["digest"]),
-        round(seen.timestamp()) * SECOND_US,
-        table.get("media_type", ""),
-        tuple(_platform(each) for each in _tables(table, "platforms")),
-        tuple(_texts(table.get("written", []), "written")),
-        tuple(_use(each) for each in _tables(table, "used")),
-        entry,
+        reference=Reference.parse(table["reference"]),
+        digest=None if local else Digest.parse(table["digest"]),
+        first_seen_us=round(seen.timestamp()) * SECOND_US,
+        media_type=table.get("media_type", ""),
+        platforms=tuple(_platform(each) for each in _tables(table, "platforms")),
+        written=tuple(_texts(table.get("written", []), "written")),
+        used=tuple(_use(each) for each in _tables(table, "used")),
+        entry=entry,
     )
 
 
@@ -155,17 +155,17 @@ def _use(table: Mapping[str, Any]) -> Use:
 
 def _keys(table: Any) -> dict[str, str]:
     if not isinstance(table, dict):
-        _refuse("keys is no table; expected [keys]")
+        _refuse("keys is not a table; expected [keys]")
     for name, key in table.items():
         if not isinstance(key, str) or len(key) > MAX_TEXT or _is_key(key) is None:
-            _refuse(f"keys: {quote(name)} is no ledger key; expected NAME+ID+KEY")
+            _refuse(f"keys: {quote(name)} is not a ledger key; expected NAME+ID+KEY")
     return table
 
 
 def _tables(table: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     found = table.get(key, [])
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        _refuse(f"{key} is no list of tables")
+        _refuse(f"{key} is not a list of tables")
     return found
 
 
@@ -173,9 +173,9 @@ def _check(table: Mapping[str, Any], where: str, known: Mapping[str, type], need
     for key, value in table.items():
         expected = known.get(key)
         if expected is None:
-            _refuse(f"{where}unknown key {quote(key)}; known are {', '.join(known)}")
+            _refuse(f"{where}unknown key {quote(key)}; known keys: {', '.join(known)}")
         if type(value) is not expected:
-            _refuse(f"{where}{key} is {quote(str(value))}; expected {_WORDS[expected]}")
+            _refuse(f"{where}{key} is {quote(str(value))}; expected {_TYPE_NAMES[expected]}")
         if isinstance(value, str):
             _texts([value], f"{where}{key}")
     missing = [key for key in needed if key not in table]

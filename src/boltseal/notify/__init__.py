@@ -1,1 +1,1 @@
-"""Who is told of events, and that they really are. What happened is `events`; the wires are `client`, the queue `storage`."""
+"""Deliver events to receivers, at least once. `events` defines the events."""

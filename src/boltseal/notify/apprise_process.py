@@ -1,8 +1,8 @@
-"""A process that tells one receiver through Apprise, and can do nothing else. Started by `apprise_call`.
+"""A process that sends messages to one receiver through Apprise, and can do nothing else. `apprise_receiver` starts it.
 
-stdin: JSON {"url", "networks": [...], "messages": [[title, body], ...]}; the exit code says how it ended. An address of
-Apprise may lead anywhere, by hundreds of plugins with clients of their own; so the bound is where they all pass: Python
-tells a hook of every connection before it is made, and of every program that is to be started.
+stdin: JSON {"url", "networks": [...], "messages": [[title, body], ...]}; the exit code is the result. An Apprise URL
+may lead anywhere, through hundreds of plugins with their own network clients. So the restriction is an audit hook,
+which Python calls before every connection and every start of a program.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ import resource
 import sys
 from typing import Any, Final
 
-from boltseal.notify.webhook import ReceiverReach
+from boltseal.notify.webhook import ReceiverAddresses
 
-TOLD, FAILED, NOT_UNDERSTOOD, BLOCKED = range(10, 14)
+DELIVERED, FAILED, NOT_UNDERSTOOD, BLOCKED = range(10, 14)
 MEMORY_BYTES: Final = 1024**3
 _SENDING: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 _NEVER: Final = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
 
 
 class Blocked(BaseException):
-    """An address, or a program, that is not to be reached. No `Exception`: plugins catch those and go on."""
+    """A connection or program that is not allowed. Not an `Exception`, since plugins catch those and continue."""
 
 
 def main() -> int:
-    """Tell it; how it went."""
+    """Send the messages; return the exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     import apprise
 
-    logging.disable(logging.CRITICAL)  # what Apprise says may have the address in it
+    logging.disable(logging.CRITICAL)  # Apprise's log may contain the URL, which is a secret
     asset = apprise.AppriseAsset(http_redirects=False, async_mode=False, plugin_paths=[], app_id="boltseal")
-    receiver = apprise.Apprise.instantiate(asked["url"], asset=asset)
+    receiver = apprise.Apprise.instantiate(request["url"], asset=asset)
     if receiver is None:
         return NOT_UNDERSTOOD
-    networks = tuple(ipaddress.ip_network(one) for one in asked["networks"])
-    blocked = _bound(ReceiverReach(str(getattr(receiver, "host", None) or ""), networks))
-    told = True
-    for title, body in asked["messages"]:
+    networks = tuple(ipaddress.ip_network(network) for network in request["networks"])
+    blocked = _restrict(ReceiverAddresses(str(getattr(receiver, "host", None) or ""), networks))
+    delivered = True
+    for title, body in request["messages"]:
         try:
-            told = bool(receiver.notify(body=body, title=title)) and told
+            delivered = bool(receiver.notify(body=body, title=title)) and delivered
         except Blocked:
             return BLOCKED
-        except Exception:  # noqa: BLE001 - the outermost shell of this process: a plugin's defect is not ours
-            told = False
-    return BLOCKED if blocked else TOLD if told else FAILED
+        except Exception:  # noqa: BLE001 - the process's outermost handler: a plugin may raise anything
+            delivered = False
+    return BLOCKED if blocked else DELIVERED if delivered else FAILED
 
 
-def _bound(reach: ReceiverReach) -> list[str]:
-    """From now on no connection leaves where it may not; the events that were stopped."""
+def _restrict(reach: ReceiverAddresses) -> list[str]:
+    """Install an audit hook that blocks connections outside of `reach` and programs; return the list of blocked events."""
     blocked: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -66,12 +66,12 @@ def _bound(reach: ReceiverReach) -> list[str]:
     return blocked
 
 
-def _allowed(reach: ReceiverReach, address: Any) -> bool:
+def _allowed(reach: ReceiverAddresses, address: Any) -> bool:
     try:
         host = address[0] if isinstance(address, tuple) else ""
         ipaddress.ip_address(str(host).partition("%")[0])
     except ValueError:
-        return False  # a socket in the file system, or a name: nothing that was looked at
+        return False  # a Unix socket, or a name: not a checked IP address
     return reach.allows(str(host))
 
 

@@ -1,14 +1,14 @@
-"""Events on their way to receivers: a file, so that a process that dies tells nobody less.
+"""The outbox: undelivered events in a file, so that a crash loses none.
 
-    due      receiver, id; at (of the event); minor; body (its document); tries; next_us (not tried again before it)
-    cursor   name; at: up to where a log was read for events, so that each entry becomes one
+    due      receiver, id; at (of the event); minor; body (its document); tries; next_us (not retried before)
+    cursor   name; at: up to where a log was read for events, so that each entry becomes one event
 
-What is put is on the disk when `put` returns; it leaves when its receiver has taken it. So each receiver hears of each
-event at least once; of one whose process died between the two, twice, under the same id. Any number of processes put;
-one at a time delivers (`claim`).
+An event is durable when `put` returns, and is deleted when its receiver has accepted it. So each receiver gets each
+event at least once; twice, with the same ID, if the process died in between. Any number of processes put events; one at
+a time delivers (`claim`).
 
-Bounded: of one receiver no more than `MAX_WAITING` events wait, none for longer than `MAX_AGE_US`. What is minor goes
-first, then the oldest; whoever calls is told how many. So nobody who can cause a thousand refusals makes an alarm go.
+Bounded: at most `MAX_WAITING` events per receiver, none older than `MAX_AGE_US`. Minor events are dropped first, then
+the oldest; the caller gets the number. So an attacker who causes a thousand refusals does not displace an alarm.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ CREATE TABLE cursor (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 
 
 class OutboxUnusable(Unavailable):
-    """The file can't be read or written, or is none of ours."""
+    """The file can't be read or written, or is no outbox of this version."""
 
 
 class DueEvent(NamedTuple):
-    """An event that a receiver has not taken yet."""
+    """An event that a receiver has not accepted yet."""
 
     id: str
     body: bytes
@@ -51,9 +51,9 @@ class DueEvent(NamedTuple):
 
 
 class Posting(NamedTuple):
-    """An event for some receivers. `id`: the same however often it is put. `at_us`: when it happened.
+    """An event for some receivers. `id`: equal in every `put` of the event. `at_us`: when it happened.
 
-    `minor`: anybody can cause as many of these as they like.
+    `minor`: of a kind that anyone who may push can cause at will.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Posting(NamedTuple):
 
 
 class Outbox:
-    """One file, for one thread. Made by whoever puts something in first; closed with `close`."""
+    """One outbox file, for use in one thread. The first write creates it; close it with `close`."""
 
     def __init__(self, path: Path, max_waiting: int = MAX_WAITING) -> None:
         self.path = path
@@ -73,50 +73,54 @@ class Outbox:
         self._claim: int | None = None
 
     def put(self, postings: Iterable[Posting], cursor: tuple[str, int] | None = None) -> int:
-        """Keep events, and how far a log was read for them; how many older ones had to go. OutboxUnusable, Full.
+        """Write events, and the cursor of the log they are from. Return how many older events were dropped.
 
-        One that is there already, or was put twice, is there once.
+        An event that is already there, or is put twice, is stored once.
+
+        Raises: OutboxUnusable, Full.
         """
         with self._transaction() as database:
             dropped = 0
             touched: set[str] = set()
-            for one in postings:
-                for receiver in one.receivers:
-                    row = (receiver, one.id, one.at_us, int(one.minor), one.body)
+            for posting in postings:
+                for receiver in posting.receivers:
+                    row = (receiver, posting.id, posting.at_us, int(posting.minor), posting.body)
                     database.execute("INSERT OR IGNORE INTO due VALUES (?, ?, ?, ?, ?, 0, 0)", row)
                     touched.add(receiver)
             for receiver in touched:
                 over = "SELECT id FROM due WHERE receiver = ?1 ORDER BY minor, at DESC, rowid DESC LIMIT -1 OFFSET ?2"
-                gone = f"DELETE FROM due WHERE receiver = ?1 AND id IN ({over})"  # noqa: S608 - of words of ours alone
+                gone = f"DELETE FROM due WHERE receiver = ?1 AND id IN ({over})"  # noqa: S608 - made of constants
                 dropped += database.execute(gone, (receiver, self._max_waiting)).rowcount
             if cursor is not None:
                 database.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor)
         return dropped
 
     def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
-        """What a receiver is to be told now, the oldest first. OutboxUnusable."""
+        """Return the events that are due for a receiver, the oldest first. Raises: OutboxUnusable."""
         query = (
             "SELECT id, body, tries FROM due WHERE receiver = ? AND next_us <= ? ORDER BY at, rowid LIMIT ?",
             (receiver, now_us, limit),
         )
-        with self._told():
+        with self._sqlite_errors():
             database = self._opened(create=False)
             return [] if database is None else [DueEvent(*row) for row in database.execute(*query)]
 
-    def taken(self, receiver: str, id_: str) -> None:
-        """The receiver has it. OutboxUnusable, Full."""
+    def delivered(self, receiver: str, id_: str) -> None:
+        """Delete an event that the receiver accepted. Raises: OutboxUnusable, Full."""
         with self._transaction() as database:
             database.execute("DELETE FROM due WHERE receiver = ? AND id = ?", (receiver, id_))
 
-    def put_off(self, receiver: str, id_: str, next_us: int) -> None:
-        """The receiver has not taken it: once more, not before `next_us`. OutboxUnusable, Full."""
+    def postpone(self, receiver: str, id_: str, next_us: int) -> None:
+        """Retry an event that the receiver did not accept, not before `next_us`. Raises: OutboxUnusable, Full."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE due SET tries = tries + 1, next_us = ? WHERE receiver = ? AND id = ?", (next_us, receiver, id_)
             )
 
     def expire(self, now_us: int, receivers: Iterable[str]) -> int:
-        """Let go of what has waited too long, and of what waits for none of these receivers; how many. OutboxUnusable."""
+        """Delete events that are too old or are for none of these receivers; return how many. Raises: OutboxUnusable,
+        Full.
+        """
         known = tuple(receivers)
         marks = ", ".join("?" * len(known))
         with self._transaction() as database:
@@ -125,15 +129,15 @@ class Outbox:
         return old + lost
 
     def waiting(self) -> dict[str, int]:
-        """How many events wait, by receiver. OutboxUnusable."""
-        with self._told():
+        """Return the number of waiting events by receiver. Raises: OutboxUnusable."""
+        with self._sqlite_errors():
             database = self._opened(create=False)
             rows = () if database is None else database.execute("SELECT receiver, count(*) FROM due GROUP BY receiver")
             return dict(rows)
 
     def cursor(self, name: str) -> int | None:
-        """Up to where a log was read; None: never. OutboxUnusable."""
-        with self._told():
+        """Return up to where a log was read, or None. Raises: OutboxUnusable."""
+        with self._sqlite_errors():
             database = self._opened(create=False)
             if database is None:
                 return None
@@ -141,12 +145,12 @@ class Outbox:
             return None if row is None else int(row[0])
 
     def begin(self, name: str, at: int) -> None:
-        """A log is read from here on, unless it was read before. OutboxUnusable, Full."""
+        """Start reading a log at this entry, unless it has a cursor. Raises: OutboxUnusable, Full."""
         with self._transaction() as database:
             database.execute("INSERT OR IGNORE INTO cursor VALUES (?, ?)", (name, at))
 
     def claim(self) -> bool:
-        """Whether this process may deliver: one at a time, until it ends or closes. OutboxUnusable."""
+        """Return whether this process may deliver: one process at a time, until it closes. Raises: OutboxUnusable."""
         if self._claim is not None:
             return True
         try:
@@ -162,7 +166,7 @@ class Outbox:
         return True
 
     def close(self) -> None:
-        """Let go of file and claim. Idempotent."""
+        """Close the file and release the claim. Idempotent."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -172,10 +176,10 @@ class Outbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._told():
+        with self._sqlite_errors():
             database = self._opened(create=True)
             if database is None:
-                raise AssertionError("made or raised")
+                raise AssertionError("_opened(create=True) returns a database or raises")
             database.execute("BEGIN IMMEDIATE")
             try:
                 yield database
@@ -186,7 +190,7 @@ class Outbox:
                 raise
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _sqlite_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -198,11 +202,11 @@ class Outbox:
             return self._database
         try:
             flags = os.O_RDWR | os.O_CREAT if create else os.O_RDWR
-            os.close(os.open(self.path, flags | os.O_CLOEXEC, 0o600))  # SQLite would let others read what it makes
+            os.close(os.open(self.path, flags | os.O_CLOEXEC, 0o600))  # SQLite would create it readable for others
         except FileNotFoundError:
             if not create:
                 return None
-            raise OutboxUnusable(f"{self.path} can't be made: its folder is not there") from None
+            raise OutboxUnusable(f"{self.path} can't be created: its folder does not exist") from None
         except OSError as error:
             raise OutboxUnusable(f"{self.path} can't be opened: {error.strerror}") from error
         uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"
@@ -216,7 +220,7 @@ class Outbox:
                     database.execute(statement)
                 database.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
-                raise OutboxUnusable(f"{self.path} is of version {version}; this boltseal reads {VERSION}")
+                raise OutboxUnusable(f"{self.path} has version {version} (expected {VERSION})")
             database.execute("COMMIT")
         except BaseException:
             database.close()

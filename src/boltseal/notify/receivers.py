@@ -1,6 +1,6 @@
-"""Builds who is told: reads addresses and secrets from where the settings say, and makes a receiver of each.
+"""Build the receivers of `[[notify]]`: read URLs and secrets from where the settings say.
 
-Secrets are read once, at the start. They are in no setting, no message and no log; nor is an address, since many hold one.
+Secrets are read once, at the start. They are in no setting, message or log; nor are URLs, since many contain a secret.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from boltseal.config import secret
+from boltseal.config import secret_variable
 from boltseal.errors import Invalid
 from boltseal.notify.apprise_receiver import AppriseReceiver
-from boltseal.notify.dispatch import ByApprise, ByWebhook, Dispatcher, Feed, Receiver
+from boltseal.notify.dispatch import AppriseSender, Dispatcher, Feed, Receiver, WebhookSender
 from boltseal.notify.webhook import Webhook
 
 if TYPE_CHECKING:
@@ -25,12 +26,8 @@ OUTBOX_NAME: Final = "outbox.db"
 MAX_SECRET_BYTES: Final = 16 * 1024
 
 
-class SecretInvalid(Invalid):
-    """An address or a secret that can't be read, or is none. Nothing is started."""
-
-
 def build_receivers(terms: Sequence[NotifySettings]) -> list[Receiver]:
-    """Who is told. SecretInvalid, ConfigInvalid, WebhookInvalid, AuthorityInvalid."""
+    """Build the receivers. Raises: Invalid: a URL or secret is unreadable or malformed, or Apprise is not installed."""
     return [Receiver(each.name, each.events, _sender(each)) for each in terms]
 
 
@@ -43,25 +40,25 @@ def build_dispatcher(
     *,
     quiet: bool = False,
 ) -> Dispatcher | None:
-    """What tells them, over the outbox in `folder`; None where nobody is to be told. As `build_receivers`."""
+    """Build the receivers and the dispatcher with its outbox in `folder`; None without receivers. Raises: Invalid."""
     receivers = build_receivers(terms)
     return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
 
 
 class Notifier:
-    """A dispatcher in a thread and an event loop of its own, so that no push waits for a receiver."""
+    """A dispatcher in a thread with an event loop of its own, so that no push waits for a receiver."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
         self._thread = threading.Thread(target=self._run, name="boltseal-notify", daemon=True)
 
     def start(self) -> None:
-        """From now on somebody is told; also of what happens before the thread comes to it."""
+        """Deliver events from now on, including those before the thread is running."""
         self.dispatcher.begin()
         self._thread.start()
 
     def close(self) -> None:
-        """What was told by now is on the disk when this returns."""
+        """Stop the thread; queued events are on disk when it returns."""
         self.dispatcher.end()
         self._thread.join()
 
@@ -70,15 +67,17 @@ class Notifier:
             runner.run(self.dispatcher.run())
 
 
-def _sender(terms: NotifySettings) -> ByWebhook | ByApprise:
-    url = terms.url or _read(terms, terms.url_file, terms.url_env, "its address")
+def _sender(terms: NotifySettings) -> WebhookSender | AppriseSender:
+    url = terms.url or _read(terms, terms.url_file, terms.url_env, "its url")
     key = _read(terms, terms.secret_file, terms.secret_env, "its secret") or None
     if url.partition("://")[0].lower() not in ("http", "https"):
         if key is not None or terms.ca_file is not None:
-            raise SecretInvalid(f"notify {terms.name}: secret and ca_file are for webhooks; Apprise has its own")
+            raise Invalid(f"notify {terms.name}: secret and ca_file are for webhooks; Apprise has its own")
         if "://" not in url:
-            raise SecretInvalid(f"notify {terms.name}: its address is none; expected https://... or one of Apprise")
-        return ByApprise(AppriseReceiver(terms.name, url, terms.networks))
+            raise Invalid(f"notify {terms.name}: malformed url; expected https://... or a URL of Apprise")
+        if find_spec("apprise") is None:
+            raise Invalid(f'notify {terms.name}: its url needs the notify extra: pip install "boltseal[notify]"')
+        return AppriseSender(AppriseReceiver(terms.name, url, terms.networks))
     make = partial(
         Webhook,
         url,
@@ -87,15 +86,15 @@ def _sender(terms: NotifySettings) -> ByWebhook | ByApprise:
         ca_file=None if terms.ca_file is None else Path(terms.ca_file),
     )
     try:
-        make()  # what is wrong with it is said at the start; no connection is made before there is something to tell
+        make()  # reports configuration errors at the start; connects only when there is an event
     except Invalid as error:
-        raise SecretInvalid(f"notify {terms.name}: {error.message}") from error
-    return ByWebhook(make)
+        raise Invalid(f"notify {terms.name}: {error.message}") from error
+    return WebhookSender(make)
 
 
 def _read(terms: NotifySettings, file: str | None, variable: str | None, what: str) -> str:
     if variable is not None:
-        return secret(variable)
+        return secret_variable(variable)
     if file is None:
         return ""
     try:
@@ -103,7 +102,7 @@ def _read(terms: NotifySettings, file: str | None, variable: str | None, what: s
             text = opened.read(MAX_SECRET_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SecretInvalid(f"notify {terms.name}: {what} can't be read from {file}: {reason}") from error
+        raise Invalid(f"notify {terms.name}: can't read {what} from {file}: {reason}") from error
     if not text or "\n" in text or not text.isprintable():
-        raise SecretInvalid(f"notify {terms.name}: {file} holds more or less than {what}; expected one line")
+        raise Invalid(f"notify {terms.name}: {file} does not contain {what}; expected one line of printable text")
     return text

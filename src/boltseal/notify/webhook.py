@@ -1,12 +1,12 @@
-"""A webhook: one POST of a CloudEvents document, signed, to exactly the host that somebody configured.
+"""A webhook: one signed POST of a CloudEvents document to exactly the configured host.
 
     content-type: application/cloudevents+json; charset=utf-8         (CloudEvents HTTP binding, structured mode)
     webhook-id, webhook-timestamp                                      (Standard Webhooks)
     webhook-signature: v1,<base64 of HMAC-SHA256 over "id.timestamp.body">
 
-Rules kept: the host's addresses are looked at when the connection is made, and the connection goes to the one that was
-looked at; none that lies in a network of ours is taken, unless that was said; no redirect is followed, no proxy asked; of
-the answer nothing but the status is read; all of it has to be over in a few seconds. No error names more than the host.
+The host's addresses are checked when the connection is made, and the connection goes to a checked address. Internal
+addresses are blocked unless configured. No redirect is followed, no proxy is used, only the status of the answer is
+read, and all of it is limited to a few seconds. Errors contain nothing of the URL but the host.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import httpx2
 from boltseal import __version__
 from boltseal.client.hosts import is_loopback
 from boltseal.client.ssrf_guard import AddressBlocked, is_public
-from boltseal.client.transport import trusting
+from boltseal.client.transport import tls_context
 from boltseal.errors import Invalid, Unavailable
 from boltseal.socket_backend import SocketTransport
 
-WITHIN_S: Final = 10.0
+TIMEOUT_S: Final = 10.0
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
 MIN_SECRET_BYTES: Final = 16
 _WHSEC: Final = "whsec_"
@@ -41,37 +41,37 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class NotDelivered(Unavailable):
-    """A receiver was not told. `again_at_once`: whether another try in a moment may help."""
+    """A receiver did not accept an event. `retry_now`: a retry in a moment may succeed."""
 
-    def __init__(self, message: str, *, again_at_once: bool = False) -> None:
+    def __init__(self, message: str, *, retry_now: bool = False) -> None:
         super().__init__(message)
-        self.again_at_once = again_at_once
+        self.retry_now = retry_now
 
 
 class WebhookInvalid(Invalid):
-    """An address or a secret that can't be one of a webhook."""
+    """A malformed URL or secret of a webhook."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiverReach:
-    """Where a receiver's address may lie: of `localhost` on this machine, of others in the world or in `networks`."""
+class ReceiverAddresses:
+    """The allowed addresses of a receiver: loopback for `localhost`, else public addresses and those in `networks`."""
 
     host: str
     networks: tuple[Network, ...] = ()
 
     def check(self, host: str, port: int, addresses: Iterable[str]) -> None:
-        """AddressBlocked for another host, and when any address of this one lies where it may not. `port` is the host's."""
+        """Check a host before a connection is made. Raises: AddressBlocked: another host, or a blocked address."""
         if host.strip("[]").lower() != self.host.strip("[]").lower():
-            raise AddressBlocked(f"{host}:{port} is not the host that was configured: not asked")
+            raise AddressBlocked(f"{host}:{port} is not the configured host: blocked")
         for address in addresses:
             if not self.allows(address):
                 raise AddressBlocked(
-                    f"{host} is {address}, an address inside some network and not in the world: not asked; if that is "
-                    "meant, say so with networks"
+                    f"{host} is at {address}, which is not a public address: blocked; if that is intended, configure "
+                    "networks"
                 )
 
     def allows(self, address: str) -> bool:
-        """Whether a connection to this IP address may be made."""
+        """Return whether a connection to this IP address is allowed."""
         found = ipaddress.ip_address(address.partition("%")[0])
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
             found = found.ipv4_mapped
@@ -81,7 +81,7 @@ class ReceiverReach:
 
 
 class Webhook:
-    """One receiver. Close it with `aclose`. Made and used in one event loop."""
+    """One receiver. Create and use it in one event loop; close it with `aclose`."""
 
     def __init__(
         self,
@@ -90,27 +90,25 @@ class Webhook:
         secret: str | None = None,
         networks: tuple[Network, ...] = (),
         ca_file: Path | None = None,
-        within_s: float = WITHIN_S,
+        within_s: float = TIMEOUT_S,
     ) -> None:
-        """WebhookInvalid, AuthorityInvalid. The messages show neither address nor secret."""
+        """Raises: WebhookInvalid, AuthorityInvalid. The messages contain neither URL nor secret."""
         try:
             parsed = httpx2.URL(url)
         except httpx2.InvalidURL as error:
-            raise WebhookInvalid("the address of a webhook can't be read") from error
+            raise WebhookInvalid("malformed webhook URL") from error
         if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise WebhookInvalid("the address of a webhook has no scheme or no host; expected https://HOST/PATH")
+            raise WebhookInvalid("the webhook URL has no scheme or no host; expected https://HOST/PATH")
         if parsed.scheme == "http" and not is_loopback(parsed.host) and not networks:
-            raise WebhookInvalid(
-                f"the webhook at {parsed.host} is not encrypted; expected https, or networks to say that it is near"
-            )
-        self.host = parsed.raw_host.decode("ascii")  # as the wire has it, also of a name in other letters
+            raise WebhookInvalid(f"the webhook at {parsed.host} is not encrypted; use https, or configure networks")
+        self.host = parsed.raw_host.decode("ascii")  # the IDNA form of a non-ASCII name, as on the wire
         self._url = parsed
         self._key = None if secret is None else _key(secret)
         self._within_s = within_s
-        verify: ssl.SSLContext = trusting(ca_file)
+        verify: ssl.SSLContext = tls_context(ca_file)
         limits = httpx2.Limits(max_connections=2, max_keepalive_connections=0)
         self._http = httpx2.AsyncClient(
-            transport=SocketTransport(verify, limits, reach=ReceiverReach(self.host, networks)),
+            transport=SocketTransport(verify, limits, reach=ReceiverAddresses(self.host, networks)),
             timeout=within_s,
             follow_redirects=False,
             trust_env=False,
@@ -118,7 +116,7 @@ class Webhook:
         )
 
     async def send(self, id_: str, body: bytes, time_s: int) -> None:
-        """Deliver a document once. NotDelivered."""
+        """Deliver a document once. Raises: NotDelivered."""
         headers = {"content-type": CONTENT_TYPE, "webhook-id": id_, "webhook-timestamp": str(time_s)}
         if self._key is not None:
             headers["webhook-signature"] = signature(self._key, id_, time_s, body)
@@ -131,26 +129,26 @@ class Webhook:
         except AddressBlocked as error:
             raise NotDelivered(error.message) from error
         except (httpx2.HTTPError, TimeoutError) as error:
-            raise NotDelivered(f"{self.host} does not answer: {type(error).__name__}", again_at_once=True) from error
+            raise NotDelivered(f"{self.host} does not answer: {type(error).__name__}", retry_now=True) from error
         if 200 <= status < 300:
             return
         if 300 <= status < 400:
-            raise NotDelivered(f"{self.host} sends us elsewhere (HTTP {status}): not followed; configure where it is")
-        raise NotDelivered(f"{self.host} answered HTTP {status}", again_at_once=status >= 500 or status in (408, 429))
+            raise NotDelivered(f"{self.host} redirects (HTTP {status}): not followed; configure the new URL")
+        raise NotDelivered(f"{self.host} answered HTTP {status}", retry_now=status >= 500 or status in (408, 429))
 
     async def aclose(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
 
 def signature(key: bytes, id_: str, time_s: int, body: bytes) -> str:
-    """The `webhook-signature` of a message (Standard Webhooks, "Verifying signatures")."""
+    """Return the `webhook-signature` of a message (Standard Webhooks, "Verifying signatures")."""
     signed = f"{id_}.{time_s}.".encode() + body
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
 def _key(secret: str) -> bytes:
-    """`whsec_` and base64, as the receivers' libraries have it; anything else is taken as it is."""
+    """Return the key of a secret: base64 after `whsec_`, as in Standard Webhooks; anything else as its bytes."""
     try:
         key = (
             base64.b64decode(secret.removeprefix(_WHSEC), validate=True)
@@ -158,7 +156,7 @@ def _key(secret: str) -> bytes:
             else secret.encode("utf-8", "strict")
         )
     except (binascii.Error, ValueError) as error:
-        raise WebhookInvalid("the secret of a webhook begins with whsec_, and base64 does not follow") from error
+        raise WebhookInvalid("the webhook secret begins with whsec_ but is not base64") from error
     if len(key) < MIN_SECRET_BYTES:
-        raise WebhookInvalid(f"the secret of a webhook is shorter than {MIN_SECRET_BYTES} bytes")
+        raise WebhookInvalid(f"the webhook secret is shorter than {MIN_SECRET_BYTES} bytes")
     return key

@@ -93,6 +93,10 @@ class NameResolver:
             return ResolvedName(repository)
         return _mapped(next(terms for terms in self.upstreams if terms.root), repository)
 
+    def needs_store(self, repository: Repository, namespace: str | None, *, writes: bool) -> bool:
+        """Whether `lead` calls `known_here` for a request. NameInvalid."""
+        return namespace is None and not writes and self.by_name(repository) is None
+
     def by_name(self, repository: Repository) -> ResolvedName | None:
         """Resolve a name without `?ns=` by its text alone; None where it depends on which repositories exist.
 

@@ -1,5 +1,6 @@
-"""References in a project's own files: found, pinned by span, proven by reading again. No HTTP, no store.
+"""Image references in a project's files: find them, lock them, pin them, verify them. No CLI output, no server.
 
-One file per format reads it into `Site`s (`values`); `scan` walks a project and asks them; `edit` makes new texts of
-sites and digests and proves that nothing else has changed. Which digest a reference has is decided elsewhere.
+One module per file format reads a file into `ImageReference`s (`references/`). `scan` walks a project and selects the
+format. `edits` computes new file texts and checks that nothing else changed. `lock`, `pin` and `verify` decide which
+digest a reference gets, with the answers of registries (`resolve`). `bases/` checks whether base images are outdated.
 """

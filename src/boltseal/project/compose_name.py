@@ -1,7 +1,7 @@
-"""A Compose project as its containers know it: the name under which Compose runs it, and the services that it should run.
+"""The name of a Compose project, and the services that it starts by default.
 
-Compose is not asked, as it may only be on the host. The name is COMPOSE_PROJECT_NAME of the `.env`
-beside the file, else the file's own `name:`, else the folder's, as Compose makes it. What somebody's shell adds is not
+Compose itself is not run, because it may exist only on the host. The name is COMPOSE_PROJECT_NAME from the `.env`
+beside the file, else the file's `name:`, else the folder's name, normalised as Compose does. Shell variables are not
 known.
 """
 
@@ -24,32 +24,35 @@ _VARIABLE: Final = "COMPOSE_PROJECT_NAME"
 
 
 class ComposeProjectInvalid(Invalid):
-    """A Compose file that can't be read, or whose project has no name."""
+    """A Compose file that can't be read, or whose project has no valid name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComposeProject:
-    """A project. `services`: those that are started without a profile, and not zero times."""
+    """A project. `services`: those started without a profile and with at least one replica."""
 
     name: str
     services: tuple[str, ...]
 
 
 def compose_project(file: Path) -> ComposeProject:
-    """The project of a Compose file, or of the one in a folder. ComposeProjectInvalid."""
-    found = _in_folder(file) if file.is_dir() else file
-    source = _read(found)
+    """Return the project of a Compose file, or of the one in a folder.
+
+    Raises: ComposeProjectInvalid: the file can't be read, or the project has no valid name.
+    """
+    path = _in_folder(file) if file.is_dir() else file
+    source = _read(path)
     if source is None:
-        raise ComposeProjectInvalid(f"{found}: there is no such file; --compose names a Compose file")
-    beside = _read(found.parent / ".env")
+        raise ComposeProjectInvalid(f"{path}: no such file; --compose names a Compose file")
+    dotenv = _read(path.parent / ".env")
     try:
-        values = Variables(() if beside is None else (parse_dotenv(beside),))
+        values = Variables(() if dotenv is None else (parse_dotenv(dotenv),))
         documents = compose(source)
     except Unreadable as error:
-        raise ComposeProjectInvalid(f"{found.parent / error.problem.path}: {error.problem.message}") from error
+        raise ComposeProjectInvalid(f"{path.parent / error.problem.path}: {error.problem.message}") from error
     root = pairs(documents[0]) if documents else {}
     services = tuple(name for name, service in pairs(root.get("services")).items() if _is_started(pairs(service)))
-    return ComposeProject(_name(text_of(root.get("name")), values, found), services)
+    return ComposeProject(_name(text_of(root.get("name")), values, path), services)
 
 
 def _in_folder(folder: Path) -> Path:
@@ -71,19 +74,19 @@ def _read(path: Path) -> SourceFile | None:
         raise ComposeProjectInvalid(f"{path}: {error.problem.message}") from error
 
 
-def _name(said: str | None, values: Variables, file: Path) -> str:
+def _name(written: str | None, values: Variables, file: Path) -> str:
     try:
-        name = values.get(_VARIABLE) or ("" if said is None else fill(said, values.get, Dialect.COMPOSE).text)
+        name = values.get(_VARIABLE) or ("" if written is None else fill(written, values.get, Dialect.COMPOSE).text)
     except InterpolationFailed as error:
-        shown = _VARIABLE if said is None else quote(said)
-        raise ComposeProjectInvalid(f"{file}: the project's name {shown} can't be told: {error}") from error
-    if not name and said is None:
+        shown = _VARIABLE if written is None else quote(written)
+        raise ComposeProjectInvalid(f"{file}: the project's name {shown} can't be evaluated: {error}") from error
+    if not name and written is None:
         name = re.sub(r"[^a-z0-9_-]", "", file.resolve().parent.name.lower()).lstrip("_-")
     if _NAME.fullmatch(name) is None:
-        raise ComposeProjectInvalid(f"{file}: {quote(name)} is no name of a project; expected a-z, 0-9, _ and -")
+        raise ComposeProjectInvalid(f"{file}: {quote(name)} is not a valid project name; expected a-z, 0-9, _ and -")
     return name
 
 
 def _is_started(service: Pairs) -> bool:
-    times = text_of(pairs(service.get("deploy")).get("replicas")) or text_of(service.get("scale"))
-    return "profiles" not in service and times != "0"
+    replicas = text_of(pairs(service.get("deploy")).get("replicas")) or text_of(service.get("scale"))
+    return "profiles" not in service and replicas != "0"

@@ -1,14 +1,14 @@
-"""Whether two texts of a file have one structure, but for the places that were edited. Pure.
+"""Check that an edit changed a file's structure nowhere but in the edited ranges. Pure.
 
-The texts outside of the spots are the same by construction. What is shown here is that they still mean the same: that no
-insertion ended a scalar early, began a comment, joined two lines or turned one kind of value into another.
+The text outside the ranges is unchanged by construction. This check shows that it is also parsed as before: no
+insertion ended a scalar early, began a comment, joined two lines or changed the type of a value.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, assert_never
 
 from yaml.nodes import Node, ScalarNode
 
@@ -20,34 +20,44 @@ from boltseal.project.source_files import SourceFile, Unreadable
 
 
 def structure_differs(
-    before: SourceFile, after: SourceFile, inside: Mapping[EditRange, str], kind: Format | None
+    before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str], file_format: Format | None
 ) -> str | None:
-    """Why `after` is not `before` with these texts in these spots; None when it is. `kind` None: an .env file."""
+    """Return why `after` differs from `before` in more than these replacements, or None. `file_format` None: an .env."""
     try:
-        if kind is None:
-            same = _same_variables(before, after, inside)
-        elif kind is Format.DOCKERFILE:
-            same = _meant(read_lines(before), inside) == _meant(read_lines(after), {})
-        else:
-            same = _same_nodes(before, after, inside)
+        match file_format:
+            case None:
+                same = _same_variables(before, after, replacements)
+            case Format.DOCKERFILE:
+                same = _instructions(read_lines(before), replacements) == _instructions(read_lines(after), {})
+            case (
+                Format.COMPOSE
+                | Format.KUBERNETES
+                | Format.KUSTOMIZE
+                | Format.HELM
+                | Format.GITHUB_ACTIONS
+                | Format.GITLAB_CI
+            ):
+                same = _same_nodes(before, after, replacements)
+            case unknown:  # a new format must be added above: without its parser no edit is known to be safe
+                assert_never(unknown)
     except Unreadable as error:
-        return f"with the digest in it, it can't be read: {error}"
-    return None if same else "with the digest in it, something else would change too"
+        return f"with the digest inserted, the file can't be parsed: {error}"
+    return None if same else "the edit would change more than the digest"
 
 
-def _same_nodes(before: SourceFile, after: SourceFile, inside: Mapping[EditRange, str]) -> bool:
+def _same_nodes(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
     old, new = _nodes(before), _nodes(after)
     if len(old) != len(new):
         return False
-    edited = _edited(before, old, inside)
+    edited = _edited(before, old, replacements)
     if edited is None:
         return False
     for index, (was, now) in enumerate(zip(old, new, strict=True)):
-        spots = edited.get(index)
-        if spots is None:
+        edit_ranges = edited.get(index)
+        if edit_ranges is None:
             if _shape(was) != _shape(now):
                 return False
-        elif _style(now) != _style(was) or not _replaced(before, was, now, spots, inside):
+        elif _style(now) != _style(was) or not _replaced(before, was, now, edit_ranges, replacements):
             return False
     return _order(old) == _order(new)
 
@@ -67,20 +77,20 @@ def _style(node: Node) -> str:
 
 
 def _order(nodes: list[Node]) -> list[list[int]]:
-    """What each collection holds, by the numbers of its nodes: an alias has its anchor's number."""
+    """Return the children of each collection by node number; an alias has its anchor's number."""
     number = {id(node): index for index, node in enumerate(nodes)}
     found: list[list[int]] = []
     for node in nodes:
         if not isinstance(node, ScalarNode):
-            held = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
-            found.append([number[id(part)] for part in held])
+            children = (part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,)))
+            found.append([number[id(part)] for part in children])
     return found
 
 
 def _edited(
-    source: SourceFile, nodes: list[Node], inside: Mapping[EditRange, str]
+    source: SourceFile, nodes: list[Node], replacements: Mapping[EditRange, str]
 ) -> dict[int, list[EditRange]] | None:
-    """The scalars in which the spots lie, by number; None when a spot lies in none."""
+    """Return the edited ranges by the number of the scalar that contains them; None if a range is in no scalar."""
     scalars = sorted(
         (node.start_mark.index, node.end_mark.index, index)
         for index, node in enumerate(nodes)
@@ -88,56 +98,67 @@ def _edited(
     )
     starts = [start for start, _, _ in scalars]
     found: dict[int, list[EditRange]] = {}
-    for spot in sorted(inside):
-        gone = source.text[spot.start : spot.end]
-        begin = spot.start + len(gone) - len(gone.lstrip())
+    for edit_range in sorted(replacements):
+        removed = source.text[edit_range.start : edit_range.end]
+        begin = edit_range.start + len(removed) - len(removed.lstrip())
         at = bisect_right(starts, begin)
-        near = [scalars[i] for i in (at - 1, at, at + 1) if 0 <= i < len(scalars)]
-        held = [
+        nearby = [scalars[i] for i in (at - 1, at, at + 1) if 0 <= i < len(scalars)]
+        containing = [
             index
-            for start, end, index in near
-            if (start <= begin and spot.end <= end and end > start)
-            or (not nodes[index].value and start >= spot.start and not source.text[spot.start : start].strip())
+            for start, end, index in nearby
+            if (start <= begin and edit_range.end <= end and end > start)
+            or (
+                not nodes[index].value
+                and start >= edit_range.start
+                and not source.text[edit_range.start : start].strip()
+            )
         ]
-        if len(held) != 1:
-            held = [index for index in held if not nodes[index].value] or held
-        if not held:
+        if len(containing) != 1:
+            containing = [index for index in containing if not nodes[index].value] or containing
+        if not containing:
             return None
-        found.setdefault(held[0], []).append(spot)
+        found.setdefault(containing[0], []).append(edit_range)
     return found
 
 
 def _replaced(
-    source: SourceFile, was: Node, now: Node, spots: list[EditRange], inside: Mapping[EditRange, str]
+    source: SourceFile, was: Node, now: Node, edit_ranges: list[EditRange], replacements: Mapping[EditRange, str]
 ) -> bool:
-    """Whether a scalar's value is the old one with each spot's text, in order, in place of what stood there."""
+    """Return whether a scalar's new value is the old one with each range's text replaced, in order."""
     old, new = str(was.value), str(now.value)
-    at = past = 0
-    for spot in spots:
-        gone, put = source.text[spot.start : spot.end].strip(), inside[spot].strip()
-        place = old.find(gone, at) if gone else new.find(put, past) - past + at
-        if place < at or old[at:place] != new[past : past + place - at]:
+    old_at = new_at = 0
+    for edit_range in edit_ranges:
+        removed, inserted = source.text[edit_range.start : edit_range.end].strip(), replacements[edit_range].strip()
+        match_at = old.find(removed, old_at) if removed else new.find(inserted, new_at) - new_at + old_at
+        if match_at < old_at or old[old_at:match_at] != new[new_at : new_at + match_at - old_at]:
             return False
-        past += place - at
-        if not new.startswith(put, past) or not old.startswith(gone, place):
+        new_at += match_at - old_at
+        if not new.startswith(inserted, new_at) or not old.startswith(removed, match_at):
             return False
-        at, past = place + len(gone), past + len(put)
-    return old[at:] == new[past:]
+        old_at, new_at = match_at + len(removed), new_at + len(inserted)
+    return old[old_at:] == new[new_at:]
 
 
-def _meant(lines: DockerfileLines, inside: Mapping[EditRange, str]) -> list[Any]:
-    """What a Dockerfile says, with the texts of the spots put in."""
-
-    behind = {spot.start - 1: put for spot, put in inside.items() if spot.start == spot.end}
-    instead = {spot.start: put for spot, put in inside.items() if spot.start != spot.end}
-    gone = {offset for spot in inside for offset in range(spot.start, spot.end)}
+def _instructions(lines: DockerfileLines, replacements: Mapping[EditRange, str]) -> list[Any]:
+    """Return the instructions of a Dockerfile, with the replacements applied."""
+    inserted_after = {
+        edit_range.start - 1: inserted
+        for edit_range, inserted in replacements.items()
+        if edit_range.start == edit_range.end
+    }
+    replaced_at = {
+        edit_range.start: inserted
+        for edit_range, inserted in replacements.items()
+        if edit_range.start != edit_range.end
+    }
+    removed = {offset for edit_range in replacements for offset in range(edit_range.start, edit_range.end)}
 
     def text(part: Text) -> str:
-        if not inside:
+        if not replacements:
             return part.text
         out: list[str] = []
         for char, offset in zip(part.text, part.at, strict=True):
-            out += (instead.get(offset, ""), "" if offset in gone else char, behind.get(offset, ""))
+            out += (replaced_at.get(offset, ""), "" if offset in removed else char, inserted_after.get(offset, ""))
         return "".join(out)
 
     directives = {name: text(value) for name, value in lines.directives.items()}
@@ -147,13 +168,13 @@ def _meant(lines: DockerfileLines, inside: Mapping[EditRange, str]) -> list[Any]
     ]
 
 
-def _same_variables(before: SourceFile, after: SourceFile, inside: Mapping[EditRange, str]) -> bool:
+def _same_variables(before: SourceFile, after: SourceFile, replacements: Mapping[EditRange, str]) -> bool:
     old, new = parse_dotenv(before), parse_dotenv(after)
     expected = {name: value.text for name, value in old.values.items()}
     ends = {value.end: name for name, value in old.values.items()}
-    for spot, put in inside.items():
-        name = ends.get(spot.end)
+    for edit_range, inserted in replacements.items():
+        name = ends.get(edit_range.end)
         if name is None:
             return False
-        expected[name] = expected[name][: len(expected[name]) - (spot.end - spot.start)] + put
+        expected[name] = expected[name][: len(expected[name]) - (edit_range.end - edit_range.start)] + inserted
     return expected == {name: value.text for name, value in new.values.items()}

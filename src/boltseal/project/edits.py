@@ -1,14 +1,13 @@
-"""New texts of a project's files: digests put in or taken out, and the proof that nothing else has changed. Pure.
+"""Compute new file texts with digests inserted or removed, and check that nothing else changed. Reads files; writes none.
 
-Every edit replaces one short range (`Spot`) and leaves all other characters alone. That this changed what it should, and
-nothing besides, is then read out of the new text:
+Every edit replaces one short range (`EditRange`) and leaves all other characters alone. The checks:
 
-    1. Sites that want different digests in one spot, and spots that overlap, are refused.
+    1. Refuse references that want different digests in one range, and ranges that overlap.
     2. The new text of each file has the same structure: every node of a YAML document, every instruction of a
-       Dockerfile, every variable of an .env is what it was, but for the texts that were edited.
-    3. The whole project, read again with the new texts, has the same sites, and each names what it should.
+       Dockerfile and every variable of an .env is unchanged except for the edited texts.
+    3. The whole project, scanned again with the new texts, has the same references, each with its expected digest.
 
-What does not pass is refused, file by file, with the reason; the rest goes on.
+A file that fails a check is refused with the reason. The other files are still edited.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ _ROUNDS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class FileEdit:
-    """One file, before and after."""
+    """A file before and after an edit."""
 
     before: SourceFile
     after: SourceFile
 
     @property
     def path(self) -> str:
-        """The file's name in the project."""
+        """The file's path in the project."""
         return self.before.path
 
 
 @dataclass(frozen=True, slots=True)
 class EditRefusal:
-    """A site that could not be edited, and why."""
+    """A reference that could not be edited, and the reason."""
 
-    site: ImageReference
+    image_ref: ImageReference
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class EditResult:
-    """What would be written, and what was refused."""
+    """The files to write, and the references that were refused."""
 
     changes: tuple[FileEdit, ...]
     refusals: tuple[EditRefusal, ...]
@@ -60,103 +59,115 @@ class EditResult:
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """What was scanned, so that the same can be scanned again."""
+    """The arguments of a scan, so that it can be repeated."""
 
     project: ProjectTree
     paths: Sequence[Path] = ()
     crds: Mapping[str, Sequence[str]] | None = None
 
 
-def edit(asked: ScanRequest, found: ScanResult, pins: Mapping[ImageReference, Digest | None]) -> EditResult:
-    """The files with these sites pinned (or, with None, unpinned), and what was refused. `found` is of `asked`."""
+def edit(request: ScanRequest, scan: ScanResult, pins: Mapping[ImageReference, Digest | None]) -> EditResult:
+    """Pin these references in their files; None unpins one. `scan` is the result of `request`."""
     refused: dict[ImageReference, str] = {}
     wanted: dict[ImageReference, Digest | None] = {}
-    for site, digest in pins.items():
-        if site.spot is None:
-            refused[site] = site.override_only or site.why or "there is no place for a digest"
+    for image_ref, digest in pins.items():
+        if image_ref.edit_range is None:
+            refused[image_ref] = image_ref.override_only or image_ref.why or "a digest can't be written there"
         else:
-            wanted[site] = digest
-    refused.update(_in_conflict(wanted))
+            wanted[image_ref] = digest
+    refused.update(_conflicts(wanted))
     for _ in range(_ROUNDS):
-        spots = {site.spot: digest for site, digest in wanted.items() if site.spot and site not in refused}
-        changes = _apply(asked.project, spots)
-        bad = _unproven(asked, found, spots, changes)
-        if not bad:
+        edit_ranges = {
+            image_ref.edit_range: digest
+            for image_ref, digest in wanted.items()
+            if image_ref.edit_range and image_ref not in refused
+        }
+        changes = _apply(request.project, edit_ranges)
+        failures = _failed_checks(request, scan, edit_ranges, changes)
+        if not failures:
             kept = tuple(change for change in changes if change.before.text != change.after.text)
-            return EditResult(kept, tuple(EditRefusal(site, reason) for site, reason in refused.items()))
-        for site in wanted:
-            if site.spot is not None and site.spot.path in bad:
-                refused.setdefault(site, bad[site.spot.path])
-    refused = {**dict.fromkeys(wanted, "the project does not come out the same twice"), **refused}
-    return EditResult((), tuple(EditRefusal(site, reason) for site, reason in refused.items()))
+            return EditResult(kept, tuple(EditRefusal(image_ref, reason) for image_ref, reason in refused.items()))
+        for image_ref in wanted:
+            if image_ref.edit_range is not None and image_ref.edit_range.path in failures:
+                refused.setdefault(image_ref, failures[image_ref.edit_range.path])
+    reason = f"the checks still failed after {_ROUNDS} attempts; report this as a defect"
+    refused = {**dict.fromkeys(wanted, reason), **refused}
+    return EditResult((), tuple(EditRefusal(image_ref, reason) for image_ref, reason in refused.items()))
 
 
-def _in_conflict(wanted: Mapping[ImageReference, Digest | None]) -> dict[ImageReference, str]:
-    """1. One spot holds one digest."""
-    by_spot: defaultdict[EditRange, list[ImageReference]] = defaultdict(list)
-    for site in wanted:
-        if site.spot is not None:
-            by_spot[site.spot].append(site)
+def _conflicts(wanted: Mapping[ImageReference, Digest | None]) -> dict[ImageReference, str]:
+    """Check 1: find references whose ranges conflict."""
+    by_range: defaultdict[EditRange, list[ImageReference]] = defaultdict(list)
+    for image_ref in wanted:
+        if image_ref.edit_range is not None:
+            by_range[image_ref.edit_range].append(image_ref)
     refused: dict[ImageReference, str] = {}
-    for sites in by_spot.values():
-        if len({wanted[site] for site in sites}) > 1:
+    for image_refs in by_range.values():
+        if len({wanted[image_ref] for image_ref in image_refs}) > 1:
             refused.update(
-                (site, "it shares its text with another reference, which has another digest") for site in sites
+                (image_ref, "another reference that needs another digest shares its text") for image_ref in image_refs
             )
-    order = sorted(by_spot)
+    order = sorted(by_range)
     for first, second in pairwise(order):
         if first.path == second.path and second.start < first.end:
             refused.update(
-                (site, "its text overlaps with another reference's") for site in by_spot[first] + by_spot[second]
+                (image_ref, "its text overlaps another reference's text")
+                for image_ref in by_range[first] + by_range[second]
             )
     return refused
 
 
-def _apply(project: ProjectTree, spots: Mapping[EditRange, Digest | None]) -> list[FileEdit]:
+def _apply(project: ProjectTree, edit_ranges: Mapping[EditRange, Digest | None]) -> list[FileEdit]:
     by_path: defaultdict[str, list[EditRange]] = defaultdict(list)
-    for spot in spots:
-        by_path[spot.path].append(spot)
+    for edit_range in edit_ranges:
+        by_path[edit_range.path].append(edit_range)
     changes: list[FileEdit] = []
-    for path, inside in sorted(by_path.items()):
+    for path, ranges in sorted(by_path.items()):
         before = project.read(path)
         parts: list[str] = []
-        at = 0
-        for spot in sorted(inside):
-            parts += (before.text[at : spot.start], written(spot, spots[spot]))
-            at = spot.end
-        parts.append(before.text[at:])
+        end = 0
+        for edit_range in sorted(ranges):
+            parts += (before.text[end : edit_range.start], pin_text(edit_range, edit_ranges[edit_range]))
+            end = edit_range.end
+        parts.append(before.text[end:])
         changes.append(FileEdit(before, before.with_text("".join(parts))))
     return changes
 
 
-def written(spot: EditRange, digest: Digest | None) -> str:
-    """What stands in a spot once it holds this digest."""
-    return "" if digest is None else f"{spot.lead}{digest}"
+def pin_text(edit_range: EditRange, digest: Digest | None) -> str:
+    """Return the text that pins a range to a digest, or "" to unpin it."""
+    return "" if digest is None else f"{edit_range.lead}{digest}"
 
 
-def _unproven(
-    asked: ScanRequest, found: ScanResult, spots: Mapping[EditRange, Digest | None], changes: Sequence[FileEdit]
+def _failed_checks(
+    request: ScanRequest, scan: ScanResult, edit_ranges: Mapping[EditRange, Digest | None], changes: Sequence[FileEdit]
 ) -> dict[str, str]:
-    """The files whose new text does not hold, and why."""
-    bad: dict[str, str] = {}
-    kinds = {site.path: site.format for site in found.sites}
-    inside: defaultdict[str, dict[EditRange, str]] = defaultdict(dict)
-    for spot, digest in spots.items():
-        inside[spot.path][spot] = written(spot, digest)
+    """Checks 2 and 3: return the files whose new text fails, with the reason."""
+    failures: dict[str, str] = {}
+    formats = {image_ref.path: image_ref.format for image_ref in scan.image_refs}
+    replacements: defaultdict[str, dict[EditRange, str]] = defaultdict(dict)
+    for edit_range, digest in edit_ranges.items():
+        replacements[edit_range.path][edit_range] = pin_text(edit_range, digest)
     for change in changes:  # 2.
-        reason = structure_differs(change.before, change.after, inside[change.path], kinds.get(change.path))
+        reason = structure_differs(change.before, change.after, replacements[change.path], formats.get(change.path))
         if reason is not None:
-            bad[change.path] = reason
-    if bad:
-        return bad
-    again = scan_project(  # 3.
-        asked.project.with_texts({change.path: change.after for change in changes}), asked.paths, crds=asked.crds
+            failures[change.path] = reason
+    if failures:
+        return failures
+    rescan = scan_project(  # 3.
+        request.project.with_texts({change.path: change.after for change in changes}), request.paths, crds=request.crds
     )
-    if len(again.sites) != len(found.sites) or len(again.problems) != len(found.problems):
-        return {change.path: "read again, it does not hold the same references" for change in changes}
-    for site, now in zip(found.sites, again.sites, strict=True):
-        expected = spots.get(site.spot, site.pinned) if site.spot is not None else site.pinned
-        same = (site.path, site.where, site.line, site.unpinned, site.build) == (
+    if len(rescan.image_refs) != len(scan.image_refs) or len(rescan.problems) != len(scan.problems):
+        return {
+            change.path: "after the edit, the file would not contain the same image references" for change in changes
+        }
+    for image_ref, now in zip(scan.image_refs, rescan.image_refs, strict=True):
+        expected = (
+            edit_ranges.get(image_ref.edit_range, image_ref.pinned)
+            if image_ref.edit_range is not None
+            else image_ref.pinned
+        )
+        same = (image_ref.path, image_ref.where, image_ref.line, image_ref.unpinned, image_ref.build) == (
             now.path,
             now.where,
             now.line,
@@ -164,9 +175,12 @@ def _unproven(
             now.build,
         )
         if not same or now.pinned != expected:
-            reason = f"read again, {site.where} does not name what it should"
+            reason = f"after the edit, {image_ref.where} would not name the expected image"
             for change in changes:
-                if change.path in (site.path, site.spot.path if site.spot is not None else site.path):
-                    bad[change.path] = reason
-            bad = bad or {change.path: reason for change in changes}
-    return bad
+                if change.path in (
+                    image_ref.path,
+                    image_ref.edit_range.path if image_ref.edit_range is not None else image_ref.path,
+                ):
+                    failures[change.path] = reason
+            failures = failures or {change.path: reason for change in changes}
+    return failures

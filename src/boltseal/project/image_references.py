@@ -1,14 +1,14 @@
-"""What is found in a project's files: `ImageReference`s, where their digests go (`EditRange`), and what could not be read. Pure.
+"""The results of a project scan: image references, where their digests are written, and problems. Pure.
 
-Offsets count characters of the file's text without a byte order mark, line ends as they are. A path is relative to the
-project's root, with `/` between its parts, as messages and the lock show it.
+Offsets count characters of the file's text without the byte order mark, with line ends as they are. A path is relative
+to the project's root and uses `/`, as in messages and in the lock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -20,11 +20,11 @@ COMPOSE_OVERRIDES: Final = (
     "docker-compose.override.yml",
     "docker-compose.override.yaml",
 )
-"""What Compose takes in a folder where it is told no file: the first that is there, of either."""
+"""File names that Compose tries in a folder when none is given; the first that exists is used, one of each list."""
 
 
 class Format(StrEnum):
-    """What kind of file a reference was found in."""
+    """The format of the file that contains a reference."""
 
     COMPOSE = "compose"
     KUBERNETES = "kubernetes"
@@ -37,10 +37,10 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class EditRange:
-    """Where a digest is written: `text[start:end]` is `lead` and the digest that stands there now, or nothing yet.
+    """Where a digest is written: `text[start:end]` is `lead` plus the current digest, or empty if there is none.
 
-    To pin puts `lead` and the digest there, to unpin nothing; so the one undoes the other exactly. `path` may be
-    another file than the site's: an `.env`, or the file that an anchor or an `extends` comes from.
+    Pinning replaces the range with `lead` and the digest, unpinning with nothing, so each reverses the other exactly.
+    `path` may differ from the reference's: an `.env`, or the file that contains the anchor or the `extends` target.
     """
 
     path: str
@@ -49,43 +49,51 @@ class EditRange:
     lead: str = "@"
 
 
+class Span(NamedTuple):
+    """A range of characters in a file, `end` exclusive."""
+
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class ImageReference:
     """One image reference in a file.
 
-    `written` is the text as it stands there, `resolved` what it names once variables are filled in (None: `why` says
-    what is missing). `span` is where `written` stands in `path`, `line` counts from 1, `where` says it in words, such as
-    `services.web.image`. `build`: the service is built here, so its name is its own and is not pinned. `spot` is None
-    where a digest can't be written soundly; `override_only` then says why, and a generated override still can hold it.
+    `written`: the text in the file. `resolved`: the reference after variables are filled in; None if that failed, and
+    `why` gives the reason. `span`: where `written` is in `path`. `line`: counted from 1. `where`: the position as a key
+    path, such as `services.web.image`. `build`: the service is built here, so the name is not pinned. `edit_range`:
+    None if a digest can't be written safely; `override_only` gives the reason, and a generated override file can pin
+    it.
     """
 
     path: str
     format: Format
     where: str
     line: int
-    span: tuple[int, int]
+    span: Span
     written: str
     resolved: Reference | None
     why: str | None = None
     platforms: tuple[str, ...] = ()
     build: bool = False
-    spot: EditRange | None = None
+    edit_range: EditRange | None = None
     override_only: str | None = None
 
     @property
     def pinned(self) -> Digest | None:
-        """The digest that the file names now."""
+        """The digest in the file, or None."""
         return None if self.resolved is None else self.resolved.digest
 
     @property
     def unpinned(self) -> Reference | None:
-        """What is to be looked up: the reference without its digest."""
+        """The resolved reference without its digest, or None."""
         return None if self.resolved is None else replace(self.resolved, digest=None)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ScanProblem:
-    """Something that could not be read, and was left out; the rest went on. `line` is 0 where the whole file is meant."""
+    """Something that could not be read and was skipped. `line` is 0 if the problem concerns the whole file."""
 
     path: str
     line: int
@@ -97,8 +105,8 @@ class ScanProblem:
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """All that was found, by path and position, all that was not readable, and what is known not to be evaluated (`notes`)."""
+    """A scan's result: references by path and position, problems, and constructs that are not evaluated (`notes`)."""
 
-    sites: tuple[ImageReference, ...] = ()
+    image_refs: tuple[ImageReference, ...] = ()
     problems: tuple[ScanProblem, ...] = ()
     notes: tuple[ScanProblem, ...] = ()

@@ -1,15 +1,15 @@
-"""A project's references become its lock: what is new is added, what is there stays as it is unless an update is asked for.
+"""Update a project's lock: add new references, and keep known ones unless an update is requested.
 
-Rules, for each reference (by tag, or by digest where it has no tag):
+Rules, for each reference (by tag, or by digest if it has no tag):
 
-1. It is asked what it means now. What can't be told keeps the whole lock from being written.
-2. New: locked to that; where a file pins another digest that is still there, to the pinned one, because that is what
-   the project deploys. A pin to one platform of the index is told, and the index is locked.
-3. Known and unchanged: not touched, but for places and spellings.
-4. Known and changed: told, with its age and the platforms that changed; taken over only by an update.
-5. What is locked to something new gets the entry of its registry's ledger that says so, and the key that the ledger is
-   believed by, where there are any. An update asks for both again, where they were missing or the key was rotated.
-6. A service that is built here is locked if the registry holds its tag, and is a local build otherwise.
+1. Resolve it. A reference that can't be resolved prevents the whole lock from being written.
+2. New: lock it to that digest. If a file pins another digest that still exists, lock it to the pinned one, because that
+   is what the project deploys. A pin to one platform of the index is reported, and the index is locked.
+3. Known and unchanged: keep the entry; only positions and spellings are updated.
+4. Known and changed: report the age and the changed platforms; only an update accepts the new digest.
+5. A new digest is recorded with its registry's ledger entry and trusted ledger key, if there are any. An update
+   requests both again if they were missing or the key was rotated.
+6. A service that is built here is locked if the registry has its tag, and is a local build otherwise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NOT_SHOWN = (RemoteNotFound, RemoteUnauthenticated, RemoteDenied)
 
 @dataclass(frozen=True, slots=True)
 class ReferenceToLock:
-    """One reference of the project and everything that its files say of it."""
+    """One reference of the project, with all its occurrences in files."""
 
     reference: Reference
     written: frozenset[str]
@@ -44,16 +44,16 @@ class ReferenceToLock:
 
 
 class MovedReference(NamedTuple):
-    """A reference that means something else than the lock says. `to` is None where it means nothing any more."""
+    """A reference that no longer resolves to its locked digest. `to`: the new digest; None: the tag is gone."""
 
     before: LockedImage
     to: Digest | None
     platforms: PlatformChange
-    taken: bool
+    updated: bool
 
 
 class Unresolved(NamedTuple):
-    """A reference that the lock can't be written without. `places`: where it stands."""
+    """A reference that prevents the lock from being written. `places`: its positions in files."""
 
     name: str
     reason: str
@@ -62,7 +62,7 @@ class Unresolved(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LockUpdate:
-    """The lock as it should be now, and what there is to tell."""
+    """The updated lock, and what changed."""
 
     lock: Lock
     moved: tuple[MovedReference, ...] = ()
@@ -70,33 +70,37 @@ class LockUpdate:
     notes: tuple[str, ...] = ()
 
 
-def wanted_of(
-    sites: Iterable[ImageReference], known: Mapping[Reference, LockedImage] | None = None
+def references_to_lock(
+    image_refs: Iterable[ImageReference], known: Mapping[Reference, LockedImage] | None = None
 ) -> dict[Reference, ReferenceToLock]:
-    """The distinct references of these sites, by their name in the lock that there is."""
+    """Return the distinct references, by their key in the existing lock."""
     found: dict[Reference, ReferenceToLock] = {}
-    for site in sites:
-        if site.resolved is None:
+    for image_ref in image_refs:
+        if image_ref.resolved is None:
             continue
-        key = key_in(site.resolved, known or {}, same=True)
-        before = found.get(key, ReferenceToLock(key, frozenset(), frozenset(), frozenset(), build=False))
-        pinned = frozenset() if site.pinned is None or key.digest is not None else frozenset({site.pinned})
+        key = key_in(image_ref.resolved, known or {}, same=True)
+        before = found.get(
+            key, ReferenceToLock(reference=key, written=frozenset(), used=frozenset(), pins=frozenset(), build=False)
+        )
+        pinned = frozenset() if image_ref.pinned is None or key.digest is not None else frozenset({image_ref.pinned})
         found[key] = ReferenceToLock(
-            key,
-            before.written | {site.written},
-            before.used | {Use(site.path, site.where)},
-            before.pins | pinned,
-            before.build or site.build,
+            reference=key,
+            written=before.written | {image_ref.written},
+            used=before.used | {Use(image_ref.path, image_ref.where)},
+            pins=before.pins | pinned,
+            build=before.build or image_ref.build,
         )
     return found
 
 
-def unreadable(sites: Iterable[ImageReference]) -> tuple[Unresolved, ...]:
-    """The sites that name nothing that could be looked up, such as a variable without a value."""
+def unresolvable(image_refs: Iterable[ImageReference]) -> tuple[Unresolved, ...]:
+    """Return the references that can't be resolved, such as those with an unset variable."""
     return tuple(
-        Unresolved(site.written, site.why or "it is no reference", (f"{site.path}:{site.line}",))
-        for site in sites
-        if site.resolved is None
+        Unresolved(
+            image_ref.written, image_ref.why or "it is not a valid reference", (f"{image_ref.path}:{image_ref.line}",)
+        )
+        for image_ref in image_refs
+        if image_ref.resolved is None
     )
 
 
@@ -109,7 +113,7 @@ class _Progress:
 
 
 async def relock(
-    sites: Sequence[ImageReference],
+    image_refs: Sequence[ImageReference],
     old: Lock,
     resolver: Resolver,
     *,
@@ -117,188 +121,202 @@ async def relock(
     now_us: int,
     outside: Callable[[str], bool] = lambda _: False,
 ) -> LockUpdate:
-    """The lock that these sites should have. `update`: which known references are to mean what they mean now.
+    """Return the updated lock of these references. `update`: whether a known reference is resolved again.
 
-    `outside`: of a file's path, whether it was not looked at this time; what only such files use stays in the lock.
-    KeyDiffers, LedgerBroken: a registry is not to be believed.
+    `outside`: whether a file was not scanned this time; references used only in such files stay in the lock.
+    Raises: KeyDiffers, LedgerBroken: a registry is not trustworthy.
     """
     known = old.by_reference()
-    wanted = wanted_of(sites, known)
-    meanings = await resolver.meanings(wanted)
-    for meaning in meanings.values():
-        if isinstance(meaning, KeyDiffers):  # nothing is to be had of it, and the lock must not come to name its key
-            raise meaning
+    wanted = references_to_lock(image_refs, known)
+    resolutions = await resolver.resolve(wanted)
+    for resolution in resolutions.values():
+        if isinstance(resolution, KeyDiffers):  # its answers are not used, and its key must not get into the lock
+            raise resolution
     pinned = {
         Reference(each.reference.registry, each.reference.repository, None, pin)
         for each in wanted.values()
         for pin in each.pins
-        if each.reference not in known and _digest_of(meanings[each.reference]) != pin
+        if each.reference not in known and _digest_of(resolutions[each.reference]) != pin
     }
-    meanings |= await resolver.meanings(pinned)
-    read = await resolver.platforms(_unread(meanings, old))
-    behind = read | {image.digest: image.platforms for image in old.images if image.digest and image.platforms}
-    done = _Progress(unresolved=list(unreadable(sites)))
+    resolutions |= await resolver.resolve(pinned)
+    read = await resolver.platforms(_unread(resolutions, old))
+    platforms_by_digest = read | {
+        image.digest: image.platforms for image in old.images if image.digest and image.platforms
+    }
+    progress = _Progress(unresolved=list(unresolvable(image_refs)))
     now_us -= now_us % SECOND_US
     for each in wanted.values():
-        _lock_one(each, known.get(each.reference), meanings, behind, done, now_us, update=update(each.reference))
-    kept = [
+        _lock_one(
+            each,
+            known.get(each.reference),
+            resolutions,
+            platforms_by_digest,
+            progress,
+            now_us,
+            update=update(each.reference),
+        )
+    outside_images = [
         replace(image, used=uses)
         for reference, image in known.items()
         if reference not in wanted and (uses := tuple(use for use in image.used if outside(use.file)))
     ]
-    done.images = [_with_uses(image, known.get(image.reference), outside) for image in done.images]
+    progress.images = [_with_uses(image, known.get(image.reference), outside) for image in progress.images]
     new = {
         image.reference: image.digest
-        for image in done.images
+        for image in progress.images
         if image.digest is not None and (_is_new(image, known) or (image.entry is None and update(image.reference)))
     }
     entries = await resolver.ledger_entries(new)
-    images = [replace(one, entry=entries.get(one.reference, one.entry)) for one in [*done.images, *kept]]
-    named = {one.reference.registry for one in images}
-    fresh = {reference.registry for reference in (*new, *(one for one in wanted if update(one)))}
+    images = [
+        replace(image, entry=entries.get(image.reference, image.entry)) for image in [*progress.images, *outside_images]
+    ]
+    named = {image.reference.registry for image in images}
+    fresh = {reference.registry for reference in (*new, *(image for image in wanted if update(image)))}
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in fresh}
     keys = {registry: key for registry, key in {**old.keys, **keys}.items() if registry in named}
     return LockUpdate(
-        sorted_lock(images, keys),
-        tuple(done.moved),
-        tuple(sorted(done.unresolved)),
-        tuple(done.notes),
+        lock=sorted_lock(images, keys),
+        moved=tuple(progress.moved),
+        unresolved=tuple(sorted(progress.unresolved)),
+        notes=tuple(progress.notes),
     )
 
 
 def _is_new(image: LockedImage, known: Mapping[Reference, LockedImage]) -> bool:
-    """Whether it is locked to this for the first time: only then its ledger is asked, so that a second run changes nothing."""
+    """Return whether a digest is new. Only then the ledger is asked, so that a second run changes nothing."""
     before = known.get(image.reference)
     return before is None or before.digest != image.digest
 
 
-def _unread(meanings: Mapping[Reference, Resolved | BoltsealError], old: Lock) -> dict[Digest, Reference]:
-    """The digests whose platforms no lock knows yet, each with a reference that leads to its repository."""
+def _unread(resolutions: Mapping[Reference, Resolved | BoltsealError], old: Lock) -> dict[Digest, Reference]:
+    """Return the digests whose platforms are not in the lock, each with a reference to its repository."""
     known = {image.digest for image in old.images if image.platforms}
     return {
-        meaning.digest: reference
-        for reference, meaning in meanings.items()
-        if isinstance(meaning, Resolved) and meaning.digest not in known
+        resolution.digest: reference
+        for reference, resolution in resolutions.items()
+        if isinstance(resolution, Resolved) and resolution.digest not in known
     }
 
 
 def _lock_one(
-    each: ReferenceToLock,
+    wanted: ReferenceToLock,
     before: LockedImage | None,
-    meanings: Mapping[Reference, Resolved | BoltsealError],
-    behind: Mapping[Digest, tuple[LockedPlatform, ...] | BoltsealError],
-    done: _Progress,
+    resolutions: Mapping[Reference, Resolved | BoltsealError],
+    platforms_by_digest: Mapping[Digest, tuple[LockedPlatform, ...] | BoltsealError],
+    progress: _Progress,
     now_us: int,
     *,
     update: bool,
 ) -> None:
-    meaning = meanings[each.reference]
-    if isinstance(meaning, BoltsealError):
-        local = _local_build(each, before, meaning, done, now_us, update=update)
+    resolution = resolutions[wanted.reference]
+    if isinstance(resolution, BoltsealError):
+        local = _local_build(wanted, before, resolution, progress, now_us, update=update)
         if local is None:
-            done.unresolved.append(_unresolved(each, meaning))
+            progress.unresolved.append(_unresolved(wanted, resolution))
         else:
-            done.images.append(local)
+            progress.images.append(local)
         return
     if before is None:
-        meaning = _pinned(each, meaning, meanings, behind, done)
-    platforms = behind.get(meaning.digest, ())
+        resolution = _pinned(wanted, resolution, resolutions, platforms_by_digest, progress)
+    platforms = platforms_by_digest.get(resolution.digest, ())
     if isinstance(platforms, BoltsealError):
-        done.unresolved.append(_unresolved(each, platforms))
+        progress.unresolved.append(_unresolved(wanted, platforms))
         return
-    now = _placed(LockedImage(each.reference, meaning.digest, now_us, meaning.media_type, platforms), each)
-    if before is not None and before.digest == meaning.digest:
-        now = replace(
-            now,
+    locked = _with_occurrences(
+        LockedImage(wanted.reference, resolution.digest, now_us, resolution.media_type, platforms), wanted
+    )
+    if before is not None and before.digest == resolution.digest:
+        locked = replace(
+            locked,
             first_seen_us=before.first_seen_us,
             platforms=platforms or before.platforms,
-            media_type=before.media_type or meaning.media_type,
+            media_type=before.media_type or resolution.media_type,
             entry=before.entry,
         )
     elif before is not None:
         change = compare_platforms(before.platforms, platforms)
-        done.moved.append(MovedReference(before, meaning.digest, change, update))
+        progress.moved.append(MovedReference(before, resolution.digest, change, update))
         if not update:
-            now = _placed(before, each)
-    done.images.append(now)
+            locked = _with_occurrences(before, wanted)
+    progress.images.append(locked)
 
 
 def _local_build(
-    each: ReferenceToLock,
+    wanted: ReferenceToLock,
     before: LockedImage | None,
     error: BoltsealError,
-    done: _Progress,
+    progress: _Progress,
     now_us: int,
     *,
     update: bool,
 ) -> LockedImage | None:
-    """A service that is built here and that the registry does not show. None: it can't be told.
+    """Return a service that is built here and not visible in the registry; None if that is not certain.
 
-    A registry answers "log in" also where there is nothing (Docker Hub always does). Of an image that is built here
-    anyway that is taken for "not there", and said; never of one that the lock knows to be in the registry.
+    A registry may answer "log in" for a missing tag (Docker Hub always does). For a service that is built here this
+    counts as missing, with a note. It never does for an image that is locked to a digest.
     """
-    if not each.build or not isinstance(error, _NOT_SHOWN):
+    if not wanted.build or not isinstance(error, _NOT_SHOWN):
         return None
     if before is not None and before.local_build:
-        return _placed(before, each)
+        return _with_occurrences(before, wanted)
     if before is not None:
         if not isinstance(error, RemoteNotFound):
             return None
-        done.moved.append(MovedReference(before, None, PlatformChange(), update))
+        progress.moved.append(MovedReference(before, None, PlatformChange(), update))
         if not update:
-            return _placed(before, each)
+            return _with_occurrences(before, wanted)
     if not isinstance(error, RemoteNotFound):
-        done.notes.append(f"{each.reference.familiar()} is taken for a local build: {error.message}")
-    return _placed(LockedImage(each.reference, None, now_us), each)
+        progress.notes.append(f"{wanted.reference.familiar()} is treated as a local build: {error.message}")
+    return _with_occurrences(LockedImage(wanted.reference, None, now_us), wanted)
 
 
 def _pinned(
-    each: ReferenceToLock,
-    meaning: Resolved,
-    meanings: Mapping[Reference, Resolved | BoltsealError],
-    behind: Mapping[Digest, tuple[LockedPlatform, ...] | BoltsealError],
-    done: _Progress,
+    wanted: ReferenceToLock,
+    resolution: Resolved,
+    resolutions: Mapping[Reference, Resolved | BoltsealError],
+    platforms_by_digest: Mapping[Digest, tuple[LockedPlatform, ...] | BoltsealError],
+    progress: _Progress,
 ) -> Resolved:
-    """What a reference that is new to the lock is locked to: what its files pin, if they agree, else what its tag means."""
-    others = each.pins - {meaning.digest}
+    """Return what a new reference is locked to: the digest that its files pin if they agree, else the tag's digest."""
+    others = wanted.pins - {resolution.digest}
     if not others:
-        return meaning
-    name = each.reference.familiar()
-    if len(each.pins) > 1:
-        done.notes.append(f"{name}: files pin it to {len(each.pins)} digests; locked to what the tag means now")
-        return meaning
+        return resolution
+    name = wanted.reference.familiar()
+    if len(wanted.pins) > 1:
+        progress.notes.append(f"{name}: files pin it to {len(wanted.pins)} digests; locked to the tag's current digest")
+        return resolution
     (pin,) = others
-    platforms = behind.get(meaning.digest, ())
+    platforms = platforms_by_digest.get(resolution.digest, ())
     if not isinstance(platforms, BoltsealError) and pin in {platform.manifest for platform in platforms}:
-        done.notes.append(
-            f"{name}: pinned to {pin.short}, one platform of it; the index is locked: `boltseal pin` mends it"
+        progress.notes.append(
+            f"{name}: pinned to {pin.short}, one platform of it; the index is locked, and `boltseal pin` writes its digest"
         )
-        return meaning
-    held = meanings[Reference(each.reference.registry, each.reference.repository, None, pin)]
-    if isinstance(held, BoltsealError):
-        done.notes.append(
-            f"{name}: pinned to {pin.short}, which can't be had: {held.message}; locked to what the tag means"
+        return resolution
+    pinned = resolutions[Reference(wanted.reference.registry, wanted.reference.repository, None, pin)]
+    if isinstance(pinned, BoltsealError):
+        progress.notes.append(
+            f"{name}: pinned to {pin.short}, which is not available: {pinned.message}; locked to the tag's digest"
         )
-        return meaning
-    done.notes.append(f"{name}: locked as it is pinned, to {pin.short}; the tag means {meaning.digest.short} now")
-    return held
+        return resolution
+    progress.notes.append(f"{name}: locked to its pin {pin.short}; the tag now resolves to {resolution.digest.short}")
+    return pinned
 
 
-def _placed(image: LockedImage, each: ReferenceToLock) -> LockedImage:
-    return replace(image, written=tuple(each.written), used=tuple(each.used))
+def _with_occurrences(image: LockedImage, wanted: ReferenceToLock) -> LockedImage:
+    return replace(image, written=tuple(wanted.written), used=tuple(wanted.used))
 
 
 def _with_uses(image: LockedImage, before: LockedImage | None, outside: Callable[[str], bool]) -> LockedImage:
-    """The image with the places that only files have which were not looked at."""
+    """Add the occurrences in files that were not scanned."""
     if before is None:
         return image
     return replace(image, used=(*image.used, *(use for use in before.used if outside(use.file))))
 
 
-def _unresolved(each: ReferenceToLock, error: BoltsealError) -> Unresolved:
-    places = tuple(sorted(f"{use.file}: {use.at}" for use in each.used))
-    return Unresolved(each.reference.familiar(), error.message, places)
+def _unresolved(wanted: ReferenceToLock, error: BoltsealError) -> Unresolved:
+    places = tuple(sorted(f"{use.file}: {use.at}" for use in wanted.used))
+    return Unresolved(wanted.reference.familiar(), error.message, places)
 
 
-def _digest_of(meaning: Resolved | BoltsealError) -> Digest | None:
-    return meaning.digest if isinstance(meaning, Resolved) else None
+def _digest_of(resolution: Resolved | BoltsealError) -> Digest | None:
+    return resolution.digest if isinstance(resolution, Resolved) else None

@@ -1,7 +1,6 @@
-"""`boltseal.lock` on the disk: read as it is, or nothing where there is none; written whole, or left as it was.
+"""Read and write `boltseal.lock` on disk. Writes are atomic.
 
-A project is checked out from somewhere: a lock that is a link is not followed, wherever it leads, and what is no plain
-file is not opened.
+A checked-out project is untrusted: a lock that is a symbolic link is not followed, and only a regular file is read.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.lockfile.format import format_lock
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 
-_NEW_MODE: Final = 0o644  # it holds no secret, and whoever builds the project has to read it
+_NEW_MODE: Final = 0o644  # not secret, and every user who builds the project must read it
 
 
 class LockNotWritten(Unavailable):
-    """The disk did not take the lock: it is the old one, or the new one, and nothing between."""
+    """The disk refused the write. The lock is the old one or the new one, never partial."""
 
 
 def read_lock(root: Path) -> Lock | None:
-    """The lock of a project, None where it has none. LockInvalid."""
+    """Return a project's lock, or None if it has none. Raises: LockInvalid: it can't be read."""
     raw = _read(root / LOCK_NAME)
     return None if raw is None else parse_lock(raw)
 
@@ -36,35 +35,36 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        reason = "it is a link, which is not followed" if path.is_symlink() else error.strerror
+        reason = "it is a symbolic link, which is not followed" if path.is_symlink() else error.strerror
         raise LockInvalid(f"{LOCK_NAME} can't be read: {reason}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise LockInvalid(f"{LOCK_NAME} can't be read: it is no file")
+        raise LockInvalid(f"{LOCK_NAME} can't be read: it is not a regular file")
     with os.fdopen(fd, "rb") as file:
         return file.read(MAX_LOCK_BYTES + 1)
 
 
 def write_lock(root: Path, lock: Lock, disk: Disk = Disk()) -> bool:  # noqa: B008 - it has no state
-    """Put the lock into the project; False where it says this already. LockNotWritten, LockInvalid.
+    """Write the lock into the project. Return False if the file already has this content.
 
-    1. Write beside it, with its mode. 2. fsync. 3. Rename over it. 4. fsync the folder.
+    Steps: write beside it with its mode; fsync; rename over it; fsync the folder.
+    Raises: LockNotWritten: the disk refused. LockInvalid: the existing lock can't be read.
     """
     path, text = root / LOCK_NAME, format_lock(lock).encode()
     if _read(path) == text:
         return False
-    beside = f"{path}.{os.urandom(6).hex()}.new"
+    temporary = f"{path}.{os.urandom(6).hex()}.new"
     try:
-        fd = disk.create(beside)
+        fd = disk.create(temporary)
         try:
             os.fchmod(fd, stat.S_IMODE(path.stat().st_mode) if path.exists() else _NEW_MODE)
             disk.append(fd, [text])
             disk.sync(fd)
         finally:
             disk.close(fd)
-        disk.rename(beside, os.fspath(path))
+        disk.rename(temporary, os.fspath(path))
         disk.sync_folder(os.fspath(root))
     except OSError as error:
-        Path(beside).unlink(missing_ok=True)
-        raise LockNotWritten(f"{path} can't be written: {error.strerror}; run it again") from error
+        Path(temporary).unlink(missing_ok=True)
+        raise LockNotWritten(f"{path} can't be written: {error.strerror}; run the command again") from error
     return True

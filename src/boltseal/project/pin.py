@@ -1,7 +1,7 @@
-"""Which digest each site of a project shall have, and what there is to tell of those that get none. Pure.
+"""Decide which digest each image reference of a project is pinned to, and why some get none. Pure.
 
-By the lock where there is one: what it does not know is not guessed. Without a lock by what each tag means now, and a
-digest that stands in a file already is left as it is. A service that is built here keeps its name.
+With a lock, the lock decides; a reference that is not locked gets no digest. Without a lock, each tag gets the digest
+that it resolves to now, and a digest that is already in a file stays. A service that is built here is not pinned.
 """
 
 from __future__ import annotations
@@ -16,112 +16,119 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
 
-if TYPE_CHECKING:  # with a lock nobody is asked, and a client need not be loaded
+if TYPE_CHECKING:  # with a lock no registry is asked, so the client need not be loaded
     from boltseal.client.registry_client import Resolved
 
 
 class PinStatus(StrEnum):
-    """What becomes of a site."""
+    """What happens to an image reference."""
 
     PINNED = "pinned"
-    """Its digest is written, or would be."""
+    """Its digest is or would be written."""
     UNPINNED = "unpinned"
-    """Its digest is taken out, or would be."""
+    """Its digest is or would be removed."""
     UNCHANGED = "unchanged"
-    """It names the digest that it should."""
+    """It already has the right digest."""
     LOCAL_BUILD = "local-build"
-    """It is built here, and its name is its own."""
+    """It is built here, so it has no digest in a registry."""
     NOT_LOCKED = "not-locked"
-    """The lock does not know it."""
+    """The lock does not contain it."""
     NO_PLACE = "no-place"
-    """A digest can't be written there soundly; a generated file can hold it."""
+    """A digest can't be written there safely; a generated file may pin it."""
     UNKNOWN = "unknown"
-    """It could not be told what it means."""
+    """Its tag could not be resolved."""
 
 
 class Pin(NamedTuple):
-    """What becomes of one site, and why. `digest` is what it shall have, None where it shall have none or is left alone."""
+    """What happens to one reference, and why. `digest`: the one to write; None to remove it or leave it as it is."""
 
-    site: ImageReference
+    image_ref: ImageReference
     status: PinStatus
     reason: str
     digest: Digest | None = None
 
 
-def to_be_asked(sites: Iterable[ImageReference]) -> frozenset[Reference]:
-    """The references whose meaning is needed where there is no lock."""
+def references_to_resolve(image_refs: Iterable[ImageReference]) -> frozenset[Reference]:
+    """Return the references that must be resolved if there is no lock."""
     return frozenset(
-        lock_key(site.resolved)
-        for site in sites
-        if site.resolved is not None and site.pinned is None and site.spot is not None and not site.build
+        lock_key(image_ref.resolved)
+        for image_ref in image_refs
+        if image_ref.resolved is not None
+        and image_ref.pinned is None
+        and image_ref.edit_range is not None
+        and not image_ref.build
     )
 
 
-def pins_by_lock(sites: Iterable[ImageReference], lock: Lock) -> list[Pin]:
-    """What the lock says of each site."""
+def pins_by_lock(image_refs: Iterable[ImageReference], lock: Lock) -> list[Pin]:
+    """Pin each reference to its digest in the lock."""
     known = lock.by_reference()
-    return [_by_lock(site, known) for site in sites]
+    return [_by_lock(image_ref, known) for image_ref in image_refs]
 
 
-def pins_by_meaning(
-    sites: Iterable[ImageReference], meanings: Mapping[Reference, Resolved | BoltsealError]
+def pins_by_tag(
+    image_refs: Iterable[ImageReference], resolutions: Mapping[Reference, Resolved | BoltsealError]
 ) -> list[Pin]:
-    """What each site's tag means now."""
-    found: list[Pin] = []
-    for site in sites:
-        left = _left_alone(site)
-        if left is None and site.pinned is not None:
-            left = Pin(site, PinStatus.UNCHANGED, f"is pinned to {site.pinned.short}")
-        meaning = None if left is not None or site.spot is None else meanings[lock_key(_named(site))]
-        if isinstance(meaning, BoltsealError):
-            found.append(Pin(site, PinStatus.UNKNOWN, meaning.message))
+    """Pin each reference to the digest that its tag resolves to now."""
+    pins: list[Pin] = []
+    for image_ref in image_refs:
+        skipped = _skipped(image_ref)
+        if skipped is None and image_ref.pinned is not None:
+            skipped = Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {image_ref.pinned.short}")
+        resolution = (
+            None if skipped is not None or image_ref.edit_range is None else resolutions[lock_key(_resolved(image_ref))]
+        )
+        if isinstance(resolution, BoltsealError):
+            pins.append(Pin(image_ref, PinStatus.UNKNOWN, resolution.message))
         else:
-            found.append(left or _pin(site, None if meaning is None else meaning.digest))
-    return found
+            pins.append(skipped or _pin(image_ref, None if resolution is None else resolution.digest))
+    return pins
 
 
-def unpins(sites: Iterable[ImageReference]) -> list[Pin]:
-    """Every digest goes that stands beside a name."""
-    found: list[Pin] = []
-    for site in sites:
-        if site.pinned is None:
-            found.append(Pin(site, PinStatus.UNCHANGED, "is not pinned"))
-        elif site.spot is None:
-            found.append(Pin(site, PinStatus.NO_PLACE, site.override_only or "its digest has no place of its own"))
+def unpins(image_refs: Iterable[ImageReference]) -> list[Pin]:
+    """Remove the digest of each reference that can be edited."""
+    pins: list[Pin] = []
+    for image_ref in image_refs:
+        if image_ref.pinned is None:
+            pins.append(Pin(image_ref, PinStatus.UNCHANGED, "is not pinned"))
+        elif image_ref.edit_range is None:
+            pins.append(
+                Pin(image_ref, PinStatus.NO_PLACE, image_ref.override_only or "its digest can't be removed there")
+            )
         else:
-            found.append(Pin(site, PinStatus.UNPINNED, f"was pinned to {site.pinned.short}"))
-    return found
+            pins.append(Pin(image_ref, PinStatus.UNPINNED, f"was pinned to {image_ref.pinned.short}"))
+    return pins
 
 
-def _left_alone(site: ImageReference) -> Pin | None:
-    if site.build:
-        return Pin(site, PinStatus.LOCAL_BUILD, "is built here: its name is its own")
-    if site.resolved is None:
-        return Pin(site, PinStatus.UNKNOWN, site.why or "is no reference")
+def _skipped(image_ref: ImageReference) -> Pin | None:
+    if image_ref.build:
+        return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here")
+    if image_ref.resolved is None:
+        return Pin(image_ref, PinStatus.UNKNOWN, image_ref.why or "is not a valid reference")
     return None
 
 
-def _by_lock(site: ImageReference, known: Mapping[Reference, LockedImage]) -> Pin:
-    left = _left_alone(site)
-    if left is not None:
-        return left
-    image = known.get(key_in(_named(site), known))
+def _by_lock(image_ref: ImageReference, known: Mapping[Reference, LockedImage]) -> Pin:
+    skipped = _skipped(image_ref)
+    if skipped is not None:
+        return skipped
+    image = known.get(key_in(_resolved(image_ref), known))
     if image is None:
-        return Pin(site, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
-    return _pin(site, image.digest)
+        return Pin(image_ref, PinStatus.NOT_LOCKED, f"is not in {LOCK_NAME}: `boltseal lock` adds it")
+    return _pin(image_ref, image.digest)
 
 
-def _pin(site: ImageReference, digest: Digest | None) -> Pin:
-    if site.spot is None:
-        return Pin(site, PinStatus.NO_PLACE, site.override_only or "there is no place for a digest")
+def _pin(image_ref: ImageReference, digest: Digest | None) -> Pin:
+    if image_ref.edit_range is None:
+        return Pin(image_ref, PinStatus.NO_PLACE, image_ref.override_only or "a digest can't be written there")
     if digest is None:
-        return Pin(site, PinStatus.LOCAL_BUILD, "is built here: no registry holds it")
-    if site.pinned == digest:
-        return Pin(site, PinStatus.UNCHANGED, f"is pinned to {digest.short}")
-    return Pin(site, PinStatus.PINNED, f"pinned to {digest.short}", digest)
+        return Pin(image_ref, PinStatus.LOCAL_BUILD, "is built here: no registry has it")
+    if image_ref.pinned == digest:
+        return Pin(image_ref, PinStatus.UNCHANGED, f"is pinned to {digest.short}")
+    return Pin(image_ref, PinStatus.PINNED, f"pinned to {digest.short}", digest)
 
 
-def _named(site: ImageReference) -> Reference:
-    if site.resolved is None:
-        raise AssertionError("what names nothing was left alone before")
-    return site.resolved
+def _resolved(image_ref: ImageReference) -> Reference:
+    if image_ref.resolved is None:
+        raise AssertionError("an unresolved reference was skipped before")
+    return image_ref.resolved

@@ -1,6 +1,6 @@
-"""Is an image for the machines that it is used on? Platforms as people and indexes write them, compared. Pure.
+"""Compare the platforms of an image with the machines that run it. Pure.
 
-A platform is `os/architecture[/variant]`, read as Docker reads it: `linux/arm64/v8` is `linux/arm64`, `x86_64` is
+A platform is `os/architecture[/variant]`, normalised as Docker does: `linux/arm64/v8` is `linux/arm64`, `x86_64` is
 `linux/amd64`, `linux/arm` is `linux/arm/v7`. A machine of a later arm variant runs images of an earlier one.
 """
 
@@ -29,7 +29,7 @@ _UNKNOWN: Final = frozenset({"", "unknown/unknown"})
 
 
 class PlatformInvalid(Invalid):
-    """A text that names no platform."""
+    """A text that is not a platform."""
 
 
 class _Machine(NamedTuple):
@@ -39,17 +39,17 @@ class _Machine(NamedTuple):
 
 
 def check_platform(text: str) -> str:
-    """The text, if it names a platform. PlatformInvalid."""
+    """Return the text if it is a platform. Raises: PlatformInvalid: it is not."""
     parts = text.split("/")
     plain = text.isascii() and all(part and not set(part) - _CHARACTERS for part in parts)
     if not plain or len(parts) > 3 or len(text) > MAX_PLATFORM:
-        raise PlatformInvalid(f"{quote(text)} is no platform; expected one such as linux/amd64 or linux/arm/v7")
+        raise PlatformInvalid(f"{quote(text)} is not a platform; expected one such as linux/amd64 or linux/arm/v7")
     return text
 
 
-def runs(asked: str, has: str) -> bool:
-    """Whether a machine of the asked platform runs an image for the other one."""
-    wanted, found = _machine(asked), _machine(has)
+def can_run(machine: str, image: str) -> bool:
+    """Return whether a machine of one platform runs images of another."""
+    wanted, found = _machine(machine), _machine(image)
     if (wanted.system, wanted.architecture) != (found.system, found.architecture):
         return wanted.system == found.system and not wanted.architecture
     if wanted.architecture == "arm":
@@ -57,19 +57,20 @@ def runs(asked: str, has: str) -> bool:
     return not wanted.variant or not found.variant or wanted.variant == found.variant
 
 
-def lacking(asked: Iterable[str], platforms: Sequence[LockedPlatform]) -> tuple[str, ...] | None:
-    """The asked platforms that an image is not for; None where it can't be told, since its own are not all known."""
+def missing_platforms(machines: Iterable[str], platforms: Sequence[LockedPlatform]) -> tuple[str, ...] | None:
+    """Return the machines that no platform of an image fits, or None if the image's platforms are not all known."""
     if not platforms or any(each.platform in _UNKNOWN for each in platforms):
         return None
-    return tuple(one for one in asked if not any(runs(one, each.platform) for each in platforms))
+    return tuple(machine for machine in machines if not any(can_run(machine, each.platform) for each in platforms))
 
 
-def same_on(asked: Iterable[str], change: PlatformChange) -> tuple[str, ...]:
-    """The asked platforms whose image is the same on both sides of a change."""
+def unchanged_platforms(machines: Iterable[str], change: PlatformChange) -> tuple[str, ...]:
+    """Return the machines whose image is the same on both sides of a change."""
     return tuple(
-        one
-        for one in asked
-        if any(runs(one, each) for each in change.same) and not any(runs(one, each) for each in change.changed)
+        machine
+        for machine in machines
+        if any(can_run(machine, each) for each in change.same)
+        and not any(can_run(machine, each) for each in change.changed)
     )
 
 

@@ -1,8 +1,8 @@
-"""New tags in a project's files: `1.4.2` becomes `1.5.0` where it stands, and nothing else changes. Pure.
+"""Change tags in a project's files, such as `1.4.2` to `1.5.0`, and check that nothing else changed. Writes no file.
 
-Only a reference whose own text has the tag in it as it is can be edited: not one that a variable fills in, and not one that
-a digest pins, for that is another image then. Proven as `edit` proves a pin: the same structure but for these texts, and
-the same references but for these tags.
+A reference can be edited only if its own text contains the tag literally. A tag filled in by a variable is refused, and
+so is a reference pinned by digest, because the digest would still select the old image. The checks are those of
+`edits`: the same structure except for the edited texts, and the same references except for these tags.
 """
 
 from __future__ import annotations
@@ -18,70 +18,72 @@ from boltseal.project.image_references import EditRange, ImageReference, ScanRes
 from boltseal.project.scan import scan_project
 
 
-def retag(asked: ScanRequest, found: ScanResult, tags: Mapping[ImageReference, Tag]) -> EditResult:
-    """The files with these tags, and what was refused. `found` is of `asked`. One file that does not prove refuses all."""
+def retag(request: ScanRequest, scan: ScanResult, tags: Mapping[ImageReference, Tag]) -> EditResult:
+    """Change these tags in their files. `scan` is the result of `request`. One failed check refuses all edits."""
     refused: dict[ImageReference, str] = {}
     texts: defaultdict[str, dict[EditRange, str]] = defaultdict(dict)
-    for site, tag in tags.items():
-        spot = _spot(asked, site)
-        if isinstance(spot, str):
-            refused[site] = spot
+    for image_ref, tag in tags.items():
+        edit_range = _tag_range(request, image_ref)
+        if isinstance(edit_range, str):
+            refused[image_ref] = edit_range
         else:
-            texts[spot.path][spot] = str(tag)
-    changes = [_change(asked, path, inside) for path, inside in sorted(texts.items())]
-    reason = _unproven(asked, found, {site: tag for site, tag in tags.items() if site not in refused}, changes, texts)
+            texts[edit_range.path][edit_range] = str(tag)
+    changes = [_apply(request, path, replacements) for path, replacements in sorted(texts.items())]
+    reason = _failed_check(
+        request, scan, {image_ref: tag for image_ref, tag in tags.items() if image_ref not in refused}, changes, texts
+    )
     if reason is not None:
-        refused.update({site: reason for site in tags if site not in refused})
+        refused.update({image_ref: reason for image_ref in tags if image_ref not in refused})
         changes = []
-    return EditResult(tuple(changes), tuple(EditRefusal(site, why) for site, why in refused.items()))
+    return EditResult(tuple(changes), tuple(EditRefusal(image_ref, why) for image_ref, why in refused.items()))
 
 
-def _spot(asked: ScanRequest, site: ImageReference) -> EditRange | str:
-    """Where the tag stands, or why it can't be edited."""
-    reference = site.resolved
+def _tag_range(request: ScanRequest, image_ref: ImageReference) -> EditRange | str:
+    """Return the range of the tag, or why it can't be edited."""
+    reference = image_ref.resolved
     if reference is None or reference.tag is None:
-        return site.why or "it has no tag"
+        return image_ref.why or "it has no tag"
     if reference.digest is not None:
         return "it is pinned to a digest; unpin it first (`boltseal pin --unpin`), or change both by hand"
-    start, end = site.span
-    text = asked.project.read(site.path).text[start:end]
+    start, end = image_ref.span
+    text = request.project.read(image_ref.path).text[start:end]
     at = text.rfind(f":{reference.tag}")
     after = at + 1 + len(reference.tag)
     if at < 0 or text.count(f":{reference.tag}") != 1 or text[after:].strip("\"' \t\r\n"):
-        return "its tag is not written there as it is: a variable or another file fills it in"
-    return EditRange(site.path, start + at + 1, start + after, "")
+        return "its text does not contain the tag literally: a variable or another file supplies it"
+    return EditRange(image_ref.path, start + at + 1, start + after, "")
 
 
-def _change(asked: ScanRequest, path: str, inside: Mapping[EditRange, str]) -> FileEdit:
-    before = asked.project.read(path)
-    parts, at = [], 0
-    for spot in sorted(inside):
-        parts += [before.text[at : spot.start], inside[spot]]
-        at = spot.end
-    parts.append(before.text[at:])
+def _apply(request: ScanRequest, path: str, replacements: Mapping[EditRange, str]) -> FileEdit:
+    before = request.project.read(path)
+    parts, position = [], 0
+    for edit_range in sorted(replacements):
+        parts += [before.text[position : edit_range.start], replacements[edit_range]]
+        position = edit_range.end
+    parts.append(before.text[position:])
     return FileEdit(before, before.with_text("".join(parts)))
 
 
-def _unproven(
-    asked: ScanRequest,
-    found: ScanResult,
+def _failed_check(
+    request: ScanRequest,
+    scan: ScanResult,
     tags: Mapping[ImageReference, Tag],
     changes: list[FileEdit],
     texts: Mapping[str, Mapping[EditRange, str]],
 ) -> str | None:
-    kinds = {site.path: site.format for site in found.sites}
+    formats = {image_ref.path: image_ref.format for image_ref in scan.image_refs}
     for change in changes:
-        differs = structure_differs(change.before, change.after, texts[change.path], kinds.get(change.path))
-        if differs is not None:
-            return differs.replace("the digest", "the new tag")
-    project = asked.project.with_texts({change.path: change.after for change in changes})
-    again = scan_project(project, asked.paths, crds=asked.crds)
-    if len(again.sites) != len(found.sites) or len(again.problems) != len(found.problems):
-        return "read again, the files do not hold the same references"
-    for site, now in zip(found.sites, again.sites, strict=True):
-        expected = site.resolved
-        if expected is not None and site in tags:
-            expected = replace(expected, tag=tags[site])
-        if (site.path, site.where, expected) != (now.path, now.where, now.resolved):
-            return f"read again, {site.where} does not name what it should"
+        reason = structure_differs(change.before, change.after, texts[change.path], formats.get(change.path))
+        if reason is not None:
+            return reason.replace("the digest", "the new tag")
+    project = request.project.with_texts({change.path: change.after for change in changes})
+    rescan = scan_project(project, request.paths, crds=request.crds)
+    if len(rescan.image_refs) != len(scan.image_refs) or len(rescan.problems) != len(scan.problems):
+        return "after the edit, the files would not contain the same image references"
+    for image_ref, now in zip(scan.image_refs, rescan.image_refs, strict=True):
+        expected = image_ref.resolved
+        if expected is not None and image_ref in tags:
+            expected = replace(expected, tag=tags[image_ref])
+        if (image_ref.path, image_ref.where, expected) != (now.path, now.where, now.resolved):
+            return f"after the edit, {image_ref.where} would not name the expected image"
     return None

@@ -1,14 +1,14 @@
-"""What a project and its user say to the verbs that read a project: `.boltseal.toml` in it, and the user's own file.
+"""Settings of a project (`.boltseal.toml`) and of its user, for the commands that read projects.
 
-The two are trusted differently, and so are two files:
+The two files have different trust levels:
 
-- `.boltseal.toml` comes with the checked-out project. It holds `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and has no
-  key for a command, an address or a credential: it can't run anything, or name a host to talk to.
-- The user's `boltseal.toml` (`[client] registries`) says which registries a project may make us talk to. Without it:
-  Docker Hub and the other public registries, this machine, and those that the user has logged in to. It also says who is
-  told of what is found (`[[notify]]`).
+- `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and no key
+  for a command, an address or a credential: it can't run anything or name a host to contact.
+- The user's `boltseal.toml` (`[client] registries`) lists the registries that a project may make boltseal contact. The
+  default: Docker Hub and other public registries, this machine, and those with a login. It also configures
+  notifications (`[[notify]]`).
 
-A key that is not known is an error that names the nearest one. Nothing is ignored.
+An unknown key is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from boltseal.client.hosts import is_loopback
 from boltseal.errors import Invalid, quote
@@ -48,7 +48,7 @@ PUBLIC_REGISTRIES: Final = (
     "registry.gitlab.com",
     "registry.k8s.io",
 )
-"""Registries that anybody may ask, and that a project may name without the user having said so."""
+"""Public registries, which a project may name without the user's permission."""
 
 _is_registry = re.compile(
     r"\*|(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?"
@@ -56,30 +56,36 @@ _is_registry = re.compile(
 
 
 class ProjectInvalid(Invalid):
-    """A `.boltseal.toml`, or the user's own file, that can't be read or says what can't be."""
+    """A `.boltseal.toml`, or the user's own file, that can't be read or has an invalid value."""
+
+
+class Mirror(NamedTuple):
+    """Where a registry's images are also available by digest: a host, and the prefix of their names there, or ""."""
+
+    host: str
+    prefix: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None where nothing is said.
+    """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None: not configured.
 
-    `mirrors`: for a registry, where its images can be had by digest too: a host, and what their names begin with there.
-    `receivers`: the `[[notify]]` tables beside it, who is told of what the user's verbs find. `on_outdated`: what
-    `boltseal outdated --rebuild` runs, of no other file than the user's own.
+    `mirrors`: by registry. `receivers`: the `[[notify]]` tables. `on_outdated`: what `boltseal outdated --rebuild`
+    runs; only the user's own file can set it.
     """
 
     registries: tuple[str, ...] | None = None
-    mirrors: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    mirrors: Mapping[str, Mirror] = field(default_factory=dict)
     receivers: tuple[NotifySettings, ...] = ()
     on_outdated: tuple[RebuildAction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """A project's own words. `exclude`: globs of files that are not looked at; `strict`: `verify --strict` always.
+    """A project's own settings. `exclude`: globs of files to skip. `strict`: the default of `verify --strict`.
 
-    `platforms`: the machines that its images are used on, as `verify --platform` has them. `crds`: where resources of a kind
-    name images, as `project.references.kubernetes` has it.
+    `platforms`: as for `verify --platform`. `crds`: paths to images in resources, by kind (see
+    `project.references.kubernetes`).
     """
 
     exclude: tuple[str, ...] = ()
@@ -88,7 +94,7 @@ class ProjectSettings:
     crds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def excludes(self, path: str) -> bool:
-        """Whether a file or folder of the project (`deploy/compose.yaml`) is left out. `*` matches across `/` too."""
+        """Return whether a file or folder of the project (`deploy/compose.yaml`) is skipped. `*` also matches `/`."""
         globs = [glob.rstrip("/") for glob in self.exclude]
         return any(fnmatchcase(path, glob) or fnmatchcase(path, f"{glob}/*") for glob in globs)
 
@@ -105,72 +111,74 @@ _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
     "on_outdated": {},
 }
 _LISTS: Final = frozenset({"notify", "on_outdated"})
-"""The tables of which there may be several; what stands in them is looked at by whoever knows them."""
+"""Arrays of tables; their content is checked by the modules that use them."""
 _WORDS: Final = {bool: "true or false", list: "a list of texts", dict: "a list of paths for each kind"}
 
 
 def project_settings(root: Path) -> ProjectSettings:
-    """What `.boltseal.toml` of a project says; nothing where there is none. ProjectInvalid."""
-    said = _read(root / PROJECT_FILE, PROJECT_FILE, _PROJECT, os.O_NOFOLLOW)
-    crds = said.get("pin", {}).get("crds", {})
+    """Read a project's `.boltseal.toml`; defaults if there is none. Raises: ProjectInvalid."""
+    tables = _read(root / PROJECT_FILE, PROJECT_FILE, _PROJECT, os.O_NOFOLLOW)
+    crds = tables.get("pin", {}).get("crds", {})
     exclude, platforms = (
-        said.get(table, {}).get(key, ()) for table, key in (("lock", "exclude"), ("verify", "platforms"))
+        tables.get(table, {}).get(key, ()) for table, key in (("lock", "exclude"), ("verify", "platforms"))
     )
     listed = {"[lock] exclude": exclude, "[verify] platforms": platforms}
     for key, values in (listed | {f"[pin.crds] {quote(kind)}": paths for kind, paths in crds.items()}).items():
-        if len(values) > MAX_LISTED:  # each is tried on every file, or on every resource
-            raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; at most {MAX_LISTED} are taken")
+        if len(values) > MAX_LISTED:  # each is compared with every file or resource
+            raise ProjectInvalid(f"{PROJECT_FILE}: {key} has {len(values)} entries; expected at most {MAX_LISTED}")
     return ProjectSettings(
-        tuple(exclude),
-        said.get("verify", {}).get("strict", False),
-        tuple(platforms),
-        {kind: tuple(paths) for kind, paths in crds.items()},
+        exclude=tuple(exclude),
+        strict=tables.get("verify", {}).get("strict", False),
+        platforms=tuple(platforms),
+        crds={kind: tuple(paths) for kind, paths in crds.items()},
     )
 
 
 def client_settings(path: Path) -> ClientSettings:
-    """What the user's own file says; nothing where there is none. ProjectInvalid."""
+    """Read the user's own file; defaults if there is none. Raises: ProjectInvalid."""
     tables = _read(path, str(path), _CLIENT)
-    said = tables.get("client", {})
-    listed = said.get("registries")
+    client = tables.get("client", {})
+    listed = client.get("registries")
     for name in listed or ():
         check_registry(name, f"{path}: [client] registries")
-    mirrors = dict(_mirror(text, f"{path}: [client] mirrors") for text in said.get("mirrors", ()))
+    mirrors = dict(_mirror(text, f"{path}: [client] mirrors") for text in client.get("mirrors", ()))
     try:
         receivers = parse_notify(tables.get("notify", ()))
         actions = parse_on_outdated(tables.get("on_outdated", ()))
     except (NotifyInvalid, OnOutdatedInvalid) as error:
         raise ProjectInvalid(f"{path}: {error.message}") from error
-    return ClientSettings(None if listed is None else tuple(listed), mirrors, receivers, actions)
+    return ClientSettings(
+        registries=None if listed is None else tuple(listed), mirrors=mirrors, receivers=receivers, on_outdated=actions
+    )
 
 
-def _mirror(text: str, where: str) -> tuple[str, tuple[str, str]]:
-    """What `docker.io=localhost:5000/hub` says. ProjectInvalid."""
-    registry, equals, place = text.partition("=")
-    host, _, prefix = place.partition("/")
+def _mirror(text: str, where: str) -> tuple[str, Mirror]:
+    """Parse `docker.io=localhost:5000/hub`. Raises: ProjectInvalid."""
+    registry, equals, target = text.partition("=")
+    host, _, prefix = target.partition("/")
     try:
         if not equals or "*" in text:
             raise ProjectInvalid("")
         check_registry(registry, where)
         check_registry(host, where)
-        return registry, (host, Repository(prefix) if prefix else "")
+        return registry, Mirror(host, Repository(prefix) if prefix else "")
     except Invalid as error:
         raise ProjectInvalid(
-            f"{where}: {quote(text)} is no mirror; expected a registry and where its images are, such as "
+            f"{where}: {quote(text)} is not a mirror; expected a registry and where its images are, such as "
             '"docker.io=localhost:5000/hub"'
         ) from error
 
 
 def check_registry(name: str, where: str) -> None:
-    """Refuse what is no name of a registry. ProjectInvalid."""
+    """Check that a text is a registry's name or a pattern. Raises: ProjectInvalid: it is not."""
     if _is_registry(name) is None:
         raise ProjectInvalid(
-            f"{where}: {quote(name)} is no registry; expected a host, perhaps with a port, *.example.com, or *"
+            f"{where}: {quote(name)} is not a registry; expected a host, perhaps with a port, *.example.com, or *"
         )
 
 
 def allowed_registries(client: ClientSettings, logins: Iterable[str], more: Iterable[str]) -> Callable[[str], bool]:
-    """Which registries a project may make us talk to. `logins`: where the user has logged in; `more`: named in the call."""
+    """Return which registries a project may contact. `logins`: those with a login. `more`: those named on the command line."""
     always = tuple(more)
     named = client.registries
     known = frozenset((*PUBLIC_REGISTRIES, *logins))
@@ -191,41 +199,43 @@ def _matches(registry: str, pattern: str) -> bool:
 
 
 def _read(path: Path, origin: str, known: Mapping[str, Mapping[str, type]], flags: int = 0) -> Mapping[str, Any]:
-    """What a file says. A pipe is not waited for, and a project's file is not followed anywhere else."""
+    """Read a TOML file. Does not wait for a pipe, and follows no link if `flags` has O_NOFOLLOW."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     except FileNotFoundError:
         return {}
     except OSError as error:
-        reason = "it is a link, which is not followed" if flags and path.is_symlink() else error.strerror
+        reason = "it is a symbolic link, which is not followed" if flags and path.is_symlink() else error.strerror
         raise ProjectInvalid(f"{origin} can't be read: {reason}") from error
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
-        raise ProjectInvalid(f"{origin} can't be read: {'Is a directory' if stat.S_ISDIR(mode) else 'it is no file'}")
+        raise ProjectInvalid(
+            f"{origin} can't be read: {'Is a directory' if stat.S_ISDIR(mode) else 'not a regular file'}"
+        )
     with os.fdopen(fd, "rb") as file:
         raw = file.read(MAX_FILE_BYTES + 1)
     if len(raw) > MAX_FILE_BYTES:
         raise ProjectInvalid(f"{origin}: it has more than {MAX_FILE_BYTES} bytes; expected a few lines of TOML")
     try:
-        said = tomllib.loads(raw.decode("utf-8-sig"))
+        tables = tomllib.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
         raise ProjectInvalid(f"{origin}: not TOML: {quote(str(error), 200)[1:-1]}") from error
-    _check_tables(said, origin, known)
-    return said
+    _check_tables(tables, origin, known)
+    return tables
 
 
-def _check_tables(said: Mapping[str, Any], origin: str, known: Mapping[str, Mapping[str, type]]) -> None:
-    for name, table in said.items():
+def _check_tables(tables: Mapping[str, Any], origin: str, known: Mapping[str, Mapping[str, type]]) -> None:
+    for name, table in tables.items():
         keys = known.get(name)
         if keys is None:
             raise ProjectInvalid(f"{origin}: unknown table {quote(name)}{_nearest(name, known)}")
         if name in _LISTS:
             if not isinstance(table, list) or not all(isinstance(each, dict) for each in table):
-                raise ProjectInvalid(f"{origin}: there may be several of {name}, so write [[{name}]]")
+                raise ProjectInvalid(f"{origin}: {name} is an array of tables; write [[{name}]]")
             continue
         if not isinstance(table, dict):
-            raise ProjectInvalid(f"{origin}: {name} is no table; expected [{name}]")
+            raise ProjectInvalid(f"{origin}: {name} is not a table; expected [{name}]")
         for key, value in table.items():
             _check(f"{origin}: ", name, key, value, keys)
 
@@ -233,10 +243,10 @@ def _check_tables(said: Mapping[str, Any], origin: str, known: Mapping[str, Mapp
 def _check(origin: str, table: str, key: str, value: Any, keys: Mapping[str, type]) -> None:
     expected = keys.get(key)
     if expected is None:
-        near = _nearest(key, keys) if keys else "; the table has none yet"
-        raise ProjectInvalid(f"{origin}unknown key {quote(key)} in [{table}]{near}")
+        hint = _nearest(key, keys) if keys else "; the table has no keys yet"
+        raise ProjectInvalid(f"{origin}unknown key {quote(key)} in [{table}]{hint}")
     lists = [value] if expected is list else value.values() if isinstance(value, dict) else []
-    listed = all(isinstance(each, list) and all(isinstance(one, str) for one in each) for each in lists)
+    listed = all(isinstance(each, list) and all(isinstance(item, str) for item in each) for each in lists)
     if type(value) is not expected or not listed:
         raise ProjectInvalid(f"{origin}[{table}] {key} is {quote(str(value))}; expected {_WORDS[expected]}")
 

@@ -1,7 +1,7 @@
-"""Files of a project as text: read within bounds, never out of the project, and with the way back to their bytes.
+"""Read the text files of a project within limits, never outside the project, and keep their exact bytes.
 
-What a checked-out project holds is hostile. A file is read only when its real path, every symbolic link followed, lies
-in the project, when it is a plain file of at most MAX_FILE_BYTES, and when it is UTF-8 without a NUL.
+A checked-out project is untrusted input. A file is read only if its real path (all symbolic links resolved) is inside
+the project, if it is a regular file of at most MAX_FILE_BYTES, and if it is UTF-8 without NUL bytes.
 """
 
 from __future__ import annotations
@@ -12,29 +12,36 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from boltseal.errors import quote
 from boltseal.project.image_references import ScanProblem
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
-KEPT_CHARACTERS: Final = 64 * 1024
+CACHED_CHARACTERS: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
 
 
-class Unreadable(Exception):  # noqa: N818, RUF100 - never leaves the room: it becomes a Problem of what was found
-    """A file, or a part of one, that can't be read; the rest goes on."""
+class Unreadable(Exception):  # noqa: N818, RUF100 - stays inside the package, where it becomes a ScanProblem
+    """A file, or a part of one, that can't be read. The scan records the problem and continues."""
 
     def __init__(self, path: str, line: int, message: str) -> None:
         super().__init__(message)
         self.problem = ScanProblem(path, line, message)
 
 
+class ProjectPath(NamedTuple):
+    """A file of the project: its real path, and the path by which it was reached, which may be a symbolic link."""
+
+    name: str
+    link_path: str
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file: `text` without byte order mark, its line ends as they are; `raw` is all of it, as it was read."""
+    """One file: `text` without the byte order mark, line ends unchanged; `raw` is the exact content."""
 
     path: str
     text: str
@@ -44,41 +51,41 @@ class SourceFile:
 
     @classmethod
     def of(cls, path: str, raw: bytes) -> SourceFile:
-        """The text of these bytes. Unreadable."""
+        """Decode a file's content. Raises: Unreadable: it is not UTF-8 or contains a NUL byte."""
         if b"\0" in raw:
-            raise Unreadable(path, raw[: raw.index(b"\0")].count(b"\n") + 1, "holds a NUL byte: no text in UTF-8")
+            raise Unreadable(path, raw[: raw.index(b"\0")].count(b"\n") + 1, "contains a NUL byte: not a text file")
         body = raw.removeprefix(_BOM)
         try:
             return cls(path, body.decode(), raw)
         except UnicodeDecodeError as error:
             line = body[: error.start].count(b"\n") + 1
-            raise Unreadable(path, line, f"is not UTF-8: byte {body[error.start]:#04x} can't stand here") from error
+            raise Unreadable(path, line, f"is not UTF-8: unexpected byte {body[error.start]:#04x}") from error
 
     def with_text(self, text: str) -> SourceFile:
-        """The same file with another text."""
+        """Return this file with another text and the same byte order mark."""
         bom = _BOM if self.raw.startswith(_BOM) else b""
         return SourceFile(self.path, text, bom + text.encode())
 
     def parsed(self, parse: Callable[[SourceFile], T]) -> T:
-        """What a parser makes of this file; of a small one kept, since it is read, proven and read again."""
+        """Return the parser's result. That of a small file is cached, because an edit parses each file several times."""
         if parse in self._parsed:
-            kept: T = self._parsed[parse]
-            return kept
-        found = parse(self)
-        if len(self.text) <= KEPT_CHARACTERS:
-            self._parsed[parse] = found
-        return found
+            cached: T = self._parsed[parse]
+            return cached
+        result = parse(self)
+        if len(self.text) <= CACHED_CHARACTERS:
+            self._parsed[parse] = result
+        return result
 
     def line(self, offset: int) -> int:
-        """The line of a character, counted from 1."""
+        """Return the line of a character, counted from 1."""
         if not self._starts:
-            self._starts.append(-1)  # so that a text of one line is not looked through again
+            self._starts.append(-1)  # so that the index of a one-line text is not built again
             self._starts.extend(i for i, c in enumerate(self.text) if c == "\n")
         return bisect_right(self._starts, offset - 1)
 
 
 class ProjectTree:
-    """The files under one folder, each read and looked for once. `overlay` holds texts that stand in for files on the disk."""
+    """The files under one folder, each read at most once. `overlay`: texts that replace files on the disk."""
 
     def __init__(self, root: Path, overlay: Mapping[str, SourceFile] | None = None) -> None:
         self.root = Path(os.path.realpath(root))
@@ -88,45 +95,47 @@ class ProjectTree:
         self._names: dict[tuple[str, str], str] = {}
 
     def name(self, path: Path | str, base: str = "") -> str:
-        """The name that messages show of a path: relative to the root, every link followed. Unreadable when outside."""
+        """Return a path relative to the root with every link resolved. Raises: Unreadable: it is outside the project."""
         shown = os.fspath(path)
         known = self._names.get((shown, base))
         if known is not None:
             return known
         if "\0" in shown:
-            raise Unreadable(quote(shown), 0, f"{quote(shown)} is no path: it holds a NUL")
+            raise Unreadable(quote(shown), 0, f"{quote(shown)} is not a valid path: it contains a NUL byte")
         real = os.path.realpath(os.path.join(self._base, base, shown))  # noqa: PTH118 - thousands of times
         inside = self._base.rstrip("/") + "/"
         if real != self._base and not real.startswith(inside):
-            said = f"leads out of the project, to {quote(real)}: not read; --project names a folder that holds both"
-            raise Unreadable(shown, 0, said)
+            reason = (
+                f"leads out of the project, to {quote(real)}: not read; --project names a folder that contains both"
+            )
+            raise Unreadable(shown, 0, reason)
         name = self._names[shown, base] = real[len(inside) :] or "."
         return name
 
     def at(self, path: Path) -> str:
-        """The path that leads to a file, relative to the root: the last part may be a link, its folder is the real one."""
+        """Return the path to a file relative to the root: links in its folder resolved, its last part kept."""
         folder = self.name(path.parent)
         return path.name if folder == "." else f"{folder}/{path.name}"
 
     def read(self, name: str) -> SourceFile:
-        """A file by the name that `name` gave. Unreadable."""
+        """Read a file by the result of `name`. Raises: Unreadable: it can't be read as text."""
         known = self._read.get(name)
         if known is None:
             known = self._read[name] = SourceFile.of(name, self._bytes(name))
         return known
 
     def texts(self) -> Mapping[str, SourceFile]:
-        """Every file that was read so far, by its name."""
+        """Return every file read so far, by path."""
         return dict(self._read)
 
     def with_texts(self, changed: Mapping[str, SourceFile]) -> ProjectTree:
-        """The same project, everything that was read kept as it was read, and other texts in some of its files."""
+        """Return the same tree with these texts in place of some files. Cached files stay cached."""
         other = ProjectTree(self.root, {**self._read, **changed})
         other._has, other._names = self._has, self._names
         return other
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file, in the project."""
+        """Return whether this file exists in the project."""
         known = self._has.get(name)
         if known is None:
             path = os.path.join(self._base, name)  # noqa: PTH118
@@ -141,7 +150,7 @@ class ProjectTree:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             os.close(fd)
-            raise Unreadable(name, 0, "is not a plain file")
+            raise Unreadable(name, 0, "is not a regular file")
         with os.fdopen(fd, "rb") as file:
             if found.st_size > MAX_FILE_BYTES:
                 raise Unreadable(name, 0, _too_large(found.st_size))

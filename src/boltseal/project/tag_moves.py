@@ -1,13 +1,13 @@
-"""What is known of a tag that moved: whether it may, since when, and by whom. Pure.
+"""Judge the move of a tag: whether it is allowed, when it happened, and who did it. Pure.
 
-Asked, in this order, is what says most:
+The sources, the most reliable first:
 
-1. The ledger of its registry, whose entries are proven. A tag that was ever sealed is bound to what it meant then: that
-   it means something else now is a broken promise. One that was never sealed may move. The ledger is at fault where it
-   can't be true together, or does not hold the entry by which the tag was locked.
-2. The same entries where the signed ledger is not shown to us: the registry's own account, unproven.
-3. The history that a registry keeps and nobody signs: when it moved.
-4. Its name, by the custom of those who publish (`policy.release_tags`).
+1. The registry's ledger, with proven entries. A tag that was ever sealed must keep that digest: resolving to another
+   one breaks the seal. A tag that was never sealed may move. The ledger is at fault if it contradicts itself or lacks
+   the entry from which the tag was locked.
+2. The same entries, if the signed ledger is not available: the registry's claim, unproven.
+3. The unsigned history that a registry keeps: when the tag moved.
+4. The tag's name, by common conventions (`policy.release_tags`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from boltseal.client.history import Proven
+from boltseal.client.history import ProvenHistory
 from boltseal.client.registry_client import LastEvent
 from boltseal.ledger.history import EntryAt, RepositoryHistory
 from boltseal.lockfile.compare import age
@@ -29,27 +29,26 @@ from boltseal.policy.release_tags import looks_like_release
 
 
 class MoveSource(StrEnum):
-    """What says whether a tag may move."""
+    """What decides whether a tag may move."""
 
     LEDGER = "ledger"
-    """The ledger of its registry."""
+    """The registry's signed ledger."""
     REGISTRY = "registry"
-    """The entries of its registry, which nothing proves to us."""
+    """The registry's entries without proof."""
     NAME = "name"
-    """Its own name, since nobody else says it."""
+    """The tag's name, as there is no other source."""
 
 
 @dataclass(frozen=True, slots=True)
 class TagMove:
-    """A move of a tag. `sealed`: it should not have been possible; by what `told` says.
+    """A move of a tag. `sealed`: the move breaks a seal, according to `source`.
 
-    `moved_us`: when it came to mean what it means now; `left_us`: when it left what was locked, if that was earlier.
-    `by`: who moved it, and `entry` the index of the ledger's entry that says so. `fault`: what can't be true of the
-    ledger, "" if nothing is found.
+    `moved_us`: when the tag got its current digest. `left_us`: when it left the locked one, if that was earlier. `by`:
+    the actor. `entry`: the index of the ledger entry. `fault`: a contradiction in the ledger, "" for none.
     """
 
     sealed: bool
-    told: MoveSource = MoveSource.NAME
+    source: MoveSource = MoveSource.NAME
     moved_us: int | None = None
     left_us: int | None = None
     by: str = ""
@@ -58,79 +57,83 @@ class TagMove:
 
     @property
     def forbidden(self) -> bool:
-        """Whether it is no move that a floating tag may make."""
+        """Whether a floating tag may not move like this."""
         return self.sealed or bool(self.fault)
 
     @property
     def kind(self) -> str:
-        """What kind of tag moved, as a sentence begins."""
+        """The kind of the tag, as the beginning of a sentence."""
         if not self.sealed:
             return "its floating tag"
-        return "a tag that should never move" if self.told is MoveSource.NAME else "its sealed tag"
+        return "a tag that should never move" if self.source is MoveSource.NAME else "its sealed tag"
 
     def since(self, now_us: int) -> str:
-        """When and by whom, behind a comma; "" where neither is known."""
+        """Return when and by whom, after a comma; "" if unknown."""
         if self.moved_us is None:
             return ""
         text = f", on {time_text(self.moved_us)} ({age(self.moved_us, now_us)} ago)"
-        if self.told is MoveSource.NAME:
-            return f"{text}, as its registry says"
-        witness = f"entry {self.entry} of its ledger" if self.told is MoveSource.LEDGER else "its registry"
-        text += (f", by {self.by}" if self.by else "") + f", as {witness} says"
-        return text if self.left_us is None else f"{text}; it left what was locked on {time_text(self.left_us)}"
+        if self.source is MoveSource.NAME:
+            return f"{text}, according to its registry"
+        record = f"entry {self.entry} of its ledger" if self.source is MoveSource.LEDGER else "its registry"
+        text += (f", by {self.by}" if self.by else "") + f", according to {record}"
+        return text if self.left_us is None else f"{text}; it left the locked digest on {time_text(self.left_us)}"
 
 
-def by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> TagMove:
-    """Where there is no ledger. `event`: the registry's last word on the tag, which may be older than the move."""
+def move_by_name(tag: Tag, event: LastEvent | None, to: Digest | None) -> TagMove:
+    """Judge a move without a ledger. `event`: the registry's last record of the tag, perhaps older than the move."""
     known = event is not None and event.digest == to
     return TagMove(looks_like_release(tag), moved_us=event.time_us if known and event is not None else None)
 
 
-def by_ledger(found: Proven, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None) -> TagMove:
-    """By the entries that changed the tag, the oldest first. `was`: what it should mean; `image`: how it is locked."""
-    said = found.history.changes_of(tag)
-    bound = next((one.entry.digest for one in said if one.entry.extra.get("mode") == "sealed" and not one.gone), "")
-    changes = list(_changes(said))
-    left = next((one for one in _behind(changes, str(was))), None)
+def move_by_ledger(
+    found: ProvenHistory, tag: Tag, was: Digest, to: Digest | None, image: LockedImage | None
+) -> TagMove:
+    """Judge a move by the ledger. `was`: the expected digest. `image`: its lock entry."""
+    entries = found.history.changes_of(tag)
+    sealed_digest = next(
+        (entry.entry.digest for entry in entries if entry.entry.extra.get("mode") == "sealed" and not entry.gone), ""
+    )
+    changes = list(_changes(entries))
+    departure = next((entry for entry in _departures(changes, str(was))), None)
     last = changes[-1][0] if changes else None
     shown = found.followed.head is not None
-    faults = found.problems if shown else found.problems[:-1]  # the last one says just this
+    faults = found.problems if shown else found.problems[:-1]  # the last problem is the missing ledger itself
     return TagMove(
-        sealed=bool(bound) and bound != str(to),
-        told=MoveSource.LEDGER if shown else MoveSource.REGISTRY,
+        sealed=bool(sealed_digest) and sealed_digest != str(to),
+        source=MoveSource.LEDGER if shown else MoveSource.REGISTRY,
         moved_us=None if last is None else last.entry.time_us,
-        left_us=None if left is None or left is last else left.entry.time_us,
+        left_us=None if departure is None or departure is last else departure.entry.time_us,
         by="" if last is None else last.entry.actor,
         entry=None if last is None else last.index,
-        fault=next(iter((*faults, *_not_as_locked(found.history, tag, was, image, bound=bool(bound)))), ""),
+        fault=next(iter((*faults, *_faults(found.history, tag, was, image, sealed=bool(sealed_digest)))), ""),
     )
 
 
-def _changes(said: Sequence[EntryAt]) -> Iterator[tuple[EntryAt, str]]:
-    """The entries after which the tag means something else than before, with what it means then, "" for nothing."""
-    meant = ""
-    for one in said:
-        means = "" if one.gone else one.entry.digest
-        if means != meant:
-            yield one, means
-        meant = means
+def _changes(entries: Sequence[EntryAt]) -> Iterator[tuple[EntryAt, str]]:
+    """Yield the entries that changed the tag's digest, with the new digest, "" for none."""
+    previous = ""
+    for entry in entries:
+        current = "" if entry.gone else entry.entry.digest
+        if current != previous:
+            yield entry, current
+        previous = current
 
 
-def _behind(changes: Sequence[tuple[EntryAt, str]], was: str) -> Iterator[EntryAt]:
-    """Where the tag left what it should mean, the last time first."""
-    for (_, meant), (one, _) in reversed(list(pairwise(changes))):
-        if meant == was:
-            yield one
+def _departures(changes: Sequence[tuple[EntryAt, str]], was: str) -> Iterator[EntryAt]:
+    """Yield the entries by which the tag left the expected digest, the latest first."""
+    for (_, digest), (entry, _) in reversed(list(pairwise(changes))):
+        if digest == was:
+            yield entry
 
 
-def _not_as_locked(
-    history: RepositoryHistory, tag: Tag, was: Digest, image: LockedImage | None, *, bound: bool
+def _faults(
+    history: RepositoryHistory, tag: Tag, was: Digest, image: LockedImage | None, *, sealed: bool
 ) -> Iterator[str]:
     if image is not None and image.entry is not None and image.digest == was:
-        locked = next((one for one in history.of(tag) if one.index == image.entry), None)
+        locked = next((entry for entry in history.of(tag) if entry.index == image.entry), None)
         if locked is None:
-            yield f"the ledger does not show entry {image.entry}, by which {tag} was locked"
+            yield f"the ledger has no entry {image.entry}, from which {tag} was locked"
         elif locked.gone or locked.entry.digest != str(was):
-            yield f"entry {image.entry}, by which {tag} was locked to {was.short}, says something else"
-    if bound and all(one.entry.digest != str(was) for one in history.changes_of(tag)):
-        yield f"the tag is sealed, and by the ledger it never meant {was.short}"
+            yield f"entry {image.entry}, from which {tag} was locked to {was.short}, has other content"
+    if sealed and all(entry.entry.digest != str(was) for entry in history.changes_of(tag)):
+        yield f"the tag is sealed, and according to the ledger it never resolved to {was.short}"

@@ -1,23 +1,23 @@
-"""Does what the files name still mean what was locked? One verdict for each reference in a file. Pure but for `verify`.
+"""Check that the image references in a project's files still resolve to what was locked. Only `verify` does I/O.
 
-What decides, for each site, in this order:
+The steps that decide, for each reference, in this order:
 
-1. It names nothing that could be looked up: could not check, with the reason.
-2. There is a lock, and the reference is not in it. A service that is built here is a local build: nobody pulls it.
-3. The file pins one platform of the locked index: it runs on no other machine, which is wrong unless the file asks for
-   that platform alone. It pins something else than the lock says: they disagree.
-4. Neither a pin nor a lock says what it should mean: not pinned.
-5. Offline it ends here: file and lock agree.
-6. The ledger of its registry is signed by another key than the lock names: nothing that the registry says is used. A
-   registry that can't be asked: could not check. What is pinned is not there any more, or a tag that nothing pins: gone.
-7. The tag means something else than was locked: moved. Its registry is asked whether it may (`project.tag_moves`). Of what is
-   pinned a move is a note, for the pin still holds, unless the tag is sealed, or one that should never move; of what is
-   not pinned, it is what would be deployed. A ledger that can't be read leaves it open whether a pinned tag may move:
-   could not check.
-8. What holds by now is for the machines that it is used on: the platform that the file asks for (`platform: linux/arm64`),
-   and those that the caller names.
+1. The text is not a valid reference: could not check, with the reason.
+2. There is a lock without this reference: not locked. A service that is built here is a local build.
+3. The file pins one platform of the locked index: wrong unless the file asks for that platform only. The file pins
+   another digest than the lock: they disagree.
+4. Neither a pin nor a lock gives an expected digest: not pinned.
+5. Offline, the check ends here: file and lock agree.
+6. The registry's ledger is signed by another key than the lock's: none of its answers is used. The registry can't be
+   asked: could not check. The pinned digest, or an unpinned tag, no longer exists: gone.
+7. The tag resolves to another digest than the locked one: moved. `project.tag_moves` decides whether that is allowed.
+   For a pinned reference a move is a note, because the pin is still valid, unless the tag is sealed or looks like a
+   release. For an unpinned one it differs, because a deployment would use the new image. If the ledger can't be read,
+   whether a pinned tag may move is unknown: could not check.
+8. A result that holds so far must also have an image for the platforms in use: the file's (`platform: linux/arm64`),
+   and those of the caller.
 
-`strict`: a note does not hold either.
+With `strict`, a note counts as a difference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.history import Proven
+from boltseal.client.history import ProvenHistory
 from boltseal.client.ledger_trust import KeyDiffers
 from boltseal.client.registry_client import LastEvent, Resolved
 from boltseal.errors import BoltsealError
@@ -38,13 +38,13 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import INDEX_TYPES
 from boltseal.oci.reference import Reference, Tag
 from boltseal.project.image_references import ImageReference
-from boltseal.project.platforms import lacking, runs, same_on
+from boltseal.project.platforms import can_run, missing_platforms, unchanged_platforms
 from boltseal.project.resolve import COUNTS_PULLS, Resolver
-from boltseal.project.tag_moves import TagMove, by_ledger, by_name
+from boltseal.project.tag_moves import TagMove, move_by_ledger, move_by_name
 
 
 class VerifyStatus(StrEnum):
-    """What a verdict says, as `--json` has it."""
+    """The result for a reference, as in `--json`."""
 
     HOLDS = "holds"
     LOCAL_BUILD = "local-build"
@@ -60,28 +60,28 @@ class VerifyStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What is to be said of one site. `from_`: what it should mean; `to`: what it means.
+    """The result for one reference. `expected` and `actual`: digests.
 
-    `image`: how it is locked. `move`: what is known of a tag that moved, or is gone; `change`: on which platforms.
+    `image`: its lock entry. `move`: the record of a tag that moved or is gone. `change`: the platforms that changed.
     """
 
-    site: ImageReference
+    image_ref: ImageReference
     status: VerifyStatus
     weight: Weight
     reason: str
-    from_: Digest | None = None
-    to: Digest | None = None
+    expected: Digest | None = None
+    actual: Digest | None = None
     image: LockedImage | None = None
     move: TagMove | None = None
     change: PlatformChange | None = None
 
 
-Meanings = Mapping[Reference, Resolved | BoltsealError]
-Moves = Mapping[Reference, Proven | LastEvent | BoltsealError | None]
+Resolutions = Mapping[Reference, Resolved | BoltsealError]
+Moves = Mapping[Reference, ProvenHistory | LastEvent | BoltsealError | None]
 
 
 async def verify(
-    sites: Sequence[ImageReference],
+    image_refs: Sequence[ImageReference],
     lock: Lock | None,
     resolver: Resolver | None,
     *,
@@ -89,257 +89,286 @@ async def verify(
     strict: bool = False,
     platforms: Sequence[str] = (),
 ) -> tuple[VerifyResult, ...]:
-    """A verdict for each site, in their order. Without a resolver only the files and the lock are compared.
+    """Check each reference; results are in the same order. Without a resolver only the files and the lock are compared.
 
-    `platforms`: which machines the images are used on, besides what the files say.
+    `platforms`: the platforms in use, besides those in the files.
     """
     known = {} if lock is None else lock.by_reference()
-    meanings: dict[Reference, Resolved | BoltsealError] = {}
+    resolutions: dict[Reference, Resolved | BoltsealError] = {}
     if resolver is not None:
-        keys = {site: key_in(site.resolved, known) for site in sites if site.resolved is not None}
-        skipped = {key for site, key in keys.items() if _is_local(site, known.get(key))}
-        meanings = await resolver.meanings(key for key in keys.values() if key not in skipped)
-        pinned = [_by_digest(site, key, meanings) for site, key in keys.items() if key not in skipped]
-        meanings |= await resolver.meanings(reference for reference in pinned if reference is not None)
-    found = [_judge(site, lock is not None, known, meanings if resolver is not None else None) for site in sites]
+        keys = {
+            image_ref: key_in(image_ref.resolved, known) for image_ref in image_refs if image_ref.resolved is not None
+        }
+        skipped = {key for image_ref, key in keys.items() if _is_local(image_ref, known.get(key))}
+        resolutions = await resolver.resolve(key for key in keys.values() if key not in skipped)
+        pinned = [_pin_to_resolve(image_ref, key, resolutions) for image_ref, key in keys.items() if key not in skipped]
+        resolutions |= await resolver.resolve(reference for reference in pinned if reference is not None)
+    verdicts = [
+        _compare_with_lock(image_ref, lock is not None, known, resolutions if resolver is not None else None)
+        for image_ref in image_refs
+    ]
     if resolver is not None:
-        found = await _told(found, known, meanings, resolver, now_us, platforms)
-    return tuple(_weighed(_on_platforms(each, known, platforms), strict=strict) for each in found)
+        verdicts = await _with_moves(verdicts, known, resolutions, resolver, now_us, platforms)
+    return tuple(_apply_strict(_check_platforms(each, known, platforms), strict=strict) for each in verdicts)
 
 
-async def _told(
-    found: Sequence[VerifyResult],
+async def _with_moves(
+    verdicts: Sequence[VerifyResult],
     known: Mapping[Reference, LockedImage],
-    meanings: Meanings,
+    resolutions: Resolutions,
     resolver: Resolver,
     now_us: int,
     platforms: Sequence[str],
 ) -> list[VerifyResult]:
-    """The verdicts, with what registries tell of tags that moved or are gone."""
+    """Add the registries' records to the results for tags that moved or are gone."""
     moved = {
-        key_in(each.site.resolved, known): each
-        for each in found
-        if each.status in (VerifyStatus.MOVED, VerifyStatus.GONE) and each.site.resolved is not None
+        key_in(each.image_ref.resolved, known): each
+        for each in verdicts
+        if each.status in (VerifyStatus.MOVED, VerifyStatus.GONE) and each.image_ref.resolved is not None
     }
-    moves = await resolver.moves({key: each.to for key, each in moved.items() if key.tag})
+    moves = await resolver.moves({key: each.actual for key, each in moved.items() if key.tag})
     indexes = await resolver.indexes(
         {
-            meaning.digest: key
+            resolution.digest: key
             for key, each in moved.items()
-            if isinstance(meaning := meanings[key], Resolved)
-            and meaning.media_type in INDEX_TYPES
+            if isinstance(resolution := resolutions[key], Resolved)
+            and resolution.media_type in INDEX_TYPES
             and each.image is not None
             and each.image.platforms
         }
     )
-    changed = [_changed(each, indexes) for each in found]
-    return [_moved(each, known, moves, now_us, platforms) for each in changed]
+    changed = [_with_platforms(each, indexes) for each in verdicts]
+    return [_describe_move(each, known, moves, now_us, platforms) for each in changed]
 
 
-def _changed(verdict: VerifyResult, indexes: Mapping[Digest, Sequence[LockedPlatform]]) -> VerifyResult:
-    """A move with the platforms that it is one of: who runs on none of them runs the same image as before."""
-    image, to = verdict.image, verdict.to
-    if verdict.status is not VerifyStatus.MOVED or image is None or to is None or to not in indexes:
+def _with_platforms(verdict: VerifyResult, indexes: Mapping[Digest, Sequence[LockedPlatform]]) -> VerifyResult:
+    """Add to a move the platforms that changed; on all others the image is the same as before."""
+    image, actual = verdict.image, verdict.actual
+    if verdict.status is not VerifyStatus.MOVED or image is None or actual is None or actual not in indexes:
         return verdict
-    return replace(verdict, change=compare_platforms(image.platforms, indexes[to]))
+    return replace(verdict, change=compare_platforms(image.platforms, indexes[actual]))
 
 
-def _on_platforms(
+def _check_platforms(
     verdict: VerifyResult, known: Mapping[Reference, LockedImage], platforms: Sequence[str]
 ) -> VerifyResult:
-    """8: what holds so far does not, if it is for other machines than it is used on."""
-    site = verdict.site
-    asked = (*site.platforms, *platforms)
-    if verdict.status not in (VerifyStatus.HOLDS, VerifyStatus.NOT_PINNED) or site.resolved is None or not asked:
+    """Step 8: check that the image has the platforms in use."""
+    image_ref = verdict.image_ref
+    machines = (*image_ref.platforms, *platforms)
+    if (
+        verdict.status not in (VerifyStatus.HOLDS, VerifyStatus.NOT_PINNED)
+        or image_ref.resolved is None
+        or not machines
+    ):
         return verdict
-    image = known.get(key_in(site.resolved, known))
+    image = known.get(key_in(image_ref.resolved, known))
     if image is None or verdict.weight not in (Weight.HOLDS, Weight.NOTE):
         return verdict
-    missing = lacking(asked, image.platforms)
+    missing = missing_platforms(machines, image.platforms)
     if missing:
         has = ", ".join(sorted({each.platform for each in image.platforms}))
-        reason = f"it is used on {', '.join(missing)}, and there is no image of it for that; it has {has}"
+        reason = f"it is used on {', '.join(missing)}, but has no image for that; it has {has}"
         return replace(verdict, status=VerifyStatus.WRONG_PLATFORM, weight=Weight.DIFFERS, reason=reason)
     if missing is None and platforms:
-        reason = f"whether it has an image for {', '.join(platforms)} is not known: {LOCK_NAME} has no platforms of it"
-        hub = "; on Docker Hub it counts as pulls to read them (`boltseal lock --count-pulls`)"
+        reason = f"whether it has an image for {', '.join(platforms)} is unknown: {LOCK_NAME} has no platforms for it"
+        hub = "; reading them on Docker Hub counts as pulls (`boltseal lock --count-pulls`)"
         hub = hub if image.reference.registry in COUNTS_PULLS else ""
         return replace(verdict, status=VerifyStatus.UNKNOWN, weight=Weight.UNKNOWN, reason=f"{reason}{hub}")
     return verdict
 
 
-def _by_digest(site: ImageReference, key: Reference, meanings: Meanings) -> Reference | None:
-    """A pin whose tag does not mean it any more has to be asked for by itself."""
-    meaning = meanings[key]
-    if site.pinned is None or key.digest is not None:
+def _pin_to_resolve(image_ref: ImageReference, key: Reference, resolutions: Resolutions) -> Reference | None:
+    """Return a pinned digest to resolve by itself, because its tag does not resolve to it."""
+    resolution = resolutions[key]
+    if image_ref.pinned is None or key.digest is not None:
         return None
-    if isinstance(meaning, Resolved) and meaning.digest == site.pinned:
+    if isinstance(resolution, Resolved) and resolution.digest == image_ref.pinned:
         return None
-    return replace(key, tag=None, digest=site.pinned)
+    return replace(key, tag=None, digest=image_ref.pinned)
 
 
-def _is_local(site: ImageReference, image: LockedImage | None) -> bool:
-    return site.build and (image is None or image.local_build)
+def _is_local(image_ref: ImageReference, image: LockedImage | None) -> bool:
+    return image_ref.build and (image is None or image.local_build)
 
 
-def _judge(
-    site: ImageReference, has_lock: bool, known: Mapping[Reference, LockedImage], meanings: Meanings | None
+def _compare_with_lock(
+    image_ref: ImageReference, has_lock: bool, known: Mapping[Reference, LockedImage], resolutions: Resolutions | None
 ) -> VerifyResult:
     # 1
-    if site.resolved is None:
-        return VerifyResult(site, VerifyStatus.UNKNOWN, Weight.UNKNOWN, site.why or "it is no reference")
-    key = key_in(site.resolved, known)
+    if image_ref.resolved is None:
+        return VerifyResult(
+            image_ref, VerifyStatus.UNKNOWN, Weight.UNKNOWN, image_ref.why or "it is not a valid reference"
+        )
+    key = key_in(image_ref.resolved, known)
     image = known.get(key)
     # 2
     if has_lock and image is None:
         return VerifyResult(
-            site, VerifyStatus.NOT_LOCKED, Weight.DIFFERS, f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
+            image_ref, VerifyStatus.NOT_LOCKED, Weight.DIFFERS, f"it is not in {LOCK_NAME}; add it with `boltseal lock`"
         )
-    if _is_local(site, image):
-        return VerifyResult(site, VerifyStatus.LOCAL_BUILD, Weight.HOLDS, "it is built here, and no registry holds it")
+    if _is_local(image_ref, image):
+        return VerifyResult(image_ref, VerifyStatus.LOCAL_BUILD, Weight.HOLDS, "it is built here; no registry has it")
     if image is not None and image.local_build:
         return VerifyResult(
-            site,
+            image_ref,
             VerifyStatus.DISAGREES,
             Weight.DIFFERS,
-            f"{LOCK_NAME} says that it is built here, and no service here builds it; run `boltseal lock --update`",
+            f"{LOCK_NAME} marks it as a local build, but no service here builds it; run `boltseal lock --update`",
         )
     # 3
-    pinned = site.pinned
+    pinned = image_ref.pinned
     if pinned is not None and image is not None and image.digest != pinned:
-        return _other_pin(site, image, pinned, meanings, key)
+        return _other_pin(image_ref, image, pinned, resolutions, key)
     # 4
     wanted = pinned or (None if image is None else image.digest)
     if wanted is None:
         return VerifyResult(
-            site,
+            image_ref,
             VerifyStatus.NOT_PINNED,
             Weight.DIFFERS,
-            "neither a digest nor a lock says what it should mean; run `boltseal pin`",
+            "neither a digest nor a lock pins it; run `boltseal pin`",
         )
     # 5
-    if meanings is None:
+    if resolutions is None:
         if pinned is None:
-            return VerifyResult(
-                site, VerifyStatus.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} says what it should mean", wanted
-            )
-        return VerifyResult(site, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted)
-    return _compared(site, key, image, wanted, meanings)
+            return VerifyResult(image_ref, VerifyStatus.NOT_PINNED, Weight.NOTE, f"only {LOCK_NAME} pins it", wanted)
+        return VerifyResult(image_ref, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted)
+    return _compare_with_registry(image_ref, key, image, wanted, resolutions)
 
 
 def _other_pin(
-    site: ImageReference, image: LockedImage, pinned: Digest, meanings: Meanings | None, key: Reference
+    image_ref: ImageReference, image: LockedImage, pinned: Digest, resolutions: Resolutions | None, key: Reference
 ) -> VerifyResult:
-    """A pin that is not what the lock says."""
-    one_of = [each.platform for each in image.platforms if each.manifest == pinned]
-    held = None if meanings is None else meanings.get(replace(key, tag=None, digest=pinned))
-    plain = isinstance(held, Resolved) and held.media_type not in INDEX_TYPES and image.media_type in INDEX_TYPES
-    if one_of and site.platforms and all(runs(asked, one_of[0]) for asked in site.platforms):
-        if isinstance(held, BoltsealError):
-            return _not_told(site, held, pinned)
-        reason = f"it is pinned to the image for {one_of[0]} alone, which is what it asks for"
-        return VerifyResult(site, VerifyStatus.HOLDS, Weight.NOTE, reason, image.digest, pinned)
-    if one_of or (plain and not image.platforms):
-        which = f"only the image for {one_of[0] or 'one platform'}" if one_of else "an image for one platform"
-        which += f" (it asks for {', '.join(site.platforms)})" if site.platforms and one_of else ""
-        return _wrong_platform(site, which, image.digest, pinned)
+    """Step 3: judge a pin that is not the lock's digest."""
+    platforms_pinned = [each.platform for each in image.platforms if each.manifest == pinned]
+    pinned_image = None if resolutions is None else resolutions.get(replace(key, tag=None, digest=pinned))
+    single = (
+        isinstance(pinned_image, Resolved)
+        and pinned_image.media_type not in INDEX_TYPES
+        and image.media_type in INDEX_TYPES
+    )
+    if (
+        platforms_pinned
+        and image_ref.platforms
+        and all(can_run(asked, platforms_pinned[0]) for asked in image_ref.platforms)
+    ):
+        if isinstance(pinned_image, BoltsealError):
+            return _not_resolved(image_ref, pinned_image, pinned)
+        reason = f"it is pinned to the image for {platforms_pinned[0]} only, which is the platform it asks for"
+        return VerifyResult(image_ref, VerifyStatus.HOLDS, Weight.NOTE, reason, image.digest, pinned)
+    if platforms_pinned or (single and not image.platforms):
+        which = (
+            f"only the image for {platforms_pinned[0] or 'one platform'}"
+            if platforms_pinned
+            else "an image for one platform"
+        )
+        which += f" (it asks for {', '.join(image_ref.platforms)})" if image_ref.platforms and platforms_pinned else ""
+        return _wrong_platform(image_ref, which, image.digest, pinned)
     return VerifyResult(
-        site,
+        image_ref,
         VerifyStatus.DISAGREES,
         Weight.DIFFERS,
-        f"the file pins {pinned.short}, {LOCK_NAME} says {image.digest.short if image.digest else 'nothing'}; "
-        "take the lock's with `boltseal pin --write`",
+        f"the file pins {pinned.short}, but {LOCK_NAME} has {image.digest.short if image.digest else 'no digest'}; "
+        "`boltseal pin --write` writes the lock's",
         image.digest,
         pinned,
     )
 
 
-def _wrong_platform(site: ImageReference, which: str, index: Digest | None, pinned: Digest) -> VerifyResult:
-    reason = f"it is pinned to {which}, where the tag is for several; mend it with `boltseal pin --write`"
-    return VerifyResult(site, VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
+def _wrong_platform(image_ref: ImageReference, which: str, index: Digest | None, pinned: Digest) -> VerifyResult:
+    reason = f"it is pinned to {which}, but the tag is an index; `boltseal pin --write` pins the index"
+    return VerifyResult(image_ref, VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS, reason, index, pinned)
 
 
-def _compared(
-    site: ImageReference, key: Reference, image: LockedImage | None, wanted: Digest, meanings: Meanings
+def _compare_with_registry(
+    image_ref: ImageReference, key: Reference, image: LockedImage | None, wanted: Digest, resolutions: Resolutions
 ) -> VerifyResult:
-    """6 and 7: what should be, and what the registry says."""
-    meaning = meanings[key]
-    if isinstance(meaning, Resolved) and meaning.digest == wanted:
-        if site.pinned is not None:
-            return VerifyResult(site, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted, wanted)
-        reason = "it means what was locked, but nothing in the file holds it there"
-        return VerifyResult(site, VerifyStatus.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
+    """Steps 6 and 7: compare the expected digest with the registry's answer."""
+    resolution = resolutions[key]
+    if isinstance(resolution, Resolved) and resolution.digest == wanted:
+        if image_ref.pinned is not None:
+            return VerifyResult(image_ref, VerifyStatus.HOLDS, Weight.HOLDS, "", wanted, wanted)
+        reason = "it resolves to the locked digest, but the file does not pin it"
+        return VerifyResult(image_ref, VerifyStatus.NOT_PINNED, Weight.NOTE, reason, wanted, wanted)
     # 6
-    if isinstance(meaning, KeyDiffers):
-        return _not_told(site, meaning, wanted)
-    if site.pinned is not None and key.digest is None:
-        held = meanings[replace(key, tag=None, digest=site.pinned)]
-        if isinstance(held, BoltsealError):
-            return _not_told(site, held, wanted)
-        if isinstance(meaning, Resolved) and meaning.media_type in INDEX_TYPES and held.media_type not in INDEX_TYPES:
-            return _wrong_platform(site, "an image for one platform", meaning.digest, wanted)
-    deleted = isinstance(meaning, RemoteNotFound) and site.pinned is not None and key.digest is None
-    if isinstance(meaning, BoltsealError) and not deleted:
-        return _not_told(site, meaning, wanted)
+    if isinstance(resolution, KeyDiffers):
+        return _not_resolved(image_ref, resolution, wanted)
+    if image_ref.pinned is not None and key.digest is None:
+        pinned_image = resolutions[replace(key, tag=None, digest=image_ref.pinned)]
+        if isinstance(pinned_image, BoltsealError):
+            return _not_resolved(image_ref, pinned_image, wanted)
+        if (
+            isinstance(resolution, Resolved)
+            and resolution.media_type in INDEX_TYPES
+            and pinned_image.media_type not in INDEX_TYPES
+        ):
+            return _wrong_platform(image_ref, "an image for one platform", resolution.digest, wanted)
+    deleted = isinstance(resolution, RemoteNotFound) and image_ref.pinned is not None and key.digest is None
+    if isinstance(resolution, BoltsealError) and not deleted:
+        return _not_resolved(image_ref, resolution, wanted)
     # 7
-    to = meaning.digest if isinstance(meaning, Resolved) else None
-    return VerifyResult(site, VerifyStatus.MOVED, Weight.DIFFERS, "", wanted, to, image)
+    actual = resolution.digest if isinstance(resolution, Resolved) else None
+    return VerifyResult(image_ref, VerifyStatus.MOVED, Weight.DIFFERS, "", wanted, actual, image)
 
 
-def _not_told(site: ImageReference, error: BoltsealError, wanted: Digest) -> VerifyResult:
-    """Why a registry's answer is none: it is not to be believed, it has not got it, or it could not be asked."""
+def _not_resolved(image_ref: ImageReference, error: BoltsealError, wanted: Digest) -> VerifyResult:
+    """Step 6: return the result for a registry that is not trusted, has no such image, or can't be asked."""
     if isinstance(error, KeyDiffers):
-        return VerifyResult(site, VerifyStatus.OTHER_KEY, Weight.DIFFERS, error.message, wanted)
+        return VerifyResult(image_ref, VerifyStatus.OTHER_KEY, Weight.DIFFERS, error.message, wanted)
     if isinstance(error, RemoteNotFound):
         return VerifyResult(
-            site, VerifyStatus.GONE, Weight.DIFFERS, f"it can't be had any more: {error.message}", wanted
+            image_ref, VerifyStatus.GONE, Weight.DIFFERS, f"it no longer exists: {error.message}", wanted
         )
-    return VerifyResult(site, VerifyStatus.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
+    return VerifyResult(image_ref, VerifyStatus.UNKNOWN, Weight.UNKNOWN, error.message, wanted)
 
 
-def _moved(
-    verdict: VerifyResult, known: Mapping[Reference, LockedImage], told: Moves, now_us: int, platforms: Sequence[str]
+def _describe_move(
+    verdict: VerifyResult, known: Mapping[Reference, LockedImage], moves: Moves, now_us: int, platforms: Sequence[str]
 ) -> VerifyResult:
-    """A verdict of step 7 with what is known of the move, and so its weight; one of a tag that is gone with who did it."""
-    if verdict.site.resolved is None or verdict.status not in (VerifyStatus.MOVED, VerifyStatus.GONE):
+    """Step 7: add the registry's record of a move, which decides its weight, or of a deletion."""
+    if verdict.image_ref.resolved is None or verdict.status not in (VerifyStatus.MOVED, VerifyStatus.GONE):
         return verdict
-    key = key_in(verdict.site.resolved, known)
-    if key.tag is None or verdict.from_ is None or key not in told:
+    key = key_in(verdict.image_ref.resolved, known)
+    if key.tag is None or verdict.expected is None or key not in moves:
         return verdict
-    answer = told[key]
+    answer = moves[key]
     if verdict.status is VerifyStatus.GONE:
-        return _gone(verdict, answer, key.tag, now_us)
-    pinned = verdict.site.pinned is not None
-    kept = "; the pin still holds" if pinned else "; what would be deployed is not what was locked"
-    was = verdict.from_.short
-    deed = f"was deleted; it meant {was}" if verdict.to is None else f"moved from {was} to {verdict.to.short}"
+        return _describe_deletion(verdict, answer, key.tag, now_us)
+    pinned = verdict.image_ref.pinned is not None
+    consequence = "; the pin is still valid" if pinned else "; a deployment would not use the locked image"
+    was = verdict.expected.short
+    event = (
+        f"was deleted; it resolved to {was}"
+        if verdict.actual is None
+        else f"moved from {was} to {verdict.actual.short}"
+    )
     if isinstance(answer, BoltsealError):
-        reason = f"it {deed}; whether it may, its registry's ledger does not say now: {answer.message}"
-        weight = (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)
-        return replace(verdict, status=weight[0], weight=weight[1], reason=reason)
-    if isinstance(answer, Proven):
-        move = by_ledger(answer, key.tag, verdict.from_, verdict.to, verdict.image)
+        reason = f"it {event}; whether that is allowed is unknown, because the ledger can't be read: {answer.message}"
+        status, weight = (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)
+        return replace(verdict, status=status, weight=weight, reason=reason)
+    if isinstance(answer, ProvenHistory):
+        move = move_by_ledger(answer, key.tag, verdict.expected, verdict.actual, verdict.image)
     else:
-        move = by_name(key.tag, answer, verdict.to)
+        move = move_by_name(key.tag, answer, verdict.actual)
     since = move.since(now_us)
     if not since and verdict.image is not None:
         since = f", after {time_text(verdict.image.first_seen_us)} ({age(verdict.image.first_seen_us, now_us)} ago)"
     if verdict.change is not None:
-        same = same_on(verdict.site.platforms or platforms, verdict.change)
-        since += f"; {verdict.change}" + (f"; on {', '.join(same)} it is the same image" if same else "")
-    fault = f"; its registry is not to be believed: {move.fault}" if move.fault else ""
+        same = unchanged_platforms(verdict.image_ref.platforms or platforms, verdict.change)
+        since += f"; {verdict.change}" + (f"; unchanged on {', '.join(same)}" if same else "")
+    fault = f"; its registry is not trustworthy: {move.fault}" if move.fault else ""
     weight_now = Weight.NOTE if pinned and not move.forbidden else Weight.DIFFERS
-    return replace(verdict, weight=weight_now, move=move, reason=f"{move.kind} {deed}{since}{kept}{fault}")
+    return replace(verdict, weight=weight_now, move=move, reason=f"{move.kind} {event}{since}{consequence}{fault}")
 
 
-def _gone(
-    verdict: VerifyResult, answer: Proven | LastEvent | BoltsealError | None, tag: Tag, now_us: int
+def _describe_deletion(
+    verdict: VerifyResult, answer: ProvenHistory | LastEvent | BoltsealError | None, tag: Tag, now_us: int
 ) -> VerifyResult:
-    if verdict.from_ is None or not isinstance(answer, Proven):
+    if verdict.expected is None or not isinstance(answer, ProvenHistory):
         return verdict
-    move = by_ledger(answer, tag, verdict.from_, None, verdict.image)
+    move = move_by_ledger(answer, tag, verdict.expected, None, verdict.image)
     return replace(verdict, move=move, reason=f"{verdict.reason}{move.since(now_us)}")
 
 
-def _weighed(verdict: VerifyResult, *, strict: bool) -> VerifyResult:
+def _apply_strict(verdict: VerifyResult, *, strict: bool) -> VerifyResult:
     return replace(verdict, weight=Weight.DIFFERS) if strict and verdict.weight is Weight.NOTE else verdict

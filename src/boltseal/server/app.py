@@ -1,7 +1,7 @@
-"""Builds what serves: settings in, a whole ASGI application out.
+"""Builds the server: settings in, an ASGI application out.
 
-`create_app` is for a server's worker: its lifespan opens the store (`opening`), runs the janitor, closes the store.
-Nothing is opened before the lifespan begins, so that an application can be built anywhere and twice.
+`create_app` is for a worker process: its lifespan opens the store (`store_factory`), runs the background tasks and
+closes the store. Nothing is opened before the lifespan begins, so that a test can build two applications.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import registry_name
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.storage.users import UserFile
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
@@ -70,17 +71,18 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell
     from boltseal.server.registry.refusals import RefusedWrite
     from boltseal.server.settings import Settings
+    from boltseal.server.storage.coordination.protocol import Leases
 
 METRICS_PATH: Final = "/metrics"
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
-READ_ONLY: Final = "this registry is read-only at present: pulls go on, nothing can be pushed or deleted"
+READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
 _log = structlog.get_logger(__name__)
 
 
 class Application(Starlette):
-    """Everything a worker answers. The distribution API stands before Starlette's routing, as every pull waits for it."""
+    """The application of a worker. It calls the distribution API before Starlette's routing, to save time per pull."""
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class Application(Starlette):
         reload: Callable[[], Settings] | None,
         observer: RequestLog,
         witness_app: httpx2.AsyncBaseTransport | None,
-        tell: Tell,
+        on_event: Tell,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -100,23 +102,24 @@ class Application(Starlette):
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
-        self._tell = tell
+        self._on_event = on_event
         self._notifier: Notifier | None = None
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
         self._upstreams: Upstreams | None = None
         self._mirror: Mirror | None = None
-        self._push_gate: PushProxy | None = None
+        self._push_proxy: PushProxy | None = None
+        self._reloading: asyncio.Task[None] | None = None
         self._observer = observer
         health = HealthEndpoints(observer, self._readiness)
-        self._beside: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
+        self._endpoints: dict[str, ASGIApp] = {HEALTH_PATH: health, READY_PATH: health}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request, or the lifespan."""
+        """Serve one request, or the lifespan."""
         if self._api is not None and scope["type"] == "http" and _is_distribution(scope["path"]):
             await self._api(scope, receive, send)
-        elif scope["type"] == "http" and (beside := self._beside.get(_beside_name(scope["path"]))) is not None:
-            await beside(scope, receive, send)
+        elif scope["type"] == "http" and (endpoint := self._endpoints.get(_endpoint_key(scope["path"]))) is not None:
+            await endpoint(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -128,64 +131,67 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams)
-        self._turns = InterprocessLock(self._settings.server.data)
-        self._mirror, self._push_gate = build_mirror(
-            self._upstreams,
-            store.registry,
-            store.blobs,
-            store.database,
-            self._turns,
+        self._locks = FileInterprocessLock(self._settings.server.data)
+        self._mirror, self._push_proxy = build_mirror(
+            upstreams=self._upstreams,
+            registry=store.registry,
+            store=store.blobs,
+            database=store.database,
+            locks=self._locks,
             clock=self._clock,
-            tell=self._happened,
-            check_room=lambda wanted_bytes: self._room().check(wanted_bytes),
+            tell=self._handle_event,
+            check_disk=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
         )
         self._serve(store.registry, self._settings, self._logins)
         if not self._settings.server.read_only:
-            self._notify(store)
-            await self._ask_witnesses(store)
+            self._start_notifier(store)
+            await self._check_witnesses(store)
             self._signers = [Signer(each, store.database) for each in store.integrators]
             for signer in self._signers:
                 signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
-        janitor = asyncio.create_task(_janitor(store, self._clock, lambda: self._settings))
+        leases = FileLeases(self._settings.server.data)
+        janitor = asyncio.create_task(_janitor(store, leases, self._clock, lambda: self._settings))
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
-            looking = RebuildScheduler(
-                self._settings, store, self._clock, self._happened, self._mirror, self._push_gate
+            scheduler = RebuildScheduler(
+                self._settings, store, self._clock, self._handle_event, self._mirror, self._push_proxy
             )
-            rebuilding = asyncio.create_task(looking.run())
-        noting = asyncio.create_task(self._mirror.run())
-        gated = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
-        settling = asyncio.create_task(self._push_gate.run()) if gated else None
+            rebuilding = asyncio.create_task(scheduler.run())
+        recording = asyncio.create_task(self._mirror.run())
+        has_push_proxy = any(terms.push for terms in self._settings.upstreams) and not self._settings.server.read_only
+        settling = asyncio.create_task(self._push_proxy.run()) if has_push_proxy else None
         if self._reload is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._read_rules_again, self._reload)
+            reload = self._reload
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: self._begin_reload(reload))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         try:
             async with self._observer.running():
                 yield
         finally:
             self._api = None
-            for task in (janitor, rebuilding, noting, asked, settling):
+            for task in (janitor, rebuilding, recording, asked, settling, self._reloading):
                 if task is not None:
                     task.cancel()
                     with contextlib.suppress(asyncio.CancelledError):
                         await task
             if self._witnesses is not None:
                 await self._witnesses.aclose()
-            await self._push_gate.aclose()
+            await self._push_proxy.aclose()
             await self._mirror.aclose()
             await self._upstreams.aclose()
-            self._turns.close()
+            self._locks.close()
+            leases.close()
             for signer in self._signers:
                 signer.close()
             if self._notifier is not None:
                 await asyncio.to_thread(self._notifier.close)
             store.close()
 
-    def _notify(self, store: OpenStore) -> None:
-        """From now on whoever is configured is told. A read-only server tells nobody: it writes nothing down."""
+    def _start_notifier(self, store: OpenStore) -> None:
+        """Start to notify the configured receivers. A read-only server does not: it records nothing."""
         settings = self._settings
         name = registry_name(settings)
         dispatcher = build_dispatcher(
@@ -199,111 +205,127 @@ class Application(Starlette):
             self._notifier = Notifier(dispatcher)
             self._notifier.start()
 
-    def _happened(self, event: Event) -> None:
-        """Something that people may be told of: a line of the log, and for whoever is configured.
+    def _handle_event(self, event: Event) -> None:
+        """Log an event and send it to the configured receivers.
 
-        What is written into the log of observations they are told from there, so that no end of a process loses it.
+        Events that the log of observations records are sent from there, so that they survive the end of a process.
         """
-        self._tell(event)
+        self._on_event(event)
         if self._notifier is not None and not isinstance(event, TagMoved | TagHeld):
-            self._notifier.dispatcher.tell(event)
+            self._notifier.dispatcher.notify(event)
 
-    def _refused(self, refused: RefusedWrite) -> None:
-        """A refusal, which stands in the log already."""
+    def _notify_refusal(self, refused: RefusedWrite) -> None:
+        """Notify the receivers of a refused write. It is already logged."""
         if self._notifier is None:
             return
         for tag in refused.tags or (None,):
             named = Reference(registry_name(self._settings), refused.repository, tag, None if tag else refused.digest)
-            self._notifier.dispatcher.tell(
-                TagRefused(named, refused.asked, refused.digest, refused.actor, refused.reason)
+            self._notifier.dispatcher.notify(
+                TagRefused(named, refused.request, refused.digest, refused.actor, refused.reason)
             )
 
-    async def _ask_witnesses(self, store: OpenStore) -> None:
-        """Before anything is taken in: has somebody else seen more of our ledger than is here?"""
-        found = [
-            WitnessState(WitnessClient(one.url, app=self._witness_app), VerifierKey.parse(one.key))
-            for one in self._settings.witness
+    async def _check_witnesses(self, store: OpenStore) -> None:
+        """Compare the ledger with its witnesses before any write: a witness may have seen more than this store has."""
+        witnesses = [
+            WitnessState(WitnessClient(each.url, app=self._witness_app), VerifierKey.parse(each.key))
+            for each in self._settings.witness
         ]
-        if found:
-            self._witnesses = Witnesses(store.database, store.keys, found)
+        if witnesses:
+            self._witnesses = Witnesses(store.database, store.keys, witnesses)
             await self._witnesses.at_start()
             check_ledger(store)
 
     def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
-        registry.refusals.tell = self._refused
+        registry.refusals.on_refusal = self._notify_refusal
         logins = logins or Logins(UserFile(settings.htpasswd))
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
-        gate = RequestAuth(access, _realm(settings), _open_to(settings))
+        auth = RequestAuth(access, _realm(settings), _open_to(settings))
         server = settings.server
         api_settings = ApiSettings(
             public_url=server.public_url,
             max_manifest_bytes=int(server.max_manifest_bytes),
-            # Not where there are merely no users yet: the first one ends that at once, and a shared cache would not hear.
+            # Not merely because there are no users yet: the first one ends that, and shared caches would not notice.
             anonymous_pull=settings.grants.all_may_pull,
             read_only=lambda: _read_only(settings, self._store),
             body=BodyLimits(min_bytes_per_s=int(server.min_body_bytes_per_s)),
-            leads=settings.leads,
+            name_resolver=settings.name_resolver,
         )
-        self._api = DistributionApi(registry, api_settings, gate, self._observer, self._mirror, self._push_gate)
+        self._api = DistributionApi(registry, api_settings, auth, self._observer, self._mirror, self._push_proxy)
         self._observer.lines_wanted = bool(server.access_log)
         local = "admins" if server.behind_proxy else "local"
         open_to = "everybody" if server.public_metrics else local
-        self._beside[METRICS_PATH] = Metrics(self._observer, gate, self._gauges, open_to)
-        self._beside[TOKEN_PATH] = TokenService(self._observer, gate, settings.leads)
+        self._endpoints[METRICS_PATH] = Metrics(self._observer, auth, self._gauges, open_to)
+        self._endpoints[TOKEN_PATH] = TokenService(self._observer, auth, settings.name_resolver)
         public = settings.ledger.public
-        self._beside[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, gate, public=public)
-        self._beside[OBSERVATIONS_PREFIX] = LedgerApi(
-            self._observer, registry.observed, gate, public=public, prefix=OBSERVATIONS_PREFIX
+        self._endpoints[LEDGER_PREFIX] = LedgerApi(self._observer, registry.ledger, auth, public=public)
+        self._endpoints[OBSERVATIONS_PREFIX] = LedgerApi(
+            self._observer, registry.observed, auth, public=public, prefix=OBSERVATIONS_PREFIX
         )
-        self._beside[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, gate, api_settings.read_only)
+        self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings.read_only)
 
     def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
         data = self._settings.server.data
         free = DiskReserve(data, 0).free_bytes()
         uploads = sum(1 for _ in (data / "uploads").iterdir())
         gauges: dict[str, tuple[str, float | dict[str, float]]] = {
-            "boltseal_disk_free_bytes": ("Free space under the data folder", free),
-            "boltseal_uploads_open": ("Upload sessions that were begun and not ended", uploads),
+            "boltseal_disk_free_bytes": ("Free disk space of the data folder", free),
+            "boltseal_uploads_open": ("Unfinished upload sessions", uploads),
         }
         if self._settings.upstreams and self._store is not None:
             gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
         return gauges
 
-    def _read_rules_again(self, reload: Callable[[], Settings]) -> None:
-        """SIGHUP: take over what a running server can of the configuration; one that can't be used changes nothing."""
+    def _begin_reload(self, reload: Callable[[], Settings]) -> None:
+        """Reload the configuration after every reload that is under way."""
+        self._reloading = asyncio.create_task(self._reload_after(self._reloading, reload))
+
+    async def _reload_after(self, before: asyncio.Task[None] | None, reload: Callable[[], Settings]) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await self._reload_settings(reload)
+
+    async def _reload_settings(self, reload: Callable[[], Settings]) -> None:
+        """Apply what a running server can of a changed configuration; an invalid one changes nothing."""
         if self._store is None:
             return
         try:
             newer = reload()
-            settings = self._settings.taking_over(newer)
-            begin_ledger(self._store, settings)
+            settings = self._settings.with_live_changes(newer)
+            await asyncio.to_thread(begin_ledger, self._store, settings)
         except BoltsealError as error:
-            self._notes = (f"the last reload of the configuration failed, everything stays as it was: {error.message}",)
-            _log.error("the configuration could not be read again; the rules stay as they were", reason=error.message)
+            self._notes = (f"reload failed, the previous configuration stays in force: {error.message}",)
+            _log.error("reload failed, the previous configuration stays in force", reason=error.message)
             return
-        left_out = self._settings.left_out(newer)
-        self._notes = (f"changed in the configuration, but only a restart brings it: {', '.join(left_out)}",) * bool(
-            left_out
-        )
+        need_restart = self._settings.restart_required(newer)
+        self._notes = (f"changed settings that need a restart: {', '.join(need_restart)}",) * bool(need_restart)
         try:
-            # The server's parent replaces the workers when the files have changed; here only what it will find is told.
+            # The parent replaces the workers when the files have changed; this only reports errors.
             check_certificate(settings.server.tls_cert, settings.server.tls_key)
         except BoltsealError as error:
-            self._notes += (f"the certificate that was read first is still served: {error.message}",)
-            _log.error("the certificate can't be read again", reason=error.message)
+            self._notes += (f"cannot reload the certificate, the previous one stays in use: {error.message}",)
+            _log.error("cannot reload the certificate", reason=error.message)
         self._settings = settings
-        # Requests under way end under the rules they began with.
+        # Requests in progress finish under the rules they began with.
         store = self._store
-        registry = build_registry(store.database, store.blobs, settings.rules, self._room(), bounds(settings))
-        if self._push_gate is not None:
-            self._push_gate.registry = registry
+        registry = build_registry(
+            store.database,
+            store.blobs,
+            settings.rules,
+            self._disk_reserve(),
+            bounds(settings),
+            pulls=store.registry.pulls,
+        )
+        if self._mirror is not None:
+            self._mirror.use_registry(registry)
+        if self._push_proxy is not None:
+            self._push_proxy.registry = registry
         self._serve(registry, settings, self._logins)
-        _log.info("rules read again", rules=len(settings.rules.user))
-        if left_out:
-            _log.warning("changed settings that only a restart brings", settings=list(left_out))
+        _log.info("configuration reloaded", rules=len(settings.rules.user))
+        if need_restart:
+            _log.warning("changed settings need a restart", settings=list(need_restart))
 
-    def _room(self) -> DiskReserve:
+    def _disk_reserve(self) -> DiskReserve:
         server = self._settings.server
         return DiskReserve(server.data, int(server.disk_reserve_bytes))
 
@@ -317,14 +339,14 @@ class Application(Starlette):
             doubt = self._store.database.doubts[OBSERVATIONS.name]
             notes = (
                 *notes,
-                f"what upstreams' tags mean is not written down, so nothing new is served of them: {doubt}",
+                f"observations of upstreams' tags are not recorded, so no new ones are served: {doubt}",
             )
         if self._witnesses is not None:
             notes = (*notes, *self._witnesses.troubles)
         if self._notifier is not None:
             notes = (*notes, *self._notifier.dispatcher.troubles)
         read_only = _read_only(self._settings, self._store)
-        return await readiness(self._store.database, self._room(), read_only, notes, self._clock)
+        return await readiness(self._store.database, self._disk_reserve(), read_only, notes, self._clock)
 
 
 def create_app(
@@ -335,35 +357,46 @@ def create_app(
     access_log: Write | None = None,
     run: Path | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
-    tell: Tell | None = None,
+    on_event: Tell | None = None,
 ) -> Starlette:
-    """The application of one process. Its lifespan opens `settings.server.data` and closes it.
+    """Return the application of one process. Its lifespan opens and closes `settings.server.data`.
 
-    `reload`: reads the settings again at SIGHUP; None leaves the signal alone. `access_log`: takes the lines of the access log.
-    `run`: the folder through which the workers of one server sum up their metrics; see `server.storage.metrics`. `witness_app`:
-    answers for every witness; None: they are asked over the network. `tell` is handed what happens to upstreams and their
-    tags; None: it is a line of the log.
+    `reload`: reads the settings again at SIGHUP; None ignores the signal. `access_log`: takes the lines of the access
+    log. `run`: the folder in which the workers of one server share their metrics; see `server.storage.metrics`.
+    `witness_app`: responds for every witness; None: over the network. `on_event`: takes events of upstreams and their
+    tags; None: logs them.
     """
     observer = RequestLog(access_log, None if run is None else RunFolder(run))
-    return Application(settings, clock, reload, observer, witness_app, tell or _tell)
+    return Application(settings, clock, reload, observer, witness_app, on_event or _log_event)
 
 
-async def _janitor(store: OpenStore, clock: Clock, settings: Callable[[], Settings]) -> None:
-    """Once an hour, in every process: they may meet at something, and then one of them finds nothing to do."""
+async def _janitor(store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings]) -> None:
+    """Delete what is not needed, once an hour, in the process that gets the lease."""
     while True:
         if not settings().server.read_only:
             try:
-                removed = await asyncio.to_thread(_tidy_up, store, settings(), clock())
+                removed = await asyncio.to_thread(_tidy_up, store, leases, settings(), clock())
             except BoltsealError as error:
-                _log.warning("what is not needed could not be removed", reason=error.message)
+                _log.warning("cleanup failed", reason=error.message)
             else:
                 if any(removed.values()):
-                    _log.info("what is not needed was removed", **removed)
+                    _log.info("cleanup done", **removed)
         await asyncio.sleep(JANITOR_EVERY_S)
 
 
-def _tidy_up(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """How many abandoned uploads, mirrored manifests and blobs, and bytes of blobs that nothing names went."""
+def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how much was deleted, by kind; nothing while another process does it."""
+    lease = leases.acquire("tidy-up")
+    if lease is None:
+        return {}
+    try:
+        return _delete_unneeded(store, settings, now_us)
+    finally:
+        lease.release()
+
+
+def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
+    """Return how many abandoned uploads, expired mirrored images and unreferenced blobs were deleted."""
     uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
     if store.database.frozen is not None or not settings.upstreams:
         return {"uploads": uploads}
@@ -371,21 +404,21 @@ def _tidy_up(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int
     return {"uploads": uploads, "mirrored": mirrored, "blobs": collect_released(store.database, store.blobs, now_us)}
 
 
-def _tell(event: Event) -> None:
-    """What happened to upstreams and their tags, for whoever reads the log."""
+def _log_event(event: Event) -> None:
+    """Log an event of an upstream or its tags."""
     _log.warning(event.text, kind=str(event.kind))
 
 
 def _read_only(settings: Settings, store: OpenStore | None) -> str | None:
-    """The sentence that refuses every change, None where changes are taken."""
+    """Return the message with which changes are refused, or None if they are accepted."""
     if settings.server.read_only:
         return READ_ONLY
     frozen = None if store is None else store.database.frozen
-    return None if frozen is None else f"this registry takes nothing in, pulls go on: {frozen}"
+    return None if frozen is None else f"this registry is frozen: it serves pulls and refuses changes: {frozen}"
 
 
 def _realm(settings: Settings) -> str | None:
-    """The absolute address of the token service, from the configuration alone; None where it does not tell one."""
+    """Return the absolute address of the token service from the configuration, or None if it does not determine one."""
     server = settings.server
     if server.public_url is not None:
         return server.public_url + TOKEN_PATH
@@ -395,9 +428,9 @@ def _realm(settings: Settings) -> str | None:
 
 
 def _open_to(settings: Settings) -> frozenset[str] | None:
-    """By which host names a registry without users may be asked: on loopback this machine's, elsewhere any.
+    """Return the host names by which a registry without users may be addressed: this machine's on loopback, else any.
 
-    A proxy in front passes on what clients call it, and decides itself whom it answers.
+    A proxy in front passes on the name that clients use, and controls access itself.
     """
     server = settings.server
     if server.behind_proxy or not server.address.loopback:
@@ -407,8 +440,8 @@ def _open_to(settings: Settings) -> frozenset[str] | None:
     return frozenset({"localhost", "127.0.0.1", "[::1]", host, *([public.lower()] if public else [])})
 
 
-def _beside_name(path: str) -> str:
-    """Under which name what answers a path stands in the table: a path of its own, or everything below a prefix."""
+def _endpoint_key(path: str) -> str:
+    """Return the key of a path in the table of endpoints: a prefix, or the path itself."""
     return next(
         (prefix for prefix in (OBSERVATIONS_PREFIX, LEDGER_PREFIX, ADMIN_PREFIX) if path.startswith(prefix)), path
     )

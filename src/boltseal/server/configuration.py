@@ -1,14 +1,12 @@
 """Reads the server's settings: a TOML file, the environment and the command line become one `Settings`.
 
-Rules kept here:
+- The file is that of `--config`, else BOLTSEAL_CONFIG, else /etc/boltseal/boltseal.toml if it exists.
+- A flag overrides the environment (BOLTSEAL_SERVER__LISTEN is `listen` of `[server]`), the environment overrides the
+  file, the file overrides the default.
+- An unknown key or an invalid value is an error of one line: where, what was found, what was expected, and for an
+  unknown key the most similar known one. Only the variables that Kubernetes sets for every service are ignored.
 
-- The file is the one named by `--config`, else by BOLTSEAL_CONFIG, else /etc/boltseal/boltseal.toml if it exists.
-- A flag overrides the environment (BOLTSEAL_SERVER__LISTEN is `listen` of `[server]`), the environment overrides the file,
-  the file overrides the default.
-- An unknown key or value is an error of one line: where, what was found, what was expected, and for an unknown key the
-  nearest known one. Nothing is ignored, except the variables that Kubernetes sets for every service.
-
-The file and the environment are trusted: they belong to the operator. What the rules in them mean is decided in `policy`.
+The file and the environment are trusted: they belong to the operator. `policy` interprets the rules.
 """
 
 from __future__ import annotations
@@ -40,14 +38,14 @@ if TYPE_CHECKING:
 DEFAULT_FILE: Final = Path("/etc/boltseal/boltseal.toml")
 
 _NOT_SETTINGS: Final = frozenset({"BOLTSEAL_CONFIG", "BOLTSEAL_DEBUG", "BOLTSEAL_STATE"})
-# A Kubernetes service called "boltseal" puts these into the environment of every container beside it.
+# Kubernetes sets these in the containers of a namespace that has a service called "boltseal".
 _SERVICE_LINKS: Final = re.compile(
     r"BOLTSEAL_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)?)"
 )
 
 
 _LISTS: Final = ("rule", "upstream", "witness", "notify", "on_outdated")
-"""The tables of which there may be several."""
+"""The tables that are lists."""
 _IN_JSON: Final = (
     ("rule",),
     ("upstream",),
@@ -58,18 +56,18 @@ _IN_JSON: Final = (
     ("auth", "quota"),
     ("local", "namespaces"),
 )
-"""What stands in one variable of the environment, as JSON."""
+"""The settings whose environment variable is JSON."""
 
 
 class _Layer(NamedTuple):
-    """One source of settings. `origin` is how a message names it."""
+    """One source of settings. `origin`: its name in messages."""
 
     origin: str
     values: Mapping[str, Any]
 
 
 class SettingValue(NamedTuple):
-    """One setting in force. `source`: default, file, environment or flag; `where`: the file's or variable's name."""
+    """One setting in force. `source`: default, file, environment or flag; `where`: its file, variable or flag."""
 
     name: str
     value: Any
@@ -78,7 +76,7 @@ class SettingValue(NamedTuple):
 
 
 class LoadedSettings(NamedTuple):
-    """Settings, and where each came from, in the order of the tables."""
+    """Settings, and the source of each in the order of the tables."""
 
     settings: Settings
     values: tuple[SettingValue, ...]
@@ -87,18 +85,18 @@ class LoadedSettings(NamedTuple):
 def load(
     path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, default_file: Path = DEFAULT_FILE
 ) -> Settings:
-    """Read file and environment and lay `overrides` (flags, nested as the tables are) over them.
+    """Read file and environment, and apply `overrides` (flags, nested like the tables) over them.
 
     Raises:
         ConfigInvalid: one line: where, what was found, what was expected.
     """
-    return load_and_tell(path, overrides, default_file=default_file).settings
+    return load_with_sources(path, overrides, default_file=default_file).settings
 
 
-def load_and_tell(
+def load_with_sources(
     path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, default_file: Path = DEFAULT_FILE
 ) -> LoadedSettings:
-    """As `load`, and tells of every setting where its value came from."""
+    """Return the settings as `load` does, with the source of each value."""
     file = _file_layer(path, default_file)
     variables = _environment_layer()
     flags = _Layer("command line", overrides or {})
@@ -109,7 +107,7 @@ def load_and_tell(
     try:
         settings = Settings(**merged)
     except ValidationError as error:
-        raise ConfigInvalid(_in_words(error.errors()[0], (flags, variables, file))) from error
+        raise ConfigInvalid(_error_line(error.errors()[0], (flags, variables, file))) from error
     for key, table in (
         ("rule", "rules"),
         ("auth", "grants"),
@@ -124,12 +122,14 @@ def load_and_tell(
             origin = variables.origin if key in variables.values else file.origin
             raise ConfigInvalid(f"{origin}: {error.message}") from error
     return LoadedSettings(
-        settings, tuple(_told(settings, key, file, variables, flags) for key in _known_keys(Settings))
+        settings, tuple(_setting_value(settings, key, file, variables, flags) for key in _known_keys(Settings))
     )
 
 
-def _told(settings: Settings, key: tuple[str, ...], file: _Layer, variables: _Layer, flags: _Layer) -> SettingValue:
-    def found(layer: Any) -> Any:
+def _setting_value(
+    settings: Settings, key: tuple[str, ...], file: _Layer, variables: _Layer, flags: _Layer
+) -> SettingValue:
+    def value_in(layer: Any) -> Any:
         for part in key:
             layer = layer.get(part) if isinstance(layer, Mapping) else None
         return layer
@@ -139,11 +139,11 @@ def _told(settings: Settings, key: tuple[str, ...], file: _Layer, variables: _La
     value: Any = settings
     for part in key:
         value = getattr(value, part)
-    if found(flags.values) is not None:
+    if value_in(flags.values) is not None:
         return SettingValue(name, value, "flag", f"--{key[-1].replace('_', '-')}")
-    if found(variables.values) is not None:
+    if value_in(variables.values) is not None:
         return SettingValue(name, value, "environment", _variable(key))
-    if found(file.values) is not None:
+    if value_in(file.values) is not None:
         return SettingValue(name, value, "file", file.origin)
     return SettingValue(name, value, "default", "")
 
@@ -156,7 +156,7 @@ def _file_layer(path: Path | None, default_file: Path) -> _Layer:
     try:
         return _Layer(str(file), tomllib.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigInvalid(f"can't read the configuration {file}: {error.strerror}") from error
+        raise ConfigInvalid(f"cannot read the configuration {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigInvalid(f"{file}: not UTF-8 at byte {error.start}; expected a TOML file") from error
     except tomllib.TOMLDecodeError as error:
@@ -183,7 +183,7 @@ def _environment_layer() -> _Layer:
 
 
 def _not_json() -> str:
-    """The first variable that has to hold a list and is no JSON; pydantic names only the table."""
+    """Return the first variable that must be a list and is not JSON; pydantic names only the table."""
     lists = {_variable(key) for key in _IN_JSON}
     for name, text in sorted(environment().items()):
         try:
@@ -198,11 +198,11 @@ def _refuse_unknown(layer: _Layer) -> None:
     for name, value in layer.values.items():
         field = Settings.model_fields.get(name)
         if field is None and not isinstance(value, Mapping | list) and name in ServerSettings.model_fields:
-            raise ConfigInvalid(f"{layer.origin}: {name} stands outside of any table; put it under [server]")
+            raise ConfigInvalid(f"{layer.origin}: {name} is outside of any table; put it under [server]")
         if field is None:
             raise ConfigInvalid(f"{layer.origin}: unknown table {quote(name)}{_nearest(name, Settings.model_fields)}")
         if name in _LISTS and isinstance(value, Mapping):
-            raise ConfigInvalid(f"{layer.origin}: [{name}] is one table; there is a list of them, so write [[{name}]]")
+            raise ConfigInvalid(f"{layer.origin}: [{name}] is a list of tables; write [[{name}]]")
         table = field.annotation
         if isinstance(value, Mapping) and isinstance(table, type) and issubclass(table, BaseModel):
             for key in value:
@@ -239,7 +239,7 @@ def _variable(key: tuple[str, ...]) -> str:
 
 
 def _at(values: Any, where: Sequence[str | int]) -> Any:
-    """What stands in tables and lists at a place, None where nothing does."""
+    """Return the value at a place in tables and lists, or None."""
     for part in where:
         if isinstance(values, Mapping):
             values = values.get(part)
@@ -248,9 +248,9 @@ def _at(values: Any, where: Sequence[str | int]) -> Any:
     return values
 
 
-def _in_words(found: ErrorDetails, layers: tuple[_Layer, ...]) -> str:
-    """A line from pydantic's first complaint: where the value came from, the setting, the value, what it must be."""
-    # Behind a setting pydantic also names what of a choice (a boolean, a list) was tried, which is no place in a file.
+def _error_line(found: ErrorDetails, layers: tuple[_Layer, ...]) -> str:
+    """Return one line for pydantic's first error: source of the value, setting, value, what was expected."""
+    # After the setting pydantic also names the tried alternative (a boolean, a list), which is no place in a file.
     where = found["loc"] if found["loc"][0] in _LISTS else found["loc"][:2]
     key = tuple(part for part in where if isinstance(part, str))
     for layer in layers:

@@ -1,7 +1,7 @@
-"""How the server logs: structlog, one event a line on stderr, JSON unless a person is looking.
+"""Configures logging: structlog, one event per line on stderr; text on a terminal, otherwise JSON.
 
-Also granian's and every library's lines come this way. What strangers send (names, paths, media types) stands in many
-events, so no control character reaches a terminal or a log file as itself: JSON escapes them, text does it here.
+Lines of granian and all libraries are formatted here as well. Clients control parts of many events (names, paths, media
+types), so no control character reaches a terminal or a log file: JSON escapes them, and `escape` does so for text.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ Event: TypeAlias = MutableMapping[str, Any]
 Processor: TypeAlias = Callable[[Any, str, Event], Event | str | bytes]
 
 QUIET: Final = ("_granian", "alembic", "sqlalchemy")
-"""Libraries whose ordinary business is nobody's news: only their warnings are shown."""
+"""Libraries of which only warnings are logged."""
 SECRETIVE: Final = ("httpcore2", "httpx2")
-"""Libraries that log each request with its whole address, and so a webhook's secret, or the signed address of a blob: only
-their warnings are shown, at whatever level."""
+"""Libraries that log the full URL of each request, which may contain the secret of a webhook or the signed URL of a
+blob: only their warnings are logged, at every level.
+"""
 
 
 def wants_json(log_format: str) -> bool:
-    """Whether to write JSON: as told, or when stderr is no terminal."""
+    """Return whether to write JSON: as configured, or if stderr is not a terminal."""
     return log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
 
 
 def configure(level: str, *, as_json: bool) -> None:
-    """Set up logging of this process."""
+    """Configure logging of this process."""
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -49,9 +50,9 @@ def configure(level: str, *, as_json: bool) -> None:
 
 
 def access_writer(level: str, *, as_json: bool) -> Callable[[Sequence[AccessLogLine]], None] | None:
-    """What writes lines of the access log where the other events go, many at once; None where the level leaves them out.
+    """Return a function that writes lines of the access log to stderr, or None if the level excludes them.
 
-    Not through structlog's processors, which take longer for a line than the registry takes for a pull.
+    It bypasses structlog's processors, which take longer for a line than the registry takes for a pull.
     """
     if logging.getLevelNamesMapping()[level.upper()] > logging.INFO:
         return None
@@ -68,24 +69,24 @@ def access_writer(level: str, *, as_json: bool) -> Callable[[Sequence[AccessLogL
 def _access_json(line: AccessLogLine) -> bytes:
     fields = (msgspec.json.encode if line.path.isascii() and line.path.isprintable() else _escaped)(line)
     _, comma, rest = fields.partition(b",")
-    head = f'{{"time":"{_iso(line.time_ns)}","level":"info","event":"request"'.encode("ascii")
-    return b"".join((head, comma, rest, b"\n"))
+    prefix = f'{{"time":"{_iso(line.time_ns)}","level":"info","event":"request"'.encode("ascii")
+    return b"".join((prefix, comma, rest, b"\n"))
 
 
 def _escaped(line: AccessLogLine) -> bytes:
-    """The fields in ASCII alone: also what a terminal takes for an order, or a reader for the end of a line."""
+    """Return the fields as ASCII JSON, so that no character can control a terminal or end a line."""
     return json.dumps(msgspec.to_builtins(line), separators=(",", ":")).encode("ascii")
 
 
 def _access_text(line: AccessLogLine) -> bytes:
-    shown = " ".join(_word(text) for text in (line.address, line.actor, line.method, line.path))
+    shown = " ".join(_printable_word(text) for text in (line.address, line.actor, line.method, line.path))
     sizes = f"in={line.bytes_in} out={line.bytes_out} ms={line.ms} id={line.request_id}"
-    asked = f" asked={_word(line.asked)}" if line.asked else ""
+    asked = f" asked={_printable_word(line.asked)}" if line.asked else ""
     return f"{_iso(line.time_ns)} [info     ] request {shown} {line.status} {sizes}{asked}\n".encode("ascii")
 
 
-def _word(text: str) -> str:
-    """Text as one word of printable ASCII: nothing in it ends a line, a word or a colour."""
+def _printable_word(text: str) -> str:
+    """Return text as one word of printable ASCII, so that it cannot end a line, a field or a colour."""
     if text.isascii() and text.isprintable() and " " not in text:
         return text or "-"
     return "".join(c if "!" <= c <= "~" else "\\x20" if c == " " else ascii(c)[1:-1] for c in text) or "-"
@@ -102,7 +103,7 @@ def _second(seconds: int) -> str:
 
 
 def dict_config(level: str, *, as_json: bool) -> dict[str, Any]:
-    """The same for `logging.config`, as granian wants to be given it."""
+    """Return the logging configuration for `logging.config`, as granian requires it."""
     render: list[Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if as_json
@@ -133,7 +134,7 @@ def dict_config(level: str, *, as_json: bool) -> dict[str, Any]:
 
 
 def escape(_: Any, __: str, event: Event) -> Event:
-    """Every text of an event with its control characters, and whatever else can't be seen, written out."""
+    """Escape the control characters and other invisible characters of every text of an event."""
     for key, value in event.items():
         if isinstance(value, str) and key != "exception":
             event[key] = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
@@ -141,7 +142,7 @@ def escape(_: Any, __: str, event: Event) -> Event:
 
 
 def for_people(_: Any, __: str, event: Event) -> Event:
-    """The order in which a person reads: when, what, why; then the rest, without what is not known."""
+    """Return an event in reading order: time, event, reason, then the other fields that have a value."""
     kept: Event = {key: value for key, value in event.items() if value is not None}
     kept["timestamp"] = str(kept.pop("time", ""))[:19].replace("T", " ")
     if "reason" in kept:

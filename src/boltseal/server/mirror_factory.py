@@ -1,6 +1,6 @@
-"""Builds the upstreams of a server: reads what their logins are kept in, and makes a client for each.
+"""Builds the upstreams of a server, each with a client and its login, and the mirror and push proxy over them.
 
-A password is read once, at the start. It is in no setting, no message and no log.
+A password is read once, at the start. No setting, message or log contains it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from boltseal.client.credentials import Credentials, OneLogin
+from boltseal.client.credentials import Credentials, SingleLogin
 from boltseal.client.hosts import api_host, host_name
 from boltseal.client.ssrf_guard import SsrfGuard
 from boltseal.client.transport import DEFAULT_PORTS, Transport, TransportOptions
-from boltseal.config import secret
+from boltseal.config import secret_variable
 from boltseal.errors import Invalid
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.mirror.cache import Mirror
@@ -29,26 +29,35 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell
     from boltseal.server.registry import Registry
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 
-# A client waits behind each of these, and there may be something in the store to answer with.
+# A client waits for each of these requests, and the store may have an older answer.
 TIMEOUT_S: Final = 10.0
 ATTEMPTS: Final = 2
 PATIENCE_S: Final = 1.0
 WHOLE_S: Final = 30.0
-"""How long a document may take to come whole, however steadily it drips."""
+"""How long a whole document may take, even if bytes keep arriving."""
 PUSH_TIMEOUT_S: Final = 300.0
-"""How long upstream may take to store a blob that it was sent."""
+"""How long upstream may take to store a blob."""
 
 
-class UpstreamPasswordInvalid(Invalid):
-    """A password's file that can't be read, or holds none. The server does not start."""
+class MirrorServices(NamedTuple):
+    """What serves the images of upstreams, and what forwards pushes to them."""
+
+    mirror: Mirror
+    push_proxy: PushProxy
 
 
 def build_upstreams(terms: Sequence[UpstreamTerms]) -> Upstreams:
-    """A client for each upstream. UpstreamPasswordInvalid, ConfigInvalid, AuthorityInvalid."""
+    """Return the configured upstreams, each with a client of its own.
+
+    Raises:
+        Invalid: a password file cannot be read or is empty.
+        ConfigInvalid: an environment variable with a password is not set.
+        AuthorityInvalid: the address of an upstream is invalid.
+    """
     return Upstreams(_upstream(each) for each in terms)
 
 
@@ -56,36 +65,38 @@ def build_mirror(
     upstreams: Upstreams,
     registry: Registry,
     store: BlobStore,
-    database: Database,
-    turns: InterprocessLock,
+    database: Metadata,
+    locks: InterprocessLock,
     *,
     clock: Callable[[], int],
     tell: Tell,
-    check_room: Callable[[int], None],
+    check_disk: Callable[[int], None],
     read_only: Callable[[], str | None],
     count: Callable[[str], None],
-) -> tuple[Mirror, PushProxy]:
-    """What serves their images from the store, and what passes pushes on to them.
+) -> MirrorServices:
+    """Return the mirror and the push proxy over one registry and its upstreams.
 
-    `tell` is handed what happens to upstreams and their tags.
+    `locks`: shared by all processes of the store. `tell`: takes the events of upstreams and their tags. `check_disk`:
+    raises ReserveReached when that many more bytes do not fit. `read_only`: returns why nothing may be written, or None.
+    `count`: counts an event by name.
     """
     limits = UpstreamLimits(registry.upstreams, clock=clock, tell=tell)
-    tags = UpstreamTags(registry.observations, limits, turns, clock=clock, tell=tell, read_only=read_only, count=count)
+    tags = UpstreamTags(registry.observations, limits, locks, clock=clock, tell=tell, read_only=read_only, count=count)
     mirror = Mirror(
-        upstreams,
-        tags,
-        limits,
-        registry,
-        store,
-        UpstreamLists(database, registry.pulls, limits, clock),
-        turns,
-        LastPulls(database, clock, read_only),
+        upstreams=upstreams,
+        tags=tags,
+        limits=limits,
+        registry=registry,
+        store=store,
+        lists=UpstreamLists(database, registry.pulls, limits, clock),
+        locks=locks,
+        last_pulls=LastPulls(database, clock, read_only),
         clock=clock,
-        check_room=check_room,
+        check_disk=check_disk,
         read_only=read_only,
         count=count,
     )
-    return mirror, PushProxy(registry, store, upstreams, limits, turns, count=count)
+    return MirrorServices(mirror, PushProxy(registry, store, upstreams, limits, locks, count=count))
 
 
 def _upstream(terms: UpstreamTerms) -> Upstream:
@@ -98,7 +109,7 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
         patience_s=PATIENCE_S,
         reach=SsrfGuard(_home(terms), terms.allow_redirects_to),
     )
-    login = OneLogin(terms.authority, _login(terms))
+    login = SingleLogin(terms.authority, _login(terms))
     if not terms.push:
         return Upstream.over(terms, Transport(login, options))
     patient = replace(options, timeout_s=PUSH_TIMEOUT_S, whole_s=PUSH_TIMEOUT_S)
@@ -106,7 +117,7 @@ def _upstream(terms: UpstreamTerms) -> Upstream:
 
 
 def _home(terms: UpstreamTerms) -> tuple[str, int]:
-    """The host and port that upstream itself is asked at."""
+    """Return the host and port of the upstream's API."""
     host = api_host(terms.authority)
     port = host.rpartition(":")[2] if host.rpartition("]")[2].count(":") else ""
     return host_name(host), int(port) if port else DEFAULT_PORTS["http" if terms.plain_http else "https"]
@@ -116,17 +127,13 @@ def _login(terms: UpstreamTerms) -> Credentials | None:
     if terms.username is None:
         return None
     if terms.password_env is not None:
-        return Credentials(terms.username, secret(terms.password_env))
+        return Credentials(terms.username, secret_variable(terms.password_env))
     file = Path(terms.password_file or "")
     try:
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UpstreamPasswordInvalid(
-            f"the password of upstream {terms.name} can't be read from {file}: {reason}"
-        ) from error
+        reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8 text"
+        raise Invalid(f"cannot read the password of upstream {terms.name} from {file}: {reason}") from error
     if not password or "\n" in password:
-        raise UpstreamPasswordInvalid(
-            f"{file} holds no password for upstream {terms.name}; expected one line and nothing else"
-        )
+        raise Invalid(f"{file} has no password for upstream {terms.name}; expected exactly one line")
     return Credentials(terms.username, password)

@@ -1,16 +1,15 @@
-"""A server that looks at its own images: which stand on an old base, and what `[[on_outdated]]` says is then done.
+"""Scans the server's own images for outdated bases on a schedule, and requests rebuilds as `[[on_outdated]]` says.
 
-The look is the one that `boltseal outdated` has. It talks to ourselves within the process, past the logins, and by GET and
-HEAD alone; to an upstream of ours through our own mirror, so that what is served here is what counts; to other registries
-over the network, as nobody, and only to those that anybody may ask: what a pushed label names is no host of ours.
+The scan is that of `boltseal outdated`. Requests to this registry stay in the process, bypass authentication, and are GET
+and HEAD only. Requests to an upstream go through this server's mirror, so that what is served here counts. Requests to
+other registries go over the network, anonymously, and only to public registries: a pushed label can name any host.
 
-    DATA/outdated/    what was learned of other registries, which rebuilds were asked for, and the lock of who looks
+    DATA/outdated/    what was learned of other registries, the rebuilds that were requested, and the scan's lock
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -20,26 +19,25 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 import structlog
 
-from boltseal.client.catalog import repositories
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.document_cache import DocumentCache
 from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
-from boltseal.client.registry_client import RegistryClient
 from boltseal.client.state import ClientState
 from boltseal.client.transport import MAX_DOCUMENT_BYTES, RegistryRequest, RegistryResponse, Transport, TransportOptions
-from boltseal.config import secret
-from boltseal.errors import BoltsealError, Denied, NotFound
+from boltseal.commands.rebuild_loop import rebuild_outdated
+from boltseal.commands.registry_images import registry_images
+from boltseal.config import secret_variable
+from boltseal.errors import BoltsealError, Denied
 from boltseal.ledger.entry import EntryKind
-from boltseal.oci.reference import Reference
+from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
 from boltseal.policy.rebuild_actions import token_of
-from boltseal.policy.rule_decision import signature_subject
-from boltseal.project.bases.base_scan import BaseScanner, ImageToCheck
+from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
 from boltseal.project.bases.image_documents import ImageDocuments
-from boltseal.project.bases.ledger_entries import requested_extra
+from boltseal.project.bases.ledger_entries import rebuild_entry_extra
 from boltseal.project.bases.rebuild_journal import RebuildJournal, RebuildOutcome
-from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildResult
-from boltseal.project.bases.tag_history import TagHistories, by_learned
+from boltseal.project.bases.rebuild_requests import RebuildDue, Rebuilder, RebuildPlan, RebuildResult
+from boltseal.project.bases.tag_history import TagHistories, memory_from_cache
 from boltseal.project.settings import PUBLIC_REGISTRIES
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
@@ -66,11 +64,10 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "outdated"
 FIRST_S: Final = 60.0
-MAX_ROUNDS: Final = 10
 MAX_WORDS: Final = 20
-"""How many rebuilds that are not asked for are named in the log at each look."""
+"""How many rebuilds that are not requested are named in the log for each scan."""
 AT_ONCE: Final = 2
-"""How many images are read at a time: whoever pulls meanwhile waits for no more than these."""
+"""How many images are read at a time; pulls at the same time wait for at most these."""
 MAX_KEPT_BYTES: Final = 64 * 1024
 ACTOR: Final = Actor("boltseal")
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -79,11 +76,11 @@ _log = structlog.get_logger(__name__)
 
 
 class ReadOnlyTransport(Denied):
-    """Somebody wanted to change something past the logins."""
+    """A request that would change something without authentication."""
 
 
 class InProcessTransport(Transport):
-    """Requests to ourselves go to `inside`; to an upstream, to our own mirror of it; the rest over the network, as nobody."""
+    """Sends requests to this registry and its upstreams to `inside`, and all others over the network, anonymously."""
 
     def __init__(
         self,
@@ -118,44 +115,48 @@ class InProcessTransport(Transport):
     @asynccontextmanager
     async def stream(self, call: RegistryRequest) -> AsyncIterator[httpx2.Response]:
         own = self._own(call)
-        ways = Transport.stream(self, call) if own is None else self._inner.stream(own)
-        async with ways as response:
+        stream = Transport.stream(self, call) if own is None else self._inner.stream(own)
+        async with stream as response:
             yield response
 
     def _own(self, call: RegistryRequest) -> RegistryRequest | None:
-        """The same call as we are asked it, None where it is for somebody else. ReadOnlyTransport."""
+        """Return the request as this registry gets it, None if it is for another one. Raises: ReadOnlyTransport."""
         if call.registry in self._upstreams and call.path.startswith("/v2/"):
             call = replace(call, path=f"/v2/{call.registry}/{call.path.removeprefix('/v2/')}")
         elif call.registry != self._name and call.registry not in self._also:
             return None
         if call.method not in _READS:
-            raise ReadOnlyTransport(f"{call.method} of {call.what} is not done past the logins")
+            raise ReadOnlyTransport(
+                f"{call.method} of {call.what} is refused: requests without authentication only read"
+            )
         return replace(call, registry=self._name)
 
 
 class RebuildScheduler:
-    """Looks at all images of this registry as often as it is said, and asks for rebuilds. One process of a server does."""
+    """Scans all images of this registry at the configured interval, and requests rebuilds, in one process of a server."""
 
     def __init__(
         self,
         settings: Settings,
         store: OpenStore,
         clock: Callable[[], int],
-        tell: Callable[[BaseOutdated], None],
+        on_outdated: Callable[[BaseOutdated], None],
         mirror: Mirror | None = None,
-        push_gate: PushProxy | None = None,
+        push_proxy: PushProxy | None = None,
         *,
         outside: ASGIApp | None = None,
     ) -> None:
         self._settings = settings
         self._registry = store.registry
         self._clock = clock
-        self._tell = tell
+        self._on_outdated = on_outdated
         self._upstreams = frozenset(terms.name for terms in settings.upstreams)
-        self._inside = _inside(settings, store, mirror, push_gate)
+        self._inside = _inside(settings, store, mirror, push_proxy)
         self._outside = outside
         self._tokens = {
-            name: token_of(name, secret(name)) for action in settings.actions if (name := action.token_env) is not None
+            name: token_of(name, secret_variable(name))
+            for action in settings.actions
+            if (name := action.token_env) is not None
         }
         self._state = ClientState(settings.server.data / FOLDER)
         self._name, *also = sorted(settings.own_names, key=lambda name: ("localhost" not in name, name))
@@ -164,22 +165,22 @@ class RebuildScheduler:
         self._also = frozenset(also)
 
     async def run(self) -> None:
-        """Until it is cancelled. What goes wrong is a line of the log, and tried again the next time."""
+        """Scan until cancelled. A failed scan is logged, and repeated at the next interval."""
         every_s = min(action.every_us for action in self._settings.actions) / 1e6
         await asyncio.sleep(min(FIRST_S, every_s))
         while True:
             try:
-                asked = await self.once()
+                requested = await self.once()
             except BoltsealError as error:
-                _log.warning("the bases of images could not be looked at", reason=error.message)
-            except Exception:  # noqa: BLE001 - the outermost shell of this task: without it nobody would look any more
-                _log.exception("the bases of images could not be looked at: a defect of boltseal")
+                _log.warning("checking for outdated bases failed", reason=error.message)
+            except Exception:  # noqa: BLE001 - the outermost layer of this task: scans must go on after a defect
+                _log.exception("checking for outdated bases failed: internal error")
             else:
-                _log.info("rebuilds asked for", rebuilds=len(asked))
+                _log.info("rebuilds requested", rebuilds=len(requested))
             await asyncio.sleep(every_s)
 
     async def once(self) -> list[RebuildResult]:
-        """One look, and what was asked for by it; nothing where another process is at it. StateUnusable, LedgerBroken, ..."""
+        """Scan once and return the requested rebuilds; nothing if another process scans. Raises: StateUnusable, LedgerBroken."""
         with self._state.alone("looking") as alone:
             return await self._once() if alone else []
 
@@ -191,44 +192,40 @@ class RebuildScheduler:
             self._clock,
             record=self._record,
             tokens=self._tokens,
-            tell=self._tell,
+            tell=self._on_outdated,
         )
-        found: list[RebuildResult] = []
         try:
             with DocumentCache(self._state, now_us=self._clock()) as learned:
-                pasts = TagHistories(transport, [by_learned(learned)])
-                looker = BaseScanner(
+                histories = TagHistories(transport, [memory_from_cache(learned)])
+                scanner = BaseScanner(
                     transport,
                     ImageDocuments(transport, learned, max_kept_bytes=MAX_KEPT_BYTES),
                     learned,
-                    pasts,
+                    histories,
                     allowed=self._allowed,
                     watch=self._watch(transport),
                     now_us=self._clock(),
                     at_once=AT_ONCE,
                 )
-                pasts.followed = looker.followed
-                for _ in range(MAX_ROUNDS):
-                    wanted = [ImageToCheck(str(one), one) async for one in self._images(transport)]
-                    answers = await looker.look(wanted, afresh=bool(found))
-                    if not found:
-                        stand = Counter(str(one.verdict.status) for one in answers)
-                        _log.info("bases of images looked at", images=len(answers), stand=dict(stand))
-                        for words in rebuilder.sort(answers).words(MAX_WORDS):
-                            _log.warning("a rebuild is not asked for", reason=words)
-                    asked = await rebuilder.rebuild(answers)
-                    found += asked
-                    if not any(one.outcome is RebuildOutcome.DONE and one.due.action.command for one in asked):
-                        break
+                histories.followed = scanner.followed
+
+                async def scan(again: bool) -> list[BaseReport]:
+                    images = registry_images(transport, self._name, most=None, skip=self._is_mirrored)
+                    wanted = [ImageToCheck(str(one), one) async for one in images]
+                    return await scanner.scan(wanted, refresh=again)
+
+                rounds = await rebuild_outdated(rebuilder, scan, _log_scan)
         finally:
             await transport.aclose()
-        return found
+        if rounds.elsewhere is not None:
+            raise rounds.elsewhere
+        return rounds.results
 
     def _watch(self, transport: Transport) -> Callable[[str], Awaitable[LedgerCheck]]:
         watch = LedgerWatch(self._state, transport, lambda: self._clock() // 1_000_000)
 
         async def follow(registry: str) -> LedgerCheck:
-            if registry in self._upstreams:  # what its tags mean is our mirror's word, and in our own log
+            if registry in self._upstreams:  # the mirror resolves its tags, and this server's ledger records them
                 return LedgerCheck(registry, TrustStatus.NO_LEDGER)
             return await watch.follow(registry)
 
@@ -237,32 +234,33 @@ class RebuildScheduler:
     def _allowed(self, registry: str) -> bool:
         return registry == self._name or registry in self._also | self._upstreams or registry in PUBLIC_REGISTRIES
 
-    async def _images(self, transport: Transport) -> AsyncIterator[Reference]:
-        """Every tag of every repository of ours, but for those of the signature tools."""
-        client = RegistryClient(transport, self._name)
-        async for repository in repositories(transport, self._name):
-            if repository.partition("/")[0] in self._upstreams:
-                continue
-            with contextlib.suppress(NotFound):
-                async for tag in client.tags(repository):
-                    if signature_subject(tag) is None:
-                        yield Reference(self._name, repository, tag)
+    def _is_mirrored(self, repository: Repository) -> bool:
+        return repository.partition("/")[0] in self._upstreams
 
-    async def _record(self, due: RebuildDue, outcome: RebuildOutcome, told: str) -> None:
-        extra = requested_extra(due.base, due.built_on, due.now, str(outcome), told)
-        said = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
-        await self._registry.records.record(due.image.repository, said, ACTOR)
+    async def _record(self, due: RebuildDue, outcome: RebuildOutcome, reason: str) -> None:
+        extra = rebuild_entry_extra(due.base, due.built_on, due.now, str(outcome), reason)
+        entry = LedgerRecord(EntryKind.REBUILD_REQUESTED, due.digest, due.image.tag, extra=extra)
+        await self._registry.records.record(due.image.repository, entry, ACTOR)
 
 
-def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_gate: PushProxy | None) -> ASGIApp:
-    """What we answer, to ourselves: without logins, and without a line in the access log."""
+def _log_scan(reports: list[BaseReport], due: RebuildPlan) -> None:
+    counts = Counter(str(one.verdict.status) for one in reports)
+    _log.info("images checked for outdated bases", images=len(reports), stand=dict(counts))
+    for words in due.messages(MAX_WORDS):
+        _log.warning("rebuild not requested", reason=words)
+
+
+def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_proxy: PushProxy | None) -> ASGIApp:
+    """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
-    logins = Logins(UserFile(settings.keys / "nobody"))  # a file that is not there: nobody is told apart
+    logins = Logins(UserFile(settings.keys / "nobody"))  # there is no such file, and so there are no users
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
-    gate = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
-    asked = ApiSettings(read_only=lambda: "nothing is changed past the logins", leads=settings.leads)
-    api = DistributionApi(store.registry, asked, gate, observer, mirror, push_gate)
-    ledger = LedgerApi(observer, store.registry.ledger, gate, public=True)
+    auth = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
+    api_settings = ApiSettings(
+        read_only=lambda: "requests without authentication only read", name_resolver=settings.name_resolver
+    )
+    api = DistributionApi(store.registry, api_settings, auth, observer, mirror, push_proxy)
+    ledger = LedgerApi(observer, store.registry.ledger, auth, public=True)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         await (ledger if scope["path"].startswith(LEDGER_PREFIX) else api)(scope, receive, send)

@@ -1,8 +1,8 @@
-"""The settings of a server as frozen values: what there is, its default, and what it may be.
+"""The settings of a server as frozen values: names, defaults and allowed values.
 
-Nothing here reads anything: a `Settings` is built from arguments alone, which `config` collects from file, environment
-and flags. Each table of the file is a class; a wrong value is pydantic's ValidationError, in words that `config` makes a
-line of. What rules and grants mean is `policy`.
+Nothing is read here: a `Settings` is built from arguments, which `configuration` collects from file, environment and
+flags. Each table of the file is a class. An invalid value raises pydantic's ValidationError, of which `configuration`
+makes one line. `policy` interprets rules and grants.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from boltseal.policy.upstreams import UpstreamTerms, parse_upstreams
 
 ENV_PREFIX: Final = "BOLTSEAL_"
 ENV_SEPARATOR: Final = "__"
-"""How a variable of the environment is named: BOLTSEAL_SERVER__LISTEN is `listen` of `[server]`."""
+"""Environment variables are named like BOLTSEAL_SERVER__LISTEN for `listen` of `[server]`."""
 
 LIVE_SERVER: Final = (
     "access_log",
@@ -39,9 +39,9 @@ LIVE_SERVER: Final = (
     "min_body_bytes_per_s",
     "max_referrers_per_image",
 )
-"""What of `[server]` a running server takes over at SIGHUP, beside rules, grants and quotas; the rest needs a restart."""
+"""The settings of `[server]` that SIGHUP applies, besides rules, grants and quotas; the others need a restart."""
 AT_START_AUTH: Final = ("htpasswd",)
-"""What of `[auth]` it does not."""
+"""The settings of `[auth]` that need a restart."""
 
 _MIB: Final = 1024 * 1024
 
@@ -54,17 +54,17 @@ class ListenAddress(NamedTuple):
 
     @property
     def loopback(self) -> bool:
-        """True when only this machine can reach it."""
+        """True if only this machine can reach the address."""
         return ipaddress.ip_address(self.host).is_loopback
 
     @property
     def any_interface(self) -> bool:
-        """True for 0.0.0.0 and [::]: every address this machine has."""
+        """True for 0.0.0.0 and [::], which are all addresses of this machine."""
         return ipaddress.ip_address(self.host).is_unspecified
 
     @classmethod
     def parse(cls, text: str) -> ListenAddress:
-        """Read `host:port`; `localhost` is 127.0.0.1. ValueError names what was expected."""
+        """Parse `host:port`; `localhost` is 127.0.0.1. Raises: ValueError: the message is what was expected."""
         host, colon, port = text.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
@@ -120,7 +120,7 @@ def _folder(path: Path) -> Path:
 def _witness_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError("the address that its heads are submitted to, such as https://witness.example.com")
+        raise ValueError("the address to which checkpoints are submitted, such as https://witness.example.com")
     return text.rstrip("/")
 
 
@@ -146,7 +146,7 @@ class _Table(BaseModel):
 
 
 class ServerSettings(_Table):
-    """`[server]`: where the server listens, where its data is, and how much it may use."""
+    """`[server]`: where the server listens, where its data is, and its limits."""
 
     listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:5000"
     data: Annotated[Path, AfterValidator(_folder)] = Path("data")
@@ -176,7 +176,7 @@ class ServerSettings(_Table):
 
 
 class AuthSettings(_Table):
-    """`[auth]`: who may come in. With a user in the file, or anything but a bound in this table, callers are told apart."""
+    """`[auth]`: authentication. It is required if there is a user, or any setting here besides limits."""
 
     htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
     anonymous_pull: bool | tuple[str, ...] = False
@@ -187,14 +187,14 @@ class AuthSettings(_Table):
 
     @property
     def configured(self) -> bool:
-        """Whether the table says who may come in; how much they may take says nothing of that."""
+        """Whether the table configures access; limits alone do not."""
         return bool(self.model_fields_set - {"max_uploads_per_user", "quota"})
 
 
 class LedgerSettings(_Table):
-    """`[ledger]`: its name (fixed at the first start; unset: made from the address), and who may look at it.
+    """`[ledger]`: its name (fixed at the first start; default: from the address), and who may read it.
 
-    `public`: signed head and hashes, which tell no name, are for everybody and not only for who can log in.
+    `public`: the checkpoint and hashes, which reveal no names, need no login.
     """
 
     origin: Annotated[str, AfterValidator(_origin)] | None = None
@@ -202,20 +202,20 @@ class LedgerSettings(_Table):
 
 
 class WitnessSettings(_Table):
-    """`[[witness]]`: somebody else who sees each head of the ledger. `key`: what it cosigns with, `name+id+base64`."""
+    """`[[witness]]`: a server that cosigns each checkpoint. `key`: its cosignature key, `name+id+base64`."""
 
     url: Annotated[str, AfterValidator(_witness_url)]
     key: Annotated[str, AfterValidator(_witness_key)]
 
 
 class LocalSettings(_Table):
-    """`[local]`: which repositories are never anybody else's, even before the first push to them."""
+    """`[local]`: repositories that are never resolved to an upstream, even before the first push to them."""
 
     namespaces: tuple[Annotated[str, AfterValidator(_namespace)], ...] = ()
 
 
 class Settings(BaseSettings):
-    """All settings of a server. Built from arguments alone it reads nothing from outside; `configuration.load` does that."""
+    """All settings of a server. They are built from arguments only; `configuration.load` reads file and environment."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -237,37 +237,37 @@ class Settings(BaseSettings):
 
     @cached_property
     def rules(self) -> RuleSet:
-        """The `[[rule]]` tables with the built-in rules after them. RuleInvalid names the first that is wrong."""
+        """The `[[rule]]` tables followed by the built-in rules. Raises: RuleInvalid: names the first invalid rule."""
         return parse_rules(self.rule)
 
     @cached_property
     def grants(self) -> Grants:
-        """The `[[auth.grant]]` tables. GrantInvalid names the first that is wrong."""
+        """The `[[auth.grant]]` tables. Raises: GrantInvalid: names the first invalid grant."""
         return parse_grants(self.auth.grant, self.auth.anonymous_pull)
 
     @cached_property
     def quotas(self) -> Quotas:
-        """The `[[auth.quota]]` tables. QuotaInvalid names the first that is wrong."""
+        """The `[[auth.quota]]` tables. Raises: QuotaInvalid: names the first invalid quota."""
         return parse_quotas(self.auth.quota)
 
     @cached_property
     def upstreams(self) -> tuple[UpstreamTerms, ...]:
-        """The `[[upstream]]` tables. UpstreamInvalid names the first that is wrong."""
+        """The `[[upstream]]` tables. Raises: UpstreamInvalid: names the first invalid upstream."""
         return parse_upstreams(self.upstream)
 
     @cached_property
     def receivers(self) -> tuple[NotifySettings, ...]:
-        """The `[[notify]]` tables. NotifyInvalid names the first that is wrong."""
+        """The `[[notify]]` tables. Raises: NotifyInvalid: names the first invalid receiver."""
         return parse_notify(self.notify)
 
     @cached_property
     def actions(self) -> tuple[RebuildAction, ...]:
-        """The `[[on_outdated]]` tables. OnOutdatedInvalid names the first that is wrong."""
+        """The `[[on_outdated]]` tables. Raises: OnOutdatedInvalid: names the first invalid action."""
         return parse_on_outdated(self.on_outdated)
 
     @cached_property
     def own_names(self) -> frozenset[str]:
-        """What clients may call this registry."""
+        """The host names by which clients may know this registry."""
         own = {self.server.listen}
         if self.server.address.loopback:
             own |= {f"localhost:{self.server.address.port}", f"127.0.0.1:{self.server.address.port}"}
@@ -276,14 +276,14 @@ class Settings(BaseSettings):
         return frozenset(own)
 
     @cached_property
-    def leads(self) -> NameResolver:
-        """Where names lead: to us, or to an upstream."""
+    def name_resolver(self) -> NameResolver:
+        """Resolves repository names to local repositories or upstreams."""
         namespaces = [parse_repository_glob(text) for text in self.local.namespaces]
         return parse_leads(self.upstreams, namespaces, self.own_names)
 
     @property
     def keys(self) -> Path:
-        """Where keys and users are: beside the data, not in it, so that a copy of the data gives no power."""
+        """The folder of keys and users: beside the data, not in it, so that a copy of the data contains no secrets."""
         return self.server.data.with_name(f"{self.server.data.name}.keys")
 
     @property
@@ -291,19 +291,21 @@ class Settings(BaseSettings):
         """The users' file."""
         return self.auth.htpasswd or self.keys / "htpasswd"
 
-    def taking_over(self, newer: Settings) -> Settings:
-        """These settings with what a running server takes over from a changed configuration."""
+    def with_live_changes(self, newer: Settings) -> Settings:
+        """Return these settings with what a running server applies from a changed configuration."""
         server = self.server.model_copy(update={name: getattr(newer.server, name) for name in LIVE_SERVER})
         at_start = {name: at for name in AT_START_AUTH if (at := getattr(self.auth, name)) != getattr(newer.auth, name)}
-        auth = newer.auth.model_copy(update=at_start)  # what is updated counts as configured, so only what differs
+        auth = newer.auth.model_copy(
+            update=at_start
+        )  # an updated field counts as configured, so update only those that differ
         kept = {
             name: getattr(self, name) for name in ("ledger", "local", "upstream", "witness", "notify", "on_outdated")
         }
         return type(self)(server=server, auth=auth, rule=newer.rule, **kept)
 
-    def left_out(self, newer: Settings) -> tuple[str, ...]:
-        """The settings that differ in `newer` and that `taking_over` leaves as they are: they need a restart."""
-        taken = self.taking_over(newer)
+    def restart_required(self, newer: Settings) -> tuple[str, ...]:
+        """Return the settings that differ in `newer` and need a restart."""
+        taken = self.with_live_changes(newer)
         of_tables = tuple(
             f"[{table}] {name}"
             for table in ("server", "auth", "ledger", "local")
@@ -326,28 +328,26 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only the arguments: `configuration.load` lays environment and file under them, so that it can say what came from where."""
+        """Use only the arguments; `configuration.load` reads the other sources to know where each value is from."""
         return (init_settings,)
 
 
 def exposure_refusal(server: ServerSettings, *, authenticated: bool) -> str | None:
-    """Why the server must not listen where it is told to, or None (promise 12: safe by default).
+    """Return why the server must not listen on its address, or None (guarantee 12: secure by default).
 
-    An address that others can reach needs to know who comes in, and a way that nobody can listen in on; or, for each of
-    the two, the word that says that somebody else sees to it. `authenticated`: callers are told apart.
+    An address that other machines can reach needs authentication and TLS, or for each of them the flag with which the
+    operator takes responsibility. `authenticated`: callers must log in.
     """
     if server.address.loopback:
         return None
-    ways = []
+    missing = []
     if not authenticated and not server.allow_anonymous:
-        ways.append("authentication: add a user with `boltseal user add NAME`, or say --allow-anonymous")
+        missing.append("authentication: add a user with `boltseal user add NAME`, or pass --allow-anonymous")
     if server.tls_cert is None and not server.behind_proxy:
-        ways.append("TLS: give --tls-cert and --tls-key, or say --behind-proxy if a proxy in front does it")
-    if not ways:
+        missing.append("TLS: pass --tls-cert and --tls-key, or --behind-proxy if a proxy in front provides it")
+    if not missing:
         return None
-    return (
-        f"refusing to listen on {server.address}, which other machines can reach, without {'; and without '.join(ways)}"
-    )
+    return f"refusing to listen on {server.address}, which other machines can reach, without {'; and without '.join(missing)}"
 
 
 def registry_name(settings: Settings) -> str:

@@ -1,11 +1,11 @@
-"""The store of one data folder, opened: settings in, database, blobs, keys and the registry over them out.
+"""Opens the store of one data folder: settings in; database, blobs, keys and the registry over them out.
 
-    open_store   for the verbs that work on the data folder, beside a running server or without one
-    examine_store, collect_store   the same for two verbs that need less than a whole store
-    prepare      before the workers start: makes or migrates the data folder and begins the ledger, once
-    begin        what a worker does: all of that, and the store stays open
+    open_store   for commands on the data folder, beside a running server or without one
+    examine_store, collect_store   for two commands that need less than a whole store
+    prepare      before the workers start: creates or migrates the data folder and begins the ledger
+    begin        in a worker: as `prepare`, and the store stays open
 
-Nothing here serves; that is `app`. These two are the only places that build objects.
+Only this module and `app` build these objects; `app` serves them.
 """
 
 from __future__ import annotations
@@ -33,13 +33,11 @@ from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, queries
-from boltseal.server.storage.metadata.database import Database, Transaction, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata, Snapshot
+from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.settings import Settings
 
 Clock = Callable[[], int]
@@ -48,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 def now_us() -> int:
-    """The time: microseconds since the epoch."""
+    """Return the current time in microseconds since the epoch."""
     return time.time_ns() // 1000
 
 
@@ -58,10 +56,10 @@ class UpstreamNameTaken(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class OpenStore:
-    """An open data folder."""
+    """An open data folder. `observing`: signs the log of observations of upstreams' tags."""
 
     data: Path
-    database: Database
+    database: Metadata
     blobs: LocalBlobs
     registry: Registry
     keys: LedgerKeys
@@ -70,18 +68,18 @@ class OpenStore:
 
     @property
     def integrators(self) -> tuple[Integrator, ...]:
-        """What signs the store's logs: the ledger, and what upstreams' tags were seen to mean."""
+        """The integrators that sign the store's logs: the ledger and the log of observations."""
         return self.integrator, self.observing
 
     def close(self) -> None:
-        """Finish what is being written, then let go of everything. Idempotent."""
+        """Finish pending writes and close everything. Idempotent."""
         self.database.close()
         self.blobs.close()
 
 
 @contextmanager
 def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[OpenStore]:
-    """Open a data folder that exists, beside a running server or without one. Changes nothing by itself."""
+    """Open an existing data folder, beside a running server or without one. Opening changes nothing."""
     check_data(settings.server.data)
     store = _open(settings, clock)
     appended = {each.log.name: threading.Event() for each in store.integrators}
@@ -95,44 +93,45 @@ def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[OpenSto
         store.close()
 
 
-def examine_store(settings: Settings, progress: Progress, *, clock: Clock = now_us, with_keys: bool = True) -> Examined:
-    """Look at everything in a data folder; changes nothing. FormatInvalid, Unavailable, OSError.
+def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True) -> Examined:
+    """Check everything in a data folder without changing it. Raises: FormatInvalid, Unavailable, OSError.
 
-    `with_keys`: also at who signed the ledger; not where a backup was just restored, which has no keys yet.
+    `with_keys`: also check who signed the ledger. A backup that was just restored has no keys yet.
     """
     data = settings.server.data
     check_data(data)
     blobs = LocalBlobs(data, create=False)
     try:
-        return examine(data / DATABASE_NAME, blobs, clock(), progress, LedgerKeys(settings.keys) if with_keys else None)
+        keys = LedgerKeys(settings.keys) if with_keys else None
+        return examine(open_snapshot(data / DATABASE_NAME), blobs, progress, keys)
     finally:
         blobs.close()
 
 
 def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -> Iterator[GarbageItem]:
-    """Remove, or with `dry_run` only name, what nothing in a data folder needs, as it goes. FormatInvalid, Unavailable.
+    """Delete unreferenced content of a data folder, or only list it with `dry_run`. Yields each item.
 
-    Mirrored images that their upstream's terms keep no longer go first.
+    Mirrored images that have expired under the terms of their upstream are deleted first.
 
-    Nothing is removed from a store of which is doubted whether it is what its ledger signed: LedgerFrozen.
+    Raises: FormatInvalid, Unavailable. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
     with open_store(settings, clock=clock) as store:
-        if store.database.frozen is not None and not dry_run:  # what its lost entries name looks like what nobody needs
-            raise LedgerFrozen(f"nothing is removed: {store.database.frozen}")
+        if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
+            raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
         yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
         yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
 
 
 def prepare(settings: Settings, *, clock: Clock = now_us) -> None:
-    """Make or migrate the data folder, begin the ledger, and record the rules if they are new."""
+    """Create or migrate the data folder, begin the ledger, and record new rules."""
     store = begin(settings, clock)
     store.close()
 
 
 def begin(settings: Settings, clock: Clock) -> OpenStore:
-    """The store of a server that starts: made or brought up to date, its logs begun and signed. Closed by the caller.
+    """Open the store of a starting server: created or migrated, its logs begun and signed. The caller closes it.
 
-    FormatInvalid, UpstreamNameTaken, Unavailable.
+    Raises: FormatInvalid, UpstreamNameTaken, Unavailable.
     """
     prepare_data(settings.server.data)
     store = _open(settings, clock)
@@ -150,37 +149,37 @@ def begin(settings: Settings, clock: Clock) -> OpenStore:
 
 
 def _check_reserved(store: OpenStore, settings: Settings) -> None:
-    """UpstreamNameTaken where a local repository lies under an upstream's name: nobody could say what its names mean."""
+    """Raise UpstreamNameTaken if a local repository has a name under that of an upstream: it would be ambiguous."""
     for terms in settings.upstreams:
-        found = settings.leads.reserved(store.database.read_and_wait(partial(_below, f"{terms.name}/")))
-        if found is not None:
+        repository = settings.name_resolver.reserved(store.database.read_and_wait(partial(_below, f"{terms.name}/")))
+        if repository is not None:
             raise UpstreamNameTaken(
-                f"{quote(found)} was pushed here, and [[upstream]] {terms.name} takes all names that begin with "
-                f"{terms.name}/: nobody could say what they mean; give this upstream another name, or leave it out"
+                f"[[upstream]] {terms.name} cannot serve names under {terms.name}/: the local repository "
+                f"{quote(repository)} has such a name; rename the upstream, or remove it"
             )
 
 
-def _below(prefix: str, connection: Connection) -> list[tuple[str, str | None]]:
-    return queries.repositories_below(connection, prefix)
+def _below(prefix: str, snapshot: Snapshot) -> list[tuple[str, str | None]]:
+    return queries.repositories_below(snapshot, prefix)
 
 
 def _sign(store: OpenStore, integrator: Integrator) -> None:
-    """Sign what is not signed yet; what can't be signed now is signed by the next process that can."""
+    """Sign new entries. If this fails, the next process that can signs them."""
     try:
         integrator.integrate()
     except LedgerInDoubt as doubt:
-        _doubt(store, integrator, doubt)
+        _freeze(store, integrator, doubt)
     except BoltsealError as error:
-        _log.warning("the ledger could not be signed", log=integrator.log.name, reason=error.message)
+        _log.warning("signing the ledger failed", log=integrator.log.name, reason=error.message)
 
 
-def _doubt(store: OpenStore, integrator: Integrator, doubt: BoltsealError) -> None:
+def _freeze(store: OpenStore, integrator: Integrator, doubt: BoltsealError) -> None:
     store.database.doubts[integrator.log.name] = doubt.message
-    _log.error("the ledger is doubted: nothing is taken in", log=integrator.log.name, reason=doubt.message)
+    _log.error("the ledger cannot be trusted: writes are refused", log=integrator.log.name, reason=doubt.message)
 
 
 def _begin_observations(store: OpenStore, settings: Settings) -> None:
-    """Begin the log of observations where anything can be observed; a read-only server writes none down."""
+    """Begin the log of observations if there are upstreams; a read-only server records none."""
     doubted = store.database.frozen is not None or store.observing.log.name in store.database.doubts
     if not settings.upstreams or settings.server.read_only or doubted:
         return
@@ -190,19 +189,19 @@ def _begin_observations(store: OpenStore, settings: Settings) -> None:
 
 
 def begin_ledger(store: OpenStore, settings: Settings) -> None:
-    """Begin the ledger if it is new, and record the rules if they are. A read-only server decides nothing by them."""
+    """Begin a new ledger, and record new rules. A read-only server does not, as it applies none."""
     if store.database.frozen is not None or (settings.server.read_only and store.database.read_and_wait(_has_ledger)):
         return
     origin, rules = _origin(settings), settings.rules.canonical()
     store.database.write_and_wait(lambda tx: start_ledger(tx, origin=origin, rules=rules, actor="boltseal"))
 
 
-def _has_ledger(connection: Connection) -> bool:
-    return ledger_store.head(Transaction(connection, 0)) is not None
+def _has_ledger(snapshot: Snapshot) -> bool:
+    return ledger_store.head(snapshot) is not None
 
 
 def bounds(settings: Settings) -> QuotaChecks:
-    """What users may add."""
+    """Return the limits on what users may add."""
     return QuotaChecks(settings.quotas, settings.auth.max_uploads_per_user, settings.server.max_referrers_per_image)
 
 
@@ -221,16 +220,16 @@ def _open(settings: Settings, clock: Clock) -> OpenStore:
 
 
 def check_ledger(store: OpenStore) -> None:
-    """Freeze a store, or its log of observations, that is not or may not be what was signed."""
+    """Freeze the store, or its log of observations, if it is not or may not be what was signed."""
     for each in store.integrators:
         try:
             each.check()
-        except Unavailable as doubt:  # also a key that can't be read: what it would say of this data can't be known
-            _doubt(store, each, doubt)
+        except Unavailable as doubt:  # also an unreadable key: the data cannot be verified without it
+            _freeze(store, each, doubt)
 
 
 def _origin(settings: Settings) -> str:
-    """The name of the ledger at its first start: as configured, else the name that clients know us by."""
+    """Return the configured name of the ledger, or the name of this server, for the first start."""
     if settings.ledger.origin is not None:
         return settings.ledger.origin
     if settings.server.public_url is not None:

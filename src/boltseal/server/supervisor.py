@@ -1,19 +1,17 @@
-"""Runs granian: one process that listens and watches, and workers that answer.
+"""Runs granian: one parent process that listens and watches, and worker processes that serve.
 
     boltseal serve ── watches, restarts a worker that died
-      └─ workers    ── an event loop each, the application built by `app.create_app`
+      └─ workers    ── an event loop each, with the application of `app.create_app`
 
-Rules kept here:
+- A worker gets its settings from its parent. At SIGHUP it reads the configuration again and applies what a running
+  server can; an invalid configuration changes nothing. Workers are replaced only if the certificate files have changed
+  and are valid: each old one when a new one listens, with `shutdown_timeout_s` to finish.
+- granian shares its port with any other process that requests it (SO_REUSEPORT), so that a second server would silently
+  take half of the requests. Therefore the port is first bound exclusively, to check that it is free.
+- Workers are killed when their parent ends, even by SIGKILL, so that no orphan keeps serving.
+- Shutdown is bounded: requests in progress get `shutdown_timeout_s`; what was acknowledged is on disk.
 
-- A worker gets its settings from its parent, as values. Only at SIGHUP it reads the configuration again, and takes
-  the rules over; a configuration that can't be used changes nothing. Workers are replaced only when the files of the
-  certificate have changed, and can be used: each old one when a new one listens, with `shutdown_timeout_s` to finish.
-- granian shares its port with whoever asks for it (SO_REUSEPORT), so that a second server would silently take half of
-  the requests: whether the port is free is asked first, in a way that can't be shared.
-- Workers die with their parent, also when that is killed, so that no orphan goes on serving.
-- The end is bounded: requests under way get `shutdown_timeout_s`; what was acknowledged is on the disk either way.
-
-What the server's behaviour asks of the application is written down in docs/adr/0007-what-granian-asks-of-us.md.
+docs/adr/0007-what-granian-asks-of-us.md describes what granian's behaviour requires of the application.
 """
 
 from __future__ import annotations
@@ -52,15 +50,15 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class PortTaken(Invalid):
-    """Somebody listens there already, or this machine has no such address."""
+    """The port is in use, or this machine does not have the address."""
 
 
 class WorkerFailed(Unavailable):
-    """A worker ended by itself, again and again."""
+    """Worker processes ended repeatedly."""
 
 
 def refuse_taken_port(address: ListenAddress) -> None:
-    """Raise PortTaken unless the address is this machine's and nobody listens there."""
+    """Check that the address belongs to this machine and its port is free. Raises: PortTaken."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,19 +66,19 @@ def refuse_taken_port(address: ListenAddress) -> None:
             probe.bind((address.host, address.port))
         except OSError as error:
             raise PortTaken(
-                f"can't listen on {address}: {(error.strerror or str(error)).lower()}; "
+                f"cannot listen on {address}: {(error.strerror or str(error)).lower()}; "
                 "choose another address with --listen HOST:PORT"
             ) from error
 
 
 class _Server(MPServer):
-    """granian, but SIGHUP makes the workers read their rules again instead of replacing them, which cuts transfers off."""
+    """A granian server whose workers reload their settings at SIGHUP; replacing them would abort transfers."""
 
     on_hangup: Callable[[], bool]
-    """Reads everything again; True where workers must be replaced for it."""
+    """Reloads the parent's settings; returns True if the workers must be replaced."""
 
     def signal_handler_reload(self, *_: object, **__: object) -> None:
-        """SIGHUP came."""
+        """Handle SIGHUP."""
         if self.on_hangup():
             super().signal_handler_reload()  # type: ignore[no-untyped-call]  # granian's has no annotations
             return
@@ -94,11 +92,11 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
 
     Args:
         reload: reads the configuration again; called at SIGHUP, here and in every worker.
-        as_json: how the log is written.
-        listening: called once, when connections are taken.
+        as_json: write the log as JSON.
+        listening: called once, when connections are accepted.
 
     Raises:
-        WorkerFailed: no worker could be kept alive; the log says why.
+        WorkerFailed: the workers kept ending; the log has the reason.
     """
     server = settings.server
     granian = _Server(
@@ -128,8 +126,8 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
 
     def hangup() -> bool:
         nonlocal in_force, served
-        with contextlib.suppress(BoltsealError):  # the workers say what is wrong with it
-            in_force = in_force.taking_over(reload())
+        with contextlib.suppress(BoltsealError):  # the workers log the error
+            in_force = in_force.with_live_changes(reload())
         found = served
         with contextlib.suppress(BoltsealError):
             found = check_certificate(server.tls_cert, server.tls_key)
@@ -146,13 +144,13 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
     except SystemExit as stopped:
         if stopped.code:
             raise WorkerFailed(
-                "the server stopped because its workers ended by themselves; its log says why"
+                "the server stopped: its worker processes ended; see the log for the reason"
             ) from stopped
 
 
 def _when_listening(address: ListenAddress, call: Callable[[], None]) -> None:
-    """Call once somebody takes connections, from a thread: granian has no such hook, and its own comes too early."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - asked, not bound
+    """Call a function when the server accepts connections, from a thread: granian's own hook runs too early."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - connected to, not bound
 
     def watch() -> None:
         while True:
@@ -161,17 +159,17 @@ def _when_listening(address: ListenAddress, call: Callable[[], None]) -> None:
                 call()
                 return
 
-    threading.Thread(target=watch, name="boltseal-greets", daemon=True).start()
+    threading.Thread(target=watch, name="boltseal-wait-listening", daemon=True).start()
 
 
 def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run: Path, *, as_json: bool) -> ASGIApp:
-    """First thing that a worker runs: ties it to its parent, then builds the application."""
+    """Return the application of a worker. It runs first in the worker, and ties it to its parent."""
     _die_with(parent)
-    # The parent's handlers came along with the fork and would swallow an end that is asked for during the start.
+    # The parent's handlers are inherited by the fork and would ignore a SIGTERM during the start.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # it waits until the application takes it
-    # A terminal's Ctrl-C goes to every process of its group; the parent alone decides how to end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # pending until the application handles it
+    # Ctrl-C signals every process of the terminal's group; only the parent must handle it.
     os.setpgid(0, 0)
     logs.configure(settings.server.log_level, as_json=as_json)
 
@@ -182,8 +180,8 @@ def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run
 
 
 def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent ends, however that ends; elsewhere there is no such thing."""
+    """Have Linux kill this process when its parent ends; other systems have no such feature."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it was gone before it was asked
+        if os.getppid() != parent:  # the parent ended before prctl
             os._exit(1)

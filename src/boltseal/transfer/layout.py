@@ -224,8 +224,8 @@ async def verified(file: IO[bytes], descriptor: Descriptor, title: str) -> Async
         if held:
             yield held
         held = piece
-    if left or not await running.holds():
-        raise ContentDamaged(f"{title}: blob {descriptor.digest.short} is not what its digest says: not used")
+    if left or not await running.matches():
+        raise ContentDamaged(f"{title}: blob {descriptor.digest.short} does not match its digest: not used")
     if held:
         yield held
 

@@ -1,4 +1,4 @@
-"""An upstream that sends other bytes than it should: nothing of them is kept, and nobody gets them as a whole."""
+"""An upstream that sends wrong bytes: none are stored, and no client gets them as a complete answer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUps
     answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{digest}")
 
     assert answer.status_code == 503
-    assert "not what its digest says" in answer.text
+    assert "does not match its digest" in answer.text
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstrea
 async def test_a_body_of_no_stated_length_that_no_manifest_names_is_not_begun(
     mirror: Serving, upstream: FakeUpstream
 ) -> None:
-    """Nobody could say where it should end."""
+    """Its end would be unknown."""
     upstream.answers[ASKED] = raw(head(None), b"5\r\nhello\r\n0\r\n\r\n")
     answer = await mirror.client.get(TARGET)
 

@@ -1,4 +1,4 @@
-"""A fetch that is disturbed: a full disk, a killed process, a client that leaves, a store that fails."""
+"""A disturbed fetch: a full disk, a killed process, a client that disconnects, a store that fails."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.sqlite import open_snapshot
 from tests.asgi import send
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, to_json
@@ -33,7 +34,7 @@ FAR_FUTURE_US = 4_000_000_000_000_000
 def assert_whole(data: Path) -> None:
     """What fsck says of a store that nobody serves."""
     with closing(LocalBlobs(data)) as blobs:
-        assert not examine(data / DATABASE_NAME, blobs, FAR_FUTURE_US).findings
+        assert not examine(open_snapshot(data / DATABASE_NAME), blobs).findings
 
 
 def config_of(upstream: FakeUpstream) -> str:
@@ -118,8 +119,8 @@ async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream
 
 
 @pytest.mark.slow
-async def test_a_client_that_leaves_in_a_fetch_disturbs_nobody(data: Path, upstream: FakeUpstream) -> None:
-    """Who came first leaves first: the others get all of it, and upstream is asked once."""
+async def test_a_client_that_disconnects_in_a_fetch_affects_no_other(data: Path, upstream: FakeUpstream) -> None:
+    """The first client disconnects: the others get the whole blob, and upstream gets one request."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling
     with boltseal(data, config=config_of(upstream)) as server:
@@ -193,8 +194,8 @@ async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpst
 
 
 @pytest.mark.slow
-async def test_workers_fetch_once_what_nobody_says_the_size_of(data: Path, upstream: FakeUpstream) -> None:
-    """Without a manifest only the one that asks upstream knows how large it is: the others wait until it is here."""
+async def test_workers_fetch_a_blob_of_unknown_size_once(data: Path, upstream: FakeUpstream) -> None:
+    """Without a manifest only the fetching worker learns the size: the others wait until the blob is stored."""
     upstream.blobs[DIGEST] = BLOB
     upstream.slow_s = 0.5
     with boltseal(data, config=config_of(upstream), workers=3) as server:

@@ -1,4 +1,4 @@
-"""Names that are made to lead somewhere else than they say, or nowhere, again and again."""
+"""Names that try to lead to another registry or to none, again and again."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_ns_on_a_write_is_refused(mirror: Serving, upstream: FakeUpstream,
 
 
 async def test_a_push_under_an_upstreams_name_is_refused(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Otherwise what is pulled as upstream's would be somebody's here."""
+    """Otherwise a pull of upstream's image could return a local one."""
     shown = image("ours")
     put = await mirror.client.put(
         f"/v2/{NAME}/team/app/manifests/1", content=shown.raw, headers={"content-type": shown.media_type}
@@ -73,8 +73,10 @@ async def test_a_push_under_an_upstreams_name_is_refused(mirror: Serving, upstre
     assert [put.status_code, begun.status_code] == [403, 403]
 
 
-async def test_a_blob_of_a_mirror_can_not_be_mounted_by_who_may_not_pull_it(data: Path, upstream: FakeUpstream) -> None:
-    """Walls stand between what is mirrored and what is ours too; who may pull there, may mount."""
+async def test_a_blob_of_a_mirror_can_not_be_mounted_without_the_right_to_pull(
+    data: Path, upstream: FakeUpstream
+) -> None:
+    """Mirrored repositories are isolated from local ones too; a user who may pull there may mount."""
     shown = upstream.publish("team/app", "1", image("theirs"))
     layer = shown.layers[0]
     async with serving_as(mirror_settings(data, table_of(upstream))) as serving:
@@ -90,7 +92,7 @@ async def test_a_blob_of_a_mirror_can_not_be_mounted_by_who_may_not_pull_it(data
 async def test_a_private_blob_is_not_shown_because_an_upstreams_manifest_names_it(
     mirror: Serving, upstream: FakeUpstream
 ) -> None:
-    """Whoever controls an upstream can name any digest; what it can't send is not there."""
+    """An attacker who controls an upstream can name any digest; the blob is served only if upstream sends it."""
     ours = image("secret")
     await push_blob(mirror.client, "shop/private", ours.layers[0])
     upstream.publish("team/app", "1", ours)
@@ -103,7 +105,7 @@ async def test_a_private_blob_is_not_shown_because_an_upstreams_manifest_names_i
 
 @pytest.mark.slow
 async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: FakeUpstream) -> None:
-    """Anonymous clients ask for tags that nobody has: no row, no manifest asked for, no memory."""
+    """Anonymous requests for tags that do not exist: no row, no manifest request, no memory."""
     settings = mirror_settings(data, table_of(upstream))
     async with serving_as(settings) as serving:
         await _misses(serving, 0, 200)
@@ -112,7 +114,7 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
         each = (_held(upstream) - before) / 500
         sessions = list((data / "uploads").iterdir())
     with open_store(settings) as store:
-        repositories = store.database.lookups.repository(f"{NAME}/team/app")
+        repositories = await store.database.lookups.repository(f"{NAME}/team/app")
 
     assert upstream.gets() == 0
     assert not repositories
@@ -154,14 +156,16 @@ async def test_made_up_digests_take_no_real_pulls_place(data: Path, upstream: Fa
     shown = upstream.publish("team/app", "latest", image("pulled"))
     repository = Repository(f"{NAME}/team/app")
     async with bare_mirror(
-        mirror_settings(data, table_of(upstream)), now_us, tags=UpstreamTags, waiting_most=1
+        mirror_settings(data, table_of(upstream)), now_us, tags=UpstreamTags, pending_limit=1
     ) as bare:
         for number in range(3):
             with pytest.raises(ManifestUnknown):
                 await bare.mirror.by_digest(bare.upstream, repository, Digest.of(str(number).encode()))
         await bare.mirror.by_digest(bare.upstream, repository, Digest.parse(shown.digest))
         await bare.uses.write()
-        noted = await bare.store.database.read(lambda held: held.execute(select(pulled.c.digest)).scalars().all())
+        noted = await bare.store.database.read(
+            lambda held: held.sql.connection.execute(select(pulled.c.digest)).scalars().all()
+        )
 
     assert noted == [shown.digest]
 

@@ -1,4 +1,4 @@
-"""An upstream that sends us somewhere else: into our own networks, or to somebody who wants our login."""
+"""An upstream that sends us elsewhere: into internal networks, or to a host that collects logins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASKED = f"GET /v2/team/app/blobs/{digest_of(BLOB)}"
 
 @pytest.fixture
 async def elsewhere() -> AsyncIterator[FakeUpstream]:
-    """Another server on this machine, such as nobody outside should reach."""
+    """Another server on this machine that should not be reachable from outside."""
     async with FakeUpstream().listening() as listening:
         listening.blobs[digest_of(BLOB)] = BLOB
         yield listening
@@ -95,7 +95,7 @@ async def test_a_token_service_in_our_networks_is_not_asked(
 async def test_our_login_does_not_go_with_a_redirect(
     data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the redirect is allowed, it is followed as nobody."""
+    """An allowed redirect is followed without the login."""
     monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
     upstream.login = "Basic " + base64.b64encode(f"us:{SECRET}".encode()).decode()
     upstream.publish("team/app", "1", image("first"))
@@ -109,10 +109,10 @@ async def test_our_login_does_not_go_with_a_redirect(
     assert [asked.headers.get("authorization") for asked in elsewhere.asked] == [None]
 
 
-async def test_our_login_does_not_go_to_a_token_service_of_somebody_else(
+async def test_our_login_does_not_go_to_a_foreign_token_service(
     with_login: tuple[Serving, dict[str, Any]], upstream: FakeUpstream
 ) -> None:
-    """However encrypted it is there; and the secret is in no answer."""
+    """Even over TLS; and no answer contains the secret."""
     serving, _ = with_login
     upstream.answers["*"] = status(401, www_authenticate='Bearer realm="https://evil.example/token",service="x"')
     answer = await serving.client.get(f"/v2/{NAME}/team/app/manifests/1")
@@ -126,7 +126,7 @@ async def test_our_login_does_not_go_to_a_token_service_of_somebody_else(
 async def test_one_upstreams_login_does_not_go_to_another(
     data: Path, upstream: FakeUpstream, elsewhere: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is asked with its own, or as nobody."""
+    """Each upstream gets its own login, or none."""
     monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
     first = table_of(upstream, username="us", password_env="UPSTREAM_PASSWORD")  # noqa: S106 - a variable's name
     second = {"name": "other.example", "url": f"http://{elsewhere.authority}"}
@@ -150,7 +150,7 @@ async def test_our_clients_login_does_not_go_upstream(mirror: Serving, upstream:
 
 @pytest.mark.slow
 async def test_a_wrong_certificate_is_not_believed(data: Path, tmp_path: Path) -> None:
-    """Signed by nobody we trust; the same upstream is served from once its authority is named."""
+    """An unknown authority signed it; the same upstream is used once its authority is configured."""
     ours = authority(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(ours.cert, ours.key)

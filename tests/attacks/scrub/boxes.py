@@ -1,4 +1,4 @@
-"""Containers that change what is theirs, and nothing else."""
+"""Containers that change only their own files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 
 def that_changes(changes: str) -> tuple[str, str, str]:
-    """The command of a container that changes things, says so, and goes on running.
+    """Return the command of a container that changes files, prints that it has, and keeps running.
 
-    Its own process does it, and looks first whether it is in a container: `docker exec` on a daemon in a chroot enters
-    the machine's own root, and would change the machine.
+    Its own process does it, after checking that it is in a container: `docker exec` on a daemon in a chroot enters the
+    machine's own root and would change the machine.
     """
     return "/bin/sh", "-c", f"[ -e /.dockerenv ] || exit 1; {changes}; echo done; exec sleep 1000"
 
 
 def changed(log: Callable[[], str]) -> None:
-    """Wait until such a container has said that it is done. `log`: what it has said so far."""
+    """Wait until such a container has printed that it is done. `log`: returns its output so far."""
     for _ in range(200):
         if "done" in log():
             return

@@ -1,4 +1,4 @@
-"""One store of each engine for all tests of this folder, and a copy of it for each of them."""
+"""One store of each engine for all tests of this folder, and a copy for each test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.servers import unmounted
 
 @pytest.fixture(scope="session")
 def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The tools neither read nor write what the person at this machine has configured."""
+    """Tools use an empty home, not the configuration of this machine's user."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"):
@@ -25,7 +25,7 @@ def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
-    """The store of each engine as it made it. Nobody changes these."""
+    """The store of each engine as the engine created it, never modified."""
     made: dict[str, Store] = {}
 
     def original(name: str) -> Store:
@@ -40,7 +40,7 @@ def originals(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def copy_of(originals: Callable[[str], Store], tmp_path: Path) -> Callable[[str], Store]:
-    """A copy of an engine's store, to be tampered with."""
+    """Return a copy of an engine's store to tamper with."""
     return lambda name: originals(name).copy(tmp_path / "store")
 
 
@@ -52,5 +52,5 @@ def _nothing_stays_mounted(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture(params=list(MAKERS))
 def store(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
-    """A copy of each engine's store in turn."""
+    """A copy of each engine's store."""
     return copy_of(request.param)

@@ -1,4 +1,4 @@
-"""An image with everything in it that a layer can hold, as an archive that every engine loads."""
+"""An image with everything that a layer can contain, as an archive that every engine loads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATIN = "etc/caf\udce9"
 
 
 class Layer:
-    """A tar, entry by entry. `format`: that of Python's tarfile."""
+    """A tar, built entry by entry. `format`: of Python's tarfile."""
 
     def __init__(self, format_: int = tarfile.PAX_FORMAT) -> None:
         self._raw = io.BytesIO()
@@ -62,7 +62,7 @@ class Layer:
 
 
 def base() -> bytes:
-    """The lowest layer."""
+    """Return the lowest layer."""
     layer = Layer().folder("./").folder("bin").folder("etc").folder("dev").folder("opaque", 0o1777)
     layer.add("bin/tool", b"#!tool\n" * 3000, mode=0o755)
     layer.add("bin/su", b"su" * 1000, mode=0o4755)
@@ -77,18 +77,18 @@ def base() -> bytes:
 
 
 def middle() -> bytes:
-    """Hides and changes what is below."""
+    """Return a layer that hides and changes files below."""
     layer = Layer().folder("etc").add("etc/.wh.gone").folder("opaque", 0o1777).add("opaque/.wh..wh..opq")
     return layer.add("opaque/c", b"c").add("etc/passwd", b"root:x:0:0\nshop:x:1:1\n").done()
 
 
 def top() -> bytes:
-    """One file."""
+    """Return a layer of one file."""
     return Layer().add("app", b"#!/bin/sh\nsleep 1000\n", mode=0o755).done()
 
 
 def archive(path: Path, layers: list[bytes], name: str = NAME, cmd: list[str] | None = None) -> str:
-    """What `docker save` wrote before there were layouts in it. Gives the image's ID."""
+    """Write the format of `docker save` before OCI layouts, and return the image's ID."""
     hashes = [hashlib.sha256(each).hexdigest() for each in layers]
     config = {
         "architecture": "amd64",
@@ -109,7 +109,7 @@ def archive(path: Path, layers: list[bytes], name: str = NAME, cmd: list[str] | 
 
 
 def member_of(tar: tarfile.TarFile) -> Callable[[str, bytes], None]:
-    """Writes files into an archive."""
+    """Write files into an archive."""
 
     def write(name: str, content: bytes) -> None:
         entry = tarfile.TarInfo(name)

@@ -28,7 +28,7 @@ LAYERS: Layers = (base, middle, top)
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store on the disk. `layers`: the folders of the image's layers, lowest first, relative to `root`."""
+    """A store on disk. `layers`: the folders of the image's layers, lowest first, relative to `root`."""
 
     name: str
     root: Path
@@ -36,26 +36,26 @@ class Store:
     layers: tuple[str, ...] = field(default=())
 
     def at(self, path: str, layer: int = 0) -> Path:
-        """A path in a layer."""
+        """Return a path in a layer."""
         return self.root / self.layers[layer] / path
 
     def copy(self, to: Path) -> Store:
-        """A copy that is the same in everything that is compared."""
+        """Return a copy that equals the original in everything that is compared."""
         subprocess.run(["cp", "-a", f"{self.root}/.", str(to)], check=True)
         return Store(self.name, to, self.image, self.layers)
 
     def scrub(self, wanted: ScrubRequest | None = None) -> list[ScrubReport]:
-        """What the check says of it."""
+        """Return the reports of a check."""
         return scrub(store_at(self.root), wanted or ScrubRequest(), lambda *_: None)
 
     def image_report(self, wanted: ScrubRequest | None = None) -> ScrubReport:
-        """What it says of the image."""
+        """Return the report of the image."""
         (report,) = [each for each in self.scrub(wanted) if each.what == "image"]
         return report
 
 
 def docker_overlay2(folder: Path, layers: Layers = LAYERS) -> Store:
-    """Docker's own store."""
+    """Create Docker's classic store."""
     image = archive(folder / "image.tar", [make() for make in layers])
     with servers.dockerd(folder / "engine", driver="overlay2") as server:
         run("docker", "-H", f"unix://{server.address}", "load", "-i", folder / "image.tar").checked()
@@ -65,7 +65,7 @@ def docker_overlay2(folder: Path, layers: Layers = LAYERS) -> Store:
 
 
 def docker_containerd(folder: Path, layers: Layers = LAYERS) -> Store:
-    """Docker with the containerd image store."""
+    """Create Docker's store with the containerd image store."""
     image = archive(folder / "image.tar", [make() for make in layers])
     with servers.dockerd(folder / "engine", containerd_store=True, driver="overlayfs") as server:
         run("docker", "-H", f"unix://{server.address}", "load", "-i", folder / "image.tar").checked()
@@ -74,7 +74,7 @@ def docker_containerd(folder: Path, layers: Layers = LAYERS) -> Store:
 
 
 def containerd(folder: Path, layers: Layers = LAYERS) -> Store:
-    """containerd, the image unpacked by ctr."""
+    """Create containerd's store, with the image unpacked by ctr."""
     archive(folder / "image.tar", [make() for make in layers])
     run(
         "skopeo", "--insecure-policy", "copy", f"docker-archive:{folder}/image.tar",
@@ -88,7 +88,7 @@ def containerd(folder: Path, layers: Layers = LAYERS) -> Store:
 
 
 def podman(folder: Path, layers: Layers = LAYERS) -> Store:
-    """Podman's store, which Buildah and CRI-O share."""
+    """Create Podman's store, which Buildah and CRI-O share."""
     image = archive(folder / "image.tar", [make() for make in layers])
     root = folder / "root"
     run(*podman_on(root, folder), "load", "-i", folder / "image.tar").checked()
@@ -101,7 +101,7 @@ def podman(folder: Path, layers: Layers = LAYERS) -> Store:
 
 
 def podman_on(root: Path, folder: Path) -> tuple[str, ...]:
-    """podman on this storage."""
+    """Return the podman command for this storage."""
     return (
         *("podman", "--root", str(root), "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp"),
         *("--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"),
@@ -118,7 +118,7 @@ MAKERS = {
 
 
 def _docker_chain(root: Path) -> list[str]:
-    """The cache-ids of the only image, lowest layer first."""
+    """Return the cache-ids of the only image, lowest layer first."""
     layers = {
         folder.name: (folder / "cache-id").read_text() for folder in (root / "image/overlay2/layerdb/sha256").iterdir()
     }
@@ -136,7 +136,7 @@ def _docker_chain(root: Path) -> list[str]:
 
 
 def _snapshots(root: Path) -> tuple[str, ...]:
-    """The folders of the only image: containerd numbers them as it makes them; empty ones were views."""
+    """Return the folders of the only image: containerd numbers them in order; empty ones were views."""
     folders = [each for each in (root / SNAPSHOTS.decode() / "snapshots").iterdir() if any((each / "fs").iterdir())]
     return tuple(
         f"{SNAPSHOTS.decode()}/snapshots/{each.name}/fs" for each in sorted(folders, key=lambda f: int(f.name))
@@ -144,7 +144,7 @@ def _snapshots(root: Path) -> tuple[str, ...]:
 
 
 def _config_in(oci_archive: Path) -> str:
-    """The config's digest of the only image in an OCI archive: skopeo wrote it anew."""
+    """Return the config's digest of the only image in an OCI archive, which skopeo rewrote."""
     with tarfile.open(oci_archive) as tar:
 
         def document(name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Clean is clean: images of every builder, and everything a tar may hold, in every store. A false alarm is a defect.
+"""Unmodified images of every builder, with everything that a tar may contain, are clean in every store.
 
-In brackets what other checkers stumble over: folders without entries, hard links with other modes in their headers, marks of
-overlayfs in layers that were built and not unpacked, sparse files, names that are no UTF-8.
+A false alarm is a defect. Other checkers fail on folders without entries, hard links with other modes in their headers,
+overlayfs marks in layers that were built and not unpacked, sparse files, and names that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def reports(*roots: Path) -> list[ScrubReport]:
-    """What the check says of all images and containers there."""
+    """Return the reports of all images and containers."""
     return scrub([store for root in roots for store in store_at(root)], ScrubRequest(), lambda *_: None)
 
 
 def not_clean(*roots: Path, at_least: int = 1) -> list[ScrubReport]:
-    """Everything that is not clean; that there is something to check is seen to."""
+    """Return everything that is not clean, after checking that there is something to check."""
     found = reports(*roots)
 
     assert len(found) >= at_least
@@ -46,7 +46,7 @@ def not_clean(*roots: Path, at_least: int = 1) -> list[ScrubReport]:
 
 
 def links_with_other_modes() -> bytes:
-    """Engines give the shared file what the last header says: here a setuid bit goes away."""
+    """Engines set the last header's mode on the shared file: here a setuid bit is removed."""
     layer = Layer().folder("bin").add("bin/su", b"su" * 300, mode=0o4755)
     return layer.add("bin/su2", kind=tarfile.LNKTYPE, link="bin/su", mode=0o644, mtime=5).done()
 
@@ -81,24 +81,24 @@ def links_with_attributes() -> bytes:
 
 
 def no_folders() -> bytes:
-    """Nothing but files, deep down."""
+    """Return a layer of deeply nested files only."""
     return Layer().add("x/y/z", b"z").add("x/y2/z", b"z").add("a/b/c/d/e/f", b"f").done()
 
 
 def nothing() -> bytes:
-    """A tar without entries: what `RUN true` leaves."""
+    """Return a tar without entries, as `RUN true` creates it."""
     return Layer().done()
 
 
 def gnu() -> bytes:
-    """GNU's own way to write long names and large numbers."""
+    """Return a layer with GNU's long names and large numbers."""
     layer = Layer(tarfile.GNU_FORMAT).folder("n" * 90).add("n" * 90 + "/" + "m" * 150, b"long")
     layer.add("owner", b"x", owner=(3_000_000, 3_000_001)).add("old", b"x", mtime=-5)
     return layer.add("link", kind=tarfile.SYMTYPE, link="t" * 180, mode=0o777).done()
 
 
 def pax() -> bytes:
-    """Attributes, times with nanoseconds, long links, names that are no UTF-8 or no ASCII."""
+    """Return a layer with attributes, times with nanoseconds, long links, and names that are not UTF-8 or ASCII."""
     layer = Layer().add(LONG, b"x", mtime=1.123456789).add(LATIN, b"x").add("etc/größe", b"x")
     layer.add("ping", b"x", mode=0o755, pax={"SCHILY.xattr.security.capability": CAPABILITY})
     layer.add("mine", b"x", pax={"SCHILY.xattr.user.mine": "1"})
@@ -107,12 +107,12 @@ def pax() -> bytes:
 
 
 def ustar() -> bytes:
-    """The oldest format, with a prefix to the name."""
+    """Return a layer in the oldest format, with name prefixes."""
     return Layer(tarfile.USTAR_FORMAT).folder("p" * 90).add("p" * 90 + "/" + "q" * 90, b"x").done()
 
 
 def odd_names() -> bytes:
-    """Engines clean names up."""
+    """Return a layer with names that engines normalize."""
     layer = Layer().folder("./a/").add("./a/./b", b"b").add("/c", b"c").folder("d//").add("d/e f\n", b"f")
     return layer.add("a/.hidden", b"h").add("..x", b"x").done()
 
@@ -130,13 +130,13 @@ def slashes() -> bytes:
 
 
 def changing() -> bytes:
-    """A folder whose entry comes after what is in it, and again."""
+    """Return a layer with a folder whose entry comes after its contents, and again."""
     layer = Layer().add("d/f", b"f").folder("d", 0o700)
     return layer.add("e/f", b"f").done()
 
 
 def upper_of_everything() -> bytes:
-    """Whiteouts beside what they are named like, of folders, and of nothing."""
+    """Return whiteouts beside files of their name, of folders, and of nothing."""
     layer = Layer().add("etc/.wh.passwd").add("etc/.wh.nothing").folder("opaque").add("opaque/.wh..wh..opq")
     return layer.add("bin/.wh.tool").add("lib", b"a file now").done()
 
@@ -159,7 +159,7 @@ LAYERS: dict[str, list[bytes]] = {
 
 
 def sparse_archive(folder: Path, version: str) -> list[bytes]:
-    """A layer that GNU tar wrote of files with holes."""
+    """Return a layer that GNU tar wrote of sparse files."""
     made = folder / f"sparse{version}"
     made.mkdir()
     with (made / "holes").open("wb") as file:
@@ -177,7 +177,7 @@ def sparse_archive(folder: Path, version: str) -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def archives(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An archive of each of LAYERS, and of sparse files in each of GNU's formats."""
+    """Return an archive of each of LAYERS, and of sparse files in each of GNU's formats."""
     folder = tmp_path_factory.mktemp("archives")
     layers = {**LAYERS, **{f"sparse-{v}": sparse_archive(folder, v) for v in ("0.0", "0.1", "1.0")}}
     for name, each in layers.items():
@@ -204,26 +204,26 @@ def docker_daemon(folder: Path, *, containerd_store: bool) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="module")
 def classic(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """docker with its own store."""
+    """docker with its classic store."""
     yield from docker_daemon(tmp_path_factory.mktemp("classic"), containerd_store=False)
 
 
 @pytest.fixture(scope="module")
 def modern(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """docker with containerd's."""
+    """docker with containerd's store."""
     yield from docker_daemon(tmp_path_factory.mktemp("modern"), containerd_store=True)
 
 
 @pytest.fixture(params=["classic", "modern"])
 def daemon(request: pytest.FixtureRequest) -> Daemon:
-    """Each of them."""
+    """Each of the daemons."""
     found: Daemon = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """What is built from: a shell, and steps that add, change, take away and link."""
+    """A build context: a shell, and steps that add, change, remove and link files."""
     folder = tmp_path / "context"
     folder.mkdir()
     (folder / "base.tar").write_bytes(base())
@@ -255,8 +255,8 @@ CMD ["sleep", "1000"]
 
 
 @pytest.mark.parametrize("name", [*LAYERS, "sparse-0.0", "sparse-0.1", "sparse-1.0"])
-def test_what_docker_load_unpacks_is_clean(daemon: Daemon, archives: dict[str, Path], name: str) -> None:
-    """Whatever the layers are like."""
+def test_layers_unpacked_by_docker_load_are_clean(daemon: Daemon, archives: dict[str, Path], name: str) -> None:
+    """With every kind of layer."""
     daemon.run("load", "-i", archives[name]).checked()
 
     found = [each for each in reports(daemon.root) if any(f"clean/{name}:" in n for n in each.names)]
@@ -265,8 +265,8 @@ def test_what_docker_load_unpacks_is_clean(daemon: Daemon, archives: dict[str, P
 
 
 @pytest.mark.parametrize("name", [*LAYERS, "sparse-0.0", "sparse-0.1", "sparse-1.0"])
-def test_what_podman_load_unpacks_is_clean(tmp_path: Path, archives: dict[str, Path], name: str) -> None:
-    """Whatever the layers are like."""
+def test_layers_unpacked_by_podman_load_are_clean(tmp_path: Path, archives: dict[str, Path], name: str) -> None:
+    """With every kind of layer."""
     run(*podman_on(tmp_path / "root", tmp_path), "load", "-i", archives[name]).checked()
 
     (found,) = reports(tmp_path / "root")
@@ -275,8 +275,8 @@ def test_what_podman_load_unpacks_is_clean(tmp_path: Path, archives: dict[str, P
 
 
 @pytest.mark.parametrize("buildkit", ["0", "1"], ids=["docker-build", "buildkit"])
-def test_what_docker_builds_is_clean(daemon: Daemon, context: Path, buildkit: str) -> None:
-    """BuildKit's layers are the folders that were built in, with the marks that overlayfs left there."""
+def test_images_built_by_docker_are_clean(daemon: Daemon, context: Path, buildkit: str) -> None:
+    """BuildKit's layers are its build folders, with the marks of overlayfs."""
     run(
         *("docker", "-H", daemon.host, "build", "--network", "none", "-t", f"built:{buildkit}", context),
         env={"DOCKER_BUILDKIT": buildkit},
@@ -285,8 +285,8 @@ def test_what_docker_builds_is_clean(daemon: Daemon, context: Path, buildkit: st
     assert not_clean(daemon.root) == []
 
 
-def test_a_container_that_runs_and_has_changed_things_is_clean(daemon: Daemon, context: Path) -> None:
-    """Its own layer, Docker's -init layer, and what its process sees."""
+def test_a_running_container_with_changes_is_clean(daemon: Daemon, context: Path) -> None:
+    """Its own layer, Docker's -init layer, and its process's view."""
     run(
         "docker", "-H", daemon.host, "build", "--network", "none", "-t", "running:1", context,
         env={"DOCKER_BUILDKIT": "1"},
@@ -306,8 +306,8 @@ def test_a_container_that_runs_and_has_changed_things_is_clean(daemon: Daemon, c
 
 
 @pytest.mark.parametrize("tool", ["podman", "buildah"])
-def test_what_podman_and_buildah_build_is_clean(tmp_path: Path, context: Path, tool: str) -> None:
-    """Their layers are the folders that were built in, too."""
+def test_images_built_by_podman_and_buildah_are_clean(tmp_path: Path, context: Path, tool: str) -> None:
+    """Their layers are build folders too."""
     common = ("--root", str(tmp_path / "root"), "--runroot", str(tmp_path / "run"), "--storage-driver", "overlay")
     extra = ("--cgroup-manager", "cgroupfs", "--events-backend", "file") if tool == "podman" else ()
     run(
@@ -334,8 +334,8 @@ def test_compressed_layers_are_clean(modern: Daemon, archives: dict[str, Path], 
     assert not_clean(layout, tmp_path / "archive.tar", tmp_path / "root", modern.root, at_least=4) == []
 
 
-def test_what_umoci_makes_is_clean(tmp_path: Path) -> None:
-    """A layout, its layer made of a folder, and the same in Podman's store."""
+def test_images_of_umoci_are_clean(tmp_path: Path) -> None:
+    """As a layout whose layer was made from a folder, and in Podman's store."""
     layout, bundle = tmp_path / "layout", tmp_path / "bundle"
     run("umoci", "init", "--layout", layout).checked()
     run("umoci", "new", "--image", f"{layout}:made").checked()
@@ -352,8 +352,10 @@ def test_what_umoci_makes_is_clean(tmp_path: Path) -> None:
     assert not_clean(layout, tmp_path / "root", at_least=2) == []
 
 
-def test_what_docker_and_podman_save_is_clean(daemon: Daemon, archives: dict[str, Path], tmp_path: Path) -> None:
-    """Layouts in archives, with both lists or with one."""
+def test_archives_of_docker_and_podman_save_are_clean(
+    daemon: Daemon, archives: dict[str, Path], tmp_path: Path
+) -> None:
+    """Archived layouts with one list or both."""
     daemon.run("load", "-i", archives["everything"]).checked()
     daemon.run("save", "-o", tmp_path / "saved.tar", "clean/everything:1").checked()
     podman = podman_on(tmp_path / "root", tmp_path)

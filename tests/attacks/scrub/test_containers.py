@@ -1,4 +1,4 @@
-"""What can be done to a container while its image's layers are as they must be, or look so when they are looked at."""
+"""Attacks on containers whose image layers match, or seem to match during the check."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOX = "shop/box:1"
 
 @dataclass(frozen=True)
 class Host:
-    """A docker that runs, with an image that can run, and its two layers' folders below `root`."""
+    """A running docker with a runnable image, and the folders of its two layers relative to `root`."""
 
     name: str
     root: Path
@@ -42,7 +42,7 @@ class Host:
         return self.docker("create", "--network", "none", BOX)
 
     def upper(self, box: str) -> Path:
-        """The container's own layer."""
+        """Return the container's own layer."""
         if self.name == "docker":
             mount = (self.root / "image/overlay2/layerdb/mounts" / box / "mount-id").read_text()
             return self.root / "overlay2" / mount / "diff"
@@ -51,7 +51,7 @@ class Host:
         return Path(line.partition("upperdir=")[2].partition(",")[0])
 
     def report(self, box: str) -> ScrubReport:
-        """What the check says of a container."""
+        """Return the report of a container."""
         found = scrub(store_at(self.root), ScrubRequest(), lambda *_: None)
         (report,) = [each for each in found if each.what == "container" and each.id == box]
         return report
@@ -61,7 +61,7 @@ class Host:
 def host(
     request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Host]:
-    """docker with its own store, and with containerd's."""
+    """docker with its classic store, and with containerd's."""
     folder = tmp_path_factory.mktemp(request.param)
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sh", kind=b"1", link="bin/box", mode=0o755).add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
@@ -79,14 +79,14 @@ def host(
 
 @pytest.fixture
 def running(host: Host) -> Iterator[str]:
-    """A container that runs."""
+    """Return a running container."""
     box = host.docker("run", "-d", "--network", "none", BOX)
     yield box
     host.docker("rm", "--force", box)
 
 
-def test_a_container_that_runs_is_looked_at_through_its_process(host: Host, running: str) -> None:
-    """It is found by what the kernel has mounted, and not by what Docker says."""
+def test_a_running_container_is_checked_through_its_process(host: Host, running: str) -> None:
+    """It is found by the kernel's mounts, not by Docker's metadata."""
     report = host.report(running)
 
     assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
@@ -94,7 +94,7 @@ def test_a_container_that_runs_is_looked_at_through_its_process(host: Host, runn
 
 
 @pytest.mark.parametrize("host", ["docker"], indirect=True)  # containerd mounts folders and no links: the next test
-def test_a_link_turned_for_the_start_and_turned_back(host: Host) -> None:
+def test_a_link_redirected_only_for_the_start_is_found(host: Host) -> None:
     """Layers, links and mount table look clean; only the process sees the other tree."""
     box = host.created()
     mount = (host.root / "image/overlay2/layerdb/mounts" / box / "mount-id").read_text()
@@ -116,8 +116,8 @@ def test_a_link_turned_for_the_start_and_turned_back(host: Host) -> None:
     assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.RUNNING, "etc/passwd")}
 
 
-def test_a_layer_swapped_for_the_start_and_swapped_back(host: Host) -> None:
-    """The same by renaming folders, which every store's mounts follow."""
+def test_a_layer_swapped_only_for_the_start_is_found(host: Host) -> None:
+    """By renaming folders, which works in every store."""
     box = host.created()
     (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
     evil, aside = host.root / "evil", host.root / "aside"
@@ -140,8 +140,8 @@ def test_a_layer_swapped_for_the_start_and_swapped_back(host: Host) -> None:
     assert {(DifferenceKind.RUNNING, "etc/passwd"), (DifferenceKind.RUNNING, "bin/evil")} <= found
 
 
-def test_a_file_bound_over_one_of_the_image_is_not_the_images(host: Host, tmp_path: Path) -> None:
-    """What is mounted into a container is no difference of its image; that it hides something of it is listed."""
+def test_a_bind_mount_in_a_container_is_listed(host: Host, tmp_path: Path) -> None:
+    """It is no difference of the image, but it hides a file of it."""
     (tmp_path / "mine").write_bytes(b"mine")
     box = host.docker("run", "-d", "--network", "none", "-v", f"{tmp_path}/mine:/etc/passwd", BOX)
 
@@ -155,8 +155,8 @@ def test_a_file_bound_over_one_of_the_image_is_not_the_images(host: Host, tmp_pa
 BUSY = "mkdir /w; while :; do : > /w/a; : > /etc/b; mkdir /w/d; : > /w/d/c; rm /w/a /etc/b; rm -r /w/d; done"
 
 
-def test_a_container_that_never_rests_is_clean(host: Host) -> None:
-    """What it makes and removes while it is looked at is its own, and no file of no layer."""
+def test_a_busy_container_is_clean(host: Host) -> None:
+    """Files that it creates and removes during the check are its own."""
     box = host.docker("run", "-d", "--network", "none", BOX, "/bin/sh", "-c", BUSY)
 
     found = [host.report(box) for _ in range(8)]
@@ -165,7 +165,7 @@ def test_a_container_that_never_rests_is_clean(host: Host) -> None:
     assert {(each.status, each.differences, each.unknown) for each in found} == {(ReportStatus.HOLDS, (), ())}
 
 
-def test_a_container_that_is_removed_while_it_is_looked_at_is_no_alarm(host: Host) -> None:
+def test_a_container_removed_during_the_check_is_no_difference(host: Host) -> None:
     """It could not be checked."""
     box = host.docker("run", "-d", "--network", "none", BOX)
     removed: list[str] = []
@@ -179,8 +179,8 @@ def test_a_container_that_is_removed_while_it_is_looked_at_is_no_alarm(host: Hos
 
 
 @pytest.mark.parametrize("host", ["docker"], indirect=True)
-def test_a_container_that_is_said_to_have_the_layer_of_another_one(host: Host) -> None:
-    """The other one does not run, so nothing would be looked at through a process; Docker still knows which one it started."""
+def test_a_container_recorded_with_the_layer_of_another_could_not_be_checked(host: Host) -> None:
+    """The other one does not run, so no process would be compared; Docker still records the first process."""
     box, other = host.docker("run", "-d", "--network", "none", BOX), host.created()
     mounts = host.root / "image/overlay2/layerdb/mounts"
     true = {name: (mounts / box / name).read_text() for name in ("mount-id", "init-id")}
@@ -193,11 +193,11 @@ def test_a_container_that_is_said_to_have_the_layer_of_another_one(host: Host) -
     host.docker("rm", "--force", box, other)
 
     assert report.status is ReportStatus.UNKNOWN
-    assert "but that runs on" in report.unknown[0]
+    assert "which the store records for it, runs on" in report.unknown[0]
 
 
 def test_a_capability_that_only_the_process_sees(host: Host) -> None:
-    """The layer that was swapped for the start differs in that alone."""
+    """The layer that was swapped for the start differs only in that."""
     box = host.created()
     (layer,) = [each.parent.parent for each in host.root.rglob("etc/gone") if "rootfs" not in each.parts]
     evil, aside = host.root / "evil", host.root / "aside"
@@ -217,7 +217,7 @@ def test_a_capability_that_only_the_process_sees(host: Host) -> None:
 
 
 def test_a_file_planted_in_the_init_layer(host: Host) -> None:
-    """It lies between the image and the container, and belongs to neither."""
+    """It is between image and container, and belongs to neither."""
     box = host.created()
     (init,) = [each for each in inits(host) if not (each / "evil").exists()]
     (init / "evil").write_bytes(b"evil")
@@ -261,7 +261,7 @@ def given_away(folder: Path) -> None:
 def test_a_folder_of_the_init_layer_that_hides_or_opens_the_images(
     host: Host, attack: Callable[[Path], None], kind: DifferenceKind
 ) -> None:
-    """It shows in place of the image's, and nothing need lie in it for that."""
+    """It shows in place of the image's folder, even if it is empty."""
     before = set(inits(host))
     box = host.created()
     (init,) = set(inits(host)) - before
@@ -274,7 +274,7 @@ def test_a_folder_of_the_init_layer_that_hides_or_opens_the_images(
 
 
 def inits(host: Host) -> list[Path]:
-    """The -init layers that are there."""
+    """Return the existing -init layers."""
     return [
         each.parent
         for each in host.root.rglob(".dockerenv")
@@ -283,7 +283,7 @@ def inits(host: Host) -> list[Path]:
 
 
 def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host) -> None:
-    """Its own layer is its own."""
+    """A container may change its own layer."""
     box = host.docker("run", "-d", "--network", "none", BOX, *that_changes("echo x > /etc/mine; echo y > /etc/passwd"))
     changed(lambda: host.docker("logs", box))
 
@@ -294,8 +294,8 @@ def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host) -> 
     assert {"etc/mine", "etc/passwd"} <= {change.path for change in report.changed}
 
 
-def test_a_container_of_podman_that_lies_on_other_layers(tmp_path: Path) -> None:
-    """Its own layer is hung on another parent."""
+def test_a_podman_container_on_other_layers_differs(tmp_path: Path) -> None:
+    """The parent of its own layer was changed."""
     podman = podman_on(tmp_path / "root", tmp_path)
     archive(tmp_path / "image.tar", [base(), Layer().add("a", b"a").done()], BOX)
     run(*podman, "load", "-i", tmp_path / "image.tar").checked()

@@ -1,4 +1,4 @@
-"""What is below the files: something mounted over one, and a disk that has changed under a warm page cache."""
+"""Below the files: mounts over them, and a disk that changed under a warm page cache."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.real
 DISK_BYTES = 64 << 20
 
 
-def test_a_file_that_is_mounted_over_one_of_a_layer(store: Store, tmp_path: Path) -> None:
-    """The layer's own file is as it was, and nobody gets to see it."""
+def test_a_file_mounted_over_one_of_a_layer_differs(store: Store, tmp_path: Path) -> None:
+    """The layer's own file is unchanged but hidden."""
     evil = tmp_path / "evil"
     evil.write_bytes(store.at("etc/passwd").read_bytes())
     before = store.at("etc/passwd").stat()
@@ -41,8 +41,8 @@ def test_a_file_that_is_mounted_over_one_of_a_layer(store: Store, tmp_path: Path
     assert (DifferenceKind.MOUNT, "etc/passwd") in {(each.kind, each.path) for each in report.differences}
 
 
-def test_a_file_whose_bytes_the_disk_does_not_give_leaves_the_others(store: Store) -> None:
-    """A bad sector is no difference and no end: what hangs on it could not be checked, and why is said."""
+def test_a_read_error_leaves_the_other_files(store: Store) -> None:
+    """A bad sector is no difference: its layer could not be checked, with the reason."""
     listed = {
         "docker": "image/overlay2/layerdb/sha256/*/tar-split.json.gz",
         "podman": "overlay-layers/*.tar-split.gz",
@@ -62,7 +62,7 @@ def test_a_file_whose_bytes_the_disk_does_not_give_leaves_the_others(store: Stor
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system in a file, mounted; `disk.img` beside it is the disk itself."""
+    """A mounted file system in a file; `disk.img` beside it is the disk itself."""
     image, mounted = tmp_path / "disk.img", tmp_path / "disk"
     with image.open("wb") as file:
         file.truncate(DISK_BYTES)
@@ -73,8 +73,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", mounted], check=True)
 
 
-def test_what_is_read_from_the_disk_is_let_go_of(originals: Callable[[str], Store], disk: Path) -> None:
-    """It leaves no trace in the page cache, where a check as usual does."""
+def test_from_disk_leaves_nothing_in_the_page_cache(originals: Callable[[str], Store], disk: Path) -> None:
+    """A check without it does."""
     store = originals("docker").copy(disk)
     subprocess.run(["sync", "-f", disk], check=True)
 
@@ -87,7 +87,7 @@ def test_what_is_read_from_the_disk_is_let_go_of(originals: Callable[[str], Stor
 
     store.image_report()
     warm = kept()
-    report = store.image_report(ScrubRequest(manner=CheckMode(from_disk=True)))
+    report = store.image_report(ScrubRequest(check_mode=CheckMode(from_disk=True)))
 
     assert (report.status, report.differences) == (ReportStatus.HOLDS, ())
     assert warm > 0
@@ -97,7 +97,7 @@ def test_what_is_read_from_the_disk_is_let_go_of(originals: Callable[[str], Stor
 def test_the_disk_of_a_stopped_host_has_the_stores_of_all_its_engines(
     originals: Callable[[str], Store], tmp_path: Path
 ) -> None:
-    """Docker's, containerd's and Podman's, where they usually lie; each is told of by its own path."""
+    """Docker's, containerd's and Podman's at their usual places; each is reported by its own path."""
     usual = {"docker": "docker", "containerd": "containerd", "podman": "containers/storage"}
     made = {name: originals(name).copy(mkdir(tmp_path / "disk/var/lib" / at)) for name, at in usual.items()}
     clean = program_of_boltseal.call("scrub", "--root", tmp_path / "disk")
@@ -112,7 +112,7 @@ def test_the_disk_of_a_stopped_host_has_the_stores_of_all_its_engines(
 
 @pytest.mark.parametrize("at", ["docker", "containerd", "containers/storage"])
 def test_a_hosts_stores_are_found_by_themselves(originals: Callable[[str], Store], tmp_path: Path, at: str) -> None:
-    """Nobody has to say where they lie."""
+    """Without --root."""
     name = {"containers/storage": "podman"}.get(at, at)
     folder = originals(name).copy(tmp_path / "store").root
     lay = f"mount -t tmpfs none /var/lib && mkdir -p /var/lib/{at} && mount --bind {folder} /var/lib/{at}"
@@ -140,10 +140,8 @@ def mkdir(path: Path) -> Path:
     return path
 
 
-def test_a_disk_that_changed_under_a_warm_cache_is_seen_from_the_disk(
-    originals: Callable[[str], Store], disk: Path
-) -> None:
-    """The page cache still has the old bytes; `--from-disk` lets go of them first."""
+def test_a_disk_changed_under_a_warm_cache_is_found_from_disk(originals: Callable[[str], Store], disk: Path) -> None:
+    """The page cache still has the old bytes, which `--from-disk` drops first."""
     store = originals("docker").copy(disk)
     subprocess.run(["sync", "-f", disk], check=True)
     warm = store.image_report()
@@ -154,7 +152,7 @@ def test_a_disk_that_changed_under_a_warm_cache_is_seen_from_the_disk(
         file.seek(at)
         file.write(b"#!EVIL")
 
-    read = store.image_report(ScrubRequest(manner=CheckMode(from_disk=True)))
+    read = store.image_report(ScrubRequest(check_mode=CheckMode(from_disk=True)))
 
     assert at > 0
     assert warm.status is ReportStatus.HOLDS

@@ -1,4 +1,4 @@
-"""Other ways in which engines keep images: without root, with other users' ids, by other drivers. Checked rightly, or said."""
+"""Other ways in which engines store images: rootless, with other users' ids, or by other drivers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _user_namespaces() -> None:
 
 @pytest.fixture
 def rootless(_nobodys_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
-    """A disk with a user's own Podman on it, who has loaded the image."""
+    """A disk with the Podman store of a user who has loaded the image."""
     made = disk(tmp_path / "disk")
     subprocess.run([*made.as_user(), *PODMAN, "load", "-q", "-i", image], check=True, stdout=subprocess.DEVNULL)
     yield made
@@ -64,8 +64,8 @@ def storage(of: Disk) -> Path:
     return of.home / ".local/share/containers/storage"
 
 
-def test_a_store_of_a_user_without_root_is_clean(rootless: Disk) -> None:
-    """Its files belong to ids of /etc/subuid, and there are no device nodes: the user may not make any."""
+def test_a_rootless_store_is_clean(rootless: Disk) -> None:
+    """Its files belong to ids of /etc/subuid, and it has no device nodes, which the user can't create."""
     (found,) = reports(storage(rootless))
 
     assert (found.status, found.differences, found.unknown) == (ReportStatus.HOLDS, (), ())
@@ -73,7 +73,7 @@ def test_a_store_of_a_user_without_root_is_clean(rootless: Disk) -> None:
 
 
 def test_stores_of_users_are_found_on_a_mounted_disk_and_on_this_host(rootless: Disk) -> None:
-    """In each home."""
+    """In each home folder."""
     assert [each.root for each in store_at(rootless.root)] == [storage(rootless)]
     assert storage(rootless) in [each.root for each in usual_stores([rootless.home])]
 
@@ -81,7 +81,7 @@ def test_stores_of_users_are_found_on_a_mounted_disk_and_on_this_host(rootless: 
 @pytest.mark.parametrize(
     ("path", "owner"), [("etc/passwd", 0), ("etc/passwd", FIRST), ("usr/lib/deep/file", UID)], ids=str
 )
-def test_a_file_of_a_user_without_root_that_was_given_to_another(rootless: Disk, path: str, owner: int) -> None:
+def test_a_changed_owner_in_a_rootless_store_differs(rootless: Disk, path: str, owner: int) -> None:
     """The host's root, or another of the user's own ids."""
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     os.chown(layer / path, owner, -1)
@@ -89,16 +89,16 @@ def test_a_file_of_a_user_without_root_that_was_given_to_another(rootless: Disk,
     assert (DifferenceKind.OWNER, path) in told(storage(rootless))
 
 
-def test_a_setuid_bit_in_a_store_without_root(rootless: Disk) -> None:
-    """Everything else is compared as ever."""
+def test_a_setuid_bit_in_a_rootless_store_differs(rootless: Disk) -> None:
+    """Everything except owners is compared as in root's store."""
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     (layer / "bin/tool").chmod(0o4755)
 
     assert told(storage(rootless)) == {(DifferenceKind.MODE, "bin/tool")}
 
 
-def test_ids_that_no_file_explains_could_not_be_checked(rootless: Disk) -> None:
-    """They are neither clean nor an alarm."""
+def test_unknown_ids_could_not_be_checked(rootless: Disk) -> None:
+    """They are neither clean nor a difference."""
     (rootless.root / "etc/subuid").write_text("")
 
     (found,) = reports(storage(rootless))
@@ -134,10 +134,10 @@ def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status
 
 @pytest.mark.usefixtures("_nobodys_home")
 @pytest.mark.parametrize(("count", "status"), [(500, ReportStatus.HOLDS), (0, ReportStatus.UNKNOWN)])
-def test_files_whose_owner_could_not_be_given_are_no_alarm(
+def test_files_with_unmapped_owners_are_no_difference(
     image: Path, tmp_path: Path, count: int, status: ReportStatus
 ) -> None:
-    """`ignore_chown_errors` leaves files of ids that the user has not to the user; who has none at all can't be told apart."""
+    """With `ignore_chown_errors` such files keep the unpacking user as owner."""
     made = disk(tmp_path / "disk")
     for name in ("subuid", "subgid"):
         (made.root / "etc" / name).write_text(f"{NAME}:{FIRST}:{count}\n" if count else "")
@@ -189,8 +189,8 @@ def test_a_docker_in_a_user_namespace_is_clean_and_a_foreign_owner_is_found(rema
 # ---- other drivers
 
 
-def test_a_podman_on_vfs_could_not_be_checked_and_says_so(image: Path, tmp_path: Path) -> None:
-    """A copy of everything for each layer: not understood, and never taken for clean, also not for no store."""
+def test_podmans_vfs_could_not_be_checked(image: Path, tmp_path: Path) -> None:
+    """It has a full copy for each layer: not supported, never clean, and never "no store"."""
     vfs = [each if each != "overlay" else "vfs" for each in podman_on(tmp_path / "root", tmp_path)]
     run(*vfs, "load", "-i", image).checked()
 
@@ -201,10 +201,8 @@ def test_a_podman_on_vfs_could_not_be_checked_and_says_so(image: Path, tmp_path:
     assert "storage driver vfs" in done.out
 
 
-def test_a_docker_on_vfs_could_not_be_checked_and_says_so(
-    image: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """The same."""
+def test_dockers_vfs_could_not_be_checked(image: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It is never clean."""
     engine = tmp_path_factory.mktemp("v")
     with servers.dockerd(engine, driver="vfs") as server:
         run("docker", "-H", f"unix://{server.address}", "load", "-i", image).checked()
@@ -215,10 +213,10 @@ def test_a_docker_on_vfs_could_not_be_checked_and_says_so(
     assert "storage driver vfs" in done.out
 
 
-def test_a_containerd_with_another_snapshotter_proves_the_blobs_and_says_what_it_did_not_look_at(
+def test_with_another_snapshotter_only_the_blobs_are_proven(
     image: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """What was unpacked by `native` is not understood."""
+    """Layers unpacked by `native` are reported as not checked."""
     folder = tmp_path_factory.mktemp("n")
     run(
         "skopeo", "--insecure-policy", "copy", f"docker-archive:{image}", f"oci-archive:{folder}/oci.tar:a/b:1"
@@ -240,8 +238,8 @@ def test_a_containerd_with_another_snapshotter_proves_the_blobs_and_says_what_it
 # ---- containers of containerd itself
 
 
-def test_a_container_of_ctr_is_looked_at_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Its snapshot lies on the image's; a layer swapped while it started is seen only by it."""
+def test_a_ctr_container_is_checked_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Only that reveals a layer that was swapped for its start."""
     folder = tmp_path_factory.mktemp("c")
     box = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     box.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755)
@@ -263,7 +261,7 @@ def test_a_container_of_ctr_is_looked_at_through_its_process(tmp_path_factory: p
             (clean,) = [each for each in reports(folder / "engine/root") if each.what == "container"]
         finally:
             stopped(ctr, "box1")
-        layer, evil = swapped_for_an_evil_one(folder / "engine/root")
+        layer, evil = swapped_for_a_changed_copy(folder / "engine/root")
         run(*start, "box2").checked()
         try:
             layer.rename(evil)
@@ -322,8 +320,8 @@ def stopped(ctr: tuple[str, ...], box: str) -> None:
     run(*ctr, "container", "delete", box).checked()
 
 
-def swapped_for_an_evil_one(root: Path) -> tuple[Path, Path]:
-    """Puts a changed copy in a layer's place; the layer is put aside. Where it was, and where the copy should go then."""
+def swapped_for_a_changed_copy(root: Path) -> tuple[Path, Path]:
+    """Put a changed copy in a layer's place; return where the original is, and where the copy belongs afterwards."""
     (layer,) = [
         each for each in root.glob("*/snapshots/*/fs") if (each / "etc/gone").exists() and (each / "bin/su").exists()
     ]
@@ -354,8 +352,8 @@ def boxed(folder: Path) -> tuple[tuple[str, ...], Path]:
     return podman, folder / "root"
 
 
-def test_a_container_of_podman_is_looked_at_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A link of the stack, turned for the start and turned back: only the process sees the other tree."""
+def test_a_podman_container_is_checked_through_its_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With a stack link that was redirected only for the start, only the process sees the other tree."""
     podman, root = boxed(tmp_path_factory.mktemp("p"))
     options = RUNNING
     try:
@@ -385,15 +383,15 @@ NO_MAPPING_MOUNTS = "_CONTAINERS_OVERLAY_DISABLE_IDMAP"
 
 @pytest.fixture(params=["mount", "copy"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How Podman gives the files of an image to other owners."""
+    """How Podman changes the owners of an image's files."""
     if request.param == "copy":
         monkeypatch.setenv(NO_MAPPING_MOUNTS, "yes")
     return str(request.param)
 
 
 @pytest.mark.usefixtures("how")
-def test_layers_that_podman_has_mapped_to_other_ids_are_clean(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`--uidmap`: by a mount that maps, or by a copy of the image with other owners; hard links and all."""
+def test_layers_with_mapped_ids_are_clean(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`--uidmap`, by a mapped mount or by a copy of the image with other owners, including hard links."""
     podman, root = boxed(tmp_path_factory.mktemp("m"))
     try:
         run(*podman, "create", "--network", "none", *MAPPED, "shop/box:1").checked()
@@ -410,7 +408,7 @@ def test_layers_that_podman_has_mapped_to_other_ids_are_clean(tmp_path_factory: 
 
 @pytest.mark.usefixtures("how", "_user_namespaces")
 def test_a_process_with_mapped_ids_sees_its_layers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """From here it sees files of other owners than the layers say, and for itself the same."""
+    """From the host its files have other owners than the layers."""
     podman, root = boxed(tmp_path_factory.mktemp("m"))
     try:
         run(*podman, "run", *RUNNING, *MAPPED, "shop/box:1").checked()
@@ -496,10 +494,10 @@ def beside_another(path: Path) -> None:
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_a_change_of_a_copy_with_other_owners(
+def test_a_change_of_a_copy_with_other_owners_differs(
     copied: Path, tmp_path: Path, attack: Callable[[Path], None], kind: DifferenceKind, name: str
 ) -> None:
-    """No digest is of it, but of what it is a copy of."""
+    """The copy has no digest, but is compared with the image."""
     subprocess.run(["cp", "-a", copied, tmp_path / "root"], check=True)
     (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
     attack(copy / "bin/su")
@@ -556,8 +554,8 @@ def test_what_lies_on_layers_of_another_store_could_not_be_checked(tmp_path_fact
     assert all("another store" in each.unknown[0] for each in found)
 
 
-def test_a_container_whose_images_are_kept_apart_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`imagestore`: its own layer is here, all others are there."""
+def test_a_container_with_a_separate_image_store_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`imagestore`: only its own layer is here."""
     folder = tmp_path_factory.mktemp("i")
     podman, root = boxed(folder)
     apart = tuple(str(folder / "here") if each == str(root) else each for each in podman)
@@ -577,8 +575,8 @@ def test_a_container_whose_images_are_kept_apart_could_not_be_checked(tmp_path_f
     assert all("another store" in each.unknown[0] for each in found)
 
 
-def test_a_container_on_layers_that_are_not_understood_is_no_alarm(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Its image could not be checked, and so it could not either."""
+def test_a_container_on_unsupported_layers_could_not_be_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As its image could not be."""
     podman, root = boxed(tmp_path_factory.mktemp("f"))
     try:
         run(*podman, "create", "--network", "none", "shop/box:1").checked()

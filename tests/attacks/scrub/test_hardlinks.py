@@ -28,7 +28,7 @@ ADDED = {"security.capability": CAPABILITY.encode("latin-1"), "user.evil": b"1",
 
 
 def linked() -> bytes:
-    """Files of two names each: with attributes in no header, in both, in that of the file, and in that of the link."""
+    """Files with two names each: with attributes in neither header, in both, in the file's, and in the link's."""
     capability, mine = {"SCHILY.xattr.security.capability": CAPABILITY}, {"SCHILY.xattr.user.mine": "1"}
     acl = {"SCHILY.xattr.system.posix_acl_access": ACL.decode("utf-8", "surrogateescape")}
     layer = Layer().folder("bin")
@@ -46,7 +46,7 @@ def linked() -> bytes:
 
 
 def perl() -> bytes:
-    """Debian's perl, of which perl5.40.1 is a hard link as in its package, as GNU tar packs them."""
+    """Debian's perl, with perl5.40.1 as a hard link as in its package, packed by GNU tar."""
     with TemporaryDirectory() as folder:
         bin_ = Path(folder) / "usr/bin"
         bin_.mkdir(parents=True)
@@ -60,7 +60,7 @@ def perl() -> bytes:
 def original(
     request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
-    """Each engine's store with both layers, as the engine made it."""
+    """Each engine's store with both layers, as the engine created it."""
     store = MAKERS[request.param](tmp_path_factory.mktemp(request.param), (linked, perl))
     yield store
     unmounted(store.root)
@@ -68,7 +68,7 @@ def original(
 
 @pytest.fixture
 def store(original: Store, tmp_path: Path) -> Store:
-    """A copy of it, to be tampered with."""
+    """A copy of it to tamper with."""
     return original.copy(tmp_path / "store")
 
 
@@ -80,15 +80,15 @@ def found(store: Store) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
-def test_a_store_as_its_engine_made_it_is_clean(store: Store) -> None:
-    """The links' headers repeat, omit and add attributes, and that is no difference."""
+def test_an_unmodified_store_is_clean(store: Store) -> None:
+    """Headers of links repeat, omit and add attributes, which is no difference."""
     assert found(store) == set()
 
 
 @pytest.mark.parametrize("name", ADDED)
 @pytest.mark.parametrize("path", ["bin/plain", "bin/plain2", "bin/file", "bin/file2"])
 def test_an_attribute_added_to_a_hard_linked_file_is_found(store: Store, path: str, name: str) -> None:
-    """By the name of the file and by that of the link, with attributes in the headers and without."""
+    """By the name of the file and of the link, with and without attributes in the headers."""
     os.setxattr(store.at(path), name, ADDED[name])
 
     kind = DifferenceKind.CAPABILITY if name == "security.capability" else DifferenceKind.XATTR
@@ -99,7 +99,7 @@ def test_an_attribute_added_to_a_hard_linked_file_is_found(store: Store, path: s
 @pytest.mark.parametrize("name", ["user.evil", "system.posix_acl_access"])
 @pytest.mark.parametrize("path", ["bin/both", "bin/both2", "bin/link", "bin/link2"])
 def test_an_attribute_added_beside_a_capability_is_found(store: Store, path: str, name: str) -> None:
-    """The link's header has attributes of its own."""
+    """The link's header has other attributes."""
     os.setxattr(store.at(path), name, ADDED[name])
 
     assert found(store) == {(DifferenceKind.XATTR, path.removesuffix("2"))}
@@ -136,14 +136,14 @@ def test_an_attribute_of_a_hard_linked_file_that_is_changed_is_found(
 
 
 def test_a_changed_access_control_list_is_found(store: Store) -> None:
-    """The user that it names may write, and the mode is the same."""
+    """A named user gets the right to write, with an equal mode."""
     os.setxattr(store.at("bin/list2"), "system.posix_acl_access", ACL.replace(b"\x02\0\x05", b"\x02\0\x07"))
 
     assert found(store) == {(DifferenceKind.XATTR, "bin/list")}
 
 
 def test_another_mode_of_a_file_with_an_access_control_list_is_found_once(store: Store) -> None:
-    """The kernel writes the mode into the list: that is one difference, not two."""
+    """The kernel writes the mode into the list, but that is one difference."""
     store.at("bin/list").chmod(0o4777)
 
     assert found(store) == {(DifferenceKind.MODE, "bin/list")}
@@ -159,7 +159,7 @@ def test_an_attribute_added_to_a_hard_linked_symbolic_link_is_found(store: Store
 
 @pytest.mark.parametrize("name", ["perl", "perl5.40.1"])
 def test_a_capability_given_to_debians_perl_is_found(store: Store, name: str) -> None:
-    """What `setcap cap_setuid+ep` writes: whoever starts it becomes root."""
+    """As `setcap cap_setuid+ep` sets it: a user who starts perl can become root."""
     os.setxattr(store.at(f"usr/bin/{name}", 1), "security.capability", struct.pack("<5I", 0x02000001, 1 << 7, 0, 0, 0))
 
     assert found(store) == {(DifferenceKind.CAPABILITY, "usr/bin/perl")}

@@ -1,4 +1,4 @@
-"""What lies beside a layer's `diff` in its folder: an engine mounts some of it, so anything unknown is a difference."""
+"""Names beside `diff` in a layer's folder: engines mount some of them, so any unknown name is a difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.find_stores import store_at
-from boltseal.host.scrub.layer_folder import DOCKER, PODMAN
+from boltseal.host.scrub.layer_folder import DOCKER_NAMES, PODMAN_NAMES
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
@@ -28,7 +28,7 @@ RUNNING = ("-d", "--network", "none", "--pids-limit", "0")
 
 @pytest.fixture
 def podman(copy_of: Callable[[str], Store]) -> Store:
-    """A copy of Podman's store that Podman takes for its own: the original's database says where it was."""
+    """A copy of Podman's store that Podman accepts: its database has the new path."""
     copy = copy_of("podman")
     (copy.root / "db.sql").unlink()
     return copy
@@ -36,7 +36,7 @@ def podman(copy_of: Callable[[str], Store]) -> Store:
 
 @pytest.fixture(params=["docker", "podman"])
 def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
-    """The stores whose layers have folders with links and lists."""
+    """Stores whose layer folders have links and lists."""
     return copy_of(request.param)
 
 
@@ -49,7 +49,7 @@ def below(store: Store, path: Path) -> str:
 
 
 def test_a_second_folder_that_podman_mounts_below_a_layer(podman: Store, tmp_path: Path) -> None:
-    """`diff1` adds files to the image while the layer's own folder stays as it was."""
+    """`diff1` adds files to the image while the layer's own folder is unchanged."""
     planted = podman.at("", 1).parent / "diff1"
     planted.mkdir()
     (planted / "evil").write_bytes(b"evil")
@@ -73,7 +73,7 @@ def test_an_image_for_composefs_that_replaces_a_layer(podman: Store, layer: int)
 
 
 def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) -> None:
-    """Its files lie under their digests, so there is nothing to compare by name, and no alarm either."""
+    """Its files are under their digests, so they can't be compared by name; that is no difference."""
     diff = podman.at("", 1)
     shutil.rmtree(diff)
     (diff / "0a").mkdir(parents=True)
@@ -86,8 +86,8 @@ def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) 
 
 
 @pytest.mark.parametrize("name", ["diff2", "anything", ".hidden", "composefs.blob", "committed.old"])
-def test_a_name_that_no_engine_gives(linked: Store, name: str) -> None:
-    """Whatever an engine makes of it today or tomorrow."""
+def test_an_unknown_name_is_a_difference(linked: Store, name: str) -> None:
+    """A present or future engine could act on it."""
     (linked.at("", 0).parent / name).touch()
 
     report = linked.image_report()
@@ -99,8 +99,8 @@ def test_a_name_that_no_engine_gives(linked: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["diff1", "composefs-data", "empty", "mapped"])
-def test_a_name_of_podmans_in_a_store_of_docker(copy_of: Callable[[str], Store], name: str) -> None:
-    """Docker creates none of these."""
+def test_podmans_names_differ_in_dockers_store(copy_of: Callable[[str], Store], name: str) -> None:
+    """Docker creates none of them."""
     docker = copy_of("docker")
     (docker.at("", 2).parent / name).mkdir()
 
@@ -125,8 +125,8 @@ def a_pipe(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["diff", "link", "lower", "work", "merged"])
 @pytest.mark.parametrize("attack", [a_link, a_pipe], ids=lambda each: each.__name__)
-def test_a_known_name_of_another_type(linked: Store, attack: Callable[[Path], None], name: str) -> None:
-    """An engine follows a link, and would mount on what it leads to."""
+def test_a_known_name_of_another_type_is_a_difference(linked: Store, attack: Callable[[Path], None], name: str) -> None:
+    """An engine follows a link, and would mount on its target."""
     path = linked.at("", 2).parent / name
     attack(path)
 
@@ -136,7 +136,7 @@ def test_a_known_name_of_another_type(linked: Store, attack: Callable[[Path], No
     assert DifferenceKind.STACK in {each.kind for each in report.differences}
 
 
-def test_files_in_the_folder_that_podman_mounts_a_lowest_layer_on(podman: Store) -> None:
+def test_files_in_podmans_empty_folder_are_a_difference(podman: Store) -> None:
     """`empty` is the lower folder of such a mount."""
     planted = podman.at("", 0).parent / "empty" / "evil"
     planted.touch()
@@ -145,8 +145,8 @@ def test_files_in_the_folder_that_podman_mounts_a_lowest_layer_on(podman: Store)
 
 
 @pytest.mark.parametrize("name", ["committed", ".tmp-committed123", ".tmp-lower4"])
-def test_files_that_docker_was_writing(copy_of: Callable[[str], Store], name: str) -> None:
-    """A crash leaves them, and they are no difference."""
+def test_dockers_temporary_files_are_clean(copy_of: Callable[[str], Store], name: str) -> None:
+    """They are left after a crash."""
     docker = copy_of("docker")
     (docker.at("", 1).parent / name).touch()
 
@@ -157,7 +157,7 @@ def test_files_that_docker_was_writing(copy_of: Callable[[str], Store], name: st
 
 
 def box(folder: Path) -> Path:
-    """An archive of an image that runs."""
+    """An archive of a runnable image."""
     layer = Layer().folder("bin").add("bin/box", Path(program("busybox")).read_bytes(), mode=0o755)
     layer.add("bin/sleep", kind=b"1", link="bin/box", mode=0o755).add("bin/sh", kind=b"1", link="bin/box", mode=0o755)
     archive(folder / "box.tar", [base(), layer.done()], "shop/box:1", ["/bin/sleep", "1000"])
@@ -166,7 +166,7 @@ def box(folder: Path) -> Path:
 
 
 def names_in(layers: Path) -> set[bytes]:
-    """Every name in the folders of all layers."""
+    """Return every name in the folders of all layers."""
     return {os.fsencode(each.name) for folder in layers.iterdir() if folder.name != "l" for each in _inside(folder)}
 
 
@@ -210,7 +210,7 @@ def test_the_folders_of_podman_are_clean_in_every_state(tmp_path: Path) -> None:
         run(*podman, "rm", "--force", "--all", "--time", "0")
         servers.unmounted(tmp_path)
 
-    assert {b"diff", b"link", b"lower", b"work", b"merged", b"empty"} <= met <= PODMAN.known.keys()
+    assert {b"diff", b"link", b"lower", b"work", b"merged", b"empty"} <= met <= PODMAN_NAMES.known.keys()
 
 
 @pytest.mark.slow
@@ -249,11 +249,11 @@ def test_the_folders_of_docker_are_clean_in_every_state(tmp_path_factory: pytest
         done("rmi", "built:0")
         looked()
 
-    assert {b"diff", b"link", b"lower", b"work", b"merged", b"committed"} <= met <= DOCKER.known.keys()
+    assert {b"diff", b"link", b"lower", b"work", b"merged", b"committed"} <= met <= DOCKER_NAMES.known.keys()
 
 
 def test_the_folders_of_podman_are_clean_while_an_image_is_removed(podman: Store, tmp_path: Path) -> None:
-    """What disappears during the check is no difference."""
+    """Names that disappear during the check are no difference."""
     removing = subprocess.Popen([*podman_on(podman.root, tmp_path), "rmi", "--force", NAME], stdout=subprocess.DEVNULL)
     try:
         while removing.poll() is None:

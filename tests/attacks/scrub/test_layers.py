@@ -1,4 +1,4 @@
-"""What somebody with root can do to the files of a layer, in each engine's store: it is found, and named."""
+"""Changes that root can make to a layer's files, in each engine's store: each is found and named."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Attack = Callable[[Store], None]
 
 
 def rewritten(path: Path, content: bytes) -> None:
-    """A file with other content and the times that it had."""
+    """Replace a file's content and restore its times."""
     before = path.stat()
     path.write_bytes(content)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def kept_times(path: Path, change: Callable[[], None]) -> None:
-    """A change in a folder that does not show in its times."""
+    """Make a change in a folder and restore its times."""
     before = path.stat()
     change()
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -353,8 +353,8 @@ ATTACKS: dict[Attack, tuple[DifferenceKind, str]] = {
 }
 
 
-def test_a_store_as_its_engine_made_it_is_clean(store: Store) -> None:
-    """No difference, nothing that could not be checked, and all three layers were looked at."""
+def test_an_unmodified_store_is_clean(store: Store) -> None:
+    """No difference, nothing unknown, and all three layers were checked."""
     report = store.image_report()
 
     assert report.differences == ()
@@ -364,7 +364,7 @@ def test_a_store_as_its_engine_made_it_is_clean(store: Store) -> None:
 
 
 def test_a_check_writes_nothing(store: Store) -> None:
-    """Not a byte, not a time; of files not even the time of access."""
+    """No byte and no time; for files not even the access time."""
 
     def state() -> list[tuple[object, ...]]:
         return [
@@ -390,7 +390,7 @@ def test_a_check_writes_nothing(store: Store) -> None:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_a_change_of_a_layer_is_found_and_named(store: Store, attack: Attack) -> None:
-    """The kind of difference and the path stand in the report."""
+    """The report has the kind of difference and the path."""
     attack(store)
 
     report = store.image_report()

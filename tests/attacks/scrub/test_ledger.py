@@ -1,4 +1,4 @@
-"""From a ledger's receipt to the files on a host: what the highest level rests on, with a registry and an engine that run."""
+"""From a ledger's receipt to the files on a host: level L2, with a running registry and engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 @dataclass(frozen=True)
 class Published:
-    """A docker that pushed an image to a boltseal, and the receipt that boltseal gave for its tag."""
+    """A docker that pushed an image to boltseal, and boltseal's receipt for the tag."""
 
     root: Path
     name: str
@@ -39,7 +39,7 @@ class Published:
 def published(
     request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
-    """With Docker's own store, which keeps no manifest, and with containerd's."""
+    """With Docker's classic store, which has no manifests, and with containerd's."""
     tmp_path = tmp_path_factory.mktemp("l")  # short: the sockets of engines lie in it
     modern = request.param != "docker"
     driver = "overlayfs" if modern else "overlay2"
@@ -62,12 +62,12 @@ def published(
 
 
 def key_of(data: Path) -> str:
-    """The ledger's public key, from the keeper's own hands."""
+    """Return the ledger's public key from its operator."""
     shown = program.run("ledger", "key", "--data", data, "--json").json
     return str(shown["results"][0]["key"])
 
 
-def test_a_receipt_proves_what_lies_on_the_disk(published: Published) -> None:
+def test_a_receipt_proves_the_files_on_disk(published: Published) -> None:
     """Tag, entry, manifest, config, layers, files: L2."""
     done = published.scrub()
 
@@ -76,7 +76,7 @@ def test_a_receipt_proves_what_lies_on_the_disk(published: Published) -> None:
 
 
 def test_a_receipt_proves_without_any_network(published: Published) -> None:
-    """Nobody is asked: neither the registry nor the engine. From a network namespace nothing can be reached."""
+    """In a network namespace without any interface, neither registry nor engine is asked."""
     argv = [
         "unshare",
         "--net",
@@ -97,8 +97,8 @@ def test_a_receipt_proves_without_any_network(published: Published) -> None:
     assert done.stdout.startswith("holds L2: ")
 
 
-def test_a_name_that_was_given_to_another_image_on_this_host(published: Published, tmp_path: Path) -> None:
-    """Nothing is damaged, and the tag means something else than the ledger says."""
+def test_a_tag_moved_on_this_host_differs(published: Published, tmp_path: Path) -> None:
+    """The files are unmodified, but the ledger has another digest for the tag."""
     archive(tmp_path / "other.tar", [base(), top().replace(b"sleep", b"SLEEP")], published.name)
     published.docker("load", "-i", tmp_path / "other.tar")
 
@@ -108,8 +108,8 @@ def test_a_name_that_was_given_to_another_image_on_this_host(published: Publishe
     assert "\n  tag: expected " in done.out
 
 
-def test_without_the_manifest_docker_store_can_not_be_led_to_the_ledger(published: Published) -> None:
-    """Then that is said; containerd keeps the manifest itself."""
+def test_without_the_manifest_dockers_store_can_not_be_proven(published: Published) -> None:
+    """That is reported; containerd has the manifest itself."""
     beside = published.receipt.with_name(f"{published.receipt.name}.oci")
     beside.rename(beside.with_name("elsewhere"))
 

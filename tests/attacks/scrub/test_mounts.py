@@ -1,4 +1,4 @@
-"""A clean copy mounted over what was tampered with: every program reads the copy, and overlayfs shows what is below it.
+"""A clean copy mounted over tampered files: programs read the copy, and overlayfs shows what is below.
 
 Only scratch folders are mounted, on scratch folders, and each mount is undone before anything is removed.
 """
@@ -42,7 +42,7 @@ def bound(source: Path, target: Path) -> Iterator[None]:
 
 
 def clean_copy(path: Path, to: Path) -> Path:
-    """The same in everything that is compared."""
+    """Return a copy that equals the original in everything that is compared."""
     subprocess.run(["cp", "-a", path, to], check=True)
     return to
 
@@ -52,13 +52,13 @@ def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
 
 
 def tampered(store: Store) -> None:
-    """A program of the image, with other content."""
+    """Replace the content of a program of the image."""
     rewritten(store.at("bin/tool"), b"#!evil\n" + store.at("bin/tool").read_bytes()[7:])
 
 
 @pytest.mark.parametrize("path", ["bin/tool", "bin"])
 def test_a_clean_copy_mounted_over_a_tampered_path(store: Store, tmp_path: Path, path: str) -> None:
-    """A single file or a folder, on the same file system."""
+    """Over a file or a folder, on the same file system."""
     copy = clean_copy(store.at(path), tmp_path / "copy")
     tampered(store)
     with bound(copy, store.at(path)):
@@ -69,7 +69,7 @@ def test_a_clean_copy_mounted_over_a_tampered_path(store: Store, tmp_path: Path,
 
 @pytest.mark.parametrize("up", [0, 1])
 def test_a_clean_copy_mounted_over_a_layers_folder(store: Store, tmp_path: Path, up: int) -> None:
-    """Over the layer's files, and over the folder that they lie in."""
+    """Over the layer's files, and over the folder above them."""
     folder = [store.at(""), store.at("").parent][up]
     copy = clean_copy(folder, tmp_path / "copy")
     tampered(store)
@@ -85,7 +85,7 @@ def test_a_clean_copy_mounted_over_a_layers_folder(store: Store, tmp_path: Path,
 @pytest.mark.parametrize("name", ["link", "lower", "work"])
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_a_mount_beside_a_layers_files(copy_of: Callable[[str], Store], tmp_path: Path, engine: str, name: str) -> None:
-    """A list of layers that the engine finds again as soon as it is unmounted."""
+    """Over a list of layers, which the engine reads again after the unmount."""
     store = copy_of(engine)
     path = store.at("", 2).parent / name
     copy = clean_copy(path, tmp_path / "copy")
@@ -97,7 +97,7 @@ def test_a_mount_beside_a_layers_files(copy_of: Callable[[str], Store], tmp_path
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_a_mount_over_the_links_to_the_layers(copy_of: Callable[[str], Store], tmp_path: Path, engine: str) -> None:
-    """The folder `l` of both engines."""
+    """Over the folder `l` of either engine."""
     store = copy_of(engine)
     links = store.at("").parents[1] / "l"
     copy = clean_copy(links, tmp_path / "copy")
@@ -107,8 +107,8 @@ def test_a_mount_over_the_links_to_the_layers(copy_of: Callable[[str], Store], t
     assert told(report) == {(DifferenceKind.MOUNT, str(links.relative_to(store.root)))}
 
 
-def test_mounts_on_mounts(store: Store, tmp_path: Path) -> None:
-    """What lies on top of several is found as well."""
+def test_stacked_mounts_are_found(store: Store, tmp_path: Path) -> None:
+    """The topmost of several counts too."""
     copy, second = clean_copy(store.at("bin"), tmp_path / "copy"), clean_copy(store.at("bin"), tmp_path / "second")
     tampered(store)
     with bound(copy, store.at("bin")), bound(second, store.at("bin")):
@@ -119,7 +119,7 @@ def test_mounts_on_mounts(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("up", [2, 3])
 def test_a_store_that_is_a_mount_is_clean(store: Store, up: int) -> None:
-    """A disk of its own for a store, or for the layers alone; Docker and Podman also mount that folder on itself."""
+    """A disk for the store, or for the layers alone; Docker and Podman also mount that folder on itself."""
     folder = [store.at(""), *store.at("").parents][up]
     with bound(folder, folder):
         report = store.image_report()
@@ -128,8 +128,8 @@ def test_a_store_that_is_a_mount_is_clean(store: Store, up: int) -> None:
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
-def test_what_an_engine_mounts_is_clean(copy_of: Callable[[str], Store], tmp_path: Path, engine: str) -> None:
-    """`merged` lies beside the layer's files; more may be mounted in it."""
+def test_mounts_of_an_engine_are_clean(copy_of: Callable[[str], Store], tmp_path: Path, engine: str) -> None:
+    """`merged` is beside the layer's files, and mounts in it are allowed."""
     store = copy_of(engine)
     merged = store.at("").parent / "merged"
     merged.mkdir(exist_ok=True)
@@ -140,8 +140,8 @@ def test_what_an_engine_mounts_is_clean(copy_of: Callable[[str], Store], tmp_pat
     assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
 
 
-def test_a_mount_that_others_hide_is_no_difference(store: Store, tmp_path: Path) -> None:
-    """It lies in a folder of the same path, over which the whole store was mounted."""
+def test_a_hidden_mount_is_no_difference(store: Store, tmp_path: Path) -> None:
+    """It has the same path, but the whole store was mounted over it."""
     copy, other = clean_copy(store.at("bin"), tmp_path / "copy"), clean_copy(store.root, tmp_path / "other")
     with bound(copy, store.at("bin")), bound(other, store.root):
         report = store.image_report()
@@ -150,8 +150,8 @@ def test_a_mount_that_others_hide_is_no_difference(store: Store, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["with space", "tab\tline\n", "back\\slash", "back\\040slash", "größe", "#"])
-def test_a_mount_below_a_path_that_the_table_spells_otherwise(tmp_path: Path, name: str) -> None:
-    """Spaces, tabs, line ends and backslashes stand there in octal."""
+def test_escaped_paths_in_the_mount_table_are_read(tmp_path: Path, name: str) -> None:
+    """The table has spaces, tabs, line ends and backslashes in octal."""
     (tmp_path / name).mkdir()
     store = DockerStore.at(tmp_path / name)
     store.image("good:1", {f"etc/{name}/good": b"good"})
@@ -166,7 +166,7 @@ def test_a_mount_below_a_path_that_the_table_spells_otherwise(tmp_path: Path, na
     assert [each.kind for each in report.differences] == [DifferenceKind.MOUNT]
 
 
-def test_a_mount_made_while_a_layer_is_read(tmp_path: Path) -> None:
+def test_a_mount_made_during_the_check_is_found(tmp_path: Path) -> None:
     """The table is read again after the files."""
     store = DockerStore.at(tmp_path)
     store.image("good:1", {"etc/good": b"good"})
@@ -195,7 +195,7 @@ def layer_of(store: DockerStore) -> LayerFiles:
 
 
 def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> None:
-    """They are in another table than this process's own."""
+    """They are in another table than that of this process."""
     store = DockerStore.at(tmp_path)
     store.image("good:1", {"etc/good": b"good"})
     other = subprocess.Popen([program("unshare"), "--mount", program("sh"), "-c", "echo; read x"],
@@ -212,7 +212,7 @@ def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> Non
 
 
 def test_mounts_are_seen_in_a_chroot(tmp_path: Path) -> None:
-    """There the table leaves out the mount that the root itself lies on."""
+    """Its table leaves out the mount of the root itself."""
     for made in ("proc", "store/layers/one/diff", "copy"):
         (tmp_path / made).mkdir(parents=True)
     code = """

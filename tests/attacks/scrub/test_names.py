@@ -36,7 +36,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_by_go(names: Path, tar: bytes) -> list[list[object]]:
-    """Name, type, size and link of each entry, names and links as the bytes' values."""
+    """Return name, type, size and link of each entry; names and links as byte values."""
     done = subprocess.run([names, "read"], input=tar, check=True, stdout=subprocess.PIPE)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -92,7 +92,7 @@ UNUSUAL: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_an_unusual_entry_is_read_as_by_go(names: Path, name: str) -> None:
-    """Also where extended headers contradict each other, the entry is what engines unpack."""
+    """Also with contradicting extended headers."""
     tar = UNUSUAL[name] + header(tarfile.REGTYPE, "after it") + bytes(1024)
 
     found = read_here(tar)

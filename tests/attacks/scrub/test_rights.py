@@ -1,4 +1,4 @@
-"""Without the rights to read, the answer is "could not check", and which right is missing. Never clean, never an alarm."""
+"""Without the rights to read, the result is "could not check" with the missing right: never clean, never a difference."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ pytestmark = pytest.mark.real
 
 
 def scrub_as(*how: str, root: Path) -> Said:
-    """Calls the verb with fewer rights."""
+    """Run the command with fewer rights."""
     code = "from boltseal.cli.root import run; run()"
     argv = [program("setpriv"), *how, sys.executable, "-c", code, "scrub", "--root", str(root)]
     done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=False)
     return Said(done.returncode == 3, done.stdout + done.stderr)
 
 
-def test_without_the_right_to_see_overlayfs_marks_nothing_is_taken_for_clean(store: Store) -> None:
-    """The kernel leaves them out of its lists and says nothing: a planted redirect would not show."""
+def test_without_the_right_to_see_overlayfs_marks_nothing_is_clean(store: Store) -> None:
+    """The kernel omits them silently, so a forged redirect would not show."""
     done = scrub_as("--bounding-set=-sys_admin", root=store.root)
 
     assert done.ok, done.text
@@ -33,8 +33,8 @@ def test_without_the_right_to_see_overlayfs_marks_nothing_is_taken_for_clean(sto
     assert "DIFFERS" not in done.text
 
 
-def test_without_the_right_to_read_files_nothing_is_taken_for_clean(store: Store) -> None:
-    """A root that may not pass by permissions, and files that are another's."""
+def test_without_the_right_to_read_files_nothing_is_clean(store: Store) -> None:
+    """Root without CAP_DAC_READ_SEARCH, and files of another user."""
     subprocess.run(["chown", "-R", "12345:12345", store.root], check=True)
     subprocess.run(["chmod", "-R", "go-rwx", store.root], check=True)
     done = scrub_as("--bounding-set=-dac_override,-dac_read_search", root=store.root)

@@ -1,4 +1,4 @@
-"""What can be done to metadata, to the stack of layers and to names, while the files stay as they are."""
+"""Attacks on metadata, on the stack of layers and on names, while the files stay unmodified."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def podman(copy_of: Callable[[str], Store]) -> Store:
 
 @pytest.fixture(params=["docker", "podman"])
 def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
-    """The stores whose stack goes through links."""
+    """Stores whose stack uses links."""
     return copy_of(request.param)
 
 
 @pytest.fixture(params=["docker-containerd", "containerd"])
 def contained(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> Store:
-    """The stores that are containerd's."""
+    """Stores of containerd."""
     return copy_of(request.param)
 
 
@@ -69,8 +69,8 @@ def link_of(store: Store, layer: int) -> Path:
 # ---- the stack
 
 
-def test_a_link_of_the_stack_that_leads_to_a_copied_tree(linked: Store) -> None:
-    """The kernel follows it at the next mount; each layer's folder is as it was."""
+def test_a_stack_link_to_a_copied_tree_differs(linked: Store) -> None:
+    """The kernel follows it at the next mount; each layer's folder is unchanged."""
     shutil.copytree(linked.at("", 2), linked.root / "evil", symlinks=True)
     link = link_of(linked, 2)
     link.unlink()
@@ -81,8 +81,8 @@ def test_a_link_of_the_stack_that_leads_to_a_copied_tree(linked: Store) -> None:
     assert (DifferenceKind.STACK, str(link.relative_to(linked.root))) in told(report)
 
 
-def test_a_link_of_the_stack_that_leads_to_another_layer(linked: Store) -> None:
-    """Each is a true layer, and one of them is left out."""
+def test_a_stack_link_to_another_layer_differs(linked: Store) -> None:
+    """Each is a layer of the image, and one of them is left out."""
     target = link_of(linked, 0).readlink()
     link = link_of(linked, 2)
     link.unlink()
@@ -91,8 +91,8 @@ def test_a_link_of_the_stack_that_leads_to_another_layer(linked: Store) -> None:
     assert DifferenceKind.STACK in kinds(linked.image_report())
 
 
-def test_a_layer_left_out_of_the_list_of_what_is_below(linked: Store) -> None:
-    """The file `lower` is what is mounted."""
+def test_a_layer_missing_from_the_list_of_lower_layers_differs(linked: Store) -> None:
+    """The file `lower` decides what is mounted."""
     lower = linked.at("", 2).parent / "lower"
     lower.write_text(lower.read_text().split(":")[1])
 
@@ -101,8 +101,8 @@ def test_a_layer_left_out_of_the_list_of_what_is_below(linked: Store) -> None:
     assert (DifferenceKind.STACK, str(lower.relative_to(linked.root))) in told(report)
 
 
-def test_a_foreign_layer_in_the_list_of_what_is_below(linked: Store) -> None:
-    """A path that leads out of the store is no layer of it."""
+def test_a_foreign_layer_in_the_list_of_lower_layers_differs(linked: Store) -> None:
+    """A path out of the store is not a layer of it."""
     lower = linked.at("", 2).parent / "lower"
     lower.write_text("../../../../tmp/evil:" + lower.read_text())
 
@@ -110,8 +110,8 @@ def test_a_foreign_layer_in_the_list_of_what_is_below(linked: Store) -> None:
 
 
 @pytest.mark.parametrize("evil", [False, True])
-def test_another_folder_in_the_list_of_what_is_below(docker: Store, evil: bool) -> None:
-    """What BuildKit has built lies on a second folder of the same layer: it stands in for it if it is that layer whole."""
+def test_another_folder_in_the_list_must_be_the_same_layer(docker: Store, evil: bool) -> None:
+    """BuildKit builds on a second folder of the same layer: it is accepted if it is completely that layer."""
     first, name = docker.at("", 0).parent, "e" * 25
     other = first.with_name(name)
     subprocess.run(["cp", "-a", first, other], check=True)
@@ -129,15 +129,15 @@ def test_another_folder_in_the_list_of_what_is_below(docker: Store, evil: bool) 
     assert (report.status is ReportStatus.HOLDS) is not evil
 
 
-def test_a_layer_that_has_another_short_name(linked: Store) -> None:
-    """The file `link` is where its children look for it."""
+def test_a_changed_short_name_differs(linked: Store) -> None:
+    """Children find the layer by the name in its file `link`."""
     (linked.at("", 0).parent / "link").write_text((linked.at("", 1).parent / "link").read_text())
 
     assert DifferenceKind.STACK in kinds(linked.image_report())
 
 
-def test_a_cache_id_that_names_another_folder(docker: Store) -> None:
-    """Docker mounts the folder that cache-id names."""
+def test_a_cache_id_of_another_folder_differs(docker: Store) -> None:
+    """Docker mounts the folder in cache-id."""
     folder = docker.at("", 2).parent
     evil = folder.with_name("e" * 64)
     shutil.copytree(folder, evil, symlinks=True)
@@ -151,8 +151,8 @@ def test_a_cache_id_that_names_another_folder(docker: Store) -> None:
     assert DifferenceKind.STACK in kinds(report)
 
 
-def test_a_cache_id_that_leads_out_of_the_store(docker: Store, tmp_path: Path) -> None:
-    """A path is no id, and nothing outside is read."""
+def test_a_cache_id_outside_of_the_store_is_not_read(docker: Store, tmp_path: Path) -> None:
+    """A path is not an ID."""
     for cache_id in (docker.root / LAYERDB).glob("*/cache-id"):
         cache_id.write_text("../../../../../etc")
 
@@ -162,8 +162,8 @@ def test_a_cache_id_that_leads_out_of_the_store(docker: Store, tmp_path: Path) -
     assert kinds(report) == {DifferenceKind.METADATA}
 
 
-def test_two_snapshots_that_changed_their_places(contained: Store) -> None:
-    """Each folder is a true layer of the image, at the place of the other."""
+def test_two_swapped_snapshots_differ(contained: Store) -> None:
+    """Each folder is a layer of the image, at the other's place."""
     first, second, aside = contained.at("", 0), contained.at("", 1), contained.root / "aside"
     first.rename(aside)
     second.rename(first)
@@ -178,7 +178,7 @@ def test_two_snapshots_that_changed_their_places(contained: Store) -> None:
 
 
 def config_of(store: Store) -> Path:
-    """The file of the image's config."""
+    """Return the file of the image's config."""
     key = base64.b64encode(f"sha256:{store.image}".encode()).decode()
     places = {
         "docker": f"image/overlay2/imagedb/content/sha256/{store.image}",
@@ -187,7 +187,7 @@ def config_of(store: Store) -> Path:
     return store.root / places.get(store.name, f"io.containerd.content.v1.content/blobs/sha256/{store.image}")
 
 
-def test_a_config_that_was_edited(store: Store) -> None:
+def test_an_edited_config_differs(store: Store) -> None:
     """Its digest is the image's ID."""
     config = config_of(store)
     config.chmod(0o644)
@@ -196,8 +196,8 @@ def test_a_config_that_was_edited(store: Store) -> None:
     assert DifferenceKind.CONFIG in kinds(store.image_report())
 
 
-def test_a_manifest_that_was_edited(podman: Store) -> None:
-    """Its digest stands beside the image."""
+def test_an_edited_manifest_differs(podman: Store) -> None:
+    """The image's record has its digest."""
     manifest = podman.root / "overlay-images" / podman.image / "manifest"
     manifest.write_bytes(manifest.read_bytes() + b"\n")
 
@@ -209,12 +209,12 @@ def blobs(store: Store) -> Path:
 
 
 def layer_blob(store: Store) -> Path:
-    """The blob of the lowest layer: the largest."""
+    """Return the blob of the lowest layer, which is the largest."""
     return max(blobs(store).iterdir(), key=lambda each: each.stat().st_size)
 
 
 def test_a_blob_with_one_byte_flipped(contained: Store) -> None:
-    """It would be pushed, and unpacked elsewhere."""
+    """It could be pushed, and unpacked elsewhere."""
     blob = layer_blob(contained)
     content = bytearray(blob.read_bytes())
     content[700] ^= 1
@@ -224,8 +224,8 @@ def test_a_blob_with_one_byte_flipped(contained: Store) -> None:
     assert DifferenceKind.DIGEST in kinds(contained.image_report())
 
 
-def test_a_blob_that_is_cut_off(contained: Store) -> None:
-    """What is missing can't be compared, and is not passed over."""
+def test_a_truncated_blob_differs(contained: Store) -> None:
+    """Missing entries can't be compared and are not skipped."""
     blob = layer_blob(contained)
     blob.chmod(0o644)
     os.truncate(blob, blob.stat().st_size // 2)
@@ -233,8 +233,8 @@ def test_a_blob_that_is_cut_off(contained: Store) -> None:
     assert DifferenceKind.DIGEST in kinds(contained.image_report())
 
 
-def test_a_blob_that_was_given_a_hole_without_end(contained: Store) -> None:
-    """It costs nothing to make, and would take days to read: what the manifest says of it is read, and the rest is told."""
+def test_a_sparse_blob_is_read_only_up_to_its_size(contained: Store) -> None:
+    """It is free to create and would take days to read: only the size in the manifest is read."""
     blob = layer_blob(contained)
     blob.chmod(0o644)
     os.truncate(blob, 1 << 43)
@@ -244,8 +244,8 @@ def test_a_blob_that_was_given_a_hole_without_end(contained: Store) -> None:
     assert kinds(report) == {DifferenceKind.SIZE}
 
 
-def test_a_blob_that_is_gone_leaves_its_snapshot_unproven(contained: Store) -> None:
-    """Without the tar nobody can say what the files must be."""
+def test_a_missing_blob_leaves_its_snapshot_unproven(contained: Store) -> None:
+    """The expected files are only in the tar."""
     layer_blob(contained).unlink()
 
     report = contained.image_report()
@@ -255,7 +255,7 @@ def test_a_blob_that_is_gone_leaves_its_snapshot_unproven(contained: Store) -> N
 
 
 def split_of(store: Store, layer: int) -> Path:
-    """The tar-split of a layer."""
+    """Return the tar-split of a layer."""
     folder = store.at("", layer).parent.name
     if store.name == "podman":
         return store.root / "overlay-layers" / f"{folder}.tar-split.gz"
@@ -270,7 +270,7 @@ def edited_split(path: Path, edit: Callable[[list[dict[str, object]]], None]) ->
 
 
 def forged(store: Store) -> bytes:
-    """Changes a file and its sum in tar-split, and gives the new tar of the layer."""
+    """Change a file and its checksum in the tar-split, and return the new tar of the layer."""
     content = store.at("bin/tool").read_bytes()[:-4] + b"EVIL"
     rewritten(store.at("bin/tool"), content)
 
@@ -283,8 +283,8 @@ def forged(store: Store) -> bytes:
     return base().replace(b"#!tool\n" * 3000, content)
 
 
-def test_a_file_with_its_sum_in_tar_split_forged(linked: Store) -> None:
-    """The layer does not have its digest, and since no sum tells which file it is, that is what is said."""
+def test_a_forged_checksum_in_the_tar_split_is_found(linked: Store) -> None:
+    """The layer has a wrong digest; the file is unknown, since every checksum matches, and the report says so."""
     forged(linked)
 
     report = linked.image_report()
@@ -293,8 +293,8 @@ def test_a_file_with_its_sum_in_tar_split_forged(linked: Store) -> None:
     assert "forged" in report.differences[0].got
 
 
-def test_a_file_its_sum_and_the_digest_beside_it_forged(linked: Store) -> None:
-    """The digest that counts is the one in the config, whose own digest is the image's ID."""
+def test_a_forged_digest_beside_the_layer_is_found(linked: Store) -> None:
+    """The digest in the config counts, and the config's own digest is the image ID."""
     forged_digest = f"sha256:{hashlib.sha256(forged(linked)).hexdigest()}"
     true_digest = f"sha256:{hashlib.sha256(base()).hexdigest()}"
     if linked.name == "docker":
@@ -308,8 +308,8 @@ def test_a_file_its_sum_and_the_digest_beside_it_forged(linked: Store) -> None:
     assert {DifferenceKind.DIGEST, DifferenceKind.METADATA} <= kinds(report)
 
 
-def test_a_tar_split_that_carries_a_files_content_itself(linked: Store) -> None:
-    """Then the digest would hold whatever lies on the disk."""
+def test_a_tar_split_with_the_content_of_a_file_is_refused(linked: Store) -> None:
+    """Otherwise the digest would match whatever the disk has."""
     content = linked.at("bin/tool").read_bytes()
     rewritten(linked.at("bin/tool"), content[:-4] + b"EVIL")
 
@@ -325,8 +325,8 @@ def test_a_tar_split_that_carries_a_files_content_itself(linked: Store) -> None:
     assert DifferenceKind.METADATA in kinds(report)
 
 
-def test_a_tar_split_that_says_a_file_is_empty_and_carries_its_content(linked: Store) -> None:
-    """The entry is still there, and so would be missed by nobody."""
+def test_a_tar_split_with_the_content_of_an_empty_entry_is_refused(linked: Store) -> None:
+    """The entry exists, so the file would not be reported as missing."""
     content = linked.at("bin/tool").read_bytes()
     rewritten(linked.at("bin/tool"), content[:-4] + b"EVIL")
 
@@ -341,8 +341,8 @@ def test_a_tar_split_that_says_a_file_is_empty_and_carries_its_content(linked: S
     assert DifferenceKind.METADATA in kinds(linked.image_report())
 
 
-def test_the_last_entry_of_a_tar_hidden_in_its_padding(linked: Store) -> None:
-    """A file that was taken away, with its entry made a part of the zeros that end the tar."""
+def test_an_entry_hidden_in_the_padding_is_refused(linked: Store) -> None:
+    """A removed file, with its entry inside the zeros that end the tar."""
     linked.at("app", 2).unlink()
 
     def edit(lines: list[dict[str, object]]) -> None:
@@ -356,15 +356,15 @@ def test_the_last_entry_of_a_tar_hidden_in_its_padding(linked: Store) -> None:
     assert report.status is ReportStatus.DIFFERS
 
 
-def test_a_tar_split_that_is_no_gzip(linked: Store) -> None:
-    """Damage is a difference, of this image alone."""
+def test_a_damaged_tar_split_differs(linked: Store) -> None:
+    """Only for its image."""
     split_of(linked, 0).write_bytes(b"\x1f\x8bdamaged")
 
     assert DifferenceKind.METADATA in kinds(linked.image_report())
 
 
-def test_a_tar_split_that_is_gone(linked: Store) -> None:
-    """Without it the layer's digest can't be computed: never clean."""
+def test_a_missing_tar_split_is_never_clean(linked: Store) -> None:
+    """The layer's digest can't be computed without it."""
     split_of(linked, 0).unlink()
 
     assert linked.image_report().status in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN)
@@ -374,7 +374,7 @@ def test_a_tar_split_that_is_gone(linked: Store) -> None:
 
 
 def other_image(store: Store, tmp_path: Path) -> str:
-    """Loads another image under another name into a copy of Podman's store, and gives its ID."""
+    """Load another image under another name into a copy of Podman's store, and return its ID."""
     layers = [base(), middle(), top().replace(b"sleep", b"SLEEP")]
     archive(tmp_path / "other.tar", layers, "evil/app:1")
     storage = f"containers-storage:[overlay@{store.root}+{tmp_path}/run]localhost/evil/app:1"
@@ -427,8 +427,8 @@ def test_a_name_that_was_given_to_another_image(podman: Store, tmp_path: Path) -
     assert other in report.differences[0].got
 
 
-def test_a_name_of_docker_that_was_given_to_another_image(docker: Store) -> None:
-    """A name in repositories.json that leads to no image is found without any expectation."""
+def test_a_docker_name_without_an_image_differs(docker: Store) -> None:
+    """A name in repositories.json that refers to no image is found without an expectation."""
     names = docker.root / "image/overlay2/repositories.json"
     names.write_text(names.read_text().replace(docker.image, "e" * 64))
 
@@ -437,8 +437,8 @@ def test_a_name_of_docker_that_was_given_to_another_image(docker: Store) -> None
     assert [each.kind for report in reports for each in report.differences] == [DifferenceKind.MISSING]
 
 
-def test_a_name_of_containerd_that_was_given_to_other_content(contained: Store) -> None:
-    """The name leads to a digest that nothing has: bytes in the metadata are changed where they stand."""
+def test_a_containerd_name_without_content_differs(contained: Store) -> None:
+    """Its digest in the metadata was changed to one that no blob has."""
     (database,) = contained.root.glob("io.containerd.metadata.v1.bolt/meta.db")
     content = database.read_bytes()
     target = contained.image_report().id.encode()
@@ -450,10 +450,8 @@ def test_a_name_of_containerd_that_was_given_to_other_content(contained: Store) 
     assert DifferenceKind.MANIFEST in kinds(report)
 
 
-def test_a_store_forged_as_a_whole_holds_together_and_is_still_not_what_was_expected(
-    podman: Store, tmp_path: Path
-) -> None:
-    """Files, sums, digests, config and ID: L0 finds nothing, and says that it is L0; L1 does."""
+def test_a_consistently_forged_store_differs_only_from_an_expectation(podman: Store, tmp_path: Path) -> None:
+    """Files, checksums, digests, config and ID were changed: L0 finds nothing and says that it is L0; L1 does."""
     other = other_image(podman, tmp_path)
     names = podman.root / "overlay-images/images.json"
     records = [record for record in json.loads(names.read_bytes()) if record["id"] == other]
@@ -466,8 +464,8 @@ def test_a_store_forged_as_a_whole_holds_together_and_is_still_not_what_was_expe
     assert aware.status is ReportStatus.DIFFERS
 
 
-def test_a_genuine_manifest_laid_beside_an_evil_image_proves_nothing(podman: Store, tmp_path: Path) -> None:
-    """It must lead to this image's config, and not only lie there."""
+def test_a_genuine_manifest_beside_a_forged_image_proves_nothing(podman: Store, tmp_path: Path) -> None:
+    """It must refer to this image's config."""
     genuine = (podman.root / "overlay-images" / podman.image / "manifest").read_bytes()
     other = other_image(podman, tmp_path)
     digest = Digest.of(genuine)
@@ -483,8 +481,8 @@ def test_a_genuine_manifest_laid_beside_an_evil_image_proves_nothing(podman: Sto
 
 
 @pytest.mark.parametrize("expected", ["id", "manifest"])
-def test_what_was_expected_is_proven(store: Store, expected: str) -> None:
-    """By the image ID in every store; by the manifest's digest where manifests are kept."""
+def test_an_expected_image_is_proven(store: Store, expected: str) -> None:
+    """By the image ID in every store, and by the manifest's digest in stores with manifests."""
     unaware = store.image_report()
     digest = Digest("sha256", store.image)
     if expected == "manifest":
@@ -496,8 +494,8 @@ def test_what_was_expected_is_proven(store: Store, expected: str) -> None:
     assert (report.status, report.level) == (ReportStatus.HOLDS, Level.L1)
 
 
-def test_a_manifests_digest_proves_nothing_where_no_manifest_is_kept_and_none_was_given(docker: Store) -> None:
-    """Docker's own list of digests is the word of the disk."""
+def test_a_manifest_digest_proves_nothing_without_the_manifest(docker: Store) -> None:
+    """Docker's own list of digests is not trusted."""
     wanted = ScrubRequest((NAME,), {NAME: Expectation(Digest("sha256", "a" * 64), Level.L1, "a pin", of_manifest=True)})
 
     report = docker.image_report(wanted)
@@ -507,10 +505,8 @@ def test_a_manifests_digest_proves_nothing_where_no_manifest_is_kept_and_none_wa
 
 
 @pytest.mark.parametrize(("says", "status"), [("true", ReportStatus.UNKNOWN), ("false", ReportStatus.HOLDS)])
-def test_layers_with_the_marks_of_fuse_overlayfs_are_neither_clean_nor_an_alarm(
-    podman: Store, says: str, status: ReportStatus
-) -> None:
-    """They hide things in its own way; Podman writes down whether it is used."""
+def test_layers_of_fuse_overlayfs_could_not_be_checked(podman: Store, says: str, status: ReportStatus) -> None:
+    """Its marks differ from the kernel's; Podman records that it is used."""
     (podman.root / "overlay/.has-mount-program").write_text(says)
 
     report = podman.image_report()
@@ -518,8 +514,8 @@ def test_layers_with_the_marks_of_fuse_overlayfs_are_neither_clean_nor_an_alarm(
     assert (report.status, report.differences) == (status, ())
 
 
-def test_a_vfs_store_is_not_taken_for_clean(docker: Store) -> None:
-    """What is not understood could not be checked."""
+def test_a_vfs_store_could_not_be_checked(docker: Store) -> None:
+    """An unsupported driver is never clean."""
     (docker.root / "image/overlay2").rename(docker.root / "image/vfs")
 
     (report,) = docker.scrub()

@@ -1,4 +1,4 @@
-"""A ledger followed from outside: each lie is named, and what could not be looked at is no success."""
+"""A ledger audited from outside: every contradiction is a problem, and what could not be checked is no success."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Look = Callable[..., object]
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry without pauses."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
@@ -50,8 +50,8 @@ async def look(ledger: FakeLedger, folder: Path, *, every_tag: bool = False) -> 
 
 @pytest.mark.parametrize("every_tag", [False, True])
 @pytest.mark.slow
-async def test_a_ledger_is_followed_from_where_it_was_left(ledger: FakeLedger, tmp_path: Path, every_tag: bool) -> None:
-    """Nothing is read twice but the bundle in which it stopped."""
+async def test_a_run_continues_where_the_last_one_ended(ledger: FakeLedger, tmp_path: Path, every_tag: bool) -> None:
+    """Only the last bundle is read twice."""
     first = await look(ledger, tmp_path, every_tag=every_tag)
     again = await look(ledger, tmp_path, every_tag=every_tag)
     ledger.push(*(f"2.0.{number}" for number in range(600)))
@@ -65,8 +65,8 @@ async def test_a_ledger_is_followed_from_where_it_was_left(ledger: FakeLedger, t
     assert ledger.counted["entries"] == 3
 
 
-async def test_a_lie_is_found_again_until_it_is_gone(ledger: FakeLedger, tmp_path: Path) -> None:
-    """A cron job that failed once must not be well the next time."""
+async def test_a_problem_is_found_in_every_run(ledger: FakeLedger, tmp_path: Path) -> None:
+    """A cron job must not succeed after a failure that persists."""
     await look(ledger, tmp_path)
     ledger.add(EntryKind.TAG_MOVED, B, tag="1.0.0")
     found = [(await look(ledger, tmp_path)).problems for _ in range(2)]
@@ -74,8 +74,8 @@ async def test_a_lie_is_found_again_until_it_is_gone(ledger: FakeLedger, tmp_pat
     assert found[0] == found[1] == [f"entry 5: the name is bound to {A}, and this lets it mean {B}"]
 
 
-async def test_a_bound_name_stays_bound_over_runs_and_tombstones(ledger: FakeLedger, tmp_path: Path) -> None:
-    """What was read long ago decides; of it there is only a hash."""
+async def test_a_sealed_tag_stays_sealed_over_runs_and_tombstones(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The state from earlier runs is only a hash."""
     ledger.add(EntryKind.TAG_DELETED, A, tag="1.0.0")
     await look(ledger, tmp_path)
     ledger.add(EntryKind.TAG_CREATED, B, tag="1.0.0")
@@ -84,8 +84,8 @@ async def test_a_bound_name_stays_bound_over_runs_and_tombstones(ledger: FakeLed
     assert report.problems == [f"entry 6: the name is bound to another digest, and this lets it mean {B}"]
 
 
-async def test_a_chain_with_a_link_missing_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Entries that were never shown can't be hidden by leaving them out of a chain."""
+async def test_a_missing_link_of_a_chain_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Hidden entries can't be left out of a chain."""
     await look(ledger, tmp_path)
     ledger.add(EntryKind.TAG_MOVED, A, tag="latest", previous=3)
     report = await look(ledger, tmp_path)
@@ -93,46 +93,46 @@ async def test_a_chain_with_a_link_missing_is_named(ledger: FakeLedger, tmp_path
     assert report.problems == ["entry 5: its previous is 3, the last entry of shop/app:latest is 4"]
 
 
-async def test_entries_that_were_not_signed_are_named(ledger: FakeLedger, tmp_path: Path) -> None:
-    """What is shown to a monitor is what was signed, to the byte."""
+async def test_unsigned_entries_are_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The entries have to match the signed root to the byte."""
     ledger.checkpoint = ledger.note()
     ledger.entries[2] = ledger.entries[2].replace(b'"ci"', b'"me"')
     report = await look(ledger, tmp_path)
 
-    assert report.problems == ["the tree over the 5 entries that it gives has another root than the one that it signed"]
+    assert report.problems == ["the tree over its 5 entries does not have the signed root"]
 
 
 @pytest.mark.slow
-async def test_a_tag_that_was_re_pointed_in_the_database_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
-    """What the registry answers is not what its ledger says."""
+async def test_a_tag_changed_in_the_database_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
+    """The registry's answer differs from its ledger."""
     ledger.tags["shop/app", "1.0.0"] = B
     report = await look(ledger, tmp_path)
 
-    assert report.problems == [f"{HOST}/shop/app:1.0.0: the tag means {B}, and its last entry 1 says otherwise"]
+    assert report.problems == [f"{HOST}/shop/app:1.0.0: the tag resolves to {B}, but its last entry 1 differs"]
 
 
 @pytest.mark.slow
-async def test_a_tag_that_no_entry_speaks_of_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Put into the database by hand; only who asks for every tag sees it."""
+async def test_a_tag_without_an_entry_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
+    """Only a run over every tag finds it."""
     await look(ledger, tmp_path)
     ledger.tags["shop/app", "9.9.9"] = B
     some, every = await look(ledger, tmp_path), await look(ledger, tmp_path, every_tag=True)
 
     assert some.problems == []
-    assert every.problems == [f"{HOST}/shop/app:9.9.9: the tag means {B}, and the ledger says nothing of it"]
+    assert every.problems == [f"{HOST}/shop/app:9.9.9: the tag resolves to {B}, but the ledger has no entry for it"]
 
 
-async def test_tags_that_are_not_listed_could_not_be_compared(ledger: FakeLedger, tmp_path: Path) -> None:
-    """They may be hidden from this login, or gone without an entry."""
+async def test_unlisted_tags_could_not_be_compared(ledger: FakeLedger, tmp_path: Path) -> None:
+    """They may be hidden from this login, or deleted without an entry."""
     del ledger.tags["shop/app", "1.0.0"]
     report = await look(ledger, tmp_path, every_tag=True)
 
     assert report.problems == []
-    assert "lists 2 tags, and the ledger says that there are 3" in report.unchecked[0]
+    assert "lists 2 tags, and its ledger has 3" in report.unchecked[0]
 
 
-async def test_a_tag_that_moves_meanwhile_is_no_lie(ledger: FakeLedger, tmp_path: Path) -> None:
-    """It is looked at again behind a newer head."""
+async def test_a_concurrent_move_is_no_problem(ledger: FakeLedger, tmp_path: Path) -> None:
+    """It is compared again with a newer head."""
     before = ledger.copy()
     ledger.push("latest", digest=A, mode="floating")
     ledger.shown_later = before.note()
@@ -141,7 +141,7 @@ async def test_a_tag_that_moves_meanwhile_is_no_lie(ledger: FakeLedger, tmp_path
     assert (report.problems, report.size) == ([], 6)
 
 
-async def test_a_ledger_that_was_cut_back_is_named(ledger: FakeLedger, tmp_path: Path) -> None:
+async def test_a_truncated_ledger_is_detected(ledger: FakeLedger, tmp_path: Path) -> None:
     """By its head alone."""
     await look(ledger, tmp_path)
     ledger.shown = 3
@@ -149,32 +149,32 @@ async def test_a_ledger_that_was_cut_back_is_named(ledger: FakeLedger, tmp_path:
         await look(ledger, tmp_path)
 
 
-async def test_a_memory_that_is_ahead_of_the_ledger_could_not_be_checked(ledger: FakeLedger, tmp_path: Path) -> None:
-    """As when its trust was forgotten and its memory was not."""
+async def test_progress_ahead_of_the_ledger_could_not_be_checked(ledger: FakeLedger, tmp_path: Path) -> None:
+    """As after deleting the trust but not the progress."""
     await look(ledger, tmp_path)
     ClientState(tmp_path).forget(HOST)
     ledger.shown = 3
-    with pytest.raises(LedgerUnchecked, match="5 were read already"):
+    with pytest.raises(LedgerUnchecked, match="the 5 that were read before"):
         await look(ledger, tmp_path)
 
 
 async def test_without_the_right_to_the_entries_nothing_was_checked(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The head alone says nothing of what stands in the ledger."""
+    """The head alone proves nothing about entries."""
     ledger.entries_status = 403
     with pytest.raises(RemoteDenied):
         await look(ledger, tmp_path)
 
 
 async def test_a_registry_without_a_ledger_could_not_be_checked(ledger: FakeLedger, tmp_path: Path) -> None:
-    """There is nothing to follow."""
+    """There is nothing to monitor."""
     ledger.status = 404
     with pytest.raises(LedgerUnchecked):
         await look(ledger, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"x" * 100])
-async def test_a_memory_that_cant_be_read_is_no_beginning(ledger: FakeLedger, tmp_path: Path, damage: bytes) -> None:
-    """Whoever could damage it could otherwise have an old lie forgotten."""
+async def test_an_unreadable_progress_file_is_no_new_start(ledger: FakeLedger, tmp_path: Path, damage: bytes) -> None:
+    """Otherwise damaging it would hide an earlier problem."""
     await look(ledger, tmp_path)
     path = MonitorMemory(tmp_path, HOST).path
     for changed in (damage, path.read_bytes()[:-1], path.read_bytes() + b"x"):

@@ -1,4 +1,4 @@
-"""What runs on a cluster, asked by the real kubectl of an API that answers as recorded."""
+"""Running containers of a cluster, listed by the real kubectl from an API with recorded answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from boltseal.engines import kubectl
 from boltseal.engines.kubernetes import ClusterMismatch
 from boltseal.errors import ExitCode, exit_code
-from boltseal.host.containers.clusters import look
+from boltseal.host.containers.clusters import list_running
 from boltseal.host.containers.hosts import ContainerHost
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.container_check import ContainerStatus, DigestKind, LockedImages, Origin, judge
@@ -48,33 +48,35 @@ async def looked(
     cluster: FakeCluster, folder: Path, patch: pytest.MonkeyPatch, namespace: str | None = None
 ) -> ContainerHost:
     async with listening(cluster, folder, patch):
-        return await look(CONTEXT, namespace)
+        return await list_running(CONTEXT, namespace)
 
 
 @pytest.mark.parametrize("name", EVERY)
-async def test_one_lock_holds_for_every_runtime(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By index, by the platform's manifest or by the image ID, whichever it names."""
+async def test_one_lock_fits_every_runtime(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By index, platform manifest or image ID, whichever the runtime reports."""
     (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
     verdict = judge(seen.image, LockedImages.of(lock_of(LOCKED)))
 
-    assert (verdict.standing, verdict.weight) == (ContainerStatus.HOLDS, Weight.HOLDS)
+    assert (verdict.status, verdict.weight) == (ContainerStatus.HOLDS, Weight.HOLDS)
     assert seen.image.started_as == NAME
     assert (seen.image.machine, seen.node) == ("linux/amd64", "node-a")
 
 
 @pytest.mark.parametrize("name", EVERY)
-async def test_another_image_holds_for_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever it names: the pod is newer than the lock, so it was made of what the node had."""
+async def test_another_image_differs_on_every_runtime(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pod is newer than the lock, so it was created from the image on the node."""
     other = LockedImage(NAME, Digest.of(b"other"), NOW_US - 10**13, OCI_INDEX, (ARM,))
     (seen,) = (await looked(FakeCluster.of(name), tmp_path, monkeypatch)).seen
     verdict = judge(seen.image, LockedImages.of(lock_of(other)))
 
     assert verdict.weight is Weight.DIFFERS
-    assert verdict.standing is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict.status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
-async def test_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pods, and the nodes."""
+async def test_pods_and_nodes_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By two requests."""
     cluster = FakeCluster.of("several", "containerd-index")
     found = await looked(cluster, tmp_path, monkeypatch)
 
@@ -86,52 +88,54 @@ async def test_what_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_one_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of which others may not be seen."""
+    """Others may be forbidden."""
     cluster = FakeCluster.of("docker-local")
     (found,) = (await looked(cluster, tmp_path, monkeypatch, "shop")).seen
 
     assert "/api/v1/namespaces/shop/pods" in cluster.asked
     assert found.image.digests == {CONFIG: DigestKind.IMAGE_ID}
-    assert found.image.origin is Origin.UNSAID
+    assert found.image.origin is Origin.UNSPECIFIED
 
 
-async def test_nodes_that_may_not_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cost only the machine."""
+async def test_without_access_to_nodes_only_the_platform_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The containers are still listed."""
     cluster = FakeCluster.of("containerd-index")
     cluster.nodes_forbidden = True
     (found,) = (await looked(cluster, tmp_path, monkeypatch)).seen
 
-    assert (found.image.machine, found.image.digests) == ("", {INDEX: DigestKind.UNSAID})
+    assert (found.image.machine, found.image.digests) == ("", {INDEX: DigestKind.UNSPECIFIED})
 
 
-async def test_a_context_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In kubectl's words, and could not check."""
+async def test_an_unknown_context_could_not_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has kubectl's message."""
     async with listening(FakeCluster(), tmp_path, monkeypatch):
         with pytest.raises(kubectl.KubectlFailed, match="nowhere") as error:
-            await look("nowhere")
+            await list_running("nowhere")
 
     assert exit_code(error.value) is ExitCode.UNKNOWN
 
 
 @pytest.mark.parametrize("context", ["", "a\nb", "x\x1b"])
-async def test_a_context_that_can_not_be(context: str) -> None:
-    """Is usage."""
+async def test_an_invalid_context_is_a_usage_error(context: str) -> None:
+    """It is refused before kubectl is run."""
     with pytest.raises(kubectl.ContextInvalid):
         await kubectl.get(context, "pods")
 
 
-async def test_a_context_that_looks_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is a context all the same."""
+async def test_a_context_that_looks_like_an_option_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is passed as a value, never parsed as an option."""
     async with listening(FakeCluster(), tmp_path, monkeypatch):
         with pytest.raises(kubectl.KubectlFailed, match="--kubeconfig=/etc/passwd"):
-            await look("--kubeconfig=/etc/passwd")
+            await list_running("--kubeconfig=/etc/passwd")
 
 
-async def test_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to install."""
+async def test_a_missing_kubectl_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(kubectl.KubectlFailed, match="kubectl can't be started"):
-        await look("prod")
+        await list_running("prod")
 
 
 async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str, **bounds: Any) -> bytes:
@@ -142,9 +146,9 @@ async def _of_script(folder: Path, patch: pytest.MonkeyPatch, script: str, **bou
     return await kubectl.get("prod", "pods", **bounds)
 
 
-async def test_an_answer_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is not read for ever, and whoever gives it is ended."""
-    with pytest.raises(kubectl.KubectlFailed, match="answers with more than"):
+async def test_an_endless_answer_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubectl process is ended."""
+    with pytest.raises(kubectl.KubectlFailed, match="output is longer than"):
         await _of_script(tmp_path, monkeypatch, f"echo $$ > {tmp_path}/pid; exec yes", max_bytes=1_000_000)
 
     assert _ended(tmp_path / "pid")
@@ -154,14 +158,14 @@ def _ended(pid: Path) -> bool:
     return not Path(f"/proc/{pid.read_text().strip()}").exists()
 
 
-async def test_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is not waited for."""
+async def test_a_missing_answer_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hanging cluster does not block."""
     with pytest.raises(kubectl.KubectlFailed, match="has no answer of prod"):
         await _of_script(tmp_path, monkeypatch, "exec sleep 1000", within_s=0.2)
 
 
-async def test_a_cluster_that_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is could not check."""
+async def test_a_malformed_answer_could_not_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error, never an empty list."""
     cluster = FakeCluster.of("containerd-index")
     cluster.pods[0]["status"]["containerStatuses"][0]["imageID"] = "sha256:\x1b[2J"
     with pytest.raises(ClusterMismatch, match=r"\\x1b\[2J|expected a digest"):

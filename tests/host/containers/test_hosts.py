@@ -1,4 +1,4 @@
-"""What runs on an engine: by the container's own image, and for few questions."""
+"""Running containers of an engine: by the container's own image, and with few requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from boltseal.engines.api import MAX_CONTAINERS, EngineUnavailable, connected
 from boltseal.engines.inventory import ContainerHealth, EngineMismatch, State
-from boltseal.host.containers.hosts import ContainerHost, RunningContainer, look
+from boltseal.host.containers.hosts import ContainerHost, RunningContainer, list_running
 from boltseal.lockfile.container_check import DigestKind, Origin
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -23,7 +23,7 @@ AT = f"localhost:5000/shop/app@{PULLED}"
 
 async def looked(fake: FakeEngine, folder: Path, **more: float) -> ContainerHost:
     async with fake.listening(folder) as address, connected(address) as engine:
-        return await look(engine, **more)
+        return await list_running(engine, **more)
 
 
 async def one(fake: FakeEngine, folder: Path) -> RunningContainer:
@@ -31,8 +31,8 @@ async def one(fake: FakeEngine, folder: Path) -> RunningContainer:
     return found
 
 
-async def test_a_container_is_told_by_its_own_image(tmp_path: Path) -> None:
-    """Though its name means another one by now, which is told beside it."""
+async def test_a_container_is_described_by_its_own_image(tmp_path: Path) -> None:
+    """Even if its image name now resolves to another one, which is reported too."""
     fake = FakeEngine()
     old = fake.image("old", pulled=(AT,))
     new = fake.image("new", NAME)
@@ -40,16 +40,16 @@ async def test_a_container_is_told_by_its_own_image(tmp_path: Path) -> None:
     fake.container("web", NAME, old, labels=labels, RestartCount=2)
     found = await one(fake, tmp_path)
 
-    assert found.image.digests == {PULLED: DigestKind.UNSAID, Digest.parse(old): DigestKind.CONFIG}
-    assert found.image.here == frozenset({Digest.parse(new)})
+    assert found.image.digests == {PULLED: DigestKind.UNSPECIFIED, Digest.parse(old): DigestKind.CONFIG}
+    assert found.image.local_digests == frozenset({Digest.parse(new)})
     assert found.image.started_as == Reference.parse(NAME)
     assert (found.image.origin, found.image.recorded, found.image.platform) == (Origin.PULLED, True, "linux/amd64")
     assert (found.project, found.service, found.restarts) == ("shop", "web", 2)
     assert (found.state, found.health, found.runtime) == (State.RUNNING, ContainerHealth.NONE, "Docker")
 
 
-async def test_one_list_and_one_question_about_each_container_and_each_image(tmp_path: Path) -> None:
-    """However many containers run it, and under however many names."""
+async def test_one_list_and_one_request_per_container_and_image(tmp_path: Path) -> None:
+    """However many containers and names an image has."""
     fake = FakeEngine()
     images = [fake.image(f"app {number}", f"app:{number}") for number in range(3)]
     gone = fake.image("gone")
@@ -64,8 +64,8 @@ async def test_one_list_and_one_question_about_each_container_and_each_image(tmp
     assert len(fake.asked) == 3 + 12 + 4
 
 
-async def test_a_record_that_is_gone_and_a_container_that_is(tmp_path: Path) -> None:
-    """The ID is still known; who has ended meanwhile is left out, as is one that does not run."""
+async def test_missing_images_and_ended_containers(tmp_path: Path) -> None:
+    """The image ID is still known; ended and stopped containers are left out."""
     fake = FakeEngine()
     id_ = fake.image("app")
     del fake.images[id_]
@@ -75,13 +75,13 @@ async def test_a_record_that_is_gone_and_a_container_that_is(tmp_path: Path) -> 
     fake.wrong[f"containers/{'0' * 64}/json"] = Wrong(404, b'{"message": "No such container"}')
     found = await one(fake, tmp_path)
 
-    assert (found.name, found.image.recorded, found.image.here) == ("web", False, None)
+    assert (found.name, found.image.recorded, found.image.local_digests) == ("web", False, None)
     assert found.image.digests == {Digest.parse(id_): DigestKind.CONFIG}
 
 
 @pytest.mark.parametrize("started_as", ["", "not/a:ref:at all", "<none>"])
-async def test_what_it_was_started_as_may_be_any_text(tmp_path: Path, started_as: str) -> None:
-    """And is shown, and no name."""
+async def test_any_text_as_image_name_is_shown(tmp_path: Path, started_as: str) -> None:
+    """It is not parsed as a name."""
     fake = FakeEngine()
     fake.container("web", started_as, fake.image("app", NAME))
     found = await one(fake, tmp_path)
@@ -91,8 +91,8 @@ async def test_what_it_was_started_as_may_be_any_text(tmp_path: Path, started_as
 
 
 @pytest.mark.parametrize("digits", [7, 12, 64])
-async def test_an_image_id_is_no_name(tmp_path: Path, digits: int) -> None:
-    """Though its beginning could be one."""
+async def test_an_image_id_is_not_a_name(tmp_path: Path, digits: int) -> None:
+    """Though its prefix could be one."""
     fake = FakeEngine()
     id_ = fake.image("app", NAME)
     fake.container("web", id_.removeprefix("sha256:")[:digits], id_)
@@ -102,10 +102,10 @@ async def test_an_image_id_is_no_name(tmp_path: Path, digits: int) -> None:
 
 @pytest.mark.parametrize(
     ("media_type", "kind"),
-    [(OCI_INDEX, DigestKind.INDEX), (OCI_MANIFEST, DigestKind.MANIFEST), ("", DigestKind.UNSAID)],
+    [(OCI_INDEX, DigestKind.INDEX), (OCI_MANIFEST, DigestKind.MANIFEST), ("", DigestKind.UNSPECIFIED)],
 )
-async def test_containerds_store(tmp_path: Path, media_type: str, kind: DigestKind) -> None:
-    """Its ID is what was pulled or built, and newer engines say which of the two; and which manifest a container has."""
+async def test_digest_kinds_in_containerds_store(tmp_path: Path, media_type: str, kind: DigestKind) -> None:
+    """The ID is what was pulled or built; newer engines report which, and the container's manifest."""
     fake = FakeEngine(driver_status=SNAPSHOTTER)
     id_ = fake.image("app", NAME, Descriptor={"digest": str(PULLED), "mediaType": media_type} if media_type else None)
     manifest = Digest.of(b"manifest")
@@ -115,7 +115,7 @@ async def test_containerds_store(tmp_path: Path, media_type: str, kind: DigestKi
 
     assert found.image.digests == {Digest.parse(id_): kind, manifest: DigestKind.MANIFEST}
     assert (found.image.platform, found.image.machine) == ("linux/arm64", "linux/amd64")
-    assert found.image.origin is Origin.UNSAID
+    assert found.image.origin is Origin.UNSPECIFIED
 
 
 @pytest.mark.parametrize(
@@ -124,22 +124,22 @@ async def test_containerds_store(tmp_path: Path, media_type: str, kind: DigestKi
         (False, [NAME], [], Origin.LOCAL),
         (False, [NAME], [AT], Origin.PULLED),
         (True, ["localhost/app:1"], [f"localhost/app@{PULLED}"], Origin.LOCAL),
-        (True, ["localhost/app:1", NAME], [], Origin.UNSAID),
-        (True, [], [], Origin.UNSAID),
+        (True, ["localhost/app:1", NAME], [], Origin.UNSPECIFIED),
+        (True, [], [], Origin.UNSPECIFIED),
     ],
 )
-async def test_where_it_came_from(
+async def test_the_origin_of_an_image(
     tmp_path: Path, podman: bool, names: list[str], pulled: list[str], origin: Origin
 ) -> None:
-    """As far as the store says: Docker's own knows what it pulled, Podman has a registry for what it built."""
+    """As far as the store has it: Docker's classic store records pulls, Podman has a registry name for local builds."""
     fake = FakeEngine(podman=podman)
     fake.container("web", NAME, fake.image("app", *names, pulled=tuple(pulled)))
 
     assert (await one(fake, tmp_path)).image.origin is origin
 
 
-async def test_what_an_engine_makes_endless(tmp_path: Path) -> None:
-    """Labels and names are kept as far as anybody reads them; what a container was started as has a bound."""
+async def test_endless_labels_and_names_are_bounded(tmp_path: Path) -> None:
+    """So is the image name of a container."""
     fake = FakeEngine()
     names = [f"localhost:5000/shop/app:{number}" for number in range(500)]
     label = "com.docker.compose.project"
@@ -148,35 +148,35 @@ async def test_what_an_engine_makes_endless(tmp_path: Path) -> None:
     fake.container("web", "a" * 5000, fake.image("app"))
 
     assert (len(found.image.names), len(found.project)) == (100, 255)
-    with pytest.raises(EngineMismatch, match="a container can't be read"):
+    with pytest.raises(EngineMismatch, match="about a container can't be parsed"):
         await looked(fake, tmp_path)
 
 
-async def test_an_engine_that_takes_its_time(tmp_path: Path) -> None:
-    """For all together, and not only for each answer."""
+async def test_a_slow_engine_times_out(tmp_path: Path) -> None:
+    """For all requests together, not only for each."""
     fake = FakeEngine()
     id_ = fake.container("web", NAME, fake.image("app"))
     fake.wrong[f"containers/{id_}/json"] = Wrong(200, b" ", endless=True)
 
-    with pytest.raises(EngineUnavailable, match="has not told all that runs"):
+    with pytest.raises(EngineUnavailable, match="did not list all running containers"):
         await looked(fake, tmp_path, within_s=0.2)
 
 
 @pytest.mark.parametrize(
     "time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "some day", "2026-11-21T09:00:00"]
 )
-async def test_a_time_that_is_none(tmp_path: Path, time: str) -> None:
-    """Is not told."""
+async def test_an_invalid_time_is_unknown(tmp_path: Path, time: str) -> None:
+    """It is neither an error nor a guess."""
     fake = FakeEngine()
     fake.container("web", NAME, fake.image("app"), State={"Status": "running", "StartedAt": time})
 
     assert (await one(fake, tmp_path)).started_us is None
 
 
-async def test_an_engine_that_lists_without_an_end(tmp_path: Path) -> None:
-    """Is not asked about each."""
+async def test_an_endless_list_is_refused(tmp_path: Path) -> None:
+    """Before any container is asked for."""
     fake = FakeEngine(containers={f"{number:064x}": {} for number in range(MAX_CONTAINERS + 1)})
-    with pytest.raises(EngineMismatch, match="that it has 10001 containers"):
+    with pytest.raises(EngineMismatch, match="reports 10001 containers"):
         await looked(fake, tmp_path)
 
     assert len(fake.asked) == 3

@@ -1,4 +1,4 @@
-"""What is asked of registries about what runs, and what is not."""
+"""Requests to registries about running images, and requests that are never made."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from boltseal.client.errors import RemoteUnavailable
 from boltseal.client.ledger_trust import LedgerCheck, TrustStatus
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport, TransportOptions
-from boltseal.host.containers.registries import Answers, Past, Registries, TagEvidence, ask, digest_name
+from boltseal.host.containers.registries import (
+    RegistryAnswers,
+    RegistryQueries,
+    TagEvidence,
+    TagHistory,
+    digest_name,
+    query_registries,
+)
 from boltseal.ledger.follow import Fault, LedgerBroken
 from boltseal.ledger.tag_intervals import TagStep
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.fakes.hub import FakeHub
 from tests.images import image, index, to_json
-from tests.project.sites import publish
+from tests.project.image_ref_samples import publish
 
 NAME, OTHER = (Reference.parse(f"registry.example.com/shop/app:{tag}") for tag in ("latest", "1.4.2"))
 PLACE = ("registry.example.com", NAME.repository)
@@ -43,21 +50,21 @@ async def asking(
     *,
     allowed: Callable[[str], bool] = lambda _: True,
     watch: Callable[[str], Awaitable[LedgerCheck]] = no_ledger,
-) -> AsyncIterator[Registries]:
+) -> AsyncIterator[RegistryQueries]:
     transport = Transport(CredentialStore([Path("/nowhere")]), TransportOptions(), app=hub.transport())
     try:
-        yield Registries(transport, allowed, watch)
+        yield RegistryQueries(transport, allowed, watch)
     finally:
         await transport.aclose()
 
 
-async def told(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> Answers:
+async def told(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> RegistryAnswers:
     async with asking(hub) as registries:
-        return await ask(registries, names, lambda _: by_digest or set())
+        return await query_registries(registries, names, lambda _: by_digest or set())
 
 
-async def test_a_head_for_each_name_and_nothing_that_is_a_pull() -> None:
-    """However often it is named."""
+async def test_one_head_per_name_and_no_pull() -> None:
+    """However many containers have the name."""
     hub = FakeHub()
     digest = publish(hub, "shop/app:latest", index(image("app")))
     found = await told(hub, *[NAME] * 5, OTHER, by_digest={digest_name(NAME, Digest.parse(digest))})
@@ -68,8 +75,8 @@ async def test_a_head_for_each_name_and_nothing_that_is_a_pull() -> None:
     assert isinstance(found.meanings[digest_name(NAME, Digest.parse(digest))], Resolved)
 
 
-async def test_a_registry_that_keeps_a_history_without_signing_it() -> None:
-    """As distribution-spec PR #606 has it; what has no time that can be read is no step."""
+async def test_an_unsigned_history_is_read() -> None:
+    """By distribution-spec PR #606; events without a valid time are ignored."""
     hub = FakeHub()
     digest = publish(hub, "shop/app:latest", image("app"))
     hub.histories["shop/app:latest"] = to_json(
@@ -86,7 +93,7 @@ async def test_a_registry_that_keeps_a_history_without_signing_it() -> None:
     found = await told(hub, NAME)
 
     steps = (TagStep(1_795_600_800_000_000, digest), TagStep(1_795_687_200_000_000, ""))
-    assert found.pasts == {PLACE: Past({"latest": steps}, by=TagEvidence.REGISTRY)}
+    assert found.histories == {PLACE: TagHistory({"latest": steps}, by=TagEvidence.REGISTRY)}
 
 
 def _event(digest: str, time: str, event: str) -> dict[str, object]:
@@ -97,25 +104,25 @@ def _event(digest: str, time: str, event: str) -> dict[str, object]:
 
 
 async def test_a_registry_without_any_history_is_asked_for_it_once() -> None:
-    """And not for each of its tags."""
+    """Not for each of its tags."""
     hub = FakeHub()
     publish(hub, "shop/app:latest", image("app"))
 
-    assert (await told(hub, NAME, OTHER)).pasts == {PLACE: Past()}
+    assert (await told(hub, NAME, OTHER)).histories == {PLACE: TagHistory()}
 
 
-async def test_a_registry_that_is_not_allowed() -> None:
-    """Is not asked anything."""
+async def test_a_registry_that_is_not_allowed_gets_no_request() -> None:
+    """Neither for names nor for histories."""
     hub = FakeHub()
     async with asking(hub, allowed=lambda _: False) as registries:
-        found = await ask(registries, [NAME], lambda _: set())
+        found = await query_registries(registries, [NAME], lambda _: set())
 
-    assert (hub.counted.total(), found.pasts) == (0, {})
+    assert (hub.counted.total(), found.histories) == (0, {})
     assert "is not asked" in str(found.meanings[NAME])
 
 
-async def test_a_ledger_that_can_not_be_looked_at() -> None:
-    """Is looked at once, and costs its registry's word; the reason is told."""
+async def test_an_unreachable_ledger_is_asked_once() -> None:
+    """The registry's history is then unknown, with the reason."""
     looks = []
 
     async def watch(registry: str) -> LedgerCheck:
@@ -123,19 +130,19 @@ async def test_a_ledger_that_can_not_be_looked_at() -> None:
         raise RemoteUnavailable("its ledger is down")
 
     async with asking(FakeHub(), watch=watch) as registries:
-        found = await ask(registries, [NAME, OTHER], lambda _: set())
+        found = await query_registries(registries, [NAME, OTHER], lambda _: set())
 
     assert looks == ["registry.example.com"]
-    assert found.pasts == {PLACE: Past(why="its ledger is down")}
+    assert found.histories == {PLACE: TagHistory(why="its ledger is down")}
     assert "its ledger is down" in str(found.meanings[NAME])
 
 
-async def test_a_ledger_that_is_broken_ends_everything() -> None:
-    """Nothing that such a registry says is shown as if it were true."""
+async def test_a_broken_ledger_raises() -> None:
+    """Its registry's answers are not shown."""
 
     async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.OTHER_LEDGER, "it was rewritten")
 
     async with asking(FakeHub(), watch=watch) as registries:
         with pytest.raises(LedgerBroken):
-            await ask(registries, [NAME], lambda _: set())
+            await query_registries(registries, [NAME], lambda _: set())

@@ -28,7 +28,7 @@ NAMES_BY_GO = Path(__file__).parents[2] / "data/scrub/names-by-go.tar.gz"
 
 
 def layer_tar(files: Files) -> bytes:
-    """A layer of plain files, owned by root in its headers, with the folders they lie in."""
+    """Return a layer of regular files, owned by root in its headers, with their folders."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
         made: set[str] = set()
@@ -48,21 +48,21 @@ def layer_tar(files: Files) -> bytes:
 
 
 def extended(type_: bytes, data: bytes, following: bytes) -> bytes:
-    """A header, and in front of it what extends it."""
+    """Return a header and the extensions before it."""
     before = tarfile.TarInfo("extension")
     before.type, before.size = type_, len(data)
     return before.tobuf(tarfile.USTAR_FORMAT) + data.ljust(-(-len(data) // 512) * 512, b"\0") + following
 
 
 def record(key: bytes, value: bytes) -> bytes:
-    """A PAX record of less than a hundred bytes."""
+    """Return a PAX record of less than a hundred bytes."""
     rest = b" " + key + b"=" + value + b"\n"
     size = next(size for size in range(100) if size == len(b"%d" % size + rest))
     return b"%d" % size + rest
 
 
 def split(tar: bytes) -> bytes:
-    """A tar-split of it, as Docker writes one."""
+    """Return its tar-split, as Docker writes it."""
     lines: list[dict[str, object]] = []
     at = 0
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
@@ -81,7 +81,7 @@ def split(tar: bytes) -> bytes:
 
 
 def header_name(tar: bytes, entry: tarfile.TarInfo, name: str) -> str:
-    """The name as it stands in the header, with its slash or without."""
+    """Return the name as in the header, with or without its slash."""
     stored = tar[entry.offset_data - 512 : entry.offset_data - 412].split(b"\0", 1)[0].decode()
     return stored if stored.rstrip("/") == entry.name else name
 
@@ -98,7 +98,7 @@ class DockerStore:
 
     @classmethod
     def at(cls, folder: Path) -> DockerStore:
-        """An empty one. Not as root its name says who owns it, as with userns-remap."""
+        """Create an empty store. Without root its name gives the owner, as with userns-remap."""
         root = folder / ("store" if os.geteuid() == 0 else f"{os.geteuid()}.{os.getegid()}")
         for made in ("image/overlay2/imagedb/content/sha256", "image/overlay2/layerdb/sha256", "overlay2/l"):
             (root / made).mkdir(parents=True)
@@ -106,7 +106,7 @@ class DockerStore:
         return cls(root)
 
     def image(self, name: str, *layers: Files) -> Digest:
-        """Adds an image under a name, its layers as if they had been unpacked."""
+        """Add an image with a name; its layers are written as if they had been unpacked."""
         tars = [layer_tar(each) for each in layers]
         diffs = [Digest.of(each) for each in tars]
         config = {"rootfs": {"type": "layers", "diff_ids": [str(each) for each in diffs]}}
@@ -117,7 +117,7 @@ class DockerStore:
         return image
 
     def config(self, name: str, raw: bytes) -> Digest:
-        """Adds a config, and a name for it."""
+        """Add a config and a name for it."""
         image = Digest.of(raw)
         (self.root / "image/overlay2/imagedb/content/sha256" / image.hex).write_bytes(raw)
         names = self.root / "image/overlay2/repositories.json"
@@ -127,7 +127,7 @@ class DockerStore:
         return image
 
     def image_of_empty_files(self, name: str, count: int, in_a_folder: int = 1000) -> None:
-        """Adds an image of one layer of so many empty files, without ever having its tar in memory."""
+        """Add an image of one layer of so many empty files, without its tar in memory."""
         self.image(name, {"f": b"f"})
         top = self.layer()
         (top / "f").unlink()
@@ -155,7 +155,7 @@ class DockerStore:
         self.config(name, json.dumps({"rootfs": {"diff_ids": [str(diff)]}}).encode())
 
     def layer(self, index: int = 0) -> Path:
-        """The folder of the layer that was added as such."""
+        """Return the folder of a layer that was added."""
         return sorted(self.root.glob("overlay2/*/diff"))[index]
 
     def _layer(self, tar: bytes, diff: Digest, chain: Digest, below: Digest | None, links: list[str]) -> None:
@@ -193,7 +193,7 @@ def _header_of_nobodys_file(now: int) -> bytes:
 
 
 def peak_mb(root: Path, entries: int) -> float:
-    """The most memory that a process held which has checked a store of one image, and found it clean."""
+    """Return the peak memory of a process that checks a store of one image and finds it clean."""
     done = subprocess.run(
         [sys.executable, "-c", _PEAK, root, str(entries)], check=True, stdout=subprocess.PIPE, text=True
     )

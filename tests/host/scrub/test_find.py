@@ -1,4 +1,4 @@
-"""Where stores lie on a disk. A place that can't be looked into may hold one, and is never passed over."""
+"""Finding stores on a disk. An unreadable place may have one, and is never skipped silently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.host.scrub import find_stores
-from boltseal.host.scrub.find_stores import NoStore, store_at, usual_stores
+from boltseal.host.scrub.find_stores import NoStoreFound, store_at, usual_stores
 from tests.programs import as_somebody
 
 LOOK = """
@@ -24,21 +24,21 @@ for store in store_at(root):
 
 
 def looked(root: Path) -> list[str]:
-    """What is found by somebody whom permissions stop."""
+    """Return what a process without extra rights finds."""
     argv = [*as_somebody(), sys.executable, "-c", LOOK, str(root)]
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """A disk with a store of Docker that holds nothing, and two users."""
+    """A disk with an empty Docker store and two users."""
     for inside in ("var/lib/docker/image", "root", "home/ann/.local/share/docker/image", "home/bob"):
         (tmp_path / "disk" / inside).mkdir(parents=True)
     return tmp_path / "disk"
 
 
 def test_stores_of_a_disk_and_of_its_users_are_found(disk: Path) -> None:
-    """A file where a store would be is none."""
+    """A file in place of a store is ignored."""
     (disk / "var/lib/containerd").write_text("")
 
     assert [each.root.relative_to(disk).as_posix() for each in store_at(disk)] == [
@@ -59,8 +59,8 @@ def test_stores_of_a_disk_and_of_its_users_are_found(disk: Path) -> None:
         ("var/lib/docker", 0o000, ["var/lib/docker"]),
     ],
 )
-def test_what_can_not_be_looked_into_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
-    """A home that may be passed through is closed to nobody who knows the way."""
+def test_an_unreadable_place_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
+    """A home folder with only the execute right can still be searched by known paths."""
     (disk / closed).chmod(mode)
     try:
         found = looked(disk)
@@ -71,8 +71,8 @@ def test_what_can_not_be_looked_into_could_not_be_checked(disk: Path, closed: st
     assert ("var/lib/docker read" in found) == (closed != "var/lib/docker")
 
 
-def test_a_store_behind_a_closed_folder_is_told_when_it_is_named(disk: Path) -> None:
-    """Whether it is there can't even be seen."""
+def test_a_named_store_in_an_unreadable_folder_is_reported(disk: Path) -> None:
+    """Whether it exists is unknown."""
     (disk / "home").chmod(0)
     try:
         found = looked(disk / "home/ann/.local/share/docker")
@@ -82,23 +82,23 @@ def test_a_store_behind_a_closed_folder_is_told_when_it_is_named(disk: Path) -> 
     assert found == [". could not check"]
 
 
-def test_of_more_homes_than_are_looked_into_the_next_is_told(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk and on this host; never left out in silence."""
+def test_homes_beyond_the_limit_are_reported(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk and on this host; they are never skipped silently."""
     monkeypatch.setattr(find_stores, "MAX_HOMES", 1)
 
     stores = [store_at(disk), usual_stores([disk / "home/bob", disk / "home/ann"])]
     unknown = [[why for each in found for why in each.plan(each.root).unknown] for found in stores]
 
-    assert unknown == [["there are more than 1 homes; what the others keep is checked where --root names it"]] * 2
+    assert unknown == [["not checked: there are more than 1 home folders; name this one with --root"]] * 2
 
 
 def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NoStore, match="is not there"):
+    with pytest.raises(NoStoreFound, match="does not exist"):
         store_at(tmp_path / ("a" * 300))
 
 
-def test_a_link_into_a_closed_folder_is_doubt(disk: Path) -> None:
-    """A hostile layout's; it is not followed."""
+def test_a_link_into_an_unreadable_folder_could_not_be_checked(disk: Path) -> None:
+    """A hostile layout could have it; it is not followed."""
     (disk / "home").chmod(0)
     try:
         (disk / "root/index.json").symlink_to(disk / "home/ann")

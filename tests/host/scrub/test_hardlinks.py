@@ -1,4 +1,4 @@
-"""Extended attributes of hard-linked files, compared without an engine: attributes of `user.` need no rights."""
+"""Extended attributes of hard-linked files, without an engine: `user.` attributes need no rights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from boltseal.host.scrub.tar_header import HARDLINK, REGULAR, Header, TarMalform
 
 @pytest.fixture
 def layer(tmp_path: Path) -> Path:
-    """An unpacked layer of one empty file of three names."""
+    """An unpacked layer of one empty file with three names."""
     folder = tmp_path / "layer"
     folder.mkdir()
     (folder / "a").touch(0o644)
@@ -29,14 +29,14 @@ def layer(tmp_path: Path) -> Path:
 
 
 def header(name: bytes, link: bytes = b"", mode: int = 0o644, **attributes: str) -> Header:
-    """Of the file, or of a link to it."""
+    """Return the header of the file or of a link to it."""
     traits = UnusualTraits(HARDLINK if link else REGULAR, mode, (os.geteuid(), os.getegid()), link)
     xattrs = {f"user.{key}".encode(): value.encode() for key, value in attributes.items()}
     return Header(name, traits, 0, 0, False, xattrs, 0, None)
 
 
 def differences(layer: Path, *headers: Header) -> list[tuple[DifferenceKind, str, str, str]]:
-    """What differs, with what is expected and what is there."""
+    """Return what differs, with expected and actual values."""
     with SafeFolder(layer) as tree:
         comparison = LayerComparison(tree, "", Ownership(), FileReader(tree, lambda _: None))
         for each in headers:
@@ -49,15 +49,15 @@ PLAIN = header(b"a"), header(b"b", b"a"), header(b"c", b"b")
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
-def test_an_attribute_that_no_header_has_is_found_by_any_name(layer: Path, name: str) -> None:
+def test_an_attribute_without_a_header_is_found_by_any_name(layer: Path, name: str) -> None:
     """It is reported once, at the first name."""
     os.setxattr(layer / name, "user.evil", b"1")
 
     assert differences(layer, *PLAIN) == [(DifferenceKind.XATTR, "a", "user.evil=none", "user.evil=1")]
 
 
-def test_the_attributes_of_all_headers_add_up_and_the_last_value_holds(layer: Path) -> None:
-    """As engines set those of each header on the file, and remove none."""
+def test_attributes_of_all_headers_are_merged(layer: Path) -> None:
+    """Engines set the attributes of each header on the file and remove none."""
     headers = header(b"a", x="1", y="1"), header(b"b", b"a", x="2"), header(b"c", b"a", z="3")
     for name, value in (("x", b"2"), ("y", b"1"), ("z", b"3")):
         os.setxattr(layer / "a", f"user.{name}", value)
@@ -73,23 +73,23 @@ def test_the_attributes_of_all_headers_add_up_and_the_last_value_holds(layer: Pa
     ]
 
 
-def test_the_header_of_a_link_to_a_link_is_that_of_the_file(layer: Path) -> None:
-    """The last header holds: what the first has says nothing of the mode."""
+def test_the_last_header_of_a_chain_of_links_counts(layer: Path) -> None:
+    """The mode in the first header is ignored."""
     (layer / "a").chmod(0o600)
 
     assert differences(layer, header(b"a"), header(b"b", b"a"), header(b"c", b"b", 0o600)) == []
     assert [each[0] for each in differences(layer, header(b"a", mode=0o600), *PLAIN[1:])] == [DifferenceKind.MODE]
 
 
-def test_a_file_that_is_named_again_has_the_attributes_of_its_new_header(layer: Path) -> None:
+def test_a_replaced_file_has_the_attributes_of_its_new_header(layer: Path) -> None:
     """The later entry replaces the earlier one."""
     os.setxattr(layer / "a", "user.x", b"2")
 
     assert differences(layer, header(b"a", x="1", y="1"), header(b"a", x="2"), *PLAIN[1:]) == []
 
 
-def test_attributes_without_end_are_refused(layer: Path) -> None:
-    """A hostile list of entries must not fill the memory."""
+def test_endless_attributes_are_refused(layer: Path) -> None:
+    """A hostile tar must not fill the memory."""
     large = bytes(1 << 22)
     one, count = header(b"b", b"a"), MAX_SHARED_ATTRIBUTES_BYTES // len(large)
     repeated = [one._replace(xattrs={b"user.x": large})] * (count + 1)

@@ -1,4 +1,4 @@
-"""A host's stores as a whole: what is shared is read once, what changes meanwhile is said, work is done side by side."""
+"""Checking all stores of a host: shared layers, concurrent changes, and worker processes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def checked(store: DockerStore, wanted: ScrubRequest | None = None) -> dict[str,
     return {each.ref: each for each in found}
 
 
-def test_an_image_that_goes_away_meanwhile_is_no_difference(store: DockerStore) -> None:
-    """Somebody removed it: that is said, and not that it was tampered with."""
+def test_an_image_removed_during_the_check_is_no_difference(store: DockerStore) -> None:
+    """It is reported as not checked, not as tampered with."""
     image = store.image("going:1", LOWER, {"app": b"app"})
 
     def remove(*_: int) -> None:
@@ -55,8 +55,8 @@ def test_an_image_that_goes_away_meanwhile_is_no_difference(store: DockerStore) 
     assert "while it was checked" in report.unknown[0]
 
 
-def test_a_link_of_the_stack_that_is_turned_meanwhile_is_never_clean(store: DockerStore) -> None:
-    """The layers that were read hold; what would be mounted now is another one."""
+def test_a_stack_link_redirected_during_the_check_is_never_clean(store: DockerStore) -> None:
+    """The checked layers match, but the next mount would use another one."""
     store.image("turning:1", LOWER, {"app": b"app"})
     (lower,) = store.root.glob("overlay2/*/lower")
     link = store.root / "overlay2" / lower.read_text()
@@ -72,7 +72,7 @@ def test_a_link_of_the_stack_that_is_turned_meanwhile_is_never_clean(store: Dock
 
 
 def container(store: DockerStore, **state: bool) -> Path:
-    """The folder of a container whose own layer Docker has removed already, as it does first."""
+    """Return the folder of a container whose own layer Docker has already removed, as it does first."""
     id_ = "c" * 64
     (image,) = json.loads((store.root / "image/overlay2/repositories.json").read_text())["Repositories"][
         "boxed"
@@ -88,8 +88,8 @@ def container(store: DockerStore, **state: bool) -> Path:
     return folder
 
 
-def test_a_container_that_goes_away_meanwhile_is_no_difference(store: DockerStore) -> None:
-    """Its layer was gone already when it was looked at, and it itself a moment later."""
+def test_a_container_removed_during_the_check_is_no_difference(store: DockerStore) -> None:
+    """Docker removes its layer first, and the container a moment later."""
     store.image("boxed:1", LOWER)
     going = container(store)
 
@@ -107,18 +107,18 @@ def test_a_container_that_goes_away_meanwhile_is_no_difference(store: DockerStor
         ({"RemovalInProgress": True}, ReportStatus.UNKNOWN),
     ],
 )
-def test_a_container_without_its_layer_is_told_unless_docker_is_removing_it(
+def test_a_container_without_its_layer_differs_unless_docker_is_removing_it(
     store: DockerStore, state: dict[str, bool], status: ReportStatus
 ) -> None:
-    """Docker writes down that it is at it, and that it could not."""
+    """Docker records that a removal is running or failed."""
     store.image("boxed:1", LOWER)
     container(store, **state)
 
     assert checked(store)["box"].status is status
 
 
-def test_an_image_that_gets_another_name_meanwhile_holds(store: DockerStore) -> None:
-    """A name is no file of it."""
+def test_an_image_renamed_during_the_check_holds(store: DockerStore) -> None:
+    """A name is not part of its files."""
     store.image("named:1", LOWER)
 
     def name(*_: int) -> None:
@@ -131,7 +131,7 @@ def test_an_image_that_gets_another_name_meanwhile_holds(store: DockerStore) -> 
 
 
 def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
-    """And both are told of what differs in it."""
+    """Its differences are reported for both."""
     store.image("one:1", LOWER)
     chain = store.root / "image/overlay2/layerdb/sha256"
     (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
@@ -147,8 +147,8 @@ def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
 
 
 @pytest.mark.lengthy
-def test_layers_are_checked_side_by_side_with_the_same_result(store: DockerStore) -> None:
-    """Several processes find what one finds."""
+def test_parallel_checks_have_the_same_result(store: DockerStore) -> None:
+    """Several processes find what one process finds."""
     large = os.urandom(ALONE_BYTES // 4)
     store.image("large:1", *({f"f{number}": large + bytes([number])} for number in range(6)))
     for index in range(6):
@@ -175,8 +175,8 @@ def large_image(store: DockerStore) -> None:
 
 
 @pytest.mark.lengthy
-def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore) -> None:
-    """By the kernel, for want of memory, say: that is no difference, no defect, and never clean."""
+def test_layers_of_a_killed_worker_could_not_be_checked(store: DockerStore) -> None:
+    """For example for lack of memory: that is neither a difference nor clean."""
     large_image(store)
     killed: list[int] = []
 
@@ -189,12 +189,12 @@ def test_a_worker_that_is_killed_leaves_what_it_did_unchecked(store: DockerStore
 
     assert killed
     assert (report.status, report.differences) == (ReportStatus.UNKNOWN, ())
-    assert "was ended" in report.unknown[0]
+    assert "was killed" in report.unknown[0]
 
 
 @pytest.mark.lengthy
-def test_an_interrupt_ends_all_processes_at_once_and_says_nothing_of_it(store: DockerStore) -> None:
-    """Ctrl-C reaches the whole group; exit code 130, and no traceback of a worker."""
+def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
+    """Ctrl-C reaches the whole process group: exit code 130 and no traceback."""
     large_image(store)
     argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
     argv = ["env", "--default-signal=INT", *argv]  # whoever started this test may have it ignored
@@ -212,8 +212,8 @@ def test_an_interrupt_ends_all_processes_at_once_and_says_nothing_of_it(store: D
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
-def test_a_meter_counts_what_it_is_told_and_asks_for_time_where_there_is_a_rate() -> None:
-    """By when the next byte may be read is shared by all who read."""
+def test_a_meter_counts_bytes_and_waits_for_the_rate() -> None:
+    """The time of the next read is shared by all processes."""
     context = get_context("spawn")
     count, free_at = context.Value("q", 0), context.Value("d", 0.0)
     meter = Meter(count, free_at, 10**9)
@@ -225,8 +225,8 @@ def test_a_meter_counts_what_it_is_told_and_asks_for_time_where_there_is_a_rate(
     assert free_at.value - first >= 1_000_000 / 10**9 - 1e-6
 
 
-def test_a_rate_is_kept_over_all_that_is_read(store: DockerStore) -> None:
-    """So much is slept as the bytes of the layer take at that rate: by a clock that only sleeping moves."""
+def test_the_rate_applies_to_all_reads(store: DockerStore) -> None:
+    """By a clock that only sleeping advances."""
     store.image("app:1", {f"f{number}": os.urandom(300_000) for number in range(10)})
     (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
     context, now = get_context("spawn"), [1000.0]
@@ -243,8 +243,8 @@ def test_a_rate_is_kept_over_all_that_is_read(store: DockerStore) -> None:
     assert free_at.value - now[0] < 1  # what was read last has no need to be waited for
 
 
-def test_progress_is_told_while_a_single_layer_is_read(store: DockerStore) -> None:
-    """A person would see nothing for as long as it takes."""
+def test_progress_is_reported_while_a_single_layer_is_read(store: DockerStore) -> None:
+    """Not only after it."""
     store.image("large:1", {f"f{number}": bytes(1 << 18) for number in range(8)})
     told: list[tuple[int, int]] = []
     wanted = ScrubRequest(pace=WorkRate(bytes_per_second=2 << 20))
@@ -255,8 +255,8 @@ def test_progress_is_told_while_a_single_layer_is_read(store: DockerStore) -> No
     assert told[-1][1] == 1
 
 
-def test_a_difference_counts_more_than_what_could_not_be_checked() -> None:
-    """Exit code 1 beats 3."""
+def test_a_difference_takes_precedence_over_unknown() -> None:
+    """Exit code 1 precedes 3."""
     reports = [
         ScrubReport("image", "a", status, "", "")
         for status in (ReportStatus.UNKNOWN, ReportStatus.DIFFERS, ReportStatus.HOLDS)
@@ -267,21 +267,21 @@ def test_a_difference_counts_more_than_what_could_not_be_checked() -> None:
     assert outcome([]) is ReportStatus.HOLDS
 
 
-def test_quick_finds_what_stands_in_attributes(store: DockerStore) -> None:
-    """And nothing is read of the files."""
+def test_quick_compares_metadata_only(store: DockerStore) -> None:
+    """No file is read."""
     store.image("app:1", LOWER)
     (store.layer() / "bin/tool").chmod(0o4755)
     (store.layer() / "bin/evil").touch()
 
-    report = checked(store, ScrubRequest(manner=CheckMode(quick=True)))["app:1"]
+    report = checked(store, ScrubRequest(check_mode=CheckMode(quick=True)))["app:1"]
 
     assert {(each.kind, each.path) for each in report.differences} == {(DifferenceKind.MODE, "bin/tool"), (DifferenceKind.EXTRA, "bin/evil")} | {
         (DifferenceKind.MTIME, "bin")
     }  # fmt: skip
 
 
-def test_a_file_written_to_while_it_is_read_is_told_as_that(store: DockerStore) -> None:
-    """No layer's file is written to by anybody: it is a difference, and says what it comes from."""
+def test_a_file_written_to_during_the_check_is_reported_as_such(store: DockerStore) -> None:
+    """Nothing legitimate writes to a layer's files, so it is a difference."""
     large = os.urandom(3 << 20)
     store.image("app:1", {"a": large, "b": large[1:]})
     written: list[int] = []
@@ -298,11 +298,11 @@ def test_a_file_written_to_while_it_is_read_is_told_as_that(store: DockerStore) 
     result = check(layer, CheckMode(), spend)
 
     assert [(each.kind, each.path) for each in result.differences] == [(DifferenceKind.CONTENT, "b")]
-    assert result.differences[0].got == "a file that was written to while it was checked"
+    assert result.differences[0].got == "a file that was written to during the check"
 
 
-def test_a_folder_of_more_names_than_are_read_is_never_clean(store: DockerStore) -> None:
-    """Somebody could hide one file among millions."""
+def test_a_folder_with_too_many_names_is_never_clean(store: DockerStore) -> None:
+    """An attacker could hide a file among millions."""
     store.image("app:1", LOWER)
     (layer,) = store_at(store.root)[0].plan(store.root).images[0].layers
     for number in range(20):
@@ -320,8 +320,8 @@ def test_a_folder_of_more_names_than_are_read_is_never_clean(store: DockerStore)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
-def test_owners_of_a_plain_users_store_are_compared_by_what_etc_says_of_the_user(tmp_path: Path) -> None:
-    """Where it says nothing of others than the user, they could not be checked; the user's own files could."""
+def test_owners_of_a_rootless_store_are_compared_by_etc_subuid(tmp_path: Path) -> None:
+    """Without entries only the user's own files can be checked."""
     root = rootless(tmp_path)
     known = [scrub(store_at(root), ScrubRequest(), lambda *_: None)]
     (tmp_path / "disk/etc/subuid").unlink()
@@ -334,7 +334,7 @@ def test_owners_of_a_plain_users_store_are_compared_by_what_etc_says_of_the_user
 
 
 def rootless(folder: Path) -> Path:
-    """A store of a user 12345, whose files are all that user's."""
+    """A store of user 12345, who owns all its files."""
     (folder / "disk/etc").mkdir(parents=True)
     (folder / "disk/etc/passwd").write_text("shop:x:12345:12345::/home/shop:/bin/sh\n")
     for name in ("subuid", "subgid"):

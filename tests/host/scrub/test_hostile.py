@@ -1,4 +1,4 @@
-"""Metadata that was written to harm who reads it: such an image is reported, the rest goes on, and nothing outside is read."""
+"""Hostile metadata: the image is reported, the rest is checked, and nothing outside of the store is read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.host.scrub.find_stores import NoStore, store_at
+from boltseal.host.scrub.find_stores import NoStoreFound, store_at
 from boltseal.host.scrub.layer_comparison import MAX_ABSENT
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
@@ -61,7 +61,7 @@ CONFIGS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_hostile_config_is_reported_and_the_other_image_is_checked(store: DockerStore, name: str) -> None:
-    """Whatever it is made of."""
+    """Whatever the config contains."""
     store.config("bad:1", CONFIGS[name])
 
     found = checked(store)
@@ -71,7 +71,7 @@ def test_a_hostile_config_is_reported_and_the_other_image_is_checked(store: Dock
 
 
 def test_a_config_of_gigabytes_is_not_read(store: DockerStore) -> None:
-    """A file with a hole costs nothing to make."""
+    """A sparse file is free to create."""
     bad = store.config("bad:1", b"{}")
     os.truncate(store.root / "image/overlay2/imagedb/content/sha256" / bad.hex, 8 << 30)
 
@@ -81,8 +81,8 @@ def test_a_config_of_gigabytes_is_not_read(store: DockerStore) -> None:
     assert "more than" in found["bad:1"].differences[0].got
 
 
-def test_a_list_of_names_that_is_a_bomb_leaves_the_images(store: DockerStore) -> None:
-    """Then nobody knows their names, and they are checked by their IDs."""
+def test_a_hostile_list_of_names_leaves_the_images(store: DockerStore) -> None:
+    """Their names are unknown then, and they are checked by their IDs."""
     (store.root / "image/overlay2/repositories.json").write_bytes(b'{"Repositories":' + b"{" * 1_000_000)
 
     found = scrub(store_at(store.root), ScrubRequest(), lambda *_: None)
@@ -97,7 +97,7 @@ MAX_MB = 200
 
 
 def joined(one: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
-    """A list of so many bytes, each entry made of its number."""
+    """Return a list of so many bytes, each entry made from its number."""
     return start + b",".join(one(number) for number in range(size // len(one(1 << 20)))) + end
 
 
@@ -135,7 +135,7 @@ LONG_LISTS: dict[str, tuple[str, Callable[[], bytes]]] = {
 def test_a_list_of_very_many_short_values_costs_neither_time_nor_memory(
     store: DockerStore, tmp_path: Path, name: str
 ) -> None:
-    """Millions of them are in a file that is not too long; each would become a value of some hundred bytes."""
+    """A file of permitted size has millions of them, and each could become a value of some hundred bytes."""
     path, content = LONG_LISTS[name]
     root = store.root if path.startswith("image/") else podman_store(tmp_path / "podman")
     (root / path).write_bytes(content())
@@ -148,8 +148,8 @@ def test_a_list_of_very_many_short_values_costs_neither_time_nor_memory(
 
 
 @pytest.mark.slow
-def test_a_list_that_names_the_same_layers_again_and_again_has_an_end(tmp_path: Path) -> None:
-    """Hundreds of images of a thousand layers each fit into a list of a megabyte: some are read, the others are said."""
+def test_repeated_layers_are_limited(tmp_path: Path) -> None:
+    """A list of one megabyte can have hundreds of images of a thousand layers: some are read, the others are reported."""
     folder, config = tmp_path / "layout", diff_ids(*([EMPTY] * 1000))
     layout(folder, b"")
     (folder / "index.json").unlink()
@@ -166,7 +166,7 @@ def test_a_list_that_names_the_same_layers_again_and_again_has_an_end(tmp_path: 
 
 
 def checked_elsewhere(root: Path) -> tuple[list[str], float]:
-    """What a process of its own says of a store, in words, and the most memory that it held, in MB."""
+    """Return the report of a process of its own, as text, and its peak memory in MB."""
     done = subprocess.run([sys.executable, "-c", _CHECKED, root], check=True, stdout=subprocess.PIPE, text=True)
     *found, peak = done.stdout.split()
     return found, int(peak) / 1024
@@ -184,8 +184,8 @@ print(max(mine, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """
 
 
-def test_one_container_that_is_damaged_leaves_the_others(store: DockerStore) -> None:
-    """Each has a file of its own."""
+def test_a_damaged_container_leaves_the_others(store: DockerStore) -> None:
+    """Each has its own file."""
     for id_, config in (("b" * 64, b"{"), ("c" * 64, b'{"Name":"/whole","Driver":"overlay2"}')):
         (store.root / "containers" / id_).mkdir(parents=True)
         (store.root / "containers" / id_ / "config.v2.json").write_bytes(config)
@@ -193,12 +193,12 @@ def test_one_container_that_is_damaged_leaves_the_others(store: DockerStore) -> 
     found = checked(store)
 
     assert found["good:1"].status is ReportStatus.HOLDS
-    assert "not what an engine writes" in found["b" * 12].unknown[0]
+    assert "has an unexpected form" in found["b" * 12].unknown[0]
     assert "mount-id is gone" in found["whole"].unknown[0]
 
 
-def test_an_image_that_is_said_to_be_a_step_to_another_one_is_still_checked(store: DockerStore) -> None:
-    """Images without a name that others were built upon are not shown; who says so must be built upon it."""
+def test_a_claimed_intermediate_image_is_still_checked(store: DockerStore) -> None:
+    """Unnamed intermediate images are hidden only if the other image really has their layers."""
     evil = store.image("evil:1", {"bin/evil": b"evil"})
     names = store.root / "image/overlay2/repositories.json"
     listed = json.loads(names.read_text())
@@ -216,7 +216,7 @@ def test_an_image_that_is_said_to_be_a_step_to_another_one_is_still_checked(stor
 
 
 def bomb(store: DockerStore, layer: int = 0) -> Path:
-    """The tar-split of a layer of the good image."""
+    """Return the tar-split of a layer of the good image."""
     folder = store.layer(layer).parent.name
     (found,) = [
         each
@@ -266,7 +266,7 @@ def no_base64(lines: Lines) -> None:
 )
 @pytest.mark.slow
 def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[Lines], None]) -> None:
-    """Its layer is told of, and the check ends."""
+    """For its layer, and the check ends."""
     path = bomb(store)
     lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     change(lines)
@@ -278,8 +278,8 @@ def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[L
 
 
 @pytest.mark.lengthy
-def test_a_tar_split_of_zeros_without_end_is_reported(store: DockerStore) -> None:
-    """A thousand times as long when it is unpacked, and a single line."""
+def test_a_tar_split_that_expands_without_end_is_reported(store: DockerStore) -> None:
+    """A thousand times its size when decompressed, and a single line."""
     bomb(store).write_bytes(gzip.compress(b"0" * 100_000_000))
 
     assert checked(store)["good:1"].status is ReportStatus.DIFFERS
@@ -287,7 +287,7 @@ def test_a_tar_split_of_zeros_without_end_is_reported(store: DockerStore) -> Non
 
 @pytest.mark.parametrize("what", ["diff", "cache-id", "tar-split.json.gz"])
 def test_a_link_in_place_of_a_file_is_not_followed(store: DockerStore, tmp_path: Path, what: str) -> None:
-    """A copy of the true file lies outside: it is not read."""
+    """An unmodified copy outside of the store is not read."""
     path = bomb(store).with_name(what)
     shutil.copy(path, tmp_path / "outside")
     path.unlink()
@@ -298,7 +298,7 @@ def test_a_link_in_place_of_a_file_is_not_followed(store: DockerStore, tmp_path:
 
 @pytest.mark.parametrize("up", ["overlay2", "image/overlay2/layerdb", "image/overlay2/imagedb/content"])
 def test_a_link_in_place_of_a_folder_on_the_way_is_not_followed(store: DockerStore, tmp_path: Path, up: str) -> None:
-    """A copy of the true folder lies outside."""
+    """An unmodified copy outside of the store is not read."""
     shutil.move(store.root / up, tmp_path / "outside")
     (store.root / up).symlink_to(tmp_path / "outside")
 
@@ -306,17 +306,17 @@ def test_a_link_in_place_of_a_folder_on_the_way_is_not_followed(store: DockerSto
 
 
 def test_a_store_of_a_mounted_disk_that_is_a_link_to_this_hosts_own(store: DockerStore, tmp_path: Path) -> None:
-    """A clean store would be shown for the disk's, which nobody would have looked at."""
+    """Otherwise this host's clean store would be checked in place of the disk's."""
     disk = tmp_path / "disk"
     (disk / "var/lib").mkdir(parents=True)
     (disk / "var/lib/docker").symlink_to(store.root)
 
-    with pytest.raises(NoStore):
+    with pytest.raises(NoStoreFound):
         store_at(disk)
 
 
-def test_a_store_of_a_mounted_disk_lies_where_its_host_says(store: DockerStore, tmp_path: Path) -> None:
-    """By a link, or by a configuration; both begin at the disk's own root."""
+def test_a_store_of_a_mounted_disk_is_found_by_its_own_configuration(store: DockerStore, tmp_path: Path) -> None:
+    """By a link or a configuration, both relative to the disk's root."""
     disk = tmp_path / "disk"
     shutil.copytree(store.root, disk / "srv" / store.root.name, symlinks=True)
     (disk / "etc/docker").mkdir(parents=True)
@@ -330,7 +330,7 @@ def test_a_store_of_a_mounted_disk_lies_where_its_host_says(store: DockerStore, 
 
 @pytest.mark.parametrize("inner", ["containerd", "1.1"])
 def test_a_store_in_a_store_that_is_a_link_is_not_followed(store: DockerStore, tmp_path: Path, inner: str) -> None:
-    """The second store of Docker, and those of user namespaces, are folders of the first."""
+    """Docker's containerd store and its user namespaces are real folders of its root."""
     other = tmp_path / "other"
     (other / "daemon/io.containerd.metadata.v1.bolt").mkdir(parents=True)
     (other / "image").mkdir()
@@ -339,7 +339,7 @@ def test_a_store_in_a_store_that_is_a_link_is_not_followed(store: DockerStore, t
     assert [each.root for each in store_at(store.root)] == [store.root]
 
 
-def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(store: DockerStore) -> None:
+def test_a_pipe_in_place_of_a_file_does_not_block(store: DockerStore) -> None:
     """Opening a pipe waits for its other end."""
     for name in ("diff", "tar-split.json.gz"):
         path = bomb(store).with_name(name)
@@ -350,7 +350,7 @@ def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(store: DockerStore) -> N
 
 
 def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerStore) -> None:
-    """A file's name may hold anything but a slash."""
+    """A file name can have any byte but a slash."""
     (store.layer() / "etc" / "\x1b[2Jevil\n").write_bytes(b"x")
 
     (found,) = [each for each in checked(store)["good:1"].differences if "evil" in each.path]
@@ -359,7 +359,7 @@ def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerSto
 
 
 @pytest.mark.lengthy
-def test_a_folder_of_very_many_names_is_counted_and_only_some_are_told(store: DockerStore) -> None:
+def test_of_very_many_unexpected_names_only_some_are_listed(store: DockerStore) -> None:
     """The report stays readable, and its count is right."""
     for number in range(1500):
         (store.layer() / "etc" / f"evil{number}").touch()
@@ -371,8 +371,8 @@ def test_a_folder_of_very_many_names_is_counted_and_only_some_are_told(store: Do
 
 
 @pytest.mark.slow
-def test_a_list_of_entries_that_are_nowhere_has_an_end(store: DockerStore) -> None:
-    """Each names folders of its own; a line in a compressed list costs nothing, and remembering each would cost much."""
+def test_entries_in_missing_folders_are_limited(store: DockerStore) -> None:
+    """Each has its own folders: a line of a compressed list is free, but recording each would not be."""
     rest = tarfile.TarInfo("f").tobuf()[100:]
     with gzip.open(bomb(store), "wb", compresslevel=1) as file:
         for number in range(MAX_ABSENT + 1):
@@ -383,11 +383,11 @@ def test_a_list_of_entries_that_are_nowhere_has_an_end(store: DockerStore) -> No
     report = checked(store)["good:1"]
 
     assert report.status is ReportStatus.DIFFERS
-    assert "folders that it names are not there" in " ".join(each.got for each in report.differences)
+    assert "folders of it do not exist" in " ".join(each.got for each in report.differences)
 
 
 def podman_store(folder: Path, **lists: object) -> Path:
-    """Podman's lists, as whoever changed them has written them."""
+    """Return a Podman store with these lists."""
     for name in ("images", "layers", "containers"):
         (folder / f"overlay-{name}").mkdir(parents=True)
         raw = lists.get(name, [])
@@ -420,7 +420,7 @@ HOSTILE_LISTS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("name", HOSTILE_LISTS)
 def test_hostile_lists_of_podman_are_reported(tmp_path: Path, name: str) -> None:
-    """The check ends, with an answer that is not "holds"."""
+    """The check ends, and the result is not "holds"."""
     root = podman_store(tmp_path / "root", **HOSTILE_LISTS[name])
 
     found = scrub(store_at(root), ScrubRequest(), lambda *_: None)
@@ -457,7 +457,7 @@ INDEXES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", INDEXES)
 def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
-    """The same for what somebody sent."""
+    """As for stores of engines."""
     folder = layout(tmp_path / "layout", INDEXES[name], **{f"b_{ID}": INDEXES["an-index-in-itself"]})
 
     found = scrub(store_at(folder), ScrubRequest(), lambda *_: None)
@@ -467,7 +467,7 @@ def test_a_hostile_layout_is_reported(tmp_path: Path, name: str) -> None:
 
 
 def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
-    """All names in it are held in memory."""
+    """All its names are kept in memory."""
     with tarfile.open(tmp_path / "saved.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(tarfile.TarInfo("n" * 100_000))
 
@@ -478,8 +478,8 @@ def test_an_archive_of_names_of_megabytes_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["pipe", "socket", "device", "folder", "nothing"])
-def test_an_archive_that_is_no_file_keeps_nobody_waiting(tmp_path: Path, what: str) -> None:
-    """A pipe without a writer, a device that does something when it is opened."""
+def test_an_archive_that_is_no_regular_file_does_not_block(tmp_path: Path, what: str) -> None:
+    """A pipe without a writer, or a device with effects when it is opened."""
     path = tmp_path / "saved.tar"
     if what == "device" and os.geteuid() != 0:
         pytest.skip("only root may make devices")
@@ -494,5 +494,5 @@ def test_an_archive_that_is_no_file_keeps_nobody_waiting(tmp_path: Path, what: s
 
         assert found.status is ReportStatus.UNKNOWN
     else:
-        with pytest.raises(NoStore):
+        with pytest.raises(NoStoreFound):
             store_at(path)

@@ -1,4 +1,4 @@
-"""What a process sees, against the layers below it, without an engine: both are folders, and /proc is one."""
+"""Comparing a process's view with its layers, without an engine: both are folders, and so is /proc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.plans import ContainerPlan
-from boltseal.host.scrub.process_view import running_differences
+from boltseal.host.scrub.process_view import compare_process_view
 
 PID = 77
 DEPTH = 1200
@@ -21,7 +21,7 @@ DEPTH = 1200
 
 @pytest.fixture
 def plan(tmp_path: Path) -> ContainerPlan:
-    """A container on one layer with a file; its process sees the same."""
+    """A container on one layer with a file, which its process sees unchanged."""
     for where in ("store/own", "store/layer/etc", f"proc/{PID}/root/etc"):
         (tmp_path / where).mkdir(parents=True)
     for where in ("store/layer", f"proc/{PID}/root"):
@@ -33,7 +33,8 @@ def plan(tmp_path: Path) -> ContainerPlan:
 
 def seen(plan: ContainerPlan, *mounts: bytes) -> tuple[set[str], list[str]]:
     running = ProcessRoot(PID, b"own", frozenset(mounts), plan.root.parent / "proc")
-    found, unknown, _ = running_differences(plan, running, CheckMode(), lambda _: None)
+    compared = compare_process_view(plan, running, CheckMode(), lambda _: None)
+    found, unknown = compared.differences, compared.unknown
     return {each.path for each in found}, unknown
 
 
@@ -42,28 +43,28 @@ def root_of(plan: ContainerPlan) -> Path:
 
 
 def test_a_process_that_sees_its_layers_is_clean(plan: ContainerPlan) -> None:
-    """Nothing to say."""
+    """There is neither a difference nor anything unknown."""
     assert seen(plan) == (set(), [])
 
 
 def test_other_content_of_the_same_size_and_time_is_found(plan: ContainerPlan) -> None:
-    """It is read on both sides."""
+    """Both sides are read."""
     (root_of(plan) / "etc/passwd").write_bytes(b"evil")
     os.utime(root_of(plan) / "etc/passwd", (1, 1))
 
     assert seen(plan)[0] == {"etc/passwd"}
 
 
-def test_what_is_mounted_over_a_file_is_not_the_images(plan: ContainerPlan) -> None:
-    """The kernel says what is mounted."""
+def test_a_mount_over_a_file_is_no_difference(plan: ContainerPlan) -> None:
+    """The kernel lists the mounts."""
     (root_of(plan) / "etc/passwd").write_bytes(b"mounted")
 
     assert seen(plan, b"etc/passwd") == (set(), [])
 
 
 @pytest.mark.lengthy
-def test_folders_deeper_than_python_can_call_itself_are_compared(plan: ContainerPlan) -> None:
-    """Whoever is in a container can make them, and must not end a check of the whole host by it."""
+def test_folders_deeper_than_the_recursion_limit_are_compared(plan: ContainerPlan) -> None:
+    """A container can create them, and must not abort the check of the host."""
     for top in (plan.root / "own", root_of(plan)):
         at = os.open(top, os.O_RDONLY)
         for _ in range(DEPTH):
@@ -82,8 +83,8 @@ def test_folders_deeper_than_python_can_call_itself_are_compared(plan: Container
 
 
 @pytest.mark.lengthy
-def test_very_many_layers_take_no_more_files_than_a_process_may_open(plan: ContainerPlan) -> None:
-    """Each layer keeps folders open; a container of sixty could still be looked at."""
+def test_very_many_layers_stay_within_the_limit_of_open_files(plan: ContainerPlan) -> None:
+    """Each layer keeps folders open."""
     layers = [b"layer", *(b"layer%d" % number for number in range(60))]
     for layer in layers[1:]:
         for folder in range(30):
@@ -99,19 +100,19 @@ def test_very_many_layers_take_no_more_files_than_a_process_may_open(plan: Conta
     assert found == (set(), [])
 
 
-def test_another_process_under_the_same_number_is_no_alarm(plan: ContainerPlan) -> None:
-    """The container has ended since, and its number was given to somebody who sees other files."""
+def test_a_reused_process_number_is_no_difference(plan: ContainerPlan) -> None:
+    """The container has ended, and another process has its number."""
     (root_of(plan) / "etc/passwd").write_bytes(b"evil")
     (plan.root.parent / f"proc/{PID}/mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda rw\n")
 
     paths, unknown = seen(plan)
 
     assert paths == set()
-    assert "another one has its number" in unknown[0]
+    assert "its number was reused" in unknown[0]
 
 
-def test_a_process_that_has_ended_could_not_be_looked_at(plan: ContainerPlan) -> None:
-    """It is said, and no difference."""
+def test_a_process_that_has_ended_could_not_be_checked(plan: ContainerPlan) -> None:
+    """It is reported, but is no difference."""
     root_of(plan).rename(plan.root.parent / "gone")
 
     paths, unknown = seen(plan)

@@ -1,4 +1,4 @@
-"""Tars as engines read them, and what is none."""
+"""Parsing tars as engines do, and refusing malformed ones."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ CONTENT = {"etc/passwd": b"root\n", "bin/tool": b"tool" * 1000, "empty": b""}
 
 
 def headers(tar: bytes) -> list[Header]:
-    """The entries of a tar."""
+    """Return the entries of a tar."""
     return list(BlobTar(io.BytesIO(tar), "sha256", lambda _: None).entries())
 
 
 def one(entry: tarfile.TarInfo, format_: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> Header:
-    """An entry as Python writes it and as it is read here."""
+    """Return an entry as Python writes it and as it is parsed here."""
     return parse_group(entry.tobuf(format_, errors="surrogateescape"))
 
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_an_entry_is_read_as_it_was_written(format_: Literal[0, 1, 2]) -> None:
-    """In each of the formats."""
+    """In each format."""
     entry = tarfile.TarInfo("some/" + "n" * 90 + "/file")
     entry.size, entry.mode, entry.uid, entry.gid, entry.mtime = 123_456, 0o4755, 1000, 1001, 1_700_000_000
 
@@ -61,7 +61,7 @@ def test_an_entry_is_read_as_it_was_written(format_: Literal[0, 1, 2]) -> None:
 
 
 @pytest.mark.parametrize("format_", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_what_does_not_fit_into_a_header_is_read_from_before_it(format_: Literal[0, 1, 2]) -> None:
+def test_extended_headers_are_read(format_: Literal[0, 1, 2]) -> None:
     """Long names, long links, large numbers."""
     entry = tarfile.TarInfo("n" * 300)
     entry.type, entry.linkname, entry.uid = tarfile.SYMTYPE, "l" * 300, 3_000_000
@@ -72,7 +72,7 @@ def test_what_does_not_fit_into_a_header_is_read_from_before_it(format_: Literal
 
 
 def test_a_time_of_pax_keeps_its_nanoseconds() -> None:
-    """And says that it is exact; one of a plain header does not."""
+    """Only PAX times are marked as exact."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"mtime": "1700000000.1234567891"}
 
@@ -89,7 +89,7 @@ def of_type(type_: bytes, name: str = "f/") -> tarfile.TarInfo:
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("name", ["f/", "n" * 90 + "/" + "n" * 90 + "/"], ids=["short", "long"])
 def test_a_slash_makes_a_folder_of_an_entry_of_the_v7_type_only(name: str, format_: Literal[0, 1, 2]) -> None:
-    """Go's archive/tar leaves an entry of type "0" a file, and so do Docker, containerd and Podman."""
+    """Go's archive/tar keeps an entry of type "0" a file, and so do Docker, containerd and Podman."""
     old, new = one(of_type(tarfile.AREGTYPE, name), format_), one(of_type(tarfile.REGTYPE, name), format_)
 
     assert (old.name.decode(), old.kind, old.size, old.stored) == (name, FOLDER, 0, 0)
@@ -99,7 +99,7 @@ def test_a_slash_makes_a_folder_of_an_entry_of_the_v7_type_only(name: str, forma
 @pytest.mark.parametrize("type_", [tarfile.REGTYPE, tarfile.AREGTYPE])
 @pytest.mark.parametrize("how", [b"x", b"L"], ids=["pax", "gnu"])
 def test_the_effective_name_decides_what_an_entry_is(type_: bytes, how: bytes) -> None:
-    """The name in the header is a fallback: "data/" is what Go writes there for "data/日本語"."""
+    """The name in the header is a fallback: Go writes "data/" there for "data/日本語"."""
     name = "data/日本語".encode()
     raw = extended(how, record(b"path", name) if how == b"x" else name + b"\0", of_type(type_, "data/").tobuf())
 
@@ -109,15 +109,15 @@ def test_the_effective_name_decides_what_an_entry_is(type_: bytes, how: bytes) -
 
 
 def test_an_entry_of_the_v7_type_is_a_folder_by_its_effective_name() -> None:
-    """Its header's own name has no slash at the end."""
+    """The name in its header has no trailing slash."""
     found = parse_group(extended(b"x", record(b"path", b"data/"), of_type(tarfile.AREGTYPE, "data").tobuf()))
 
     assert (found.name, found.kind, found.size, found.stored) == (b"data/", FOLDER, 0, 0)
 
 
 @pytest.mark.parametrize("first", ["pax", "gnu"])
-def test_a_gnu_long_name_wins_over_a_pax_path(first: str) -> None:
-    """In whichever order they stand, as in Go's archive/tar; the same for links."""
+def test_a_gnu_long_name_takes_precedence_over_a_pax_path(first: str) -> None:
+    """In either order, as in Go's archive/tar; links too."""
     entry = of_type(tarfile.SYMTYPE, "header")
     pax = record(b"path", b"pax") + record(b"linkpath", b"to pax")
     if first == "pax":
@@ -128,15 +128,15 @@ def test_a_gnu_long_name_wins_over_a_pax_path(first: str) -> None:
     assert (parse_group(raw).name, parse_group(raw).link) == (b"gnu", b"to gnu")
 
 
-def test_of_several_pax_headers_the_last_holds() -> None:
-    """Go's archive/tar forgets the records of the one before."""
+def test_the_last_of_several_pax_headers_counts() -> None:
+    """Go's archive/tar drops the records of earlier ones."""
     last = extended(b"x", record(b"path", b"last"), tarfile.TarInfo("header").tobuf())
     found = parse_group(extended(b"x", record(b"path", b"first") + record(b"uid", b"7"), last))
 
     assert (found.name, found.uid) == (b"last", 0)
 
 
-def test_names_that_go_wrote_are_read_as_they_were_given() -> None:
+def test_names_written_by_go_are_read() -> None:
     """Non-ASCII and long names of files, folders and links, in each of Go's formats."""
     tar = gzip.decompress(NAMES_BY_GO.read_bytes())
     kinds = {tarfile.REGTYPE: REGULAR, tarfile.DIRTYPE: FOLDER, tarfile.SYMTYPE: SYMLINK, tarfile.LNKTYPE: HARDLINK}
@@ -153,12 +153,12 @@ def test_names_that_go_wrote_are_read_as_they_were_given() -> None:
     assert len(found) == 73
 
 
-def test_a_name_in_latin_1_stays_the_bytes_that_it_is() -> None:
-    """A layer may hold names that are no UTF-8."""
+def test_a_name_in_latin_1_keeps_its_bytes() -> None:
+    """Names need not be UTF-8."""
     assert one(tarfile.TarInfo("caf\udce9"), tarfile.GNU_FORMAT).name == b"caf\xe9"
 
 
-def test_extended_attributes_stand_in_their_records() -> None:
+def test_extended_attributes_are_read_from_their_records() -> None:
     """As bytes, without the prefix."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"SCHILY.xattr.user.mine": "1"}
@@ -178,8 +178,8 @@ def test_extended_attributes_stand_in_their_records() -> None:
     ],
     ids=["nothing", "ones", "unknown-type", "text", "two-headers", "content-behind-it"],
 )
-def test_what_is_no_header_is_refused(raw: bytes) -> None:
-    """Also one with more behind it: nobody would compare that."""
+def test_a_malformed_header_is_refused(raw: bytes) -> None:
+    """Also one with bytes after it, which would never be compared."""
     with pytest.raises(TarMalformed):
         parse_group(raw)
 
@@ -187,8 +187,8 @@ def test_what_is_no_header_is_refused(raw: bytes) -> None:
 @pytest.mark.parametrize(
     "record", [b"999 path=x\n", b"x path=x\n", b"9 path x\n", b"99999999999999999999999 a=b\n", b"5 a"]
 )
-def test_a_record_that_is_none_is_refused(record: bytes) -> None:
-    """Lengths that lead nowhere, numbers that do not end."""
+def test_a_malformed_record_is_refused(record: bytes) -> None:
+    """Wrong lengths, and endless numbers."""
     extended = tarfile.TarInfo("PaxHeader")
     extended.type, extended.size = tarfile.XHDTYPE, len(record)
     raw = extended.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + tarfile.TarInfo("f").tobuf()
@@ -199,7 +199,7 @@ def test_a_record_that_is_none_is_refused(record: bytes) -> None:
 
 @given(st.binary(max_size=1024))
 def test_any_bytes_are_a_header_or_refused(raw: bytes) -> None:
-    """Nothing else ever comes out."""
+    """No other exception is raised."""
     try:
         parse_group(raw)
     except TarMalformed:
@@ -209,7 +209,7 @@ def test_any_bytes_are_a_header_or_refused(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", [b"../x", b"a/../../x", b"/../x", b".."])
-def test_a_name_that_leads_out_of_its_layer_is_refused(name: bytes) -> None:
+def test_a_name_outside_of_its_layer_is_refused(name: bytes) -> None:
     """However it is written."""
     with pytest.raises(TarMalformed):
         clean(name)
@@ -230,7 +230,7 @@ def test_a_name_that_leads_out_of_its_layer_is_refused(name: bytes) -> None:
         (b"..a", b"..a"),
     ],
 )
-def test_a_name_is_placed_where_engines_place_it(name: bytes, place: bytes) -> None:
+def test_a_name_is_normalized_as_by_engines(name: bytes, place: bytes) -> None:
     """Relative to the layer, without empty parts."""
     assert clean(name) == place
 
@@ -246,8 +246,8 @@ COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("how", COMPRESSED)
-def test_a_blob_is_hashed_as_it_lies_and_as_what_is_in_it(how: str) -> None:
-    """However it is compressed, in one piece or in several."""
+def test_a_blob_is_hashed_compressed_and_decompressed(how: str) -> None:
+    """With any compression, in one piece or several."""
     tar = layer_tar(CONTENT)
     blob = COMPRESSED[how](tar)
     read = BlobTar(io.BytesIO(blob), "sha256", lambda _: None)
@@ -259,8 +259,8 @@ def test_a_blob_is_hashed_as_it_lies_and_as_what_is_in_it(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
-def test_a_compressed_blob_that_is_cut_off_is_refused(how: str) -> None:
-    """Also if all entries came whole."""
+def test_a_truncated_compressed_blob_is_refused(how: str) -> None:
+    """Even if all entries are complete."""
     blob = COMPRESSED[how](layer_tar(CONTENT))
 
     with pytest.raises(TarMalformed):
@@ -268,19 +268,19 @@ def test_a_compressed_blob_that_is_cut_off_is_refused(how: str) -> None:
 
 
 def test_a_tar_that_ends_in_a_file_is_refused() -> None:
-    """What is missing can't be compared."""
+    """The missing content can't be compared."""
     with pytest.raises(TarMalformed):
         headers(layer_tar({"f": b"x" * 5000})[:2000])
 
 
 def test_a_zstd_frame_that_wants_gigabytes_of_memory_is_refused() -> None:
-    """Its header may ask for a window of any size."""
+    """Its header can request a window of any size."""
     with pytest.raises(TarMalformed):
         headers(b"\x28\xb5\x2f\xfd" + b"\x00" + b"\xf8" + b"\x01\x00\x00")
 
 
-def test_a_tar_split_gives_all_headers_and_all_bytes_but_the_files(tmp_path: Path) -> None:
-    """In the tar's order; what is left stands at the end."""
+def test_a_tar_split_yields_all_headers_and_other_bytes(tmp_path: Path) -> None:
+    """In the tar's order, with the remaining bytes at the end."""
     tar = layer_tar(CONTENT)
     (tmp_path / "split").write_bytes(split(tar))
 
@@ -295,8 +295,8 @@ def test_a_tar_split_gives_all_headers_and_all_bytes_but_the_files(tmp_path: Pat
 @pytest.mark.parametrize(
     "map_", ["0,99999999999999999999", "99999999999999999999,1", "-1,1", "0,-5", "0,11"], ids=lambda text: text[:8]
 )
-def test_a_map_of_a_sparse_file_that_leads_out_of_it_is_refused(map_: str) -> None:
-    """Such offsets are none that a file can be read at."""
+def test_a_sparse_map_beyond_the_file_is_refused(map_: str) -> None:
+    """A file can't be read at such offsets."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"GNU.sparse.size": "10", "GNU.sparse.map": map_}
 
@@ -304,8 +304,8 @@ def test_a_map_of_a_sparse_file_that_leads_out_of_it_is_refused(map_: str) -> No
         one(entry)
 
 
-def test_a_map_of_a_sparse_file_without_an_end_is_refused() -> None:
-    """It stands in the content, and could be as long as that."""
+def test_an_endless_sparse_map_is_refused() -> None:
+    """It is in the content, and could be as long as that."""
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "10"}
     entry.size = 50_000_000

@@ -1,4 +1,4 @@
-"""How far an image is proven: by whose word, and only through bytes that have the digests that name them."""
+"""How far an image is proven: by which evidence, and only through documents with the right digests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.errors import Invalid
-from boltseal.host.scrub.evidence import NothingExpected, expectation_of_receipt, expectations_of_lock
+from boltseal.host.scrub.evidence import ReceiptWithoutTag, expectation_of_receipt, expectations_of_lock
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.host.scrub.trust import Expectation, Level, judge, names_image
 from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
@@ -50,7 +50,7 @@ def documents(*raw: bytes) -> dict[Digest, bytes]:
 
 
 def image(*held: bytes, config: Digest = CONFIG, names: tuple[str, ...] = (NAME,)) -> ImagePlan:
-    """An image of a store that keeps these documents with it."""
+    """Return an image of a store that has these documents."""
     return ImagePlan("test", Path("/"), config, config, names, documents=documents(*held))
 
 
@@ -69,14 +69,14 @@ def receipt(digest: Digest, kind: EntryKind = EntryKind.TAG_CREATED) -> bytes:
     return format_receipt(Receipt(0, (), signed, entry))
 
 
-def test_without_an_expectation_an_image_only_holds_together() -> None:
-    """And that is said."""
+def test_without_an_expectation_the_level_is_l0() -> None:
+    """The image is only consistent in itself."""
     assert judge(image(), None, {}).level is Level.L0
 
 
 @pytest.mark.parametrize("digest", [CONFIG, Digest.of(MANIFEST), Digest.of(INDEX)], ids=["id", "manifest", "index"])
-def test_a_digest_proves_what_it_leads_to(digest: Digest) -> None:
-    """Through an index and a manifest, wherever they lie."""
+def test_a_digest_proves_the_config_it_refers_to(digest: Digest) -> None:
+    """Through an index and a manifest, wherever they are stored."""
     kept, given = judge(image(MANIFEST, INDEX), by_digest(digest), {}), judge(
         image(), by_digest(digest), documents(MANIFEST, INDEX)
     )  # fmt: skip
@@ -85,24 +85,24 @@ def test_a_digest_proves_what_it_leads_to(digest: Digest) -> None:
     assert (given.level, given.differences) == (Level.L1, ())
 
 
-def test_a_digest_that_leads_to_another_image_is_a_difference() -> None:
-    """Which one it should be stands in it."""
+def test_a_digest_of_another_image_is_a_difference() -> None:
+    """The difference has the expected image."""
     found = judge(image(config=OTHER), by_digest(Digest.of(MANIFEST)), documents(MANIFEST))
 
     assert found.level is Level.L0
     assert str(CONFIG) in found.differences[0].expected
 
 
-def test_a_document_whose_bytes_have_another_digest_leads_nowhere() -> None:
-    """Its name alone proves nothing."""
+def test_a_document_with_another_digest_is_ignored() -> None:
+    """Its file name proves nothing."""
     forged = {Digest.of(MANIFEST): manifest(b"another config")}
     plan = ImagePlan("test", Path("/"), OTHER, OTHER, (NAME,), documents=forged)
 
     assert judge(plan, by_digest(Digest.of(MANIFEST)), {}).level is Level.L0
 
 
-def test_a_manifest_that_is_not_at_hand_could_not_be_checked() -> None:
-    """A store that keeps none is no liar."""
+def test_a_missing_manifest_could_not_be_checked() -> None:
+    """A store without manifests is no difference."""
     found = judge(image(), by_digest(Digest.of(MANIFEST)), {})
 
     assert (found.level, found.differences) == (Level.L0, ())
@@ -110,7 +110,7 @@ def test_a_manifest_that_is_not_at_hand_could_not_be_checked() -> None:
 
 
 def test_a_list_of_digests_in_the_store_itself_proves_nothing() -> None:
-    """Docker writes which digest it pulled beside the name: the disk's own word."""
+    """Docker records the digest of a pull, but an attacker can change that record."""
     digest = Digest.of(MANIFEST)
     found = judge(image(names=(NAME, f"reg.example/shop/app@{digest}")), by_digest(digest), {})
 
@@ -118,8 +118,8 @@ def test_a_list_of_digests_in_the_store_itself_proves_nothing() -> None:
     assert found.unknown
 
 
-def test_a_receipt_proves_what_its_entry_says() -> None:
-    """L2, and by which entry."""
+def test_a_receipt_proves_the_digest_of_its_entry() -> None:
+    """At level L2, with the entry's index."""
     expected = expectation_of_receipt(receipt(Digest.of(MANIFEST)), KEY.verifier)
     found = judge(image(MANIFEST), expected, {})
 
@@ -127,8 +127,8 @@ def test_a_receipt_proves_what_its_entry_says() -> None:
     assert "entry 0 of the ledger reg.example/ledger" in found.by
 
 
-def test_a_name_that_means_another_image_than_the_ledger_says() -> None:
-    """Local tag, ledger's tag."""
+def test_a_tag_on_another_image_than_in_the_ledger_differs() -> None:
+    """The local tag against the ledger's."""
     expected = expectation_of_receipt(receipt(Digest.of(MANIFEST)), KEY.verifier)
     (found,) = judge(image(config=OTHER), expected, documents(MANIFEST)).differences
 
@@ -137,14 +137,14 @@ def test_a_name_that_means_another_image_than_the_ledger_says() -> None:
 
 
 def test_a_receipt_by_another_key_proves_nothing() -> None:
-    """Whoever can write a receipt can write a key beside it."""
+    """An attacker who writes a receipt can also write a key."""
     with pytest.raises(Invalid):
         expectation_of_receipt(receipt(CONFIG), SigningKey(KEY.name, b"m" * 32).verifier)
 
 
-def test_a_receipt_of_a_deletion_says_nothing_of_what_a_tag_means() -> None:
-    """It is refused, and not passed over."""
-    with pytest.raises(NothingExpected):
+def test_a_receipt_of_a_deletion_is_refused() -> None:
+    """It resolves no tag, and is not ignored."""
+    with pytest.raises(ReceiptWithoutTag):
         expectation_of_receipt(receipt(CONFIG, EntryKind.TAG_DELETED), KEY.verifier)
 
 
@@ -159,8 +159,8 @@ def test_a_receipt_of_a_deletion_says_nothing_of_what_a_tag_means() -> None:
         ("not a name", False),
     ],
 )
-def test_a_receipt_is_about_its_tag_and_no_other(name: str, meant: bool) -> None:
-    """Whichever registry it was pulled from: a mirror keeps the name."""
+def test_a_receipt_applies_only_to_its_tag(name: str, meant: bool) -> None:
+    """On any registry, since a mirror keeps the name."""
     assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is meant
 
 
@@ -170,8 +170,8 @@ def lock(image_id: Digest | None) -> Lock:
     return Lock((locked,))
 
 
-def test_a_lock_proves_an_image_by_its_id_where_no_manifest_is_kept() -> None:
-    """Docker's own store keeps none; the lock knows the ID of each platform."""
+def test_a_lock_proves_an_image_by_its_id() -> None:
+    """Docker's classic store has no manifests; the lock has the image ID of each platform."""
     (expected,) = expectations_of_lock(lock(CONFIG))
 
     assert judge(image(), expected, {}).level is Level.L1
@@ -181,7 +181,7 @@ def test_a_lock_proves_an_image_by_its_id_where_no_manifest_is_kept() -> None:
 
 
 def test_a_lock_without_image_ids_proves_an_image_by_its_manifest() -> None:
-    """Of the platform, or of all of them."""
+    """Of the platform, or the index."""
     (expected,) = expectations_of_lock(lock(None))
 
     assert judge(image(MANIFEST), expected, {}).level is Level.L1
@@ -205,12 +205,12 @@ def test_a_lock_without_image_ids_proves_an_image_by_its_manifest() -> None:
         (f"app@{CONFIG}", "app"),
     ],
 )
-def test_an_image_is_found_by_what_people_type(typed: str, name: str) -> None:
-    """As engines write names, and by the beginning of an ID."""
+def test_an_image_is_selected_by_name_or_id(typed: str, name: str) -> None:
+    """By names as engines write them, and by a prefix of the ID."""
     assert names_image(typed, image(names=(name,)))
 
 
 @pytest.mark.parametrize("typed", ["app:2", "other:1", "localhost:5000/app:1", "0" * 12])
 def test_another_name_is_another_image(typed: str) -> None:
-    """Nothing is guessed."""
+    """Names are never guessed."""
     assert not names_image(typed, image(names=("app:1",)))

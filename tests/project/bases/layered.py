@@ -1,4 +1,4 @@
-"""Real images, a layer for each letter, that any registry takes."""
+"""Real images, one layer per letter, that any registry accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def layered(
     annotations: Mapping[str, str] | None = None,
     created: str = "2026-11-20T00:00:00Z",
 ) -> Document:
-    """An image whose layers are those of every other one that begins with the same letters."""
+    """Build an image; images whose letters begin alike share these layers."""
     layers = [layer(letter) for letter in letters]
     body = {
         "architecture": "amd64",

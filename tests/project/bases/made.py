@@ -1,4 +1,4 @@
-"""Facts of images that never were, as short as a test can say them."""
+"""Facts of made-up images, in a short notation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def facts(
     user: str = "",
     sizes: bool = True,
 ) -> ImageFacts:
-    """An image with a layer for each letter. `name`: tells manifest and config apart from another with the same layers."""
+    """Return an image with a layer for each letter. `name` distinguishes manifest and config of equal layers."""
     settings = ImageSettings(env or {}, (), ("node",), user, ("8080/tcp",), "", ())
     lines = list(layers) if history is None else history
     mark = f"{layers} {name} {sorted((env or {}).items())} {user} {lines}"

@@ -1,4 +1,4 @@
-"""Images in a registry in memory, a layer for each letter, as short as a test can say them."""
+"""Images in an in-memory registry, with a layer for each letter."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from boltseal.client.tag_observations import TagObservations
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import ClaimSource, written
+from boltseal.project.bases.base_claims import ClaimSource, claim_from_reference
 from boltseal.project.bases.base_scan import BaseReport, BaseScanner, ImageToCheck
 from boltseal.project.bases.image_documents import ImageDocuments
-from boltseal.project.bases.tag_history import TagHistories, by_learned, by_watched
+from boltseal.project.bases.tag_history import TagHistories, memory_from_cache, memory_from_observations
 from tests.fakes.hub import FakeHub
 from tests.images import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 
@@ -35,7 +35,7 @@ def base_labels(name: str, digest: Digest) -> dict[str, str]:
 
 @dataclass
 class Published:
-    """A registry that answers at every host, and a state folder that lasts from look to look. `inner`: hosts nobody allowed."""
+    """A registry at every host, and a persistent state folder. `inner`: hosts that are not allowed."""
 
     state: Path
     hub: FakeHub = field(default_factory=FakeHub)
@@ -57,7 +57,7 @@ class Published:
         created: str = "2026-11-20T00:00:00Z",
         packed: str = "gzip",
     ) -> Digest:
-        """Push an image; what its manifest names as layers need not be there, for nobody asks for them."""
+        """Push an image; its layers need not exist, because they are not read."""
         config = json.dumps(
             {
                 "os": "linux",
@@ -84,7 +84,7 @@ class Published:
         return self.hub.publish(repository, tag, json.dumps(body).encode(), OCI_MANIFEST)
 
     def index(self, repository: str, tag: str, children: Mapping[str, Digest], *attestations: dict[str, Any]) -> Digest:
-        """Push an index of images that are there, by architecture; and further entries."""
+        """Push an index of existing images, by architecture, and further entries."""
         entries = [
             {
                 "mediaType": OCI_MANIFEST,
@@ -98,7 +98,7 @@ class Published:
         return self.hub.publish(repository, tag, json.dumps(body).encode(), OCI_INDEX)
 
     def attested(self, repository: str, of: Digest, *materials: tuple[str, Digest], salt: str = "") -> dict[str, Any]:
-        """Push a provenance that names these as what went in; its entry for an index."""
+        """Push a provenance statement with these build inputs; return its index entry."""
         statement = json.dumps(
             {
                 "predicateType": "https://slsa.dev/provenance/v1",
@@ -140,7 +140,7 @@ class Published:
         watch = LedgerWatch(state, transport, lambda: self.now_us // 1_000_000)
         with DocumentCache(state, now_us=self.now_us) as learned, TagObservations(state) as watched:
             mirrors = more.pop("mirrors", None)
-            pasts = TagHistories(transport, [by_learned(learned), by_watched(watched)])
+            pasts = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(watched)])
             looker = BaseScanner(
                 transport,
                 ImageDocuments(transport, learned, mirrors),
@@ -158,17 +158,17 @@ class Published:
                 await transport.aclose()
 
     async def look(self, *wanted: str | ImageToCheck, base: str = "", **more: Any) -> list[BaseReport]:
-        """Look at images, an hour later each time."""
-        claim = written(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
+        """Scan images, an hour later each time."""
+        claim = claim_from_reference(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
         listed = [
             ImageToCheck(one, Reference.parse(one), base=claim) if isinstance(one, str) else one for one in wanted
         ]
         self.hub.counted_at.clear()
         async with self.looker(**more) as looker:
-            answers = await looker.look(listed)
+            answers = await looker.scan(listed)
         self.now_us += 3_600_000_000
         return answers
 
     def asked(self, method: str, host: str = HUB) -> int:
-        """How often manifests were asked for at a host, in the last look."""
+        """Return how often manifests were requested at a host in the last scan."""
         return self.hub.counted_at[f"{method} manifest at {host}"]

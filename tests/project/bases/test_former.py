@@ -1,4 +1,4 @@
-"""A base whose tag has moved since: found by what the tag resolved to before, or "cannot tell"; never its own base instead."""
+"""A base whose tag has moved is found by its former image, or unknown; never its own base instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
-from boltseal.project.bases.former_images import MOVED_OR_GONE, resolved_before
+from boltseal.project.bases.former_images import MOVED_OR_GONE, former_digests
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.image_documents import RemoteRepository
 from tests.project.bases.published import Published, base_labels
@@ -22,7 +22,7 @@ BEFORE, MADE = "2026-11-19T00:00:00Z", "2026-11-24T08:00:00Z"
 
 @pytest.fixture
 async def registry(tmp_path: Path) -> Published:
-    """A base, a base on it, and an app on that, all without labels; the bases were looked at before the app was made."""
+    """Create a base, a base on it, and an app on that, without labels; the bases were scanned before the app was built."""
     made = Published(tmp_path / "state")
     made.image("base/os", "1", "o", created=BEFORE)
     made.image("base/rt", "1", "or", created=BEFORE)
@@ -38,12 +38,12 @@ async def of_app(registry: Published, *names: str, base: str = "") -> BaseVerdic
 
 
 def told(verdict: BaseVerdict) -> tuple[str, str]:
-    """The status, and the base."""
+    """Return the status and the base."""
     return str(verdict.status), "" if verdict.claim is None else str(verdict.claim.base)
 
 
 def forget(registry: Published) -> None:
-    """Delete what was read of images, as if only their digests had been seen."""
+    """Delete the cached images, as if only their digests had been observed."""
     import sqlite3
 
     with sqlite3.connect(registry.state / "learned.db") as database:
@@ -51,8 +51,8 @@ def forget(registry: Published) -> None:
     database.close()
 
 
-async def test_a_base_that_moved_is_found_by_what_its_tag_was_seen_to_resolve_to(registry: Published) -> None:
-    """The base's own base, which has not moved, proves nothing."""
+async def test_a_moved_base_is_found_by_an_earlier_observation(registry: Published) -> None:
+    """The base's own base has not moved, which proves nothing."""
     before = await of_app(registry)
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry)
@@ -65,7 +65,7 @@ async def test_a_base_that_moved_is_found_by_what_its_tag_was_seen_to_resolve_to
 
 
 async def test_a_base_that_moved_several_times_is_still_found(registry: Published) -> None:
-    """Also one that moved by its settings alone meanwhile, and so has the same layers."""
+    """Also if it meanwhile moved by its settings only, and so has the same layers."""
     for number in range(3):
         registry.image("base/rt", "1", "or", env=[f"N={number}"], history=["o", "r", f"ENV N={number}"])
         await of_app(registry)
@@ -77,7 +77,7 @@ async def test_a_base_that_moved_several_times_is_still_found(registry: Publishe
 
 
 async def test_a_base_that_moved_back_is_current(registry: Published) -> None:
-    """What it resolved to in between is the base of nothing here."""
+    """No image here was built on the image in between."""
     held = registry.hub.manifests["base/rt"]["1"]
     registry.image("base/rt", "1", "os")
     moved = await of_app(registry)
@@ -87,8 +87,8 @@ async def test_a_base_that_moved_back_is_current(registry: Published) -> None:
     assert told(await of_app(registry)) == ("current", RUNTIME)
 
 
-async def test_a_base_that_adds_no_layer_to_its_own_base_is_the_nearer_one(registry: Published) -> None:
-    """Layers can't tell it from its own base; the history does."""
+async def test_a_base_without_own_layers_is_the_closer_one(registry: Published) -> None:
+    """The layers are those of its own base; the history differs."""
     registry.image("base/rt", "1", "o", env=["V=1"], history=["o", "ENV V=1"], created=BEFORE)
     registry.image("team/app", "1", "oX", history=["o", "ENV V=1", "X"], created=MADE)
     before = await of_app(registry)
@@ -98,28 +98,28 @@ async def test_a_base_that_adds_no_layer_to_its_own_base_is_the_nearer_one(regis
     assert told(await of_app(registry)) == ("outdated", RUNTIME)
 
 
-async def test_a_tag_that_moved_and_of_which_nothing_was_read_proves_no_other_base(registry: Published) -> None:
-    """Its registry keeps no ledger, so it is not asked for what was overwritten; the reason names the tag."""
+async def test_an_uncached_former_image_proves_no_other_base(registry: Published) -> None:
+    """Its registry keeps no ledger, so it is not asked for overwritten images; the reason names the tag."""
     registry.image("base/rt", "1", "os")
     forget(registry)
     verdict = await of_app(registry)
 
     assert told(verdict) == ("cannot tell", OS)
-    assert f"{RUNTIME} resolved to sha256:" in verdict.reason
+    assert f"{RUNTIME} formerly resolved to sha256:" in verdict.reason
     assert "boltseal build" in verdict.reason
     assert verdict.built_on is None
 
 
-async def test_a_named_base_is_not_proven_by_layers_either_while_one_is_not_known(registry: Published) -> None:
-    """--base and --dockerfile say which tag it is, and layers have to say what that resolved to."""
+async def test_a_named_base_is_not_proven_by_layers_if_a_former_image_is_unknown(registry: Published) -> None:
+    """--base and --dockerfile name the tag, and layers must prove what it resolved to."""
     registry.image("base/rt", "1", "os")
     forget(registry)
 
     assert told(await of_app(registry, base=OS))[0] == "cannot tell"
 
 
-async def test_what_is_recorded_is_as_strong_as_it_was(registry: Published) -> None:
-    """A label or an annotation names the base: layers that are not known take nothing from it."""
+async def test_a_recorded_base_is_not_weakened(registry: Published) -> None:
+    """A label or an annotation names the base: unknown layers do not weaken it."""
     os = Digest.of(registry.hub.manifests["base/os"]["1"][1])
     registry.image("base/rt", "1", "os")
     forget(registry)
@@ -130,7 +130,7 @@ async def test_what_is_recorded_is_as_strong_as_it_was(registry: Published) -> N
 
 
 async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp_path: Path) -> None:
-    """The app has the label of its base, which speaks of the base's base."""
+    """The app has its base's label, which names the base's base."""
     registry = Published(tmp_path / "state")
     labels = base_labels(OS, registry.image("base/os", "1", "o", created=BEFORE))
     registry.image("base/rt", "1", "or", created=BEFORE, labels=labels)
@@ -142,7 +142,7 @@ async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp
 
 
 async def test_an_index_is_looked_at_for_the_platforms_in_use(tmp_path: Path) -> None:
-    """A base for several platforms that moved; the app is for one of them."""
+    """A multi-platform base moved, and the app is for one of the platforms."""
     registry = Published(tmp_path / "state")
     registry.image("base/os", "1", "o", created=BEFORE)
 
@@ -163,7 +163,7 @@ async def test_an_index_is_looked_at_for_the_platforms_in_use(tmp_path: Path) ->
 
 
 async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Published) -> None:
-    """Built on the tag that moved it is outdated, which nothing tells: that is said."""
+    """It would be outdated if built on the moved tag, which can't be known; the reason names that tag."""
     media_type, raw = registry.hub.manifests["base/rt"]["1"]
     registry.hub.publish("base/rt", "1.0.0", raw, media_type)
     every = (*EVERY, "reg.test/base/rt:1.0.0")
@@ -174,11 +174,11 @@ async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Publish
     verdict = await of_app(registry, *every)
 
     assert told(verdict) == ("current", "reg.test/base/rt:1.0.0")
-    assert f"{RUNTIME} resolved to it too and has moved" in verdict.reason
+    assert f"{RUNTIME} also resolved to it and has moved" in verdict.reason
 
 
 async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registry: Published) -> None:
-    """Images of one repository are no bases of one another: each release moves `latest`."""
+    """Images of one repository are not bases of each other: each release moves `latest`."""
     registry.image("team/app", "latest", "orW", created=MADE)
     await registry.look("reg.test/team/app:latest")
     registry.image("team/app", "latest", "orZ", created=MADE)
@@ -187,8 +187,8 @@ async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registr
     assert told(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
 
 
-async def test_a_registry_that_does_not_answer_is_no_tag_that_moved(registry: Published) -> None:
-    """What its tag was last seen to resolve to may be what it resolves to now."""
+async def test_a_registry_that_does_not_answer_is_not_a_moved_tag(registry: Published) -> None:
+    """The last observation of its tag may still be current."""
     registry.image("other/tool", "1", "t")
     await registry.look("other.test/other/tool:1")
     del registry.hub.manifests["other/tool"]["1"]
@@ -197,14 +197,14 @@ async def test_a_registry_that_does_not_answer_is_no_tag_that_moved(registry: Pu
     assert told(await of_app(registry, *EVERY, "other.test/other/tool:1")) == ("current", RUNTIME)
 
 
-async def test_more_moves_than_are_held_are_not_known(registry: Published) -> None:
-    """What is beyond the bound of memory may be the base."""
+async def test_former_images_beyond_the_limit_are_unknown(registry: Published) -> None:
+    """A former image beyond the memory limit may be the base."""
     await of_app(registry)
     registry.image("base/rt", "1", "os")
     answers = await registry.look(*EVERY, max_units=11)
 
     assert answers[-1].verdict.status is BaseStatus.UNKNOWN
-    assert "more images than are looked at together" in answers[-1].verdict.reason
+    assert "too many former images at a time" in answers[-1].verdict.reason
 
 
 async def test_nothing_more_is_asked_while_no_tag_moved(registry: Published) -> None:
@@ -215,8 +215,8 @@ async def test_nothing_more_is_asked_while_no_tag_moved(registry: Published) -> 
     assert (registry.asked("HEAD", "reg.test"), registry.asked("GET", "reg.test")) == (3, 0)
 
 
-def test_what_entries_say_that_tags_resolved_to() -> None:
-    """Of tags that moved or are gone, the oldest first; nothing of the tags of signature tools, which move at each signature."""
+def test_former_digests_from_ledger_entries() -> None:
+    """Tags that moved or are gone, the oldest first; no signature tags, which move at each signature."""
     one, two, other = (str(Digest.of(text.encode())) for text in ("one", "two", "other"))
     signature = f"sha256-{'a' * 64}.sig"
 
@@ -232,7 +232,7 @@ def test_what_entries_say_that_tags_resolved_to() -> None:
     ]
     place = RemoteRepository("reg.test", Repository("a/b"))
 
-    assert resolved_before(place, entries) == {
+    assert former_digests(place, entries) == {
         Reference.parse("reg.test/a/b:1"): [Digest.parse(one), Digest.parse(two)],
         Reference.parse("reg.test/a/b:2"): [Digest.parse(one)],
     }

@@ -1,4 +1,4 @@
-"""Whether an image is outdated, by what it was built on and what the tag means now."""
+"""Whether an image is outdated, by its base and the current image of the base's tag."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from boltseal.project.bases.freshness import (
     BaseStatus,
     BaseVerdict,
     CurrentBase,
-    Moment,
-    behind,
+    TagInterval,
+    is_same_digest,
     judge,
+    judge_by_current,
     judge_proven,
-    judge_without_past,
-    overall,
-    same_digest,
+    moves_since,
+    worst_verdict,
 )
 from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate
@@ -43,7 +43,7 @@ INHERITED: dict[str, Any] = {
 
 
 def inheriting(**settings: Any) -> ImageFacts:
-    """A base with these settings."""
+    """Return a base with these settings."""
     base = facts("ab", name=str(settings))
     return replace(base, settings=replace(base.settings, **settings))
 
@@ -59,13 +59,13 @@ def judged(
 
 
 def test_the_same_digest_is_the_same_image() -> None:
-    """Nothing has to be read for that."""
-    assert same_digest(claim(NEW), NEW)
+    """No document is read for that."""
+    assert is_same_digest(claim(NEW), NEW)
     assert judged(None, None, built_on=NEW).status is BaseStatus.CURRENT
 
 
 def test_another_index_with_the_same_image_for_the_platform_is_current() -> None:
-    """Another platform moved, or an attestation was made anew."""
+    """Another platform moved, or a new attestation was added."""
     verdict = judged(facts("ab"), facts("ab"))
 
     assert verdict.status is BaseStatus.CURRENT
@@ -79,8 +79,8 @@ def test_a_recorded_platform_digest_is_found_in_the_new_index() -> None:
     assert judged(None, base, built_on=base.manifest).status is BaseStatus.CURRENT
 
 
-def test_layers_that_were_compressed_anew_are_the_same_layers() -> None:
-    """The config says what they hold, and it is the same one."""
+def test_recompressed_layers_are_the_same_layers() -> None:
+    """The config lists the uncompressed layers, and it is unchanged."""
     was = facts("ab")
     now = ImageFacts(digest("zstd"), *(getattr(was, name) for name in list(ImageFacts.__dataclass_fields__)[1:]))
     verdict = judged(was, now)
@@ -89,8 +89,8 @@ def test_layers_that_were_compressed_anew_are_the_same_layers() -> None:
     assert "compressed" in verdict.reason
 
 
-def test_the_same_layers_and_settings_built_anew_are_current() -> None:
-    """Whoever builds again gets the same; only times differ."""
+def test_rebuilt_equal_layers_and_settings_are_current() -> None:
+    """A rebuild gives equal layers and settings; only times differ."""
     assert judged(facts("ab"), facts("ab", name="again")).status is BaseStatus.CURRENT
 
 
@@ -105,7 +105,7 @@ def test_the_same_layers_and_settings_built_anew_are_current() -> None:
     ],
 )
 def test_a_base_that_is_another_image_is_outdated(now: ImageFacts, reason: str) -> None:
-    """Also one that only lost layers, or only changed ENV, CMD, USER or EXPOSE, or what else a build inherits."""
+    """Also one that only lost layers, or only changed ENV, CMD, USER, EXPOSE or another inherited setting."""
     verdict = judged(facts("ab"), now)
 
     assert verdict.status is BaseStatus.OUTDATED
@@ -113,12 +113,12 @@ def test_a_base_that_is_another_image_is_outdated(now: ImageFacts, reason: str) 
     assert verdict.changes is not None
 
 
-def test_where_the_old_base_is_gone_layers_tell_that_it_is_outdated() -> None:
-    """An image that does not begin with what the tag means now was built on something else."""
+def test_without_the_old_base_other_layers_prove_outdated() -> None:
+    """An image that does not begin with the tag's current layers was built on something else."""
     assert judged(None, facts("aY")).status is BaseStatus.OUTDATED
 
 
-def test_where_the_old_base_is_gone_a_beginning_tells_nothing() -> None:
+def test_without_the_old_base_common_layers_prove_nothing() -> None:
     """It may have had one layer more."""
     verdict = judge(IMAGE, claim(), None, CurrentBase(NEW, facts("ab")), unread="the registry has no such manifest")
 
@@ -126,33 +126,33 @@ def test_where_the_old_base_is_gone_a_beginning_tells_nothing() -> None:
     assert "no such manifest" in verdict.reason
 
 
-def test_a_platform_that_the_tag_has_no_more_can_t_be_told() -> None:
-    """There is nothing to build it on again."""
+def test_a_platform_that_the_tag_no_longer_has_is_unknown() -> None:
+    """It can't be rebuilt on this tag."""
     verdict = judged(facts("ab"), None)
 
     assert verdict.status is BaseStatus.UNKNOWN
     assert "linux/amd64" in verdict.reason
 
 
-def test_without_a_past_a_strict_beginning_is_no_proof() -> None:
-    """The answer is that nobody can tell, with what to do; not that it is current."""
-    verdict = judge_without_past(IMAGE, claim(None), CurrentBase(NEW, facts("ab")))
+def test_without_history_fewer_layers_are_no_proof() -> None:
+    """The result is unknown, with a suggestion; it is not current."""
+    verdict = judge_by_current(IMAGE, claim(None), CurrentBase(NEW, facts("ab")))
 
     assert verdict.status is BaseStatus.UNKNOWN
     assert "boltseal build" in verdict.reason
 
 
-def test_without_a_past_other_layers_are_proof() -> None:
-    """And so are all of them, where the image adds none and its history goes on from the base's."""
+def test_without_history_other_layers_are_proof() -> None:
+    """So are all of them, if the image adds none and its history continues the base's."""
     only_set = facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"])
 
-    assert judge_without_past(IMAGE, claim(None), CurrentBase(NEW, facts("aY"))).status is BaseStatus.OUTDATED
-    assert judge_without_past(only_set, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.CURRENT
-    assert judge_without_past(IMAGE, claim(None), CurrentBase(NEW, None, "denied")).reason == "denied"
+    assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, facts("aY"))).status is BaseStatus.OUTDATED
+    assert judge_by_current(only_set, claim(None), CurrentBase(NEW, facts("ab"))).status is BaseStatus.CURRENT
+    assert judge_by_current(IMAGE, claim(None), CurrentBase(NEW, None, "denied")).reason == "denied"
 
 
 def test_a_claim_without_a_digest_is_judged_by_layers() -> None:
-    """As a Dockerfile's FROM is."""
+    """A Dockerfile's FROM is such a claim."""
     assert judged(None, facts("aY"), built_on=None).status is BaseStatus.OUTDATED
     assert judged(None, facts("ab"), built_on=None).status is BaseStatus.UNKNOWN
 
@@ -162,24 +162,24 @@ def proven(*layers: str, now: str) -> BaseVerdict:
     return judge_proven(IMAGE, found, claim(None), CurrentBase(digest(f"index {now}"), facts("ab", env={"V": now})))
 
 
-def test_layers_that_prove_one_base_tell_whether_it_moved() -> None:
-    """By its own digest, and by what it was."""
+def test_a_base_proven_by_layers_shows_whether_it_moved() -> None:
+    """By its own digest, and by its former image."""
     assert proven("1", now="1").status is BaseStatus.CURRENT
     assert proven("1", now="2").status is BaseStatus.OUTDATED
     assert proven("1", now="2").built_on == digest("index 1")
     assert proven("1", "2", now="3").status is BaseStatus.OUTDATED
 
 
-def test_bases_that_cant_be_told_apart_leave_it_open() -> None:
-    """One of them is what the tag means now, another one is not."""
+def test_indistinguishable_bases_are_unknown() -> None:
+    """One of them is the tag's current image, another one is not."""
     verdict = proven("1", "2", now="2")
 
     assert verdict.status is BaseStatus.UNKNOWN
-    assert "meant 2 images with these layers" in verdict.reason
+    assert "resolved to 2 images with these layers" in verdict.reason
 
 
-def moments(*words: str) -> list[Moment]:
-    return [Moment(digest(word) if word else None, at * 10, at * 10 + 5) for at, word in enumerate(words)]
+def intervals(*words: str) -> list[TagInterval]:
+    return [TagInterval(digest(word) if word else None, at * 10, at * 10 + 5) for at, word in enumerate(words)]
 
 
 @pytest.mark.parametrize(
@@ -197,23 +197,23 @@ def moments(*words: str) -> list[Moment]:
     ],
 )
 def test_how_far_behind_it_is(past: tuple[str, ...], expected: tuple[int, bool, int | None]) -> None:
-    """Moves since the tag last meant what the image was built on; and when the first of them was seen."""
-    assert behind(moments(*past), digest("1"), digest("2")) == expected
+    """Moves since the tag last resolved to the base; and when the first of them was observed."""
+    assert moves_since(intervals(*past), digest("1"), digest("2")) == expected
 
 
 def test_outdated_on_one_platform_is_outdated() -> None:
-    """And what can't be told on one is not current."""
+    """What is unknown on one platform is not current."""
 
     def of(*statuses: BaseStatus) -> BaseStatus:
-        return overall([BaseVerdict(status, "") for status in statuses]).status
+        return worst_verdict([BaseVerdict(status, "") for status in statuses]).status
 
     assert of(BaseStatus.CURRENT, BaseStatus.OUTDATED, BaseStatus.UNKNOWN) is BaseStatus.OUTDATED
     assert of(BaseStatus.CURRENT, BaseStatus.UNKNOWN) is BaseStatus.UNKNOWN
     assert of(BaseStatus.NO_BASE, BaseStatus.CURRENT) is BaseStatus.CURRENT
 
 
-def test_what_changed_is_told_in_layers_sizes_and_settings() -> None:
-    """From what both begin with."""
+def test_changes_list_layers_sizes_and_settings() -> None:
+    """Common layers at the beginning are not counted."""
     labels = {"org.opencontainers.image.version": "16.13.2", "org.opencontainers.image.revision": "abc"}
     found = changes(facts("abc", env={"V": "1", "W": "x"}), facts("aYZ", env={"V": "2"}, user="app", labels=labels))
 
@@ -229,8 +229,8 @@ def test_what_changed_is_told_in_layers_sizes_and_settings() -> None:
     assert not found.lost_top
 
 
-def test_whatever_a_build_inherits_is_named_when_it_is_different() -> None:
-    """By the word of a Dockerfile."""
+def test_every_changed_inherited_setting_is_named() -> None:
+    """The name is the Dockerfile instruction."""
     found = changes(facts("ab"), inheriting(**INHERITED)).settings
 
     assert [one.what for one in found] == ["WORKDIR", "VOLUME", "HEALTHCHECK", "STOPSIGNAL", "SHELL", "ONBUILD"]

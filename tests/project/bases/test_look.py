@@ -1,4 +1,4 @@
-"""A look at images: what it finds, and how little it asks."""
+"""Scans of images: what they find, and how few requests they make."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def status(registry: Published, *names: str, base: str = "") -> list[str]:
 
 @pytest.mark.slow
 async def test_a_thousand_images_on_thirty_tags_cost_thirty_heads_and_no_pull(registry: Published) -> None:
-    """Counted at a Docker Hub whose quota lets nobody pull: nothing moved, so nothing needs to be read there."""
+    """Counted at a Docker Hub without any pulls left: nothing moved, so nothing is read there."""
     registry.hub.quota, registry.hub.counting = 0, HUB
     bases = [registry.image("library/node", f"16.{number}", f"ab{number}") for number in range(30)]
     for number in range(1000):
@@ -56,7 +56,7 @@ async def test_a_thousand_images_on_thirty_tags_cost_thirty_heads_and_no_pull(re
 
 
 async def test_within_the_window_no_base_is_asked_for_again(registry: Published) -> None:
-    """Whoever looks every minute costs the registry nothing."""
+    """A scan every minute costs the registry nothing."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", annotations=base_labels(NODE, base))
     await registry.look(f"{APP}:1")
@@ -68,7 +68,7 @@ async def test_within_the_window_no_base_is_asked_for_again(registry: Published)
 
 @pytest.mark.lengthy
 async def test_a_base_that_moved_is_read_by_digest_once(registry: Published) -> None:
-    """What it means now and what it meant; at the next look nothing of it is fetched again."""
+    """The current and the former image; the next scan reads nothing again."""
     base = registry.image("library/node", "16.13", "ab")
     for number in range(20):
         registry.image("shop/app", f"{number}", f"abX{number}", annotations=base_labels(NODE, base))
@@ -90,8 +90,8 @@ async def test_a_base_that_moved_is_read_by_digest_once(registry: Published) -> 
     assert verdict.changes.settings[0].what == "ENV NODE_VERSION"
 
 
-async def test_what_is_new_is_read_through_the_mirror(registry: Published) -> None:
-    """The registry itself is asked by HEAD alone."""
+async def test_new_images_are_read_through_the_mirror(registry: Published) -> None:
+    """The registry itself gets HEADs only."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", annotations=base_labels(NODE, base))
     registry.image("library/node", "16.13", "ac")
@@ -103,8 +103,8 @@ async def test_what_is_new_is_read_through_the_mirror(registry: Published) -> No
     assert registry.asked("GET", "mirror.test") == 2
 
 
-async def test_a_mirror_that_has_it_not_is_no_miss(registry: Published) -> None:
-    """The registry has the last word."""
+async def test_a_missing_image_at_the_mirror_is_read_from_the_registry(registry: Published) -> None:
+    """The registry decides."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", annotations=base_labels(NODE, base))
     registry.image("library/node", "16.13", "ac")
@@ -114,7 +114,7 @@ async def test_a_mirror_that_has_it_not_is_no_miss(registry: Published) -> None:
 
 
 async def test_only_another_platform_of_the_index_moved(registry: Published) -> None:
-    """The image for the platform in use is the same one."""
+    """The image for the platform in use is unchanged."""
     amd, arm = (registry.image("library/node", "x", f"ab{name}", architecture=name) for name in ("amd64", "arm64"))
     base = registry.index("library/node", "16.13", {"amd64": amd, "arm64": arm})
     registry.image("shop/app", "1", "abamd64X", annotations=base_labels(NODE, base))
@@ -126,7 +126,7 @@ async def test_only_another_platform_of_the_index_moved(registry: Published) -> 
     assert "other platforms" in answer.verdict.reason
 
 
-async def test_an_attestation_made_anew_is_no_new_base(registry: Published) -> None:
+async def test_a_new_attestation_is_not_a_new_base(registry: Published) -> None:
     """Only the index has another digest."""
     amd = registry.image("library/node", "x", "ab")
     base = registry.index("library/node", "16.13", {"amd64": amd}, registry.attested("library/node", amd))
@@ -137,7 +137,7 @@ async def test_an_attestation_made_anew_is_no_new_base(registry: Published) -> N
 
 
 async def test_an_image_of_several_platforms_is_as_old_as_its_oldest(registry: Published) -> None:
-    """Each is held against its own platform of the base."""
+    """Each is compared with its own platform of the base."""
     amd, arm = (registry.image("library/node", "x", name, architecture=name) for name in ("amd64", "arm64"))
     base = registry.index("library/node", "16.13", {"amd64": amd, "arm64": arm})
     said = base_labels(NODE, base)
@@ -156,8 +156,8 @@ async def test_an_image_of_several_platforms_is_as_old_as_its_oldest(registry: P
     assert answer.verdict.status is BaseStatus.OUTDATED
 
 
-async def test_a_base_that_was_compressed_anew_is_the_same(registry: Published) -> None:
-    """Other digests in the manifest, the same config."""
+async def test_a_recompressed_base_is_the_same(registry: Published) -> None:
+    """The manifest has other digests, the config is unchanged."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     registry.image("library/node", "16.13", "ab", packed="zstd")
@@ -168,7 +168,7 @@ async def test_a_base_that_was_compressed_anew_is_the_same(registry: Published) 
 
 
 async def test_a_base_that_lost_its_top_layer_is_found_without_a_label(registry: Published) -> None:
-    """By what an earlier look saw: the longest chain of all that the tag ever meant."""
+    """By an earlier observation: the longest match of all images that the tag ever resolved to."""
     registry.image("library/node", "16.13", "abc", created="2026-01-01T00:00:00Z")
     registry.image("shop/app", "1", "abcX", created="2199-01-01T00:00:00Z")
     before = await status(registry, f"{APP}:1", base=NODE)
@@ -179,11 +179,11 @@ async def test_a_base_that_lost_its_top_layer_is_found_without_a_label(registry:
     assert answer.verdict.status is BaseStatus.OUTDATED
     assert "lost its uppermost layer" in answer.verdict.reason
     assert answer.verdict.claim is not None
-    assert (answer.verdict.claim.how, answer.verdict.claim.by) == (ClaimKind.PROVEN, ClaimSource.LAYERS)
+    assert (answer.verdict.claim.kind, answer.verdict.claim.source) == (ClaimKind.PROVEN, ClaimSource.LAYERS)
 
 
-async def test_a_beginning_that_nobody_watched_is_no_proof(registry: Published) -> None:
-    """It was built before anybody looked at the tag: it may have meant more then."""
+async def test_an_unobserved_match_is_no_proof(registry: Published) -> None:
+    """It was built before the first observation of the tag, which may have resolved to another image."""
     registry.image("library/node", "16.13", "abc")
     registry.image("shop/app", "1", "abX", created="2020-01-01T00:00:00Z")
     await registry.look(f"{APP}:1", base=NODE)
@@ -194,31 +194,31 @@ async def test_a_beginning_that_nobody_watched_is_no_proof(registry: Published) 
     assert "boltseal build" in answer.verdict.reason
 
 
-async def test_a_base_that_is_gone_is_said_to_be(registry: Published) -> None:
-    """There is nothing to build on again; the others go on."""
+async def test_a_deleted_base_is_reported(registry: Published) -> None:
+    """It can't be rebuilt on this tag; other images are checked."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     registry.image("shop/app", "2", "abY", labels=base_labels("docker.io/library/gone:1", base))
     answers = await registry.look(f"{APP}:1", f"{APP}:2")
 
     assert [str(answer.verdict.status) for answer in answers] == ["current", "cannot tell"]
-    assert "docker.io/library/gone:1 is gone" in answers[1].verdict.reason
+    assert "docker.io/library/gone:1 no longer exists" in answers[1].verdict.reason
 
 
-async def test_an_image_that_is_not_there_and_one_that_is_none(registry: Published) -> None:
-    """A line for each; the others go on."""
+async def test_a_missing_image_and_another_artifact(registry: Published) -> None:
+    """One line each; other images are checked."""
     registry.attested("shop/app", registry.image("shop/app", "1", "ab", labels={"x": "y"}))
     sbom = artifact("an SBOM")
     registry.hub.publish("shop/app", "sbom", sbom.raw, sbom.media_type)
     answers = await registry.look(f"{APP}:1", f"{APP}:none", f"{APP}:sbom")
 
     assert "no manifest none" in answers[1].verdict.reason
-    assert "no image that runs" in answers[2].verdict.reason
+    assert "not a container image" in answers[2].verdict.reason
     assert {str(answer.verdict.status) for answer in answers} == {"cannot tell"}
 
 
-async def test_provenance_names_all_and_layers_tell_which(registry: Published) -> None:
-    """Of the builder's image and the runtime's image the one is the base that the image begins with."""
+async def test_provenance_names_all_inputs_and_layers_decide(registry: Published) -> None:
+    """Of the builder's and the runtime's image, the base is the one with which the image begins."""
     go, run = registry.image("library/golang", "1.22", "gh"), registry.image("library/alpine", "3.20", "al")
     app = registry.image("shop/app", "x", "alX")
     attested = registry.attested("shop/app", app, ("golang@1.22", go), ("alpine@3.20", run))
@@ -238,8 +238,8 @@ async def test_provenance_names_all_and_layers_tell_which(registry: Published) -
     assert str(moved[0].verdict.claim.base) == "docker.io/library/alpine:3.20"
 
 
-async def test_what_is_built_from_scratch_has_no_base(registry: Published) -> None:
-    """Though an image went into its build."""
+async def test_an_image_from_scratch_has_no_base(registry: Published) -> None:
+    """Even if an image was used in its build."""
     go = registry.image("library/golang", "1.22", "gh")
     app = registry.image("shop/app", "x", "X")
     registry.index("shop/app", "1", {"amd64": app}, registry.attested("shop/app", app, ("golang@1.22", go)))
@@ -249,8 +249,8 @@ async def test_what_is_built_from_scratch_has_no_base(registry: Published) -> No
     assert await status(registry, f"{APP}:1", f"{APP}:2") == ["no base", "no base"]
 
 
-async def test_a_label_that_came_with_the_base_speaks_of_the_bases_base(registry: Published) -> None:
-    """An app on our own base on node, of which only our base was labelled: the app stands on our base."""
+async def test_an_inherited_label_names_the_bases_base(registry: Published) -> None:
+    """An app on our own base on node, of which only our base was labelled: the app is based on our base."""
     node = registry.image("library/node", "16.13", "ab")
     said = base_labels(NODE, node)
     registry.image("shop/base", "1", "abB", labels=said, created="2026-01-01T00:00:00Z")
@@ -261,8 +261,8 @@ async def test_a_label_that_came_with_the_base_speaks_of_the_bases_base(registry
     assert str(answers[1].verdict.claim.base) == "reg.test/shop/base:1"
 
 
-async def test_a_base_of_a_registry_that_nobody_allowed_is_not_asked_for(registry: Published) -> None:
-    """A label can't make us talk to a host of its author's choice."""
+async def test_a_base_at_a_registry_that_is_not_allowed_is_not_resolved(registry: Published) -> None:
+    """A label can't make boltseal contact a host."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels("internal.test/x/y:1", base))
     registry.allowed = False
@@ -274,7 +274,7 @@ async def test_a_base_of_a_registry_that_nobody_allowed_is_not_asked_for(registr
 
 
 async def test_a_private_base_is_could_not_check(registry: Published) -> None:
-    """With what the registry says, and never as success."""
+    """With the registry's answer, and never as success."""
     base = registry.image("secret/base", "1", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels("docker.io/secret/base:1", base))
     registry.hub.private = "secret/base"
@@ -284,8 +284,8 @@ async def test_a_private_base_is_could_not_check(registry: Published) -> None:
     assert "docker login" in answer.verdict.reason
 
 
-async def test_an_image_of_which_nobody_says_anything(registry: Published) -> None:
-    """Says what to do."""
+async def test_an_image_without_claims(registry: Published) -> None:
+    """The reason suggests what to do."""
     registry.image("shop/app", "1", "abX")
     [answer] = await registry.look(f"{APP}:1")
 
@@ -294,7 +294,7 @@ async def test_an_image_of_which_nobody_says_anything(registry: Published) -> No
 
 
 async def test_a_squashed_image_is_judged_by_its_label_alone(registry: Published) -> None:
-    """Its one layer proves nothing."""
+    """Its only layer proves nothing."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "S", labels=base_labels(NODE, base))
     registry.image("shop/app", "2", "T")
@@ -306,8 +306,8 @@ async def test_a_squashed_image_is_judged_by_its_label_alone(registry: Published
     assert await status(registry, f"{APP}:2", base=NODE) == ["cannot tell"]
 
 
-async def test_a_pull_limit_that_is_used_up_is_said(registry: Published) -> None:
-    """HEADs go on; what would have to be read can't be."""
+async def test_a_used_up_pull_limit_is_reported(registry: Published) -> None:
+    """HEADs still work; nothing can be read."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     await registry.look(f"{APP}:1")
@@ -316,12 +316,12 @@ async def test_a_pull_limit_that_is_used_up_is_said(registry: Published) -> None
     [answer] = await registry.look(f"{APP}:1")
 
     assert answer.verdict.status is BaseStatus.UNKNOWN
-    assert "limits how often" in answer.verdict.reason
+    assert "has a rate limit" in answer.verdict.reason
     assert registry.asked("HEAD", HUB) == 1
 
 
 async def test_an_index_with_a_thousand_statements_costs_four(registry: Published) -> None:
-    """Whoever may push can write anything into an index."""
+    """Any user who may push can write anything into an index."""
     app = registry.image("shop/app", "x", "abX")
     attested = [registry.attested("shop/app", app, salt=str(number)) for number in range(1000)]
     registry.index("shop/app", "1", {"amd64": app}, *attested)
@@ -330,8 +330,8 @@ async def test_an_index_with_a_thousand_statements_costs_four(registry: Publishe
     assert registry.asked("GET", "reg.test") <= 2 + 4
 
 
-async def test_no_more_is_held_at_a_time_than_is_stated(registry: Published) -> None:
-    """What is beyond it is not judged, and that is said."""
+async def test_memory_is_limited(registry: Published) -> None:
+    """Images beyond the limit are not judged, and reported."""
     base = registry.image("library/node", "16.13", "ab")
     for number in range(40):
         registry.image("shop/app", f"{number}", f"abX{number}", annotations=base_labels(NODE, base))
@@ -343,8 +343,8 @@ async def test_no_more_is_held_at_a_time_than_is_stated(registry: Published) -> 
     assert "fewer at a time" in answers[-1].verdict.reason
 
 
-async def test_what_a_label_holds_is_shown_as_one_line_of_plain_text(registry: Published) -> None:
-    """A name that is none claims nothing; it can't write into somebody's terminal."""
+async def test_a_label_is_shown_as_one_line_of_plain_text(registry: Published) -> None:
+    """An invalid name is not a claim; it can't send control characters to a terminal."""
     registry.image("shop/app", "1", "abX", labels={"org.opencontainers.image.base.name": "x\x1b[2J\ny"})
     [answer] = await registry.look(f"{APP}:1")
 
@@ -353,7 +353,7 @@ async def test_what_a_label_holds_is_shown_as_one_line_of_plain_text(registry: P
 
 
 async def test_an_image_of_many_huge_configs_is_refused(registry: Published) -> None:
-    """A config of more than is read is not read."""
+    """A config above the limit is not read."""
     app = registry.image("shop/app", "x", "ab")
     media_type, raw = registry.hub.manifests["shop/app"][str(app)]
     size = raw[raw.index(b'"size": ') + 8 :].partition(b"}")[0]
@@ -361,11 +361,11 @@ async def test_an_image_of_many_huge_configs_is_refused(registry: Published) -> 
     registry.hub.publish("shop/app", "1", huge, media_type)
     [answer] = await registry.look(f"{APP}:1")
 
-    assert "at most 8388608 are read" in answer.verdict.reason
+    assert "expected at most 8388608" in answer.verdict.reason
 
 
-async def test_a_provenance_makes_us_read_at_no_host_that_nobody_allowed(registry: Published) -> None:
-    """Neither a tag nor, by digest, a manifest: also where another of the images that it names has moved."""
+async def test_provenance_causes_no_request_to_a_host_that_is_not_allowed(registry: Published) -> None:
+    """Neither a tag nor a manifest by digest, even if another build input has moved."""
     node = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "x", "abX")
     inner = ("169.254.169.254/latest/meta-data@1", registry.image("x/y", "1", "q"))
@@ -379,8 +379,8 @@ async def test_a_provenance_makes_us_read_at_no_host_that_nobody_allowed(registr
     assert answer.verdict.status is BaseStatus.OUTDATED
 
 
-async def test_a_base_that_can_not_be_asked_for_may_be_the_nearer_one(registry: Published) -> None:
-    """What can be read has not moved; whether it is what the image stands on is not said by that."""
+async def test_an_unresolvable_build_input_may_be_the_base(registry: Published) -> None:
+    """The readable inputs have not moved; whether one of them is the base is unknown."""
     node = registry.image("library/node", "16.13", "ab")
     ours = registry.image("ours", "1", "abc")
     app = registry.image("shop/app", "x", "abcX")
@@ -393,8 +393,8 @@ async def test_a_base_that_can_not_be_asked_for_may_be_the_nearer_one(registry: 
     assert "--allow inner.test" in answer.verdict.reason
 
 
-async def test_a_provenance_of_more_images_than_are_believed_says_nothing(registry: Published) -> None:
-    """Neither that the base is among the first of them, nor that it is not: what the label says counts."""
+async def test_a_provenance_of_too_many_images_is_ignored(registry: Published) -> None:
+    """The base may or may not be among the first of them: the label counts."""
     many = [(f"other{number}@1", Digest.of(b"%d" % number)) for number in range(250)]
     node = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "x", "abX", labels=base_labels(NODE, node))
@@ -406,8 +406,8 @@ async def test_a_provenance_of_more_images_than_are_believed_says_nothing(regist
     assert registry.asked("HEAD") == 1
 
 
-async def test_what_is_too_large_to_look_at_is_not_taken_for_no_image(registry: Published) -> None:
-    """An index of very many platforms could not be told; one that holds other things beside an image is that image."""
+async def test_a_large_index_is_not_another_artifact(registry: Published) -> None:
+    """An index of very many platforms is unknown; one with other artifacts beside an image is that image."""
     node = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "x", "abX", labels=base_labels(NODE, node))
     registry.index("shop/app", "many", {f"arch{number}": app for number in range(101)})
@@ -419,13 +419,13 @@ async def test_what_is_too_large_to_look_at_is_not_taken_for_no_image(registry: 
     many, beside, charts = await registry.look(f"{APP}:many", f"{APP}:1", f"{APP}:charts")
 
     assert isinstance(many.error, NotRead)
-    assert "an index of 101 images" in many.verdict.reason
+    assert "an index has 101 images" in many.verdict.reason
     assert beside.verdict.status is BaseStatus.OUTDATED
     assert isinstance(charts.error, NotAnImage)
 
 
-async def test_a_look_of_a_clock_that_was_ahead_hides_no_move(registry: Published) -> None:
-    """What was seen at a time that is still to come is as old as anything."""
+async def test_an_observation_in_the_future_hides_no_move(registry: Published) -> None:
+    """Observations in the future do not count."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     now_us = registry.now_us
@@ -438,8 +438,8 @@ async def test_a_look_of_a_clock_that_was_ahead_hides_no_move(registry: Publishe
     assert await status(registry, f"{APP}:1") == ["outdated"]
 
 
-async def test_a_clock_that_was_behind_has_watched_nothing(registry: Published) -> None:
-    """It saw a base before that was made; so whether the base had one layer more when the image was built, nobody knows."""
+async def test_an_observation_by_a_slow_clock_does_not_count(registry: Published) -> None:
+    """It observed a base before that was built, so whether the base had one layer more is unknown."""
     registry.image("library/node", "16.13", "ab", created="2026-11-20T00:00:00Z")
     registry.image("shop/app", "1", "abcX", history="pqrs", created="2026-11-20T00:00:00Z")
     now_us = registry.now_us
@@ -450,16 +450,16 @@ async def test_a_clock_that_was_behind_has_watched_nothing(registry: Published) 
     assert await status(registry, f"{APP}:1", base=NODE) == ["cannot tell"]
 
 
-async def test_an_image_that_was_made_tomorrow_proves_nothing(registry: Published) -> None:
-    """Whoever watched the tag before that may have begun a moment ago."""
+async def test_an_image_built_in_the_future_proves_nothing(registry: Published) -> None:
+    """The tag's observation may have begun a moment ago."""
     registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "abcX", history="pqrs", created="2099-01-01T00:00:00Z")
 
     assert [await status(registry, f"{APP}:1", base=NODE) for _ in range(2)] == [["cannot tell"]] * 2
 
 
-async def test_what_a_tag_meant_and_can_not_be_read_any_more_may_be_the_base(registry: Published) -> None:
-    """A pull limit that is used up, or an image that was deleted, makes no shorter base of it."""
+async def test_an_unreadable_former_image_may_be_the_base(registry: Published) -> None:
+    """A used-up pull limit, or a deleted image, does not make a shorter match the base."""
     longer = registry.image("library/node", "16.13", "abc")
     registry.image("x/y", "1", "abcq", labels=base_labels(NODE, longer))
     await registry.look("reg.test/x/y:1")  # what the tag means is seen; nothing is read of it
@@ -474,8 +474,8 @@ async def test_what_a_tag_meant_and_can_not_be_read_any_more_may_be_the_base(reg
     assert read.verdict.status is BaseStatus.OUTDATED
 
 
-async def test_images_of_one_dockerfile_are_no_bases_of_one_another(registry: Published) -> None:
-    """They begin with the same layers, and go on with steps of their own: what the user says of both counts."""
+async def test_images_of_one_dockerfile_are_not_bases_of_each_other(registry: Published) -> None:
+    """They begin with equal layers and continue with their own: the user's claim counts."""
     node = registry.image("library/node", "16.13", "ab")
     for labels in ({}, base_labels(NODE, node)):
         registry.image("shop/worker", "1", "abC", history=["a", "b", "C", "CMD worker"], labels=labels)
@@ -486,8 +486,8 @@ async def test_images_of_one_dockerfile_are_no_bases_of_one_another(registry: Pu
         assert named == [NODE, NODE]
 
 
-async def test_a_label_that_came_with_a_base_that_has_moved_since_hides_no_move(registry: Published) -> None:
-    """The label says of which image it speaks: that is what the app stands on, also when nobody looks at it."""
+async def test_an_inherited_label_of_a_moved_base_hides_no_move(registry: Published) -> None:
+    """The label names the image it belongs to: that is the app's base, even if it is not part of the scan."""
     node = registry.image("library/node", "16.13", "ab")
     said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/base:1"}
     registry.image("shop/base", "1", "abB", labels=said)
@@ -502,8 +502,8 @@ async def test_a_label_that_came_with_a_base_that_has_moved_since_hides_no_move(
     assert str(answer.verdict.claim.base) == "docker.io/shop/base:1"
 
 
-async def test_a_copy_under_another_name_stands_on_what_its_label_says(registry: Published) -> None:
-    """It has all labels of what it is a copy of, and is that image; one of which that can't be seen is not told."""
+async def test_a_copy_under_another_name_has_its_originals_base(registry: Published) -> None:
+    """It has all labels of the original and is that image; if the original is unreadable, the base is unknown."""
     node = registry.image("library/node", "16.13", "ab")
     said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/app:1"}
     for repository in ("shop/app", "prod/app"):
@@ -518,8 +518,8 @@ async def test_a_copy_under_another_name_stands_on_what_its_label_says(registry:
 
 
 @pytest.mark.slow
-async def test_what_a_tag_meant_longer_ago_than_is_looked_may_be_the_base(registry: Published) -> None:
-    """Of a tag that moved sixty times, what it means now is a shorter base than the one that the image was built on."""
+async def test_a_former_image_beyond_the_limit_may_be_the_base(registry: Published) -> None:
+    """Of a tag that moved sixty times, the current image is a shorter match than the real base."""
     last = registry.image("library/node", "16.13", "abc")
     for number in range(60):
         registry.image("x/y", "1", "q", labels=base_labels(NODE, last))
@@ -532,8 +532,8 @@ async def test_what_a_tag_meant_longer_ago_than_is_looked_may_be_the_base(regist
     assert answer.verdict.status is BaseStatus.UNKNOWN
 
 
-async def test_a_config_that_is_a_bomb_is_a_line_and_the_others_go_on(registry: Published) -> None:
-    """Brackets within brackets: one image of a stranger ends no look at all of them."""
+async def test_a_hostile_config_does_not_stop_other_images(registry: Published) -> None:
+    """Deep nesting: one hostile image does not stop the scan of the others."""
     base = registry.image("library/node", "16.13", "ab")
     app = registry.image("shop/app", "1", "abX", labels=base_labels(NODE, base))
     media_type, raw = registry.hub.manifests["shop/app"][str(app)]
@@ -549,8 +549,8 @@ async def test_a_config_that_is_a_bomb_is_a_line_and_the_others_go_on(registry: 
     assert answers[1].verdict.status is BaseStatus.CURRENT
 
 
-async def test_a_config_that_comes_byte_by_byte_is_not_waited_for_for_ever(tmp_path: Path) -> None:
-    """Its registry is never silent, and never done."""
+async def test_a_slow_config_is_not_awaited_for_ever(tmp_path: Path) -> None:
+    """Its registry keeps sending, and never finishes."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -1,9 +1,9 @@
-"""Which image another one was built on, by its layers."""
+"""Finding an image's base by its layers."""
 
 from __future__ import annotations
 
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.layer_match import Candidate, holds, inherits, longest
+from boltseal.project.bases.layer_match import Candidate, inherits_label, longest_match, may_be_base
 from tests.project.bases.made import digest, facts
 
 NODE = Reference.parse("node:16.13")
@@ -14,65 +14,65 @@ def candidate(layers: str, name: str = "", **more: object) -> Candidate:
 
 
 def test_a_base_that_lost_its_uppermost_layers_is_found() -> None:
-    """The longest chain of all that the tag ever meant wins, though what it means today is a beginning too."""
+    """The longest match of all former images wins, although the current image matches too."""
     was, now = candidate("abc"), candidate("ab")
 
-    assert longest(facts("abcX"), [now, was]) == (was,)
+    assert longest_match(facts("abcX"), [now, was]) == (was,)
 
 
 def test_what_the_image_does_not_begin_with_is_no_base() -> None:
-    """Layers in the middle prove nothing, nor does one in common."""
-    assert longest(facts("abX"), [candidate("b"), candidate("ac"), candidate("abXY")]) == ()
+    """Common layers in the middle prove nothing, nor does a single common one."""
+    assert longest_match(facts("abX"), [candidate("b"), candidate("ac"), candidate("abXY")]) == ()
 
 
 def test_an_image_without_layers_proves_nothing() -> None:
     """Every image begins with none."""
-    assert longest(facts("abX"), [candidate("")]) == ()
+    assert longest_match(facts("abX"), [candidate("")]) == ()
 
 
 def test_an_image_is_not_its_own_base() -> None:
-    """A tag of the image itself begins with all of it."""
+    """The image's own tag matches all its layers."""
     image = facts("abX")
 
-    assert not holds(image, image)
+    assert not may_be_base(image, image)
 
 
-def test_an_image_that_only_sets_something_stands_on_all_its_layers() -> None:
-    """FROM and ENV make no layer."""
+def test_an_image_without_own_layers_has_its_bases_layers() -> None:
+    """FROM and ENV create no layer."""
     base = candidate("ab")
 
-    assert longest(facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"]), [base]) == (base,)
+    assert longest_match(facts("ab", env={"A": "1"}, history=["a", "b", "ENV A=1"]), [base]) == (base,)
 
 
-def test_of_several_with_these_layers_the_history_tells() -> None:
-    """A base whose ENV alone changed has the same layers, and another history."""
+def test_of_equal_layers_the_history_decides() -> None:
+    """A base of which only ENV changed has equal layers and another history."""
     was = candidate("ab", env={"V": "1"}, history=["a", "b", "ENV V=1"])
     now = candidate("ab", env={"V": "2"}, history=["a", "b", "ENV V=2"])
     image = facts("abX", env={"V": "1"}, history=["a", "b", "ENV V=1", "COPY x"])
 
-    assert longest(image, [was, now]) == (was,)
+    assert longest_match(image, [was, now]) == (was,)
 
 
 def test_the_longer_history_is_the_nearer_base() -> None:
-    """An image of the same layers whose history is the beginning of the other's stands below it."""
+    """An image of equal layers whose history is shorter is the other one's base."""
     plain = candidate("ab", history=["a", "b"])
     more = candidate("ab", name="more", history=["a", "b", "ENV V=1"])
     image = facts("abX", history=["a", "b", "ENV V=1", "COPY x"])
 
-    assert longest(image, [plain, more]) == (more,)
+    assert longest_match(image, [plain, more]) == (more,)
 
 
-def test_where_nothing_tells_all_are_named() -> None:
-    """A squashed or stripped history tells of nobody."""
+def test_without_a_history_all_candidates_are_returned() -> None:
+    """A squashed or stripped history names no base."""
     one, other = candidate("ab", "one", history=["p"]), candidate("ab", "other", history=["q"])
 
-    assert longest(facts("abX", history=["r"]), [one, other]) == (one, other)
+    assert longest_match(facts("abX", history=["r"]), [one, other]) == (one, other)
 
 
 def test_a_label_that_the_base_has_too_is_the_bases() -> None:
-    """Docker copies labels into whatever is built on the image."""
+    """Docker copies labels into every image built on the labelled one."""
     base = facts("ab", labels={"l": "v"})
 
-    assert inherits(facts("abX", labels={"l": "v"}), "l", base)
-    assert not inherits(facts("abX", labels={"l": "w"}), "l", base)
-    assert not inherits(facts("abX"), "l", base)
+    assert inherits_label(facts("abX", labels={"l": "v"}), "l", base)
+    assert not inherits_label(facts("abX", labels={"l": "w"}), "l", base)
+    assert not inherits_label(facts("abX"), "l", base)

@@ -1,4 +1,4 @@
-"""Rebuilds are asked for once, bases first, bounded, and each is written down."""
+"""Rebuilds are requested once, bases first, within limits, and recorded."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
-    """However often somebody looks; the next move of the base asks again."""
+    """Regardless of how often images are scanned; the next move of the base causes a new request."""
     told = tmp_path / "told"
     builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
     first = await builder.rebuild([answered(APP, NODE)])
     again = await builder.rebuild([answered(APP, NODE)])
     moved = await builder.rebuild([answered(APP, NODE, "newer")])
 
-    assert [(one.outcome, one.tries, one.told) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
+    assert [(one.outcome, one.tries, one.summary) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
     assert again == []
     assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
     assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
 
 
-async def test_bases_of_bases_come_first(journal: RebuildJournal, tmp_path: Path) -> None:
+async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) -> None:
     """In whatever order they were found; what is current is left alone. What stands on one that was just asked for is not
     asked for with a digest that its base is about to lose: the look after it says with which."""
     told = tmp_path / "told"
@@ -86,8 +86,8 @@ async def test_bases_of_bases_come_first(journal: RebuildJournal, tmp_path: Path
     assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
 
 
-async def test_what_stands_on_one_that_waits_waits_too(journal: RebuildJournal, tmp_path: Path) -> None:
-    """However many lie between."""
+async def test_images_based_on_a_waiting_one_wait_too(journal: RebuildJournal, tmp_path: Path) -> None:
+    """However many images are in between."""
     top = "reg.test/shop/top:1"
     builder = rebuilder(journal, script(tmp_path, "true"))
     asked = await builder.rebuild([answered(top, APP), answered(APP, OURS), answered(OURS, NODE)])
@@ -95,18 +95,18 @@ async def test_what_stands_on_one_that_waits_waits_too(journal: RebuildJournal, 
     assert [str(one.due.image) for one in asked] == [OURS]
 
 
-async def test_a_base_that_goes_back_and_forth_asks_each_time(journal: RebuildJournal, tmp_path: Path) -> None:
-    """It moved each time, and what was built on the one before stands on an old base again."""
+async def test_a_base_that_moves_back_and_forth_causes_a_request_each_time(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
+    """Each move is new, and images built on the former digest are outdated again."""
     builder = rebuilder(journal, script(tmp_path, "true"))
     asked = [len(await builder.rebuild([answered(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
 
     assert asked == [1, 0, 1, 1, 0]
 
 
-async def test_an_image_whose_platforms_stand_on_two_bases_is_rebuilt_for_either(
-    journal: RebuildJournal, tmp_path: Path
-) -> None:
-    """Once for both where both have moved; that one was asked for hides no move of the other."""
+async def test_an_image_with_two_bases_is_rebuilt_for_either(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Once for both if both have moved; a request for one base hides no move of the other."""
     on_node, on_other = answered(APP, NODE), answered(APP, "docker.io/library/other:1")
     both = replace(on_node, verdicts=on_node.verdicts + on_other.verdicts)
     builder = rebuilder(journal, script(tmp_path, "true"))
@@ -123,22 +123,22 @@ async def test_an_image_whose_platforms_stand_on_two_bases_is_rebuilt_for_either
         [answered(APP, OURS), answered(OURS, APP, status=BaseStatus.CURRENT)],
     ],
 )
-async def test_what_stands_on_itself_is_not_rebuilt_for_ever(
+async def test_an_image_based_on_itself_is_not_rebuilt(
     journal: RebuildJournal, tmp_path: Path, answers: list[BaseReport]
 ) -> None:
-    """A rebuild would move its base, and so ask for the next one. Who only stands on such a circle is asked for."""
+    """Each rebuild would move its base and cause the next one. An image that is only based on such a cycle is rebuilt."""
     builder = rebuilder(journal, script(tmp_path, "true"))
     above = answered("reg.test/x/y:1", APP)
-    words = builder.sort([*answers, above]).words(1)
+    words = builder.plan([*answers, above]).messages(1)
     asked = await builder.rebuild([*answers, above])
 
     assert [str(one.due.image) for one in asked] == ["reg.test/x/y:1"]
-    assert words[0].startswith(f"{APP} stands on itself")
+    assert words[0].startswith(f"{APP} is based on itself")
     assert len(words) <= 2
 
 
-async def test_two_runs_at_once_ask_for_nothing_twice(journal: RebuildJournal, tmp_path: Path) -> None:
-    """The second one leaves it to the first, also what that has not come to yet."""
+async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal, tmp_path: Path) -> None:
+    """The second one leaves everything to the first, even what that has not started."""
     told, begun = tmp_path / "told", tmp_path / "begun"
     waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
     command = script(tmp_path, f"echo $1 >> {told}; touch {begun}; {waits}")
@@ -154,8 +154,10 @@ async def test_two_runs_at_once_ask_for_nothing_twice(journal: RebuildJournal, t
     assert told.read_text().splitlines() == [APP, "reg.test/x/y:1"]
 
 
-async def test_who_is_told_to_end_goes_on_with_the_tries_that_are_left(journal: RebuildJournal, tmp_path: Path) -> None:
-    """What it ran is ended; the next look tries again, and in all no more often than was said."""
+async def test_an_interrupted_run_continues_with_the_remaining_attempts(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
+    """Its command is terminated; the next run continues, up to the total number of attempts."""
     told = tmp_path / "told"
     command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
     for _ in range(2):
@@ -178,8 +180,8 @@ async def test_who_is_told_to_end_goes_on_with_the_tries_that_are_left(journal: 
     ]
 
 
-async def test_what_stands_on_a_base_that_failed_waits(journal: RebuildJournal, tmp_path: Path) -> None:
-    """Others go on; that which waits was not asked for, so the next look asks."""
+async def test_images_based_on_a_failed_one_wait(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Others continue; the waiting one was not requested, so the next run requests it."""
     builder = rebuilder(journal, script(tmp_path, 'case "$1" in *ours*) echo broken; exit 9;; esac'))
     answers = [answered(APP, OURS), answered(OURS, NODE), answered("reg.test/x/y:1", NODE)]
     asked = await builder.rebuild(answers)
@@ -188,14 +190,14 @@ async def test_what_stands_on_a_base_that_failed_waits(journal: RebuildJournal, 
         (OURS, "failed", 2),
         ("reg.test/x/y:1", "done", 1),
     ]
-    assert "exit code 9; broken" in asked[0].told
+    assert "exit code 9; broken" in asked[0].summary
     assert [str(due.image) for due in builder.due(answers)] == [APP]
     assert await builder.rebuild(answers) == []  # in the same look; the next one begins anew
     assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
 
 
-async def test_a_try_that_goes_well_is_the_last(journal: RebuildJournal, tmp_path: Path) -> None:
-    """The second of three, here."""
+async def test_a_successful_attempt_is_the_last(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Here, the second of three."""
     mark = tmp_path / "mark"
     builder = rebuilder(journal, script(tmp_path, f"test -e {mark} || {{ touch {mark}; exit 1; }}"), attempts=3)
     [asked] = await builder.rebuild([answered(APP, NODE)])
@@ -203,22 +205,22 @@ async def test_a_try_that_goes_well_is_the_last(journal: RebuildJournal, tmp_pat
     assert (asked.outcome, asked.tries) == (RebuildOutcome.DONE, 2)
 
 
-async def test_who_is_killed_after_asking_has_asked(journal: RebuildJournal, tmp_path: Path) -> None:
-    """A rebuild is never begun twice for one move, whatever became of the first."""
+async def test_a_killed_run_has_requested(journal: RebuildJournal, tmp_path: Path) -> None:
+    """A rebuild is never started twice for one move, whatever its outcome."""
     line = JournalLine(1, APP, NODE, str(digest("new")), RebuildOutcome.ASKED)
-    journal.note(line)
+    journal.append(line)
     builder = rebuilder(journal, script(tmp_path, "true"))
 
     assert await builder.rebuild([answered(APP, NODE)]) == []
-    [words] = builder.sort([answered(APP, NODE)]).words(9)
+    [words] = builder.plan([answered(APP, NODE)]).messages(9)
 
     assert words == (
-        f"{APP}: a rebuild was asked for at 1970-01-01 00:00 UTC, nobody has seen the end of it, and it is not asked for again"
+        f"{APP}: a rebuild was requested at 1970-01-01 00:00 UTC, its outcome is unknown; it is not requested again"
     )
 
 
-async def test_a_defect_of_ours_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path) -> None:
-    """It was asked for, and the tries that are left follow."""
+async def test_a_defect_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path) -> None:
+    """It was requested, and the remaining attempts follow."""
     table = {"url": "http://127.0.0.1:9/", "token_env": "T", "attempts": 2}
     builder = Rebuilder(parse_on_outdated([table]), journal, lambda: 1, tokens={}, pause_s=0)
     with pytest.raises(KeyError):
@@ -228,8 +230,8 @@ async def test_a_defect_of_ours_loses_no_rebuild(journal: RebuildJournal, tmp_pa
     assert [due.tries for due in builder.due([answered(APP, NODE)])] == [1]
 
 
-async def test_what_a_command_printed_is_not_told_to_others(journal: RebuildJournal, tmp_path: Path) -> None:
-    """A build's last line may hold a secret: it stays in the state folder, which is its owner's alone."""
+async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_path: Path) -> None:
+    """A build's last line may contain a secret: it stays in the state folder, which only its owner can read."""
     recorded: list[str] = []
 
     async def record(_due: RebuildDue, _outcome: RebuildOutcome, told: str) -> None:
@@ -238,22 +240,22 @@ async def test_what_a_command_printed_is_not_told_to_others(journal: RebuildJour
     builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
     [asked] = await builder.rebuild([answered(APP, NODE)])
 
-    assert "hunter2" in asked.told
+    assert "hunter2" in asked.summary
     assert recorded == ["exit code 4"]
     assert journal.path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.slow
-async def test_only_so_many_are_asked_for_at_a_time(journal: RebuildJournal, tmp_path: Path) -> None:
-    """The rest at the next look."""
+async def test_requests_per_run_are_limited(journal: RebuildJournal, tmp_path: Path) -> None:
+    """The rest follows in the next run."""
     builder = rebuilder(journal, ["true"])
     answers = [answered(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
 
     assert [len(await builder.rebuild(answers)) for _ in range(3)] == [100, 20, 0]
 
 
-async def test_a_ledger_that_takes_no_record_stops_nothing(journal: RebuildJournal, tmp_path: Path) -> None:
-    """It is said."""
+async def test_a_ledger_that_refuses_the_record_stops_nothing(journal: RebuildJournal, tmp_path: Path) -> None:
+    """The error is reported."""
 
     async def record(_due: RebuildDue, _outcome: RebuildOutcome, _told: str) -> None:
         raise RemoteDenied("may not push")
@@ -264,48 +266,48 @@ async def test_a_ledger_that_takes_no_record_stops_nothing(journal: RebuildJourn
 
 
 async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) -> None:
-    """On its standard input, as a CloudEvent; a large one does not block."""
+    """It is on standard input, as a CloudEvent; a large one does not block."""
     well = await run_command(["sh", "-c", "wc -c"], b"x" * 300_000, 20)
     deaf = await run_command(["sh", "-c", "exec true"], b"x" * 300_000, 20)
 
-    assert (well.well, well.told) == (True, "300000")
-    assert deaf.well
+    assert (well.succeeded, well.summary) == (True, "300000")
+    assert deaf.succeeded
 
 
 @pytest.mark.slow
-async def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
-    """It and its children."""
+async def test_a_slow_command_is_terminated_with_its_children(tmp_path: Path) -> None:
+    """The command and its children."""
     mark = tmp_path / "pid"
     ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo begun; wait"], b"", 1)
 
-    assert not ran.well
-    assert "longer than 1 s" in ran.told
-    assert "begun" in ran.told
+    assert not ran.succeeded
+    assert "longer than 1 s" in ran.summary
+    assert "begun" in ran.summary
     assert not _runs(int(mark.read_text()))
 
 
-async def test_a_command_has_ended_when_it_has_and_what_it_left_behind_is_ended(tmp_path: Path) -> None:
-    """Though that holds its output open, as whatever a build leaves in the background does."""
+async def test_processes_left_by_a_command_are_terminated(tmp_path: Path) -> None:
+    """Although they keep its output open, like background processes of a build."""
     mark = tmp_path / "pid"
     ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo built"], b"", 20)
 
-    assert (ran.well, ran.told) == (True, "built")
+    assert (ran.succeeded, ran.summary) == (True, "built")
     assert not _runs(int(mark.read_text()))
 
 
 @pytest.mark.slow
-async def test_what_does_not_hear_is_made_to_end(tmp_path: Path) -> None:
-    """A child that ignores the signal to end, of a command that has ended."""
+async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    """A child that ignores SIGTERM, of a command that has ended."""
     mark = tmp_path / "pid"
     deaf = f"(trap '' TERM; echo $$ >&2; exec sleep 60) & echo $! > {mark}; sleep 0.2"
     ran = await run_command(["sh", "-c", deaf], b"", 20)
 
-    assert ran.well
+    assert ran.succeeded
     assert not _runs(int(mark.read_text()))
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process is more than what its parent has not asked for yet."""
+    """Return whether a process is running rather than a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -319,19 +321,19 @@ def _runs(pid: int) -> bool:
         (["sh", "-c", "kill -9 $$"], "signal 9"),
         (["sh", "-c", "printf 'a\\033[31mb\\n'; exit 3"], "exit code 3; a\\x1b[31mb"),
         (["sh", "-c", "yes | head -c 3000000; exit 1"], "exit code 1; y"),
-        (["sh", "-c", "exit 1"], "it said nothing"),
+        (["sh", "-c", "exit 1"], "no output"),
     ],
 )
-async def test_what_goes_wrong_is_one_line(words: list[str], told: str) -> None:
-    """Whatever it printed, and however much."""
+async def test_a_failure_is_one_line(words: list[str], told: str) -> None:
+    """Regardless of the kind and amount of output."""
     ran = await run_command(words, b"", 30)
 
-    assert not ran.well
-    assert told in ran.told
+    assert not ran.succeeded
+    assert told in ran.summary
 
 
-async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(journal: RebuildJournal) -> None:
-    """2xx is well; a redirect or an error is not."""
+async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(journal: RebuildJournal) -> None:
+    """2xx is a success; a redirect or an error is not."""
     heads: list[bytes] = []
     answers = [
         b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n",
@@ -354,16 +356,16 @@ async def test_a_webhook_gets_the_event_and_the_token_and_is_followed_nowhere(jo
     nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
     event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
 
-    assert (well.outcome, well.told) == (RebuildOutcome.DONE, "HTTP 202")
-    assert (bad.outcome, bad.told, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
+    assert (well.outcome, well.summary) == (RebuildOutcome.DONE, "HTTP 202")
+    assert (bad.outcome, bad.summary, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
     assert b"authorization: bearer word" in heads[0].lower()
     assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
-    assert not nobody.well
+    assert not nobody.succeeded
     assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
 
 
-async def test_a_webhook_of_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which would see the token in the clear."""
+async def test_a_webhook_on_this_machine_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would see the token in plain text."""
 
     async def serve(reader: Any, writer: Any) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -377,44 +379,44 @@ async def test_a_webhook_of_this_machine_goes_through_no_proxy(monkeypatch: pyte
     async with listening(serve) as port:
         ran = await post_webhook(f"http://127.0.0.1:{port}/hook", b"{}", 20, "word")
 
-    assert (ran.well, ran.how) == (True, "HTTP 202")
+    assert (ran.succeeded, ran.outcome) == (True, "HTTP 202")
 
 
-def test_a_line_that_was_broken_off_is_left_out_and_the_next_stands_alone(journal: RebuildJournal) -> None:
-    """As a full disk or a kill leaves it."""
-    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+def test_an_incomplete_line_is_skipped_and_the_next_is_separate(journal: RebuildJournal) -> None:
+    """A full disk or a kill leaves such a line."""
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
         file.write(b'{"time_us":2,"ima')
-    journal.note(JournalLine(3, APP, NODE, "e", RebuildOutcome.DONE, 1, "line\nbreak"))
+    journal.append(JournalLine(3, APP, NODE, "e", RebuildOutcome.DONE, 1, "line\nbreak"))
 
     assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "e"}
     assert [(one.digest, one.told) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
 
 
-def test_a_journal_that_somebody_wrote_into_is_named(journal: RebuildJournal) -> None:
-    """It decides what is run, so nothing in it is guessed."""
-    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+def test_a_damaged_journal_is_refused(journal: RebuildJournal) -> None:
+    """The journal decides what runs, so nothing in it is guessed."""
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
     with pytest.raises(StateUnusable, match="can't be read"):
         journal.lines()
 
 
-def test_a_journal_that_is_broken_off_at_its_end_is_read(journal: RebuildJournal) -> None:
-    """What is whole counts."""
+def test_a_truncated_journal_is_read(journal: RebuildJournal) -> None:
+    """The complete lines count."""
     assert journal.lines() == []
-    journal.note(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
     with journal.path.open("ab") as file:
         file.write(b'{"time_us":2,"ima')
 
     assert len(journal.lines()) == 1
 
 
-def test_a_journal_that_has_grown_large_is_begun_anew_with_what_decides(tmp_path: Path) -> None:
-    """However often is asked, it stays small; what was asked for last is not forgotten, and what was told is beside it."""
+def test_a_large_journal_is_replaced_by_its_last_lines(tmp_path: Path) -> None:
+    """It stays small however many requests there are; the last requests are kept, and the rest is in the former file."""
     journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
-        journal.note(JournalLine(at, APP, NODE, f"{at}", RebuildOutcome.DONE, 1, "x" * 100))
-        journal.note(JournalLine(at, OURS, NODE, "same", RebuildOutcome.DONE, 1))
+        journal.append(JournalLine(at, APP, NODE, f"{at}", RebuildOutcome.DONE, 1, "x" * 100))
+        journal.append(JournalLine(at, OURS, NODE, "same", RebuildOutcome.DONE, 1))
     old = journal.path.with_name("rebuilds.old.jsonl")
 
     assert journal.path.stat().st_size < 4000 + 1000
@@ -423,11 +425,11 @@ def test_a_journal_that_has_grown_large_is_begun_anew_with_what_decides(tmp_path
     assert journal.path.stat().st_mode & 0o077 == old.stat().st_mode & 0o077 == 0
 
 
-def test_of_more_rebuilds_than_there_is_room_for_the_oldest_are_forgotten(tmp_path: Path) -> None:
-    """So that nobody who pushes very many images ends all rebuilds."""
+def test_beyond_the_size_limit_the_oldest_rebuilds_are_forgotten(tmp_path: Path) -> None:
+    """So a user who pushes very many images can't prevent other rebuilds."""
     journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
     for at in range(1, 200):
-        journal.note(JournalLine(at, f"reg.test/shop/app{at}:1", NODE, "d", RebuildOutcome.DONE))
+        journal.append(JournalLine(at, f"reg.test/shop/app{at}:1", NODE, "d", RebuildOutcome.DONE))
     found = [line.time_us for line in journal.lines()]
 
     assert found[-1] == 199

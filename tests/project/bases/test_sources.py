@@ -1,4 +1,4 @@
-"""What is said of a base: labels, annotations, provenance, built entries, a Dockerfile."""
+"""Claims about a base: labels, annotations, provenance, built entries, a Dockerfile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.base_claims import ClaimKind, ClaimSource, annotated, built, labelled, provenance, written
+from boltseal.project.bases.base_claims import (
+    ClaimKind,
+    ClaimSource,
+    claim_from_annotations,
+    claim_from_entries,
+    claim_from_labels,
+    claim_from_reference,
+    claims_from_provenance,
+)
 from boltseal.project.bases.image_facts import NotAnImage, NotRead, read_facts
 from boltseal.project.bases.rebuild_order import bases_first
 from tests import images
@@ -23,19 +31,19 @@ WAS = digest("node")
 
 
 def test_labels_and_annotations_name_a_base() -> None:
-    """As image-spec has them: a name with a tag, and the digest that it meant."""
+    """As in image-spec: a reference with a tag, and its digest at build time."""
     said = {NAME: "docker.io/library/node:16.13", DIGEST: str(WAS)}
-    by_label, by_annotation = labelled(facts("a", labels=said)), annotated(said)
+    by_label, by_annotation = claim_from_labels(facts("a", labels=said)), claim_from_annotations(said)
 
     assert by_label is not None
-    assert (by_label.base, by_label.digest, by_label.by, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
+    assert (by_label.base, by_label.digest, by_label.source, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
     assert by_annotation is not None
     assert by_annotation.sure
 
 
 def test_a_name_without_a_digest_is_half_a_claim() -> None:
-    """The digest in the name counts; without a tag it is latest."""
-    named = annotated({NAME: f"node@{WAS}"})
+    """A digest in the reference counts; without a tag it is latest."""
+    named = claim_from_annotations({NAME: f"node@{WAS}"})
 
     assert named is not None
     assert (str(named.base), named.digest) == ("docker.io/library/node:latest", WAS)
@@ -43,13 +51,13 @@ def test_a_name_without_a_digest_is_half_a_claim() -> None:
 
 @pytest.mark.parametrize("said", [{}, {NAME: ""}, {NAME: "Not a name"}, {NAME: "node", DIGEST: "sha256:short"}])
 def test_free_text_claims_nothing(said: dict[str, str]) -> None:
-    """Anybody may write anything into a label."""
-    assert annotated(said) is None
+    """A label may contain anything."""
+    assert claim_from_annotations(said) is None
 
 
 def test_scratch_is_a_claim_of_no_base() -> None:
-    """As an image that holds one program has none."""
-    claim = annotated({NAME: "scratch"})
+    """An image of a single static program has no base."""
+    claim = claim_from_annotations({NAME: "scratch"})
 
     assert claim is not None
     assert claim.base is None
@@ -60,7 +68,7 @@ def entry(extra: dict[str, str], kind: EntryKind = EntryKind.BUILT, of: Digest =
 
 
 def test_the_newest_built_entry_of_the_image_counts() -> None:
-    """Entries of other images, and of other kinds, say nothing of it."""
+    """Entries of other images and of other kinds do not count."""
     said = {"base.name": "node:16.13", "base.digest": str(digest("first"))}
     entries = [
         entry(said),
@@ -68,11 +76,11 @@ def test_the_newest_built_entry_of_the_image_counts() -> None:
         entry(said, of=digest("another")),
         entry(said, EntryKind.RELEASED),
     ]
-    claim = built(entries, WAS)
+    claim = claim_from_entries(entries, WAS)
 
     assert claim is not None
-    assert (claim.base, claim.digest, claim.by) == (NODE, digest("second"), ClaimSource.BUILT)
-    assert built(entries, digest("third")) is None
+    assert (claim.base, claim.digest, claim.source) == (NODE, digest("second"), ClaimSource.BUILT)
+    assert claim_from_entries(entries, digest("third")) is None
 
 
 def statement(predicate_type: str, predicate: Any) -> bytes:
@@ -85,8 +93,8 @@ def material(uri: str, of: Digest = WAS) -> dict[str, Any]:
     return {"uri": uri, "digest": {"sha256": of.hex}}
 
 
-def test_both_forms_of_provenance_name_what_went_in() -> None:
-    """SLSA v0.2 has materials, v1 resolvedDependencies; the frontend is no base, and git is no image."""
+def test_both_forms_of_provenance_name_the_build_inputs() -> None:
+    """SLSA v0.2 has materials, v1 resolvedDependencies; frontends are not bases, and git is not an image."""
     listed = [
         material("pkg:docker/docker/dockerfile@1.6"),
         material("pkg:docker/node@16.13?platform=linux%2Famd64"),
@@ -96,8 +104,10 @@ def test_both_forms_of_provenance_name_what_went_in() -> None:
         "text",
         {"uri": "pkg:docker/../x@1", "digest": {"sha256": WAS.hex}},
     ]
-    v02 = provenance(statement("https://slsa.dev/provenance/v0.2", {"materials": listed}))
-    v1 = provenance(statement("https://slsa.dev/provenance/v1", {"buildDefinition": {"resolvedDependencies": listed}}))
+    v02 = claims_from_provenance(statement("https://slsa.dev/provenance/v0.2", {"materials": listed}))
+    v1 = claims_from_provenance(
+        statement("https://slsa.dev/provenance/v1", {"buildDefinition": {"resolvedDependencies": listed}})
+    )
 
     assert v02 == v1
     assert [(str(claim.base), claim.digest) for claim in v1] == [
@@ -118,18 +128,18 @@ def test_both_forms_of_provenance_name_what_went_in() -> None:
         b'{"predicateType":"https://slsa.dev/provenance/v1","predicate":{"buildDefinition":{"resolvedDependencies":7}}}',
     ],
 )
-def test_another_statement_names_nothing(raw: bytes) -> None:
-    """It is read by whoever understands it."""
-    assert provenance(raw) == ()
+def test_another_statement_has_no_claims(raw: bytes) -> None:
+    """It is ignored here."""
+    assert claims_from_provenance(raw) == ()
 
 
-def test_a_dockerfile_infers() -> None:
-    """Only a pin in it says what the name meant."""
-    claim = written(Reference.parse(f"node:16.13@{WAS}"), ClaimSource.DOCKERFILE)
+def test_a_dockerfiles_claim_is_inferred() -> None:
+    """Only a pin in it gives the digest at build time."""
+    claim = claim_from_reference(Reference.parse(f"node:16.13@{WAS}"), ClaimSource.DOCKERFILE)
 
-    assert (claim.how, claim.base, claim.digest) == (ClaimKind.INFERRED, NODE, WAS)
-    assert written(None, ClaimSource.DOCKERFILE).base is None
-    assert written(Reference.parse("node"), ClaimSource.GIVEN).base == Reference.parse("node:latest")
+    assert (claim.kind, claim.base, claim.digest) == (ClaimKind.INFERRED, NODE, WAS)
+    assert claim_from_reference(None, ClaimSource.DOCKERFILE).base is None
+    assert claim_from_reference(Reference.parse("node"), ClaimSource.GIVEN).base == Reference.parse("node:latest")
 
 
 def read(config: bytes, manifest: images.Document | None = None) -> Any:
@@ -139,7 +149,7 @@ def read(config: bytes, manifest: images.Document | None = None) -> Any:
 
 
 def test_facts_are_read_of_a_config() -> None:
-    """Layers by what they hold, settings as a container gets them."""
+    """Uncompressed layers, and settings as a container gets them."""
     config = {
         "os": "linux",
         "architecture": "arm64",
@@ -181,14 +191,14 @@ BOMB = b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 @pytest.mark.parametrize(
     "config", [b"", b"[]", b"\xff", b'{"rootfs":{"diff_ids":["x"]}}', b'{"config":{"Env":7}}', BOMB]
 )
-def test_a_config_that_cant_be_read_is_not_taken_for_no_image(config: bytes) -> None:
-    """One line says which."""
+def test_an_unreadable_config_is_not_another_artifact(config: bytes) -> None:
+    """The error is one line."""
     with pytest.raises(NotRead, match="can't be read"):
         read(config)
 
 
-def test_of_a_config_as_large_as_it_may_be_little_is_held() -> None:
-    """Long texts are equal when they are; more of them than any image has are refused."""
+def test_a_large_config_takes_little_memory() -> None:
+    """Long texts are compared by hash; too many of them are refused."""
 
     def long(end: str) -> Any:
         step = {"created_by": "x" * 1_000_000 + end}
@@ -212,10 +222,10 @@ def test_of_a_config_as_large_as_it_may_be_little_is_held() -> None:
             read(json.dumps(config).encode())
 
 
-def test_an_artifact_is_no_image() -> None:
+def test_an_artifact_is_not_an_image() -> None:
     """A signature or an SBOM has no base."""
     sbom = images.artifact("an SBOM")
-    with pytest.raises(NotAnImage, match="no image that runs"):
+    with pytest.raises(NotAnImage, match="not a container image"):
         read(b"{}", sbom)
 
 
@@ -223,8 +233,8 @@ def order(*pairs: tuple[str, str]) -> str:
     return "".join(name for name, _ in bases_first(pairs, lambda pair: pair[0], lambda pair: pair[1]))
 
 
-def test_bases_of_bases_come_first() -> None:
-    """In whatever order they were named."""
+def test_bases_come_first() -> None:
+    """In any input order."""
     assert order(("app", "base "), ("base ", "node "), ("node ", "")) == "node base app"
     assert order(("x", "n"), ("y", "n")) == "xy"
     assert order(("a", "b"), ("b", "a"), ("c", "a")) in ("bac", "abc")

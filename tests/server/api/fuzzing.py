@@ -1,4 +1,4 @@
-"""Requests that nobody should send, in every mixture, and what must hold of the answer to any of them.
+"""Valid and malformed requests in every mixture, and the properties that every response must have.
 
 Built around one image that is published and sealed, so that much of what is made up comes close to something real:
 its names, digests and bytes are among the material, whole, damaged and in the wrong places.
@@ -174,7 +174,7 @@ BODIES = [
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it reaches the application."""
+    """A request as the application receives it."""
 
     method: str
     target: bytes
@@ -184,7 +184,7 @@ class Request:
 
 
 def _mangled(text: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
-    """Text as bytes, now and then with something put in that does not belong there."""
+    """Return text as bytes, sometimes with invalid characters inserted."""
     noise = st.sampled_from(
         [b"", b"", b"", b"", b"%", b"%00", b"%2F", b"%3A", b"/", b"..", b"\x00", b"\xff", b" ", b"\r\n", b"?"]
     )
@@ -231,7 +231,7 @@ def _headers() -> st.SearchStrategy[list[tuple[bytes, bytes]]]:
 
 
 def _right(sessions: tuple[str, ...]) -> list[Request]:
-    """Requests as clients send them, one at least for each route and method."""
+    """Return valid requests, at least one for each route and method."""
     base = f"/v2/{REPOSITORY}"
     typed = [(b"content-type", OCI_MANIFEST.encode())]
     other = image("another")
@@ -273,7 +273,7 @@ def _right(sessions: tuple[str, ...]) -> list[Request]:
 
 
 def _nearly_right(sessions: tuple[str, ...]) -> st.SearchStrategy[Request]:
-    """A request as clients send it, with something about it changed, or nothing."""
+    """Return a valid request, possibly with one part changed."""
     one = st.sampled_from(_right(sessions))
     bodies = st.lists(st.one_of(st.sampled_from(BODIES), st.binary(max_size=50)), max_size=3)
     changes = st.lists(
@@ -301,7 +301,7 @@ def _changed(
 
 
 def _mixed(sessions: tuple[str, ...]) -> st.SearchStrategy[Request]:
-    """Everything with everything."""
+    """Return a request of arbitrarily combined parts."""
     return st.builds(
         Request,
         method=st.sampled_from(METHODS),
@@ -314,13 +314,13 @@ def _mixed(sessions: tuple[str, ...]) -> st.SearchStrategy[Request]:
 
 @cache
 def requests(sessions: tuple[str, ...]) -> st.SearchStrategy[Request]:
-    """Any request; `sessions` are ids of uploads that are open, or were."""
+    """Return any request. `sessions`: ids of current and former upload sessions."""
     nearly_right = _nearly_right(sessions)
     return st.one_of(nearly_right, nearly_right, nearly_right, _mixed(sessions))
 
 
 def broken_rules(request: Request, answer: Answer) -> list[str]:
-    """Which of the things that hold of every answer do not hold of this one."""
+    """Return the properties of every response that this one violates."""
     if answer.status == 0:
         return [] if request.dies else ["no answer although the client is there"]
     broken = _broken_headers(answer)

@@ -1,4 +1,4 @@
-"""The catalog for clients that follow its challenge: tokens of the scope `registry:catalog:*` (Docker token specification)."""
+"""The catalog with tokens of the scope `registry:catalog:*` (Docker token specification)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import bcrypt
 import httpx2
 import pytest
 
-from boltseal.client.catalog import repositories
+from boltseal.client.catalog import list_repositories
 from boltseal.client.challenges import parse_challenges
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.registry_client import RegistryClient
@@ -35,7 +35,7 @@ CHALLENGE = f'Bearer realm="http://127.0.0.1:5000/token",service="boltseal",scop
 
 
 def guarded(data: Path, **auth: object) -> Settings:
-    """The shop of `tests.attacks.test_rights`, with other settings of `[auth]`."""
+    """Return the shop of `tests.attacks.test_rights` with other `[auth]` settings."""
     keys = data.with_name(f"{data.name}.keys")
     keys.mkdir(exist_ok=True)
     lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in PEOPLE.items()]
@@ -55,7 +55,7 @@ async def shop(data: Path) -> AsyncIterator[Serving]:
 
 
 async def listed(shop: Serving, text: str, n: int = 100) -> list[str]:
-    """What a token lists, over all pages."""
+    """Return what a token lists, over all pages."""
     found: list[str] = []
     url = f"/v2/_catalog?n={n}"
     while url:
@@ -68,7 +68,7 @@ async def listed(shop: Serving, text: str, n: int = 100) -> list[str]:
 
 
 async def test_the_challenge_names_the_scope_of_the_catalog(shop: Serving) -> None:
-    """A client learns from the 401 what its token has to be for."""
+    """The 401 has the scope that the client needs."""
     answer = await shop.client.get("/v2/_catalog")
 
     assert answer.status_code == 401
@@ -77,7 +77,7 @@ async def test_the_challenge_names_the_scope_of_the_catalog(shop: Serving) -> No
 
 @pytest.mark.parametrize("user", VISIBLE)
 async def test_a_client_that_follows_the_challenge_gets_what_it_may_pull(shop: Serving, user: str | None) -> None:
-    """The token of the challenge's scope lists what the grants let its caller pull, without a login what is public."""
+    """A token with that scope lists what its caller may pull; an anonymous token lists what is public."""
     challenged = await shop.client.get("/v2/_catalog")
     (challenge,) = parse_challenges(challenged.headers["www-authenticate"])
     text = await token(shop, user, challenge.parameters["scope"])
@@ -88,14 +88,14 @@ async def test_a_client_that_follows_the_challenge_gets_what_it_may_pull(shop: S
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("user", ["ci", "other"])
 async def test_pages_of_a_token_hold_every_visible_repository_once(shop: Serving, user: str, n: int) -> None:
-    """Also where the repositories between two pages are all of other teams."""
+    """Repositories that the caller may not see do not shorten or end a page."""
     assert await listed(shop, await token(shop, user, CATALOG), n) == VISIBLE[user]
 
 
 async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(
     shop: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch of the database without any visible repository is not the end of the list."""
+    """A database batch without a visible repository does not end the list."""
     monkeypatch.setattr("boltseal.server.registry.pulls.CATALOG_BATCH", 1)
 
     assert await listed(shop, await token(shop, "ci", CATALOG), 1) == VISIBLE["ci"]
@@ -105,7 +105,7 @@ async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(
 async def test_a_token_without_the_scope_is_refused_and_never_gets_an_empty_list(
     shop: Serving, scopes: list[str]
 ) -> None:
-    """The answer says that the scope is what the token lacks."""
+    """The response has `insufficient_scope`."""
     answer = await shop.client.get("/v2/_catalog", headers=bearer(await token(shop, "ci", *scopes)))
 
     assert answer.status_code == 401
@@ -113,7 +113,7 @@ async def test_a_token_without_the_scope_is_refused_and_never_gets_an_empty_list
     assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
 
 
-async def test_a_token_without_the_scope_of_a_repository_is_told_so(shop: Serving) -> None:
+async def test_a_token_for_another_repository_gets_insufficient_scope(shop: Serving) -> None:
     """A token for one repository used at another gets `insufficient_scope` with the scope that it lacks."""
     answer = await shop.client.get("/v2/shop/b/tags/list", headers=bearer(await token(shop, "ci", CATALOG)))
 
@@ -122,7 +122,7 @@ async def test_a_token_without_the_scope_of_a_repository_is_told_so(shop: Servin
 
 
 async def test_the_catalog_comes_in_one_token_with_repositories_and_unknown_types_are_ignored(shop: Serving) -> None:
-    """Several scopes, in one parameter or in several, are one token; a type that is not known asks for nothing."""
+    """Several scopes, in one or several parameters, make one token; unknown types are ignored."""
     text = await token(shop, "ci", f"{CATALOG} repository:shop/a:pull", "plugin:shop/a:pull", "repository:other/a:pull")
     tags = await shop.client.get("/v2/shop/a/tags/list", headers=bearer(text))
 
@@ -135,7 +135,7 @@ async def test_the_catalog_comes_in_one_token_with_repositories_and_unknown_type
 
 
 async def test_the_scope_of_the_catalog_is_no_right_in_a_repository(data: Path) -> None:
-    """A repository that is called `catalog` is another thing than the catalog."""
+    """A repository named `catalog` is distinct from the catalog."""
     grant = [{"users": ["ci"], "repository": "**", "actions": ["pull", "push"]}]
     async with serving_as(guarded(data, grant=grant)) as shop:
         shop.client.auth = login("ci")
@@ -149,8 +149,8 @@ async def test_the_scope_of_the_catalog_is_no_right_in_a_repository(data: Path) 
     assert (pulled.status_code, names.status_code) == (401, 401)
 
 
-async def test_without_public_repositories_a_token_for_nobody_has_no_catalog(data: Path) -> None:
-    """What a caller without a login may have of the catalog is what anonymous pull gives."""
+async def test_without_public_repositories_an_anonymous_token_has_no_catalog(data: Path) -> None:
+    """An anonymous caller sees what anonymous pull allows."""
     async with serving_as(guarded(data, anonymous_pull=[])) as shop:
         text = await token(shop, None, CATALOG)
         answer = await shop.client.get("/v2/_catalog", headers=bearer(text))
@@ -160,7 +160,7 @@ async def test_without_public_repositories_a_token_for_nobody_has_no_catalog(dat
 
 
 async def test_oauth2_clients_get_the_catalog_too(shop: Serving) -> None:
-    """`POST /token` takes the scope as `GET` does."""
+    """`POST /token` accepts the scope as `GET` does."""
     form = {"grant_type": "password", "username": "ci", "password": PEOPLE["ci"], "scope": CATALOG}
     answer = await shop.client.post("/token", data=form)
 
@@ -169,14 +169,14 @@ async def test_oauth2_clients_get_the_catalog_too(shop: Serving) -> None:
 
 @pytest.mark.parametrize("user", ["ci", "other"])
 async def test_a_password_lists_without_a_token(shop: Serving, user: str) -> None:
-    """Basic goes on as before."""
+    """Basic authentication needs no token."""
     answer = await shop.client.get("/v2/_catalog", auth=login(user))
 
     assert answer.json() == {"repositories": VISIBLE[user]}
 
 
 async def test_a_token_lists_nothing_that_its_user_may_not_pull_any_more(data: Path, shop: Serving) -> None:
-    """The list is cut by the grants of now, not by those of the token."""
+    """The current grants decide, not those at the time of the token."""
     text = await token(shop, "ci", CATALOG)
     fewer = [{"users": ["ci"], "repository": "shop/b", "actions": ["pull"]}]
     async with serving_as(guarded(data, grant=fewer)) as later:
@@ -185,7 +185,7 @@ async def test_a_token_lists_nothing_that_its_user_may_not_pull_any_more(data: P
 
 @pytest.fixture
 async def transport(shop: Serving, tmp_path: Path) -> AsyncIterator[Transport]:
-    """Our own client, logged in as `ci`."""
+    """Return boltseal's client, logged in as `ci`."""
     login_ci = b64encode(f"ci:{PEOPLE['ci']}".encode()).decode()
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"auths": {REGISTRY: {"auth": login_ci}}}))
@@ -195,9 +195,9 @@ async def transport(shop: Serving, tmp_path: Path) -> AsyncIterator[Transport]:
 
 
 async def test_our_own_client_follows_the_challenge(transport: Transport) -> None:
-    """Its list is what its login may pull, also when it holds a token for a repository already."""
+    """It lists what its login may pull, even if it already has a token for a repository."""
     tags = [tag async for tag in RegistryClient(transport, REGISTRY).tags(Repository("shop/a"))]
-    names = [name async for name in repositories(transport, REGISTRY)]
+    names = [name async for name in list_repositories(transport, REGISTRY)]
 
     assert tags == ["1.0.0"]
     assert names == VISIBLE["ci"]

@@ -1,4 +1,4 @@
-"""Errors on their way out: the spec's JSON, its fourteen codes, and the headers that belong to a status."""
+"""Error responses: the spec's JSON, its fourteen codes, and the headers that a status requires."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from boltseal.server.api.errors import (
     MethodNotAllowed,
     RangeNotSatisfiable,
     UriTooLong,
-    answer_of,
     error_body,
-    headers_of,
+    error_headers,
+    status_and_code,
 )
 
 
@@ -29,14 +29,14 @@ def subclasses(cls: type[BoltsealError]) -> Iterator[type[BoltsealError]]:
 
 
 def test_every_error_has_a_status_of_an_error_and_a_code_of_the_spec() -> None:
-    """Also those of rooms that are only imported here."""
+    """This includes the errors of packages that are only imported here."""
     for module in pkgutil.walk_packages(boltseal.__path__, "boltseal."):
         if not module.name.endswith("__main__") and ".migrations" not in module.name:
             importlib.import_module(module.name)
 
     for cls in subclasses(BoltsealError):
         error = cls.__new__(cls)
-        status, code = answer_of(error)
+        status, code = status_and_code(error)
         assert 400 <= status < 600, cls
         assert status != 500, cls
         assert code in ErrorCode, cls
@@ -60,11 +60,11 @@ def test_the_body_is_the_specs() -> None:
     ],
 )
 def test_headers_that_belong_to_a_status(error: BoltsealError, status: int, header: tuple[bytes, bytes]) -> None:
-    """What a client needs to act on it."""
-    assert answer_of(error)[0] == status
-    assert headers_of(error) == (header,)
+    """Each status has the header that a client needs to react."""
+    assert status_and_code(error)[0] == status
+    assert error_headers(error) == (header,)
 
 
 def test_a_url_too_long_is_414() -> None:
-    """A status that the kinds have no row for."""
-    assert answer_of(UriTooLong("no")) == (414, ErrorCode.UNSUPPORTED)
+    """A status that the table of error kinds does not have."""
+    assert status_and_code(UriTooLong("no")) == (414, ErrorCode.UNSUPPORTED)

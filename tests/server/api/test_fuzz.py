@@ -1,4 +1,4 @@
-"""A fuzz of all routes, methods, headers and bodies: no answer is a defect's, each refusal is one clear sentence."""
+"""Fuzzing of all routes, methods, headers and bodies: no response is a 500, and each refusal is one clear sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNHEALTHY = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCh
 
 @pytest.fixture
 async def sessions(registry: Serving) -> tuple[str, ...]:
-    """Uploads that are open in a registry with a sealed image, and one that is over."""
+    """Open upload sessions of a registry with a sealed image, and a finished one."""
     await push(registry.client, REPOSITORY, SEALED, DOCUMENT)
     await push_blob(registry.client, REPOSITORY, BLOB)
     locations = [await start_upload(registry.client, REPOSITORY) for _ in range(3)]
@@ -28,7 +28,7 @@ async def sessions(registry: Serving) -> tuple[str, ...]:
 
 
 async def one(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
-    """One request, and what must hold after it."""
+    """Send one request and check the invariants."""
     request = data.draw(requests(sessions))
     answer = await send(
         registry.app,
@@ -47,7 +47,7 @@ async def one(registry: Serving, sessions: tuple[str, ...], data: st.DataObject)
 @given(data=st.data())
 @pytest.mark.slow
 async def test_no_request_finds_a_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
-    """Whatever is sent is answered by the spec's rules, and the sealed tag holds."""
+    """Every response follows the spec, and the sealed tag still resolves to the same digest."""
     await one(registry, sessions, data)
 
 
@@ -55,5 +55,5 @@ async def test_no_request_finds_a_defect(registry: Serving, sessions: tuple[str,
 @settings(max_examples=LONG, deadline=None, derandomize=True, suppress_health_check=UNHEALTHY)
 @given(data=st.data())
 async def test_many_requests_find_no_defect(registry: Serving, sessions: tuple[str, ...], data: st.DataObject) -> None:
-    """The same for much longer; with BOLTSEAL_TEST_SCALE=full twenty times as long again."""
+    """A longer run of the same fuzzing; BOLTSEAL_TEST_SCALE=full makes it twenty times longer."""
     await one(registry, sessions, data)

@@ -1,4 +1,4 @@
-"""The ledger over HTTP: what standard tools read, who may read it, and receipts."""
+"""The ledger over HTTP: the tlog-tiles endpoints, access rights, and receipts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def key_of(data: Path) -> VerifierKey:
 
 
 async def test_the_head_is_over_the_tiles_and_the_entries(registry: Serving) -> None:
-    """Checkpoint, hash tiles and bundles belong together: whoever reads them all can prove it."""
+    """Checkpoint, hash tiles and entry bundles are consistent with each other."""
     client = registry.client
     for n in range(3):
         await push(client, "shop/app", f"1.0.{n}", image(f"{n}"))
@@ -68,7 +68,7 @@ async def test_a_narrower_tile_is_the_beginning_of_a_wider_one(registry: Serving
     "path", ["tile/0/000", "tile/0/000.p/200", "tile/1/000.p/1", "tile/entries/001.p/1", "receipt/99"]
 )
 async def test_what_is_not_signed_is_not_there(registry: Serving, path: str) -> None:
-    """Nothing beyond the signed head is shown."""
+    """Nothing beyond the newest checkpoint is served."""
     answer = await registry.client.get(f"/ledger/{path}")
 
     assert answer.status_code == 404
@@ -76,17 +76,17 @@ async def test_what_is_not_signed_is_not_there(registry: Serving, path: str) -> 
 
 @pytest.mark.parametrize("path", ["", "tile/0/0", "tile/0/000.p/0", "receipt/-1", "receipt/x"])
 async def test_other_paths_are_nothing(registry: Serving, path: str) -> None:
-    """One spelling for each thing."""
+    """Each resource has exactly one path."""
     assert (await registry.client.get(f"/ledger/{path}")).status_code == 404
 
 
 async def test_the_ledger_is_only_read(registry: Serving) -> None:
-    """No method but GET and HEAD."""
+    """Only GET and HEAD are allowed."""
     assert (await registry.client.post("/ledger/checkpoint")).status_code == 405
 
 
 async def test_a_push_answers_with_the_index_of_its_receipt(registry: Serving) -> None:
-    """The receipt proves the entry to whoever has the key."""
+    """The receipt proves the entry with the public key alone."""
     one = image("one")
     answer = await push(registry.client, "shop/app", "1.0.0", one)
     await signed(registry.client, int(answer.headers["boltseal-ledger-index"]) + 1)
@@ -136,7 +136,7 @@ async def test_entries_are_for_those_who_may_see_them(
 
 
 def httpx_with(registry: Serving, user: str) -> httpx2.AsyncClient:
-    """The same client, logged in."""
+    """Return a client with a login."""
     registry.client.headers.clear()
     return httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app=registry.app), base_url="http://localhost:5000", headers=as_(user)
@@ -144,7 +144,7 @@ def httpx_with(registry: Serving, user: str) -> httpx2.AsyncClient:
 
 
 async def test_a_token_does_not_open_the_entries(settings: Settings) -> None:
-    """Tokens are for repositories; the ledger is of all of them."""
+    """Tokens have rights on repositories only, so the ledger needs Basic authentication."""
     async with serving_as(settings) as registry:
         token = (await registry.client.get("/token", headers=as_("auditor"))).json()["token"]
         answer = await registry.client.get("/ledger/tile/entries/000.p/1", headers={"authorization": f"Bearer {token}"})
@@ -153,7 +153,7 @@ async def test_a_token_does_not_open_the_entries(settings: Settings) -> None:
     assert answer.headers["www-authenticate"].startswith("Basic ")
 
 
-async def test_hash_tiles_do_not_tell_a_private_name(registry: Serving) -> None:
+async def test_hash_tiles_do_not_reveal_a_private_name(registry: Serving) -> None:
     """Guessing a name, its digest and its time is not enough: each entry has 16 bytes of salt."""
     answer = await push(registry.client, "secret/plan", "1.0.0", image("plan"))
     index = int(answer.headers["boltseal-ledger-index"])
@@ -169,7 +169,7 @@ async def test_hash_tiles_do_not_tell_a_private_name(registry: Serving) -> None:
 
 
 async def test_the_history_of_a_repository_are_its_entries(registry: Serving) -> None:
-    """Byte for byte, in pages, and of one tag where that is asked for."""
+    """Entries are returned byte for byte, in pages, optionally of one tag."""
     client = registry.client
     for n in range(3):
         await push(client, "shop/app", f"1.0.{n}", image(f"{n}"))
@@ -187,7 +187,7 @@ async def test_the_history_of_a_repository_are_its_entries(registry: Serving) ->
 
 
 async def test_the_history_of_a_repository_by_kinds(registry: Serving) -> None:
-    """In pages of their own; a kind that is none is refused, for what it would list is not what was asked for."""
+    """Filtered entries are paged; an unknown kind is refused rather than ignored."""
     client = registry.client
     for content in ("one", "two", "three"):
         await push(client, "shop/app", "latest", image(content))
@@ -203,11 +203,11 @@ async def test_the_history_of_a_repository_by_kinds(registry: Serving) -> None:
 
     assert found == ["tag.moved", "tag.moved", "tag.deleted"]
     assert unknown.status_code == 400
-    assert "expected kinds of entries" in unknown.text
+    assert "comma-separated list of entry kinds" in unknown.text
 
 
 async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> None:
-    """The same endpoints below /ledger/observations/, of a log with its own name and key."""
+    """The log of observations has the same endpoints, with its own name and key."""
     settings = Settings.model_validate(
         {"server": {"data": tmp_path / "data"}, "upstream": [{"name": "docker.io", "url": "http://127.0.0.1:9"}]}
     )
@@ -229,5 +229,5 @@ async def test_the_observations_are_served_beside_the_ledger(tmp_path: Path) -> 
 
 
 async def test_a_registry_without_upstreams_has_no_observations(registry: Serving) -> None:
-    """There is nothing to show, as before the first signature of a ledger."""
+    """Without upstreams the log of observations does not exist."""
     assert (await registry.client.get("/ledger/observations/checkpoint")).status_code == 404

@@ -1,4 +1,4 @@
-"""Blobs whose file is gone or damaged: nothing half is served, and pushing the blob again mends it."""
+"""Blobs whose file is missing or damaged: no partial content is served, and another push repairs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def truncate(file: Path) -> None:
 
 
 def plant_link(file: Path) -> None:
-    """Somebody who may write to the folder makes the kernel send another file of the same size."""
+    """Replace the file with a link to another file of the same size."""
     elsewhere = file.parents[3] / "elsewhere"
     elsewhere.write_bytes(bytes(file.stat().st_size))
     file.unlink()
@@ -29,14 +29,14 @@ def plant_link(file: Path) -> None:
 
 @pytest.fixture(params=[Path.unlink, truncate, plant_link], ids=["missing", "shorter", "link"])
 def harm(request: pytest.FixtureRequest) -> Callable[[Path], None]:
-    """What happens to a file of the store."""
+    """Damage a file of the store in one of several ways."""
     chosen: Callable[[Path], None] = request.param
     return chosen
 
 
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
 async def lost(registry: Serving, harm: Callable[[Path], None], request: pytest.FixtureRequest) -> AsyncIterator[Blob]:
-    """A blob that was pushed, and harmed in the store; at the end it is pushed again, and the store must be whole."""
+    """A pushed blob whose file is damaged. At the end it is pushed again, and fsck must find nothing."""
     blob: Blob = request.param
     await push_blob(registry.client, "shop/app", blob)
     algorithm, _, encoded = blob.digest.partition(":")
@@ -50,23 +50,23 @@ def url(blob: Blob) -> str:
 
 
 async def test_lost_bytes_are_a_miss_with_a_reason(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """Never half a blob, never a length that is not kept."""
+    """The response is a 404, never partial content or a wrong length."""
     answer = await client.get(url(lost))
 
     assert answer.status_code == 404
     assert error_of(answer)[0] == "BLOB_UNKNOWN"
-    assert "pushing the blob again mends it" in error_of(answer)[1]
+    assert "push it again to repair it" in error_of(answer)[1]
 
 
 async def test_a_range_of_lost_bytes_is_a_miss_too(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """Also where the range itself would still be there."""
+    """This applies even if the requested range still exists."""
     answer = await client.get(url(lost), headers={"Range": "bytes=0-9"})
 
     assert answer.status_code == 404
 
 
 async def test_head_says_so_as_well_so_that_a_push_sends_the_bytes(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """A client asks HEAD before it pushes a layer, and leaves out what is there."""
+    """Clients skip the push of a layer if HEAD is 200, so HEAD must be 404."""
     before = await client.head(url(lost))
     await push_blob(client, "shop/app", lost)
     after = await client.get(url(lost))
@@ -75,8 +75,8 @@ async def test_head_says_so_as_well_so_that_a_push_sends_the_bytes(client: httpx
     assert after.content == lost.data
 
 
-async def test_a_client_that_has_them_is_not_told(client: httpx2.AsyncClient, lost: Blob) -> None:
-    """304 says what the digest says, and needs no bytes."""
+async def test_not_modified_does_not_need_the_bytes(client: httpx2.AsyncClient, lost: Blob) -> None:
+    """A 304 depends only on the digest."""
     answer = await client.get(url(lost), headers={"If-None-Match": f'"{lost.digest}"'})
 
     assert answer.status_code == 304

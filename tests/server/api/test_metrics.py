@@ -1,4 +1,4 @@
-"""What can be seen from outside of a running registry: numbers, request ids, and lines of the access log."""
+"""Metrics, request IDs and the access log of a running registry."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.serving import Serving, settings_of
 
 
 def number(text: str, start: str) -> float:
-    """The value of the line that starts so."""
+    """Return the value of the line with this prefix."""
     found = [line for line in text.splitlines() if line.startswith(start)]
     assert len(found) == 1, text
     return float(found[0].rpartition(" ")[2])
 
 
 async def test_requests_bytes_and_refusals_are_counted(registry: Serving) -> None:
-    """By method, route and status; no name of a repository stands anywhere."""
+    """Requests are counted by method, route and status; no metric has a repository name."""
     client = registry.client
     await images.push(client, "shop/app", "1.4.2", images.image("one"))
     await images.push_parts(client, "shop/app", images.image("two"))
@@ -57,7 +57,7 @@ async def test_requests_bytes_and_refusals_are_counted(registry: Serving) -> Non
 
 
 async def test_every_answer_has_a_number_of_its_own(client: httpx2.AsyncClient) -> None:
-    """Refusals too: what a person reports is found in the log."""
+    """Refusals have a request ID too, so that a reported error can be found in the log."""
     paths = ("/v2/", "/v2/", "/v2/shop/app/manifests/nothing")
     ids = [(await client.get(path)).headers["x-request-id"] for path in paths]
 
@@ -75,7 +75,7 @@ async def test_every_answer_has_a_number_of_its_own(client: httpx2.AsyncClient) 
     ],
 )
 async def test_who_may_read_the_numbers(tmp_path: Path, server: dict[str, object], address: str, status: int) -> None:
-    """This machine, unless a proxy makes everybody come from it; everybody only where that was said."""
+    """Loopback may read metrics unless a proxy is in front; other clients only with public_metrics."""
     app = create_app(settings_of(tmp_path / "data", (), **server))
     transport = httpx2.ASGITransport(app=app, client=(address, 1234))
     async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
@@ -85,14 +85,14 @@ async def test_who_may_read_the_numbers(tmp_path: Path, server: dict[str, object
 
 
 async def test_a_page_in_a_browser_cannot_read_the_numbers(registry: Serving) -> None:
-    """A name that was made to lead to this machine (DNS rebinding) is not this machine's."""
+    """A foreign name that resolves to this machine (DNS rebinding) is refused."""
     answer = await registry.client.get("/metrics", headers={"host": "evil.example.com"})
 
     assert answer.status_code == 403
 
 
 async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
-    """Who, what, how much; never the query, which may hold anything."""
+    """A line has actor, request and sizes, but never the query, which the client controls."""
     lines: list[AccessLogLine] = []
 
     def write(more: Sequence[AccessLogLine]) -> None:
@@ -110,7 +110,7 @@ async def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> Non
 
 
 async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
-    """Tokens, health and the numbers themselves have lines, numbers and sums as pulls have."""
+    """Token, health and metrics requests are logged and counted like pulls."""
     lines: list[AccessLogLine] = []
     app = create_app(settings_of(tmp_path / "data"), access_log=lines.extend)
     transport = httpx2.ASGITransport(app=app)
@@ -129,7 +129,7 @@ async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path: Path) -> None:
-    """Asked for by GET or by a form: who, and which repositories; a wrong login is noted as nobody's."""
+    """The line has the user and the repositories, for GET and for a form; a wrong login is anonymous."""
     lines: list[AccessLogLine] = []
     settings = settings_of(tmp_path / "data")
     UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
@@ -157,7 +157,7 @@ async def test_the_line_of_a_token_says_what_it_is_for_and_no_password(tmp_path:
 
 @pytest.mark.slow
 async def test_passwords_that_were_compared_are_counted(tmp_path: Path) -> None:
-    """A thousand pulls with a login cost one bcrypt, and whoever runs the registry can see it."""
+    """A thousand pulls with a login need one bcrypt, and a metric counts them."""
     settings = settings_of(tmp_path / "data")
     UserFile(settings.htpasswd).put("ci", hash_password("correct horse"))
     app = create_app(settings)
@@ -177,7 +177,7 @@ async def test_passwords_that_were_compared_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_path_cannot_forge_a_line(as_json: bool, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """No line end, no escape sequence and no blank reaches the log as itself."""
+    """Line ends, escape sequences and spaces are escaped in the log."""
     write = logs.access_writer("info", as_json=as_json)
     path = "/v2/x\n2026-01-01 [info] request forged \x1b[31m\u0085\u2028"
     assert write is not None
@@ -193,12 +193,12 @@ def test_a_path_cannot_forge_a_line(as_json: bool, capfdbinary: pytest.CaptureFi
 
 
 def test_the_log_level_also_silences_the_access_log() -> None:
-    """Its lines are information."""
+    """The lines of the access log have the level info."""
     assert logs.access_writer("warning", as_json=True) is None
 
 
 async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) -> None:
-    """A replaced worker takes nothing away from a counter."""
+    """Counters do not decrease when a worker is replaced."""
     folder = RunFolder.make(tmp_path)
     gone = RequestMetrics()
     gone.request(("GET", "Base", 200), 0.01, 0, 2)
@@ -219,7 +219,7 @@ async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) ->
 
 
 def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:
-    """Nothing gathers in the data folder over the years."""
+    """Old metrics files are removed from the data folder."""
     (tmp_path / "run" / "999999999").mkdir(parents=True)
     (tmp_path / "run" / "1").mkdir()
     folder = RunFolder.make(tmp_path)
@@ -229,7 +229,7 @@ def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_an_admin_of_every_repository_may_read_the_numbers_from_anywhere(tmp_path: Path) -> None:
-    """By login; a user without that right may not."""
+    """An administrator may read metrics with a login; other users may not."""
     grants = [{"users": ["boss"], "actions": ["admin"]}, {"users": ["ci"], "actions": ["pull"]}]
     settings = Settings.model_validate(
         {"server": {"data": tmp_path / "data", "behind_proxy": True}, "auth": {"grant": grants}}

@@ -1,4 +1,4 @@
-"""Paths: parsed from the right, strictly, so that no two that the grammar tells apart become one."""
+"""Paths are parsed strictly from the right, so that two different paths never become one name."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ AWKWARD_NAMES = ["a/manifests/b", "x/tags/list", "a/blobs/uploads", "a/referrers
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
 def test_the_api_itself(path: str) -> None:
-    """GET /v2/ asks whether this is a registry, and clients write it with and without the slash."""
+    """Clients send `GET /v2/` with and without the slash."""
     assert parse_path(path.encode()) == BaseTarget()
 
 
 @pytest.mark.parametrize("name", [APP, *AWKWARD_NAMES])
 def test_every_route_of_every_name(name: str) -> None:
-    """Names may hold the words of routes, because a path is read from its end."""
+    """Repository names may contain the words of routes, because a path is parsed from its end."""
     repository = Repository(name)
 
     assert parse_path(f"/v2/{name}/tags/list".encode()) == TagListTarget(repository)
@@ -64,7 +64,7 @@ def test_catalog() -> None:
 
 @pytest.mark.parametrize("colon", ["%3A", "%3a"])
 def test_an_escaped_colon_in_a_digest(colon: str) -> None:
-    """Some clients escape the colon of a digest, and mean the same."""
+    """Some clients escape the colon of a digest."""
     assert parse_path(f"/v2/shop/app/manifests/sha256{colon}{HEX}".encode()) == ManifestTarget(APP, DIGEST)
     assert parse_path(f"/v2/shop/app/blobs/sha256{colon}{HEX}".encode()) == BlobTarget(APP, DIGEST)
 
@@ -83,7 +83,7 @@ def test_an_escaped_colon_in_a_digest(colon: str) -> None:
     ],
 )
 def test_any_other_escape_is_refused(path: str) -> None:
-    """An escape that is decoded twice, or here and not there, is how one name becomes two."""
+    """Escapes that are decoded twice or inconsistently would give one name two spellings."""
     with pytest.raises(NameInvalid, match="escape"):
         parse_path(path.encode())
 
@@ -117,7 +117,7 @@ def test_any_other_escape_is_refused(path: str) -> None:
     ],
 )
 def test_names_outside_the_grammar(path: bytes) -> None:
-    """A name that can't be is NAME_INVALID, and never looked up."""
+    """An invalid name is NAME_INVALID and never looked up."""
     with pytest.raises(NameInvalid):
         parse_path(path)
 
@@ -127,7 +127,7 @@ def test_names_outside_the_grammar(path: bytes) -> None:
     ["sha256:baddigeststring", "sha256:" + HEX.upper(), "md5:" + "a" * 32, "a:b", ":", "sha256:" + HEX + "0"],
 )
 def test_a_reference_with_a_colon_is_a_digest_or_nothing(reference: str) -> None:
-    """What holds a colon can't be a tag, so it is refused as a digest."""
+    """A reference with a colon cannot be a tag, so it is refused as a digest."""
     for route in ("manifests", "blobs", "referrers"):
         with pytest.raises(DigestInvalid):
             parse_path(f"/v2/shop/app/{route}/{reference}".encode())
@@ -135,14 +135,14 @@ def test_a_reference_with_a_colon_is_a_digest_or_nothing(reference: str) -> None
 
 @pytest.mark.parametrize("tag", [".hidden", "-x", "a" * 129, "1+2", "a~b"])
 def test_tags_outside_the_grammar(tag: str) -> None:
-    """A tag that can't be is refused as such, so that a pull can be answered with 404 and a push with 400."""
+    """An invalid tag is TagInvalid, so that a pull gets 404 and a push 400."""
     with pytest.raises(TagInvalid):
         parse_path(f"/v2/shop/app/manifests/{tag}".encode())
 
 
 @pytest.mark.parametrize("session", ["x", "00000000-0000-4000-8000-000000000000", "list"])
 def test_sessions_that_we_never_named(session: str) -> None:
-    """A session id of another form than ours is unknown, not invalid: the client's session is over."""
+    """A session id in another format is unknown, not invalid."""
     with pytest.raises(UploadUnknown):
         parse_path(f"/v2/shop/app/blobs/uploads/{session}".encode())
 
@@ -162,13 +162,13 @@ def test_sessions_that_we_never_named(session: str) -> None:
     ],
 )
 def test_paths_that_are_no_route(path: bytes) -> None:
-    """What has no route's shape is none, whatever is in it."""
+    """A path without the shape of a route is None."""
     assert parse_path(path) is None
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_target_none_or_an_error_for_a_person(tail: bytes) -> None:
-    """No path, however made, gets anything else out of the parser."""
+    """Every path is parsed, None, or refused with one of these errors."""
     sentence = "fine"
     try:
         parse_path(b"/v2/" + tail)
@@ -188,7 +188,7 @@ def test_any_bytes_are_a_target_none_or_an_error_for_a_person(tail: bytes) -> No
     st.sampled_from(["1", "list", "uploads", "tags"]),
 )
 def test_what_a_manifest_path_names_is_what_it_was_made_of(parts: list[str], tag: str) -> None:
-    """Whatever words a name is made of, its manifests are found under it and under no other."""
+    """For any name, its path is parsed to exactly that name."""
     name = "/".join(parts)
 
     assert parse_path(f"/v2/{name}/manifests/{tag}".encode()) == ManifestTarget(Repository(name), Tag(tag))

@@ -1,4 +1,4 @@
-"""Queries: read strictly, paged with a Link that leads to exactly the next page."""
+"""Queries are parsed strictly, and the Link of a page is the request for the next page."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ def test_values_are_decoded_once() -> None:
     """An escaped digest is the digest, and a doubly escaped one is not."""
     query = Query(b"digest=sha256%3Aab&x=%2541")
 
-    assert query.one("digest") == "sha256:ab"
-    assert query.one("x") == "%41"
+    assert query.value("digest") == "sha256:ab"
+    assert query.value("x") == "%41"
 
 
 def test_a_plus_is_a_plus() -> None:
-    """Media types have one, and no value of ours has a space."""
-    assert Query(b"artifactType=application/vnd.x+json").one("artifactType") == "application/vnd.x+json"
+    """Media types have a plus, and no accepted value has a space."""
+    assert Query(b"artifactType=application/vnd.x+json").value("artifactType") == "application/vnd.x+json"
 
 
 def test_repeated_parameters() -> None:
-    """All of them where several make sense; one value said twice is still one."""
+    """`all` returns every value; the same value twice is still one value."""
     query = Query(b"tag=1&tag=2,3&digest=a&digest=a")
 
     assert query.all("tag") == ["1", "2,3"]
-    assert query.one("digest") == "a"
+    assert query.value("digest") == "a"
 
 
-def test_two_values_where_one_is_meant() -> None:
-    """Which of them counts is not for us to guess."""
+def test_two_values_where_one_is_expected() -> None:
+    """Two different values are refused, because either could be the intended one."""
     with pytest.raises(QueryInvalid):
-        Query(b"digest=a&digest=b").one("digest")
+        Query(b"digest=a&digest=b").value("digest")
 
 
 @pytest.mark.parametrize("raw", [b"", b"&", b"&&", b"x", b"=", b"=1"])
 def test_parameters_that_are_not_there(raw: bytes) -> None:
-    """Empty pairs are nothing."""
-    assert Query(raw).one("n") is None
+    """Empty pairs are skipped."""
+    assert Query(raw).value("n") is None
 
 
 @pytest.mark.parametrize("raw", [b"n=%ff", b"last=%00", b"last=a%0a", b"n=\xc3\xbc", b"last=%0d%0aX: y"])
@@ -52,7 +52,7 @@ def test_bytes_that_are_no_text(raw: bytes) -> None:
 
 
 def test_a_query_too_long() -> None:
-    """414, before it is taken apart."""
+    """414, before it is parsed."""
     with pytest.raises(UriTooLong):
         Query(b"tag=" + b"a" * 20_000)
 
@@ -69,13 +69,13 @@ def test_a_query_too_long() -> None:
     ],
 )
 def test_page_sizes(raw: bytes, size: int) -> None:
-    """None, zero, some, and more than a page may have."""
+    """Without `n`, with zero, with some, and with more than the limit."""
     assert Query(raw).page_size() == size
 
 
 @pytest.mark.parametrize("raw", [b"n=", b"n=-1", b"n=abc", b"n=1.5", b"n=%D9%A3", b"n=1&n=2", b"n=0x1"])
 def test_page_sizes_that_are_no_number(raw: bytes) -> None:
-    """Garbage is refused instead of meaning everything."""
+    """An invalid `n` is refused instead of ignored."""
     with pytest.raises(QueryInvalid):
         Query(raw).page_size()
 
@@ -98,16 +98,16 @@ def test_a_link_is_relative_and_encoded() -> None:
     )
 )
 def test_a_link_leads_back_to_what_it_was_made_of(parameters: dict[str, str]) -> None:
-    """Whatever the values are, following the link asks for them."""
+    """For any values, the link parses to the same values."""
     raw = link_next("/v2/_catalog", parameters)
     query = Query(raw[raw.index(b"?") + 1 : raw.rindex(b">")])
 
-    assert {name: query.one(name) for name in parameters} == parameters
+    assert {name: query.value(name) for name in parameters} == parameters
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_query_or_refused(raw: bytes) -> None:
-    """No query gets anything else out of the parser."""
+    """Every query is parsed or refused with one of these errors."""
     sentence = "fine"
     try:
         Query(raw).page_size()

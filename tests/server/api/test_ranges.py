@@ -1,4 +1,4 @@
-"""Ranges: served as asked or refused, and chunks of uploads that say where they belong."""
+"""Ranges of blobs, and Content-Range of upload chunks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from boltseal.errors import RangeInvalid
 from boltseal.server.api.errors import RangeNotSatisfiable
-from boltseal.server.api.ranges import ByteRange, Chunk, held, parse_content_range, parse_range
+from boltseal.server.api.ranges import ByteRange, Chunk, parse_content_range, parse_range, upload_range
 
 SIZE = 1000
 
@@ -53,7 +53,7 @@ def test_a_range_is_served_as_asked_and_clamped(header: str, start: int, length:
     ],
 )
 def test_several_ranges_another_unit_or_garbage_mean_the_whole(header: str) -> None:
-    """A server may ignore what it does not serve or understand, and then sends everything."""
+    """A server may ignore a range that it does not support and send the full content."""
     assert parse_range(header, SIZE) is None
 
 
@@ -61,7 +61,7 @@ def test_several_ranges_another_unit_or_garbage_mean_the_whole(header: str) -> N
     "header", ["bytes=500-0", "bytes=1000-", "bytes=1000-1001", "bytes=-0", "bytes=" + "9" * 5000 + "-"]
 )
 def test_a_range_that_cannot_be_served(header: str) -> None:
-    """416 tells the size, so that the client can ask again."""
+    """A 416 has the size, so that the client can send another range."""
     with pytest.raises(RangeNotSatisfiable) as caught:
         parse_range(header, SIZE)
 
@@ -70,14 +70,14 @@ def test_a_range_that_cannot_be_served(header: str) -> None:
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0"])
 def test_an_empty_blob_has_no_range(header: str) -> None:
-    """There is no first byte to begin at."""
+    """An empty blob has no satisfiable range."""
     with pytest.raises(RangeNotSatisfiable):
         parse_range(header, 0)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
 def test_a_served_range_is_the_slice_python_would_take(start: int, end: int, size: int) -> None:
-    """Against the language's own slices."""
+    """The result equals a Python slice."""
     content = bytes(range(size))
     try:
         got = parse_range(f"bytes={start}-{end}", size)
@@ -91,7 +91,7 @@ def test_a_served_range_is_the_slice_python_would_take(start: int, end: int, siz
 
 @given(st.text(max_size=40), st.integers(0, 10))
 def test_any_text_is_a_range_the_whole_or_refused(header: str, size: int) -> None:
-    """Garbage never gets out of the blob."""
+    """Any header text gives a range inside of the blob, None, or an error."""
     try:
         got = parse_range("bytes=" + header, size)
     except RangeNotSatisfiable:
@@ -117,7 +117,7 @@ def test_a_chunk_says_where_it_belongs() -> None:
     ["bytes=0-9", "bytes 0-9/10", "0-9/10", "0", "-", "5-", "-5", "9-0", "a-b", " 0-9", "0 - 9", "0-9,10-19", ""],
 )
 def test_a_chunk_in_any_other_form_is_refused(header: str) -> None:
-    """The spec has one form, and a misread one would corrupt the blob."""
+    """Only the spec's form is accepted, because a misread one would corrupt the blob."""
     with pytest.raises(RangeInvalid):
         parse_content_range(header, None)
 
@@ -130,6 +130,6 @@ def test_a_chunk_as_long_as_it_says(length: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "shown"), [(0, "0-0"), (1, "0-0"), (10, "0-9")])
-def test_what_a_session_holds(size: int, shown: str) -> None:
-    """The last byte, inclusive; before the first there is no better form than 0-0."""
-    assert held(size) == shown
+def test_the_range_of_a_session(size: int, shown: str) -> None:
+    """The range ends with the last byte, inclusive; an empty session has 0-0."""
+    assert upload_range(size) == shown

@@ -1,4 +1,4 @@
-"""Records of images over HTTP: taken into the ledger, checked, listed, and never a change of a tag."""
+"""Records of images over HTTP: written to the ledger, checked, listed, and without effect on tags."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE, TWO = image("one"), image("two")
 
 @pytest.fixture
 async def pushed(registry: Serving) -> httpx2.AsyncClient:
-    """shop/app holds two images: `latest` meant the one and means the other, 1.0.0 means the one."""
+    """shop/app has two images: `latest` moved from the first to the second, 1.0.0 is the first."""
     await push(registry.client, "shop/app", "1.0.0", ONE)
     await push(registry.client, "shop/app", "latest", ONE)
     await push(registry.client, "shop/app", "latest", TWO)
@@ -40,8 +40,8 @@ async def entries(client: httpx2.AsyncClient, path: str = RECORDS) -> list[tuple
     return [(one["index"], parse(one["line"].encode())) for one in answer.json()["entries"]]
 
 
-async def test_what_is_said_of_an_image_is_an_entry_of_the_ledger(pushed: httpx2.AsyncClient) -> None:
-    """With the manifest's own type and size, whoever sent it as actor, and the last change of the name as previous."""
+async def test_a_record_is_an_entry_of_the_ledger(pushed: httpx2.AsyncClient) -> None:
+    """It has the manifest's type and size, the sender as actor, and the last change of the tag as previous."""
     extra = {"base.name": "docker.io/library/node:16.13", "base.digest": f"sha256:{'b' * 64}"}
     answer = await record(pushed, tag="1.0.0", reason="nightly", extra=extra)
     await signed(pushed, answer.json()["index"] + 1)
@@ -56,7 +56,7 @@ async def test_what_is_said_of_an_image_is_an_entry_of_the_ledger(pushed: httpx2
 
 
 async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncClient, whole_store: None) -> None:
-    """Of an image that the tag meant before, too: the next change follows the last one, not the record."""
+    """A record of a former image is allowed, and the next change refers to the last change, not to the record."""
     for kind in ("built", "rebuild.requested", "released"):
         assert (await record(pushed, kind=kind, tag="latest")).status_code == 201
     await push(pushed, "shop/app", "latest", ONE)
@@ -73,7 +73,7 @@ async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncC
 
 
 async def test_the_tags_of_the_spec_have_no_records_in_their_history(pushed: httpx2.AsyncClient) -> None:
-    """The tag-history extension knows created and deleted alone."""
+    """The tag-history extension has only created and deleted events."""
     await record(pushed, tag="1.0.0")
     answer = await pushed.get("/v2/shop/app/_oci/tag-history/1.0.0")
 
@@ -81,7 +81,7 @@ async def test_the_tags_of_the_spec_have_no_records_in_their_history(pushed: htt
 
 
 async def test_records_come_in_pages(pushed: httpx2.AsyncClient) -> None:
-    """As the entries of a history do."""
+    """Records are paged like the entries of a history."""
     for number in range(3):
         await record(pushed, reason=str(number))
     await signed(pushed, 8)
@@ -97,8 +97,8 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"kind": "nonsense"}, 400, "expected built, rebuild.requested, released"),
     ({"digest": digest_of(b"elsewhere")}, 404, "push it first"),
     ({"digest": "sha256:abc"}, 400, "a sha256 digest has 64"),
-    ({"tag": "never"}, 404, "never meant"),
-    ({"tag": "1.0.0", "digest": TWO.digest}, 404, "never meant"),
+    ({"tag": "never"}, 404, "never resolved to"),
+    ({"tag": "1.0.0", "digest": TWO.digest}, 404, "never resolved to"),
     ({"tag": "../x"}, 400, "is not a tag"),
     ({"actor": "root"}, 400, "actor"),
     ({"extra": {"Key": "x"}}, 400, "has the key"),
@@ -107,7 +107,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"reason": "x" * 501}, 400, "500 bytes"),
     ({"extra": {"a": "x" * 9000}}, 400, "8192"),
     ({"extra": {f"k{number}": "" for number in range(41)}}, 400, "40"),
-    ({"extra": {"a": 1}}, 400, "not a record"),
+    ({"extra": {"a": 1}}, 400, "cannot read the record"),
 ]
 
 
@@ -115,7 +115,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
 async def test_what_is_no_record_is_refused_and_leaves_nothing(
     pushed: httpx2.AsyncClient, said: dict[str, Any], status: int, words: str
 ) -> None:
-    """One line says what was wrong."""
+    """The error message is one line with the cause."""
     answer = await record(pushed, **said)
     await record(pushed)
     await signed(pushed, 6)
@@ -129,21 +129,21 @@ async def test_what_is_no_record_is_refused_and_leaves_nothing(
     "body", [b"", b"[]", b"{", b"\xff", b'{"kind":"built"}', b"x" * 70_000, b'{"x":' + b"[" * 60_000]
 )
 async def test_a_body_that_is_none_is_refused(pushed: httpx2.AsyncClient, body: bytes) -> None:
-    """Whatever it holds, and however long it is."""
+    """A body that is not a record is refused, whatever its content and length."""
     answer = await pushed.post(RECORDS, content=body, headers={"content-type": "application/json"})
 
     assert answer.status_code in (400, 413)
 
 
 async def test_a_form_of_a_web_page_is_no_record(pushed: httpx2.AsyncClient) -> None:
-    """A browser sends JSON elsewhere only when it was allowed to."""
+    """A browser sends JSON to another site only after a preflight request."""
     answer = await pushed.post(RECORDS, content=b"{}", headers={"content-type": "text/plain"})
 
     assert answer.status_code == 400
 
 
-async def test_of_what_was_never_pushed_nothing_is_said(client: httpx2.AsyncClient) -> None:
-    """And there is nothing to list."""
+async def test_an_unknown_image_gets_no_record(client: httpx2.AsyncClient) -> None:
+    """The list stays empty."""
     answer = await record(client)
     await signed(client, 2)
 
@@ -151,8 +151,8 @@ async def test_of_what_was_never_pushed_nothing_is_said(client: httpx2.AsyncClie
     assert await entries(client) == []
 
 
-async def test_to_say_something_needs_the_right_to_push(data: Path) -> None:
-    """To read it, the right to pull."""
+async def test_a_record_needs_the_right_to_push(data: Path) -> None:
+    """Reading records needs only the right to pull."""
     users = {"dev": b"d", "reader": b"r", "other": b"o"}
     lines = [f"{name}:{bcrypt.hashpw(word, bcrypt.gensalt(4)).decode()}\n" for name, word in users.items()]
     data.with_name("data.keys").joinpath("htpasswd").write_text("".join(lines))
@@ -175,7 +175,7 @@ async def test_to_say_something_needs_the_right_to_push(data: Path) -> None:
 
 
 async def test_a_read_only_registry_takes_no_record(data: Path, registry: Serving) -> None:
-    """A record is a change of the store."""
+    """A record is a write, so a read-only server refuses it."""
     await push(registry.client, "shop/app", "1.0.0", ONE)
     settings = Settings.model_validate({"server": {"data": data, "read_only": True}})
     async with serving_as(settings) as reading:

@@ -1,4 +1,4 @@
-"""Answers on their way out: HEAD, files that are not what the rows say, streams that break."""
+"""Sending responses: HEAD, files, and streams that break."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADERS = ((b"content-length", b"6"),)
 
 
 class Client:
-    """What a client and its server see of an answer."""
+    """Collect the ASGI messages of a response."""
 
     def __init__(self, method: str = "GET", *, leaves_after: int | None = None) -> None:
         self.scope = {"type": "http", "method": method}
@@ -46,7 +46,7 @@ class Client:
 
 
 class Pieces:
-    """An iterator of pieces that tells whether it was let go of."""
+    """An iterator of chunks that records whether it was closed."""
 
     def __init__(self, *pieces: bytes | Exception) -> None:
         self.closed = False
@@ -64,7 +64,7 @@ class Pieces:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_head_is_get_without_the_bytes(method: str) -> None:
-    """Same status, same headers, Content-Length included."""
+    """HEAD has the status and headers of GET, including Content-Length."""
     client = Client(method)
     start, body = await client.get(Response(200, HEADERS, b"abcdef"))
 
@@ -73,7 +73,7 @@ async def test_head_is_get_without_the_bytes(method: str) -> None:
 
 
 async def test_a_file_is_left_to_the_server() -> None:
-    """By its path, after headers that say how long it is."""
+    """The headers with the length are followed by the path."""
     sent = await Client().get(FileResponse(200, HEADERS, Path("/data/blob")))
 
     assert sent[0] == {"type": "http.response.start", "status": 200, "headers": HEADERS}
@@ -81,7 +81,7 @@ async def test_a_file_is_left_to_the_server() -> None:
 
 
 async def test_a_stream_comes_in_pieces() -> None:
-    """All of them, and then the end."""
+    """All chunks are sent, then the end of the body."""
     pieces = Pieces(b"ab", b"cd", b"ef")
     client = Client()
     await client.get(await stream(200, HEADERS, pieces(), 6))
@@ -92,7 +92,7 @@ async def test_a_stream_comes_in_pieces() -> None:
 
 
 async def test_one_piece_needs_no_stream() -> None:
-    """And what it came from is let go of at once."""
+    """The iterator is closed immediately."""
     pieces = Pieces(b"abcdef", b"more than was asked for")
     answer = await stream(206, HEADERS, pieces(), 6)
 
@@ -102,7 +102,7 @@ async def test_one_piece_needs_no_stream() -> None:
 
 
 async def test_a_miss_at_the_first_piece_is_still_an_answer() -> None:
-    """Nothing was sent yet, so the error can be."""
+    """Nothing was sent yet, so the error can become the response."""
     pieces = Pieces(LookupError("absent"))
     with pytest.raises(LookupError):
         await stream(200, HEADERS, pieces(), 6)
@@ -111,7 +111,7 @@ async def test_a_miss_at_the_first_piece_is_still_an_answer() -> None:
 
 
 async def test_a_stream_that_breaks_is_never_ended_politely() -> None:
-    """The client must not take what it has for the whole."""
+    """The connection breaks, so that the client notices the truncation."""
     pieces = Pieces(b"ab", OSError("rot"))
     client = Client()
     answer = await stream(200, HEADERS, pieces(), 6)
@@ -123,7 +123,7 @@ async def test_a_stream_that_breaks_is_never_ended_politely() -> None:
 
 
 async def test_nothing_is_read_for_a_client_that_left() -> None:
-    """A server may swallow what is sent to it, so we listen."""
+    """A server may discard what is sent to a client that left, so `receive` is awaited."""
     pieces = Pieces(b"ab", b"cd", b"ef", b"gh", b"ij")
     client = Client(leaves_after=2)
     await client.get(await stream(200, HEADERS, pieces(), 10))

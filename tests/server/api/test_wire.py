@@ -1,4 +1,4 @@
-"""What only a socket shows: every way that bytes leave, and answers to clients that are still sending."""
+"""Tests over sockets: every way to send bytes, and responses to clients that are still sending."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ SIZES = [0, 1, 256 * KIB - 1, 256 * KIB, 256 * KIB + 1, MIB, 5 * MIB + 3]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One process for all tests here: none of them changes what another sees."""
+    """One server process for all tests of this module; no test changes what another test uses."""
     with boltseal(tmp_path_factory.mktemp("wire") / "data") as running:
         yield running
 
 
 @pytest.fixture
 async def over_tcp(server: Server) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of a server process, over sockets."""
+    """Return a client of the server process."""
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False, timeout=30.0) as client:
         yield client
 
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_every_size_comes_back(over_tcp: httpx2.AsyncClient, size: int) -> None:
-    """From memory, as a file that the server sends by itself, and around the border between them."""
+    """From memory, as a file sent by the server, and around the limit between them."""
     blob = Blob(os.urandom(size))
     await push_blob(over_tcp, "shop/app", blob)
     url = f"/v2/shop/app/blobs/{blob.digest}"
@@ -50,7 +50,7 @@ async def test_every_size_comes_back(over_tcp: httpx2.AsyncClient, size: int) ->
     ("first", "last"), [(0, 0), (1, MIB), (256 * KIB, 512 * KIB - 1), (3, 3 * MIB), (3 * MIB, 4 * MIB - 1)]
 )
 async def test_every_range_comes_back(over_tcp: httpx2.AsyncClient, first: int, last: int) -> None:
-    """In one piece or many, wherever the pieces begin."""
+    """In one chunk or several, with any offsets."""
     blob = Blob(os.urandom(4 * MIB))
     await push_blob(over_tcp, "shop/app", blob)
     part = await over_tcp.get(f"/v2/shop/app/blobs/{blob.digest}", headers={"Range": f"bytes={first}-{last}"})
@@ -60,7 +60,7 @@ async def test_every_range_comes_back(over_tcp: httpx2.AsyncClient, first: int, 
 
 
 async def test_a_connection_goes_on_after_every_kind_of_answer(over_tcp: httpx2.AsyncClient) -> None:
-    """An answer whose length is wrong, or that has a body where none belongs, would spoil the next one."""
+    """A response with a wrong length or an unexpected body would corrupt the next one."""
     blob = Blob(os.urandom(MIB))
     await push_blob(over_tcp, "shop/app", blob)
     url = f"/v2/shop/app/blobs/{blob.digest}"
@@ -81,7 +81,7 @@ async def test_a_connection_goes_on_after_every_kind_of_answer(over_tcp: httpx2.
 
 
 def answer_to(server: Server, head: str, body_bytes: int) -> tuple[int, bytes]:
-    """Sends a head and a body of zeros, reading nothing until all is sent: bytes that could be sent, and the answer."""
+    """Send a request head and a body of zeros before reading; return the number of sent bytes and the response."""
     host, _, port = server.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n")
@@ -105,15 +105,15 @@ def answer_to(server: Server, head: str, body_bytes: int) -> tuple[int, bytes]:
     ],
 )
 def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(server: Server, path: str, status: bytes) -> None:
-    """The answer is out at once, and the rest of the body is taken, so that the client's writing does not fail."""
+    """The response is sent immediately, and the rest of the body is drained so that the client's writes succeed."""
     sent, answer = answer_to(server, f"{path} HTTP/1.1\nhost: localhost\ncontent-length: {6 * MIB}\n", 6 * MIB)
 
     assert sent == 6 * MIB
     assert answer.startswith(b"HTTP/1.1 " + status)
 
 
-def test_a_client_that_would_send_for_ever_is_cut_off(server: Server) -> None:
-    """Only so much of a refused body is taken."""
+def test_a_client_that_sends_without_an_end_is_disconnected(server: Server) -> None:
+    """Draining a refused body is limited."""
     sent, _ = answer_to(
         server, f"PATCH /v2/a/blobs/uploads/none HTTP/1.1\nhost: localhost\ncontent-length: {999 * MIB}\n", 99 * MIB
     )
@@ -121,7 +121,7 @@ def test_a_client_that_would_send_for_ever_is_cut_off(server: Server) -> None:
     assert sent < 32 * MIB
 
 
-def test_a_client_that_waits_for_leave_is_refused_without_a_body(server: Server) -> None:
+def test_a_client_that_expects_100_continue_is_refused_without_a_body(server: Server) -> None:
     """`Expect: 100-continue` exists so that a body that would be refused is not sent."""
     head = f"PUT /v2/a/manifests/1 HTTP/1.1\nhost: localhost\ncontent-length: {6 * MIB}\nexpect: 100-continue\n"
     _, answer = answer_to(server, head, 0)
@@ -130,7 +130,7 @@ def test_a_client_that_waits_for_leave_is_refused_without_a_body(server: Server)
 
 
 async def test_a_chunked_document_over_the_limit(over_tcp: httpx2.AsyncClient) -> None:
-    """Without a length it is refused when it has grown too large, and the client can read why."""
+    """Without a Content-Length it is refused when it exceeds the limit, and the client can read the error."""
     answer = await over_tcp.put("/v2/shop/app/manifests/1.4.2", content=in_pieces(b" " * (5 * MIB), 64 * KIB))
 
     assert answer.status_code == 413
@@ -138,7 +138,7 @@ async def test_a_chunked_document_over_the_limit(over_tcp: httpx2.AsyncClient) -
 
 
 async def test_an_upload_broken_off_goes_on(over_tcp: httpx2.AsyncClient, server: Server) -> None:
-    """What the session says it holds is what the next chunk follows."""
+    """The next chunk continues after the range that the session reports."""
     data = os.urandom(2 * MIB)
     location = (await over_tcp.post("/v2/shop/app/blobs/uploads/")).headers["Location"]
     host, _, port = server.address.rpartition(":")
@@ -160,6 +160,6 @@ async def test_an_upload_broken_off_goes_on(over_tcp: httpx2.AsyncClient, server
 
 
 def _held(value: str) -> int:
-    """Bytes held, from a Range header."""
+    """Return the number of bytes of a session from its Range header."""
     last = int(value.removeprefix("0-"))
     return last + 1 if last else 0

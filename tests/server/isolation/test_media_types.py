@@ -1,4 +1,4 @@
-"""One digest, one meaning: a document can't be two things to two clients (CVE-2021-41190)."""
+"""A document must not have two interpretations for two clients (CVE-2021-41190)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_members_that_differ_only_in_case_are_400(client: httpx2.AsyncClie
 
 
 @pytest.mark.parametrize("member", ["layers", "config", "mediaType", "subject", "schemaVersion"])
-async def test_a_member_that_stands_twice_is_400(client: httpx2.AsyncClient, member: str) -> None:
+async def test_a_duplicate_member_is_400(client: httpx2.AsyncClient, member: str) -> None:
     """Decoders differ in whether the first or the last of two members counts: a document with both is refused."""
     body = json.loads(image("pointing", subject=IMAGE.descriptor()).raw)
     once = json.dumps({member: body[member]})[1:-1]

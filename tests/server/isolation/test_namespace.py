@@ -1,4 +1,4 @@
-"""`?ns=`: whose image is meant. Ours is never given out, nor written to, in another registry's name."""
+"""`?ns=` names the registry that a client wants. Local content is neither served nor changed under another registry's name."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ async def test_a_write_for_another_registry_is_refused(client: httpx2.AsyncClien
     assert await meaning(client, "shop/app", "latest") == DOCUMENT.digest
 
 
-async def test_our_own_name_means_what_we_hold(data: Path) -> None:
-    """With a `public_url` its host is our name: `ns` with it is an ordinary request."""
+async def test_our_own_name_is_an_ordinary_request(data: Path) -> None:
+    """With a `public_url` its host is this registry's name: `ns` with it is an ordinary request."""
     async with serving(data, public_url="https://registry.example:8443") as registry:
         await push(registry.client, "shop/app", "latest", DOCUMENT)
         pulled = await registry.client.get("/v2/shop/app/manifests/latest?ns=registry.example:8443")

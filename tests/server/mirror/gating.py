@@ -1,4 +1,4 @@
-"""What tests of the gate look at: the ledger, the reservations, and what upstream has."""
+"""State that tests of the push proxy check: the ledger, the reservations, and upstream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = "HEAD /v2/team/app/manifests/1.4.2"
 
 
 def entries(data: Path) -> list[tuple[str, str, str, str]]:
-    """What the ledger says of tags: kind, tag, digest, actor."""
+    """The ledger's entries about tags: kind, tag, digest, actor."""
     lines = [parse(row[0]) for row in rows(data, "SELECT line FROM entry WHERE tag != '' ORDER BY idx")]
     return [(str(one.kind), one.tag, one.digest, one.actor) for one in lines]
 

@@ -19,7 +19,7 @@ from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.settings import Settings
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.store_factory import OpenStore, open_store
 from tests.fakes.upstream import FakeUpstream
 from tests.serving import Serving, serving_as
@@ -88,35 +88,35 @@ async def bare_mirror(
     clock: Callable[[], int],
     *,
     tags: type[Tags],
-    waiting_most: int = 1000,
-    warm_most: int = 1000,
+    pending_limit: int = 1000,
+    cache_limit: int = 1000,
     lists: ListBounds = LISTS,
-    patience_s: float = 8.0,
+    timeout_s: float = 8.0,
 ) -> AsyncIterator[BareMirror[Tags]]:
-    """Of the first upstream of the settings. `tags`: what asks it; the bounds are those of the parts."""
+    """A mirror of the first upstream of the settings. `tags`: the class that resolves tags; the limits are those of the parts."""
     async with serving_as(settings, clock=clock):  # for a store with a log
         pass
     upstreams = build_upstreams(settings.upstreams)
     with open_store(settings, clock=clock) as store:
-        registry, turns = store.registry, InterprocessLock(settings.server.data)
-        limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_nobody)
-        told: dict[str, Any] = {"clock": clock, "read_only": _everything_may_be_written, "count": _nobody}
-        asks = tags(registry.observations, limits, turns, tell=_nobody, patience_s=patience_s, **told)
+        registry, locks = store.registry, FileInterprocessLock(settings.server.data)
+        limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_ignore)
+        told: dict[str, Any] = {"clock": clock, "read_only": _writable, "count": _ignore}
+        asks = tags(registry.observations, limits, locks, tell=_ignore, timeout_s=timeout_s, **told)
         relay = UpstreamLists(store.database, registry.pulls, limits, clock, lists)
-        uses = LastPulls(store.database, clock, _everything_may_be_written, waiting_most)
-        parts = (upstreams, asks, limits, registry, store.blobs, relay, turns, uses)
-        mirror = Mirror(*parts, check_room=_nobody, warm_most=warm_most, **told)
+        uses = LastPulls(store.database, clock, _writable, pending_limit)
+        parts = (upstreams, asks, limits, registry, store.blobs, relay, locks, uses)
+        mirror = Mirror(*parts, check_disk=_ignore, cache_limit=cache_limit, **told)
         try:
             yield BareMirror(mirror, next(iter(upstreams.by_name.values())), asks, uses, store)
         finally:
             await mirror.aclose()
             await upstreams.aclose()
-            turns.close()
+            locks.close()
 
 
-def _everything_may_be_written() -> None:
-    """Nothing stands against it."""
+def _writable() -> None:
+    """Nothing prevents writes."""
 
 
-def _nobody(_: object) -> None:
-    """Is told nothing."""
+def _ignore(_: object) -> None:
+    """Ignores the event."""

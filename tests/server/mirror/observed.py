@@ -1,4 +1,4 @@
-"""What a mirror wrote down, read from its database, and what it told."""
+"""What a mirror recorded in its database, and what it reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is held of an upstream's tag is accepted by an admin: from the command line, over HTTP, recorded, and told."""
+"""An admin accepts a held-back change of an upstream's tag: by command and over HTTP, recorded and reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def pull(client: httpx2.AsyncClient) -> httpx2.Response:
 
 
 async def held(client: httpx2.AsyncClient, upstream: FakeUpstream) -> tuple[Document, Document]:
-    """A tag that was served and has moved: what it meant, what it means upstream."""
+    """A served tag that has moved upstream: its old digest and its new one."""
     first = upstream.publish("team/app", "1.4.2", image("one"))
     await pull(client)
     second = upstream.publish("team/app", "1.4.2", image("two"))
@@ -66,14 +66,14 @@ async def test_accept_serves_the_new_one_in_a_running_server(
 
     assert listed.code == 1
     assert TAG in listed.out
-    assert (other.code, "is " + second.digest in other.err) == (1, True)
+    assert (other.code, "is to " + second.digest in other.err) == (1, True)
     assert done.code == 0
     assert done.json["schema"] == "boltseal.accept/1"
     assert done.json["results"][0]["digest"] == second.digest
     assert done.json["results"][0]["was"] == first.digest
     assert after.content == second.raw
     assert "warning" not in after.headers
-    assert (again.code, "nothing is held" in again.err) == (1, True)
+    assert (again.code, "is held back" in again.err) == (1, True)
     assert (strange.code, "of no registry that is mirrored here" in strange.err) == (2, True)
     assert story(data)[-1] == ("accepted", second.digest, first.digest)
     assert observed(data)[-1].reason == "read the notes"
@@ -97,8 +97,8 @@ def with_users(data: Path, upstream: FakeUpstream) -> Settings:
 
 
 @pytest.mark.lengthy
-async def test_admins_accept_over_http_and_nobody_else(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """401 without a login, 403 without the right, 412 for another digest, 404 where nothing is held."""
+async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """401 without a login, 403 without the right, 412 for another digest, 404 where nothing is held back."""
     async with serving_as(with_users(data, upstream)) as mirror:
         first, second = await held(mirror.client, upstream)
         body = {"repository": f"{NAME}/team/app", "tag": "1.4.2", "digest": second.digest, "reason": "read"}
@@ -129,7 +129,7 @@ async def test_admins_accept_over_http_and_nobody_else(data: Path, upstream: Fak
 async def test_a_registry_without_users_has_no_admin_over_http(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """Whoever may write the data folder says it there."""
+    """An operator with access to the data folder uses the command."""
     async with mirroring(data, upstream, rule=RULE) as mirror:
         await held(mirror.client, upstream)
         answer = await mirror.client.post(

@@ -1,4 +1,4 @@
-"""Images of an upstream, served from our store: what is asked of upstream, and how often."""
+"""Images of an upstream, served from the store: which requests upstream gets, and how many."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ async def test_a_head_and_a_range_wait_for_the_whole_blob(mirror: Serving, upstr
     assert upstream.gets("/blobs/") == 1
 
 
-async def test_what_upstream_has_not_is_a_miss(mirror: Serving, upstream: FakeUpstream) -> None:
-    """With the spec's codes, whatever upstream's were."""
+async def test_content_that_upstream_lacks_is_a_miss(mirror: Serving, upstream: FakeUpstream) -> None:
+    """The error codes are the spec's, whatever upstream's were."""
     target = f"/v2/{NAME}/team/app"
     answers = [
         await mirror.client.get(f"{target}/manifests/nothing"),
@@ -135,7 +135,7 @@ async def test_what_upstream_has_not_is_a_miss(mirror: Serving, upstream: FakeUp
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 409, 429, 500, 503])
-async def test_what_is_here_is_served_whatever_upstream_answers(
+async def test_stored_content_is_served_whatever_upstream_answers(
     mirror: Serving, upstream: FakeUpstream, code: int
 ) -> None:
     """With a warning, and counted."""
@@ -211,8 +211,8 @@ async def test_a_blob_of_two_repositories_is_fetched_once(mirror: Serving, upstr
     assert upstream.counted[f"HEAD /v2/team/other/blobs/{blob.digest}"] == 1
 
 
-async def test_repositories_of_a_mirror_are_walls(mirror: Serving, upstream: FakeUpstream) -> None:
-    """A blob that one of them holds is not shown by another that upstream does not have it in."""
+async def test_repositories_of_a_mirror_are_isolated(mirror: Serving, upstream: FakeUpstream) -> None:
+    """A blob of one repository is not served by another that upstream does not have it in."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     blob = shown.layers[0]
     await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{blob.digest}")
@@ -225,7 +225,7 @@ async def test_repositories_of_a_mirror_are_walls(mirror: Serving, upstream: Fak
 
 @pytest.mark.lengthy
 async def test_a_read_only_mirror_serves_what_it_has(data: Path, upstream: FakeUpstream) -> None:
-    """And says why it brings nothing."""
+    """The error for other content says that the mirror is read-only."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     other = upstream.publish("team/app", "2.0.0", image("other"))
     async with mirroring(data, upstream) as serving:

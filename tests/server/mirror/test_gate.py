@@ -1,4 +1,4 @@
-"""The gate: pushes to an upstream's names are judged by our rules, passed on, and ours when upstream has them."""
+"""The push proxy: pushes to an upstream's names are checked by the local rules, forwarded, and published here afterwards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 @pytest.fixture
 async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
-    """A gate to it."""
+    """A push proxy for it."""
     async with mirroring(data, upstream, push=True) as serving:
         yield serving
 
@@ -57,7 +57,7 @@ async def test_a_push_is_passed_on_and_recorded(gate: Serving, data: Path, upstr
     assert {blob.digest for blob in app.blobs} <= upstream.blobs.keys()
     assert pulled.content == app.raw
     assert entries(data) == [("tag.created", "1.4.2", app.digest, "anonymous")]
-    assert [(entry.digest, entry.reason) for entry in observed(data)] == [(app.digest, "pushed through the gate")]
+    assert [(entry.digest, entry.reason) for entry in observed(data)] == [(app.digest, "pushed through the push proxy")]
     assert reserved(data) == []
 
 
@@ -154,7 +154,7 @@ async def test_a_sealed_name_is_refused_by_our_own_rules(gate: Serving, data: Pa
 async def test_a_sealed_name_that_upstream_has_otherwise_is_refused_with_both(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
-    """Somebody pushed past the gate, or before there was one: nothing is overwritten, and nothing stays here."""
+    """After a push past the proxy nothing is overwritten, and nothing stays here."""
     theirs, ours = image("theirs"), image("ours")
     upstream.publish("team/app", "1.4.2", theirs)
     refused = await push(gate.client, APP, "1.4.2", ours)
@@ -182,7 +182,7 @@ async def test_a_sealed_name_that_upstream_has_already_becomes_ours(
 
 @pytest.mark.lengthy
 async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Serving, upstream: FakeUpstream) -> None:
-    """A push past the gate can't be stopped, and is not served here."""
+    """A push past the proxy cannot be prevented, and is not served here."""
     app = image("app")
     await push(gate.client, APP, "1.4.2", app)
     upstream.publish("team/app", "1.4.2", image("past the gate"))
@@ -192,7 +192,7 @@ async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Servi
 
 @pytest.mark.lengthy
 async def test_signatures_grow_and_nothing_of_them_is_lost(gate: Serving, upstream: FakeUpstream) -> None:
-    """An append-only tag that was changed past the gate is not overwritten."""
+    """An append-only tag that was changed past the proxy is not overwritten."""
     app = image("app")
     await push(gate.client, APP, "1.4.2", app)
     tag = signature_tag(app)
@@ -235,7 +235,7 @@ async def test_a_push_names_one_tag(gate: Serving, upstream: FakeUpstream) -> No
 
 
 async def test_without_push_nothing_is_passed_on(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """A mirror is no gate unless the configuration says so."""
+    """A mirror forwards no pushes unless the configuration says so."""
     async with mirroring(data, upstream) as mirror:
         answer = await put(mirror.client, APP, "1.4.2", image("app"))
 
@@ -245,7 +245,7 @@ async def test_without_push_nothing_is_passed_on(data: Path, upstream: FakeUpstr
 
 @pytest.mark.lengthy
 async def test_the_server_starts_again_after_a_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """What came through the gate is no local repository under an upstream's name."""
+    """A pushed repository is no local repository under an upstream's name."""
     app = image("app")
     async with mirroring(data, upstream, push=True) as gate:
         await push(gate.client, APP, "1.4.2", app)

@@ -1,4 +1,4 @@
-"""The gate when upstream fails, when pushes race, and when a client leaves."""
+"""The push proxy when upstream fails, when pushes race, and when a client disconnects."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 @pytest.fixture
 async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
-    """A gate to it."""
+    """A push proxy for it."""
     async with mirroring(data, upstream, push=True) as serving:
         yield serving
 
@@ -44,10 +44,10 @@ async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIt
 
 @pytest.mark.parametrize(("code", "ours"), [(401, 403), (403, 403), (404, 403), (400, 400), (413, 400), (429, 429)])
 @pytest.mark.slow
-async def test_what_upstream_decides_is_told(
+async def test_a_refusal_of_upstream_is_passed_on(
     gate: Serving, data: Path, upstream: FakeUpstream, code: int, ours: int
 ) -> None:
-    """Never as a 401, for which the client would look for a login of ours; and nothing stays."""
+    """Never as a 401, or the client would look for a login of this registry; nothing stays behind."""
     app = image("app")
     await push_parts(gate.client, APP, app)
     upstream.answers[PUT] = status(code)
@@ -60,7 +60,7 @@ async def test_what_upstream_decides_is_told(
 
 @pytest.mark.slow
 async def test_an_upstream_that_is_down_refuses_the_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
-    """503, and nothing is taken in on credit."""
+    """503, and nothing is stored to be forwarded later."""
     async with mirroring(data, upstream, push=True) as gate:
         app = image("app")
         await push_parts(gate.client, APP, app)
@@ -125,17 +125,17 @@ async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
 
     assert (answer.status_code, served.status_code, waits.status_code) == (503, 503, 503)
     assert left == [(APP, "1.4.2", app.digest)]
-    assert "was on its way when its process died" in error_of(waits)[1]
+    assert "the process of an earlier push of" in error_of(waits)[1]
     assert (refused.status_code, app.digest[:19] in error_of(refused)[1]) == (409, True)
     assert [(kind, digest) for kind, _, digest, _ in entries(data)] == [("tag.created", app.digest)]
     assert reserved(data) == []
 
 
 @pytest.mark.slow
-async def test_a_reservation_stands_in_nobodys_way_after_an_hour(
+async def test_a_reservation_blocks_no_push_after_an_hour(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """Upstream can't be asked what became of it; a push that needs no answer to that goes on."""
+    """Upstream cannot be asked for the outcome; a push that does not need it succeeds."""
     clock = Clock(now_us())
     app, other = image("app"), image("other")
     head = HEAD.replace("1.4.2", "latest")
@@ -245,10 +245,8 @@ async def test_a_client_that_leaves_ends_nothing_in_the_middle(
 
 
 @pytest.mark.slow
-async def test_nobody_waits_for_what_is_settled_so_it_leaves_the_reserve_alone(
-    data: Path, upstream: FakeUpstream, whole_store: None
-) -> None:
-    """When upstream says that no more than `reserve` pulls are left, only what clients wait for is asked."""
+async def test_settling_leaves_the_reserved_pulls_alone(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """When no more than `reserve` pulls are left, only requests that clients wait for are sent."""
     app = image("app")
     async with mirroring(data, upstream, push=True, reserve=20) as gate:
         await push_parts(gate.client, APP, app)

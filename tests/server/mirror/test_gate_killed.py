@@ -1,4 +1,4 @@
-"""The gate, killed (SIGKILL) between its steps: what upstream has is published, what it has not leaves nothing."""
+"""The push proxy, killed (SIGKILL) between its steps: what upstream has is published, what it lacks leaves nothing."""
 
 from __future__ import annotations
 
@@ -34,19 +34,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def upstream() -> Iterator[FakeUpstream]:
     """An upstream that takes pushes, in a thread of its own."""
-    fake, ready, ending = FakeUpstream(takes=True), threading.Event(), threading.Event()
-
-    async def run() -> None:
-        async with fake.listening():
-            ready.set()
-            await asyncio.to_thread(ending.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    ready.wait()
-    yield fake
-    ending.set()
-    thread.join()
+    with FakeUpstream(takes=True).listening_in_thread() as fake:
+        yield fake
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What an upstream's headers say of its limits is honoured, whatever the body of its answer says."""
+"""The limits in an upstream's headers are respected, whatever the body of its answer is."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_a_429_that_says_when_to_come_back_lets_the_upstream_rest(
 async def test_a_429_with_a_body_counts_for_every_kind_of_request(
     data: Path, upstream: FakeUpstream, clock: Clock, what: str
 ) -> None:
-    """One state for each upstream: what one request is told holds for all."""
+    """Each upstream has one state: a limit seen by one request applies to all."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         body = b"" if what.endswith("HEAD") else BODIES["Docker Hub"]
@@ -131,7 +131,7 @@ async def test_a_token_service_that_says_when_to_come_back_lets_the_upstream_res
 async def test_a_push_through_the_gate_lets_the_upstream_rest_and_waits_for_it(
     data: Path, clock: Clock, whole_store: None
 ) -> None:
-    """Pushes and pulls share the state: neither asks an upstream that is left alone."""
+    """Pushes and pulls share the state: neither sends a request while the upstream's limit is reached."""
     async with FakeUpstream(takes=True).listening() as upstream:
         upstream.publish("team/app", "1.4.2", image("one"))
         async with mirroring(data, upstream, clock=clock, push=True) as mirror:

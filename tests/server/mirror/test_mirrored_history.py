@@ -1,4 +1,4 @@
-"""`boltseal history` of mirrored names: what the mirror saw, proven to be in its log of observations."""
+"""`boltseal history` of mirrored names: the mirror's observations, proven to be in its log."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def settled(server: Server, size: int) -> None:
     raise AssertionError("the log of observations was not signed")
 
 
-def test_what_a_mirror_saw_is_told_and_proven(mirror: Server, fake: FakeUpstream) -> None:
-    """Seen, moved, gone; each entry in the signed tree of a log that this machine follows from now on."""
+def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) -> None:
+    """Seen, moved, deleted; each entry is in the signed tree of a log that this machine follows from now on."""
     first = fake.publish("team/app", "1.4.2", image("one"))
     pull(mirror)
     second = fake.publish("team/app", "1.4.2", image("two"))
@@ -97,7 +97,7 @@ def test_what_a_mirror_saw_is_told_and_proven(mirror: Server, fake: FakeUpstream
 
 
 def test_a_mirrored_base_that_moved_is_found_by_what_the_mirror_saw(mirror: Server, fake: FakeUpstream) -> None:
-    """By nobody else: this is the first look at it, and nothing says what the app was built on."""
+    """Only the mirror's log shows it: this is the first check, and the app has no base annotation."""
     for repository, letters in (("base/os", "o"), ("base/rt", "or")):
         fake.publish(repository, "latest", layered(letters))
         pull(mirror, "latest", repository)

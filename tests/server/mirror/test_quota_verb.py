@@ -1,4 +1,4 @@
-"""`boltseal quota`: of a registry that is asked, by a HEAD, and of the mirror's upstreams, by nobody."""
+"""`boltseal quota`: of a registry, by a HEAD, and of the mirror's upstreams, without a request."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_a_registry_that_does_not_answer_could_not_be_checked() -> None:
     assert program.call("quota", "127.0.0.1:9", "--anonymous").code == 3
 
 
-def test_what_the_mirror_was_told_last_is_shown(tmp_path: Path) -> None:
-    """By upstream, with its reserve; nobody is asked."""
+def test_the_last_known_limits_of_the_mirror_are_shown(tmp_path: Path) -> None:
+    """For each upstream, with its reserve; no request is sent."""
     data, config = tmp_path / "data", tmp_path / "boltseal.toml"
     config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\nreserve = 30\n')
     prepare(Settings.model_validate({"server": {"data": data}, "upstream": [{"name": NAME}]}))

@@ -1,4 +1,4 @@
-"""A mirror that was put back from an old copy: what it had seen since comes back from wherever it is."""
+"""A mirror restored from an old copy: newer observations come back from another copy."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ async def test_without_upstream_what_comes_back_is_served_as_it_was(behind: Behi
 
 
 async def gone_away(*_: object) -> None:
-    """Nobody answers."""
+    """An upstream that refuses connections."""
 
 
 @pytest.mark.slow
@@ -142,5 +142,5 @@ async def test_what_was_not_signed_is_refused(behind: Behind) -> None:
     empty = program.run("ledger", "recover", "--observations", "--from", data, "--data", data)
 
     assert (other.code, empty.code) == (2, 2)
-    assert "nothing can be brought back" in other.err
+    assert "nothing to restore" in other.err
     assert "are not the ones that were signed" in empty.err

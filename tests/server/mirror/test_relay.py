@@ -1,4 +1,4 @@
-"""Lists of an upstream: its tags, and what refers to its manifests; once in a window, and from what is here without it."""
+"""Lists of an upstream, its tags and referrers: fetched once per window, and served from the store without it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_the_last_list_stands_in_for_an_upstream_that_is_down(
 
 @pytest.mark.slow
 async def test_no_list_is_no_empty_list(timed: Serving, upstream: FakeUpstream) -> None:
-    """Unknown there is unknown here; and not to be had is neither."""
+    """An unknown repository is unknown here; a failed list is an error and not an empty list."""
     unknown = await tags(timed.client)
     upstream.answers["*"] = status(500)
     failed = await tags(timed.client)
@@ -174,34 +174,34 @@ async def test_a_list_without_end_is_given_up(settings: Settings, upstream: Fake
     upstream.referrers[subject.digest] = both.raw
     async with bare(settings, ListBounds(names=3, referrers=1)) as short:
         with pytest.raises(UpstreamFailed, match="more than 3 tags"):
-            await short.mirror.relay.tags(short.upstream, APP)
+            await short.mirror.lists.tags(short.upstream, APP)
         with pytest.raises(UpstreamFailed, match="more than 1 referrers"):
-            await short.mirror.relay.referrers(short.upstream, APP, Digest.parse(subject.digest))
-    async with bare(settings, ListBounds(within_s=0.0)) as hasty:
+            await short.mirror.lists.referrers(short.upstream, APP, Digest.parse(subject.digest))
+    async with bare(settings, ListBounds(timeout_s=0.0)) as hasty:
         with pytest.raises(UpstreamFailed, match="in time"):
-            await hasty.mirror.relay.tags(hasty.upstream, APP)
+            await hasty.mirror.lists.tags(hasty.upstream, APP)
 
 
 async def test_what_is_kept_of_lists_is_bounded(settings: Settings, upstream: FakeUpstream) -> None:
     """The oldest is asked for again."""
     for repository in ("team/app", "team/b", "team/c", "team/d"):
         upstream.publish(repository, "a", image("a"))
-    async with bare(settings, ListBounds(kept_bytes=650)) as small:  # three lists of one short tag
+    async with bare(settings, ListBounds(cache_bytes=650)) as small:  # three lists of one short tag
         for repository in ("team/app", "team/b", "team/b", "team/c", "team/d", "team/app"):
-            await small.mirror.relay.tags(small.upstream, Repository(f"{NAME}/{repository}"))
+            await small.mirror.lists.tags(small.upstream, Repository(f"{NAME}/{repository}"))
 
     assert upstream.counted["GET /v2/team/app/tags/list"] == 2
     assert upstream.counted["GET /v2/team/b/tags/list"] == 1
 
 
-async def test_what_referrers_say_of_themselves_counts(settings: Settings, upstream: FakeUpstream) -> None:
-    """A list of one entry may be as large as a manifest; it is then not kept at all."""
+async def test_the_annotations_of_referrers_count(settings: Settings, upstream: FakeUpstream) -> None:
+    """A list of one entry may be as large as a manifest; such a list is not cached."""
     subject = image("subject")
     entry = artifact("sbom", subject=subject).descriptor(annotations={"note": "x" * 10_000})
     listed = to_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]})
     upstream.referrers[subject.digest] = listed
-    async with bare(settings, ListBounds(kept_bytes=10_000)) as small:
+    async with bare(settings, ListBounds(cache_bytes=10_000)) as small:
         for _ in range(2):
-            await small.mirror.relay.referrers(small.upstream, APP, Digest.parse(subject.digest))
+            await small.mirror.lists.referrers(small.upstream, APP, Digest.parse(subject.digest))
 
     assert upstream.gets("/referrers/") == 2

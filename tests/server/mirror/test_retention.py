@@ -1,4 +1,4 @@
-"""Which mirrored images are let go, and which never."""
+"""Which mirrored images are deleted, and which never."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def roots(units: list[RetentionUnit], sizes: dict[str, int], **limits: int | Non
 # --- the rule ---
 
 
-def test_what_nobody_pulled_for_so_long_is_let_go() -> None:
-    """The longest unused first; to the moment."""
+def test_images_not_pulled_for_keep_for_are_deleted() -> None:
+    """The least recently used goes first, exactly when its time is over."""
     units = [unit("a", 91), unit("b", 90), unit("c", 400)]
 
     assert roots(units, {}, keep_for_us=90 * DAY_US) == ["c", "a"]
@@ -68,8 +68,8 @@ def test_what_is_needed_stays_whatever_its_age_and_size() -> None:
     assert roots(units, {"a": 100, "b": 1}, keep_for_us=DAY_US, keep_bytes=10) == ["b"]
 
 
-def test_what_was_used_just_now_is_not_let_go_for_its_size() -> None:
-    """Somebody may be in the middle of pulling it."""
+def test_a_recently_used_image_is_not_deleted_for_its_size() -> None:
+    """A client may be pulling it."""
     assert roots([unit("a", 0.01)], {"a": 100}, keep_bytes=10) == []
 
 
@@ -134,8 +134,8 @@ def without_shared(goes: Document, stays: Iterable[Document]) -> set[str]:
 
 
 @pytest.mark.lengthy
-async def test_an_image_that_nobody_pulls_goes_whole(world: World) -> None:
-    """Manifest, config and layers; one that is pulled stays, also if it is older here."""
+async def test_an_unused_image_is_deleted_whole(world: World) -> None:
+    """Manifest, config and layers go; an image that is pulled stays, even if it is stored longer."""
     old, pulled = image("old"), image("pulled")
     await world.pull(old, pulled)
     world.clock.advance(days=60)
@@ -149,7 +149,7 @@ async def test_an_image_that_nobody_pulls_goes_whole(world: World) -> None:
 
 @pytest.mark.lengthy
 async def test_the_children_and_the_signatures_of_an_image_that_is_pulled_stay(world: World) -> None:
-    """However long nobody asked for them themselves; and they go with it."""
+    """Even if they are never pulled themselves; they are deleted with the image."""
     child, other = image("amd64"), image("arm64", architecture="arm64")
     whole = index(child, other)
     signature = artifact("signature", subject=whole)
@@ -177,36 +177,36 @@ async def test_what_another_image_needs_stays(world: World) -> None:
 
 
 @pytest.mark.lengthy
-async def test_what_a_tag_of_ours_means_is_never_let_go(world: World) -> None:
-    """Sealed or floating: a tag is a promise, wherever its bytes came from."""
+async def test_an_image_of_a_local_tag_is_never_deleted(world: World) -> None:
+    """Sealed or mutable, a local tag keeps its image."""
     sealed, plain = image("sealed"), image("plain")
     await world.pull(sealed, plain)
 
     def seal(tx: Any) -> None:
-        holdings = mirrored.holdings(tx.connection, f"{NAME}/team/app")
+        holdings = mirrored.content_of(tx, f"{NAME}/team/app")
         assert holdings is not None
         row = {"digest": sealed.digest, "canonical": sealed.digest, "media_type": sealed.media_type}
         by = {"entry_index": 0, "changed_us": NOW_US, "changed_by": "ann"}
-        tx.connection.execute(tag.insert().values(repository_id=holdings.repository_id, name="1.4.2", **row, **by))
+        tx.sql.connection.execute(tag.insert().values(repository_id=holdings.repository_id, name="1.4.2", **row, **by))
 
     world.change(seal)
     world.clock.advance(days=1000)
     gone = world.retain(keep_for="90d", keep_bytes="1")
-    world.change(lambda tx: tx.connection.execute(tag.delete()))  # so that fsck finds the ledger as it was
+    world.change(lambda tx: tx.sql.connection.execute(tag.delete()))  # so that fsck finds the ledger as it was
 
     assert set(gone) == without_shared(plain, [sealed])
 
 
-async def test_what_a_hold_keeps_serving_is_never_let_go(world: World) -> None:
-    """The old image of a tag whose move waits for somebody."""
+async def test_the_image_of_a_held_back_tag_is_never_deleted(world: World) -> None:
+    """The old image of a tag whose move is held back."""
     held = image("held")
     await world.pull(held)
     row = {"asked_us": 0, "entry_index": 0, "changes": 1, "changes_since_us": 0, "held_digest": image("new").digest}
     values = {"repository": f"{NAME}/team/app", "name": "1.4.2", "digest": held.digest, **row}
-    world.change(lambda tx: tx.connection.execute(foreign_tag.insert().values(**values)))
+    world.change(lambda tx: tx.sql.connection.execute(foreign_tag.insert().values(**values)))
     world.clock.advance(days=1000)
     gone = world.retain(keep_for="90d")
-    world.change(lambda tx: tx.connection.execute(foreign_tag.delete()))
+    world.change(lambda tx: tx.sql.connection.execute(foreign_tag.delete()))
 
     assert gone == []
 
@@ -273,7 +273,7 @@ async def test_collect_lets_go_first_and_removes_the_bytes_an_hour_later(world: 
     there = [path for path in (world.data / "blobs").rglob("*") if path.is_file()]
 
     assert {item.name.partition("@")[2] for item in told if "@" in item.name} == digests(shown)
-    assert told[0].reason == "nobody pulled it for 91 days"
+    assert told[0].reason == "not pulled for 91 days"
     assert {item.what for item in first} >= {"manifest", "blob"}
     assert len(there) == len(shown.blobs)
 
@@ -294,7 +294,7 @@ async def test_a_running_server_tidies_up_by_itself(world: World, monkeypatch: p
             while any(path.is_file() for path in (world.data / "blobs").rglob("*")):  # noqa: ASYNC110 - the janitor does it
                 await asyncio.sleep(0.05)
         with open_store(world.settings(), clock=world.clock) as store:
-            found = store.database.read_and_wait(lambda found: mirrored.holdings(found, f"{NAME}/team/app"))
+            found = store.database.read_and_wait(lambda found: mirrored.content_of(found, f"{NAME}/team/app"))
 
     assert found is not None
     assert (found.manifests, found.blobs) == ((), ())

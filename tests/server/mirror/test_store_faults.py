@@ -1,4 +1,4 @@
-"""A store that fails while the mirror brings something: each write not done, and done with the answer lost."""
+"""A store that fails while the mirror fetches a blob: each write not done, and done with the answer lost."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import build_upstreams
 from boltseal.server.registry import build_registry
 from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken
-from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
-from boltseal.server.storage.metadata.database import Database, open_database
+from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.sqlite import open_database
 from boltseal.server.store_factory import now_us
 from tests.fakes.blobs_memory import MemoryBlobs
 from tests.fakes.upstream import FakeUpstream
@@ -36,26 +37,26 @@ class Bench:
 
     def __init__(self, data: Path, upstreams: Upstreams) -> None:
         self.store = MemoryBlobs()
-        self.database: Database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)
+        self.database: Metadata = open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)
         registry = build_registry(self.database, self.store, parse_rules(()))
         self.pulls = registry.pulls
         self.upstream = upstreams.by_name[NAME]
-        self.turns = InterprocessLock(data)
+        self.locks = FileInterprocessLock(data)
         self.blobs = MirroredBlobs(
             registry.pulls,
             registry.uploads,
             self.store,
             UpstreamLimits(registry.upstreams, clock=now_us, tell=lambda _: None),
-            self.turns,
-            check_room=lambda _: None,
+            self.locks,
+            check_disk=lambda _: None,
             count=lambda _: None,
         )
 
     async def bring(self, digest: Digest) -> bytes:
         """All of it, as a client gets it."""
         fetch = await self.blobs.fetch(self.upstream, REPOSITORY, digest)
-        await fetch.begun()
-        async with aclosing(fetch.pieces()) as pieces:
+        await fetch.wait_started()
+        async with aclosing(fetch.chunks()) as pieces:
             return b"".join([piece async for piece in pieces])
 
 
@@ -66,7 +67,7 @@ async def bench(data: Path, upstream: FakeUpstream) -> AsyncIterator[Bench]:
     yield made
     await made.blobs.aclose()
     await upstreams.aclose()
-    made.turns.close()
+    made.locks.close()
     made.database.close()
 
 
@@ -83,12 +84,12 @@ async def test_a_write_that_fails_is_an_error_and_the_next_fetch_is_whole(
 
     with pytest.raises((Full, Unavailable)):
         await bench.bring(digest)
-    held = await bench.blobs.held(REPOSITORY, digest)
+    held = await bench.blobs.stored(REPOSITORY, digest)
     again = await bench.bring(digest)
 
     assert not held
     assert again == BLOB
-    assert await bench.blobs.held(REPOSITORY, digest)
+    assert await bench.blobs.stored(REPOSITORY, digest)
 
 
 async def test_bytes_that_are_lost_are_brought_again(bench: Bench, upstream: FakeUpstream) -> None:
@@ -98,5 +99,5 @@ async def test_bytes_that_are_lost_are_brought_again(bench: Bench, upstream: Fak
     await bench.bring(digest)
     bench.store.blobs.clear()
 
-    assert not await bench.blobs.held(REPOSITORY, digest)
+    assert not await bench.blobs.stored(REPOSITORY, digest)
     assert await bench.bring(digest) == BLOB

@@ -1,4 +1,4 @@
-"""What an upstream's tag means: how often upstream is asked, what is remembered, what is served when it moves or goes."""
+"""Tags of an upstream: how often upstream is asked, what is recorded, and what is served when a tag moves or disappears."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ async def test_a_first_sight_is_refused_where_the_rule_says_so(
 async def test_a_tag_that_is_gone(
     data: Path, upstream: FakeUpstream, whole_store: None, on_gone: str, code: int
 ) -> None:
-    """It may have been withdrawn because it does harm: served or not as told, and written down once."""
+    """It may have been withdrawn for being harmful: served or not by configuration, and recorded once."""
     told: list[Event] = []
     publish(upstream, "one")
     async with mirroring(data, upstream, tell=told.append, on_gone=on_gone) as mirror:
@@ -232,8 +232,8 @@ async def test_whatever_upstream_answers_what_is_here_is_served(
     assert len(upstream.asked) <= 3 + 3
 
 
-async def test_what_can_not_be_written_down_is_not_served(data: Path, upstream: FakeUpstream) -> None:
-    """The log is doubted: what was served goes on, what is new is not followed, and what was never seen is refused."""
+async def test_what_can_not_be_recorded_is_not_served(data: Path, upstream: FakeUpstream) -> None:
+    """The log is frozen: recorded tags are served, changes are not followed, and new tags are refused."""
     first = publish(upstream, "one")
     async with mirroring(data, upstream) as mirror:
         await pull(mirror.client)
@@ -247,15 +247,15 @@ async def test_what_can_not_be_written_down_is_not_served(data: Path, upstream: 
         ready = await mirror.client.get("/readyz")
 
     assert known.content == first.raw, known.text
-    assert "nothing is recorded" in known.headers["warning"]
+    assert "the log takes no entries" in known.headers["warning"]
     assert unknown.status_code == 503
-    assert "what upstreams' tags mean is not written down" in ready.text
+    assert "observations of upstreams' tags are not recorded" in ready.text
 
 
 async def test_the_pull_limit_is_read_told_and_kept_for_all_workers(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
-    """`ratelimit-remaining` under the reserve is told once."""
+    """`ratelimit-remaining` under the reserve is reported once."""
     told: list[Event] = []
     shown = publish(upstream, "one")
 
@@ -335,7 +335,7 @@ async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
 
     assert (limited.status_code, goes_on.status_code) == (429, 200)
     assert rests.status_code == 503
-    assert "is left alone" in served.headers["warning"]
+    assert "request limit is reached" in served.headers["warning"]
     assert silent
     assert again.status_code == 200
 
@@ -358,17 +358,17 @@ async def test_an_upstream_that_is_down_is_told_once(data: Path, upstream: FakeU
     assert rows(data, "SELECT down_us FROM upstream") == [(None,)]
 
 
-async def test_a_slow_upstream_makes_nobody_wait_for_what_is_here(
+async def test_a_slow_upstream_delays_no_stored_tag(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
-    """After a few seconds what was seen last is served."""
+    """After a few seconds the recorded digest is served."""
     shown = publish(upstream, "one")
 
     async def never(*_: object) -> None:
         await asyncio.sleep(5)
 
     settings = mirror_settings(data, table_of(upstream))
-    async with bare_mirror(settings, clock, tags=UpstreamTags, patience_s=0.05) as bare:
+    async with bare_mirror(settings, clock, tags=UpstreamTags, timeout_s=0.05) as bare:
         before = await bare.mirror.by_tag(bare.upstream, Repository(f"{NAME}/team/app"), Tag("1.4.2"))
         upstream.answers[HEAD] = never
         after = await bare.mirror.by_tag(bare.upstream, Repository(f"{NAME}/team/app"), Tag("1.4.2"))
@@ -394,7 +394,7 @@ async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
         after = await pull(mirror.client)
 
     assert {answer.content for answer in limited} == {first.raw}
-    assert "limits how often it may be asked" in limited[0].headers["warning"]
+    assert "has a rate limit" in limited[0].headers["warning"]
     assert after.content == second.raw
 
 
@@ -423,7 +423,7 @@ async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Pa
     async with mirroring(data, upstream) as mirror:
         await pull(mirror.client)
         database = mirror.app._store.database  # type: ignore[attr-defined]  # the application keeps it for itself
-        await database.write(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1"))
+        await database.write(lambda tx: tx.sql.connection.exec_driver_sql("PRAGMA max_page_count = 1"))
         codes = Counter[int]()
         for number in range(400):
             publish(upstream, f"{number}", f"{number}.0.0")
@@ -433,7 +433,7 @@ async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Pa
                 break
         publish(upstream, "two")
         known = await pull(mirror.client)
-        await database.write(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000"))
+        await database.write(lambda tx: tx.sql.connection.exec_driver_sql("PRAGMA max_page_count = 1000000"))
         after = await pull(mirror.client)
 
     assert set(codes) == {200, 507}
@@ -468,8 +468,8 @@ async def test_the_tag_history_of_a_mirrored_name_is_what_it_was_served_as(data:
     assert nothing == []
 
 
-async def test_a_clock_that_is_set_back_makes_nobody_wait(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
-    """Neither an answer nor a failure counts longer than its window because of that."""
+async def test_a_clock_that_is_set_back_extends_no_window(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """Neither an answer nor a failure is valid for longer than its window because of it."""
     shown = publish(upstream, "one")
     async with mirroring(data, upstream, clock=clock, fresh=FRESH) as mirror:
         missing = await pull(mirror.client, "2.0.0")

@@ -56,14 +56,14 @@ def still_served(data: Path, shown: Document, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-async def test_nobody_listens(still_served: Ask) -> None:
-    """The host is there, the registry is not."""
+async def test_connection_refused(still_served: Ask) -> None:
+    """The host exists, the registry does not run."""
     await still_served({"name": NAME, "url": "http://127.0.0.1:1", "fresh": "0s"})
 
 
 @pytest.mark.slow
-async def test_the_name_means_no_host(still_served: Ask) -> None:
-    """DNS knows nothing."""
+async def test_the_host_does_not_resolve(still_served: Ask) -> None:
+    """DNS has no such name."""
     await still_served({"name": NAME, "url": "http://no-such-host.invalid", "fresh": "0s"})
 
 

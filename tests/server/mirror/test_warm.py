@@ -1,4 +1,4 @@
-"""What is asked for again and again is answered from memory, and never after anything in the store has changed."""
+"""Popular tags are answered from memory, and never after anything in the store has changed."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ async def test_what_another_process_changes_is_seen_at_once(
     assert (await warm.client.get(TARGET)).content == second.raw
 
 
-async def test_a_seal_of_our_own_ends_what_upstream_said(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
-    """A tag that was pushed through the gate, and moved upstream past it, means what we say from the moment that it is sealed."""
+async def test_a_local_seal_overrides_upstream(data: Path, upstream: FakeUpstream, clock: Clock) -> None:
+    """A tag that was pushed through the proxy, and moved upstream past it, resolves as here from the moment that it is sealed."""
     upstream.takes = True
     settings = mirror_settings(data, table_of(upstream, fresh="10m", push=True))
     pushed = image("pushed")
@@ -92,10 +92,10 @@ async def test_a_seal_of_our_own_ends_what_upstream_said(data: Path, upstream: F
         assert (await warm.client.get(TARGET)).content == pushed.raw
 
 
-async def test_what_was_only_asked_again_costs_no_process_its_memory(
+async def test_an_unchanged_tag_clears_no_caches(
     warm: Serving, upstream: FakeUpstream, settings: Settings, clock: Clock
 ) -> None:
-    """A tag that means what it meant, and one that is seen for the first time, take nothing away from anybody."""
+    """An unchanged tag, and a new one, clear no caches."""
     upstream.publish("team/app", "latest", image("first"))
     await warm.client.get(TARGET)
     with open_store(settings, clock=clock) as other:
@@ -109,8 +109,8 @@ async def test_what_was_only_asked_again_costs_no_process_its_memory(
 
 
 @pytest.mark.slow
-async def test_an_answer_with_a_warning_is_not_kept(warm: Serving, upstream: FakeUpstream, clock: Clock) -> None:
-    """As soon as upstream may be asked again, it may say otherwise."""
+async def test_an_answer_with_a_warning_is_not_cached(warm: Serving, upstream: FakeUpstream, clock: Clock) -> None:
+    """Upstream may answer otherwise as soon as it can be asked again."""
     upstream.publish("team/app", "latest", image("first"))
     await warm.client.get(TARGET)
     clock.advance(seconds=601)
@@ -123,19 +123,19 @@ async def test_an_answer_with_a_warning_is_not_kept(warm: Serving, upstream: Fak
 
 
 class Asked(UpstreamTags):
-    """Counts how often somebody had to make out what a tag means."""
+    """Counts how often a tag was resolved instead of answered from the cache."""
 
     times = 0
 
-    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
+    async def resolve(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         self.times += 1
-        return await super().meaning(upstream, repository, tag)
+        return await super().resolve(upstream, repository, tag)
 
 
-async def test_what_is_kept_is_bounded(settings: Settings, upstream: FakeUpstream, clock: Clock) -> None:
-    """The oldest goes, and is made out anew."""
+async def test_the_cache_is_bounded(settings: Settings, upstream: FakeUpstream, clock: Clock) -> None:
+    """The oldest answer is dropped, and made again."""
     shown = {tag: upstream.publish("team/app", tag, image(tag)) for tag in ("a", "b", "c")}
-    async with bare_mirror(settings, clock, tags=Asked, warm_most=2) as bare:
+    async with bare_mirror(settings, clock, tags=Asked, cache_limit=2) as bare:
 
         async def ask(tag: str) -> int:
             before = bare.tags.times

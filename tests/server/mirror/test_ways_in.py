@@ -1,4 +1,4 @@
-"""The ways in: an upstream's prefix, `?ns=`, and the root; and whose rights count on each."""
+"""The names of mirrored images: an upstream's prefix, `?ns=`, and the root; and whose rights apply to each."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_a_push_to_the_root_is_ours(hub: Serving, upstream: FakeUpstream) 
 async def test_a_local_repository_under_an_upstreams_name_keeps_the_server_from_starting(
     data: Path, upstream: FakeUpstream
 ) -> None:
-    """Nobody could say whose it is; and what the mirror itself brought is no such thing."""
+    """It would be ambiguous; what the mirror itself stored does not count."""
     settings = mirror_settings(data, table_of(upstream))
     async with serving_as(settings) as serving:
         upstream.publish("team/app", "latest", image("theirs"))
@@ -123,7 +123,7 @@ async def test_a_local_repository_under_an_upstreams_name_keeps_the_server_from_
 
 
 async def test_rights_are_asked_about_the_name_that_it_leads_to(data: Path, upstream: FakeUpstream) -> None:
-    """Who may pull `library/**` may not pull the hub's by asking at the root; who may pull the hub's may, each way."""
+    """The right to pull `library/**` does not extend to the hub's images through the root; the right on the hub's does."""
     shown = upstream.publish("library/node", "16.13", image("node"))
     htpasswd = data.with_name("htpasswd")
     users = {"ann": "docker.io/library/**", "bob": "library/**"}
@@ -157,7 +157,7 @@ async def test_rows_of_a_mirror_lie_where_its_names_do(data: Path, upstream: Fak
         await serving.client.get("/v2/up.example/team/app/manifests/latest")
         catalog = (await serving.client.get("/v2/_catalog")).json()
     with open_store(settings) as store:
-        held = store.database.lookups.manifest("up.example/team/app", shown.digest)
+        held = await store.database.lookups.manifest("up.example/team/app", shown.digest)
 
     assert catalog == {"repositories": ["up.example/team/app"]}
     assert held is not None

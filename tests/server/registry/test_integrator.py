@@ -18,8 +18,9 @@ from boltseal.server.registry import integrator, sequencer
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
 from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.database import Database, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.sqlite import open_database
 from tests.fakes.disk import FailingDisk
 from tests.ledger.tree_oracle import mth
 
@@ -32,7 +33,7 @@ class Log:
 
     def __init__(self, data: Path, disk: FailingDisk | None = None) -> None:
         prepare_data(data)
-        self.database: Database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US)
+        self.database: Metadata = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US)
         self.database.write_and_wait(lambda tx: sequencer.start_ledger(tx, origin=ORIGIN, rules="", actor="boltseal"))
         self.keys = LedgerKeys(data.with_name("data.keys"), disk)
         self.integrator = Integrator(self.database, self.keys)
@@ -144,7 +145,7 @@ def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: Log) -
     log.add(4)
     log.integrator.integrate()
     signed = log.keys.mark()
-    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))  # and back to what it was before
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))  # and back to what it was before
     _restore(log, before)
     log.add(1)
     seen = []
@@ -162,7 +163,7 @@ def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
     lines = log.lines()[: head.size]
     hashes = b"".join(leaf_hash(line) for line in lines)
     log.database.write_and_wait(
-        lambda tx: ledger_tree.grow(
+        lambda tx: ledger_tree.add_tiles(
             tx, 0, {TileId(0, 0, len(lines)): hashes}, ledger_tree.SignedHead(head.size, head.note)
         )
     )
@@ -170,28 +171,28 @@ def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
 
 @pytest.mark.lengthy
 def test_a_full_tile_is_never_written_again(log: Log) -> None:
-    """Whatever a defect would write: the database refuses."""
+    """The database refuses it, whatever a defect would write."""
     log.add(600)
     log.integrator.integrate()
     head = log.database.read_and_wait(ledger_tree.head)
 
     assert head is not None
     with pytest.raises(Exception, match="UNIQUE"):
-        log.database.write_and_wait(lambda tx: ledger_tree.grow(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
+        log.database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
 
 
 def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
-    """Promise 1: a restored backup can't free names again."""
+    """Guarantee 1: a restored backup cannot free sealed tags again."""
     log.add(10)
     log.integrator.integrate()
     log.database.write_and_wait(
         lambda tx: [
-            tx.connection.exec_driver_sql("DELETE FROM entry WHERE idx >= 8"),
-            tx.connection.exec_driver_sql("UPDATE ledger_head SET size = 8"),
+            tx.sql.connection.exec_driver_sql("DELETE FROM entry WHERE idx >= 8"),
+            tx.sql.connection.exec_driver_sql("UPDATE ledger_head SET size = 8"),
         ]
     )
 
-    with pytest.raises(LedgerInDoubt, match="11 entries of the ledger were signed, but the data holds 8"):
+    with pytest.raises(LedgerInDoubt, match="11 entries of the ledger were signed, but the data has 8"):
         Integrator(log.database, log.keys).check()
     with pytest.raises(LedgerInDoubt):
         log.integrator.integrate()
@@ -201,9 +202,9 @@ def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(
     """The mark knows a root for this size; another history of the same length is refused."""
     log.add(2)
     log.integrator.integrate()
-    log.database.write_and_wait(lambda tx: ledger_tree.clear(tx))
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))
     log.database.write_and_wait(
-        lambda tx: tx.connection.exec_driver_sql("UPDATE entry SET line = CAST(line || ' ' AS BLOB) WHERE idx = 1")
+        lambda tx: tx.sql.connection.exec_driver_sql("UPDATE entry SET line = CAST(line || ' ' AS BLOB) WHERE idx = 1")
     )
 
     with pytest.raises(LedgerInDoubt, match="not the ones that were signed"):
@@ -215,10 +216,10 @@ def test_a_tree_that_was_changed_is_doubted(log: Log) -> None:
     log.add(2)
     log.integrator.integrate()
     log.database.write_and_wait(
-        lambda tx: tx.connection.exec_driver_sql("UPDATE ledger_tile SET hashes = zeroblob(length(hashes))")
+        lambda tx: tx.sql.connection.exec_driver_sql("UPDATE ledger_tile SET hashes = zeroblob(length(hashes))")
     )
 
-    with pytest.raises(LedgerInDoubt, match="not over its stored tree"):
+    with pytest.raises(LedgerInDoubt, match="does not match its stored tree"):
         Integrator(log.database, log.keys).check()
 
 
@@ -230,7 +231,7 @@ def test_another_key_is_doubted(log: Log) -> None:
     assert key is not None
     log.keys.put_key(type(key)(key.name, bytes(32)))
 
-    with pytest.raises(LedgerInDoubt, match="mark does not hold"):
+    with pytest.raises(LedgerInDoubt, match="mark is invalid"):
         log.integrator.integrate()
 
 
@@ -248,7 +249,7 @@ def test_a_key_or_mark_that_is_gone_is_doubted(log: Log, missing: str, kind: typ
 
 @pytest.mark.lengthy
 def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
-    """An old copy of the keys beside newer data: the head speaks for itself."""
+    """An old copy of the keys beside newer data: the head's own signature counts."""
     log.add()
     log.integrator.integrate()
     old = log.keys.mark()
@@ -262,7 +263,7 @@ def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
 
 
 def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> None:
-    """Whoever trusts the old key can follow to the new one."""
+    """A client that trusts the old key can follow to the new one."""
     log.add(3)
     old = log.keys.key()
     new = log.integrator.rotate("operator", "once a year")
@@ -283,7 +284,7 @@ def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> Non
 def test_a_rotation_that_fails_anywhere_leaves_a_log_that_goes_on(
     log: Log, disk: FailingDisk, call: str, skip: int, done: bool
 ) -> None:
-    """Under the old key or the new one, never under none."""
+    """The old key or the new one signs; there is always one."""
     log.add(3)
     log.integrator.integrate()
     disk.fail(call, errno.EIO, done=done, skip=skip)

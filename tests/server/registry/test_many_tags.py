@@ -17,12 +17,12 @@ from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED
 from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.models import UNCONDITIONAL
-from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import tag as tag_rows
+from tests.server.storage.sqlite_session import driver
 from tests.shop import INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
     from tests.shop import Opener, Shop
 
 MOST_ROWS = MAX_COUNTED + 1
@@ -33,9 +33,9 @@ STEPS_EACH = 1000
 async def copies(shop: Shop, tag: str, count: int) -> None:
     """More tags with everything as this one has it, written at once: pushing them one by one takes minutes."""
 
-    def job(tx: Transaction) -> None:
-        row = tx.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
-        tx.connection.execute(insert(tag_rows), [{**row, "name": f"{tag}.{number:06}"} for number in range(count)])
+    def job(tx: UnitOfWork) -> None:
+        row = tx.sql.connection.execute(select(tag_rows).where(tag_rows.c.name == tag)).mappings().one()
+        tx.sql.connection.execute(insert(tag_rows), [{**row, "name": f"{tag}.{number:06}"} for number in range(count)])
 
     await shop.database.write(job)
 
@@ -64,7 +64,7 @@ async def in_a_sealed_index(shop: Shop) -> Digest:
 
 
 async def referrer(shop: Shop) -> Digest:
-    """Somebody's statement on an image that sealed tags resolve to; a day old, so that it is not taken back any more."""
+    """A referrer of an image that sealed tags resolve to; a day old, so its pusher can no longer delete it."""
     body = await shop.image("one")
     await shop.push(body, "1.0.0")
     subject = {"mediaType": OCI, "digest": str(Digest.of(body)), "size": len(body)}
@@ -121,15 +121,15 @@ async def refused(shop: Shop, digest: Digest, case: str) -> tuple[str, list[str]
         steps[0] += 1
         return 0
 
-    def watch(tx: Transaction) -> None:
-        driver = sqlite.driver(tx.connection)
-        driver.set_trace_callback(queries.append)
-        driver.set_progress_handler(step, STEPS_EACH)
+    def watch(tx: UnitOfWork) -> None:
+        sqlite = driver(tx)
+        sqlite.set_trace_callback(queries.append)
+        sqlite.set_progress_handler(step, STEPS_EACH)
 
-    def leave(tx: Transaction) -> None:
-        driver = sqlite.driver(tx.connection)
-        driver.set_trace_callback(None)
-        driver.set_progress_handler(None, 0)
+    def leave(tx: UnitOfWork) -> None:
+        sqlite = driver(tx)
+        sqlite.set_trace_callback(None)
+        sqlite.set_progress_handler(None, 0)
 
     await shop.database.write(watch)
     try:
@@ -143,8 +143,8 @@ async def refused(shop: Shop, digest: Digest, case: str) -> tuple[str, list[str]
 async def rows_of(shop: Shop, queries: list[str]) -> int:
     """How many rows the query returns that returns most."""
 
-    def job(tx: Transaction) -> int:
-        return max(len(sqlite.driver(tx.connection).execute(query).fetchall()) for query in queries)
+    def job(tx: UnitOfWork) -> int:
+        return max(len(driver(tx).execute(query).fetchall()) for query in queries)
 
     return await shop.database.write(job)
 

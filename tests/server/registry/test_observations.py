@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,7 @@ from boltseal.server.registry.recovery import accept_loss
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, UnitOfWork
 from boltseal.server.store_factory import examine_store, open_store, prepare
 from tests.fakes.disk import FailingDisk
 from tests.ledger.tree_oracle import mth
@@ -33,7 +33,7 @@ NODE, TAG = Repository("docker.io/library/node"), Tag("16.13")
 DIGEST = "sha256:" + "a" * 64
 
 
-def observe(tx: Transaction, tag: str = TAG) -> int:
+def observe(tx: UnitOfWork, tag: str = TAG) -> int:
     return sequencer.append(
         tx, EntryKind.OBSERVED, repository=NODE, tag=Tag(tag), digest=DIGEST, actor="mirror:docker.io", log=OBSERVATIONS
     )
@@ -86,14 +86,14 @@ def test_an_observation_has_a_place_a_tree_and_a_head_of_its_own(both: Both) -> 
 
 @pytest.mark.parametrize("kind", [EntryKind.OBSERVED, EntryKind.HELD, EntryKind.ACCEPTED])
 def test_no_observation_comes_into_the_ledger(both: Both, kind: EntryKind) -> None:
-    """Strangers decide what is observed: they must not make the ledger grow."""
-    with pytest.raises(AssertionError, match="has no place in ledger"):
+    """Upstreams decide what is observed, so observations must not make the ledger grow."""
+    with pytest.raises(AssertionError, match="ledger takes no entries of kind"):
         both.database.write_and_wait(lambda tx: sequencer.append(tx, kind, repository=NODE, tag=TAG, digest=DIGEST))
 
 
-def test_nothing_but_observations_comes_into_theirs(both: Both) -> None:
-    """What the door decides belongs into the ledger."""
-    with pytest.raises(AssertionError, match="has no place in observations"):
+def test_the_log_of_observations_has_no_other_entries(both: Both) -> None:
+    """Changes of local tags belong into the ledger."""
+    with pytest.raises(AssertionError, match="observations takes no entries of kind"):
         both.database.write_and_wait(
             lambda tx: sequencer.append(
                 tx, EntryKind.TAG_CREATED, repository=NODE, tag=TAG, digest=DIGEST, log=OBSERVATIONS
@@ -102,7 +102,7 @@ def test_nothing_but_observations_comes_into_theirs(both: Both) -> None:
 
 
 def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
-    """And a doubted ledger stops no observation: each log answers for itself."""
+    """A frozen log of observations stops no push, and a frozen ledger stops no observation."""
     both.database.doubts[OBSERVATIONS.name] = "it is an old copy"
     both.add()
     with pytest.raises(LedgerFrozen, match="it is an old copy"):
@@ -116,11 +116,11 @@ def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
 
 
 def test_nothing_is_observed_before_the_log_was_started(tmp_path: Path) -> None:
-    """And it is not started before the ledger, whose name it has."""
+    """The log cannot be started before the ledger, whose origin it extends."""
     log = Log(tmp_path / "data", FailingDisk())
-    with pytest.raises(LedgerMissing, match="observations was not started"):
+    with pytest.raises(LedgerMissing, match="observations was never started"):
         log.database.write_and_wait(observe)
-    log.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("DELETE FROM ledger_head"))
+    log.database.write_and_wait(lambda tx: tx.sql.connection.exec_driver_sql("DELETE FROM ledger_head"))
     with pytest.raises(LedgerMissing):
         log.database.write_and_wait(lambda tx: sequencer.start_observations(tx, actor="boltseal"))
     log.database.close()
@@ -164,8 +164,12 @@ def test_an_old_copy_of_the_observations_is_noticed(tmp_path: Path) -> None:
     with open_store(settings) as store:
         store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
     with open_store(settings) as store:
-        store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("DELETE FROM observation WHERE idx = 1"))
-        store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql("UPDATE observation_head SET size = 1"))
+        store.database.write_and_wait(
+            lambda tx: tx.sql.connection.exec_driver_sql("DELETE FROM observation WHERE idx = 1")
+        )
+        store.database.write_and_wait(
+            lambda tx: tx.sql.connection.exec_driver_sql("UPDATE observation_head SET size = 1")
+        )
     with open_store(settings) as store:
         doubts = dict(store.database.doubts)
     found = examine_store(settings, lambda *_: None).findings
@@ -184,7 +188,7 @@ def test_fsck_reads_both_logs(tmp_path: Path) -> None:
     whole = examine_store(settings, lambda *_: None)
     with open_store(settings) as store:
         store.database.write_and_wait(
-            lambda tx: tx.connection.exec_driver_sql(
+            lambda tx: tx.sql.connection.exec_driver_sql(
                 "UPDATE observation SET line = CAST(replace(CAST(line AS TEXT), 'aaaa', 'bbbb') AS BLOB) WHERE idx = 1"
             )
         )
@@ -198,30 +202,33 @@ def test_fsck_reads_both_logs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sql", "sentence"),
     [
-        ("UPDATE foreign_tag SET entry_index = 0", "it stands on observation 0, the log's last of it is entry 1"),
-        ("UPDATE foreign_tag SET name = 'latest'", "the log's last of it is nothing"),
+        (
+            "UPDATE foreign_tag SET entry_index = 0",
+            "the row is of observation 0, the log's last entry of the tag is entry 1",
+        ),
+        ("UPDATE foreign_tag SET name = 'latest'", "the log's last entry of the tag is nothing"),
         ("UPDATE foreign_tag SET digest = 'sha256:' || hex(zeroblob(32))", "is served, the log says"),
-        ("DELETE FROM foreign_tag", "speaks of this tag, but it has no row"),
+        ("DELETE FROM foreign_tag", "has this tag, but there is no row"),
     ],
 )
-def test_fsck_holds_what_is_served_against_what_was_written_down(tmp_path: Path, sql: str, sentence: str) -> None:
-    """Whoever changes a row by hand is found by the log."""
+def test_fsck_compares_the_served_tags_with_the_log(tmp_path: Path, sql: str, sentence: str) -> None:
+    """The log reveals a row that was changed by hand."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:
         store.database.write_and_wait(lambda tx: note(tx, NODE, TAG, SEEN, TERMS, Actor("mirror:docker.io")))
-        store.database.write_and_wait(lambda tx: tx.connection.exec_driver_sql(sql))
+        store.database.write_and_wait(lambda tx: tx.sql.connection.exec_driver_sql(sql))
     found = examine_store(settings, lambda *_: None).findings
 
     assert any(sentence in one.problem for one in found)
 
 
-def _note(tx: Transaction, tag: Tag, seen: UpstreamAnswer) -> None:
+def _note(tx: UnitOfWork, tag: Tag, seen: UpstreamAnswer) -> None:
     note(tx, NODE, tag, seen, TERMS, Actor("mirror:docker.io"))
 
 
-def _execute(tx: Transaction, sql: str) -> None:
-    tx.connection.exec_driver_sql(sql)
+def _execute(tx: UnitOfWork, sql: str) -> None:
+    tx.sql.connection.exec_driver_sql(sql)
 
 
 def test_a_lost_observation_is_accepted_and_the_mirror_goes_on(tmp_path: Path) -> None:
@@ -240,8 +247,8 @@ def test_a_lost_observation_is_accepted_and_the_mirror_goes_on(tmp_path: Path) -
         keys = store.keys.of(OBSERVATIONS.name)
         accept_loss(store.database, keys, "boss", "an old copy", OBSERVATIONS)
         known, unknown = (
-            store.registry.observations.look(NODE, TAG),
-            store.registry.observations.look(NODE, Tag("18.0")),
+            asyncio.run(store.registry.observations.find(NODE, TAG)),
+            asyncio.run(store.registry.observations.find(NODE, Tag("18.0"))),
         )
         store.database.write_and_wait(partial(_note, tag=TAG, seen=other))
     found = examine_store(settings, lambda *_: None).findings

@@ -1,4 +1,4 @@
-"""A ledger that is behind what it signed: nothing is taken in, until the entries are back, or their loss is recorded."""
+"""A ledger that is behind its signed head: the registry refuses writes until the entries are back or their loss is recorded."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def recover(settings: Settings, source: Path) -> int:
 
 
 @pytest.mark.lengthy
-async def test_it_takes_nothing_in_and_says_why(behind: Settings) -> None:
-    """Pulls go on; pushes and deletes are refused, and the names that were sealed since are not free again."""
+async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
+    """Pulls work; pushes and deletes are refused, and tags that were sealed since are not free again."""
     async with serving(behind.server.data) as registry:
         pulled = await registry.client.get("/v2/shop/app/manifests/1.0.0")
         pushed = await images.put(registry.client, "shop/app", "2.0.0", images.image("old"))
@@ -70,13 +70,13 @@ async def test_it_takes_nothing_in_and_says_why(behind: Settings) -> None:
 
     assert pulled.status_code == 200
     assert {pushed.status_code, upload.status_code, deleted.status_code} == {405}
-    assert "were signed, but the data holds" in pushed.json()["errors"][0]["message"]
+    assert "were signed, but the data has" in pushed.json()["errors"][0]["message"]
     assert any("were signed" in warning for warning in ready.json()["warnings"])
 
 
 @pytest.mark.lengthy
 async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp_path: Path) -> None:
-    """Every name is bound as it was; bytes that are missing are told by fsck, and pushed again they are taken."""
+    """Every tag is sealed as before; fsck reports missing bytes, and a push restores them."""
     brought = recover(behind, tmp_path / "lost")
     missing = [one.problem for one in examine_store(behind, lambda *_: None).findings]
     async with serving(behind.server.data) as registry:
@@ -87,7 +87,7 @@ async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp
     examined = examine_store(behind, lambda *_: None)
 
     assert brought == 3
-    assert any("which the repository does not hold" in one for one in missing)
+    assert any("which the repository does not have" in one for one in missing)
     assert refused.status_code == 409
     assert latest == PUSHED.digest
     assert examined.outcome is FindingStatus.HOLDS
@@ -132,7 +132,7 @@ async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings
     """The second time there is nothing to do."""
     recover(behind, tmp_path / "lost")
 
-    with pytest.raises(RecoveryRefused, match="nothing can be brought back"):
+    with pytest.raises(RecoveryRefused, match="nothing to restore"):
         recover(behind, tmp_path / "lost")
 
 
@@ -165,7 +165,7 @@ async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
 def test_a_loss_whose_acceptance_fails_anywhere_is_accepted_by_the_next(
     tmp_path: Path, call: str, skip: int, done: bool
 ) -> None:
-    """Until then nothing is signed under a name that is not the ledger's; the old origin's last head is named."""
+    """Until then nothing is signed under a foreign origin; the last head of the old origin is recorded."""
     disk = FailingDisk()
     log = Log(tmp_path / "data", disk)
     log.integrator.begin()
@@ -208,7 +208,7 @@ async def test_a_key_that_is_lost_is_a_loss_too(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Path) -> None:
-    """It looks once a second; nobody has to restart it."""
+    """It checks once a second, so no restart is needed."""
     async with serving(behind.server.data) as registry:
         refused = await images.put(registry.client, "shop/app", "3.0.0", images.image("old"))
         recover(behind, tmp_path / "lost")
@@ -224,7 +224,7 @@ async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Pa
 
 def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:
     """One clear line."""
-    with pytest.raises(CopyInvalid, match="holds no copy of a ledger"):
+    with pytest.raises(CopyInvalid, match="contains no copy of a ledger"):
         FolderCopy(tmp_path)
 
 

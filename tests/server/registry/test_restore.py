@@ -1,4 +1,4 @@
-"""The way back: what a floating tag meant before, by digest, by entry, by time; and all that is refused."""
+"""Restore of a mutable tag to an earlier digest: by digest, by entry and by time, and every refusal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LATEST = Tag("latest")
 
 @pytest.fixture
 async def moved(shop: Shop) -> list[Digest]:
-    """`latest` meant one image, and a second later another."""
+    """Tag `latest`, pushed as one image and a second later as another."""
     digests = []
     for salt in ("one", "two"):
         shop.clock.now_us += 1_000_000
@@ -69,14 +69,14 @@ async def test_by_the_index_of_the_entry_that_said_so(shop: Shop, moved: list[Di
 
 
 async def test_by_time(shop: Shop, moved: list[Digest]) -> None:
-    """What it meant then, also a moment before it moved."""
+    """The digest at that time, also a moment before the tag moved."""
     await restore(shop, ByTime(shop.clock.now_us - 1_000_001))
 
     assert await meaning(shop) == moved[0]
 
 
-async def test_what_it_means_already_changes_nothing(shop: Shop, moved: list[Digest]) -> None:
-    """No entry is written."""
+async def test_the_current_digest_changes_nothing(shop: Shop, moved: list[Digest]) -> None:
+    """A restore to the current digest writes no entry."""
     done = await restore(shop, moved[1])
 
     assert not done.changed
@@ -92,7 +92,7 @@ async def test_a_deleted_tag_comes_back(shop: Shop, moved: list[Digest]) -> None
 
 
 async def test_a_sealed_tag_is_refused(shop: Shop) -> None:
-    """Promise 1: nothing moves what is sealed, not even back."""
+    """Guarantee 1: a sealed tag does not move, not even back."""
     await shop.push(await shop.image("sealed soon"), "latest")
     await shop.push(await shop.image("sealed"), "latest")
     old = (await shop.push(await shop.image("sealed soon"), Digest.of(await shop.image("sealed soon")))).digest
@@ -102,37 +102,37 @@ async def test_a_sealed_tag_is_refused(shop: Shop) -> None:
         await restore(shop, old)
 
 
-async def test_only_what_the_tag_meant_itself(shop: Shop, moved: list[Digest]) -> None:
+async def test_a_digest_of_another_tag_is_refused(shop: Shop, moved: list[Digest]) -> None:
     """Another tag's image is a push, not a restore."""
     other = (await shop.push(await shop.image("other"), "1.0.0")).digest
 
-    with pytest.raises(NeverResolved, match="never meant"):
+    with pytest.raises(NeverResolved, match="never resolved to"):
         await restore(shop, other)
 
 
-async def test_what_was_deleted_can_not_come_back(shop: Shop, moved: list[Digest]) -> None:
-    """Bytes that are gone are gone; the message says to push them again."""
+async def test_a_deleted_manifest_is_refused(shop: Shop, moved: list[Digest]) -> None:
+    """The message says to push the image again."""
     await shop.registry.deletes.manifest(SHOP, moved[0], UNCONDITIONAL, ADMIN)
 
     with pytest.raises(NoLongerStored, match="push that image again"):
         await restore(shop, moved[0])
 
 
-@pytest.mark.parametrize(("index", "what"), [(0, "is a log.started"), (10_000, "is not there")])
+@pytest.mark.parametrize(("index", "what"), [(0, "is a log.started"), (10_000, "does not exist")])
 async def test_an_entry_of_something_else_is_refused(shop: Shop, moved: list[Digest], index: int, what: str) -> None:
-    """An index that is no meaning of this tag."""
+    """The entry with this index does not set the digest of this tag."""
     with pytest.raises(EntryOfOtherTag, match=f"entry {index} {what}; expected one"):
         await restore(shop, ByIndex(index))
 
 
 async def test_a_time_before_the_tag_is_refused(shop: Shop, moved: list[Digest]) -> None:
-    """It says when."""
-    with pytest.raises(NeverResolved, match="was not there yet at 2"):
+    """The message names the time."""
+    with pytest.raises(NeverResolved, match="did not exist yet at 2"):
         await restore(shop, ByTime(shop.clock.now_us - 60_000_000))
 
 
 async def test_a_time_at_which_it_was_deleted_is_refused(shop: Shop, moved: list[Digest]) -> None:
-    """Nothing is guessed."""
+    """The digest before the deletion is not guessed."""
     await shop.registry.deletes.tag(SHOP, LATEST, UNCONDITIONAL, ADMIN)
     shop.clock.now_us += 1_000_000
 
@@ -140,7 +140,7 @@ async def test_a_time_at_which_it_was_deleted_is_refused(shop: Shop, moved: list
         await restore(shop, ByTime(shop.clock.now_us))
 
 
-async def test_a_repository_that_never_was(shop: Shop) -> None:
-    """The same answer as for a tag that never was."""
+async def test_an_unknown_repository_is_refused(shop: Shop) -> None:
+    """The error is the one for a tag that never existed."""
     with pytest.raises(NeverResolved):
         await restore(shop, ByTime(shop.clock.now_us), where=Repository("no/such"))

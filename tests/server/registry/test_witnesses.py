@@ -1,4 +1,4 @@
-"""Witnesses: what they cosign is kept, a dead one holds nothing up, and what one saw can't be taken back."""
+"""Witnesses: cosignatures are stored, a dead witness delays nothing, and a head that one saw cannot be withdrawn."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.storage.ledger_key import LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER
+from boltseal.server.storage.metadata.protocol import LEDGER, UnitOfWork
+from boltseal.server.storage.metadata.schema import TABLES
 from tests.fakes.witness import URL, FakeWitness
 from tests.server.registry.test_integrator import Log
 
@@ -74,7 +74,7 @@ async def test_each_head_is_cosigned(log: Log, witness: FakeWitness) -> None:
 
 
 async def test_a_witness_that_knows_us_already_says_from_where(log: Log, witness: FakeWitness) -> None:
-    """After a restart we know nothing of what it saw: its 409 tells, and costs one request more."""
+    """After a restart the registry does not know what the witness saw: its 409 says so, for one request more."""
     await of(log, witness).submit()
     log.add(5)
     log.integrator.integrate()
@@ -85,7 +85,7 @@ async def test_a_witness_that_knows_us_already_says_from_where(log: Log, witness
 
 
 async def test_a_head_that_was_seen_is_not_submitted_again(log: Log, witness: FakeWitness) -> None:
-    """An idle ledger asks nobody."""
+    """An idle ledger sends no requests."""
     asking = of(log, witness)
     for _ in range(3):
         await asking.submit()
@@ -93,8 +93,8 @@ async def test_a_head_that_was_seen_is_not_submitted_again(log: Log, witness: Fa
     assert witness.asked == 1
 
 
-async def test_a_dead_witness_holds_nothing_up(log: Log, witness: FakeWitness) -> None:
-    """The other one still cosigns, and the dead one's trouble is told."""
+async def test_a_dead_witness_delays_no_other(log: Log, witness: FakeWitness) -> None:
+    """The other witness still cosigns, and readiness reports the dead one."""
     dead = FakeWitness(witness.trusted, "witness.test/dead", bytes(32))
     dead.answers = [Response(status_code=500)]
     asking = of(log, dead, witness)
@@ -117,8 +117,8 @@ async def test_a_dead_witness_holds_nothing_up(log: Log, witness: FakeWitness) -
         Response(status_code=302, headers={"location": "https://elsewhere.test/"}),
     ],
 )
-async def test_an_answer_that_does_not_hold_is_not_kept(log: Log, witness: FakeWitness, answer: Response) -> None:
-    """A witness is a stranger: what it says is checked, bounded, and told when it is wrong."""
+async def test_an_invalid_answer_is_not_stored(log: Log, witness: FakeWitness, answer: Response) -> None:
+    """Answers of a witness are verified and bounded, and a wrong one is reported."""
     witness.answers = [answer]
     asking = of(log, witness)
     await asking.submit()
@@ -129,7 +129,7 @@ async def test_an_answer_that_does_not_hold_is_not_kept(log: Log, witness: FakeW
 
 
 async def test_a_cosignature_of_another_text_is_refused(log: Log, witness: FakeWitness) -> None:
-    """Made by the witness's own key, over something else."""
+    """The witness's own key signed it, but over another text."""
     line = witness.key.sign("another.example\n1\nAAAA\n", 1).line()
     witness.answers = [PlainTextResponse(line)]
     await of(log, witness).submit()
@@ -137,10 +137,8 @@ async def test_a_cosignature_of_another_text_is_refused(log: Log, witness: FakeW
     assert cosigners(log, witness) == []
 
 
-async def test_a_store_that_is_behind_a_witness_takes_nothing_in(
-    log: Log, witness: FakeWitness, tmp_path: Path
-) -> None:
-    """An old backup, put back with old keys: only the witness knows better, and what it holds is signed by us."""
+async def test_a_store_that_is_behind_a_witness_refuses_writes(log: Log, witness: FakeWitness, tmp_path: Path) -> None:
+    """An old backup with old keys: only the witness has the newer head, which our key signed."""
     await of(log, witness).submit()
     old = log.keys.mark() or b""
     kept = log.lines()
@@ -151,12 +149,12 @@ async def test_a_store_that_is_behind_a_witness_takes_nothing_in(
     log.integrator.check()  # nothing here tells
     await of(log, witness).submit()
 
-    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data has 4"):
         log.integrator.check()
 
 
 async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness) -> None:
-    """An old backup beside the newest keys: a witness that saw more than the backup and less than the mark changes nothing."""
+    """An old backup beside the newest keys: a witness between the two changes nothing."""
     old, kept = log.keys.mark() or b"", len(log.lines())
     log.add(2)
     log.integrator.integrate()
@@ -169,12 +167,12 @@ async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness)
     await of(log, witness).submit()
 
     assert log.keys.mark() == newest
-    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data holds 4"):
+    with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data has 4"):
         log.integrator.check()
 
 
-async def test_a_witness_does_not_stand_in_for_a_mark_that_does_not_hold(log: Log, witness: FakeWitness) -> None:
-    """What the true mark was is not known, so what a witness saw can't be the most that was signed."""
+async def test_a_witness_does_not_replace_an_invalid_mark(log: Log, witness: FakeWitness) -> None:
+    """The true mark is unknown, so a witnessed head may not be the largest that was signed."""
     old, kept = log.keys.mark() or b"", len(log.lines())
     log.add(2)
     log.integrator.integrate()
@@ -187,7 +185,7 @@ async def test_a_witness_does_not_stand_in_for_a_mark_that_does_not_hold(log: Lo
 
 
 async def test_another_history_than_a_witness_saw_is_doubted(log: Log, witness: FakeWitness) -> None:
-    """Put back and gone on from there: a fork, though its own marks agree."""
+    """A restored and continued store is a fork, even though its own marks agree."""
     old = log.keys.mark() or b""
     kept = len(log.lines())
     log.add(2)
@@ -203,7 +201,7 @@ async def test_another_history_than_a_witness_saw_is_doubted(log: Log, witness: 
 
 
 async def test_a_witness_alone_can_not_stop_a_registry(log: Log, witness: FakeWitness) -> None:
-    """It says that it saw more, and can't show anything that we signed."""
+    """It claims to have seen more, but shows no head that our key signed."""
     witness.answers = [Response("1000\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
     await asking.submit()
@@ -213,7 +211,7 @@ async def test_a_witness_alone_can_not_stop_a_registry(log: Log, witness: FakeWi
 
 
 async def test_a_receipt_carries_the_cosignature(log: Log, witness: FakeWitness) -> None:
-    """Also of an entry under an older head, when the newest was not seen yet."""
+    """The receipt uses an older head when the newest is not witnessed yet."""
     await of(log, witness).submit()
     log.add(2)
     log.integrator.integrate()
@@ -223,8 +221,8 @@ async def test_a_receipt_carries_the_cosignature(log: Log, witness: FakeWitness)
     assert [one.witness for one in opened.signed.cosignatures] == ["witness.test/w1"]
 
 
-async def test_a_key_that_can_not_be_read_asks_nobody(log: Log, witness: FakeWitness) -> None:
-    """A start goes on to serve pulls; that nothing is taken in says the integrator."""
+async def test_an_unreadable_key_asks_no_witness(log: Log, witness: FakeWitness) -> None:
+    """The server still starts and serves pulls; the integrator refuses writes."""
     (log.keys.folder / "ledger.key").write_text("nonsense")
     await of(log, witness).at_start()
 
@@ -234,7 +232,7 @@ async def test_a_key_that_can_not_be_read_asks_nobody(log: Log, witness: FakeWit
 
 
 async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: Log, witness: FakeWitness) -> None:
-    """Whoever asks witnesses does not end for it, which nobody would see."""
+    """The task that asks witnesses goes on; its end would go unnoticed."""
     (log.keys.folder / "witness.lock").mkdir()
     asking = asyncio.create_task(of(log, witness).run())
     await asyncio.sleep(0)
@@ -248,7 +246,7 @@ async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: Log, 
 
 
 async def test_one_process_of_a_store_talks_to_witnesses(log: Log) -> None:
-    """The others wait for its end."""
+    """The other processes take over when it ends."""
     with log.keys.witnessing() as first, log.keys.witnessing() as second:
         assert (first, second) == (True, False)
 
@@ -256,11 +254,11 @@ async def test_one_process_of_a_store_talks_to_witnesses(log: Log) -> None:
 def _put_back(log: Log, size: int, mark: bytes) -> None:
     """Database and keys as they were at an earlier size."""
 
-    def undo(tx: Transaction) -> None:
-        tx.connection.execute(delete(LEDGER.entry).where(LEDGER.entry.c.idx >= size))
-        tx.connection.execute(update(LEDGER.head).values(size=size))
+    def undo(tx: UnitOfWork) -> None:
+        tx.sql.connection.execute(delete(TABLES[LEDGER].entry).where(TABLES[LEDGER].entry.c.idx >= size))
+        tx.sql.connection.execute(update(TABLES[LEDGER].head).values(size=size))
 
     log.database.write_and_wait(undo)
-    log.database.write_and_wait(ledger_tree.clear)
+    log.database.write_and_wait(ledger_tree.remove_tree)
     log.keys.put_mark(mark)
     log.integrator.integrate()

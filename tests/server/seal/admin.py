@@ -1,4 +1,4 @@
-"""The admin's verbs on a data folder, as `boltseal seal|unseal|purge` use them: beside a running server."""
+"""The admin operations on a data folder, as `boltseal seal|unseal|purge` run them beside a running server."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RELEASE: Final = Tag("1.4.2")
 
 @contextmanager
 def seals_of(data: Path) -> Iterator[Seals]:
-    """The admin's side of the door of a store, opened beside whoever else has it open."""
+    """The admin operations of a store, opened beside other processes that have it open."""
     with open_store(settings_of(data)) as store:
         yield store.registry.seals
 
 
 def bytes_on_disk(data: Path, digest: str) -> Path:
-    """Where the bytes of a blob lie."""
+    """The path of a blob's bytes."""
     algorithm, _, hexadecimal = digest.partition(":")
     return data / "blobs" / algorithm / hexadecimal[:2] / hexadecimal

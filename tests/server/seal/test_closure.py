@@ -82,7 +82,7 @@ async def test_deleting_by_digest_does_not_pass_a_seal_beside_floating_tags(clie
 
 
 async def test_a_child_is_kept_although_it_has_a_floating_tag_of_its_own(client: httpx2.AsyncClient) -> None:
-    """Deleting a child of a sealed index by the digest its own tag means is refused too."""
+    """Deleting a child of a sealed index by the digest that its mutable tag resolves to is refused too."""
     child = image("child")
     await push(client, "shop/app", "latest", child)
     await push(client, "shop/app", "1.4.2", index(child))
@@ -157,7 +157,7 @@ async def test_a_foreign_layer_that_is_here_is_kept_too(client: httpx2.AsyncClie
 
 @pytest.mark.lengthy
 async def test_a_displaced_manifest_may_be_deleted_when_the_tag_is_sealed_elsewhere(data: Path) -> None:
-    """What a floating tag meant before it was sealed at something else is not covered."""
+    """The digest that a mutable tag had before it was sealed at another one is not covered."""
     before, after = image("before"), image("after")
     async with serving(data, FLOATING) as registry:
         await push(registry.client, "shop/app", "1.4.2", before)
@@ -168,7 +168,7 @@ async def test_a_displaced_manifest_may_be_deleted_when_the_tag_is_sealed_elsewh
         assert await is_kept(registry.client, f"manifests/{after.digest}")
 
 
-async def test_the_twin_by_the_other_algorithm_does_not_open_the_seal(client: httpx2.AsyncClient) -> None:
+async def test_the_digest_of_another_algorithm_does_not_bypass_the_seal(client: httpx2.AsyncClient) -> None:
     """Deleting a sealed manifest by its other digest leaves tag, bytes and parts as they are."""
     document = image("twin")
     await push(client, "shop/app", "1.4.2", document)

@@ -78,7 +78,7 @@ async def test_a_sealed_index_needs_what_its_children_need(client: httpx2.AsyncC
 
 
 async def test_a_push_by_digest_may_be_sparse(client: httpx2.AsyncClient) -> None:
-    """What no name stands for yet may be incomplete."""
+    """A manifest without a tag may lack content."""
     manifest = await put(client, "shop/app", WHOLE.digest, WHOLE)
     parent = await put(client, "shop/app", index(WHOLE).digest, index(WHOLE))
 
@@ -87,14 +87,14 @@ async def test_a_push_by_digest_may_be_sparse(client: httpx2.AsyncClient) -> Non
 
 
 async def test_a_floating_tag_may_be_sparse(client: httpx2.AsyncClient) -> None:
-    """A floating tag promises nothing that must be complete."""
+    """A mutable tag may lack content."""
     answer = await put(client, "shop/app", "latest", WHOLE)
 
     assert answer.status_code == 201
 
 
 async def test_one_sealed_tag_among_floating_ones_needs_completeness_for_all(client: httpx2.AsyncClient) -> None:
-    """With `?tag=` the sealed tag's refusal is everybody's."""
+    """With `?tag=`, the refusal of the sealed tag refuses all tags."""
     refused = await put(client, "shop/app", WHOLE.digest, WHOLE, tags=["latest", "1.4.2"])
 
     assert refused.status_code == 400

@@ -28,8 +28,8 @@ async def test_a_412_wins_over_a_409(client: httpx2.AsyncClient) -> None:
     assert await meaning(client, "shop/app", "1.4.2") == FIRST.digest
 
 
-async def test_if_match_does_not_open_a_seal(client: httpx2.AsyncClient) -> None:
-    """A condition that holds lets the push be judged; it does not let a sealed tag move."""
+async def test_if_match_does_not_bypass_a_seal(client: httpx2.AsyncClient) -> None:
+    """A precondition that holds does not let a sealed tag move."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await push(client, "shop/app", "1.4.2", SECOND, headers={"If-Match": f'"{FIRST.digest}"'})
@@ -63,8 +63,8 @@ async def test_all_tags_or_none_when_one_is_sealed(client: httpx2.AsyncClient) -
     assert int(after.headers["Boltseal-Ledger-Index"]) == int(before.headers["Boltseal-Ledger-Index"]) + 1
 
 
-async def test_all_tags_when_those_that_are_sealed_mean_the_same(client: httpx2.AsyncClient) -> None:
-    """Tags that are sealed at this very digest do not stand in the way of the others."""
+async def test_all_tags_when_the_sealed_ones_have_the_same_digest(client: httpx2.AsyncClient) -> None:
+    """Tags that are sealed at the pushed digest do not block the others."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await put(client, "shop/app", FIRST.digest, FIRST, tags=["1.4.2", "1.4", "latest"])

@@ -1,4 +1,4 @@
-"""Whether a name may move and how long its bytes are kept are two questions: `keep`, and the tombstones it leaves."""
+"""Moving and deleting are separate questions: `keep`, and the tombstones that deletions leave."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def test_the_year_is_the_one_in_force_at_the_push(data: Path) -> None:
 
 
 async def test_one_kept_tag_is_enough(data: Path) -> None:
-    """A part is kept as long as any seal that reaches it is: here by an index that is kept for ever."""
+    """A part is kept as long as any seal covers it, here an index that is kept for ever."""
     rules: list[Rule] = [{"tag": "rc*", "mode": "sealed", "keep": "deletable"}]
     async with serving(data, rules) as registry:
         client = registry.client

@@ -1,4 +1,4 @@
-"""A published tag holds: absent or same digest is 201, anything else is refused, now and after every restart."""
+"""A published tag keeps its digest: an absent tag or the same digest is 201, anything else is refused, also after a restart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRST, SECOND, THIRD = image("first"), image("second"), image("third")
 
 
 def entry_of(answer: httpx2.Response) -> int:
-    """The index of the ledger's entry that stands for the pushed tag."""
+    """The index of the ledger entry in the answer."""
     return int(answer.headers["Boltseal-Ledger-Index"])
 
 
@@ -56,7 +56,7 @@ async def test_the_same_push_again_is_accepted_and_adds_nothing(client: httpx2.A
     "document", [SECOND, index(FIRST), image("first", docker=True)], ids=["image", "index", "docker"]
 )
 async def test_other_content_is_refused(client: httpx2.AsyncClient, document: Document) -> None:
-    """Any other manifest under a sealed tag is 409 DENIED, and the tag still means what it meant."""
+    """Any other manifest under a sealed tag is 409 DENIED, and the tag keeps its digest."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     refused = await push(client, "shop/app", "1.4.2", document)
@@ -152,7 +152,7 @@ async def test_the_algorithm_of_the_url_does_not_matter(client: httpx2.AsyncClie
     assert refused.status_code == 409
 
 
-async def test_a_seal_is_of_one_name(client: httpx2.AsyncClient) -> None:
+async def test_a_seal_covers_one_tag(client: httpx2.AsyncClient) -> None:
     """The same tag in another repository, and other tags of this one, are free."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
@@ -177,7 +177,7 @@ async def test_a_seal_holds_after_a_restart(data: Path) -> None:
 
 
 async def test_changed_rules_never_unseal(data: Path) -> None:
-    """A rule that would let a sealed tag float comes too late for it, and holds for new tags."""
+    """A rule that makes tags mutable does not apply to a tag that is sealed already."""
     async with serving(data) as registry:
         await push(registry.client, "shop/app", "1.4.2", FIRST)
     async with serving(data, FLOATING) as registry:
@@ -206,7 +206,7 @@ async def test_a_floating_tag_is_sealed_by_its_next_push_when_a_rule_now_seals(d
 
 
 async def test_a_floating_tag_is_sealed_where_it_stands_by_the_same_push(data: Path) -> None:
-    """Pushing again what a floating tag means, under a rule that now seals, seals it there and is recorded."""
+    """Pushing the current digest of a mutable tag again, under a rule that now seals, seals it and is recorded."""
     async with serving(data, FLOATING) as registry:
         first = await push(registry.client, "shop/app", "1.4.2", FIRST)
     async with serving(data) as registry:
@@ -241,8 +241,8 @@ async def test_a_floating_tag_moves_and_each_move_is_recorded(client: httpx2.Asy
     assert entry_of(back) == entry_of(two) + 1
 
 
-async def test_what_a_floating_tag_meant_stays_by_digest(client: httpx2.AsyncClient) -> None:
-    """Displaced is not lost: the old digest, with all its blobs, can still be pulled."""
+async def test_the_previous_digest_of_a_floating_tag_stays(client: httpx2.AsyncClient) -> None:
+    """The previous digest, with all its blobs, can still be pulled."""
     await push(client, "shop/app", "latest", FIRST)
     await push(client, "shop/app", "latest", SECOND)
 
@@ -254,7 +254,7 @@ async def test_what_a_floating_tag_meant_stays_by_digest(client: httpx2.AsyncCli
 
 
 async def test_a_push_by_digest_alone_has_no_entry(client: httpx2.AsyncClient) -> None:
-    """The ledger is of names: a push that sets none is not in it."""
+    """The ledger records tags: a push without one is not in it."""
     by_digest = await push(client, "shop/app", FIRST.digest, FIRST)
 
     assert by_digest.status_code == 201

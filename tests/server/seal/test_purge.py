@@ -1,4 +1,4 @@
-"""`purge` takes away what must not exist, bytes included, and leaves the name bound; `expire` ends a stated keep."""
+"""`purge` deletes an image with its bytes and leaves its tags sealed; `expire` deletes tags whose keep time is over."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def test_purged_bytes_are_not_on_the_disk(registry: Serving) -> None:
         assert not bytes_on_disk(registry.data, blob.digest).exists()
 
 
-async def test_a_purged_name_is_bound(registry: Serving) -> None:
-    """Other content can't take the name; the very same may return."""
+async def test_a_purged_tag_stays_sealed(registry: Serving) -> None:
+    """Other content cannot take the tag; the same manifest may return."""
     await push(registry.client, "shop/app", "1.4.2", SECRET)
     await purge(registry)
     refused = await push(registry.client, "shop/app", "1.4.2", OTHER)
@@ -97,8 +97,8 @@ async def test_what_another_image_needs_is_left(registry: Serving) -> None:
     assert bytes_on_disk(registry.data, common).exists()
 
 
-async def test_another_repository_keeps_what_it_holds(registry: Serving) -> None:
-    """A purge is of one repository: where another holds the same bytes they stay, for that one alone."""
+async def test_another_repository_keeps_its_copy(registry: Serving) -> None:
+    """A purge affects one repository: another one keeps the same bytes for itself."""
     await push(registry.client, "shop/other", "1.0.0", SECRET)
     await push(registry.client, "shop/app", "1.4.2", SECRET)
     await purge(registry)
@@ -128,8 +128,8 @@ async def test_purging_an_index_takes_its_children(registry: Serving) -> None:
     assert not bytes_on_disk(registry.data, SECRET.layers[0].digest).exists()
 
 
-async def test_purging_what_is_not_there(registry: Serving) -> None:
-    """A name that is not there is an answer of its own."""
+async def test_purging_an_unknown_tag(registry: Serving) -> None:
+    """An unknown tag has an error of its own."""
     await push(registry.client, "shop/app", "1.4.3", OTHER)
 
     with seals_of(registry.data) as seals, pytest.raises(NotFound):

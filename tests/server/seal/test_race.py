@@ -1,4 +1,4 @@
-"""Racing pushes: whatever arrives together, a sealed tag gets one meaning, and every 201 is true."""
+"""Racing pushes: a sealed tag gets one digest, and every 201 is durable."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ async def test_racing_pushes_of_the_same_image_all_succeed(client: httpx2.AsyncC
 
 
 @pytest.mark.lengthy
-async def test_racing_refusals_all_say_who_won(client: httpx2.AsyncClient) -> None:
-    """Every loser is told what the tag is sealed at: the winner's digest."""
+async def test_racing_refusals_name_the_winner(client: httpx2.AsyncClient) -> None:
+    """Every refusal names the digest that the tag is sealed at."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
     answers = await race([client], "1.4.2", documents)
     winner = await meaning(client, "shop/app", "1.4.2")

@@ -1,4 +1,4 @@
-"""What the signature tools push: their tags only grow, and stay while the image they speak of is sealed."""
+"""Tags of signature tools are append-only, and stay while the image that they sign is sealed."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_a_signature_of_a_sealed_image_is_kept(client: httpx2.AsyncClient,
 
 
 async def test_a_signature_of_a_child_of_a_sealed_index_is_kept(client: httpx2.AsyncClient) -> None:
-    """The image that a signature speaks of may be sealed through an index."""
+    """The signed image may be sealed through an index."""
     await push(client, "shop/app", "1.4.2", index(IMAGE))
     await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
 

@@ -1,4 +1,4 @@
-"""`unseal` lifts the protection against deletion and nothing else; `seal` binds what floats. Both are recorded."""
+"""`unseal` lifts only the protection against deletion; `seal` seals a mutable tag. Both are recorded."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ async def test_what_floats_can_not_be_unsealed(registry: Serving) -> None:
 
 
 @pytest.mark.parametrize("repository", ["shop/app", "nowhere"])
-async def test_what_is_not_there_can_not_be_unsealed(registry: Serving, repository: str) -> None:
-    """A name that is not there is an answer of its own."""
+async def test_an_unknown_tag_can_not_be_unsealed(registry: Serving, repository: str) -> None:
+    """An unknown tag has an error of its own."""
     await push(registry.client, "shop/app", "1.4.2", FIRST)
 
     with seals_of(registry.data) as seals, pytest.raises(NotFound):

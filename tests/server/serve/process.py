@@ -1,4 +1,4 @@
-"""What the tests of a running `boltseal serve` do to it: push over real connections, look at its processes, end it."""
+"""Helpers for tests of a running `boltseal serve`: pushes, processes, signals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def digest(data: bytes) -> str:
 
 
 def push_blob(client: httpx2.Client, repository: str, data: bytes) -> dict[str, Any]:
-    """Pushes a blob; its descriptor."""
+    """Push a blob and return its descriptor."""
     start = client.post(f"/v2/{repository}/blobs/uploads/")
     assert start.status_code == 202
     url = httpx2.URL(start.headers["location"]).copy_merge_params({"digest": digest(data)})
@@ -36,25 +36,25 @@ def push_blob(client: httpx2.Client, repository: str, data: bytes) -> dict[str, 
 
 
 def manifest(client: httpx2.Client, repository: str, words: str) -> bytes:
-    """An image whose parts are pushed already."""
+    """Return the manifest of an image whose blobs were pushed."""
     config = push_blob(client, repository, json.dumps({"words": words}).encode())
     layer = push_blob(client, repository, words.encode())
     return json.dumps({"schemaVersion": 2, "mediaType": OCI, "config": config, "layers": [layer]}).encode()
 
 
 def put(client: httpx2.Client, name: str, body: bytes) -> httpx2.Response:
-    """Publishes a manifest under `repository:tag`."""
+    """Push a manifest under `repository:tag`."""
     repository, _, tag = name.partition(":")
     return client.put(f"/v2/{repository}/manifests/{tag}", content=body, headers={"content-type": OCI})
 
 
 def client_of(server: Server) -> httpx2.Client:
-    """A client that talks to this server and to nobody else."""
+    """Return a client of this server that ignores proxy variables."""
     return httpx2.Client(base_url=server.url, trust_env=False, timeout=30.0)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be collected does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -63,12 +63,12 @@ def alive(pid: int) -> bool:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes that a server started."""
+    """Return the worker processes of a server."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Waits until something is so, and fails when it is not in time."""
+    """Wait until a condition is true; fail after a time-out."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -76,7 +76,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 def ends_within(server: Server, seconds: float, sent: signal.Signals = signal.SIGTERM) -> None:
-    """Sends a signal and waits for server and workers to be gone."""
+    """Send a signal and wait until server and workers have ended."""
     workers = workers_of(server.pid)
     os.kill(server.pid, sent)
     wait_for(lambda: not alive(server.pid) and not any(map(alive, workers)), seconds)

@@ -1,4 +1,4 @@
-"""`boltseal serve` as a process: what it answers over real connections, from one worker or several."""
+"""`boltseal serve` as a process: requests over real connections, with one worker or several."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_was_pushed_is_pulled(server: Server) -> None:
     assert layer.content == b"one"
 
 
-def test_a_head_says_the_length_of_what_it_does_not_send(server: Server) -> None:
+def test_head_has_the_content_length(server: Server) -> None:
     """Clients take the size of a blob and of a manifest from HEAD."""
     with client_of(server) as client:
         body = manifest(client, "shop/app", "one")
@@ -56,7 +56,7 @@ def test_a_head_says_the_length_of_what_it_does_not_send(server: Server) -> None
 
 
 def test_a_second_image_under_a_tag_is_refused_once_in_the_log(server: Server) -> None:
-    """What the product exists for, and what its operator reads."""
+    """The main guarantee, and the log line that the operator reads."""
     with client_of(server) as client:
         put(client, "shop/app:1.4.2", manifest(client, "shop/app", "one"))
         second = manifest(client, "shop/app", "two")
@@ -78,7 +78,7 @@ def test_a_second_image_under_a_tag_is_refused_once_in_the_log(server: Server) -
 
 
 def test_a_large_blob_goes_both_ways(server: Server) -> None:
-    """More than any buffer, whole and in part."""
+    """A blob larger than any buffer, whole and as a range."""
     data = os.urandom(9 * MIB + 17)
     with client_of(server) as client:
         push_blob(client, "shop/app", data)
@@ -89,22 +89,22 @@ def test_a_large_blob_goes_both_ways(server: Server) -> None:
     assert (part.status_code, part.content) == (206, data[MIB : 5 * MIB + 1])
 
 
-def test_health_and_readiness_are_told(server: Server) -> None:
-    """What a proxy or an orchestrator asks."""
+def test_health_and_readiness(server: Server) -> None:
+    """The endpoints for proxies and orchestrators."""
     with client_of(server) as client:
         assert client.get("/healthz").text == "ok\n"
         assert client.get("/readyz").json() == {"ready": True}
 
 
 def test_a_path_that_only_looks_like_the_api_is_unknown(server: Server) -> None:
-    """The API is /v2/ and nothing that is written like it."""
+    """Only /v2 and paths under /v2/ belong to the API."""
     with client_of(server) as client:
         assert client.get("/v2x/shop/app").status_code == 404
         assert client.get("/").status_code == 404
 
 
 def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
-    """Half a body, announced as a whole one, is never taken for whole; the session goes on."""
+    """A truncated body is never taken for a complete one; the session can continue."""
     data = os.urandom(3 * MIB)
     with client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
@@ -127,7 +127,7 @@ def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 async def test_of_racing_first_pushes_one_wins(tmp_path: Path, workers: int) -> None:
-    """Exactly one 201 for a tag, whichever processes the pushes reach, and everybody pulls that one."""
+    """Exactly one push of a tag gets 201, whichever workers the pushes reach, and all pulls return it."""
     racers = 8
     with boltseal(tmp_path / "data", workers=workers) as server:
         with client_of(server) as client:

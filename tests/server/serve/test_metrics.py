@@ -1,4 +1,4 @@
-"""`boltseal serve` as a process: the numbers of all its workers, and its access log on stderr."""
+"""`boltseal serve` as a process: metrics of all its workers, and its access log on stderr."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ASKED = re.compile(r'boltseal_requests_total\{method="GET",route="Base",status="
 
 
 def saved(data: Path, pid: int) -> int:
-    """What the workers of a server have saved of what they were asked."""
+    """Return the requests in the metrics that the workers have saved."""
     found = RunFolder(data / "run" / str(pid)).others().requests.get(("GET", "Base", 200))
     return found.count if found is not None else 0
 
 
-def test_any_worker_tells_the_numbers_of_all_and_of_those_that_are_gone(tmp_path: Path) -> None:
-    """Each connection may reach another worker; one of them is killed; nothing is counted twice or forgotten."""
+def test_any_worker_serves_the_metrics_of_all_current_and_former_workers(tmp_path: Path) -> None:
+    """Requests reach different workers and one is killed; no request is counted twice or lost."""
     with boltseal(tmp_path / "data", workers=2) as server:
 
         def counted() -> int:
@@ -60,7 +60,7 @@ def test_any_worker_tells_the_numbers_of_all_and_of_those_that_are_gone(tmp_path
 
 
 def test_the_access_log_has_one_object_a_line(tmp_path: Path) -> None:
-    """Written by the time the server has ended, if not before; none where it is not wanted."""
+    """All lines are written when the server has ended; there are none if it is disabled."""
     for wanted in (True, False):
         data = tmp_path / str(wanted)
         with (
@@ -73,6 +73,6 @@ def test_the_access_log_has_one_object_a_line(tmp_path: Path) -> None:
 
         assert bool(lines) == wanted
         assert len(of_the_api) == wanted
-        for told in of_the_api:
-            assert told["request_id"] == answer.headers["x-request-id"]
-            assert (told["path"], told["status"]) == ("/v2/shop/app/tags/list", 404)
+        for line in of_the_api:
+            assert line["request_id"] == answer.headers["x-request-id"]
+            assert (line["path"], line["status"]) == ("/v2/shop/app/tags/list", 404)

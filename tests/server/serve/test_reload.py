@@ -14,7 +14,8 @@ import httpx2
 import pytest
 
 from tests.cli import program
-from tests.images import Blob
+from tests.fakes.upstream import FakeUpstream
+from tests.images import Blob, Document, artifact, image
 from tests.server.serve.process import (
     alive,
     client_of,
@@ -39,7 +40,7 @@ def test_sighup_takes_over_new_rules(tmp_path: Path) -> None:
         before = [put(client, "shop/app:b1", body).status_code for body in bodies]
         server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: server.log_tail().count("rules read again") == 2)
+        wait_for(lambda: server.log_tail().count("configuration reloaded") == 2)
         after = [put(client, "shop/app:b2", body).status_code for body in bodies]
         bound = put(client, "shop/app:b1", bodies[1]).status_code
 
@@ -49,22 +50,48 @@ def test_sighup_takes_over_new_rules(tmp_path: Path) -> None:
 
 
 def test_sighup_takes_over_bounds(tmp_path: Path) -> None:
-    """A quota that is made smaller holds from the next push on."""
+    """A smaller quota applies from the next push on."""
     quota = '[[auth.quota]]\nusers = ["anonymous"]\nmax_bytes = "1 MiB"\n'
     with boltseal(tmp_path / "data", config=quota) as server, client_of(server) as client:
         first = Blob(b"a" * 1000)
         before = client.post("/v2/shop/app/blobs/uploads/", params={"digest": first.digest}, content=first.data)
         server.folder.with_name("data.toml").write_text(quota.replace("1 MiB", "1500"), encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: "rules read again" in server.log_tail())
+        wait_for(lambda: "configuration reloaded" in server.log_tail())
         other = Blob(b"b" * 1000)
         after = client.post("/v2/shop/app/blobs/uploads/", params={"digest": other.digest}, content=other.data)
 
     assert (before.status_code, after.status_code) == (201, 403)
 
 
-def test_a_bad_configuration_keeps_the_rules_and_is_told(tmp_path: Path) -> None:
-    """The server goes on as it was; whoever asks for its readiness learns that the file is not in force."""
+def test_sighup_takes_over_bounds_in_the_mirror(tmp_path: Path) -> None:
+    """A smaller `max_referrers_per_image` applies to the next referrer that the mirror fetches."""
+    subject = image("subject")
+    referrers = [artifact(f"note {number}", subject=subject) for number in range(4)]
+    with FakeUpstream().listening_in_thread() as upstream:
+        for document in (subject, *referrers):
+            upstream.publish("team/app", None, document)
+        config = (
+            "[server]\nmax_referrers_per_image = 3\n"
+            f'[[upstream]]\nname = "up.example"\nurl = "http://{upstream.authority}"\n'
+        )
+        with boltseal(tmp_path / "data", config=config) as server, client_of(server) as client:
+
+            def pulled(document: Document) -> int:
+                return client.get(f"/v2/up.example/team/app/manifests/{document.digest}").status_code
+
+            before = [pulled(document) for document in (subject, *referrers[:2])]
+            server.folder.with_name("data.toml").write_text(config.replace("image = 3", "image = 2"), encoding="utf-8")
+            os.kill(server.pid, signal.SIGHUP)
+            wait_for(lambda: "configuration reloaded" in server.log_tail())
+            after = [pulled(document) for document in (subject, *referrers)]
+
+    assert before == [200, 200, 200]
+    assert after == [200, 200, 200, 403, 403]  # what is stored stays
+
+
+def test_a_bad_configuration_keeps_the_rules_and_is_reported(tmp_path: Path) -> None:
+    """The previous rules stay in force, and /readyz has a warning."""
     with (
         boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n') as server,
         client_of(server) as client,
@@ -80,11 +107,11 @@ def test_a_bad_configuration_keeps_the_rules_and_is_told(tmp_path: Path) -> None
 
 
 def test_a_replaced_worker_gets_the_rules_in_force(tmp_path: Path) -> None:
-    """Not those that the server was started with."""
+    """It does not get the rules from the start of the server."""
     with boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n') as server:
         server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: "rules read again" in server.log_tail())
+        wait_for(lambda: "configuration reloaded" in server.log_tail())
         first = workers_of(server.pid)
         os.kill(first[0], signal.SIGKILL)
         wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
@@ -101,7 +128,7 @@ def test_a_replaced_worker_gets_the_rules_in_force(tmp_path: Path) -> None:
 
 
 def certificate(folder: Path, name: str) -> None:
-    """Writes tls.crt and tls.key, self-signed for 127.0.0.1, as whatever renews certificates does."""
+    """Write a new tls.crt and tls.key, self-signed for 127.0.0.1."""
     subprocess.run(
         [
             *(
@@ -125,7 +152,7 @@ def certificate(folder: Path, name: str) -> None:
 
 
 def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path) -> None:
-    """New connections see it; workers stay where the files are unchanged, and where they can't be used."""
+    """New connections get it; workers are kept if the files are unchanged or invalid."""
     certificate(tmp_path, "first")
     address = f"127.0.0.1:{free_port()}"
     place = ("127.0.0.1", int(address.rpartition(":")[2]))
@@ -135,11 +162,11 @@ def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path) -> None:
         log = Drain(process)
         first, workers = ssl.get_server_certificate(place), workers_of(process.pid)
         os.kill(process.pid, signal.SIGHUP)
-        wait_for(lambda: "rules read again" in log.text)
+        wait_for(lambda: "configuration reloaded" in log.text)
         unchanged = workers_of(process.pid)
         (tmp_path / "tls.key").write_text("not a key", encoding="ascii")
         os.kill(process.pid, signal.SIGHUP)
-        wait_for(lambda: "certificate can't be read again" in log.text)
+        wait_for(lambda: "cannot reload the certificate" in log.text)
         kept = ssl.get_server_certificate(place)
         certificate(tmp_path, "second")
         os.kill(process.pid, signal.SIGHUP)
@@ -165,7 +192,7 @@ def test_a_certificate_that_cannot_be_served_keeps_the_server_from_starting(tmp_
 
 
 class Drain:
-    """Reads on what a process says on stderr, so that it never waits for a reader."""
+    """Reads the stderr of a process continuously, so that the process never blocks."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.text = ""

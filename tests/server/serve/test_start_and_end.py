@@ -1,4 +1,4 @@
-"""`boltseal serve` as a process: how it starts, refuses to start, greets, and ends."""
+"""`boltseal serve` as a process: start, refusals to start, first output, shutdown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 
 def refused(*arguments: str | Path, environment: dict[str, str] | None = None) -> str:
-    """The one line with which a server does not start, and exit code 2 or 3."""
+    """Return the single line with which a server refuses to start; the exit code is 2 or 3."""
     run = program.run("serve", *arguments, environment=environment)
     assert run.code in (2, 3)
     assert run.out == ""
@@ -46,7 +46,7 @@ def refused(*arguments: str | Path, environment: dict[str, str] | None = None) -
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])  # noqa: S104 - that is what is refused
 def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, address: str) -> None:
-    """Safe by default, and nothing is made."""
+    """Secure by default; no file is created."""
     line = refused("--data", tmp_path / "data", "--listen", f"{address}:{free_port()}")
 
     assert "--allow-anonymous" in line
@@ -54,8 +54,8 @@ def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, address: st
     assert not (tmp_path / "data").exists()
 
 
-def test_an_open_address_is_served_when_told_so_in_words(tmp_path: Path) -> None:
-    """Both words, by flag or by environment."""
+def test_an_open_address_is_served_with_explicit_flags(tmp_path: Path) -> None:
+    """The two settings may be flags or environment variables."""
     port = free_port()
     words = {"BOLTSEAL_SERVER__ALLOW_ANONYMOUS": "true", "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
     with started("--data", tmp_path / "data", "--listen", f"0.0.0.0:{port}", environment=words) as process:
@@ -69,18 +69,18 @@ def test_a_port_in_use_is_refused(server: Server, tmp_path: Path) -> None:
     """Two servers would each get half of the requests without knowing."""
     line = refused("--data", tmp_path / "other", "--listen", server.address)
 
-    assert f"can't listen on {server.address}: address already in use" in line
+    assert f"cannot listen on {server.address}: address already in use" in line
 
 
 def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
-    """The kernel's words, and what to do."""
+    """The message has the kernel's reason and what to do."""
     line = refused("--data", tmp_path / "data", "--listen", "192.0.2.1:5000", "--allow-anonymous", "--behind-proxy")
 
-    assert "can't listen on 192.0.2.1:5000: cannot assign requested address" in line
+    assert "cannot listen on 192.0.2.1:5000: cannot assign requested address" in line
 
 
 def test_a_data_folder_of_a_newer_boltseal_is_refused(tmp_path: Path) -> None:
-    """Reading it with old eyes could lose what is new in it."""
+    """An older version could lose data of a newer format."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "format").write_text("99\n", encoding="ascii")
     line = refused("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}")
@@ -89,7 +89,7 @@ def test_a_data_folder_of_a_newer_boltseal_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
-    """A mistyped --data must not be strewn with files."""
+    """A mistyped --data must not fill another folder with files."""
     (tmp_path / "letter.txt").write_text("hello", encoding="ascii")
     line = refused("--data", tmp_path, "--listen", f"127.0.0.1:{free_port()}")
 
@@ -98,7 +98,7 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    """One line, whatever the kernel calls it."""
+    """One line, for every errno."""
     (tmp_path / "data").write_text("", encoding="ascii")
     line = refused("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}")
 
@@ -106,7 +106,7 @@ def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bad_setting_is_refused(tmp_path: Path) -> None:
-    """Before anything is made."""
+    """The server refuses before it creates a file."""
     line = refused("--data", tmp_path / "data", environment={"BOLTSEAL_SERVER__LISTN": "127.0.0.1:5000"})
 
     assert "the nearest known one is BOLTSEAL_SERVER__LISTEN" in line
@@ -115,7 +115,7 @@ def test_a_bad_setting_is_refused(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def started(*arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A server in a group of its own, as a terminal would start it, ended with the test."""
+    """A server in its own process group, like one started in a terminal; ended with the test."""
     with subprocess.Popen(
         [sys.executable, "-m", "boltseal", "serve", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -133,7 +133,7 @@ def started(*arguments: str | Path, environment: dict[str, str] | None = None) -
 
 
 def read_greeting(process: subprocess.Popen[str]) -> list[str]:
-    """The lines that a person reads at the start."""
+    """Return the lines printed at the start."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -143,8 +143,8 @@ def read_greeting(process: subprocess.Popen[str]) -> list[str]:
     return lines
 
 
-def test_the_greeting_says_what_to_do_next(tmp_path: Path) -> None:
-    """Where it listens, where the data is, how to push, pull, see and stop; by then it answers. stdout stays empty."""
+def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
+    """Where it listens, where the data is, how to push, pull, see and stop; by then it serves. stdout stays empty."""
     address = f"127.0.0.1:{free_port()}"
     with started("--data", tmp_path / "data", "--listen", address) as process:
         greeting = "".join(read_greeting(process))
@@ -166,7 +166,7 @@ def test_the_greeting_says_what_to_do_next(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_server_ends_at_once(tmp_path: Path, sent: signal.Signals) -> None:
-    """Also with connections that are kept open."""
+    """Idle keep-alive connections do not delay the shutdown."""
     with boltseal(tmp_path / "data", workers=2) as server, client_of(server) as client:
         client.get("/v2/")
 
@@ -174,7 +174,7 @@ def test_an_idle_server_ends_at_once(tmp_path: Path, sent: signal.Signals) -> No
 
 
 def test_ctrl_c_in_a_terminal_is_an_ordinary_end(tmp_path: Path) -> None:
-    """The signal reaches the whole group; the server still ends by its own order, with exit code 0."""
+    """The signal reaches the whole group; the server still shuts down in order, with exit code 0."""
     with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}") as process:
         read_greeting(process)
         os.killpg(process.pid, signal.SIGINT)
@@ -186,7 +186,7 @@ def test_ctrl_c_in_a_terminal_is_an_ordinary_end(tmp_path: Path) -> None:
 
 
 def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
-    """The end is bounded, whatever a client does or does not do; what was acknowledged is still there."""
+    """The shutdown time is bounded, and what was acknowledged is kept."""
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
         client.patch(location, content=b"acknowledged")
@@ -203,7 +203,7 @@ def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
 
 
 def test_a_request_under_way_is_finished(tmp_path: Path) -> None:
-    """SIGTERM in the middle of an upload that goes on: its answer still comes."""
+    """An upload in progress at SIGTERM gets its response."""
     data = b"x" * 1000
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         location = client.post("/v2/shop/app/blobs/uploads/").headers["location"]
@@ -221,7 +221,7 @@ def test_a_request_under_way_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_restart_keeps_what_was_published(tmp_path: Path) -> None:
-    """Tag, bytes and seal; also after SIGKILL, which leaves no time to put anything in order."""
+    """Tag, bytes and seal survive a restart, also after SIGKILL."""
     for sent in (signal.SIGTERM, signal.SIGKILL):
         words = sent.name
         with boltseal(tmp_path / "data") as server, client_of(server) as client:
@@ -238,7 +238,7 @@ def test_a_restart_keeps_what_was_published(tmp_path: Path) -> None:
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
-    """An orphan would go on serving, and hold the port."""
+    """An orphan would keep serving and keep the port."""
     with boltseal(tmp_path / "data", workers=2) as server:
         workers = workers_of(server.pid)
         os.kill(server.pid, signal.SIGKILL)
@@ -248,7 +248,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
-    """Nobody has to restart the server because the kernel killed a process of it."""
+    """The server replaces a worker that the kernel killed."""
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         first = workers_of(server.pid)
         os.kill(first[0], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""How long an answer may be kept by others: what can't change for ever, what floats and what is missing never."""
+"""Cacheability of responses: digests for a year, sealed tags for a day, floating tags and 404s never."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.images import image, push
 
 
 async def test_what_is_asked_for_by_digest_may_be_kept_for_ever(client: httpx2.AsyncClient) -> None:
-    """A digest always means the same bytes: `max-age` of a year, immutable."""
+    """The content of a digest never changes: `max-age` of a year, immutable."""
     document = image("kept")
     await push(client, "shop/app", "1.0.0", document)
 
@@ -22,7 +22,7 @@ async def test_what_is_asked_for_by_digest_may_be_kept_for_ever(client: httpx2.A
 
 
 async def test_a_sealed_tag_may_be_kept_for_a_day(client: httpx2.AsyncClient) -> None:
-    """A sealed tag can't come to mean anything else: its answer may be kept for a day."""
+    """A sealed tag always resolves to the same digest: cacheable for a day."""
     await push(client, "shop/app", "1.0.0", image("sealed"))
 
     got = await client.get("/v2/shop/app/manifests/1.0.0")
@@ -31,7 +31,7 @@ async def test_a_sealed_tag_may_be_kept_for_a_day(client: httpx2.AsyncClient) ->
 
 
 async def test_a_floating_tag_is_not_kept(client: httpx2.AsyncClient) -> None:
-    """A floating tag may move at any time: nobody may keep its answer."""
+    """A floating tag may move at any time: not cacheable."""
     await push(client, "shop/app", "latest", image("floating"))
 
     got = await client.get("/v2/shop/app/manifests/latest")
@@ -40,7 +40,7 @@ async def test_a_floating_tag_is_not_kept(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_404_is_not_kept(client: httpx2.AsyncClient) -> None:
-    """What is missing now may be pushed in a moment: nobody may keep a 404."""
+    """Missing content may be pushed at any time: a 404 is not cacheable."""
     manifest = await client.get("/v2/shop/app/manifests/1.0.0")
     blob = await client.get("/v2/shop/app/blobs/sha256:" + "0" * 64)
 
@@ -49,7 +49,7 @@ async def test_a_404_is_not_kept(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_tag_is_seen_the_moment_it_is_pushed_although_it_was_missing(client: httpx2.AsyncClient) -> None:
-    """A look at a missing tag, then the push, then a look again: the second look finds it."""
+    """A tag that was 404 is found after its push."""
     document = image("appears")
     before = await client.head("/v2/shop/app/manifests/latest")
     await push(client, "shop/app", "latest", document)
@@ -60,7 +60,7 @@ async def test_a_tag_is_seen_the_moment_it_is_pushed_although_it_was_missing(cli
 
 
 async def test_a_floating_tag_is_seen_to_move_at_once(client: httpx2.AsyncClient) -> None:
-    """The first GET after a move gives what the tag means now."""
+    """The first GET after a move returns the new manifest."""
     first, second = image("first"), image("second")
     await push(client, "shop/app", "latest", first)
     one = await client.get("/v2/shop/app/manifests/latest")

@@ -36,7 +36,7 @@ async def test_the_repositories_in_order(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 async def test_pages_of_n_hold_every_repository_once(client: httpx2.AsyncClient, n: int) -> None:
-    """Link leads through all pages; a slash in the last name is carried over."""
+    """Following Link returns all pages; a slash in the last name is escaped."""
     await publish(client)
     url, found = f"{CATALOG}?n={n}", []
     while url:

@@ -80,7 +80,7 @@ async def test_a_first_chunk_that_skips_ahead_is_416(client: httpx2.AsyncClient)
 
 @pytest.mark.parametrize("start", [0, 1000, 2500])
 async def test_a_last_chunk_out_of_order_is_416_and_the_session_goes_on(client: httpx2.AsyncClient, start: int) -> None:
-    """The same holds for the chunk in the closing PUT: 416, nothing stored, and the right one may follow."""
+    """A misplaced chunk in the closing PUT is 416, nothing is stored, and the right chunk may follow."""
     location = await start_upload(client, "shop/app")
     await chunk(client, location, 0, 2000)
 
@@ -158,8 +158,8 @@ async def test_a_body_of_unknown_length_must_still_fit_its_range(client: httpx2.
     assert closed.status_code == 201
 
 
-async def test_a_refused_chunk_tells_where_to_go_on(client: httpx2.AsyncClient) -> None:
-    """A 416 carries Location and Range, so that the client can go on without another question."""
+async def test_a_refused_chunk_has_the_position_to_continue(client: httpx2.AsyncClient) -> None:
+    """A 416 has Location and Range, so that the client can continue without another request."""
     location = await start_upload(client, "shop/app")
     await chunk(client, location, 0, 500)
 
@@ -173,7 +173,7 @@ async def test_a_refused_chunk_tells_where_to_go_on(client: httpx2.AsyncClient) 
 @settings(max_examples=settings().max_examples * 4 // 10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(attempts=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 150), st.booleans()), max_size=12))
 async def test_any_sequence_of_chunks(client: httpx2.AsyncClient, attempts: list[tuple[int, int, bool]]) -> None:
-    """Whatever is sent in whatever order: what was accepted, in its order, is the blob; the rest left no trace."""
+    """For chunks in any order, the blob is the accepted chunks in order; refused chunks change nothing."""
     location = await start_upload(client, "shop/app")
     held = 0
     for start, length, in_order in attempts:

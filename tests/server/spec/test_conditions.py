@@ -12,7 +12,7 @@ TAG = "/v2/shop/app/manifests/latest"
 
 
 async def ready(client: httpx2.AsyncClient) -> None:
-    """`latest` means FIRST, and the parts of SECOND are there."""
+    """`latest` resolves to FIRST, and the blobs of SECOND are pushed."""
     await push(client, "shop/app", "latest", FIRST)
     await push_parts(client, "shop/app", SECOND)
 
@@ -35,7 +35,7 @@ async def test_an_etag_is_the_digest_in_quotes(client: httpx2.AsyncClient, metho
     ids=["quoted", "bare", "weak", "list", "packed-list", "any"],
 )
 async def test_what_the_client_has_is_304(client: httpx2.AsyncClient, method: str, value: str) -> None:
-    """If-None-Match with what the tag means, in any of the forms that clients send it, is 304 without a body."""
+    """If-None-Match with the tag's digest, in any form that clients send, is 304 without a body."""
     await ready(client)
 
     answer = await client.request(method, TAG, headers={"If-None-Match": value.replace("{}", FIRST.digest)})
@@ -57,7 +57,7 @@ async def test_what_the_client_has_not_is_200(client: httpx2.AsyncClient) -> Non
 
 
 async def test_a_moved_tag_is_200_again(client: httpx2.AsyncClient) -> None:
-    """What was 304 is 200 once the tag has moved."""
+    """A 304 becomes a 200 once the tag has moved."""
     await ready(client)
     await put(client, "shop/app", "latest", SECOND)
 
@@ -119,7 +119,7 @@ async def test_a_deleted_tag_is_free(floating_client: httpx2.AsyncClient) -> Non
 
 @pytest.mark.parametrize("value", ['"{}"', '"other", "{}"', "*"], ids=["one", "list", "any"])
 async def test_move_only_from_what_i_saw(client: httpx2.AsyncClient, value: str) -> None:
-    """`If-Match` with what the tag means (or `*`) lets it move: compare and swap."""
+    """`If-Match` with the tag's digest (or `*`) lets it move: compare and swap."""
     await ready(client)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers={"If-Match": value.replace("{}", FIRST.digest)})
@@ -169,7 +169,7 @@ async def test_if_match_on_a_tag_that_is_not_there_is_412(client: httpx2.AsyncCl
 async def test_a_condition_that_can_not_hold_or_be_read_never_publishes(
     client: httpx2.AsyncClient, headers: dict[str, str]
 ) -> None:
-    """A condition in doubt is not a condition met: 412 or 400, never as if it had not been sent."""
+    """An unclear condition is not fulfilled: 412 or 400, never ignored."""
     await ready(client)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers=headers)
@@ -223,7 +223,7 @@ async def test_push_by_digest_only_if_it_is_new(client: httpx2.AsyncClient) -> N
 
 
 async def test_a_refused_condition_needs_no_blobs(client: httpx2.AsyncClient) -> None:
-    """A 412 is told before what is missing: the condition is about the name."""
+    """A 412 takes precedence over missing blobs: the condition is about the name."""
     await push(client, "shop/app", "latest", FIRST)
 
     answer = await put(client, "shop/app", "latest", SECOND, headers={"If-None-Match": "*"})

@@ -1,4 +1,4 @@
-"""`Docker-Content-Digest`: on every answer that speaks of content, and always in the algorithm that was asked for."""
+"""`Docker-Content-Digest`: on every response about content, in the requested algorithm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_a_manifest_asked_for_by_digest_is_answered_with_that_digest(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_manifest_asked_for_by_tag_is_answered_with_its_digest(client: httpx2.AsyncClient, method: str) -> None:
-    """GET and HEAD of a manifest by tag must carry the digest that the tag means."""
+    """GET and HEAD of a manifest by tag must carry the digest to which the tag resolves."""
     document = image("by tag")
     await push(client, "shop/app", "1.0.0", document)
 
@@ -68,7 +68,7 @@ async def test_a_push_by_tag_is_answered_with_its_digest(client: httpx2.AsyncCli
 
 
 async def test_a_tag_pushed_with_a_sha512_digest_is_answered_with_it(client: httpx2.AsyncClient) -> None:
-    """A tag that was given to a manifest by its sha512 digest means that digest."""
+    """A tag set by a push by sha512 digest resolves to that digest."""
     document = image("sha512 tagged", algorithm="sha512")
     await push(client, "shop/app", document.digest, document, tags=["1.0.0"])
 

@@ -97,7 +97,7 @@ async def test_an_error_on_head_has_no_body(client: httpx2.AsyncClient, method: 
 
 
 async def test_a_message_repeats_what_it_got(client: httpx2.AsyncClient) -> None:
-    """The sentence names the thing that was wrong, so that a person can find it in a log."""
+    """The message names what was wrong, so that it can be found in a log."""
     manifest = await client.get("/v2/shop/app/manifests/9.9.9")
     digest = await client.get("/v2/shop/app/blobs/sha256:abc")
     name = await client.get("/v2/Shop/app/tags/list")
@@ -108,7 +108,7 @@ async def test_a_message_repeats_what_it_got(client: httpx2.AsyncClient) -> None
 
 
 async def test_a_message_can_not_break_out_of_its_json(registry: Serving) -> None:
-    """What the client sent is escaped in the answer, control characters too, and cut where it is long."""
+    """Client input is escaped in the response, control characters included, and shortened."""
     answer = await send(registry.app, "GET", b'/v2/shop/app/manifests/%22%7D%5D%7Dx"}]}\x01\x1b[31m' + b"y" * 5000)
 
     assert answer.status in {400, 404}

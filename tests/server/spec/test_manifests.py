@@ -1,4 +1,4 @@
-"""Pushing manifests: end-7a, what a document may leave out, and what no registry may take."""
+"""Pushing manifests: end-7a, optional fields, and invalid documents."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_a_push_is_201_and_its_location_pulls_it(client: httpx2.AsyncClien
 
 
 async def test_a_push_by_digest_is_201_and_its_location_pulls_it(client: httpx2.AsyncClient) -> None:
-    """The same holds for a PUT by digest, which sets no tag."""
+    """A PUT by digest answers 201 with a Location as well, and sets no tag."""
     document = image("pushed")
 
     answer = await push(client, "shop/app", document.digest, document)
@@ -111,7 +111,7 @@ async def test_a_missing_subject_is_accepted(client: httpx2.AsyncClient) -> None
 
 @pytest.mark.parametrize("many", [False, True], ids=["image", "index"])
 async def test_a_manifest_with_a_subject_is_answered_with_it(client: httpx2.AsyncClient, many: bool) -> None:
-    """`OCI-Subject` says that the registry has taken notice of the subject; for images and for indexes."""
+    """`OCI-Subject` confirms that the registry processed the subject, for images and indexes."""
     subject = image("subject")
     document = index(image("child"), subject=subject.descriptor()) if many else artifact("sbom", subject=subject)
 
@@ -349,7 +349,7 @@ async def test_a_push_creates_its_repository(client: httpx2.AsyncClient) -> None
 
 
 async def test_the_digest_of_a_manifest_is_that_of_its_bytes(client: httpx2.AsyncClient) -> None:
-    """A tag means the digest of the bytes that were pushed, not of the document they stand for."""
+    """A tag resolves to the digest of the pushed bytes, not of the parsed document."""
     document = image("bytes")
     spaced = Document(document.raw + b"\n", document.media_type, document.blobs)
     await push(client, "shop/app", "1.0.0", spaced)

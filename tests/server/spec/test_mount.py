@@ -57,7 +57,7 @@ async def test_mounting_without_a_source_finds_the_blob(client: httpx2.AsyncClie
     assert await holds_blob(client, "shop/target", BLOB.digest)
 
 
-async def test_mounting_without_a_source_what_nobody_has_becomes_an_upload(client: httpx2.AsyncClient) -> None:
+async def test_mounting_an_unknown_blob_without_a_source_becomes_an_upload(client: httpx2.AsyncClient) -> None:
     """Without `from`, and with the blob nowhere, the answer is 202 with a session that works."""
     answer = await client.post(UPLOADS, params={"mount": BLOB.digest})
     closed = await client.put(with_digest(answer.headers["Location"], BLOB.digest), content=BLOB.data)

@@ -1,4 +1,4 @@
-"""Names of repositories and tags, and finding what is meant in a path: from the right."""
+"""Names of repositories and tags, and paths that are parsed from the right."""
 
 from __future__ import annotations
 

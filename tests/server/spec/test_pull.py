@@ -78,7 +78,7 @@ async def test_content_type_parameters_are_accepted_and_dropped(client: httpx2.A
     assert got.headers["Content-Type"] == OCI_MANIFEST
 
 
-async def test_head_of_a_manifest_tells_length_and_digest(client: httpx2.AsyncClient) -> None:
+async def test_head_of_a_manifest_has_length_and_digest(client: httpx2.AsyncClient) -> None:
     """HEAD of a manifest answers 200 with Content-Length and Docker-Content-Digest, and without a body."""
     document = image("head")
     await push(client, "shop/app", "1.0.0", document)
@@ -103,7 +103,7 @@ async def test_a_blob_comes_back_byte_for_byte(client: httpx2.AsyncClient) -> No
     assert got.headers["Content-Length"] == str(len(blob.data))
 
 
-async def test_head_of_a_blob_tells_length_and_digest(client: httpx2.AsyncClient) -> None:
+async def test_head_of_a_blob_has_length_and_digest(client: httpx2.AsyncClient) -> None:
     """HEAD of a blob answers 200 with its size, without a body."""
     blob = image("blob").layers[0]
     await push_blob(client, "shop/app", blob)
@@ -186,7 +186,7 @@ async def test_a_manifest_is_not_served_as_a_blob_nor_a_blob_as_a_manifest(clien
 
 
 async def test_an_escaped_colon_in_a_digest_is_understood(registry: Serving) -> None:
-    """Some clients write the colon of a digest as %3A; that names the same thing."""
+    """Some clients escape the colon of a digest as %3A."""
     document = image("escaped")
     await push(registry.client, "shop/app", "1.0.0", document)
 

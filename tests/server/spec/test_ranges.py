@@ -47,7 +47,7 @@ async def test_a_range_is_answered_with_that_part(
 
 @pytest.mark.parametrize("value", ["bytes=2048-", "bytes=2048-2048", "bytes=5000-10000", "bytes=500-0", "bytes=-0"])
 async def test_a_range_outside_the_blob_is_416(client: httpx2.AsyncClient, value: str) -> None:
-    """A range that starts at or after the end, or ends before it starts, is 416 and tells the length."""
+    """A range that starts at or after the end, or ends before it starts, is 416 with the length."""
     got = await get(client, value)
 
     assert got.status_code == 416
@@ -83,7 +83,7 @@ async def test_head_and_get_say_that_ranges_are_accepted(client: httpx2.AsyncCli
 
 
 async def test_a_range_on_head_is_ignored(client: httpx2.AsyncClient) -> None:
-    """Range means something on GET only; HEAD tells of the whole blob."""
+    """Range applies to GET only; HEAD describes the whole blob."""
     await push_blob(client, "shop/app", BLOB)
 
     head = await client.head(URL, headers={"Range": "bytes=0-9"})

@@ -16,7 +16,7 @@ HISTORY = "/v2/shop/app/_oci/tag-history/latest"
 
 
 @pytest.fixture
-async def told(client: httpx2.AsyncClient) -> list[Document]:
+async def history(client: httpx2.AsyncClient) -> list[Document]:
     """`latest` was given to one image, then another, deleted, and given to a third."""
     first, second, third = image("first"), image("second"), image("third")
     await push(client, "shop/app", "latest", first)
@@ -44,12 +44,12 @@ async def events(client: httpx2.AsyncClient, **parameters: Any) -> list[tuple[st
     return [(one["annotations"][EVENT], one["digest"]) for one in answer.json()["manifests"]]
 
 
-async def test_the_newest_comes_first(client: httpx2.AsyncClient, told: list[Document]) -> None:
+async def test_events_are_listed_newest_first(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """Results MUST be sorted in descending order by the history entries; each MUST be a create or delete entry.
 
     A descriptor for a tag deletion event MUST describe the manifest the tag pointed to immediately before deletion.
     """
-    first, second, third = told
+    first, second, third = history
 
     assert await events(client) == [
         ("created", third.digest),
@@ -59,7 +59,7 @@ async def test_the_newest_comes_first(client: httpx2.AsyncClient, told: list[Doc
     ]
 
 
-async def test_it_is_an_index_of_descriptors(client: httpx2.AsyncClient, told: list[Document]) -> None:
+async def test_the_response_is_an_index_of_descriptors(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """Upon success, the response body MUST be an OCI Index; descriptors MUST include mediaType, size, digest, annotations."""
     answer = await client.get(HISTORY)
     newest = answer.json()["manifests"][0]
@@ -68,13 +68,15 @@ async def test_it_is_an_index_of_descriptors(client: httpx2.AsyncClient, told: l
     assert answer.headers["content-length"] == str(len(answer.content))
     assert answer.json()["schemaVersion"] == 2
     assert answer.json()["mediaType"] == "application/vnd.oci.image.index.v1+json"
-    assert newest["mediaType"] == told[2].media_type
-    assert newest["size"] == len(told[2].raw)
+    assert newest["mediaType"] == history[2].media_type
+    assert newest["size"] == len(history[2].raw)
     assert set(newest["annotations"]) == {TIMESTAMP, EVENT}
 
 
 @pytest.mark.parametrize("path", ["/v2/no/such/_oci/tag-history/latest", "/v2/shop/app/_oci/tag-history/never"])
-async def test_what_never_was_has_an_empty_history(client: httpx2.AsyncClient, told: list[Document], path: str) -> None:
+async def test_an_unknown_tag_has_an_empty_history(
+    client: httpx2.AsyncClient, history: list[Document], path: str
+) -> None:
     """If the repository does not exist or the tag has no history, the registry MUST return 200 with an empty list."""
     answer = await client.get(path)
 
@@ -90,15 +92,15 @@ async def test_nothing_else_is_a_404(client: httpx2.AsyncClient, path: str) -> N
     assert answer.status_code == 400
 
 
-async def test_it_outlives_the_tag(client: httpx2.AsyncClient, told: list[Document]) -> None:
+async def test_the_history_outlives_the_tag(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """Tag history SHOULD remain queryable after the tag is deleted; deleted manifests SHOULD NOT be removed from it."""
-    await client.delete(f"/v2/shop/app/manifests/{told[2].digest}")
+    await client.delete(f"/v2/shop/app/manifests/{history[2].digest}")
     await signed(client, 6)
 
-    assert (await events(client))[:2] == [("deleted", told[2].digest), ("created", told[2].digest)]
+    assert (await events(client))[:2] == [("deleted", history[2].digest), ("created", history[2].digest)]
 
 
-async def test_n_of_zero_asks_whether_there_is_such_a_thing(client: httpx2.AsyncClient, told: list[Document]) -> None:
+async def test_n_of_zero_is_an_empty_page(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """When `n` is zero, this endpoint MUST return an OCI Index with an empty list and MUST NOT include a Link header."""
     answer = await client.get(HISTORY, params={"n": 0})
 
@@ -107,7 +109,7 @@ async def test_n_of_zero_asks_whether_there_is_such_a_thing(client: httpx2.Async
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
-async def test_links_lead_through_all_of_it(client: httpx2.AsyncClient, told: list[Document], n: int) -> None:
+async def test_links_lead_through_all_pages(client: httpx2.AsyncClient, history: list[Document], n: int) -> None:
     """A Link header MUST be included when additional entries are available; without one the client has reached the end."""
     url, pages = f"{HISTORY}?n={n}", []
     while url:
@@ -120,7 +122,7 @@ async def test_links_lead_through_all_of_it(client: httpx2.AsyncClient, told: li
     assert pages[-1] > 0
 
 
-async def test_before_and_since_are_strict(client: httpx2.AsyncClient, told: list[Document]) -> None:
+async def test_before_and_since_are_strict(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """Only entries strictly older than `before`, strictly newer than `since`; the two MAY be combined."""
     whole = (await client.get(HISTORY)).json()["manifests"]
     times = [one["annotations"][TIMESTAMP] for one in whole]
@@ -132,7 +134,7 @@ async def test_before_and_since_are_strict(client: httpx2.AsyncClient, told: lis
     assert len(set(times)) == 4
 
 
-async def test_times_finer_than_a_microsecond_stay_strict(client: httpx2.AsyncClient, told: list[Document]) -> None:
+async def test_times_finer_than_a_microsecond_stay_strict(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """A nanosecond after an event it is older than `before`; and not newer than `since`."""
     newest = (await client.get(HISTORY)).json()["manifests"][0]["annotations"][TIMESTAMP]
     after = newest.replace("Z", "001Z")
@@ -142,9 +144,9 @@ async def test_times_finer_than_a_microsecond_stay_strict(client: httpx2.AsyncCl
     assert len(await events(client, before=after.replace("Z", "+00:00"))) == 4
 
 
-async def test_a_digest_filters(client: httpx2.AsyncClient, told: list[Document]) -> None:
+async def test_a_digest_filters(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """Only entries for the given digest; for one that was not part of the history 200 with an empty list."""
-    assert await events(client, digest=told[0].digest) == [("created", told[0].digest)]
+    assert await events(client, digest=history[0].digest) == [("created", history[0].digest)]
     assert await events(client, digest=image("never").digest) == []
 
 

@@ -55,7 +55,7 @@ async def test_a_repository_without_tags_has_an_empty_list(client: httpx2.AsyncC
 
 
 async def test_an_unknown_repository_is_404(client: httpx2.AsyncClient) -> None:
-    """A repository that nobody has pushed to is 404 NAME_UNKNOWN."""
+    """An unknown repository is 404 NAME_UNKNOWN."""
     answer = await client.get(LIST)
 
     assert answer.status_code == 404

@@ -71,7 +71,7 @@ async def test_a_stream_in_one_patch(client: httpx2.AsyncClient) -> None:
     assert (await client.get(f"/v2/shop/app/blobs/{BLOB.digest}")).content == BLOB.data
 
 
-async def test_a_patch_tells_how_far_it_got(client: httpx2.AsyncClient) -> None:
+async def test_a_patch_returns_the_received_range(client: httpx2.AsyncClient) -> None:
     """A PATCH answers 202 with Location and `Range: 0-<last byte>`, the end included."""
     location = await start_upload(client, "shop/app")
 

@@ -19,12 +19,12 @@ NOW_US = 1_795_500_000_000_000
 
 
 def quiet(step: str, done: int, total: int) -> None:
-    """Nobody looks on."""
+    """A progress callback that does nothing."""
 
 
 @pytest.mark.lengthy
 async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on(tmp_path: Path) -> None:
-    """The copy is one moment of the registry: whole, with everything from before it, whatever is pushed beside it."""
+    """The copy is a snapshot: complete, with everything acknowledged before it, whatever is pushed meanwhile."""
     async with serving(tmp_path / "data") as registry:
         client = registry.client
         for n in range(5):
@@ -77,7 +77,7 @@ async def test_a_second_backup_takes_only_what_is_new_and_drops_what_is_gone(tmp
 
 
 async def test_a_backup_holds_no_key_and_no_upload(tmp_path: Path) -> None:
-    """Who steals it gains images, and no power."""
+    """A thief of a backup gains images, but no rights."""
     data = tmp_path / "data"
     (tmp_path / "data.keys").mkdir(mode=0o700)
     (tmp_path / "data.keys" / "htpasswd").write_text("")
@@ -112,7 +112,7 @@ async def test_damaged_bytes_are_found_on_their_way_back(tmp_path: Path) -> None
     blob.unlink()  # the link, not the store's bytes
     blob.write_bytes(bytes(len(whole)))
 
-    with pytest.raises(BackupFailed, match="damaged where they come from"):
+    with pytest.raises(BackupFailed, match="damaged in the source"):
         restore(copy, tmp_path / "new", quiet)
 
 
@@ -135,7 +135,7 @@ async def test_a_restore_that_ended_halfway_is_not_served(tmp_path: Path) -> Non
 
 
 def test_folders_that_cannot_be_meant_are_refused(data: Path, tmp_path: Path) -> None:
-    """In the data folder, around it, or somebody else's."""
+    """A target inside the data folder, around it, or with foreign files."""
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("hello")
 

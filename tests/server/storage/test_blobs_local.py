@@ -1,4 +1,4 @@
-"""Blobs as plain files: what the disk, another process or a stranger in the folder may do, and what holds all the same.
+"""Blobs as plain files: the promises hold whatever the disk, another process or foreign files in the folder do.
 
 What every store promises is in `tests/contracts/test_blob_store.py`; here is what only files can suffer.
 """
@@ -30,6 +30,7 @@ from boltseal.server.storage.blobs.protocol import (
 )
 from tests.fakes.disk import FailingDisk
 from tests.server.storage.sessions import begin, blob_file, broken_patch, finish, patch, push
+from tests.server.storage.stored import remove
 
 REPOSITORY = Repository("shop/app")
 MEBIBYTE = 1024 * 1024
@@ -38,7 +39,7 @@ FAR_FUTURE_US = 2**62
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Where the store lies."""
+    """The data folder of the store."""
     return tmp_path / "data"
 
 
@@ -50,7 +51,7 @@ def disk() -> FailingDisk:
 
 @pytest.fixture
 def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
-    """A store on a disk that can be told to fail."""
+    """A store on a disk that fails on demand."""
     made = LocalBlobs(data, disk=disk, lock_wait_s=0.1)
     yield made
     made.close()
@@ -75,7 +76,7 @@ async def test_who_reads_while_a_blob_is_replaced_reads_on(data: Path, store: Lo
     pieces = store.read(digest, 0, MEBIBYTE)
     read = await anext(pieces)
     await push(store, content)
-    store.remove(digest)
+    remove(store, digest)
     async for piece in pieces:
         read += piece
 
@@ -126,7 +127,7 @@ async def test_a_known_hash_counts_only_for_the_file_it_was_made_of(data: Path, 
     other.close()
     await finish(store, key, b"three", Digest.of(b"one two three"))
 
-    assert store.present(Digest.of(b"one two three"))
+    assert store.look(Digest.of(b"one two three")) is not None
 
 
 async def test_another_process_holds_the_session(data: Path, store: LocalBlobs) -> None:
@@ -155,13 +156,13 @@ async def test_a_session_with_a_second_name_is_not_written_to(data: Path, store:
 
 
 async def test_a_removed_shard_is_made_again(data: Path, store: LocalBlobs) -> None:
-    """Somebody who tidies empty folders away disturbs no push."""
+    """Removing empty folders does not break a push."""
     digest = await push(store, b"shard")
-    store.remove(digest)
+    remove(store, digest)
     blob_file(data, digest).parent.rmdir()
     await push(store, b"shard")
 
-    assert store.present(digest)
+    assert store.look(digest) is not None
 
 
 async def test_the_time_of_a_blob_is_that_of_its_commit(data: Path, store: LocalBlobs) -> None:
@@ -261,7 +262,7 @@ async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk
 
 
 async def test_folders_and_files_are_closed_to_others(data: Path, store: LocalBlobs) -> None:
-    """Nobody outside owner and group may look."""
+    """Files and folders are readable by owner and group only."""
     digest = await push(store, b"private")
     await begin(store)
     files, folders = modes_below(data)
@@ -286,12 +287,12 @@ async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalB
     place = blob_file(data, digest)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(secret)
-    size, there, walked = await store.stat(digest), store.present(digest), list(store.walk())
+    size, there, walked = await store.stat(digest), store.look(digest), list(store.walk())
     with pytest.raises(StoreBroken):
         await anext(store.read(digest, 0, 6))
     await push(store, b"content")
 
-    assert (size, there, walked) == (None, False, [])
+    assert (size, there, walked) == (None, None, [])
     assert place.read_bytes() == b"content"
     assert secret.read_bytes() == b"secret"
 
@@ -309,7 +310,7 @@ async def test_a_link_in_place_of_a_session_is_not_followed(data: Path, store: L
 
 
 async def test_foreign_files_are_named_and_left_alone(data: Path, store: LocalBlobs) -> None:
-    """Whatever else lies in the store is reported, never walked as a blob, and does not stop the walk."""
+    """Foreign entries are reported, never walked as a blob, and do not stop the walk."""
     digest = await push(store, b"known")
     folder = blob_file(data, digest).parent
     foreign = {
@@ -337,13 +338,13 @@ async def test_foreign_files_are_named_and_left_alone(data: Path, store: LocalBl
     assert all(path.exists() for path in foreign.values())
 
 
-async def test_what_cannot_be_told_is_not_a_miss(data: Path, store: LocalBlobs) -> None:
+async def test_a_store_that_cannot_be_read_is_not_a_miss(data: Path, store: LocalBlobs) -> None:
     """A store that can't be looked at is in doubt, not empty."""
     digest = Digest.of(b"doubt")
     blob_file(data, digest).parent.write_bytes(b"a file where the folder should be")
 
     with pytest.raises(StoreBroken):
-        store.present(digest)
+        store.look(digest)
     with pytest.raises(StoreBroken):
         await store.stat(digest)
 
@@ -375,7 +376,7 @@ def pread_at(fd: int, size: int, position: int) -> bytes:
 
 
 async def test_several_readers_share_the_loop(store: LocalBlobs, disk: FailingDisk) -> None:
-    """They read smaller pieces, in threads, so that nobody waits for them; one that is alone again reads large ones."""
+    """They read smaller pieces, in threads, so that others need not wait; the last one reads large pieces again."""
     content = b"crowd" * 1_000_000
     disk.read_cached_at = pread_at  # type: ignore[method-assign]  # a tmpfs can't say what is in memory
     digest = await push(store, content)
@@ -393,7 +394,7 @@ async def test_several_readers_share_the_loop(store: LocalBlobs, disk: FailingDi
     assert sum(map(len, rest)) == len(content) - alone - shared[1]
 
 
-async def test_a_short_read_is_at_once_whoever_else_reads(store: LocalBlobs, disk: FailingDisk) -> None:
+async def test_a_short_read_is_at_once_beside_long_ones(store: LocalBlobs, disk: FailingDisk) -> None:
     """A stalled download must not send every small blob through a thread."""
     disk.read_cached_at = pread_at  # type: ignore[method-assign]  # a tmpfs can't say what is in memory
     digest = await push(store, b"crowd" * 1_000_000)
@@ -418,6 +419,6 @@ async def test_a_disk_that_cannot_read_is_not_a_miss(store: LocalBlobs, disk: Fa
     disk.fail("read_cached_at", errno.EIO)
     with pytest.raises(StoreBroken):
         await anext(store.read(digest, 0, 10))
-    store.remove(digest)
+    remove(store, digest)
     with pytest.raises(BlobAbsent):
         await anext(store.read(digest, 0, 10))

@@ -18,6 +18,7 @@ from boltseal.oci.reference import Repository
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.blobs.protocol import NoSpace, UploadBusy, UploadId, UploadKey
 from tests.server.storage import pusher
+from tests.server.storage.stored import remove
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def content(store: LocalBlobs, digest: Digest) -> bytes:
 
 
 async def test_two_processes_cannot_write_to_one_session(tmp_path: Path) -> None:
-    """While a process writes, this one is told to wait; once it is killed, this one goes on where it was acknowledged."""
+    """While another process writes, this one gets UploadBusy; once it is killed, the session goes on from the acknowledged offset."""
     data = tmp_path / "data"
     store = LocalBlobs(data, lock_wait_s=0.1)
     key = UploadKey(REPOSITORY, UploadId.new())
@@ -140,7 +141,7 @@ def twelve_inodes(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_full_disk_takes_nothing_that_was_acknowledged(sixteen_mebibytes: Path) -> None:
-    """The chunk that does not fit is refused, what came before stays, and when there is room the session goes on."""
+    """The chunk that does not fit is refused, what came before stays, and when there is space the session goes on."""
     store = LocalBlobs(sixteen_mebibytes / "data")
     kept = await push(store, b"k" * (4 * MEBIBYTE))
     in_the_way = await push(store, b"w" * (8 * MEBIBYTE))
@@ -154,7 +155,7 @@ async def test_a_full_disk_takes_nothing_that_was_acknowledged(sixteen_mebibytes
     held = await store.upload_size(key)
     with pytest.raises(NoSpace):
         await push(store, b"n" * (8 * MEBIBYTE))
-    store.remove(in_the_way)
+    remove(store, in_the_way)
     await send_in(store, key, b"b" * MEBIBYTE, 6)
     digest = Digest.of(b"s" * MEBIBYTE + b"b" * (6 * MEBIBYTE))
     async with store.open_upload(key) as writer:

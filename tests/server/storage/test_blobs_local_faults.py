@@ -29,7 +29,7 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Where the store lies."""
+    """The data folder of the store."""
     return tmp_path / "data"
 
 
@@ -41,7 +41,7 @@ def disk() -> FailingDisk:
 
 @pytest.fixture
 def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
-    """A store on a disk that can be told to fail."""
+    """A store on a disk that fails on demand."""
     made = LocalBlobs(data, disk=disk, lock_wait_s=0.1)
     yield made
     made.close()
@@ -77,7 +77,7 @@ async def test_a_commit_that_fails_leaves_whole_or_absent(
     except BoltsealError as caught:
         error = caught
     held = await size_or_none(store, key)
-    there = blob_file(data, digest).read_bytes() if store.present(digest) else None
+    there = blob_file(data, digest).read_bytes() if store.look(digest) else None
 
     assert there in (None, content)
     assert held in (None, 13)
@@ -204,7 +204,7 @@ async def test_a_session_that_cannot_be_cut_back_is_gone(store: LocalBlobs, disk
 async def test_an_upload_that_cannot_start_says_why(
     store: LocalBlobs, disk: FailingDisk, number: int, kind: type[BoltsealError], done: bool
 ) -> None:
-    """A full disk and a broken one are told apart, and no path is told at all."""
+    """A full disk and a broken one are different errors, and neither shows a path."""
     disk.fail("create", number, done=done)
 
     with pytest.raises(kind) as caught:

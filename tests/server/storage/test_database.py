@@ -1,4 +1,7 @@
-"""The writer thread: all or nothing, alone or in a group, and what happens when the disk or a lock says no."""
+"""SQLite as the metadata database: a full disk, a lock that is held too long, a group that fails as a whole.
+
+What every metadata database promises is in `tests/contracts/test_metadata.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ import pytest
 from sqlalchemy import insert, select
 
 from boltseal.errors import Full, NotFound, Unavailable
-from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.database import Database, Transaction, open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.schema import repository
+from boltseal.server.storage.metadata.sqlite import open_database
+from tests.server.storage.sqlite_session import driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,19 +31,19 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(data: Path) -> Iterator[Database]:
+def database(data: Path) -> Iterator[Metadata]:
     opened = open_store(data)
     yield opened
     opened.close()
 
 
-def open_store(data: Path, lock_wait_s: float = 10.0) -> Database:
+def open_store(data: Path, lock_wait_s: float = 10.0) -> Metadata:
     return open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: 1_000_000, lock_wait_s)
 
 
-def adding(name: str, *, fail: bool = False) -> Callable[[Transaction], str]:
-    def job(tx: Transaction) -> str:
-        tx.connection.execute(insert(repository).values(name=name, created_us=tx.now_us))
+def adding(name: str, *, fail: bool = False) -> Callable[[UnitOfWork], str]:
+    def job(tx: UnitOfWork) -> str:
+        tx.sql.connection.execute(insert(repository).values(name=name, created_us=tx.now_us))
         if fail:
             raise NotFound(f"{name} was refused")
         return name
@@ -47,62 +51,12 @@ def adding(name: str, *, fail: bool = False) -> Callable[[Transaction], str]:
     return job
 
 
-def names(database: Database) -> list[str]:
+def names(database: Metadata) -> list[str]:
     return database.read_and_wait(
-        lambda connection: list(connection.execute(select(repository.c.name).order_by(repository.c.name)).scalars())
+        lambda snapshot: list(
+            snapshot.sql.connection.execute(select(repository.c.name).order_by(repository.c.name)).scalars()
+        )
     )
-
-
-async def test_a_job_that_returns_is_committed(database: Database) -> None:
-    """What a job returned is there for every reader."""
-    returned = await database.write(adding("a"))
-
-    assert returned == "a"
-    assert names(database) == ["a"]
-
-
-async def test_a_job_that_raises_changes_nothing_and_takes_nobody_along(database: Database) -> None:
-    """In one group the failed job alone is rolled back."""
-    results = await asyncio.gather(
-        *(database.write(adding(f"r{n:02}", fail=n % 3 == 0)) for n in range(30)), return_exceptions=True
-    )
-
-    assert [isinstance(result, NotFound) for result in results] == [n % 3 == 0 for n in range(30)]
-    assert names(database) == [f"r{n:02}" for n in range(30) if n % 3]
-
-
-async def test_a_job_nobody_waits_for_before_it_began_is_not_done(database: Database) -> None:
-    """A client that went away before its turn has changed nothing."""
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def slow(_: Transaction) -> None:
-        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-
-    first = asyncio.create_task(database.write(slow))
-    await asyncio.sleep(0.05)
-    second = asyncio.create_task(database.write(adding("late")))
-    await asyncio.sleep(0)
-    second.cancel()
-    await asyncio.sleep(0)
-    release.set()
-    await first
-    await database.write(adding("next"))
-
-    assert names(database) == ["next"]
-
-
-async def test_a_defect_in_a_job_reaches_whoever_asked_and_the_writer_goes_on(database: Database) -> None:
-    """An error that is not ours is rolled back and handed over as it is."""
-
-    def broken(_: Transaction) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await database.write(broken)
-    await database.write(adding("after"))
-
-    assert names(database) == ["after"]
 
 
 async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
@@ -120,15 +74,15 @@ async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
     database.close()
 
 
-async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database: Database) -> None:
+async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database: Metadata) -> None:
     """No space: the job is not done, the error is Full, and later writes succeed."""
 
-    def limit(pages: int) -> Callable[[Transaction], None]:
-        return lambda tx: sqlite.driver(tx.connection).execute(f"PRAGMA max_page_count={pages}").close()
+    def limit(pages: int) -> Callable[[UnitOfWork], None]:
+        return lambda tx: driver(tx).execute(f"PRAGMA max_page_count={pages}").close()
 
-    def much(tx: Transaction) -> None:
+    def much(tx: UnitOfWork) -> None:
         rows = [{"name": f"{n:06}" + "x" * 200, "created_us": 0} for n in range(5000)]
-        tx.connection.execute(insert(repository), rows)
+        tx.sql.connection.execute(insert(repository), rows)
 
     await database.write(limit(1))
     with pytest.raises(Full):
@@ -137,50 +91,6 @@ async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database:
     await database.write(adding("later"))
 
     assert names(database) == ["later"]
-
-
-async def test_two_processes_take_turns(data: Path) -> None:
-    """Two writers on one file lose nothing."""
-    one, two = open_store(data), open_store(data)
-    await asyncio.gather(
-        *(writer.write(adding(f"{key}{n}")) for n in range(50) for key, writer in (("a", one), ("b", two)))
-    )
-
-    assert len(names(one)) == 100
-    one.close()
-    two.close()
-
-
-async def test_taking_away_changes_the_generation_for_every_process(data: Path) -> None:
-    """Caches of another process see at once that something went; additions leave them alone."""
-    one, two = open_store(data), open_store(data)
-    before = two.generation.read()
-    await one.write(adding("a"))
-    unchanged = two.generation.read()
-
-    def take(tx: Transaction) -> None:
-        tx.takes_away = True
-
-    await one.write(take)
-
-    assert unchanged == before
-    assert two.generation.read() == before + 2
-    one.close()
-    two.close()
-
-
-async def test_a_refused_job_that_would_take_away_leaves_caches_alone(database: Database) -> None:
-    """A delete that was rolled back took nothing away."""
-
-    def refused(tx: Transaction) -> None:
-        tx.takes_away = True
-        raise NotFound("no")
-
-    before = database.generation.read()
-    with pytest.raises(NotFound):
-        await database.write(refused)
-
-    assert database.generation.read() == before
 
 
 def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(data: Path) -> None:
@@ -196,25 +106,16 @@ def test_a_generation_left_odd_by_a_dead_process_is_repaired_at_the_next_start(d
     second.close()
 
 
-async def test_writes_after_close_are_refused(data: Path) -> None:
-    """A server that is shutting down acknowledges nothing more."""
-    database = open_store(data)
-    database.close()
-
-    with pytest.raises(Unavailable):
-        await database.write(adding("a"))
-
-
 async def test_a_group_that_never_came_to_its_commit_leaves_the_generation_alone(data: Path) -> None:
-    """Making the number even is for who made it odd: another process may be in its COMMIT."""
+    """Only the writer that made the number odd makes it even: another process may be in its COMMIT."""
     one, other = open_store(data), open_store(data)
 
-    def fails_the_group(tx: Transaction) -> None:
-        tx.takes_away = True
-        sqlite.driver(tx.connection).execute("ROLLBACK")
+    def fails_the_group(tx: UnitOfWork) -> None:
+        tx.invalidates_caches = True
+        driver(tx).execute("ROLLBACK")
 
-    def takes_away(tx: Transaction) -> None:
-        tx.takes_away = True
+    def invalidates_caches(tx: UnitOfWork) -> None:
+        tx.invalidates_caches = True
 
     before = one.generation.read()
     other.generation.begin()

@@ -21,8 +21,10 @@ from boltseal.server.storage.blobs.protocol import StoreBroken
 from boltseal.server.storage.fsck import Examined, FindingStatus, examine
 from boltseal.server.storage.garbage_collection import collect
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.sqlite import open_snapshot
 from tests.fakes.disk import FailingDisk
 from tests.server.storage import sessions
+from tests.server.storage.stored import remove
 from tests.shop import DAY_US, INDEX, OCI, SHOP
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ LAYER = Digest.of(b"layer one")
 @pytest.fixture
 def look(shop: Shop, tmp_path: Path) -> Callable[[], Examined]:
     """Examines this test's store, while it is open."""
-    return lambda: examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+    return lambda: examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
 
 
 @pytest.fixture
@@ -122,30 +124,30 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
     [
         (
             "UPDATE tag SET digest = 'sha256:' || printf('%064d', 0) WHERE name = '1.4.2'",
-            "shop/app:1.4.2: the tag means",
+            "shop/app:1.4.2: the tag resolves to",
         ),
-        ("UPDATE tag SET sealed_digest = NULL WHERE name = '1.4.2'", "the tag is bound to nothing"),
-        ("UPDATE tag SET entry_index = 0 WHERE name = '1.4.2'", "the tag stands on entry 0"),
-        ("DELETE FROM tag WHERE name = '1.4.2'", "the ledger speaks of this tag, but it has no row"),
+        ("UPDATE tag SET sealed_digest = NULL WHERE name = '1.4.2'", "the tag is sealed to nothing"),
+        ("UPDATE tag SET entry_index = 0 WHERE name = '1.4.2'", "the row is of entry 0"),
+        ("DELETE FROM tag WHERE name = '1.4.2'", "the ledger has this tag, but there is no row"),
         ("DELETE FROM entry WHERE idx = 1", "entry 2: expected entry 1 here"),
-        ("DELETE FROM entry WHERE idx = 2", "ledger: it ends at entry 1"),
+        ("DELETE FROM entry WHERE idx = 2", "ledger: its last entry is 1"),
         (
             "UPDATE entry SET line = replace(line, 'anonymous', 'anybody!!') WHERE idx = 2",
             "was changed by anonymous, the ledger says anybody!!",
         ),
-        ("UPDATE entry SET time_us = 7 WHERE idx = 2", "entry 2: the time_us beside the line is 7"),
-        ("UPDATE entry SET repository = 'a' WHERE idx = 2", "entry 2: the repository beside the line is 'a'"),
-        ("UPDATE ledger_head SET last_time_us = 7", "ledger: its head has another time"),
-        ("UPDATE ledger_head SET rules = 'all float'", "ledger: its head has other rules"),
-        ("DELETE FROM ledger_head", "ledger: it ends at entry 2, but its head says that 0"),
+        ("UPDATE entry SET time_us = 7 WHERE idx = 2", "entry 2: the column time_us is 7"),
+        ("UPDATE entry SET repository = 'a' WHERE idx = 2", "entry 2: the column repository is 'a'"),
+        ("UPDATE ledger_head SET last_time_us = 7", "ledger: its head row has another time"),
+        ("UPDATE ledger_head SET rules = 'all float'", "ledger: its head row has other rules"),
+        ("DELETE FROM ledger_head", "ledger: its last entry is 2, but its head row says that 0"),
         ("UPDATE tag SET media_type = 'a/b'", "the tag has the media type a/b, the ledger says application/vnd.oci"),
-        ("UPDATE tag SET media_type = 'a/b'", "(a/b), which the repository does not hold"),
-        ("UPDATE tag SET sealed_media_type = 'a/b'", "bound to the media type a/b"),
+        ("UPDATE tag SET media_type = 'a/b'", "(a/b), which the repository does not have"),
+        ("UPDATE tag SET sealed_media_type = 'a/b'", "sealed to the media type a/b"),
         ("UPDATE tag SET sealed_by = 'boss'", "was sealed by boss, the ledger says anonymous"),
         ("UPDATE tag SET keep = 'deletable'", "is kept deletable, the ledger says forever"),
         ("UPDATE tag SET keep_until_us = 1", "the tag is not kept as long as forever says"),
         ("UPDATE tag SET canonical = 'sha256:0'", "the tag says its manifest's sha256 is sha256:0"),
-        ("UPDATE tag SET sealed_canonical = 'sha256:0'", "the tag is bound to sha256 sha256:0, but means"),
+        ("UPDATE tag SET sealed_canonical = 'sha256:0'", "the tag is sealed to sha256 sha256:0, but resolves to"),
         ("UPDATE manifest SET subject = 'sha256:0'", "the row's subject is sha256:0, the bytes say nothing"),
         ("UPDATE manifest SET artifact_type = 'a/b'", "the row's artifact type is 'a/b'"),
         ('UPDATE manifest SET annotations = \'{"a":"b"}\'', "the row's annotations are not those of the bytes"),
@@ -155,9 +157,9 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("UPDATE manifest SET digest = 'sha256:0'", "shop/app@sha256:0: the row's digest can't be read"),
         ("UPDATE blob SET digest = 'sha256:0' WHERE size = 9", "sha256:0: the row's digest can't be read"),
         ("UPDATE link SET kind = 'foreign-layer' WHERE kind = 'layer'", "the links differ from the bytes in sha256:"),
-        ("UPDATE link SET parent = 'sha256:0' WHERE kind = 'layer'", "is left over from this manifest, which is gone"),
+        ("UPDATE link SET parent = 'sha256:0' WHERE kind = 'layer'", "is left of this manifest, which was removed"),
         ("UPDATE repository SET name = 'Shop'", "repository 'Shop': repository name \"Shop\" must be lower-case"),
-        ("UPDATE blob SET repository_id = 7 WHERE size = 9", "database: a row of blob names a row of repository"),
+        ("UPDATE blob SET repository_id = 7 WHERE size = 9", "database: a row of blob refers to a row of repository"),
         (
             "UPDATE entry SET line = replace(line, '\"previous\":-1', '\"previous\":0') WHERE idx = 2",
             "its previous is 0",
@@ -169,10 +171,10 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("DELETE FROM content", "the manifest's bytes are missing"),
         ("DELETE FROM link WHERE kind = 'config'", "the links differ from the bytes"),
         ("DELETE FROM blob WHERE size = 9", "the sealed tag needs"),
-        ("UPDATE ledger_head SET size = 2", "its head says that 2"),
+        ("UPDATE ledger_head SET size = 2", "its head row says that 2"),
     ],
 )
-async def test_each_lie_in_the_database_is_named(
+async def test_each_change_of_the_database_by_hand_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None], sql: str, says: str
 ) -> None:
     """Rows changed by hand contradict the ledger, the bytes or each other."""
@@ -188,18 +190,18 @@ async def test_each_lie_in_the_database_is_named(
 async def test_a_keep_of_days_is_held_against_its_entry(
     open_shop: Opener, tmp_path: Path, by_hand: Callable[..., None]
 ) -> None:
-    """Nobody shortens how long a sealed tag is protected by changing its row."""
+    """A changed row that shortens the protection of a sealed tag is found."""
     shop = open_shop({"tag": "*", "mode": "sealed", "keep": "30d"})
     await publish(shop)
-    before = examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+    before = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
     by_hand("UPDATE tag SET keep_until_us = keep_until_us - ?", DAY_US)
-    after = examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us)
+    after = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
 
     assert problems(before) == []
     assert problems(after) == ["shop/app:1.4.2: the tag is not kept as long as 30d says"]
 
 
-async def test_a_keep_that_nobody_can_read_is_a_finding(
+async def test_a_keep_that_cannot_be_parsed_is_a_finding(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
     """Also where row and ledger agree on it."""
@@ -227,7 +229,7 @@ async def test_repositories_that_disagree_on_a_size_are_found(
 async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """Whoever pushes would be refused too early, or too late; `collect` counts again."""
+    """A user would be refused too early, or too late; `collect` corrects the total."""
     await publish(shop)
     before = problems(look())
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
@@ -251,7 +253,7 @@ async def test_a_signature_tag_without_its_link_is_found(
 
     assert before == []
     assert problems(look()) == [
-        f"shop/app:sha256-{subject.hex}.sig: the tag speaks of {subject}, but its manifest is not linked to it"
+        f"shop/app:sha256-{subject.hex}.sig: the tag signs {subject}, but its manifest has no link to it"
     ]
 
 
@@ -280,17 +282,17 @@ async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_pat
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
 
-        def present(self, wanted: Digest) -> bool:
+        def look(self, wanted: Digest) -> StoredBlob | None:
             with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
                 connection.execute("DELETE FROM blob")
             connection.close()
-            shop.blobs.remove(wanted)
-            return shop.blobs.present(wanted)
+            remove(shop.blobs, wanted)
+            return shop.blobs.look(wanted)
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Going(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Going())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert problems(examined) == []
-    assert not shop.blobs.present(digest)
+    assert shop.blobs.look(digest) is None
 
 
 async def test_a_read_only_look_can_not_write(shop: Shop, look: Callable[[], Examined], tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, 
                 looks += 1
                 path.write_bytes(b"layer one")
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Mended(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Mended())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert problems(examined) == []
     assert looks == 2
@@ -349,7 +351,7 @@ async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, 
 async def test_what_is_no_file_is_no_blob(
     shop: Shop, look: Callable[[], Examined], tmp_path: Path, instead: str
 ) -> None:
-    """A link to the right bytes is not the blob: whoever owns its target could change them."""
+    """A symbolic link to the right bytes is not the blob: the owner of its target could change them."""
     await publish(shop)
     path = shop.blobs.path(LAYER)
     assert path is not None
@@ -373,7 +375,7 @@ async def test_a_blob_that_can_not_be_read_is_unknown_and_the_rest_is_looked_at(
     disk = FailingDisk()
     disk.fail("read_at", errno.EIO)
     blobs = LocalBlobs(tmp_path / "data", create=False, disk=disk)
-    examined = examine(tmp_path / "data" / DATABASE_NAME, blobs, shop.clock.now_us)
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), blobs)
     blobs.close()
 
     assert [finding.status for finding in examined.findings] == [FindingStatus.UNKNOWN]
@@ -384,7 +386,7 @@ async def test_a_blob_that_can_not_be_read_is_unknown_and_the_rest_is_looked_at(
 
 
 async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Path) -> None:
-    """Whether something lies about can't be said then."""
+    """Unreferenced files can not be found then."""
     await publish(shop)
 
     class Closed:
@@ -396,7 +398,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
         def walk(self) -> Iterator[StoredBlob]:
             raise StoreBroken("a folder of the store can't be read (Permission denied)")
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Closed(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Closed())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert examined.outcome is FindingStatus.UNKNOWN
     assert [finding.what for finding in examined.findings] == ["store"]
@@ -404,7 +406,7 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
 
 @pytest.mark.lengthy
 async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener, tmp_path: Path) -> None:
-    """Pages overwritten by something else: said so, and what can still be read is looked at."""
+    """Overwritten pages are reported, and what can still be read is checked."""
     shop = open_shop()
     for number in range(40):
         await shop.push(await shop.image(f"{number}"), f"1.0.{number}")
@@ -417,7 +419,7 @@ async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener
     with database.open("r+b") as file:
         file.seek((root - 1) * 4096)
         file.write(b"\xff" * 4096)
-    examined = examine(database, shop.blobs, shop.clock.now_us)
+    examined = examine(open_snapshot(database), shop.blobs)
     found = problems(examined)
 
     assert examined.outcome is FindingStatus.DIFFERS
@@ -426,11 +428,11 @@ async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener
     assert examined.counts.blobs == 80
 
 
-async def test_progress_is_told_with_totals(shop: Shop, tmp_path: Path) -> None:
-    """Whoever watches sees every step come to its end."""
+async def test_progress_is_reported_with_totals(shop: Shop, tmp_path: Path) -> None:
+    """Every step reports its end."""
     await publish(shop)
     told: list[tuple[str, int, int]] = []
-    examine(tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us, lambda *step: told.append(step))
+    examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
     ends = {step: (done, total) for step, done, total in told}
 
     assert ends == {"ledger": (3, 3), "tags": (1, 1), "manifests": (1, 1), "blobs": (23, 23)}
@@ -475,8 +477,8 @@ def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], 
 
 
 @pytest.mark.lengthy
-async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
-    """Whoever watches sees a blob of many gigabytes go on."""
+async def test_progress_is_reported_within_a_big_blob(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
+    """A blob of many gigabytes reports progress."""
     zeros, size = hashlib.sha256(), 129 * 1024 * 1024
     for _ in range(129):
         zeros.update(bytes(1024 * 1024))
@@ -489,15 +491,13 @@ async def test_a_big_blob_is_told_of_on_the_way(shop: Shop, tmp_path: Path, by_h
     os.truncate(path, size)
     by_hand("INSERT INTO blob SELECT repository_id, ?, ?, added_us, NULL FROM blob", str(digest), size)
     told: list[tuple[str, int, int]] = []
-    examined = examine(
-        tmp_path / "data" / DATABASE_NAME, shop.blobs, shop.clock.now_us, lambda *step: told.append(step)
-    )
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
 
     assert problems(examined) == []
     assert len([step for step in told if step[0] == "blobs"]) == 4
 
 
-async def test_a_blob_that_goes_between_its_name_and_its_bytes_is_missing(shop: Shop, tmp_path: Path) -> None:
+async def test_a_blob_that_is_deleted_between_look_and_read_is_missing(shop: Shop, tmp_path: Path) -> None:
     """Its row stays, so it is a finding."""
     await shop.blob(b"goes")
 
@@ -508,9 +508,9 @@ async def test_a_blob_that_goes_between_its_name_and_its_bytes_is_missing(shop: 
             return getattr(shop.blobs, name)
 
         def scan(self, wanted: Digest) -> Iterator[bytes]:
-            shop.blobs.remove(wanted)
+            remove(shop.blobs, wanted)
             return shop.blobs.scan(wanted)
 
-    examined = examine(tmp_path / "data" / DATABASE_NAME, Going(), shop.clock.now_us)  # type: ignore[arg-type]  # the rest by __getattr__
+    examined = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), Going())  # type: ignore[arg-type]  # the rest by __getattr__
 
     assert problems(examined) == [f"{Digest.of(b'goes')}: the blob's bytes are missing"]

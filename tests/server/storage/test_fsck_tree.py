@@ -1,4 +1,4 @@
-"""fsck derives the ledger's tree anew: what was signed must be over the entries that are here."""
+"""fsck builds the ledger's tree again: what was signed must be over the stored entries."""
 
 from __future__ import annotations
 
@@ -54,31 +54,31 @@ def test_a_signed_store_holds(settings: Settings) -> None:
 
 
 def test_an_entry_that_was_rewritten_well_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
-    """Canonical, in its place, keeping every rule: only the tree tells."""
+    """A canonical entry that keeps every rule differs only in the tree."""
     by_hand(
         """UPDATE entry SET line = CAST(replace(CAST(line AS TEXT), '"actor":"x"', '"actor":"y"') AS BLOB) WHERE idx = 300"""
     )
     found = problems(settings)
 
-    assert any("tile/0/001 of its tree is not over the entries that are here" in one for one in found)
+    assert any("tile/0/001 of its tree is not over these entries" in one for one in found)
     assert any("are not the ones that the signed head is over" in one for one in found)
     assert any("are not the ones that the high-water mark is over" in one for one in found)
 
 
-def test_entries_that_were_cut_off_are_missed(settings: Settings, by_hand: Callable[..., None]) -> None:
+def test_entries_that_were_cut_off_are_found(settings: Settings, by_hand: Callable[..., None]) -> None:
     """The log cut back, its head row too."""
     by_hand("DELETE FROM entry WHERE idx >= 500")
     by_hand("UPDATE ledger_head SET size = 500, last_time_us = (SELECT max(time_us) FROM entry)")
     found = problems(settings)
 
-    assert any("the signed head is over" in one and "500 are here" in one for one in found)
+    assert any("the signed head is over" in one and "the store has 500" in one for one in found)
 
 
 def test_a_tile_that_was_changed_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:
     """Also one that no newer head needs."""
     by_hand("UPDATE ledger_tile SET hashes = zeroblob(8192) WHERE level = 0 AND idx = 0")
 
-    assert problems(settings) == ["ledger: tile/0/000 of its tree is not over the entries that are here"]
+    assert problems(settings) == ["ledger: tile/0/000 of its tree is not over these entries"]
 
 
 @pytest.mark.parametrize("where", ["level = 0 AND idx = 1", "level = 1", "idx = 2"])
@@ -90,21 +90,21 @@ def test_a_tile_that_is_gone_is_found(settings: Settings, by_hand: Callable[...,
 
 
 def test_a_head_by_another_key_is_found(settings: Settings) -> None:
-    """Who signed it is not who signs here."""
+    """The checkpoint was signed by another key."""
     keys = LedgerKeys(settings.keys)
     key = keys.key()
     assert key is not None
     keys.put_key(type(key)(key.name, bytes(32)))
 
-    assert any("what was signed of it does not hold" in one for one in problems(settings))
+    assert any("what was signed of it is not valid" in one for one in problems(settings))
 
 
-def test_a_key_that_is_gone_can_not_be_looked_at(settings: Settings) -> None:
+def test_a_missing_key_is_an_unknown_finding(settings: Settings) -> None:
     """Unknown, not different."""
     (settings.keys / "ledger.key").unlink()
 
     assert problems(settings) == []
-    assert any("its key is not there" in one for one in problems(settings, FindingStatus.UNKNOWN))
+    assert any("its key is missing" in one for one in problems(settings, FindingStatus.UNKNOWN))
 
 
 def test_an_old_copy_is_behind_the_mark(settings: Settings, by_hand: Callable[..., None]) -> None:
@@ -114,4 +114,4 @@ def test_an_old_copy_is_behind_the_mark(settings: Settings, by_hand: Callable[..
     by_hand("DELETE FROM ledger_checkpoint")
     by_hand("DELETE FROM ledger_tile")
 
-    assert any("the high-water mark is over" in one and "400 are here" in one for one in problems(settings))
+    assert any("the high-water mark is over" in one and "the store has 400" in one for one in problems(settings))

@@ -50,7 +50,7 @@ def columns_of(database: Path, table: str) -> list[str]:
 
 
 def test_there_is_a_layout_of_every_released_revision() -> None:
-    """Whoever adds a revision keeps a folder of the one before it first."""
+    """A new revision needs a stored data folder of the one before it."""
     revisions = sorted(
         path.name[:4]
         for path in (HERE.parents[3] / "src/boltseal/server/storage/metadata/migrations/versions").glob("0*")
@@ -83,12 +83,12 @@ async def test_what_was_held_is_held_and_what_was_sealed_is_sealed(data: Path) -
     assert (data / "format").read_text() == f"{FORMAT}\n"
 
 
-def test_manifests_that_were_there_count_for_whoever_pushed_them(data: Path) -> None:
+def test_existing_manifests_count_for_the_users_who_pushed_them(data: Path) -> None:
     """The totals are the sums of the rows from the first moment."""
     prepare_data(data)
     with open_store(settings_of(data)) as store:
-        wrong = store.database.read_and_wait(usage.wrong)
-        ci = store.database.read_and_wait(lambda connection: usage.held(connection, "ci"))
+        wrong = store.database.read_and_wait(usage.wrong_totals)
+        ci = store.database.read_and_wait(lambda connection: usage.total_of(connection, "ci"))
 
     assert wrong == {}
     assert ci.size_bytes > 0

@@ -1,4 +1,4 @@
-"""The data folder: made once, recognised again, refused when it is somebody else's or newer."""
+"""The data folder: created once, recognised again, refused when it is of another program or newer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from boltseal.server.storage.metadata.migrate import (
     FormatInvalid,
     check_data,
     prepare_data,
-    refuse_strangers,
+    refuse_foreign_folder,
 )
 from boltseal.server.storage.metadata.schema import METADATA
 
@@ -76,7 +76,7 @@ def test_many_processes_may_prepare_one_folder_at_once(tmp_path: Path) -> None:
 
 
 def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
-    """What it left, SQLite's journal included, is not somebody else's."""
+    """Its leftovers, SQLite's journal included, are not taken for foreign files."""
     data = tmp_path / "data"
     (data / "blobs").mkdir(parents=True)
     for name in ("format.lock", "format.17.0af3.new", DATABASE_NAME, f"{DATABASE_NAME}-journal"):
@@ -86,16 +86,16 @@ def test_a_first_start_that_was_killed_is_done_again(tmp_path: Path) -> None:
     assert (data / "format").read_text() == f"{FORMAT}\n"
 
 
-def test_a_first_start_that_another_process_ended_meanwhile_is_no_stranger(tmp_path: Path) -> None:
+def test_a_first_start_that_another_process_finished_meanwhile_is_accepted(tmp_path: Path) -> None:
     """Between the look for `format` and the look at the folder another start may do all of its work."""
     prepare_data(tmp_path)
     (tmp_path / GENERATION_NAME).touch()
     (tmp_path / "run").mkdir()
-    refuse_strangers(tmp_path)
+    refuse_foreign_folder(tmp_path)
     (tmp_path / "thesis.txt").touch()
 
     with pytest.raises(FormatInvalid, match=r"thesis\.txt"):
-        refuse_strangers(tmp_path)
+        refuse_foreign_folder(tmp_path)
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:

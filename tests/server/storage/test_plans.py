@@ -12,39 +12,40 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.metadata import queries, sqlite, tag_table, usage
+from boltseal.server.storage.metadata import queries, tag_table, usage
 from boltseal.server.storage.metadata.schema import METADATA
+from tests.server.storage.sqlite_session import driver
 from tests.shop import SHOP
 
 if TYPE_CHECKING:
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
     from tests.shop import Shop
 
 DIGEST = str(Digest.of(b"layer one"))
 
-ASKED: dict[str, Callable[[Transaction], Any]] = {
-    "missing": lambda tx: queries.missing(tx, 1, DIGEST),
-    "reached_from": lambda tx: queries.digests(tx, queries.reached_from(1, DIGEST)),
-    "reaching": lambda tx: queries.digests(tx, queries.reaching(1, DIGEST, through_subjects=False)),
-    "reaching through subjects": lambda tx: queries.digests(tx, queries.reaching(1, DIGEST, through_subjects=True)),
-    "kept": lambda tx: tag_table.kept(tx, 1, queries.reaching(1, DIGEST, through_subjects=True)),
-    "meaning": lambda tx: tag_table.meaning(tx, 1, DIGEST),
+ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
+    "missing": lambda tx: queries.missing_parts(tx, 1, DIGEST),
+    "reached_from": lambda tx: queries.digests(tx, queries.closure(1, DIGEST)),
+    "reaching": lambda tx: queries.digests(tx, queries.covering(1, DIGEST, through_subjects=False)),
+    "reaching through subjects": lambda tx: queries.digests(tx, queries.covering(1, DIGEST, through_subjects=True)),
+    "kept": lambda tx: tag_table.protecting_tags(tx, 1, queries.covering(1, DIGEST, through_subjects=True)),
+    "meaning": lambda tx: tag_table.tags_resolving_to(tx, 1, DIGEST),
     "tag": lambda tx: tag_table.find(tx, 1, "1.4.2"),
     "manifest": lambda tx: queries.find_manifest(tx, 1, DIGEST),
     "manifest bytes": lambda tx: queries.manifest_bytes(tx, 1, DIGEST),
     "media types": lambda tx: queries.media_types_of(tx, 1, DIGEST),
     "parents": lambda tx: queries.parents(tx, 1, DIGEST),
     "blob size": lambda tx: queries.blob_size(tx, 1, DIGEST),
-    "blob named": lambda tx: queries.blob_named(tx, DIGEST),
-    "held sizes": lambda tx: queries.held_sizes(tx, 1, [DIGEST]),
-    "blob holders": lambda tx: queries.blob_holders(tx.connection, DIGEST, None),
-    "blob of a source": lambda tx: queries.blob_holders(tx.connection, DIGEST, SHOP),
-    "referrers": lambda tx: queries.referrers(tx.connection, SHOP, DIGEST),
-    "tagged bytes": lambda tx: queries.tagged_bytes(tx.connection, SHOP, "1.4.2"),
-    "a page of tags": lambda tx: queries.tag_names(tx.connection, SHOP, "1.4.2", 100),
-    "held manifests": lambda tx: queries.held_manifests(tx.connection, SHOP, [DIGEST]),
+    "blob named": lambda tx: queries.is_blob_referenced(tx, DIGEST),
+    "held sizes": lambda tx: queries.sizes_of(tx, 1, [DIGEST]),
+    "blob holders": lambda tx: queries.repositories_with_blob(tx, DIGEST, None),
+    "blob of a source": lambda tx: queries.repositories_with_blob(tx, DIGEST, SHOP),
+    "referrers": lambda tx: queries.referrers(tx, SHOP, DIGEST),
+    "tagged bytes": lambda tx: queries.tagged_manifest(tx, SHOP, "1.4.2"),
+    "a page of tags": lambda tx: queries.tag_names(tx, SHOP, "1.4.2", 100),
+    "held manifests": lambda tx: queries.manifests_of(tx, SHOP, [DIGEST]),
     "count of referrers": lambda tx: queries.count_referrers(tx, 1, DIGEST, 10),
-    "what a user holds": lambda tx: usage.held(tx.connection, "anonymous"),
+    "what a user holds": lambda tx: usage.total_of(tx, "anonymous"),
     "more for a user": lambda tx: usage.add(tx, "anonymous", 1),
     "remove blob": lambda tx: queries.remove_blob(tx, 1, DIGEST),
 }
@@ -63,24 +64,24 @@ async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> N
     assert slow == []
 
 
-def plans_of(tx: Transaction, ask: Callable[[Transaction], Any]) -> list[str]:
+def plans_of(tx: UnitOfWork, ask: Callable[[UnitOfWork], Any]) -> list[str]:
     """How SQLite answers every statement that asking makes."""
-    driver = sqlite.driver(tx.connection)
+    sqlite = driver(tx)
     statements: list[str] = []
-    driver.set_trace_callback(statements.append)
+    sqlite.set_trace_callback(statements.append)
     try:
         ask(tx)
     finally:
-        driver.set_trace_callback(None)
-    return [str(row[3]) for statement in statements for row in driver.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        sqlite.set_trace_callback(None)
+    return [str(row[3]) for statement in statements for row in sqlite.execute(f"EXPLAIN QUERY PLAN {statement}")]
 
 
 def test_every_index_has_an_expected_size(shop: Shop) -> None:
     """An index that was added without one would be guessed at."""
 
-    def names(connection: Any) -> tuple[set[str], set[str]]:
-        told = sqlite.driver(connection).execute("SELECT idx FROM sqlite_stat1").fetchall()
-        there = sqlite.driver(connection).execute(
+    def names(snapshot: Snapshot) -> tuple[set[str], set[str]]:
+        told = driver(snapshot).execute("SELECT idx FROM sqlite_stat1").fetchall()
+        there = driver(snapshot).execute(
             "SELECT name FROM sqlite_schema WHERE type = 'index' AND tbl_name NOT IN ('alembic_version')"
         )
         return {row[0] for row in told}, {row[0] for row in there.fetchall()}

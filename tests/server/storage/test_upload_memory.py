@@ -1,4 +1,4 @@
-"""Memory: few writers gather much, many hand on at once, and who is slow keeps nobody waiting."""
+"""Memory: few writers gather much, many hand on at once, and a slow client does not block others."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ def test_the_budget_shrinks_batches_as_writers_come() -> None:
     assert budget.is_due(1, 1)
 
 
-async def enter(crowd: UploadAdmission, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) -> None:
+async def enter(admission: UploadAdmission, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) -> None:
     """A client brings a chunk and asks to go on."""
-    crowd.arrived(who, chunk_bytes)
-    await crowd.go_on(who, FREE_BYTES + 1)
+    admission.arrived(who, chunk_bytes)
+    await admission.admit(who, FREE_BYTES + 1)
 
 
 async def test_a_small_upload_never_waits() -> None:
-    """What is there with the first read needs nobody's leave, however full it is."""
-    crowd = UploadAdmission(0)
+    """An upload that is complete with its first read is never made to wait."""
+    admission = UploadAdmission(0)
     async with asyncio.timeout(1):
-        crowd.arrived("small", FREE_BYTES)
-        await crowd.go_on("small", FREE_BYTES)
+        admission.arrived("small", FREE_BYTES)
+        await admission.admit("small", FREE_BYTES)
 
 
 async def test_one_may_always_enter() -> None:
     """However little memory there is to share, pushes go on, one after the other."""
-    crowd = MemoryBudget(1).crowd
+    admission = MemoryBudget(1).admission
     async with asyncio.timeout(1):
         for number in range(3):
-            await enter(crowd, number)
-            crowd.leave(number)
+            await enter(admission, number)
+            admission.leave(number)
 
 
 async def test_there_are_as_many_fast_uploads_as_fit() -> None:
     """Two at a time where two chunks fit, the others in the order in which they came, each to its end."""
-    crowd = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
+    admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
     inside = most = 0
     order: list[int] = []
 
     async def upload(number: int) -> None:
         nonlocal inside, most
-        await enter(crowd, number)
+        await enter(admission, number)
         order.append(number)
         inside += 1
         most = max(most, inside)
         for _ in range(3):
             await asyncio.sleep(0)
-            await enter(crowd, number)
+            await enter(admission, number)
         inside -= 1
-        crowd.leave(number)
+        admission.leave(number)
 
     async with asyncio.timeout(2):
         await asyncio.gather(*(upload(number) for number in range(30)))
@@ -74,25 +74,25 @@ async def test_there_are_as_many_fast_uploads_as_fit() -> None:
 
 
 async def test_clients_that_stall_make_room() -> None:
-    """Who brings nothing for a while counts for nothing, though it never leaves."""
-    crowd = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    """A client that sends nothing for a while has weight 0, though it does not leave."""
+    admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     async with asyncio.timeout(3):
         for number in range(12):
-            await enter(crowd, number)
+            await enter(admission, number)
 
 
 async def test_slow_clients_make_room() -> None:
-    """Who brings small chunks counts for small chunks, so a crowd of them flows side by side."""
-    crowd = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    """Clients with small chunks have small weights, so many of them are admitted together."""
+    admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     slow = 0
 
     async def upload(number: int) -> None:
         nonlocal slow
-        await enter(crowd, number, 1000)
+        await enter(admission, number, 1000)
         slow += 1
         while slow < 12:
             await asyncio.sleep(0.001)
-            await enter(crowd, number, 1000)
+            await enter(admission, number, 1000)
 
     async with asyncio.timeout(3):
         await asyncio.gather(*(upload(number) for number in range(12)))
@@ -100,15 +100,15 @@ async def test_slow_clients_make_room() -> None:
 
 @pytest.mark.slow
 async def test_fast_clients_keep_their_place() -> None:
-    """Who goes on bringing large chunks counts for them, whatever the time."""
-    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
-    await enter(crowd, "fast")
-    other = asyncio.create_task(enter(crowd, "other"))
+    """A client that keeps sending large chunks keeps its weight, whatever the time."""
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
+    await enter(admission, "fast")
+    other = asyncio.create_task(enter(admission, "other"))
     for _ in range(30):
         await asyncio.sleep(0.02)
-        await enter(crowd, "fast")
+        await enter(admission, "fast")
     waited = not other.done()
-    crowd.leave("fast")
+    admission.leave("fast")
     async with asyncio.timeout(1):
         await other
 
@@ -117,39 +117,39 @@ async def test_fast_clients_keep_their_place() -> None:
 
 async def test_who_waits_for_the_disk_does_not_stall() -> None:
     """A slow disk is not a slow client: while a chunk is being written its upload keeps its place."""
-    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
-    await enter(crowd, "fast")
-    crowd.arrived("fast", FAST_CHUNK_BYTES)
-    other = asyncio.create_task(enter(crowd, "other"))
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    await enter(admission, "fast")
+    admission.arrived("fast", FAST_CHUNK_BYTES)
+    other = asyncio.create_task(enter(admission, "other"))
     await asyncio.sleep(0.06)
     waited = not other.done()
-    await crowd.go_on("fast", 2 * FAST_CHUNK_BYTES)
+    await admission.admit("fast", 2 * FAST_CHUNK_BYTES)
     async with asyncio.timeout(1):
         await other
 
     assert waited
 
 
-async def test_nobody_waits_for_ever() -> None:
-    """Where nobody leaves, one more is let in now and then."""
-    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
-    await enter(crowd, "fast")
-    waiting = [asyncio.create_task(enter(crowd, number)) for number in range(3)]
+async def test_no_upload_waits_for_ever() -> None:
+    """While no upload leaves, one more is admitted from time to time."""
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
+    await enter(admission, "fast")
+    waiting = [asyncio.create_task(enter(admission, number)) for number in range(3)]
     async with asyncio.timeout(3):
         while not all(task.done() for task in waiting):
             await asyncio.sleep(0.001)
-            await enter(crowd, "fast")
+            await enter(admission, "fast")
 
 
 async def test_a_cancelled_wait_takes_no_place_with_it() -> None:
     """Whether it had been let in already or not."""
-    crowd = UploadAdmission(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)
-    await enter(crowd, "first")
-    cancelled = asyncio.create_task(enter(crowd, "cancelled"))
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)
+    await enter(admission, "first")
+    cancelled = asyncio.create_task(enter(admission, "cancelled"))
     await asyncio.sleep(0)
-    waiting = asyncio.create_task(enter(crowd, "waiting"))
+    waiting = asyncio.create_task(enter(admission, "waiting"))
     await asyncio.sleep(0)
-    crowd.leave("first")
+    admission.leave("first")
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await cancelled

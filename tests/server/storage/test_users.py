@@ -1,4 +1,4 @@
-"""The users' file and the token keys as files: doubt refuses, changes hold at once, nobody else may read them."""
+"""The users' file and the token keys as files: doubt refuses, changes take effect at once, and only the owner may read them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_one_process_changes_another_sees(users: UserFile) -> None:
 
 
 def test_who_is_not_there_is_not_removed(users: UserFile) -> None:
-    """A mistyped name is told, not passed over."""
+    """A mistyped name is an error."""
     users.put("ci", HASH)
 
     with pytest.raises(UserUnknown, match='no user "cl"'):
@@ -73,36 +73,36 @@ def test_a_name_that_would_mean_something_else_in_the_file_is_refused(users: Use
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b"ana:secret", "line 2: expected"),
         (b"ana:$apr1$abcdefgh$abcdefghijklmnopqrstuv", "line 2: expected"),
-        (b"ci:" + OTHER, "stands there twice"),
+        (b"ci:" + OTHER, "is there twice"),
         (b"\xff:" + OTHER, "line 2: expected"),
     ],
 )
-def test_one_line_that_cannot_be_read_lets_nobody_in(users: UserFile, line: bytes, said: str) -> None:
+def test_one_unreadable_line_refuses_every_login(users: UserFile, line: bytes, message: str) -> None:
     """A user less would be a guess; and the line is not shown, because it may hold a password."""
     users.put("ci", HASH)
     users.path.write_bytes(users.path.read_bytes() + line + b"\n")
 
-    with pytest.raises(UsersInvalid, match=said) as refused:
+    with pytest.raises(UsersInvalid, match=message) as refused:
         users.current()
     assert "secret" not in refused.value.message
 
 
 @pytest.mark.parametrize("name", ["anonymous", "Anonymous", "boltseal"])
-def test_nobody_is_called_as_the_ledger_calls_nobody(users: UserFile, name: str) -> None:
-    """Else what somebody did would look like what nobody did."""
+def test_reserved_names_are_refused(users: UserFile, name: str) -> None:
+    """Otherwise the actor in the ledger would be ambiguous."""
     with pytest.raises(UserNameInvalid, match="choose another"):
         users.put(name, HASH)
     users.path.parent.mkdir(exist_ok=True)
     users.path.write_bytes(name.encode() + b":" + HASH + b"\n")
-    with pytest.raises(UsersInvalid, match="nobody can be called"):
+    with pytest.raises(UsersInvalid, match="is reserved"):
         users.current()
 
 
-def test_comments_and_empty_lines_are_nobody(users: UserFile) -> None:
+def test_comments_and_empty_lines_are_skipped(users: UserFile) -> None:
     """As Apache's htpasswd has it."""
     users.put("ci", HASH)
     users.path.write_bytes(b"# people\n\n" + users.path.read_bytes())
@@ -110,7 +110,7 @@ def test_comments_and_empty_lines_are_nobody(users: UserFile) -> None:
     assert set(users.current().hashes) == {"ci"}
 
 
-def test_a_file_that_is_a_folder_lets_nobody_in(users: UserFile) -> None:
+def test_a_folder_in_place_of_the_file_refuses_every_login(users: UserFile) -> None:
     """What can't be read is doubt, and doubt refuses."""
     users.path.mkdir(parents=True)
 
@@ -120,7 +120,7 @@ def test_a_file_that_is_a_folder_lets_nobody_in(users: UserFile) -> None:
         users.put("ci", HASH)
 
 
-def test_a_folder_that_cannot_be_made_is_told(users: UserFile) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(users: UserFile) -> None:
     """The sentence names the file that was to be written."""
     users.path.parent.write_bytes(b"in the way")
 
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_made_is_told(users: UserFile) -> None:
 
 
 def test_only_its_owner_reads_the_keys_folder(users: UserFile, keys: KeyFile) -> None:
-    """Passwords and keys are nobody else's."""
+    """Passwords and keys are readable by the owner only."""
     users.put("ci", HASH)
     keys.current(1)
 

@@ -1,1 +1,1 @@
-"""Follows a ledger from outside: all of its entries, the tree over them, and what its registry answers beside it."""
+"""Audits a whole ledger from outside: all entries, the tree over them, and what its registry answers for its tags."""

@@ -1,8 +1,7 @@
-"""The rules of `ledger.audit` over a memory that holds hashes, and the tree over the same entries.
+"""The audit rules of `ledger.audit` over a memory of hashes, and the Merkle tree over the same entries.
 
-What was said of a name is recalled in the words of the entry that is about it: a digest of which only the hash is known
-is either the one that the entry says the name meant, or the one that it means now, or another one, and nothing more is
-asked of it.
+The state of a tag is expressed in the digests of the entry under audit: a digest of which only the hash is stored is
+either the entry's previous digest, its new digest, or another one. The rules need no more.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _AT_ONCE: Final = 4096
 
 
 class CompactAudit(Audit):
-    """An audit that remembers hashes. `live`: how many names mean something now."""
+    """An audit that stores hashes. `live`: how many tags resolve to a digest now."""
 
     def __init__(
         self, names: MonitoredTags, origin: str = "", size: int = 0, last_time_us: int = 0, live: int = 0
@@ -34,7 +33,7 @@ class CompactAudit(Audit):
         self._held: MonitoredTag | None = None
 
     def recall(self, entry: Entry) -> AuditedTag:
-        """What was said last of the name, as far as this entry can tell it apart."""
+        """Return the state of the entry's tag, as far as the stored hashes tell."""
         names = self.hashed
         self._key = names.hash(f"{entry.repository}:{entry.tag}")
         self._is = names.hash(entry.digest)
@@ -44,17 +43,17 @@ class CompactAudit(Audit):
         self._was = self._is if entry.was == entry.digest else names.hash(entry.was)
         return AuditedTag(held.last, self._text(held.digest, entry), "", self._text(held.bound, entry))
 
-    def keep(self, entry: Entry, said: AuditedTag) -> None:
-        """Remember hashes of what is said now."""
+    def keep(self, entry: Entry, state: AuditedTag) -> None:
+        """Store hashes of the tag's new state."""
         held = self._held
-        digest = self._is if said.digest else NOTHING
+        digest = self._is if state.digest else NOTHING
         if held is None:
-            bound = self._is if said.bound else NOTHING
+            bound = self._is if state.bound else NOTHING
             self.live += digest != NOTHING
         else:
-            bound = held.bound if held.bound != NOTHING or not said.bound else self._is
+            bound = held.bound if held.bound != NOTHING or not state.bound else self._is
             self.live += (digest != NOTHING) - (held.digest != NOTHING)
-        self.hashed.put(self._key, said.index, digest, bound)
+        self.hashed.put(self._key, state.index, digest, bound)
 
     def _text(self, digest: bytes, entry: Entry) -> str:
         if digest == NOTHING:
@@ -66,7 +65,7 @@ class CompactAudit(Audit):
 
 @dataclass(slots=True)
 class MonitorProgress:
-    """How far a monitor has read: the audit, and the tree over everything that it took."""
+    """How far a monitor has read: the audit, and the tree over all entries that were read."""
 
     audit: CompactAudit
     root: bytes = EMPTY_ROOT
@@ -75,7 +74,7 @@ class MonitorProgress:
     _leaves: list[bytes] = field(default_factory=list)
 
     def take(self, line: bytes) -> list[str]:
-        """The next entry; a sentence for every rule that it breaks."""
+        """Audit the next entry; return a message for every rule that it breaks."""
         problems = self.audit.take(self.audit.size, line)
         self._leaves.append(leaf_hash(line))
         if len(self._leaves) == _AT_ONCE:
@@ -83,7 +82,7 @@ class MonitorProgress:
         return problems
 
     def grow(self) -> None:
-        """Bring the tree up to what was taken."""
+        """Extend the tree to all entries that were taken."""
         grown = grow(self.size, self.edge, self._leaves)
         self.root, self.edge, self.size = grown.root, grown.edge, grown.size
         self._leaves = []

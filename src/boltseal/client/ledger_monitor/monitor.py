@@ -1,15 +1,15 @@
-"""One look at a ledger from outside. What breaks a rule is named; what could not be looked at is no success.
+"""One run of a ledger monitor. A broken rule is a problem; what could not be checked is reported and is no success.
 
-In this order:
+The steps, in this order:
 
-1. Its head goes on from the one that was seen before, under the trusted key (`client.ledger_trust`).
-2. Every entry behind those that were read is read, in bundles, and keeps the rules of `ledger.audit`: canonical, gapless,
-   later than the one before it, unbroken chains of `previous`, no bound name with two digests.
-3. The tree over all entries, hashed here, has the root that was signed.
-4. What the registry answers is what the ledger says: each name that the entries just read are about (the last of them, up
-   to a number), or every tag that the registry lists. What differs is looked at again behind a newer head, since a tag may
-   have moved meanwhile.
-5. How far it was read is remembered, if nothing was wrong; otherwise the same is found again the next time.
+1. The ledger's head extends the one seen before, under the trusted key (`client.ledger_trust`).
+2. Read every new entry, in bundles, and audit it by `ledger.audit`: canonical, gapless, later than the previous one,
+   unbroken chains of `previous`, no sealed tag with two digests.
+3. The tree over all entries, hashed here, has the signed root.
+4. The registry's answers match the ledger: for each tag of the new entries (the last ones, up to a limit), or for every
+   tag that the registry lists. A difference is checked again against a newer head, since the tag may have moved
+   meanwhile.
+5. Save the progress if there was no problem; otherwise the next run finds the same problem again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
-from boltseal.client.catalog import repositories
+from boltseal.client.catalog import list_repositories
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.head_requests import poll
+from boltseal.client.head_requests import resolve_tags
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.ledger_monitor.compact_audit import MonitorProgress
 from boltseal.client.ledger_monitor.progress_file import MonitorMemory
@@ -44,7 +44,7 @@ MAX_PROBLEMS: Final = 1000
 
 @dataclass(slots=True)
 class MonitorReport:
-    """What one look found. `read`: entries read this time; `names`: known by now; `compared`: tags held against the log."""
+    """The result of one run. `read`: new entries; `names`: known tags; `compared`: tags compared with the registry."""
 
     followed: LedgerCheck
     read: int = 0
@@ -55,15 +55,15 @@ class MonitorReport:
     unchecked: list[str] = field(default_factory=list)
 
     def found(self, problem: str) -> None:
-        """Remember a problem; of a thousand and more only that there are more."""
+        """Add a problem; after MAX_PROBLEMS only a note that there are more."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(problem)
         elif len(self.problems) == MAX_PROBLEMS:
-            self.problems.append("and more, which are not listed")
+            self.problems.append("more problems are not listed")
 
 
 class Monitor:
-    """Looks at the ledger of one registry. `progressed` hears how many entries of how many were read."""
+    """Monitors the ledger of one registry. `progressed` gets the number of entries read, and of all entries."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Monitor:
         self._recent: dict[Reference, None] = {}
 
     async def look(self) -> MonitorReport:
-        """Once. LedgerBroken, LedgerUnchecked, MemoryUnusable, and whatever kept entries from being read."""
+        """Run once. Raises: LedgerBroken, LedgerUnchecked, MemoryUnusable, and errors of reading entries."""
         progress = self._memory.load()
         report = await self._advance(progress, None)
         if not report.problems:
@@ -104,7 +104,9 @@ class Monitor:
         report = report or MonitorReport(followed)
         report.followed, size = followed, head.checkpoint.size
         if progress.size > size:
-            raise LedgerUnchecked(f"{self._registry} shows {size} entries, and {progress.size} were read already")
+            raise LedgerUnchecked(
+                f"the ledger of {self._registry} has {size} entries (expected at least the {progress.size} that were read before)"
+            )
         start = progress.size
         async for lines in self._bundles(start, size):
             for line in lines:
@@ -115,34 +117,34 @@ class Monitor:
                         report.found(f"entry {index}: {problem}")
                 last = progress.audit.last
                 if last is not None and last.tag and progress.audit.size > size - LOOKED_BACK:
-                    self._touched(last)
+                    self._add_recent(last)
             self._progressed(progress.audit.size, size)
         progress.grow()
         report.read += size - start
         report.size, report.names = size, len(progress.audit.hashed)
         if progress.root != head.checkpoint.root:
-            report.found(f"the tree over the {size} entries that it gives has another root than the one that it signed")
+            report.found(f"the tree over its {size} entries does not have the signed root")
         return report
 
     async def _bundles(self, start: int, size: int) -> AsyncIterator[tuple[bytes, ...]]:
-        """The entries from `start` on, a few bundles asked for ahead of the one that is read."""
+        """Yield the entries from `start` on; a few bundles are requested ahead."""
         wanted = [
             BundleId(index, min(WIDTH, size - index * WIDTH))
             for index in range(start // WIDTH, (size + WIDTH - 1) // WIDTH)
         ]
-        asked: list[asyncio.Task[tuple[bytes, ...]]] = []
+        requests: list[asyncio.Task[tuple[bytes, ...]]] = []
         try:
             for number, bundle in enumerate(wanted):
-                while len(asked) <= AHEAD and number + len(asked) < len(wanted):
-                    asked.append(asyncio.create_task(self._client.bundle(wanted[number + len(asked)])))
-                yield (await asked.pop(0))[max(0, start - bundle.index * WIDTH) :]
+                while len(requests) <= AHEAD and number + len(requests) < len(wanted):
+                    requests.append(asyncio.create_task(self._client.bundle(wanted[number + len(requests)])))
+                yield (await requests.pop(0))[max(0, start - bundle.index * WIDTH) :]
         finally:
-            for task in asked:
+            for task in requests:
                 task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*requests, return_exceptions=True)
 
-    def _touched(self, entry: Entry) -> None:
-        """Of the newest entries the names, the newest last; no more than SAMPLE."""
+    def _add_recent(self, entry: Entry) -> None:
+        """Add the tag of a new entry to the recent ones, at most SAMPLE."""
         name = Reference(self._registry, Repository(entry.repository), Tag(entry.tag))
         self._recent.pop(name, None)
         self._recent[name] = None
@@ -151,7 +153,7 @@ class Monitor:
 
     async def _compare(self, progress: MonitorProgress, report: MonitorReport) -> None:
         """Step 4."""
-        names = [one async for one in self._listed()] if self._every_tag else list(self._recent)
+        names = [name async for name in self._listed()] if self._every_tag else list(self._recent)
         report.compared = len(names)
         wrong = await self._differing(progress, report, names)
         for _ in range(TRIES):
@@ -165,35 +167,31 @@ class Monitor:
         if self._every_tag and len(names) < progress.audit.live:
             live = progress.audit.live
             report.unchecked.append(
-                f"{self._registry} lists {len(names)} tags, and the ledger says that there are {live}: the others are "
-                "hidden from this login, or gone without an entry"
+                f"{self._registry} lists {len(names)} tags, and its ledger has {live}: the others are hidden from this "
+                "login, or were deleted without an entry"
             )
 
     async def _differing(
         self, progress: MonitorProgress, report: MonitorReport, names: Iterable[Reference]
     ) -> dict[Reference, str]:
-        """The names that mean something else than the ledger says, and what."""
+        """Return the tags whose digest differs from the ledger, with a message."""
         wrong: dict[Reference, str] = {}
         hashed = progress.audit.hashed
-        async with aclosing(poll(self._transport, names)) as answers:
+        async with aclosing(resolve_tags(self._transport, names)) as answers:
             async for answer in answers:
-                name, means = answer.reference, "" if answer.resolved is None else str(answer.resolved.digest)
+                name, digest = answer.reference, "" if answer.resolved is None else str(answer.resolved.digest)
                 if answer.error is not None and not isinstance(answer.error, RemoteNotFound):
                     report.unchecked.append(f"{name}: {answer.error.message}")
                     continue
                 held = hashed.find(hashed.hash(f"{name.repository}:{name.tag}"))
-                if (NOTHING if held is None else held.digest) != hashed.hash(means):
-                    said = (
-                        "the ledger says nothing of it"
-                        if held is None
-                        else f"its last entry {held.last} says otherwise"
-                    )
-                    wrong[name] = f"the tag means {means or 'nothing'}, and {said}"
+                if (NOTHING if held is None else held.digest) != hashed.hash(digest):
+                    last = "the ledger has no entry for it" if held is None else f"its last entry {held.last} differs"
+                    wrong[name] = f"the tag resolves to {digest or 'nothing'}, but {last}"
         return wrong
 
     async def _listed(self) -> AsyncIterator[Reference]:
         client = RegistryClient(self._transport, self._registry)
-        async for repository in repositories(self._transport, self._registry):
+        async for repository in list_repositories(self._transport, self._registry):
             try:
                 async for tag in client.tags(repository):
                     yield Reference(self._registry, repository, tag)

@@ -1,10 +1,10 @@
-"""A monitor's memory on the disk: one file for each ledger, written whole, in its place by a rename.
+"""The progress of a ledger monitor on disk: one file per ledger, replaced atomically.
 
-    line     JSON: version, origin, size, time of the last entry, root, secret, and how long what follows is
-    tiles    the edge of the tree
-    tables   of `names`, as they lie in memory
+    line     JSON: version, origin, size, time of the last entry, root, secret, and the lengths of what follows
+    tiles    the right edge of the tree
+    tables   of `MonitoredTags`, as in memory
 
-Without it a monitor begins with the ledger's first entry. One that can't be read is no beginning: it could not check.
+Without the file a monitor starts at the ledger's first entry. An unreadable file is an error and not a new start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERSION: Final = 1
 
 
 class MemoryUnusable(Unavailable):
-    """A monitor's memory that can't be read or written."""
+    """A monitor's progress file can't be read or written."""
 
 
 class _Head(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,36 +43,40 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class MonitorMemory:
-    """The file of one registry's ledger."""
+    """The progress file of one registry's ledger."""
 
     def __init__(self, folder: Path, registry: str) -> None:
         self.path = folder / "monitor" / quote_name(registry, safe="")
         self._secret = b""
 
     def load(self) -> MonitorProgress:
-        """How far it was read, from its beginning where it never was. MemoryUnusable."""
+        """Return the saved progress, or that of a new monitor. Raises: MemoryUnusable."""
         try:
             with self.path.open("rb") as file:
                 head = msgspec.json.decode(file.readline(1_000_000), type=_Head)
                 if head.version != VERSION or not len(head.slots) == len(head.counts) == TABLES:
-                    raise MemoryUnusable(f"{self.path} is of another version; this one reads {VERSION}")
+                    raise MemoryUnusable(f"{self.path} has version {head.version} (expected {VERSION})")
                 edge = {at: file.read(at.width * 32) for at in (TileId(*one) for one in head.edge)}
                 tables = [bytearray(file.read(slots * SLOT_BYTES)) for slots in head.slots]
                 whole = all(len(table) == slots * SLOT_BYTES for table, slots in zip(tables, head.slots, strict=True))
                 if not whole or file.read(1):
-                    raise MemoryUnusable(f"{self.path} is not as long as it says; remove it to begin anew")
+                    raise MemoryUnusable(
+                        f"{self.path} has an unexpected length; delete it to start again at the first entry"
+                    )
         except FileNotFoundError:
             self._secret = secrets.token_bytes(HASH_BYTES)
             return MonitorProgress(CompactAudit(MonitoredTags(self._secret)))
         except (OSError, ValueError) as error:
-            raise MemoryUnusable(f"{self.path} can't be read: {error}; remove it to begin anew") from error
+            raise MemoryUnusable(
+                f"{self.path} can't be read: {error}; delete it to start again at the first entry"
+            ) from error
         self._secret = bytes.fromhex(head.secret)
         names = MonitoredTags(self._secret, tables, head.counts)
         audit = CompactAudit(names, head.origin, head.size, head.last_time_us, head.live)
         return MonitorProgress(audit, bytes.fromhex(head.root), edge, head.size)
 
     def save(self, progress: MonitorProgress) -> None:
-        """Remember how far it was read. MemoryUnusable."""
+        """Save the progress. Raises: MemoryUnusable."""
         audit = progress.audit
         head = _Head(
             VERSION,
@@ -86,18 +90,18 @@ class MonitorMemory:
             [len(table) // SLOT_BYTES for table in audit.hashed.tables],
             list(audit.hashed.counts),
         )
-        beside = self.path.with_name(f".{self.path.name}.{os.urandom(6).hex()}.new")
+        temporary = self.path.with_name(f".{self.path.name}.{os.urandom(6).hex()}.new")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "wb") as file:
                 file.write(msgspec.json.encode(head) + b"\n")
                 file.writelines(progress.edge.values())
                 file.writelines(audit.hashed.tables)
                 file.flush()
                 os.fsync(fd)
-            beside.replace(self.path)
+            temporary.replace(self.path)
         except OSError as error:
             raise MemoryUnusable(f"{self.path} can't be written: {error.strerror}") from error
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)

@@ -1,14 +1,13 @@
-"""What a monitor remembers of every name that a ledger ever spoke of, in about a hundred bytes each.
+"""The state that a monitor stores for every tag of a ledger, in about a hundred bytes each.
 
     slot     16 bytes  hash of `repository:tag`
               8 bytes  index of its last entry
-             16 bytes  hash of the digest that it means, zeros for nothing
-             16 bytes  hash of the digest that it is bound to, zeros for none
+             16 bytes  hash of the digest that it resolves to, zeros for none
+             16 bytes  hash of the digest that it is sealed to, zeros for none
 
-Names and digests are hashed with a key that the monitor draws once and shows nobody: what is as short as this could
-otherwise be made to collide by whoever pushes. Slots lie in 256 tables, chosen by the first byte of the hash, so that
-one of them at a time grows; a table is between four and six and a half tenths full, and searched from the place that
-its hash says.
+Names and digests are hashed with a secret key of this monitor: hashes this short could otherwise be made to collide by
+anyone who can push. The slots are in 256 hash tables with linear probing, chosen by the first byte of the hash, so that
+one table at a time grows. A table is filled between 40 and 65 percent.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _SMALLEST: Final = 8
 
 
 class MonitoredTag(NamedTuple):
-    """What is remembered of a name. `last`: the index of its last entry. `digest` and `bound` are hashes, NOTHING where there is none."""
+    """The state of a tag. `last`: index of its last entry. `digest` and `bound`: hashes, NOTHING for none."""
 
     last: int
     digest: bytes
@@ -35,7 +34,7 @@ class MonitoredTag(NamedTuple):
 
 
 class MonitoredTags:
-    """The tables. `secret`: the key of all hashes."""
+    """The hash tables. `secret`: the key of all hashes."""
 
     def __init__(self, secret: bytes, tables: Sequence[bytearray] = (), counts: Sequence[int] = ()) -> None:
         self._base = blake2b(key=secret, digest_size=HASH_BYTES)
@@ -44,7 +43,7 @@ class MonitoredTags:
         self._found, self._at = b"", 0
 
     def hash(self, text: str) -> bytes:
-        """The hash of a name or a digest; NOTHING of an empty text."""
+        """Return the hash of a tag or digest; NOTHING for ""."""
         if not text:
             return NOTHING
         running = self._base.copy()
@@ -52,17 +51,17 @@ class MonitoredTags:
         return running.digest()
 
     def find(self, name: bytes) -> MonitoredTag | None:
-        """What is remembered of the name with this hash."""
+        """Return the state of the tag with this hash, or None."""
         table = self._tables[name[0]]
         at = self._at = _place(table, name)
         self._found = name
         return MonitoredTag(*_SLOT.unpack_from(table, at)[1:]) if table[at : at + HASH_BYTES] == name else None
 
     def put(self, name: bytes, last: int, digest: bytes, bound: bytes) -> None:
-        """Remember this of it, in place of what was there."""
+        """Set the state of a tag."""
         number = name[0]
         table = self._tables[number]
-        at = self._at if name == self._found else _place(table, name)  # as a rule it was just looked for
+        at = self._at if name == self._found else _place(table, name)  # usually the tag of the last `find`
         if table[at : at + HASH_BYTES] != name:
             self._counts[number] += 1
             if self._counts[number] * SLOT_BYTES * 100 > len(table) * 65:
@@ -73,17 +72,17 @@ class MonitoredTags:
 
     @property
     def counts(self) -> Sequence[int]:
-        """How many names are in each table."""
+        """Return the number of tags in each table."""
         return tuple(self._counts)
 
     @property
     def tables(self) -> Sequence[bytearray]:
-        """The tables as they lie in memory, and in a file."""
+        """Return the tables, as in memory and in a file."""
         return self._tables
 
     @property
     def size_bytes(self) -> int:
-        """What all of it takes, in memory and in a file."""
+        """Return the size of all tables, in memory and in a file."""
         return sum(map(len, self._tables))
 
     def __len__(self) -> int:
@@ -91,7 +90,7 @@ class MonitoredTags:
 
 
 def _place(table: bytearray, name: bytes) -> int:
-    """Where a name lies, or where it would: an empty slot is all zeros, and there is always one."""
+    """Return the offset of a tag's slot, or of the empty slot for it. An empty slot is all zeros; there is always one."""
     size = len(table)
     at = int.from_bytes(name[1:9], "little") % (size // SLOT_BYTES) * SLOT_BYTES
     while (held := table[at : at + HASH_BYTES]) != NOTHING and held != name:
@@ -102,7 +101,7 @@ def _place(table: bytearray, name: bytes) -> int:
 
 
 def _larger(table: bytearray) -> bytearray:
-    """The same names in a table seventeen tenths as large."""
+    """Return the same slots in a table 1.7 times as large."""
     slots = len(table) // SLOT_BYTES
     larger = bytearray(slots * 17 // 10 * SLOT_BYTES)
     for at in range(0, len(table), SLOT_BYTES):

@@ -1,5 +1,5 @@
-"""What runs on hosts: looked at, named by its registries, held against the lock.
+"""Lists running containers of engines and clusters, names their images by their registries, and compares them with the lock.
 
-Nothing here changes a host. What an engine or a cluster says is taken as its word; what an image is called is asked of its
-registry, and only of those that the user allows.
+Nothing here changes a host. Answers of an engine or cluster are trusted as they are. Image names come from registries, and
+only from those that the user allows.
 """

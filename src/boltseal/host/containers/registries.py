@@ -1,8 +1,8 @@
-"""What registries say of the images that run: what a name means now, which tags meant an image, by whom it was released.
+"""Asks registries about running images: what a name resolves to now, which tags resolved to an image, who released it.
 
-Asked once for all containers: one HEAD for each distinct name, one history for each distinct repository of a registry
-that has a ledger, and for what is then still unknown one HEAD by its digest. Nothing of it is a pull anywhere. A registry
-that is not asked, or does not answer, is an answer with its reason; a ledger that is broken ends everything.
+Requests are shared by all containers: one HEAD per distinct name, one history per distinct repository of a registry with a
+ledger, and one HEAD by digest for each image that is then still unknown. None of them counts as a pull. A registry that is
+not asked, or does not respond, is a result with a reason; a broken ledger raises.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.client.history import Event, read_history, read_unsigned
+from boltseal.client.history import TagEvent, read_history, read_unsigned
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport
@@ -29,48 +29,55 @@ from boltseal.project.resolve import Resolver
 
 AT_ONCE: Final = 8
 
-Place = tuple[str, Repository]
-"""A repository: registry and name."""
+
+class RepositoryName(NamedTuple):
+    """A repository of a registry."""
+
+    registry: str
+    repository: Repository
 
 
 class TagEvidence(StrEnum):
-    """Who says what a tag meant. WATCH: `boltseal watch`, which saw it from here."""
+    """The source of a tag's history. WATCH: observations of `boltseal watch` on this host."""
 
     LEDGER = "ledger"
     REGISTRY = "registry"
     WATCH = "watch"
-    NOBODY = ""
+    NONE = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What tags of a repository meant. `said`: the ledger's entries, proven; empty where nobody signs. `steps` by tag.
+class TagHistory:
+    """The digests that tags of a repository resolved to over time.
 
-    `by`: whose word that is. `why`: the reason where the registry could not be asked. `problems`: what is wrong with a
-    ledger's history.
+    `steps`: by tag. `entries`: proven ledger entries, empty without a ledger. `by`: the source. `why`: the reason if the
+    registry could not be asked. `problems`: defects of the ledger's history.
     """
 
     steps: Mapping[str, tuple[TagStep, ...]] = field(default_factory=dict)
-    said: tuple[EntryAt, ...] = ()
-    by: TagEvidence = TagEvidence.NOBODY
+    entries: tuple[EntryAt, ...] = ()
+    by: TagEvidence = TagEvidence.NONE
     why: str = ""
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """All that was asked. `meanings`: by name with tag, or with digest; `pasts`: by repository. `asked`: anybody was."""
+class RegistryAnswers:
+    """The registries' answers. `meanings`: by name with tag or digest. `asked`: whether any registry was asked."""
 
     meanings: Mapping[Reference, Resolved | BoltsealError] = field(default_factory=dict)
-    pasts: Mapping[Place, Past] = field(default_factory=dict)
+    histories: Mapping[RepositoryName, TagHistory] = field(default_factory=dict)
     asked: bool = True
 
 
-NOBODY: Final = Answers(asked=False)
+NOT_ASKED: Final = RegistryAnswers(asked=False)
 
 
-class Registries:
-    """Asks registries about what runs. `allowed` says whether one may be talked to; `watch` looks at its ledger first."""
+class RegistryQueries:
+    """Asks registries about running images.
+
+    `allowed`: whether a registry may be contacted. `watch`: checks its ledger before anything else is asked.
+    """
 
     def __init__(
         self, transport: Transport, allowed: Callable[[str], bool], watch: Callable[[str], Awaitable[LedgerCheck]]
@@ -83,81 +90,91 @@ class Registries:
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
     async def meanings(self, names: Iterable[Reference]) -> dict[Reference, Resolved | BoltsealError]:
-        """What each name means now, by HEAD. LedgerBroken."""
-        return await self._resolver.meanings(names)
+        """Return the digest that each name resolves to now, by HEAD, or the error.
 
-    async def pasts(self, names: Iterable[Reference]) -> dict[Place, Past]:
-        """The histories of the repositories of these names, which have tags. LedgerBroken."""
-        places: dict[Place, list[Reference]] = {}
+        Raises: LedgerBroken.
+        """
+        return await self._resolver.resolve(names)
+
+    async def histories(self, names: Iterable[Reference]) -> dict[RepositoryName, TagHistory]:
+        """Return the histories of the repositories of these names, which have tags.
+
+        Raises: LedgerBroken.
+        """
+        names_by_repository: dict[RepositoryName, list[Reference]] = {}
         for name in dict.fromkeys(names):
             if self._allowed(name.registry):
-                places.setdefault((name.registry, name.repository), []).append(name)
-        found = await asyncio.gather(*(self._past(place, of_it) for place, of_it in places.items()))
-        return dict(zip(places, found, strict=True))
+                names_by_repository.setdefault(repository_of(name), []).append(name)
+        found = await asyncio.gather(
+            *(self._history(repository, in_it) for repository, in_it in names_by_repository.items())
+        )
+        return dict(zip(names_by_repository, found, strict=True))
 
     async def _follow(self, registry: str) -> LedgerCheck:
-        """Look at each registry's ledger once, however many ask for it."""
+        """Check a registry's ledger, once for all callers."""
         if registry not in self._followed:
             self._followed[registry] = asyncio.ensure_future(self._watch(registry))
         return await self._followed[registry]
 
-    async def _past(self, place: Place, names: Iterable[Reference]) -> Past:
+    async def _history(self, repository: RepositoryName, names: Iterable[Reference]) -> TagHistory:
         try:
             async with self._at_once:
-                if (await self._follow(place[0])).head is None:
-                    return await self._unsigned(place, names)
-                found = await read_history(self._transport, *place, None, self._follow)
+                if (await self._follow(repository.registry)).head is None:
+                    return await self._unsigned_history(repository, names)
+                found = await read_history(self._transport, *repository, None, self._follow)
         except LedgerBroken:
             raise
         except BoltsealError as error:
-            return Past(why=error.message)
-        said = tuple(one for one in found.history.said if one.index in found.proven)
-        return Past(steps_of(said), said, TagEvidence.LEDGER, problems=found.problems)
+            return TagHistory(why=error.message)
+        entries = tuple(one for one in found.history.said if one.index in found.proven)
+        return TagHistory(steps_of(entries), entries, TagEvidence.LEDGER, problems=found.problems)
 
-    async def _unsigned(self, place: Place, names: Iterable[Reference]) -> Past:
-        """The histories of the tags that are asked about, where the registry keeps any: most do not."""
+    async def _unsigned_history(self, repository: RepositoryName, names: Iterable[Reference]) -> TagHistory:
+        """Return the unsigned histories of these tags; most registries keep none."""
         steps: dict[str, tuple[TagStep, ...]] = {}
         for name in names:
             if name.tag is None:
                 continue
             try:
-                steps[name.tag] = _steps(await read_unsigned(self._transport, *place, name.tag))
+                steps[name.tag] = _steps(await read_unsigned(self._transport, *repository, name.tag))
             except RemoteNotFound:
                 break
-        return Past(steps, by=TagEvidence.REGISTRY) if steps else Past()
+        return TagHistory(steps, by=TagEvidence.REGISTRY) if steps else TagHistory()
 
 
-def _steps(events: Iterable[Event]) -> tuple[TagStep, ...]:
+def _steps(events: Iterable[TagEvent]) -> tuple[TagStep, ...]:
     read = [(time_us(one.time), "" if one.event == "deleted" else one.digest) for one in events]
     return tuple(TagStep(moment, digest) for moment, digest in read if moment is not None)
 
 
-async def ask(
-    registries: Registries, names: Iterable[Reference], by_digest: Callable[[Answers], set[Reference]]
-) -> Answers:
-    """Everything about these names; `by_digest` says, from that, which images have to be asked for by their digest."""
+async def query_registries(
+    registries: RegistryQueries, names: Iterable[Reference], by_digest: Callable[[RegistryAnswers], set[Reference]]
+) -> RegistryAnswers:
+    """Ask everything about these names. `by_digest`: returns from the first answers the images to look up by digest."""
     wanted = list(dict.fromkeys(names))
     meanings = await registries.meanings(wanted)
-    told = Answers(meanings, await registries.pasts(wanted))
-    more = await registries.meanings(sorted(by_digest(told), key=str))
-    return replace(told, meanings={**meanings, **more})
+    answers = RegistryAnswers(meanings, await registries.histories(wanted))
+    more = await registries.meanings(sorted(by_digest(answers), key=str))
+    return replace(answers, meanings={**meanings, **more})
 
 
-def remembering(told: Answers, memory: Mapping[Reference, Sequence[TagStep]]) -> Answers:
-    """The same with what was seen from here of tags whose registry keeps no history, or was not asked."""
-    pasts = dict(told.pasts)
+def with_observations(answers: RegistryAnswers, memory: Mapping[Reference, Sequence[TagStep]]) -> RegistryAnswers:
+    """Add the observations of this host for tags whose registry keeps no history or was not asked."""
+    histories = dict(answers.histories)
     for name, steps in memory.items():
-        past = pasts.get(place_of(name), Past())
-        if steps and name.tag is not None and past.by in (TagEvidence.NOBODY, TagEvidence.WATCH):
-            pasts[place_of(name)] = replace(past, steps={**past.steps, name.tag: tuple(steps)}, by=TagEvidence.WATCH)
-    return replace(told, pasts=pasts)
+        history = histories.get(repository_of(name), TagHistory())
+        if steps and name.tag is not None and history.by in (TagEvidence.NONE, TagEvidence.WATCH):
+            histories[repository_of(name)] = replace(
+                history, steps={**history.steps, name.tag: tuple(steps)}, by=TagEvidence.WATCH
+            )
+    return replace(answers, histories=histories)
 
 
-def place_of(name: Reference) -> Place:
-    """The repository of a name."""
-    return name.registry, name.repository
+def repository_of(name: Reference) -> RepositoryName:
+    """Return the repository of a name."""
+    return RepositoryName(name.registry, name.repository)
 
 
 def digest_name(name: Reference, digest: Digest) -> Reference:
-    """An image of the same repository, by its digest."""
+    """Return the reference of an image of the same repository by its digest."""
     return replace(name, tag=None, digest=digest)

@@ -1,7 +1,7 @@
-"""OCI layouts, OCI archives and what `docker save` writes, checked from index.json, from manifest.json, or from both.
+"""Plans the check of OCI layouts, OCI archives and `docker save` archives, from index.json, manifest.json, or both.
 
-Newer archives have both lists, and tools read one or the other, so both are followed: an image that they disagree on
-stands there twice.
+Newer archives have both lists, and tools read one or the other, so both are followed. An image that they disagree on is
+reported twice.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
-from boltseal.engines.archives import NamedFiles, opened
+from boltseal.engines.archives import NamedFiles, open_image_files
 from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, decoded
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
-from boltseal.host.scrub.manifests import held_images
+from boltseal.host.scrub.manifests import image_plans
 from boltseal.host.scrub.plans import Allowance, ImagePlan, StorePlan, diff_ids
 from boltseal.oci.annotations import CONTAINERD_NAME, REF_NAME
 from boltseal.oci.digest import Digest
@@ -36,25 +36,25 @@ class _Saved(msgspec.Struct, rename="pascal"):
 
 
 def plan(path: Path) -> StorePlan:
-    """What this layout or archive holds. Never raises for what lies there."""
+    """Return the plan of a layout or archive; unreadable or malformed content is part of the plan, never raised."""
     unknown: list[str] = []
     images: list[ImagePlan] = []
     try:
-        files, allowance = opened(path), Allowance()
+        files, allowance = open_image_files(path), Allowance()
         if files.has("index.json"):
             images += _indexed(files, allowance)
         if files.has("manifest.json"):
             known = {image.config for image in images}
             images += [image for image in _saved(files, allowance) if image.config not in known or image.differences]
         if not files.has("index.json") and not files.has("manifest.json"):
-            unknown.append(f"{path} holds no image: neither index.json nor manifest.json is in it")
+            unknown.append(f"{path} has no image: it has neither index.json nor manifest.json")
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return StorePlan(NAME, path, tuple(images), (), tuple(unknown))
 
 
 class _Blobs:
-    """The blobs of a layout by digest."""
+    """The blobs of a layout, by digest."""
 
     def __init__(self, files: NamedFiles, allowance: Allowance) -> None:
         self.root = files.root
@@ -69,7 +69,16 @@ class _Blobs:
 
     def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
         place = self._files.place(_name(blob))
-        return LayerFiles(self.root, diff_id, folder, None, place.file, blob, place.start, place.size, artifact)
+        return LayerFiles(
+            root=self.root,
+            diff_id=diff_id,
+            folder=folder,
+            blob=place.file,
+            blob_digest=blob,
+            blob_start=place.start,
+            blob_size=place.size,
+            artifact=artifact,
+        )
 
 
 def _indexed(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
@@ -84,7 +93,7 @@ def _indexed(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
         names = {each.annotations[key] for key in _NAMES if each.annotations.get(key)}
         named.setdefault(each.digest, (each.media_type, set()))[1].update(names)
     for digest, (media_type, names) in named.items():
-        found += held_images(
+        found += image_plans(
             blobs, NAME, digest, media_type, tuple(sorted(names)), lambda chain, _found, _inits, _unknown: [None] * len(chain)
         )  # fmt: skip
     return found
@@ -93,7 +102,7 @@ def _indexed(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
 def _saved(files: NamedFiles, allowance: Allowance) -> list[ImagePlan]:
     listed = decoded(files.read("manifest.json", MAX_DOCUMENT_BYTES), list[_Saved], "manifest.json")
     if len(listed) > MAX_IMAGES:
-        raise StoreMalformed(f"manifest.json names {len(listed)} images; at most {MAX_IMAGES} are read")
+        raise StoreMalformed(f"manifest.json lists too many images (got {len(listed)}, expected at most {MAX_IMAGES})")
     return [_saved_image(files, image, allowance) for image in listed]
 
 
@@ -116,7 +125,9 @@ def _saved_image(files: NamedFiles, image: _Saved, allowance: Allowance) -> Imag
             )
         for diff, path in zip(diffs, paths, strict=False):
             place = files.place(path)
-            layer = LayerFiles(files.root, diff, None, None, place.file, None, place.start, place.size)
+            layer = LayerFiles(
+                root=files.root, diff_id=diff, blob=place.file, blob_start=place.start, blob_size=place.size
+            )
             layers.append(allowance.once(layer))
     except (StoreMissing, StoreMalformed) as error:
         found.append(
@@ -133,8 +144,11 @@ def _name(blob: Digest) -> str:
 
 
 def documents_in(path: Path) -> dict[Digest, bytes]:
-    """The manifests and indexes in a layout or archive, under the digests of their bytes. StoreMissing and its like."""
-    files = opened(path)
+    """Return the manifests and indexes in a layout or archive, by the digests of their bytes.
+
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+    """
+    files = open_image_files(path)
     found: dict[Digest, bytes] = {}
     todo = [files.read("index.json", MAX_DOCUMENT_BYTES)]
     while todo and len(found) < MAX_IMAGES:

@@ -1,13 +1,13 @@
-"""Containers: what lies upon the image.
+"""Checks a container's layers above its image, and lists the container's own changes.
 
-Three things are looked at, beside the image itself:
+Three things are checked besides the image:
 
-1. The stack: its own layer, Docker's -init layer, the layers of its image, and nothing else (the store's plan says).
-2. The -init layer holds what Docker puts there, empty files that are mounted over, and nothing else; its folders are as
-   they are in the image, and hide nothing of it.
-3. Of a running container: what its first process sees (`processview`).
+1. The stack: the container's own layer, Docker's -init layer, the layers of its image, and nothing else (in the store's plan).
+2. The -init layer has only what Docker creates there: empty files that are mounted over. Its folders equal those of the
+   image and hide nothing of it.
+3. For a running container, what its first process sees (`process_view`).
 
-What its own layer adds, changes or hides is the container's right; it is listed.
+The container may add, change or hide files in its own layer; these changes are listed, not reported as differences.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder, StoreMissing, readable
-from boltseal.host.scrub.attributes import OF_OVERLAYFS, OPAQUE_MARKS, PASSED_OVER
+from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, OVERLAYFS_PREFIXES
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
-from boltseal.host.scrub.inodes import described, is_whiteout
+from boltseal.host.scrub.inodes import describe_file, is_whiteout
 from boltseal.host.scrub.merged_layers import MergedLayers, is_opaque, marks
 from boltseal.host.scrub.plans import ContainerPlan
 
@@ -31,22 +31,22 @@ _INIT_FILES: Final = frozenset({b".dockerenv", b"dev/console", b"etc/hosts", b"e
 _INIT_FOLDERS: Final = frozenset({b"dev", b"dev/pts", b"dev/shm", b"etc", b"proc", b"sys"})
 _INIT_LINK: Final = b"etc/mtab"
 _INIT_MODE: Final = 0o755
-"""Of the folders that Docker makes because the image has none."""
+"""The mode of folders that Docker creates because the image does not have them."""
 MOUNTED_OVER: Final = "mounted over"
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerChange:
-    """What became of a path in a container: it added, changed, replaced or hid it, or something is mounted over it."""
+    """A changed path of a container. `how`: added or changed, replaced, hidden, or mounted over."""
 
     path: str
     how: str
 
 
 def init_differences(root: Path, init: bytes | None, below: Sequence[bytes]) -> list[Difference]:
-    """What in an -init layer is not as Docker makes it. `below`: the image's layers, the topmost first.
+    """Return how an -init layer differs from what Docker creates. `below`: the image's layers, topmost first.
 
-    StoreMissing, StoreUnreadable, StoreMalformed.
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
     """
     if init is None:
         return []
@@ -55,7 +55,7 @@ def init_differences(root: Path, init: bytes | None, below: Sequence[bytes]) -> 
         store = opened.enter_context(SafeFolder(root))
         tree = opened.enter_context(store.below(init))
         image = MergedLayers([opened.enter_context(store.below(folder)) for folder in below]) if below else None
-        found += _marks_of_init(tree, b"", hides=image is not None)
+        found += _init_marks(tree, b"", hides=image is not None)
         for path, at in _walk(tree):
             if stat.S_ISDIR(at.st_mode) and path in _INIT_FOLDERS:
                 found += _init_folder(tree, path, at, image)
@@ -65,43 +65,48 @@ def init_differences(root: Path, init: bytes | None, below: Sequence[bytes]) -> 
             )
             if not wanted:
                 found.append(
-                    difference(DifferenceKind.EXTRA, path, "nothing of this name in the -init layer", described(at))
+                    difference(DifferenceKind.EXTRA, path, "nothing of this name in the -init layer", describe_file(at))
                 )
     return found
 
 
 def _init_folder(tree: SafeFolder, path: bytes, at: os.stat_result, image: MergedLayers | None) -> list[Difference]:
-    """A folder shows as the topmost layer has it: here it must be what it is in the image."""
-    meant = image.at(path) if image is not None else None
-    is_meant = meant is not None and stat.S_ISDIR(meant.at.st_mode)
-    found = _marks_of_init(tree, path, hides=is_meant)
-    mode = stat.S_IMODE(meant.at.st_mode) if meant is not None and is_meant else _INIT_MODE
+    """Compare a folder of the -init layer with the image's: overlayfs shows the attributes of the topmost layer."""
+    in_image = image.at(path) if image is not None else None
+    is_folder_in_image = in_image is not None and stat.S_ISDIR(in_image.at.st_mode)
+    found = _init_marks(tree, path, hides=is_folder_in_image)
+    mode = stat.S_IMODE(in_image.at.st_mode) if in_image is not None and is_folder_in_image else _INIT_MODE
     if stat.S_IMODE(at.st_mode) != mode:
         found.append(difference(DifferenceKind.MODE, path, f"{mode:04o}", f"{stat.S_IMODE(at.st_mode):04o}"))
-    owner = meant.at if meant is not None and is_meant else tree.stat(b"")
+    owner = in_image.at if in_image is not None and is_folder_in_image else tree.stat(b"")
     if (at.st_uid, at.st_gid) != (owner.st_uid, owner.st_gid):
         expected = f"{owner.st_uid}:{owner.st_gid}"
         found.append(difference(DifferenceKind.OWNER, path, expected, f"{at.st_uid}:{at.st_gid}"))
     return found
 
 
-def _marks_of_init(tree: SafeFolder, path: bytes, *, hides: bool) -> list[Difference]:
-    """`hides`: whether the image has something there that an opaque mark would hide; overlayfs sets it on new folders too."""
+def _init_marks(tree: SafeFolder, path: bytes, *, hides: bool) -> list[Difference]:
+    """Return unexpected marks on a folder of the -init layer.
+
+    `hides`: whether the image has the folder, so that an opaque mark hides something. overlayfs also marks new folders.
+    """
     found = []
     for name in marks(tree, path):
         if name in OPAQUE_MARKS and hides:
             found.append(
                 difference(DifferenceKind.OPAQUE, path, "no opaque mark", "one that hides all the image has there")
             )
-        elif name.startswith(OF_OVERLAYFS) and name not in PASSED_OVER | OPAQUE_MARKS:
+        elif name.startswith(OVERLAYFS_PREFIXES) and name not in IGNORED | OPAQUE_MARKS:
             found.append(difference(DifferenceKind.XATTR, path, f"{name}=none", f"{name} in the -init layer"))
     return found
 
 
-def changes(container: ContainerPlan) -> list[ContainerChange]:
-    """What the container's own layer adds, changes and hides; at most MAX_PER_LAYER. As `init_differences`.
+def list_changes(container: ContainerPlan) -> list[ContainerChange]:
+    """Return what the container's own layer adds, changes and hides; at most MAX_PER_LAYER.
 
-    It may be at work: what goes away while it is listed is passed over.
+    The container may be running: paths that disappear meanwhile are skipped.
+
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
     """
     if container.upper is None:
         return []
@@ -132,11 +137,11 @@ def _change(tree: SafeFolder, path: bytes, at: os.stat_result, image: MergedLaye
 
 
 def _walk(tree: SafeFolder) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Everything below, a folder before what is in it. What goes away meanwhile is left out."""
+    """Yield every path with its status, a folder before its contents; paths that disappear meanwhile are skipped."""
     todo = [b""]
     while todo:
         folder = todo.pop()
-        for path in _in(tree, folder):
+        for path in _paths_in(tree, folder):
             try:
                 at = tree.stat(path)
             except StoreMissing:
@@ -146,7 +151,7 @@ def _walk(tree: SafeFolder) -> Iterator[tuple[bytes, os.stat_result]]:
                 todo.append(path)
 
 
-def _in(tree: SafeFolder, folder: bytes) -> list[bytes]:
+def _paths_in(tree: SafeFolder, folder: bytes) -> list[bytes]:
     try:
         return [folder + b"/" + name if folder else name for name in tree.names(folder)]
     except StoreMissing:

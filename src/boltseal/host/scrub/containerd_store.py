@@ -1,7 +1,7 @@
-"""containerd's store, checked from what a name means down: target -> manifest -> config -> diff IDs -> snapshots.
+"""Plans the check of containerd's store, from an image's target: target -> manifest -> config -> diff IDs -> snapshots.
 
-Layers lie there twice, as blobs and unpacked. Both are compared with the digests: the blob with the manifest's, what it
-uncompresses to with the config's, and each file of the snapshot with the tar.
+Layers are stored twice, as blobs and unpacked. Both are compared with the digests: the blob with the manifest's, its
+decompressed tar with the config's, and each file of the snapshot with the tar.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from boltseal.engines.containerd_store import (
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import LayerFiles
-from boltseal.host.scrub.manifests import held_images
+from boltseal.host.scrub.manifests import image_plans
 from boltseal.host.scrub.ownership import IdMap, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import (
     MAX_LAYERS,
@@ -50,7 +50,7 @@ _UNPROVEN: Final = "the copy of this image for {}: its owners are compared by th
 
 
 def plan(root: Path) -> StorePlan:
-    """What this root holds. Never raises for what lies there."""
+    """Return the plan of a root; unreadable or malformed content is part of the plan, never raised."""
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
@@ -68,7 +68,7 @@ def plan(root: Path) -> StorePlan:
 
 
 class _Held:
-    """A store with its metadata read."""
+    """A store with its metadata."""
 
     def __init__(self, store: ContainerdStore, metadata: Metadata, snapshots: Mapping[str, Snapshot]) -> None:
         self.root = store.root
@@ -78,7 +78,7 @@ class _Held:
         self._snapshots = snapshots
         self._ownership = ownership_in(store.root)
         self._above: dict[tuple[str, str], list[str]] = {}
-        """The keys of the snapshots that lie on one, by metadata."""
+        """The keys of the snapshots on top of each snapshot, by the metadata."""
         for (namespace, key), (_, parent) in metadata.snapshots.items():
             self._above.setdefault((namespace, parent), []).append(key)
 
@@ -90,11 +90,17 @@ class _Held:
 
     def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
         return LayerFiles(
-            self.root, diff_id, folder, None, blob_at(blob), blob, artifact=artifact, ownership=self._ownership
+            root=self.root,
+            diff_id=diff_id,
+            folder=folder,
+            blob=blob_at(blob),
+            blob_digest=blob,
+            artifact=artifact,
+            ownership=self._ownership,
         )
 
     def images(self) -> list[ImagePlan]:
-        """All images; names of one namespace that mean the same are one."""
+        """Return all images; names of one namespace with the same target are one image."""
         named: dict[tuple[str, Digest], list[NamedImage]] = {}
         for image in self._metadata.images:
             named.setdefault((image.namespace, image.target), []).append(image)
@@ -102,12 +108,12 @@ class _Held:
         for (namespace, target), same in named.items():
             names = tuple(sorted({each.name for each in same}))
             folders = partial(self._folders, namespace)
-            plans = held_images(self, NAME, target, same[0].media_type, names, folders)
+            plans = image_plans(self, NAME, target, same[0].media_type, names, folders)
             found += [replace(each, copies=self._copies(namespace, each)) for each in plans]
         return found
 
     def _copies(self, namespace: str, image: ImagePlan) -> tuple[MappedCopy, ...]:
-        """The snapshots with other owners that containerd has made of an image: they are called TOP-UID-GID."""
+        """Return the snapshots with other owners that containerd made of an image; their keys are TOP-UID-GID."""
         layers = [layer for layer in image.layers if layer.folder is not None]
         if not layers or image.unknown or image.differences:
             return ()
@@ -133,10 +139,10 @@ class _Held:
     def _folders(
         self, namespace: str, chain: list[Digest], found: list[Difference], inits: list[Init], unknown: list[str]
     ) -> list[bytes | None]:
-        """The folder of each layer, as metadata and snapshotter both say. They must agree on what lies on what."""
+        """Return the folder of each layer; metadata and snapshotter must agree on the parent of each."""
         others = {self._metadata.elsewhere.get((namespace, str(each)), "") for each in chain} - {""}
         unknown += [
-            f"it was unpacked by the snapshotter {each}, which is not understood; overlayfs is"
+            f"it was unpacked by the snapshotter {each}, which can't be checked (expected overlayfs)"
             for each in sorted(others)
         ]
         if not any((namespace, str(each)) in self._metadata.snapshots for each in chain):
@@ -153,7 +159,7 @@ class _Held:
             else:
                 init = self._init(namespace, parent, snapshot.parent, below)
                 if init is not None:
-                    inits.append((init, len(folders)))
+                    inits.append(Init(init, len(folders)))
                 elif (parent, snapshot.parent) != (below_key, below):
                     got = f"on {snapshot.parent or parent or 'nothing'}"
                     found.append(difference(DifferenceKind.STACK, b"", f"snapshot {key} on {below or 'nothing'}", got))
@@ -167,18 +173,18 @@ class _Held:
         return folders
 
     def _init(self, namespace: str, key: str, name: str, below: str) -> bytes | None:
-        """A layer that was committed from one of Docker's containers lies on that container's -init layer."""
+        """Return the -init layer under a layer that was committed from one of Docker's containers, else None."""
         between = self._snapshots.get(name)
         if namespace != DOCKER or between is None or between.parent != below or name == below:
             return None
         return folder_of(between) if self._metadata.snapshots.get((namespace, key), ("", ""))[0] == name else None
 
     def containers(self, images: list[ImagePlan]) -> list[ContainerPlan]:
-        """The containers that lie on snapshots. Docker's own store keeps containers here too, and no snapshots."""
+        """Return the containers with snapshots. Docker's classic store has containers here too, without snapshots."""
         mine = [each for each in self._metadata.containers if each.snapshotter in ("", OVERLAYFS)]
         others = [each for each in self._metadata.containers if each.snapshotter not in ("", OVERLAYFS)]
         known = {each.id for each in mine}
-        mine += [  # of those that do not run Docker tells containerd nothing but the snapshot
+        mine += [  # for stopped containers Docker creates only the snapshot in containerd
             NamedContainer(namespace, key, "", "overlayfs", key)
             for namespace, key in self._metadata.snapshots
             if namespace == DOCKER and (namespace, f"{key}-init") in self._metadata.snapshots and key not in known
@@ -188,14 +194,14 @@ class _Held:
 
     def _elsewhere(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
         image = next((each.id for each in images if container.image in each.names), None)
-        why = f"it lies on the snapshotter {container.snapshotter}, which is not understood; overlayfs is"
+        why = f"its snapshotter {container.snapshotter} can't be checked (expected overlayfs)"
         return ContainerPlan(NAME, self.root, container.id, container.id[:12], image, None, unknown=(why,))
 
     def _container(self, container: NamedContainer, images: list[ImagePlan]) -> ContainerPlan:
-        """A container's snapshot and what lies below it: the layers of its image, of Docker's an -init layer upon them."""
+        """Return the plan of a container: its snapshot, the layers of its image, and for Docker the -init layer between."""
         found: list[Difference] = []
         unknown: list[str] = []
-        key = container.snapshot or container.id  # Docker does not say it; it calls the snapshot after the container
+        key = container.snapshot or container.id  # Docker does not record it; the snapshot has the container's name
         name, _ = self._metadata.snapshots.get((container.namespace, key), ("", ""))
         stack: list[bytes] = []
         at = self._snapshots.get(name)
@@ -213,18 +219,26 @@ class _Held:
         ):
             below.pop()
         image = next((each.id for each in images if container.image and container.image in each.names), None)
-        if image is None:  # Docker does not say it here either
+        if image is None:  # Docker does not record it here either
             image = next((id_ for id_, folders in of_image.items() if folders == below), None)
         if image is None:
-            unknown.append("no image of this store has the layers that it lies on; its image may have been removed")
+            unknown.append("no image of this store has its layers; its image may have been removed")
         elif of_image[image] != below:
             found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"on {len(below)} others"))
         return ContainerPlan(
-            NAME, self.root, container.id, container.id[:12], image,
-            stack[0] if stack else None, tuple(stack[1:]), init, tuple(found), tuple(unknown),
-        )  # fmt: skip
+            store=NAME,
+            root=self.root,
+            id=container.id,
+            name=container.id[:12],
+            image=image,
+            upper=stack[0] if stack else None,
+            lowers=tuple(stack[1:]),
+            init=init,
+            differences=tuple(found),
+            unknown=tuple(unknown),
+        )
 
 
 def folder_of(snapshot: Snapshot) -> bytes:
-    """Where a snapshot's files lie."""
+    """Return the folder of a snapshot's files."""
     return SNAPSHOTS + b"/snapshots/%d/fs" % snapshot.id

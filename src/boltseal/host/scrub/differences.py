@@ -1,4 +1,4 @@
-"""What a check finds: one value for each thing that is not what it must be."""
+"""Differences: one value for each thing on disk that is not as expected."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from boltseal.engines.safe_open import readable
 from boltseal.errors import quote
 
 MAX_PER_LAYER: Final = 1000
-"""So many are kept for one layer; the rest is only counted."""
+"""The number of differences kept for one layer; further ones are only counted."""
 
 
 class DifferenceKind(StrEnum):
-    """In what something differs. The words stand in `--json` and in docs/scrub.md."""
+    """What differs. The values are part of `--json` and of docs/scrub.md."""
 
     MISSING = "missing"
     EXTRA = "extra"
@@ -43,7 +43,7 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`path`: in the layer, "" for the layer or image itself. `layer`: its diff ID, "" for the image."""
+    """One difference. `path`: in the layer, "" for the layer or image itself. `layer`: its diff ID, "" for the image."""
 
     kind: DifferenceKind
     path: str
@@ -53,10 +53,10 @@ class Difference:
 
 
 def difference(kind: DifferenceKind, path: bytes, expected: object, got: object, layer: str = "") -> Difference:
-    """A difference whose texts may come from anywhere: they are made fit to be shown."""
+    """Return a difference, with its texts made printable, as they may come from untrusted content."""
     return Difference(kind, shown(readable(path)), layer, shown(str(expected)), shown(str(got)))
 
 
 def shown(text: str) -> str:
-    """Text from a store on one line of printable characters."""
+    """Return text from a store as one line of printable characters."""
     return quote(text, 1000)[1:-1]

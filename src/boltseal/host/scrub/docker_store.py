@@ -1,4 +1,4 @@
-"""Docker's own store, checked from an image's ID down: config -> diff IDs -> layerdb -> cache-id -> stack."""
+"""Plans the check of Docker's classic store, from the image ID down: config -> diff IDs -> layerdb -> cache-id -> stack."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from boltseal.engines.docker_store import OVERLAY2, DockerContainer, DockerStore
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
-from boltseal.host.scrub.layer_folder import DOCKER
-from boltseal.host.scrub.overlay_stack import Proven, check_stack
+from boltseal.host.scrub.layer_folder import DOCKER_NAMES
+from boltseal.host.scrub.overlay_stack import IsSameLayer, check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, ownership_in
 from boltseal.host.scrub.plans import Allowance, ContainerPlan, ImagePlan, StorePlan, chain_ids, diff_ids
 from boltseal.oci.digest import Digest
@@ -26,14 +26,14 @@ _RANGE: Final = 65536
 
 
 def plan(root: Path) -> StorePlan:
-    """What this data root holds. Never raises for what lies there."""
+    """Return the plan of a data root; unreadable or malformed content is part of the plan, never raised."""
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
     try:
         store = DockerStore(root)
         unknown += [
-            f"images of Docker's storage driver {driver}, which is not understood; overlay2 is"
+            f"images of Docker's storage driver {driver} can't be checked (expected overlay2)"
             for driver in store.drivers()
             if driver != OVERLAY2
         ]
@@ -51,32 +51,32 @@ def _images(store: DockerStore, allowance: Allowance, unknown: list[str]) -> lis
     ids = store.images()
     names: dict[Digest, list[str]] = {}
     try:
-        for name, meant in store.tags().items():
-            names.setdefault(meant, []).append(name)
+        for name, target in store.tags().items():
+            names.setdefault(target, []).append(name)
     except (StoreMissing, StoreMalformed, StoreUnreadable) as error:
         unknown.append(error.message)
     found = {image: _image(store, image, tuple(sorted(names.get(image, ()))), allowance) for image in ids}
     hidden = {
-        parent for child in found.values() if (parent := _hidden_by(store, child)) and _is_below(parent, child, found)
+        parent for child in found.values() if (parent := _parent(store, child)) and _is_covered_by(parent, child, found)
     }
     shown = [image for id_, image in found.items() if id_ not in hidden]
-    return shown + [_lost(store, image, named) for image, named in names.items() if image not in found]
+    return shown + [_missing_image(store, image, named) for image, named in names.items() if image not in found]
 
 
-def _lost(store: DockerStore, image: Digest, names: list[str]) -> ImagePlan:
+def _missing_image(store: DockerStore, image: Digest, names: list[str]) -> ImagePlan:
     gone = difference(DifferenceKind.MISSING, b"", f"image {image}", "no such image in imagedb")
     return ImagePlan(NAME, store.root, image, image, tuple(sorted(names)), differences=(gone,))
 
 
-def _hidden_by(store: DockerStore, child: ImagePlan) -> Digest | None:
+def _parent(store: DockerStore, child: ImagePlan) -> Digest | None:
     try:
         return store.parent(child.id)
     except (StoreMissing, StoreMalformed, StoreUnreadable):
         return None
 
 
-def _is_below(parent: Digest, child: ImagePlan, found: Mapping[Digest, ImagePlan]) -> bool:
-    """Whether an image without a name, which is said to be a step to another one, is proven with it: layers and all."""
+def _is_covered_by(parent: Digest, child: ImagePlan, found: Mapping[Digest, ImagePlan]) -> bool:
+    """Return whether an unnamed intermediate image has only layers of its child, so that checking the child covers it."""
     image = found.get(parent)
     if image is None or image.names or image.differences or image.unknown:
         return False
@@ -110,35 +110,35 @@ def _layers(
     for index, (diff, chain_id) in enumerate(zip(diffs, chain, strict=True)):
         at, above = layer_at(chain_id), chain[index - 1] if index else None
         try:
-            said = store.layer(chain_id)
+            recorded = store.layer(chain_id)
         except (StoreMissing, StoreMalformed) as error:
-            found.append(
-                difference(DifferenceKind.METADATA, at, "what layerdb keeps of a layer", error.message, str(diff))
-            )
+            found.append(difference(DifferenceKind.METADATA, at, "a layer in layerdb", error.message, str(diff)))
             return tuple(layers)
         except StoreUnreadable as error:
             unknown.append(error.message)
             return tuple(layers)
-        if said.diff != diff:
-            found.append(difference(DifferenceKind.METADATA, at + b"/diff", diff, said.diff, str(diff)))
-        if said.parent != above:
+        if recorded.diff != diff:
+            found.append(difference(DifferenceKind.METADATA, at + b"/diff", diff, recorded.diff, str(diff)))
+        if recorded.parent != above:
             found.append(
-                difference(DifferenceKind.METADATA, at + b"/parent", above or "none", said.parent or "none", str(diff))
+                difference(
+                    DifferenceKind.METADATA, at + b"/parent", above or "none", recorded.parent or "none", str(diff)
+                )
             )
-        folders.append(said.cache_id)
-        folder = BASE + b"/" + said.cache_id.encode() + b"/diff"
+        folders.append(recorded.cache_id)
+        folder = BASE + b"/" + recorded.cache_id.encode() + b"/diff"
         layers.append(
             allowance.once(LayerFiles(
-                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=said.size
+                store.root, diff, folder, at + b"/tar-split.json.gz", ownership=owners, hint=recorded.size
             ))
         )  # fmt: skip
     named = [str(diff) for diff in diffs]
-    found += check_stack(store.files, BASE, folders, named, unknown, DOCKER, proven=_proven(layers))
+    found += check_stack(store.files, BASE, folders, named, unknown, DOCKER_NAMES, proven=_proven(layers))
     return tuple(layers)
 
 
-def _proven(layers: Sequence[LayerFiles]) -> Proven:
-    """Reads another folder as one of these layers, all of it, once."""
+def _proven(layers: Sequence[LayerFiles]) -> IsSameLayer:
+    """Return a function that checks a folder completely as one of these layers, with cached results."""
 
     @cache
     def proven(number: int, folder: str) -> bool:
@@ -152,7 +152,10 @@ def _proven(layers: Sequence[LayerFiles]) -> Proven:
 
 
 def ownership(root: Path) -> Ownership:
-    """With userns-remap the data root is called UID.GID, after what root became outside. OSError."""
+    """Return the ownership in a data root; with userns-remap it is named UID.GID after the ids that root is mapped to.
+
+    Raises: OSError.
+    """
     remapped = _REMAPPED.fullmatch(root.name)
     if remapped is None:
         return ownership_in(root)
@@ -170,23 +173,23 @@ def _containers(store: DockerStore, allowance: Allowance, unknown: list[str]) ->
         try:
             container = store.container(id_)
         except StoreMissing:
-            continue  # its folder is there before its config, and after it
+            continue  # Docker creates the folder before the config, and removes it after
         except (StoreMalformed, StoreUnreadable) as error:
             plans.append(ContainerPlan(NAME, store.root, id_, id_[:12], None, None, unknown=(error.message,)))
             continue
         if container.going:
-            why = "Docker is removing it, or has failed to"
+            why = "Docker is removing it, or its removal failed"
             plans.append(ContainerPlan(NAME, store.root, id_, container.name, container.image, None, unknown=(why,)))
         elif container.mount_id is not None:
             plans.append(_container(store, container, allowance))
         elif container.driver == OVERLAY2:
-            why = "layerdb does not say on which layers it lies (mounts/ID/mount-id is gone)"
+            why = "its layers are unknown: in layerdb, mounts/ID/mount-id is gone"
             plans.append(ContainerPlan(NAME, store.root, id_, container.name, container.image, None, unknown=(why,)))
     return plans
 
 
 def _container(store: DockerStore, container: DockerContainer, allowance: Allowance) -> ContainerPlan:
-    """The stack of a container: its own layer, the -init layer, and below them the layers of its image and nothing else."""
+    """Return the plan of a container, whose stack must be its own layer, the -init layer and its image's layers."""
     found: list[Difference] = []
     unknown: list[str] = []
     folders: list[str] = []
@@ -195,7 +198,7 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
         if container.image is not None:
             config = store.config(container.image)
             diffs = diff_ids(config, f"the config of {container.image.short}", allowance)
-            layers = _layers(store, diffs, allowance, [], [])  # what is wrong with them is said of the image
+            layers = _layers(store, diffs, allowance, [], [])  # the image's report has their differences
             chain = chain_ids(diffs)
             top = chain[-1] if chain else None
             if container.parent != top:
@@ -214,18 +217,18 @@ def _container(store: DockerStore, container: DockerContainer, allowance: Allowa
     own = [each for each in (container.init_id, container.mount_id) if each is not None]
     stack = [*folders, *own]
     if folders or container.image is None:
-        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, DOCKER, proven=_proven(layers))
+        found += check_stack(store.files, BASE, stack, [""] * len(stack), unknown, DOCKER_NAMES, proven=_proven(layers))
     at = [BASE + b"/" + folder.encode() + b"/diff" for folder in stack]
     return ContainerPlan(
-        NAME,
-        store.root,
-        container.id,
-        container.name,
-        container.image,
-        at[-1] if own else None,
-        tuple(reversed(at[:-1])),
-        at[-2] if len(own) == 2 else None,
-        tuple(found),
-        tuple(unknown),
-        container.pid,
+        store=NAME,
+        root=store.root,
+        id=container.id,
+        name=container.name,
+        image=container.image,
+        upper=at[-1] if own else None,
+        lowers=tuple(reversed(at[:-1])),
+        init=at[-2] if len(own) == 2 else None,
+        differences=tuple(found),
+        unknown=tuple(unknown),
+        pid=container.pid,
     )

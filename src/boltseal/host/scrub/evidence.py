@@ -1,4 +1,4 @@
-"""What an image must be, from what was written down elsewhere: a ledger's receipt, a project's lock."""
+"""Reads what an image must be from a ledger's receipt or a project's lock."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from boltseal.lockfile.document import Lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 
-_SAYS_WHAT_IT_MEANS: Final = frozenset(
+_TAG_ENTRIES: Final = frozenset(
     {EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_SEALED, EntryKind.TAG_UNSEALED, EntryKind.TAG_RESTORED}
 )
 
 
-class NothingExpected(Invalid):
-    """A receipt that does not say what a tag means."""
+class ReceiptWithoutTag(Invalid):
+    """A receipt whose entry does not resolve a tag."""
 
 
 def expectation_of_receipt(raw: bytes, key: VerifierKey) -> Expectation:
-    """What a receipt proves. Invalid when it does not hold, or is not about what a tag means."""
+    """Return the digest that a receipt proves for a tag.
+
+    Raises: Invalid: if the receipt is not valid; ReceiptWithoutTag: if its entry does not resolve a tag.
+    """
     verified = open_receipt(raw, key)
     entry = verified.entry
-    if entry.kind not in _SAYS_WHAT_IT_MEANS or not entry.digest:
-        raise NothingExpected(f"the receipt is of an entry {entry.kind}, which does not say what a tag means")
+    if entry.kind not in _TAG_ENTRIES or not entry.digest:
+        raise ReceiptWithoutTag(f"the receipt's entry does not resolve a tag (got {entry.kind}, expected a tag entry)")
     by = (
         f"entry {verified.index} of the ledger {entry.registry}, "
         f"under its checkpoint of {verified.signed.checkpoint.size} entries"
@@ -38,7 +41,7 @@ def expectation_of_receipt(raw: bytes, key: VerifierKey) -> Expectation:
 
 
 def expectations_of_lock(lock: Lock) -> list[Expectation]:
-    """What a project's lock says its tags mean: index, manifests and image IDs."""
+    """Return what the tags of a project's lock resolve to: index, manifests and image IDs."""
     found = []
     for image in lock.images:
         if image.digest is None or image.reference.tag is None:

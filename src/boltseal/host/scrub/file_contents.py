@@ -1,9 +1,9 @@
-"""A layer's digest, computed from the files themselves.
+"""Computes a layer's digest from its files.
 
-With a tar-split the tar is put together again on a `LayerDigester`: its headers from there, the content of each file from the disk.
-If the SHA-256 of it all is the diff ID, every header and every byte of every file is proven at once. If it is not, a second
-reading says which files: those whose CRC64 is not the one that tar-split has. That is no proof, since a forger can write
-another CRC; then the layer as a whole stands as changed, and no file is named.
+A `LayerDigester` reassembles the tar: headers from the tar-split, the content of each file from disk. If its SHA-256 is the
+diff ID, every header and every byte of every file is proven at once. If not, a second reading finds the files whose CRC64
+differs from that in the tar-split. That is no proof, since an attacker can change the CRC; then the layer as a whole is
+reported as changed, and no file is named.
 """
 
 from __future__ import annotations
@@ -28,40 +28,42 @@ from boltseal.host.scrub.tar_header import BLOCK, Header, TarMalformed, clean
 from boltseal.host.scrub.tar_split import SLOT, read
 
 PIECE_BYTES: Final = 256 * 1024
-"""So much is read and hashed at a time: it stays in the core's own cache."""
+"""The number of bytes read and hashed at a time; they fit in the core's cache."""
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _QUIETLY: Final = _FILE | os.O_NOATIME
 
-Spend = Callable[[int], None]
-"""Called with the bytes about to be read, or just read; may wait, so that a rate is kept."""
+CountRead = Callable[[int], None]
+"""Called with the number of bytes about to be read, or just read; may wait to keep a rate limit."""
 
 
-class Changed(Exception):
-    """A file is not the one that was looked at a moment ago."""
+class ChangedWhileRead(Exception):
+    """A file changed while it was read."""
 
 
 class Sink(Protocol):
-    """What takes bytes."""
+    """A consumer of bytes, such as a hash."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
 
 
 class FileReader:
-    """Plain files of one folder. `from_disk`: what was read is taken out of the page cache, before and after."""
+    """Reads regular files of one folder. `from_disk`: drop files from the page cache before and after reading."""
 
-    def __init__(self, tree: SafeFolder, spend: Spend, *, from_disk: bool = False) -> None:
+    def __init__(self, tree: SafeFolder, count_read: CountRead, *, from_disk: bool = False) -> None:
         self.tree = tree
-        self.spend = spend
+        self.count_read = count_read
         self.from_disk = from_disk
 
     def open(self, path: bytes, before: os.stat_result | None = None) -> tuple[int, os.stat_result]:
-        """A file's descriptor and what it was before it was opened. StoreMissing, StoreMalformed, StoreUnreadable.
+        """Open a file, and return its descriptor and its status before it was opened.
 
-        Only what is known to be a plain file is opened: a device may do something, a pipe may wait.
+        Only a known regular file is opened: opening a device may have effects, opening a pipe may block.
+
+        Raises: StoreMissing, StoreMalformed, StoreUnreadable.
         """
         found = before or self.tree.stat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise StoreMalformed(f"{self.tree.shown(path)} is no plain file")
+            raise StoreMalformed(f"{self.tree.shown(path)} is not a regular file")
         above, _, name = path.rpartition(b"/")
         try:
             return self.open_in(self.tree.folder(above), name), found
@@ -69,7 +71,10 @@ class FileReader:
             raise explained(error, self.tree.shown(path)) from error
 
     def open_in(self, parent: int, name: bytes) -> int:
-        """What is known to be a plain file, in an open folder. OSError."""
+        """Open a known regular file in an open folder.
+
+        Raises: OSError.
+        """
         try:
             fd = os.open(name, _QUIETLY, dir_fd=parent)
         except PermissionError:
@@ -84,16 +89,19 @@ class FileReader:
         os.close(fd)
 
     def feed(self, path: bytes, size: int, sink: Sink) -> None:
-        """Gives a file's `size` bytes to `sink`. Changed if it is not that long, or moves."""
+        """Feed a file's `size` bytes to `sink`.
+
+        Raises: ChangedWhileRead: if it has another size or changes; StoreUnreadable.
+        """
         fd, before = self.open(path)
         try:
             if before.st_size != size:
-                raise Changed(f"{before.st_size} bytes")
+                raise ChangedWhileRead(f"{before.st_size} bytes")
             for piece in pieces_of(fd, 0, size):
-                self.spend(len(piece))
+                self.count_read(len(piece))
                 sink.update(piece)
             if written_since(before, os.fstat(fd)):
-                raise Changed("a file that changes while it is read")
+                raise ChangedWhileRead("a file that changes while it is read")
         except OSError as error:
             raise explained(error, self.tree.shown(path)) from error
         finally:
@@ -101,27 +109,30 @@ class FileReader:
 
 
 def pieces_of(fd: int, offset: int, length: int) -> Iterator[bytes]:
-    """A part of an open file. Changed if it is shorter. OSError."""
+    """Yield a part of an open file.
+
+    Raises: ChangedWhileRead: if the file is shorter; OSError.
+    """
     while length > 0:
         data = os.pread(fd, min(length, PIECE_BYTES), offset)
         if not data:
-            raise Changed("a shorter file")
+            raise ChangedWhileRead("a shorter file")
         yield data
         offset += len(data)
         length -= len(data)
 
 
 def written_since(before: os.stat_result, after: os.stat_result) -> bool:
-    """Whether an open file was written to since it was looked at."""
+    """Return whether an open file was written to between two calls of stat."""
     return (before.st_ctime_ns, before.st_size) != (after.st_ctime_ns, after.st_size)
 
 
 class LayerDigester:
-    """A layer's tar as it is put together: hashed, and not kept. `write` and `file`, in the tar's order; then `digest`.
+    """Hashes a layer's tar while it is reassembled. Call `write` and `add_file` in the tar's order, then `digest`.
 
-    `broken`: files that were not what was looked at, so that there is no digest. `mapless`: sparse files whose map
-    tar-split did not keep, so that none can be had. `guessed`: such a map was made up; if it was not the right one, the
-    digest is wrong, and says nothing.
+    `broken`: files that changed while they were read, so that there is no digest. `mapless`: sparse files whose map is not in
+    the tar-split and can't be reconstructed. `guessed`: whether such a map was reconstructed; if wrongly, the digest is
+    wrong too and proves nothing. `fed`: the number of files read.
     """
 
     def __init__(self, files: FileReader) -> None:
@@ -131,85 +142,93 @@ class LayerDigester:
         self.fed = 0
         self.files = files
         self._hash = hashlib.sha256()
-        self._view = memoryview(bytearray(PIECE_BYTES))
-        self._at = 0
+        self._buffer = memoryview(bytearray(PIECE_BYTES))
+        self._used = 0
 
-    def _turn(self) -> None:
-        """Hash what is gathered: in pieces that stay near the core, and are worth the call."""
-        self.files.spend(self._at)
-        self._hash.update(self._view[: self._at])
-        self._at = 0
+    def _hash_buffer(self) -> None:
+        """Hash the collected bytes: pieces that fit in the core's cache and are large enough for the call."""
+        self.files.count_read(self._used)
+        self._hash.update(self._buffer[: self._used])
+        self._used = 0
 
     def write(self, data: bytes) -> None:
-        """Bytes of the tar itself."""
-        end = self._at + len(data)
+        """Add bytes of the tar itself."""
+        end = self._used + len(data)
         if end > PIECE_BYTES:
-            self._turn()
+            self._hash_buffer()
             end = len(data)
             if end > PIECE_BYTES:
-                self.files.spend(end)
+                self.files.count_read(end)
                 self._hash.update(data)
                 return
-        self._view[self._at : end] = data
-        self._at = end
+        self._buffer[self._used : end] = data
+        self._used = end
 
-    def small(self, raw: bytes, fd: int, size: int) -> bool:
-        """Bytes of the tar and the plain file behind them, if both fit in a piece; else nothing is taken. OSError."""
-        begin = self._at + len(raw)
+    def add_small(self, raw: bytes, fd: int, size: int) -> bool:
+        """Add bytes of the tar and the small file after them; return False, and add nothing, if they do not fit in a piece.
+
+        Raises: OSError.
+        """
+        begin = self._used + len(raw)
         end = begin + size
         if end > PIECE_BYTES:
-            if end - self._at > PIECE_BYTES:
+            if end - self._used > PIECE_BYTES:
                 return False
-            self._turn()
+            self._hash_buffer()
             begin, end = len(raw), len(raw) + size
-        if os.readv(fd, (self._view[begin:end],)) != size:
+        if os.readv(fd, (self._buffer[begin:end],)) != size:
             os.lseek(fd, 0, os.SEEK_SET)
             return False
-        self._view[self._at : begin] = raw
-        self._at = end
+        self._buffer[self._used : begin] = raw
+        self._used = end
         self.fed += 1
         return True
 
-    def file(self, path: bytes, fd: int, _: os.stat_result, header: Header) -> None:
-        """The content of an open file, which has the size that it must have. OSError.
+    def add_file(self, path: bytes, fd: int, _: os.stat_result, header: Header) -> None:
+        """Add the content of an open file of the expected size.
 
-        That nobody writes to it meanwhile is not looked at: if the digest holds, what was read is what it must be.
+        Concurrent writes are not detected here: if the digest matches, the bytes that were read are right.
+
+        Raises: OSError.
         """
         if header.sparse is None:
-            self.plain(path, fd, header.size)
+            self.add_regular(path, fd, header.size)
             return
         self.fed += 1
         try:
-            self._sparse(fd, header)
-        except Changed as changed:
+            self._add_sparse(fd, header)
+        except ChangedWhileRead as changed:
             self.broken[path] = str(changed)
 
-    def plain(self, path: bytes, fd: int, size: int) -> None:
-        """The same of a file that the tar stores whole."""
+    def add_regular(self, path: bytes, fd: int, size: int) -> None:
+        """Add the content of a file that the tar stores completely.
+
+        Raises: OSError.
+        """
         self.fed += 1
-        end = self._at + size
-        if end <= PIECE_BYTES and os.readv(fd, (self._view[self._at : end],)) == size:
-            self._at = end
+        end = self._used + size
+        if end <= PIECE_BYTES and os.readv(fd, (self._buffer[self._used : end],)) == size:
+            self._used = end
             return
         try:
             os.lseek(fd, 0, os.SEEK_SET)
-            self._whole(fd, size)
-        except Changed as changed:
+            self._add_large(fd, size)
+        except ChangedWhileRead as changed:
             self.broken[path] = str(changed)
 
-    def _whole(self, fd: int, left: int) -> None:
+    def _add_large(self, fd: int, left: int) -> None:
         while left > 0:
-            if left > PIECE_BYTES - self._at:
-                self._turn()
-            got = os.readv(fd, (self._view[self._at : self._at + left],))
+            if left > PIECE_BYTES - self._used:
+                self._hash_buffer()
+            got = os.readv(fd, (self._buffer[self._used : self._used + left],))
             if not got:
-                raise Changed("a shorter file")
-            self._at += got
+                raise ChangedWhileRead("a shorter file")
+            self._used += got
             left -= got
 
-    def _sparse(self, fd: int, header: Header) -> None:
+    def _add_sparse(self, fd: int, header: Header) -> None:
         pieces: Sequence[tuple[int, int]] = header.sparse or ()
-        if not pieces:  # format 1.0: the map was in the content, which tar-split did not keep
+        if not pieces:  # format 1.0 has the map in the content, which is not in the tar-split
             found = guessed_map(fd, header.size, header.stored)
             if found is None:
                 self.mapless.append(header.name)
@@ -222,15 +241,17 @@ class LayerDigester:
                 self.write(piece)
 
     def digest(self) -> str:
-        """The SHA-256 of all of it, in hex. Nothing may be written after it."""
-        self._turn()
+        """Return the SHA-256 of everything, in hex. Nothing may be added after it."""
+        self._hash_buffer()
         return self._hash.hexdigest()
 
 
 def guessed_map(fd: int, size: int, stored: int) -> tuple[bytes, list[tuple[int, int]]] | None:
-    """The map that GNU tar (format 1.0) most likely wrote of a file: what is not zeros, in blocks of the file system.
+    """Reconstruct the sparse map that GNU tar (format 1.0) most likely wrote: the blocks that are not zeros.
 
-    None where it is not as long as what the tar stored. Whether it is the right one only the digest tells. OSError.
+    Returns None if its length does not fit the stored size. Only the digest shows whether it is right.
+
+    Raises: OSError.
     """
     for block in (4096, 512):
         zeros = bytes(block)
@@ -256,9 +277,9 @@ def guessed_map(fd: int, size: int, stored: int) -> tuple[bytes, list[tuple[int,
 
 
 def suspects(split: IO[bytes], files: FileReader, since_ns: int) -> Iterator[tuple[bytes, str]]:
-    """The files whose content has not the CRC64 that tar-split has, or that were written to since then, and which it is.
+    """Yield files whose CRC64 differs from the tar-split's, or that were written to since `since_ns`, each with what it is.
 
-    Those that can't be read are passed over.
+    Unreadable files are skipped.
     """
     for line in read(split):
         if line.type == SLOT and line.size > 0 and line.payload is not None:
@@ -267,10 +288,10 @@ def suspects(split: IO[bytes], files: FileReader, since_ns: int) -> Iterator[tup
                 path = clean(line.path)
                 written = files.tree.stat(path).st_ctime_ns > since_ns
                 files.feed(path, line.size, running)
-            except (Changed, StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed):
+            except (ChangedWhileRead, StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed):
                 continue
             if written:
-                yield path, "a file that was written to while it was checked"
+                yield path, "a file that was written to during the check"
             elif running.value.to_bytes(8) != line.payload:
                 yield path, "other content"
 

@@ -1,4 +1,4 @@
-"""Where the engines of this host keep their images, or what kind of store a given folder is."""
+"""Finds the image stores of this host's engines, and the stores at a given path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from boltseal.engines.locations import IN_A_HOME, inside, places
+from boltseal.engines.locations import IN_A_HOME, inside, store_locations
 from boltseal.errors import Invalid, quote
 from boltseal.host.scrub import archives, containerd_store, docker_store, podman_store
 from boltseal.host.scrub.plans import StorePlan
@@ -24,78 +24,83 @@ PODMANS: Final = tuple(f"{driver}-images" for driver in ("overlay", "vfs", "btrf
 _REMAPPED: Final = re.compile(r"[1-9][0-9]*\.[1-9][0-9]*")
 
 
-class NoStore(Invalid):
-    """A folder or file that is no store of images."""
+class NoStoreFound(Invalid):
+    """A path without an image store."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundStore:
-    """A store, and how it is read."""
+    """A store's root and the function that plans its check."""
 
     root: Path
     plan: Plan
 
 
 def usual_stores(homes: Iterable[Path] = (), disk: Path = Path("/")) -> list[FoundStore]:
-    """The stores of this host that are there. `homes`: of the users whose own stores are looked for too."""
-    named, unknown = places(disk)
-    there = {os.path.realpath(path): path for path in reversed([disk / each for each in named]) if _is_dir(path)}
-    here = [store for path in reversed(there.values()) for store in _kinds(path)]
-    return here + _in_homes(homes, lambda path: path if _is_dir(path) else None) + _not_known(disk, unknown)
+    """Return the stores of this host. `homes`: of users whose rootless stores are included."""
+    named, unknown = store_locations(disk)
+    existing = {os.path.realpath(path): path for path in reversed([disk / each for each in named]) if _is_dir(path)}
+    here = [store for path in reversed(existing.values()) for store in _stores_in(path)]
+    return here + _in_homes(homes, lambda path: path if _is_dir(path) else None) + _unknown_locations(disk, unknown)
 
 
 def _in_homes(homes: Iterable[Path], where: Callable[[Path], Path | None]) -> list[FoundStore]:
-    """`where`: where a path really leads to, None if nothing is there."""
+    """Return the stores in home folders. `where`: resolves a path, None if it does not exist."""
     looked = list(islice(homes, MAX_HOMES + 1))
     candidates = [where(home / store) for home in looked[:MAX_HOMES] for store in IN_A_HOME]
-    found = [store for path in candidates if path is not None for store in _kinds(path)]
+    found = [store for path in candidates if path is not None for store in _stores_in(path)]
     return found + [FoundStore(home, _left_out) for home in looked[MAX_HOMES:]]
 
 
-def _not_known(disk: Path, unknown: list[str]) -> list[FoundStore]:
+def _unknown_locations(disk: Path, unknown: list[str]) -> list[FoundStore]:
     return [FoundStore(disk, partial(_unknown, (why,))) for why in unknown]
 
 
 def store_at(root: Path) -> list[FoundStore]:
-    """The stores at a path: an engine's root, a whole host's disk, a layout's folder, an archive. NoStore."""
+    """Return the stores at a path: an engine's root, a whole host's disk, a layout's folder or an archive.
+
+    Raises: NoStoreFound.
+    """
     if not _is_dir(root):
-        if _closed(root):
+        if _is_unreadable(root):
             return [FoundStore(root, _unreadable)]
         if os.path.lexists(root):
             return [FoundStore(root, archives.plan)]
-        raise NoStore(f"{quote(str(root), 200)[1:-1]} is not there; expected a store, a mounted disk or an archive")
-    found = _kinds(root) or _on_disk(root)
+        raise NoStoreFound(
+            f"{quote(str(root), 200)[1:-1]} does not exist; expected a store, a mounted disk or an archive"
+        )
+    found = _stores_in(root) or _on_disk(root)
     if not found:
-        raise NoStore(
-            f"{quote(str(root), 200)[1:-1]} is no store of images; expected the root of Docker (image/, overlay2/), containerd "
+        raise NoStoreFound(
+            f"{quote(str(root), 200)[1:-1]} is not an image store; expected the root of Docker (image/, overlay2/), containerd "
             "(io.containerd.*), Podman (overlay-images/), an OCI layout, an archive, or a disk with one of them in var/lib"
         )
     return found
 
 
 def _on_disk(root: Path) -> list[FoundStore]:
-    """The stores of a mounted disk, each where its own host would find it. A home that we may not look into may hold one."""
-    named, unknown = places(root)
+    """Return the stores of a mounted disk, at the paths of its own host; an unreadable home folder may have one."""
+    named, unknown = store_locations(root)
     home = inside(root, "home")
-    unlisted = {home} if home is not None and _closed(home) else set()
+    unlisted = {home} if home is not None and _is_unreadable(home) else set()
     users = sorted(islice(home.iterdir(), MAX_HOMES)) if home is not None and _is_dir(home) and not unlisted else []
     homes = [
         at for each in ("root", *(f"home/{user.name}" for user in users)) if (at := inside(root, each)) is not None
     ]
-    closed = unlisted | {each for each in homes if _closed(each, os.X_OK)}
-    there = dict.fromkeys(at for each in named if (at := inside(root, each)) is not None)
+    closed = unlisted | {each for each in homes if _is_unreadable(each, os.X_OK)}
+    existing = dict.fromkeys(at for each in named if (at := inside(root, each)) is not None)
     return [
-        *(store for path in there for store in _kinds(path)),
+        *(store for path in existing for store in _stores_in(path)),
         *(FoundStore(each, _unreadable) for each in sorted(closed)),
         *_in_homes(
             (each for each in homes if each not in closed), lambda path: inside(root, str(path.relative_to(root)))
         ),
-        *_not_known(root, unknown),
+        *_unknown_locations(root, unknown),
     ]
 
 
-def _kinds(root: Path) -> list[FoundStore]:
-    if _closed(root):
+def _stores_in(root: Path) -> list[FoundStore]:
+    if _is_unreadable(root):
         return [FoundStore(root, _unreadable)]
     if not _is_dir(root):
         return []
@@ -111,7 +116,7 @@ def _kinds(root: Path) -> list[FoundStore]:
     ]
     if os.path.lexists(root / "oci-layout") or os.path.lexists(root / "index.json"):
         found.append(FoundStore(root, archives.plan))
-    with os.scandir(root) as entries:  # with userns-remap there may be nothing else in Docker's root
+    with os.scandir(root) as entries:  # with userns-remap Docker's root may have nothing else
         remapped = sorted(each.name for each in entries if _REMAPPED.fullmatch(each.name))
     return found + [
         FoundStore(root / name, docker_store.plan)
@@ -127,8 +132,8 @@ def _is_dir(path: Path) -> bool:
         return False
 
 
-def _closed(path: Path, rights: int = os.R_OK | os.X_OK) -> bool:
-    """Whether it is a folder that we lack these rights to, or we may not even see whether it is there."""
+def _is_unreadable(path: Path, rights: int = os.R_OK | os.X_OK) -> bool:
+    """Return whether this process lacks these rights on a folder, or the right to see whether it exists."""
     try:
         found = path.stat()
     except PermissionError:
@@ -139,12 +144,12 @@ def _closed(path: Path, rights: int = os.R_OK | os.X_OK) -> bool:
 
 
 def _left_out(root: Path) -> StorePlan:
-    why = f"there are more than {MAX_HOMES} homes; what the others keep is checked where --root names it"
+    why = f"not checked: there are more than {MAX_HOMES} home folders; name this one with --root"
     return StorePlan("store", root, unknown=(why,))
 
 
 def _unreadable(root: Path) -> StorePlan:
-    """A store that is there, and that we may not look into: which kind it is can't even be said."""
+    """Return the plan of a folder that can't be read, so that even its kind of store is unknown."""
     why = f"no right to read {quote(str(root), 200)[1:-1]}; run it as root (CAP_DAC_READ_SEARCH)"
     return _unknown((why,), root)
 

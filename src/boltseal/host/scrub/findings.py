@@ -1,4 +1,4 @@
-"""The differences of one layer while they are gathered: later entries may take back what earlier ones have shown."""
+"""The differences of one layer while they are collected: later entries can retract those of earlier ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, Differenc
 
 @dataclass(slots=True)
 class Findings:
-    """What differs in one layer, and what can't be read. At most MAX_PER_LAYER of each are kept, all differences counted."""
+    """The differences of one layer and what can't be read: at most MAX_PER_LAYER of each; `count`: of all differences."""
 
     layer: str
     kept: dict[bytes, list[Difference]] = field(default_factory=dict)
@@ -17,18 +17,18 @@ class Findings:
     unreadable: list[str] = field(default_factory=list)
 
     def add(self, kind: DifferenceKind, path: bytes, expected: object, got: object) -> None:
-        """Something differs at a path."""
+        """Add a difference at a path."""
         self.count += 1
         if self.count <= MAX_PER_LAYER:
             self.kept.setdefault(path, []).append(difference(kind, path, expected, got, self.layer))
 
     def not_read(self, why: str) -> None:
-        """Something could not be read, so that the layer is not proven."""
+        """Add something that could not be read, so that the layer is not proven."""
         if len(self.unreadable) < MAX_PER_LAYER and why not in self.unreadable[-1:]:
             self.unreadable.append(why)
 
     def drop(self, path: bytes, kinds: frozenset[DifferenceKind] | None = None) -> None:
-        """Forget what an entry that is replaced, or whose attributes are, has shown."""
+        """Retract the differences of an entry that is replaced; with `kinds`, only those."""
         before = self.kept.pop(path, [])
         after = [each for each in before if kinds is not None and each.kind not in kinds]
         self.count -= len(before) - len(after)
@@ -36,14 +36,14 @@ class Findings:
             self.kept[path] = after
 
     def drop_below(self, folder: bytes) -> None:
-        """Forget what entries in a folder have shown that is none any more."""
+        """Retract the differences of all entries in a folder that is replaced by a file."""
         for path in [each for each in self.kept if each.startswith(folder + b"/")]:
             self.drop(path)
 
     def has(self, path: bytes, *kinds: DifferenceKind) -> bool:
-        """Whether such a difference stands at a path."""
+        """Return whether a path has a difference of these kinds."""
         return any(each.kind in kinds for each in self.kept.get(path, ()))
 
     def all(self) -> list[Difference]:
-        """What is kept, in the order in which it was found."""
+        """Return the kept differences, in the order in which they were found."""
         return [each for found in self.kept.values() for each in found]

@@ -1,7 +1,6 @@
-"""One entry of a layer's tar, against what lies at its path: type, size, owner, mode, time, link, device, attributes.
+"""Compares an entry of a layer's tar with the file at its path: type, size, owner, mode, time, link, device, attributes.
 
-`plain_file` is the short way, which nearly all entries go; it says nothing of what differs. `compare` is the long one, and
-does.
+`plain_file` is fast, handles nearly all entries, and only returns whether everything matches. `compare` reports what differs.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, explained, readable
-from boltseal.host.scrub.attributes import CAPABILITY, PASSED_OVER, Attributes
+from boltseal.host.scrub.attributes import CAPABILITY, IGNORED, Attributes
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
 from boltseal.host.scrub.ownership import Ownership
@@ -51,31 +50,34 @@ _FORMATS: Final = {
 }
 _CAPABILITY: Final = os.fsencode(CAPABILITY)
 MAX_SHARED_ATTRIBUTES_BYTES: Final = 64 * 1024 * 1024
-"""What entries may give files of several names in extended attributes, since those are kept until the last entry."""
+"""The limit for extended attributes of hard-linked files, which are kept in memory until the last entry."""
 _OF_A_HEADER: Final = frozenset(
     {DifferenceKind.MODE, DifferenceKind.OWNER, DifferenceKind.MTIME, DifferenceKind.XATTR, DifferenceKind.CAPABILITY}
 )
 
 PlainInode = tuple[int, int, int, int | None, int | None]
-"""Mode with type, device, links, user and group as the disk has them."""
+"""The mode with its type, device, number of links, user and group, as on disk."""
 Content = Callable[[bytes, int, os.stat_result, Header], None]
-"""Takes the content of a plain file whose type and size are right: path, open file, what it was before, header. OSError."""
+"""Consumes the content of a regular file of the right size: path, open file, status before, header. Raises OSError."""
 
 
 class Opener(Protocol):
-    """What opens plain files: `contents.FileReader`."""
+    """Opens regular files: `file_contents.FileReader`."""
 
     def open_in(self, parent: int, name: bytes) -> int:
-        """A name in an open folder, open to be read and not followed anywhere. OSError."""
+        """Open a name in an open folder for reading, without following a link.
+
+        Raises: OSError.
+        """
         ...
 
     def close(self, fd: int) -> None:
-        """Done with it."""
+        """Close a file."""
         ...
 
 
 class Inodes:
-    """The inodes of one folder. `attributes` gathers the opaque marks that are met."""
+    """Compares the inodes of one folder. `attributes` collects the opaque marks that are met."""
 
     def __init__(self, tree: SafeFolder, ownership: Ownership, findings: Findings, files: Opener) -> None:
         self.attributes = Attributes(tree)
@@ -84,17 +86,18 @@ class Inodes:
         self._findings = findings
         self._files = files
         self._owners: dict[tuple[int, int], tuple[int | None, int | None]] = {}
-        self._shared: dict[int, bytes] = {}
-        """Which path an inode of several names was first met at: what differs of it is reported there."""
-        self._given: dict[int, dict[bytes, bytes]] = {}
-        """The extended attributes that the entries of an inode of several names gave it so far."""
-        self._given_bytes = 0
+        self._first_paths: dict[int, bytes] = {}
+        """The first path of each hard-linked inode; its differences are reported there."""
+        self._expected_attributes: dict[int, dict[bytes, bytes]] = {}
+        """The extended attributes that the entries so far gave each hard-linked inode."""
+        self._expected_bytes = 0
 
     def plain_file(self, above: bytes, path: bytes, name: bytes, header: Header, content: Content | None) -> bool:
-        """Whether the file `name` in the folder `above`, a plain one by its folder, is all that its header says.
+        """Return whether the file `name` in the folder `above`, listed as a regular file, matches its header.
 
-        False, and nothing said nor read, where anything is otherwise: then `compare` looks at it anew.
-        StoreUnreadable and its like.
+        If not, nothing is reported or consumed, and `compare` must be called.
+
+        Raises: StoreUnreadable, StoreMissing, StoreMalformed.
         """
         if header.traits.kind != REGULAR:
             return False
@@ -104,7 +107,7 @@ class Inodes:
             return False
         try:
             found = os.fstat(fd)
-            if not self.as_said(found, header):
+            if not self.matches_header(found, header):
                 return False
             if header.xattrs or self.attributes.names(path, fd):
                 self._xattrs(path, header.xattrs, found, fd)
@@ -117,7 +120,7 @@ class Inodes:
         return True
 
     def folder(self, path: bytes, header: Header) -> bool:
-        """The same for a folder."""
+        """Return whether a folder matches its header; if not, nothing is reported, and `compare` must be called."""
         try:
             fd = self._tree.descriptor(path)
             found, traits = os.fstat(fd), header.traits
@@ -127,13 +130,13 @@ class Inodes:
                 and (found.st_uid, found.st_gid) == self._owner(traits.owner)
                 and (found.st_mtime_ns if header.exact else found.st_mtime_ns // _NS * _NS) == header.mtime_ns
                 and not header.xattrs
-                and PASSED_OVER.issuperset(os.listxattr(fd))
+                and IGNORED.issuperset(os.listxattr(fd))
             )
         except (OSError, StoreMalformed):
             return False
 
-    def as_said(self, found: os.stat_result, header: Header) -> bool:
-        """Whether a plain file is what its header says, attributes and content aside."""
+    def matches_header(self, found: os.stat_result, header: Header) -> bool:
+        """Return whether a regular file matches its header, except for attributes and content."""
         return (
             found.st_size == header.size
             and (found.st_mode, found.st_dev, found.st_nlink, found.st_uid, found.st_gid)
@@ -142,11 +145,14 @@ class Inodes:
         )
 
     def plain_inode(self, traits: UnusualTraits) -> PlainInode:
-        """What a plain file with these traits has, apart from what each has for itself: size and time."""
+        """Return the expected inode of a regular file with these traits, without its size and time."""
         return traits.mode & 0o7777 | stat.S_IFREG, self._tree.device, 1, *self._owner(traits.owner)
 
     def compare(self, path: bytes, header: Header, content: Content | None) -> None:
-        """Say what differs. StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed."""
+        """Report what differs.
+
+        Raises: StoreMissing, StoreMalformed, StoreUnreadable, TarMalformed.
+        """
         if header.kind == HARDLINK:
             self._hardlink(path, header)
             return
@@ -162,15 +168,18 @@ class Inodes:
                 at = self._tree.folder(path) if stat.S_ISDIR(found.st_mode) else self.attributes.at(path)
                 self._xattrs(path, header.xattrs, found, at)
         if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-            self._give(found.st_ino, header.xattrs)
-            other = self._shared.setdefault(found.st_ino, path)
+            self._record_attributes(found.st_ino, header.xattrs)
+            other = self._first_paths.setdefault(found.st_ino, path)
             if other != path:
                 self._findings.add(
                     DifferenceKind.HARDLINK, path, "a file of its own", f"the same file as {readable(other)}"
                 )
 
-    def of_a_folder_without_an_entry(self, path: bytes, header: Header, found: os.stat_result) -> None:
-        """Which attributes it has, since it must have none. StoreUnreadable."""
+    def check_implied_folder(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        """Report the attributes of a folder without an entry, which must have none.
+
+        Raises: StoreUnreadable.
+        """
         self._xattrs(path, header.xattrs, found, self._tree.folder(path))
 
     def _with_content(self, path: bytes, header: Header, found: os.stat_result, content: Content) -> None:
@@ -191,17 +200,17 @@ class Inodes:
         target = clean(header.link)
         found = self._tree.stat(path)
         try:
-            meant = self._tree.stat(target)
+            linked = self._tree.stat(target)
         except StoreMissing:
-            meant = None
-        if meant is None or (found.st_ino, found.st_dev) != (meant.st_ino, meant.st_dev):
+            linked = None
+        if linked is None or (found.st_ino, found.st_dev) != (linked.st_ino, linked.st_dev):
             self._findings.add(
                 DifferenceKind.HARDLINK, path, f"the same file as {readable(target)}", "a file of its own"
             )
             return
-        first, at = self._shared.get(found.st_ino, target), self.attributes.at(target)
-        attributes = self._with_those_of_a_link(header, found, self.attributes.names(target, at))
-        if stat.S_ISLNK(found.st_mode):  # containerd gives it the time of the link, Docker and Podman leave it
+        first, at = self._first_paths.get(found.st_ino, target), self.attributes.at(target)
+        attributes = self._attributes_after_link(header, found, self.attributes.names(target, at))
+        if stat.S_ISLNK(found.st_mode):  # containerd sets the time of the link's header, Docker and Podman do not
             of_the_link = _same_time(*_times(header, found))
             self._findings.drop(first, _OF_A_HEADER if of_the_link else _OF_A_HEADER - {DifferenceKind.MTIME})
             self._owner_and_mode(first, header, found)
@@ -210,37 +219,45 @@ class Inodes:
             self._owner_mode_time(first, header, found)
         self._xattrs(first, attributes, found, at)
 
-    def _with_those_of_a_link(self, header: Header, found: os.stat_result, there: list[str]) -> dict[bytes, bytes]:
-        """The extended attributes of an inode after a link to it. `there`: the names of those on the disk. TarMalformed.
+    def _attributes_after_link(self, header: Header, found: os.stat_result, there: list[str]) -> dict[bytes, bytes]:
+        """Return the expected extended attributes of an inode after a hard link to it. `there`: the names of those on disk.
 
-        Engines set the attributes of the link's header on the shared inode, and remove none: it has those of all its
-        headers, the last value of each. In two cases an attribute may be missing:
+        Engines set the attributes of the link's header on the shared inode and remove none, so it has those of all its
+        headers, with the last value of each. In two cases an attribute may be missing:
 
-        1. A capability that the link's header does not repeat. Docker and containerd change the owner for each header,
-           upon which the kernel removes the capability; Podman does so only where the owner is another one.
+        1. A capability that the link's header does not repeat. Docker and containerd change the owner for each header, and
+           the kernel then removes the capability; Podman does so only if the owner differs.
         2. Any attribute of a symbolic link: containerd sets none.
-        """
-        given = self._given.get(found.st_ino, {}) | header.xattrs
-        may_miss = given.keys() if stat.S_ISLNK(found.st_mode) else {_CAPABILITY} - header.xattrs.keys()
-        names = {os.fsencode(name) for name in there}
-        given = {name: value for name, value in given.items() if name in names or name not in may_miss}
-        self._give(found.st_ino, given)
-        return given
 
-    def _give(self, inode: int, attributes: dict[bytes, bytes]) -> None:
-        """Remember what an inode of several names must have so far. TarMalformed."""
-        self._given_bytes += _size(attributes) - _size(self._given.pop(inode, {}))
+        Raises: TarMalformed.
+        """
+        expected = self._expected_attributes.get(found.st_ino, {}) | header.xattrs
+        optional = expected.keys() if stat.S_ISLNK(found.st_mode) else {_CAPABILITY} - header.xattrs.keys()
+        names = {os.fsencode(name) for name in there}
+        expected = {name: value for name, value in expected.items() if name in names or name not in optional}
+        self._record_attributes(found.st_ino, expected)
+        return expected
+
+    def _record_attributes(self, inode: int, attributes: dict[bytes, bytes]) -> None:
+        """Record the expected attributes of a hard-linked inode so far.
+
+        Raises: TarMalformed: if they exceed MAX_SHARED_ATTRIBUTES_BYTES in total.
+        """
+        self._expected_bytes += _size(attributes) - _size(self._expected_attributes.pop(inode, {}))
         if attributes:
-            self._given[inode] = attributes
-        if self._given_bytes > MAX_SHARED_ATTRIBUTES_BYTES:
+            self._expected_attributes[inode] = attributes
+        if self._expected_bytes > MAX_SHARED_ATTRIBUTES_BYTES:
             raise TarMalformed(f"hard-linked files with more than {MAX_SHARED_ATTRIBUTES_BYTES} bytes of attributes")
 
     def _type_and_size(self, path: bytes, header: Header, found: os.stat_result) -> bool | None:
-        """Whether the size holds too, so that content can be compared; None where it is something else altogether."""
+        """Report differences of type and size.
+
+        Returns True for a regular file of the right size, whose content can be compared; None for another type.
+        """
         add = self._findings.add
         wanted, got = _FORMATS[header.kind], stat.S_IFMT(found.st_mode)
         if wanted != got:
-            add(DifferenceKind.TYPE, path, _KINDS[wanted], described(found))
+            add(DifferenceKind.TYPE, path, _KINDS[wanted], describe_file(found))
             return None
         if found.st_dev != self._tree.device:
             add(DifferenceKind.MOUNT, path, "the layer's file system", "something mounted over it")
@@ -259,7 +276,7 @@ class Inodes:
         return False
 
     def _owner(self, inside: tuple[int, int]) -> tuple[int | None, int | None]:
-        """Who the user and group of a header are on this disk."""
+        """Return the ids on disk of the user and group in a header, None for an unmapped id."""
         owner = self._owners.get(inside)
         if owner is None:
             owner = self._ownership.users.outside(inside[0]), self._ownership.groups.outside(inside[1])
@@ -280,43 +297,43 @@ class Inodes:
             add(DifferenceKind.MODE, path, f"{header.mode & 0o7777:04o}", f"{mode:04o}")
         owner = self._owner(header.traits.owner)
         if None in owner:
-            self._of_nobody(path, header, found)
+            self._unmapped_owner(path, header, found)
         elif (found.st_uid, found.st_gid) != owner:
             add(DifferenceKind.OWNER, path, f"{owner[0]}:{owner[1]}", f"{found.st_uid}:{found.st_gid}")
 
-    def _of_nobody(self, path: bytes, header: Header, found: os.stat_result) -> None:
-        """An owner that has no id on this disk. With `ignore_chown_errors` engines leave such a file to who unpacks it."""
+    def _unmapped_owner(self, path: bytes, header: Header, found: os.stat_result) -> None:
+        """Compare an owner without an id on this disk; with `ignore_chown_errors` the file keeps the unpacking user."""
         if not self._ownership.whole:
             self._findings.not_read(OWNERS_UNKNOWN)
         elif self._ownership.devices or (found.st_uid, found.st_gid) != self._owner((0, 0)):
-            wanted = f"its user, as no id of theirs stands for {header.uid}:{header.gid}"
+            wanted = f"the store's user, as {header.uid}:{header.gid} is not mapped to an id"
             self._findings.add(DifferenceKind.OWNER, path, wanted, f"{found.st_uid}:{found.st_gid}")
 
     def _xattrs(self, path: bytes, wanted: Mapping[bytes, bytes], found: os.stat_result, at: bytes | int) -> None:
-        """`wanted`: what it must have. `at`: the open file, or where to find it."""
+        """Report differing attributes. `wanted`: the expected ones. `at`: the open file, or its path."""
         for kind, expected, got in self.attributes.differences(path, wanted, found, at):
             self._findings.add(kind, path, expected, got)
 
 
 _MAX_OWNERS: Final = 10_000
 OWNERS_UNKNOWN: Final = (
-    "files of users other than root can't be compared with their owners: which ids the owner of this store may give "
-    "them does not stand in etc/subuid and etc/subgid"
+    "owners other than root can't be checked: the subordinate ids of this store's owner are not in etc/subuid and "
+    "etc/subgid"
 )
 
 
-def kind_in_words(header: Header) -> str:
-    """What an entry makes."""
+def describe_kind(header: Header) -> str:
+    """Return the kind of file that an entry creates, in words."""
     return _KINDS.get(_FORMATS.get(header.kind, 0), "hard link")
 
 
 def is_whiteout(found: os.stat_result) -> bool:
-    """A character device 0:0: overlayfs hides what lies below."""
+    """Return whether a file is a whiteout of overlayfs: a character device 0:0, which hides lower layers."""
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
-def described(found: os.stat_result) -> str:
-    """What lies somewhere, for who reads a difference."""
+def describe_file(found: os.stat_result) -> str:
+    """Return type, mode and owner of a file, in words."""
     if is_whiteout(found):
         return "a whiteout, which hides the file of lower layers"
     mode = f", mode {stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}:{found.st_gid}"
@@ -328,7 +345,7 @@ def _size(attributes: Mapping[bytes, bytes]) -> int:
 
 
 def _times(header: Header, found: os.stat_result) -> tuple[int, int]:
-    """The times in nanoseconds of the header and on the disk, both as exact as they can be compared."""
+    """Return the times of the header and on disk in nanoseconds, at the precision that both have."""
     wanted, got = header.mtime_ns, found.st_mtime_ns
     if not header.exact or got % _NS == 0:
         return wanted // _NS * _NS, got // _NS * _NS
@@ -336,7 +353,7 @@ def _times(header: Header, found: os.stat_result) -> tuple[int, int]:
 
 
 def _same_time(wanted: int, got: int) -> bool:
-    """Whether an engine makes the one of the other: times before 1970 or too far off become 1970."""
+    """Return whether an engine writes `got` for `wanted`: times before 1970 or out of range become 1970."""
     return wanted == got or (got == 0 and not 0 <= wanted <= _MAX_TIME_NS)
 
 

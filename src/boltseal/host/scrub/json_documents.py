@@ -1,4 +1,4 @@
-"""Manifests and indexes as stores keep them: without the media type that a registry would say beside them."""
+"""Reads manifests and indexes from stores, which lack the media type that a registry sends with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ class _Kind(msgspec.Struct):
 
 
 def read_manifest(raw: bytes, media_type: str | None = None) -> Manifest:
-    """A manifest or an index. ManifestInvalid; StoreMalformed when it is no JSON."""
-    said = decoded(raw, _Kind, "a manifest")
-    guess = OCI_INDEX if bytes(said.manifests) not in (b"", b"null") else OCI_MANIFEST
-    return parse_manifest(raw, said.media_type or media_type or guess)
+    """Parse a manifest or index.
+
+    Raises: ManifestInvalid; StoreMalformed: if it is not JSON.
+    """
+    kind = decoded(raw, _Kind, "a manifest")
+    guess = OCI_INDEX if bytes(kind.manifests) not in (b"", b"null") else OCI_MANIFEST
+    return parse_manifest(raw, kind.media_type or media_type or guess)

@@ -1,7 +1,7 @@
-"""A layer that lies there as a blob: hashed as it lies, uncompressed, hashed again, and taken apart, in one reading.
+"""Reads a layer's blob once: hashes it, decompresses it, hashes the tar, and parses the entries.
 
-`digest` is the hash of the blob, `diff_id` that of the tar in it; both stand only after the last entry. gzip (any number
-of members), zstd and plain tars are told apart by their first bytes, as engines do.
+`digest` is the hash of the blob, `diff_id` that of the tar in it; both are complete only after the last entry. gzip (any
+number of members), zstd and uncompressed tars are detected by their first bytes, as engines do.
 """
 
 from __future__ import annotations
@@ -26,83 +26,92 @@ MAX_GROUP_BYTES: Final = 16 * 1024 * 1024
 MAX_DIGITS: Final = 20
 MAX_PIECES: Final = 2_000_000
 MAX_WINDOW_LOG: Final = 27
-"""A zstd frame may ask for a window of 2^41 bytes; engines and we read up to 128 MiB."""
+"""A zstd frame can request a window of 2^41 bytes; engines and boltseal accept up to 128 MiB."""
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 class Readable(Protocol):
-    """What is read from."""
+    """A source of bytes."""
 
     def read(self, limit: int, /) -> bytes: ...
 
 
 class BlobTar:
-    """One blob, read once from its beginning. `spend` is told of every byte read."""
+    """One blob, read once from its beginning. `count_read`: called with the number of bytes read."""
 
-    def __init__(self, file: Readable, algorithm: str, spend: Callable[[int], None]) -> None:
+    def __init__(self, file: Readable, algorithm: str, count_read: Callable[[int], None]) -> None:
         self._file = file
-        self._spend = spend
+        self._count_read = count_read
         self._blob = hasher(algorithm)
         self._algorithm = algorithm
         self._tar = hashlib.sha256()
         self._rest = b""
-        self._left = 0
-        self._pieces = self._inflated()
+        self._content_left = 0
+        self._pieces = self._decompressed()
 
     @property
     def digest(self) -> Digest:
-        """Of what was read of the blob so far."""
+        """The digest of what was read of the blob so far."""
         return Digest(self._algorithm, self._blob.hexdigest())
 
     @property
     def diff_id(self) -> str:
-        """SHA-256 of the tar so far, in hex."""
+        """The SHA-256 of the tar so far, in hex."""
         return self._tar.hexdigest()
 
     def entries(self) -> Iterator[Header]:
-        """The entries; `content` gives what the last one stores, and what of it is not taken is passed over."""
+        """Yield the entries. `content` yields the stored content of the current one; what is not read is skipped."""
         while True:
-            group = self._take(BLOCK)
+            group = self._read_exactly(BLOCK)
             if len(group) < BLOCK or not any(group):
                 break
             while (more := group_size(group[-BLOCK:])) is not None:
                 is_global = group[-BLOCK:][156:157] == b"g"
-                group += self._take(more)
+                group += self._read_exactly(more)
                 if is_global:
                     break
-                group += self._take(BLOCK)
+                group += self._read_exactly(BLOCK)
                 if len(group) > MAX_GROUP_BYTES:
-                    raise TarMalformed("an entry's headers are longer than engines read")
+                    raise TarMalformed("an entry's headers are too long (engines would not read them)")
             header = parse_group(group)
-            self._left = header.stored
+            self._content_left = header.stored
             yield header
             for _ in self.content():
                 pass
-            self._take(-header.stored % BLOCK)
+            self._read_exactly(-header.stored % BLOCK)
         self.drain()
 
     def content(self) -> Iterator[bytes]:
-        """What the tar stores of the entry at hand. TarMalformed where it is cut off."""
-        while self._left > 0:
-            piece = self._some(min(self._left, PIECE_BYTES))
+        """Yield the stored content of the current entry.
+
+        Raises: TarMalformed: if the tar is truncated.
+        """
+        while self._content_left > 0:
+            piece = self._read_some(min(self._content_left, PIECE_BYTES))
             if not piece:
                 raise TarMalformed("the layer's tar ends in the middle of a file")
-            self._left -= len(piece)
+            self._content_left -= len(piece)
             yield piece
 
     def exactly(self, size: int) -> Iterator[bytes]:
-        """The next `size` bytes of what is stored. TarMalformed where it is cut off."""
+        """Yield the next `size` bytes of the stored content.
+
+        Raises: TarMalformed: if the tar is truncated.
+        """
         while size > 0:
-            piece = self._some(min(size, self._left, PIECE_BYTES)) if self._left > 0 else b""
+            piece = self._read_some(min(size, self._content_left, PIECE_BYTES)) if self._content_left > 0 else b""
             if not piece:
                 raise TarMalformed("the layer's tar ends in the middle of a file")
-            self._left -= len(piece)
+            self._content_left -= len(piece)
             size -= len(piece)
             yield piece
 
     def sparse_map(self) -> tuple[tuple[int, int], ...]:
-        """GNU's map 1.0, which stands before the content: decimal lines, filled up to a block."""
+        """Read GNU's sparse map 1.0 from before the content: decimal lines, padded to a block.
+
+        Raises: TarMalformed.
+        """
         text, wanted = b"", 1
         numbers: list[int] = []
         while len(numbers) < wanted:
@@ -116,43 +125,43 @@ class BlobTar:
             if len(numbers) < wanted and len(text) > MAX_DIGITS:
                 raise TarMalformed("the map of a sparse file is damaged")
             if wanted > MAX_PIECES:
-                raise TarMalformed("a sparse file of millions of pieces")
+                raise TarMalformed(f"the map of a sparse file has too many pieces (expected at most {MAX_PIECES})")
         return tuple(zip(numbers[1:wanted:2], numbers[2:wanted:2], strict=True))
 
     def skip(self, piece: bytes) -> None:
-        """Bytes that somebody else read of the blob, so that its digest is of everything."""
+        """Hash bytes of the blob that the caller read itself."""
         self._blob.update(piece)
 
     def drain(self) -> None:
-        """Read to the end, so that both hashes are of everything."""
+        """Read to the end, so that both hashes are complete."""
         self._rest = b""
         for _ in self._pieces:
             pass
 
-    def _take(self, size: int) -> bytes:
+    def _read_exactly(self, size: int) -> bytes:
         taken = []
-        while size > 0 and (piece := self._some(size)):
+        while size > 0 and (piece := self._read_some(size)):
             taken.append(piece)
             size -= len(piece)
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
-    def _some(self, limit: int) -> bytes:
+    def _read_some(self, limit: int) -> bytes:
         if not self._rest:
             self._rest = next(self._pieces, b"")
         piece, self._rest = self._rest[:limit], self._rest[limit:]
         return piece
 
-    def _raw(self) -> Iterator[bytes]:
+    def _blob_pieces(self) -> Iterator[bytes]:
         while piece := self._file.read(PIECE_BYTES):
-            self._spend(len(piece))
+            self._count_read(len(piece))
             self._blob.update(piece)
             yield piece
 
-    def _inflated(self) -> Iterator[bytes]:
-        raw = self._raw()
+    def _decompressed(self) -> Iterator[bytes]:
+        raw = self._blob_pieces()
         first = next(raw, b"")
         if first.startswith(_GZIP):
-            pieces = _gunzipped(_chain(first, raw))
+            pieces = _gunzip(_chain(first, raw))
         elif first.startswith(_ZSTD):
             pieces = _unzstd(_chain(first, raw))
         else:
@@ -168,8 +177,11 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The members of a gzip file, one after the other. TarMalformed."""
+def _gunzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress the members of a gzip file.
+
+    Raises: TarMalformed.
+    """
     member = None
     for raw in pieces:
         while raw and (member is not None or any(raw)):  # zeros after the last member are padding
@@ -185,11 +197,14 @@ def _gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
     if member is not None:
         yield member.flush()
         if not member.eof:
-            raise TarMalformed("the layer's gzip is cut off")
+            raise TarMalformed("the layer's gzip is truncated")
 
 
 def _unzstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The frames of a zstd file, one after the other, those to be skipped too. TarMalformed."""
+    """Decompress the frames of a zstd file, including skippable ones.
+
+    Raises: TarMalformed.
+    """
     frame = None
     for raw in pieces:
         while raw or frame is not None:
@@ -207,7 +222,7 @@ def _unzstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
             else:
                 raw = b""
     if frame is not None:
-        raise TarMalformed("the layer's zstd is cut off")
+        raise TarMalformed("the layer's zstd is truncated")
 
 
 def _frame() -> zstd.ZstdDecompressor:

@@ -1,17 +1,16 @@
-"""One layer, checked: a job that any process can do, and its result.
+"""Checks one layer: a job that any process can run.
 
-A layer comes in three forms:
+A layer is stored in one of three forms:
 
-    tar-split   the tar is put together from its headers and the files; each entry is compared as it passes
-    blob        the tar lies there: one reading of the blob, each entry and its content compared as they pass
-    blob alone  an archive or layout: nothing is unpacked, the digests are all there is
+    tar-split   the tar is reassembled from its headers and the files; each entry is compared on the way
+    blob        the tar is stored: the blob is read once, and each entry with its content is compared on the way
+    blob alone  an archive or layout: nothing is unpacked, so only the digests are checked
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
@@ -19,8 +18,8 @@ from pathlib import Path
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
 from boltseal.errors import Invalid
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
-from boltseal.host.scrub.fast_path import straight
-from boltseal.host.scrub.file_contents import FileReader, LayerDigester, suspects, written_since
+from boltseal.host.scrub.fast_path import make_fast_path
+from boltseal.host.scrub.file_contents import CountRead, FileReader, LayerDigester, suspects, written_since
 from boltseal.host.scrub.layer_blob import BlobTar
 from boltseal.host.scrub.layer_comparison import LayerComparison
 from boltseal.host.scrub.mount_points import mounts_in_layer
@@ -29,14 +28,14 @@ from boltseal.host.scrub.tar_header import Header, TarMalformed
 from boltseal.host.scrub.tar_split import entries
 from boltseal.oci.digest import SHA256, Digest
 
-Spend = Callable[[int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class LayerFiles:
-    """Where a layer lies. Paths are relative to `root`; what is not there in this kind of store is None.
+    """The files of a layer. Paths are relative to `root`, and None if this kind of store does not have them.
 
-    `blob_start`, `blob_size`: where in the file `blob` it lies, for archives; size -1: to the end.
+    `blob_start`, `blob_size`: the part of the file `blob` in an archive; size -1: to the end. `said_size`: the blob's size
+    in the manifest, -1 if unknown. `artifact`: whether the content is no layer, so that only the blob's digest is known.
+    `hint`: the approximate number of bytes to read, from the store, only to distribute the work.
     """
 
     root: Path
@@ -48,17 +47,14 @@ class LayerFiles:
     blob_start: int = 0
     blob_size: int = -1
     said_size: int = -1
-    """How long the manifest says that the blob is; -1: nobody says it."""
     artifact: bool = False
-    """Content that is no layer: only the blob's digest is known of it."""
     ownership: Ownership = field(default_factory=Ownership)
     hint: int = 0
-    """About how many bytes there are to read, by the store's word: only to share the work out."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckMode:
-    """How it is read. `quick`: no content, so that nothing is proven by a digest."""
+    """How files are read. `quick`: without contents, so no digest proves anything. `from_disk`: bypass the page cache."""
 
     quick: bool = False
     from_disk: bool = False
@@ -66,7 +62,11 @@ class CheckMode:
 
 @dataclass(frozen=True, slots=True)
 class LayerResult:
-    """`count`: of all differences, `differences` may be fewer. `unknown`: what could not be checked, and why."""
+    """The result for one layer.
+
+    `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `opaque`:
+    folders with an opaque mark that is not in the tar; harmless if no lower layer has the folder.
+    """
 
     diff_id: Digest
     differences: tuple[Difference, ...] = ()
@@ -74,15 +74,14 @@ class LayerResult:
     unknown: tuple[str, ...] = ()
     entries: int = 0
     opaque: frozenset[bytes] = frozenset()
-    """Folders with an opaque mark that the tar does not have; harmless where no lower layer has the folder."""
 
 
-def check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
-    """Do one job. Whatever the disk holds, the answer is a result."""
+def check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
+    """Check one layer; malformed or unreadable content is part of the result, never raised."""
     if layer.folder is None:
-        return _check(layer, manner, spend)
+        return _check(layer, check_mode, count_read)
     mounted, unknown = _mounted(layer.root, layer.folder, str(layer.diff_id))
-    result = _check(layer, manner, spend)
+    result = _check(layer, check_mode, count_read)
     since, unknown_since = _mounted(layer.root, layer.folder, str(layer.diff_id))
     known = set(result.differences)
     more = [each for each in dict.fromkeys((*mounted, *since)) if each not in known]
@@ -95,7 +94,7 @@ def check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
 
 
 def _mounted(root: Path, folder: bytes, name: str) -> tuple[list[Difference], list[str]]:
-    """What is mounted in a layer's folder, and why that could not be seen."""
+    """Return the mounts in a layer's folder, and the reason if they could not be listed."""
     try:
         return mounts_in_layer(root, folder, name), []
     except (StoreMissing, StoreMalformed):
@@ -108,16 +107,16 @@ def _unproven_owners(layer: LayerFiles) -> tuple[str, ...]:
     return (layer.ownership.unproven,) if layer.ownership.unproven else ()
 
 
-def _check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
+def _check(layer: LayerFiles, check_mode: CheckMode, count_read: CountRead) -> LayerResult:
     name = str(layer.diff_id)
     try:
         with SafeFolder(layer.root) as store:
             if layer.folder is None:
-                return _blob(layer, store, None, manner, spend)
+                return _blob(layer, store, None, check_mode, count_read)
             with store.below(layer.folder) as tree:
                 if layer.tar_split is not None:
-                    return _split(layer, store, tree, manner, spend)
-                return _blob(layer, store, tree, manner, spend)
+                    return _split(layer, store, tree, check_mode, count_read)
+                return _blob(layer, store, tree, check_mode, count_read)
     except StoreMissing as error:
         found = difference(DifferenceKind.MISSING, b"", "there", error.message, name)
         return LayerResult(layer.diff_id, (found,), 1)
@@ -126,55 +125,60 @@ def _check(layer: LayerFiles, manner: CheckMode, spend: Spend) -> LayerResult:
     except Invalid as error:
         found = difference(DifferenceKind.METADATA, b"", "what an engine writes", error.message, name)
         return LayerResult(layer.diff_id, (found,), 1)
-    except OSError as error:  # of a disk that does not give its bytes
+    except OSError as error:  # a read error of the disk
         return LayerResult(layer.diff_id, unknown=(explained(error, f"layer {layer.diff_id.short}").message,))
 
 
-def _split(layer: LayerFiles, store: SafeFolder, tree: SafeFolder, manner: CheckMode, spend: Spend) -> LayerResult:
-    """A layer with a tar-split. TarMalformed, StoreMissing and its like."""
-    assert layer.tar_split is not None  # noqa: S101 - asked before
-    files, began_ns = FileReader(tree, spend, from_disk=manner.from_disk), time.time_ns()
+def _split(
+    layer: LayerFiles, store: SafeFolder, tree: SafeFolder, check_mode: CheckMode, count_read: CountRead
+) -> LayerResult:
+    """Check a layer with a tar-split.
+
+    Raises: TarMalformed, StoreMissing, StoreUnreadable, StoreMalformed, OSError.
+    """
+    assert layer.tar_split is not None  # noqa: S101 - checked by the caller
+    files, began_ns = FileReader(tree, count_read, from_disk=check_mode.from_disk), time.time_ns()
     comparison = LayerComparison(tree, str(layer.diff_id), layer.ownership, files)
     with store.opened(layer.tar_split) as fd, open(fd, "rb", closefd=False) as split:
-        if manner.quick:
+        if check_mode.quick:
             for _, header in entries(split):
                 if header is not None:
                     comparison.entry(header)
             comparison.finish()
             return _result(layer, comparison)
-        tape, missed = LayerDigester(files), False
-        for raw, header in entries(split, straight(comparison, tape)):
-            tape.write(raw)
+        digester, missed = LayerDigester(files), False
+        for raw, header in entries(split, make_fast_path(comparison, digester)):
+            digester.write(raw)
             if header is not None:
-                fed = tape.fed
-                comparison.entry(header, tape.file)
-                missed = missed or (header.size > 0 and tape.fed == fed)
+                fed = digester.fed
+                comparison.entry(header, digester.add_file)
+                missed = missed or (header.size > 0 and digester.fed == fed)
         comparison.finish()
-        digest = tape.digest()
+        digest = digester.digest()
         if digest == layer.diff_id.hex:
             return _result(layer, comparison)
         os.lseek(fd, 0, os.SEEK_SET)
-        found = dict(suspects(split, tape.files, began_ns)) | tape.broken
+        found = dict(suspects(split, digester.files, began_ns)) | digester.broken
     more = [
         difference(DifferenceKind.CONTENT, path, "the content of the layer", got, str(layer.diff_id))
         for path, got in found.items()
     ]
-    return _unproven(layer, comparison, tape, None if missed or tape.broken else digest, more)
+    return _unproven(layer, comparison, digester, None if missed or digester.broken else digest, more)
 
 
 def _unproven(
-    layer: LayerFiles, comparison: LayerComparison, tape: LayerDigester, digest: str | None, more: list[Difference]
+    layer: LayerFiles, comparison: LayerComparison, digester: LayerDigester, digest: str | None, more: list[Difference]
 ) -> LayerResult:
-    """A layer that does not have its digest. `digest`: None where a file was missing in it. `more`: whose fault that is."""
+    """Return the result of a layer with a wrong digest. `digest`: None if a file was missing. `more`: the changed files."""
     if digest is None or more or comparison.findings.unreadable:
         return _result(layer, comparison, tuple(more))
-    if tape.mapless or tape.guessed:
+    if digester.mapless or digester.guessed:
         why = (
-            f"sparse files (GNU 1.0), whose map no engine keeps, are in layer {layer.diff_id.short}: "
-            "their checksums hold, but no digest can be computed"
+            f"layer {layer.diff_id.short} has sparse files (GNU 1.0), whose map engines do not store: their checksums match, "
+            "but its digest can't be computed"
         )
         return _result(layer, comparison, unknown=(why,))
-    got = f"sha256:{digest}, though each file has the checksum in tar-split: that is forged"
+    got = f"sha256:{digest}, though each file has its checksum in tar-split, which is therefore forged"
     return _result(
         layer, comparison, (difference(DifferenceKind.DIGEST, b"", str(layer.diff_id), got, str(layer.diff_id)),)
     )
@@ -198,32 +202,32 @@ def _result(
 
 
 def _blob(
-    layer: LayerFiles, store: SafeFolder, tree: SafeFolder | None, manner: CheckMode, spend: Spend
+    layer: LayerFiles, store: SafeFolder, tree: SafeFolder | None, check_mode: CheckMode, count_read: CountRead
 ) -> LayerResult:
-    """A layer whose blob lies there, unpacked (`tree`) or not."""
-    assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has one
+    """Check a layer that is stored as a blob, unpacked (`tree`) or not."""
+    assert layer.blob is not None  # noqa: S101 - a layer without a tar-split has a blob
     name, digest = str(layer.diff_id), layer.blob_digest
-    files = FileReader(tree or store, spend, from_disk=manner.from_disk)
+    files = FileReader(tree or store, count_read, from_disk=check_mode.from_disk)
     comparison = LayerComparison(tree, name, layer.ownership, files) if tree is not None else None
     wrong: list[Difference] = []
     with store.opened(layer.blob) as fd, open(fd, "rb", closefd=False, buffering=0) as raw:
-        if manner.from_disk:
+        if check_mode.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         size = layer.blob_size if layer.blob_size >= 0 else os.fstat(fd).st_size
-        if 0 <= layer.said_size < size:  # a file with a hole costs nothing to make, and hours to read
+        if 0 <= layer.said_size < size:  # a sparse file is free to create and takes hours to read
             wrong.append(difference(DifferenceKind.SIZE, b"", f"a blob of {layer.said_size} bytes", size, name))
             size = layer.said_size
         file = _Window(raw, layer.blob_start, size)
-        tar = BlobTar(file, digest.algorithm if digest else SHA256, spend)
+        tar = BlobTar(file, digest.algorithm if digest else SHA256, count_read)
         try:
             if not layer.artifact:
-                _unpack(tar, comparison, manner)
+                _unpack(tar, comparison, check_mode)
         except TarMalformed as error:
             wrong.append(difference(DifferenceKind.CONTENT, b"", "a whole layer", error.message, name))
-        for piece in iter(lambda: file.read(1 << 20), b""):  # what is left: artifacts, and what follows damage
-            spend(len(piece))
+        for piece in iter(lambda: file.read(1 << 20), b""):  # the rest: artifacts, and everything after damage
+            count_read(len(piece))
             tar.skip(piece)
-        if manner.from_disk:
+        if check_mode.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     if digest is not None and tar.digest != digest:
         wrong.insert(0, difference(DifferenceKind.DIGEST, b"", digest, tar.digest, name))
@@ -236,8 +240,11 @@ def _blob(
     return _result(layer, comparison, tuple(wrong))
 
 
-def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: CheckMode) -> None:
-    """Goes through the tar; where the layer was unpacked, each entry is compared as it passes. TarMalformed."""
+def _unpack(tar: BlobTar, comparison: LayerComparison | None, check_mode: CheckMode) -> None:
+    """Read the tar, and compare each entry if the layer is unpacked.
+
+    Raises: TarMalformed, StoreUnreadable.
+    """
     if comparison is None:
         tar.drain()
         return
@@ -246,16 +253,16 @@ def _unpack(tar: BlobTar, comparison: LayerComparison | None, manner: CheckMode)
         if _same(fd, tar, header):
             return
         if written_since(before, os.fstat(fd)):
-            raise StoreUnreadable(f"{readable(path)} is a file that changes while it is read")
+            raise StoreUnreadable(f"{readable(path)} changed while it was read")
         comparison.differs(path)
 
     for header in tar.entries():
-        comparison.entry(header, None if manner.quick else content)
+        comparison.entry(header, None if check_mode.quick else content)
     comparison.finish()
 
 
 def _same(fd: int, tar: BlobTar, header: Header) -> bool:
-    """Whether a file of the right size holds what the tar has. Stops at the first piece that differs."""
+    """Return whether a file of the right size has the content in the tar; stops at the first difference."""
     if header.sparse is not None:
         return _same_sparse(fd, tar, header)
     return all(_read_exactly(fd, len(piece)) == piece for piece in tar.content())
@@ -293,7 +300,7 @@ def _zeros(fd: int, at: int, size: int) -> bool:
 
 
 class _Window:
-    """A part of a file, as a file that can only be read."""
+    """A read-only view of a part of a file."""
 
     def __init__(self, raw: FileIO, start: int, size: int) -> None:
         self._raw = raw

@@ -1,22 +1,22 @@
-"""A layer as its tar says, against the folder it was unpacked into: one entry after the other, then what is too much.
+"""Compares a layer's tar with the folder it was unpacked into: entry by entry, then the files that have no entry.
 
-The rules by which engines make files of tar entries, mirrored here and in `inodes`:
+The rules by which engines create files from tar entries, followed here and in `inodes`:
 
-1. `/` and `./` in front of a name are cut off; the root's own entry is passed over, its folder is the engine's.
-2. A later entry of the same name replaces an earlier one, except a folder a folder, which takes the later attributes.
-3. A hard link is the inode of its target, and takes the header of the link: the last one holds. Attributes are added
-   to those of earlier headers, and none is removed (see `Inodes`).
-4. Folders that no entry names are made by the engine: only that they are folders is checked.
+1. Leading `/` and `./` of a name are removed. The root's own entry is ignored; the engine creates its folder.
+2. A later entry of the same name replaces an earlier one. A folder over a folder only takes the later attributes.
+3. A hard link is the inode of its target and takes the values of the link's header; the last header counts. Extended
+   attributes are added to those of earlier headers, and none is removed (see `Inodes`).
+4. The engine creates folders that have no entry; they are only checked to be folders.
 5. `.wh.NAME` is a whiteout: a character device 0:0 at NAME. `.wh..wh..opq` is an opaque mark on its folder. Other names
-   that begin with `.wh..wh.` leave nothing behind. A whiteout of a name that the same layer holds means lower layers.
-6. Times are compared as finely as the header has them: nanoseconds only from PAX. Times before 1970 become 1970.
-7. Attributes that the host or overlayfs sets for itself are passed over; those that change what a container sees
-   (opaque, redirect, metacopy, whiteout) never are.
+   that begin with `.wh..wh.` create nothing. A whiteout of a name in the same layer refers to lower layers.
+6. Times are compared with the header's precision: nanoseconds only with PAX. Times before 1970 become 1970.
+7. Attributes that the host or overlayfs sets for its own use are ignored; those that change what a container sees (opaque,
+   redirect, metacopy, whiteout) never are.
 
-A folder is listed when its first entry comes; each entry takes its name off that list, and what stays is too much.
+A folder is listed when its first entry comes. Each entry removes its name from that list; names that remain are unexpected.
 
-Memory: the names of the layer's folders, those in them that no entry has named yet, the attributes of hard-linked files, and
-what differs.
+Memory: the names of the layer's folders, the names in them without an entry so far, the attributes of hard-linked files, and
+the differences.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames, readable
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
-from boltseal.host.scrub.inodes import Content, Inodes, Opener, kind_in_words
+from boltseal.host.scrub.inodes import Content, Inodes, Opener, describe_kind
 from boltseal.host.scrub.ownership import Ownership
 from boltseal.host.scrub.tar_header import FOLDER, GLOBAL, Header, TarMalformed, clean
 from boltseal.host.scrub.unexpected_files import UnexpectedFiles
@@ -38,12 +38,12 @@ _DOTTED: Final = (b"", b".")
 MAX_ENTRIES: Final = 10_000_000
 MAX_WHITEOUTS: Final = 1_000_000
 MAX_ABSENT: Final = 100_000
-"""What costs whoever writes a hostile list nothing must have an end; no layer has as many."""
+"""A hostile tar-split could list any number of these for free; real layers have fewer."""
 _NOTHING: Final[dict[bytes, bool]] = {}
 
 
 class LayerComparison:
-    """The folder of one layer, compared. Call `entry` for each header in the tar's order, then `finish`."""
+    """Compares the folder of one layer. Call `entry` for each header in the tar's order, then `finish`."""
 
     def __init__(self, tree: SafeFolder, layer: str, ownership: Ownership, files: Opener) -> None:
         self.findings = Findings(layer)
@@ -52,25 +52,28 @@ class LayerComparison:
         self._ownership = ownership
         self.inodes = Inodes(tree, ownership, self.findings, files)
         self.opaque_unexpected = self.inodes.attributes.opaque
-        self._left: dict[bytes, dict[bytes, bool] | None] = {b"": None}
-        """Every folder that entries name or lie in, and what is in it that none has named; None: not listed yet."""
+        self._without_entry: dict[bytes, dict[bytes, bool] | None] = {b"": None}
+        """Every folder of the tar, with the names in it that have no entry so far; None if it is not listed yet."""
         self._implied: set[bytes] = set()
         self._opaque: set[bytes] = set()
         self._whiteouts: dict[bytes, set[bytes]] = {}
         self._absent = self._hidden = 0
         self.spelled: bytes | None = None
-        """The folder of the last entry as its header spells it; then where that is, and what is left in it."""
+        """The folder of the last entry as spelled in its header; `above`: its path; `here`: its names without an entry."""
         self.above = b""
         self.here = _NOTHING
 
     def entry(self, header: Header, content: Content | None = None) -> None:
-        """One entry of the tar. TarMalformed for names that lead out of the layer."""
+        """Compare one entry of the tar.
+
+        Raises: TarMalformed: for a name outside of the layer.
+        """
         if header.traits.kind == GLOBAL:
             return
-        self._counted()
+        self._count_entry()
         spelled, _, name = header.name.rpartition(b"/")
-        if spelled != self.spelled or name[:1] in _DOTTED:  # most entries lie in the folder of the one before them
-            name = self._place(header.name)
+        if spelled != self.spelled or name[:1] in _DOTTED:  # most entries are in the folder of the previous one
+            name = self._locate(header.name)
             if not name:
                 return
         path = self.above + b"/" + name if self.above else name
@@ -79,106 +82,112 @@ class LayerComparison:
             if is_plain and self.inodes.plain_file(self.above, path, name, header, content):
                 return
             if is_plain is None:
-                self._named_before(path, header)
-            if header.traits.kind == FOLDER and self._folder_as_said(path, header):
+                self._replace_entry(path, header)
+            if header.traits.kind == FOLDER and self._folder_matches(path, header):
                 return
             self.inodes.compare(path, header, content)
         except StoreMissing:
-            self.findings.add(DifferenceKind.MISSING, path, kind_in_words(header), "nothing")
+            self.findings.add(DifferenceKind.MISSING, path, describe_kind(header), "nothing")
         except StoreMalformed as error:
             self.findings.add(DifferenceKind.TYPE, path, "a path of folders", error.message)
         except StoreUnreadable as error:
             self.findings.not_read(error.message)
 
-    def _counted(self) -> None:
+    def _count_entry(self) -> None:
         self.entries += 1
         if self.entries > MAX_ENTRIES:
             raise TarMalformed(f"more than {MAX_ENTRIES} entries")
 
-    def _folder_as_said(self, path: bytes, header: Header) -> bool:
-        self._left.setdefault(path, None)
+    def _folder_matches(self, path: bytes, header: Header) -> bool:
+        self._without_entry.setdefault(path, None)
         self._implied.discard(path)
         return self.inodes.folder(path, header)
 
-    # ---- where entries belong
+    # ---- folders of entries
 
-    def goes_to(self, folder: bytes) -> bool:
-        """Whether this is a folder that is known by just this spelling; then entries of it come now."""
-        if folder not in self._left:
+    def enter_known(self, folder: bytes) -> bool:
+        """Make a folder current if it is known by exactly this spelling, and return whether it is."""
+        if folder not in self._without_entry:
             return False
         self._enter(folder)
         self.spelled = folder
         return True
 
     def folder(self) -> int:
-        """The descriptor of the folder that entries come for, good until the next call of anything. OSError."""
+        """Return the descriptor of the current folder, valid until the next call of any method.
+
+        Raises: OSError.
+        """
         return self._tree.descriptor(self.above)
 
-    def _place(self, typed: bytes) -> bytes:
-        """An entry's name in `_above`; none for the root, and for whiteouts, which are noted. TarMalformed."""
-        path = clean(typed)
+    def _locate(self, spelling: bytes) -> bytes:
+        """Make the folder of an entry current and return the entry's name; "" for the root and for recorded whiteouts.
+
+        Raises: TarMalformed.
+        """
+        path = clean(spelling)
         above, _, name = path.rpartition(b"/")
         if name.startswith(_WHITEOUT):
             self._whiteout(above, name)
             return b""
         if path:
             self._enter(above)
-            spelled, _, last = typed.rpartition(b"/")
+            spelled, _, last = spelling.rpartition(b"/")
             self.spelled = spelled if last == name else None
         return name
 
     def _enter(self, folder: bytes) -> None:
-        """Entries of this folder come now."""
-        if not self.here and self._left.get(self.above) is not None:
-            self._left[self.above] = _NOTHING  # an empty dict keeps the memory of all that was in it
-        self._folder(folder)
+        """Make a folder the current one."""
+        if not self.here and self._without_entry.get(self.above) is not None:
+            self._without_entry[self.above] = _NOTHING  # an emptied dict keeps its memory
+        self._register_folder(folder)
         self.above, self.here = folder, self._listed(folder)
 
     def _listed(self, folder: bytes) -> dict[bytes, bool]:
-        """What is left in a folder. Where it can't be listed, its entries and `finish` say why."""
-        left = self._left[folder]
+        """Return the names in a folder that have no entry so far; if it can't be listed, entries and `finish` report it."""
+        left = self._without_entry[folder]
         if left is not None:
             return left
         try:
-            self._left[folder] = left = self._tree.listed(folder)
+            self._without_entry[folder] = left = self._tree.listed(folder)
         except TooManyNames as error:
-            self.findings.not_read(f"what is too much in a folder: {error.message}")
-            self._left[folder] = left = {}
+            self.findings.not_read(f"unexpected files in a folder can't be found: {error.message}")
+            self._without_entry[folder] = left = {}
         except StoreMissing as error:
             self._absent += 1
             if self._absent > MAX_ABSENT:
-                raise TarMalformed(f"more than {MAX_ABSENT} folders that it names are not there") from error
+                raise TarMalformed(f"more than {MAX_ABSENT} folders of it do not exist") from error
             return _NOTHING
         except (StoreUnreadable, StoreMalformed):
             return _NOTHING
         return left
 
-    def _folder(self, path: bytes) -> None:
-        """A folder that entries lie in; one that has no entry itself so far is implied."""
+    def _register_folder(self, path: bytes) -> None:
+        """Register a folder with its parents; those without an entry so far are implied."""
         unknown = []
-        while path not in self._left:
+        while path not in self._without_entry:
             unknown.append(path)
             path = path.rpartition(b"/")[0]
         for each in reversed(unknown):
-            self._left[each] = None
+            self._without_entry[each] = None
             self._implied.add(each)
             above, _, name = each.rpartition(b"/")
             self._listed(above).pop(name, None)
 
-    def _named_before(self, path: bytes, header: Header) -> None:
-        """An entry whose name is off the list: another one had it, and is replaced; or nothing lies there."""
+    def _replace_entry(self, path: bytes, header: Header) -> None:
+        """Handle an entry whose name is not in the list: it replaces an earlier entry, or no file exists."""
         self.findings.drop(path)
-        if header.kind != FOLDER and path in self._left:
+        if header.kind != FOLDER and path in self._without_entry:
             self.findings.drop_below(path)
-            for below in [each for each in self._left if each == path or each.startswith(path + b"/")]:
-                del self._left[below]
+            for below in [each for each in self._without_entry if each == path or each.startswith(path + b"/")]:
+                del self._without_entry[below]
                 self._implied.discard(below)
                 self._opaque.discard(below)
                 self._whiteouts.pop(below, None)
             self.spelled = None
 
     def _whiteout(self, above: bytes, name: bytes) -> None:
-        self._folder(above)
+        self._register_folder(above)
         if name == _OPAQUE:
             self._opaque.add(above)
         elif not name.startswith(_META):
@@ -191,19 +200,19 @@ class LayerComparison:
             self._whiteouts.setdefault(above, set()).add(hidden)
 
     def differs(self, path: bytes) -> None:
-        """A file of the right size has another content: who compares contents says so."""
+        """Report that a file of the right size has other content; called by the caller that compares contents."""
         self.findings.add(DifferenceKind.CONTENT, path, "the content of the layer", "other content")
 
-    # ---- what no entry names
+    # ---- files without an entry
 
     def finish(self) -> None:
-        """Marks, whiteouts, and everything on the disk that the tar does not say."""
-        rest = UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings)
-        marks_seen = rest.root()
+        """Check marks, whiteouts, and everything on disk that has no entry."""
+        unexpected = UnexpectedFiles(self._tree, self.inodes, self._ownership, self.findings)
+        marks_seen = unexpected.root()
         for folder, hidden in self._whiteouts.items():
-            rest.whiteouts(folder, hidden, self._listed(folder))
+            unexpected.whiteouts(folder, hidden, self._listed(folder))
         if marks_seen:
-            rest.missing_marks(self._opaque - self.opaque_unexpected)
+            unexpected.missing_marks(self._opaque - self.opaque_unexpected)
         self.opaque_unexpected -= self._opaque
-        for folder, left in self._left.items():
-            rest.too_much(folder, left, implied=folder in self._implied)
+        for folder, left in self._without_entry.items():
+            unexpected.report_unexpected(folder, left, implied=folder in self._implied)

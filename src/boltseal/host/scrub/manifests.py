@@ -1,7 +1,7 @@
-"""From what a name means to layers, where a store keeps manifests: an index or a manifest, configs, layers.
+"""Plans images in stores that keep manifests: from an index or manifest to configs and layers.
 
-`held_images` reads the small documents itself and compares each with its digest; it gives a plan for each platform that
-is there. What an index names and the store does not have was not pulled, and is nobody's fault.
+`image_plans` reads the small documents, compares each with its digest, and returns a plan for each platform in the store.
+Images of an index that the store does not have were not pulled, which is no difference.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 _IN_TOTO: Final = "application/vnd.in-toto+json"
 
 
-class ManifestHolder(Protocol):
-    """What keeps blobs under their digests. StoreMissing, StoreUnreadable, StoreMalformed."""
+class BlobSource(Protocol):
+    """A store of blobs by digest. Methods raise StoreMissing, StoreUnreadable, StoreMalformed."""
 
     root: Path
     allowance: Allowance
 
     def has(self, blob: Digest) -> bool:
-        """Whether a blob is there."""
+        """Return whether the store has a blob."""
 
     def document(self, blob: Digest) -> bytes:
-        """A small one, as it lies there: not checked."""
+        """Return the bytes of a small blob, unverified."""
 
     def files(self, blob: Digest, diff_id: Digest, folder: bytes | None, *, artifact: bool) -> LayerFiles:
-        """A layer whose blob this is."""
+        """Return the layer of a blob."""
 
 
 Folders = Callable[[list[Digest], list[Difference], list[Init], list[str]], Sequence[bytes | None]]
-"""The folders into which layers with these chain IDs were unpacked, None for those that were not.
+"""Returns the folders that layers with these chain IDs were unpacked into, None for those that were not.
 
-Adds to what it is given: differences, `inits`, and what could not be checked.
+It appends to its other arguments: differences, `inits`, and what could not be checked.
 """
 
 
 @dataclass(slots=True)
-class _Found:
-    """What is gathered on the way through one image."""
+class _Collected:
+    """What was collected for one image."""
 
     differences: list[Difference] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -58,51 +58,51 @@ class _Found:
     manifests: list[Manifest] = field(default_factory=list)
 
 
-def held_images(
-    holder: ManifestHolder, store: str, target: Digest, media_type: str | None, names: tuple[str, ...], folders: Folders
+def image_plans(
+    source: BlobSource, store: str, target: Digest, media_type: str | None, names: tuple[str, ...], folders: Folders
 ) -> list[ImagePlan]:
-    """A plan for each platform of an image that is here, at least one."""
-    found = _Found()
+    """Return a plan for each platform of an image in the store, at least one."""
+    found = _Collected()
     try:
-        _walk(holder, target, media_type, found)
+        _collect_manifests(source, target, media_type, found)
     except (StoreMissing, StoreMalformed, ManifestInvalid) as error:
         found.differences.append(difference(DifferenceKind.MANIFEST, b"", f"the manifest {target}", error.message))
     except StoreUnreadable as error:
         found.unknown.append(error.message)
     images = [manifest for manifest in found.manifests if _is_image(manifest)]
     artifacts = [
-        replace(holder.files(each.digest, each.digest, None, artifact=True), said_size=each.size)
+        replace(source.files(each.digest, each.digest, None, artifact=True), said_size=each.size)
         for manifest in found.manifests
         if not _is_image(manifest)
         for each in (*manifest.layers, *([manifest.config] if manifest.config is not None else []))
-        if holder.has(each.digest)
+        if source.has(each.digest)
     ]
     if images:
-        return [_plan(holder, store, target, names, each, found, artifacts, folders) for each in images]
+        return [_plan(source, store, target, names, each, found, artifacts, folders) for each in images]
     if not (found.differences or artifacts or found.unknown):
         found.unknown.append("none of its platforms is in this store")
     return [
         ImagePlan(
-            store, holder.root, target, target, names, tuple(artifacts),
-            tuple(found.differences), tuple(found.unknown), found.documents,
+            store=store, root=source.root, id=target, config=target, names=names, layers=tuple(artifacts),
+            differences=tuple(found.differences), unknown=tuple(found.unknown), documents=found.documents,
         )
     ]  # fmt: skip
 
 
 def _is_image(manifest: Manifest) -> bool:
-    """Something to run; not an attestation, a signature, or any other artifact."""
+    """Return whether a manifest is a runnable image, not an attestation, a signature or another artifact."""
     attests = bool(manifest.layers) and all(each.media_type == _IN_TOTO for each in manifest.layers)
     return manifest.config is not None and manifest.config.media_type in _CONFIGS and not attests
 
 
-def _walk(holder: ManifestHolder, target: Digest, media_type: str | None, found: _Found) -> None:
-    """The manifests that are here, through any number of indexes."""
+def _collect_manifests(source: BlobSource, target: Digest, media_type: str | None, found: _Collected) -> None:
+    """Collect the manifests in the store, through nested indexes."""
     todo: list[tuple[Digest, str | None]] = [(target, media_type)]
     while todo:
         digest, type_ = todo.pop(0)
-        if digest in found.documents or (digest != target and not holder.has(digest)):
+        if digest in found.documents or (digest != target and not source.has(digest)):
             continue
-        raw = holder.allowance.keep(holder.document(digest))
+        raw = source.allowance.keep(source.document(digest))
         actual = Digest.of(raw, digest.algorithm)
         if actual != digest:
             found.differences.append(
@@ -114,17 +114,17 @@ def _walk(holder: ManifestHolder, target: Digest, media_type: str | None, found:
         manifest = read_manifest(raw, type_)
         if manifest.is_index:
             todo += [(each.digest, each.media_type) for each in manifest.manifests]
-        elif manifest.config is None or holder.has(manifest.config.digest) or digest == target:
+        elif manifest.config is None or source.has(manifest.config.digest) or digest == target:
             found.manifests.append(manifest)
 
 
 def _plan(
-    holder: ManifestHolder,
+    source: BlobSource,
     store: str,
     target: Digest,
     names: tuple[str, ...],
     manifest: Manifest,
-    found: _Found,
+    found: _Collected,
     artifacts: list[LayerFiles],
     folders: Folders,
 ) -> ImagePlan:
@@ -134,14 +134,14 @@ def _plan(
     inits: list[Init] = []
     config = manifest.config.digest
     try:
-        raw = holder.document(config)
+        raw = source.document(config)
         actual = Digest.of(raw, config.algorithm)
         if actual != config:
             differences.append(difference(DifferenceKind.CONFIG, b"", f"a config whose digest is {config}", actual))
-        diffs = diff_ids(raw, f"the config {config.short}", holder.allowance)
+        diffs = diff_ids(raw, f"the config {config.short}", source.allowance)
         if len(diffs) == len(manifest.layers):
             layers = _layers(
-                holder, manifest.layers, diffs, folders(chain_ids(diffs), differences, inits, unknown), unknown
+                source, manifest.layers, diffs, folders(chain_ids(diffs), differences, inits, unknown), unknown
             )
         else:
             wanted = f"{len(manifest.layers)} layers, as the manifest says"
@@ -151,13 +151,13 @@ def _plan(
     except StoreUnreadable as error:
         unknown.append(error.message)
     return ImagePlan(
-        store, holder.root, target, config, names, (*layers, *artifacts),
-        tuple(differences), tuple(unknown), found.documents, tuple(inits),
+        store=store, root=source.root, id=target, config=config, names=names, layers=(*layers, *artifacts),
+        differences=tuple(differences), unknown=tuple(unknown), documents=found.documents, inits=tuple(inits),
     )  # fmt: skip
 
 
 def _layers(
-    holder: ManifestHolder,
+    source: BlobSource,
     described: Sequence[Descriptor],
     diffs: Sequence[Digest],
     folders: Sequence[bytes | None],
@@ -165,9 +165,9 @@ def _layers(
 ) -> list[LayerFiles]:
     layers = []
     for each, diff, folder in zip(described, diffs, folders, strict=True):
-        if holder.has(each.digest):
-            layer = holder.files(each.digest, diff, folder, artifact=False)
-            layers.append(holder.allowance.once(replace(layer, said_size=each.size)))
+        if source.has(each.digest):
+            layer = source.files(each.digest, diff, folder, artifact=False)
+            layers.append(source.allowance.once(replace(layer, said_size=each.size)))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"
             unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")

@@ -1,9 +1,8 @@
-"""Copies of an image for containers with ids of their own (`--uidmap`), where the ids of a mount are not mapped.
+"""Compares copies of an image for containers with their own ids (`--uidmap`), where the ids of a mount are not mapped.
 
-Podman and containerd mount the image's layers, give every file to the mapped owner, which copies it up, and keep what came
-of it as the top layer of such containers. Nothing has the digest of that; but it must be what the layers show together, owners
-aside, and those are proven. A new owner takes setuid, setgid and capabilities from a file: Podman puts them back, containerd
-does not.
+Podman and containerd mount the image's layers, change the owner of every file, which copies it up, and keep the result as the
+top layer of such containers. It has no digest, but except for owners it must equal the merged layers, which are proven.
+Changing the owner removes setuid, setgid and capabilities from a file: Podman restores them, containerd does not.
 """
 
 from __future__ import annotations
@@ -15,38 +14,49 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.engines.safe_open import SafeFolder
-from boltseal.host.scrub.attributes import CAPABILITY, OF_OVERLAYFS, PASSED_OVER, Attributes, in_words, same_right
+from boltseal.host.scrub.attributes import (
+    CAPABILITY,
+    IGNORED,
+    OVERLAYFS_PREFIXES,
+    Attributes,
+    describe_value,
+    same_capability,
+)
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
-from boltseal.host.scrub.inodes import described
-from boltseal.host.scrub.layer_check import CheckMode, Spend
+from boltseal.host.scrub.file_contents import CountRead
+from boltseal.host.scrub.inodes import describe_file
+from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, same_content
 from boltseal.host.scrub.ownership import IdMap
 from boltseal.host.scrub.plans import MappedCopy
 
 METACOPY: Final = "trusted.overlay.metacopy"
-"""On a file whose content is still that of the layer below."""
+"""The attribute of a file whose content is still in the layer below."""
 
 
-def copy_differences(root: Path, copy: MappedCopy, manner: CheckMode, spend: Spend) -> list[Difference]:
-    """What in a copy is not as in the layers. StoreMissing, StoreUnreadable, StoreMalformed."""
+def copy_differences(root: Path, copy: MappedCopy, check_mode: CheckMode, count_read: CountRead) -> list[Difference]:
+    """Return how a copy differs from the layers.
+
+    Raises: StoreMissing, StoreUnreadable, StoreMalformed.
+    """
     with ExitStack() as opened:
         store = opened.enter_context(SafeFolder(root))
         tree = opened.enter_context(store.below(copy.folder))
         merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in copy.layers])
-        return _Comparison(copy, tree, merged, manner, spend).differences()
+        return _Comparison(copy, tree, merged, check_mode, count_read).differences()
 
 
 class _Comparison:
-    """One copy."""
+    """Compares one copy."""
 
     def __init__(
-        self, copy: MappedCopy, tree: SafeFolder, merged: MergedLayers, manner: CheckMode, spend: Spend
+        self, copy: MappedCopy, tree: SafeFolder, merged: MergedLayers, check_mode: CheckMode, count_read: CountRead
     ) -> None:
         self._copy = copy
         self._tree = tree
         self._merged = merged
-        self._manner = manner
-        self._spend = spend
+        self._check_mode = check_mode
+        self._count_read = count_read
         self._found: list[Difference] = []
 
     def differences(self) -> list[Difference]:
@@ -54,23 +64,23 @@ class _Comparison:
         while todo and len(self._found) < MAX_PER_LAYER:
             path, layers = todo.pop()
             merged = self._merged.folder(path, layers)
-            there = set(self._tree.names(path))
-            for name in sorted(there | merged.keys()):
+            names = set(self._tree.names(path))
+            for name in sorted(names | merged.keys()):
                 full = path + b"/" + name if path else name
                 seen = merged.get(name)
                 if seen is None:
-                    self._add(DifferenceKind.EXTRA, full, "nothing", described(self._tree.stat(full)))
-                elif name not in there:
-                    self._add(DifferenceKind.MISSING, full, described(seen.at), "nothing")
+                    self._add(DifferenceKind.EXTRA, full, "nothing", describe_file(self._tree.stat(full)))
+                elif name not in names:
+                    self._add(DifferenceKind.MISSING, full, describe_file(seen.at), "nothing")
                 elif self._same_kind(full, seen) and seen.layers:
                     todo.append((full, seen.layers))
         return self._found
 
     def _same_kind(self, path: bytes, seen: MergedEntry) -> bool:
-        """Compares what lies at a path with what the layers show there. Whether it is the same kind of thing."""
+        """Compare the file at a path with that of the layers, and return whether it has the same type."""
         want, got = seen.at, self._tree.stat(path)
         if stat.S_IFMT(want.st_mode) != stat.S_IFMT(got.st_mode):
-            self._add(DifferenceKind.TYPE, path, described(want), described(got))
+            self._add(DifferenceKind.TYPE, path, describe_file(want), describe_file(got))
             return False
         if not self._same_mode(want, got):
             self._add(
@@ -97,29 +107,31 @@ class _Comparison:
         return _mapped(ids.users, copy.users, want.st_uid), _mapped(ids.groups, copy.groups, want.st_gid)
 
     def _same_mode(self, want: os.stat_result, got: os.stat_result) -> bool:
-        meant, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
-        lost = meant & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
-        return meant == mode | lost & (stat.S_ISUID | stat.S_ISGID)
+        expected_mode, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
+        lost = expected_mode & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
+        return expected_mode == mode | lost & (stat.S_ISUID | stat.S_ISGID)
 
     def _attributes(self, path: bytes, seen: MergedEntry) -> bool:
-        """Compares the attributes. Whether the content is still that of the layer."""
+        """Compare extended attributes, and return whether the content is still in the layer below."""
         ours, theirs = Attributes(self._merged.trees[seen.layer]), Attributes(self._tree)
         names = set(theirs.names(path, theirs.at(path)))
-        own = OF_OVERLAYFS if self._copy.store_ids.users.ranges else OF_OVERLAYFS[:1]  # without root: user.overlay. too
+        own = (
+            OVERLAYFS_PREFIXES if self._copy.store_ids.users.ranges else OVERLAYFS_PREFIXES[:1]
+        )  # without root: user.overlay. too
         wanted = {each for each in ours.names(path, ours.at(path)) if not each.startswith(own)}
-        for name in sorted((names | wanted) - PASSED_OVER - {METACOPY}):
+        for name in sorted((names | wanted) - IGNORED - {METACOPY}):
             want = ours.value_if_there(path, name) if name in wanted else None
             got = theirs.value_if_there(path, name)
             if want == got or (name == CAPABILITY and self._same_right(want, got)):
                 continue
             kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
-            self._add(kind, path, f"{name}={in_words(want)}", f"{name}={in_words(got)}")
+            self._add(kind, path, f"{name}={describe_value(want)}", f"{name}={describe_value(got)}")
         return METACOPY in names
 
     def _same_right(self, want: bytes | None, got: bytes | None) -> bool:
         if got is None:
             return self._copy.loses_rights
-        return want is not None and same_right(want, got)
+        return want is not None and same_capability(want, got)
 
     def _file(
         self, path: bytes, tree: SafeFolder, found: tuple[os.stat_result, os.stat_result], *, borrowed: bool
@@ -129,11 +141,11 @@ class _Comparison:
             self._add(DifferenceKind.SIZE, path, want.st_size, got.st_size)
         elif want.st_mtime_ns != got.st_mtime_ns:
             self._add(DifferenceKind.MTIME, path, want.st_mtime_ns, got.st_mtime_ns)
-        elif not borrowed and not self._manner.quick and not self._same_content(path, tree):
+        elif not borrowed and not self._check_mode.quick and not self._same_content(path, tree):
             self._add(DifferenceKind.CONTENT, path, "the content of its layer", "other content")
 
     def _same_content(self, path: bytes, tree: SafeFolder) -> bool:
-        return same_content(path, tree, self._tree, self._spend, from_disk=self._manner.from_disk)
+        return same_content(path, tree, self._tree, self._count_read, from_disk=self._check_mode.from_disk)
 
     def _add(self, kind: DifferenceKind, path: bytes, expected: object, got: object) -> None:
         self._found.append(difference(kind, self._copy.folder + b"/" + path, expected, got))

@@ -1,9 +1,9 @@
-"""Mounts in the folders of layers, which hide from a check what overlayfs shows.
+"""Finds mounts in the folders of layers, which would hide from a check what overlayfs shows to containers.
 
-overlayfs takes a layer's folder without what is mounted in it. So a clean copy that is mounted over a tampered file or folder
-of a layer is read by every other program, and by no container. No engine mounts anything there, except on folders beside the
-layer's files that it keeps for it; each other mount is a difference. The table of mounts is read before and after the files:
-a mount that comes and goes while they are read is not seen, as a file that is changed and changed back is not.
+overlayfs uses a layer's folder without the mounts in it. A clean copy that is mounted over a tampered file is therefore read
+by every other program, but by no container. Engines only mount on certain folders beside the layer's files; any other mount
+is a difference. The table of mounts is read before and after the files. A mount that exists only in between is not detected,
+just as a file that is changed and restored in between.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from boltseal.engines.mounts import mount_points_below
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
 
 _OF_THE_ENGINE: Final = frozenset({b"merged", b"mapped", b"composefs-layers"})
-"""Folders beside a layer's files that Docker and Podman mount on."""
+"""The folders beside a layer's files that Docker and Podman mount on."""
 _LINKS: Final = b"l"
 
 
 def mounts_in(root: Path, folders: Iterable[bytes]) -> list[Difference]:
-    """What is mounted in the folders of these layers, `BASE/ID/diff` or `BASE/ID/fs` each; at most MAX_PER_LAYER.
+    """Return the mounts in the folders of these layers (`BASE/ID/diff` or `BASE/ID/fs`), at most MAX_PER_LAYER.
 
-    StoreUnreadable, StoreMissing, StoreMalformed.
+    Raises: StoreUnreadable, StoreMissing, StoreMalformed, as the other functions here.
     """
     ids: dict[bytes, set[bytes]] = {}
     for folder in folders:
@@ -33,12 +33,12 @@ def mounts_in(root: Path, folders: Iterable[bytes]) -> list[Difference]:
 
 
 def mounts_on_links(root: Path, base: bytes) -> list[Difference]:
-    """What is mounted over `BASE/l`, through which Docker and Podman find the layers. As `mounts_in`."""
+    """Return the mounts in `BASE/l`, whose links Docker and Podman use to find layers."""
     return [_mounted(path) for path in _points(root, base, {_LINKS})]
 
 
 def mounts_in_layer(root: Path, folder: bytes, layer: str) -> list[Difference]:
-    """What is mounted in the folder of one layer; over its files: by their paths in the layer. As `mounts_in`."""
+    """Return the mounts in the folder of one layer; those over its files with their paths in the layer."""
     base, id_, _ = folder.rsplit(b"/", 2)
     return [_mounted(path.removeprefix(folder + b"/"), layer) for path in _points(root, base, {id_})]
 

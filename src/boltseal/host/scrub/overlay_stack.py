@@ -1,15 +1,15 @@
-"""How overlayfs is told what lies on what, in the stores of Docker and of Podman:
+"""Checks the files by which Docker and Podman configure the order of layers for overlayfs:
 
     BASE/ID/diff            the files of a layer
     BASE/ID/link            LINK, 26 letters and digits
     BASE/l/LINK             a symbolic link to ../ID/diff
     BASE/ID/lower           l/LINK:l/LINK:..., all layers below, the topmost first; absent in the lowest one
 
-The kernel follows these links when it mounts. Whoever turns one of them makes a container see other files, while each
-layer's folder stays as it was. A further name in BASE/ID, which an engine mounts too, does the same (`layerfolder`).
+The kernel follows these links at the mount. An attacker who redirects one makes a container see other files, while each
+layer's folder is unchanged. An additional name in BASE/ID that an engine mounts has the same effect (`layer_folder`).
 
-Docker keeps one folder for each layer that it knows, but what BuildKit has built on a second one of the same layer goes
-on to lie on that. So another folder in a list is no difference if all that is in it is proven to be that layer too.
+Docker has one folder for each layer that it knows. But an image that BuildKit built on a second folder of the same layer keeps
+using that. So another folder in a list is no difference if its content is proven to be that layer.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Final
 from boltseal.engines.json_documents import MAX_WORD_BYTES
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
-from boltseal.host.scrub.layer_folder import Names, composefs_reason, unexpected_names
+from boltseal.host.scrub.layer_folder import AllowedNames, composefs_reason, unexpected_names
 from boltseal.host.scrub.mount_points import mounts_on_links
 
 MAX_LOWER_BYTES: Final = 64 * 1024
 _LINK: Final = re.compile(rb"[A-Z2-7]{26}")
 _LISTED: Final = re.compile(rb"l/[A-Z2-7]{26}")
-_LEADS: Final = re.compile(rb"\.\./([a-z0-9]{1,80}(?:-init)?)/diff")
+_TARGET: Final = re.compile(rb"\.\./([a-z0-9]{1,80}(?:-init)?)/diff")
 
 
-Proven = Callable[[int, str], bool]
-"""Whether another folder holds exactly the layer of this number, the lowest being 0."""
+IsSameLayer = Callable[[int, str], bool]
+"""Returns whether a folder has exactly the files of the layer with this number; 0 is the lowest."""
 
 
 def check_stack(
@@ -40,14 +40,14 @@ def check_stack(
     folders: Sequence[str],
     layers: Sequence[str],
     unknown: list[str],
-    names: Names,
+    names: AllowedNames,
     *,
-    proven: Proven = lambda _, __: False,
-    other_names: Mapping[str, Names] | None = None,
+    proven: IsSameLayer = lambda _, __: False,
+    other_names: Mapping[str, AllowedNames] | None = None,
 ) -> list[Difference]:
-    """Whether each folder's link and list lead to exactly the folders below it, and the folder has no unknown names.
+    """Check that each folder's link and list refer to exactly the folders below it, and that it has no unexpected names.
 
-    `folders`: lowest first, as `layers`. `names`: what the engine creates in a folder; `other_names`: in single ones.
+    `folders`, `layers`: lowest first. `names`: what the engine creates in a folder; `other_names`: by folder, for exceptions.
     """
     found: list[Difference] = []
     links: list[bytes] = []
@@ -67,7 +67,7 @@ def check_stack(
                 found += unexpected_names(files, at, layer, (other_names or {}).get(folder, names))
             expected = b":".join(b"l/" + each for each in reversed(links))
             lower = files.read(at + b"/lower", MAX_LOWER_BYTES).strip() if files.exists(at + b"/lower") else b""
-            if lower != expected and not _stands_in(files, base, lower, folders[:number], proven):
+            if lower != expected and not _is_equivalent(files, base, lower, folders[:number], proven):
                 shown = readable(expected) or "no layer below"
                 found.append(
                     difference(DifferenceKind.STACK, at + b"/lower", shown, readable(lower) or "no layer below", layer)
@@ -86,8 +86,8 @@ def check_stack(
     return found
 
 
-def _stands_in(files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[str], proven: Proven) -> bool:
-    """Whether a list of other links leads to the folders themselves, or to others that hold the same layers."""
+def _is_equivalent(files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[str], proven: IsSameLayer) -> bool:
+    """Return whether a list with other links refers to the same folders, or to folders with the same layers."""
     links = lower.split(b":")[::-1]
     if len(links) != len(folders):
         return False
@@ -95,8 +95,8 @@ def _stands_in(files: SafeFolder, base: bytes, lower: bytes, folders: Sequence[s
         match = _LISTED.fullmatch(link)
         if match is None or not files.exists(base + b"/" + link):
             return False
-        leads = _LEADS.fullmatch(files.link(base + b"/" + link))
-        if leads is None or (leads[1].decode() != folder and not proven(number, leads[1].decode())):
+        target = _TARGET.fullmatch(files.link(base + b"/" + link))
+        if target is None or (target[1].decode() != folder and not proven(number, target[1].decode())):
             return False
     return True
 

@@ -1,4 +1,4 @@
-"""Whose files are whose: how owners in a layer's headers became owners on the disk, with user namespaces and without."""
+"""Maps owners in a layer's headers to owners on disk, with and without user namespaces."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ALL_IDS: Final = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
-    """How owners in headers became owners on the disk: `(inside, outside, count)` each; none: as they are."""
+    """A map from owners in headers to owners on disk: ranges `(inside, outside, count)`; without ranges ids are equal."""
 
     ranges: tuple[tuple[int, int, int], ...] = ()
 
     def outside(self, number: int) -> int | None:
-        """The id on the disk, or None where no range holds it."""
+        """Return the id on disk, None if no range has it."""
         if not self.ranges:
             return number
         return next((o + number - i for i, o, count in self.ranges if i <= number < i + count), None)
@@ -53,7 +53,10 @@ class Ownership:
 
 
 def ownership_in(store: Path) -> Ownership:
-    """Of a store's layers, where its metadata has no maps: those of the user that it belongs to. OSError."""
+    """Return the ownership of a store's layers without maps in its metadata: that of the user who owns the store.
+
+    Raises: OSError.
+    """
     maps = id_maps(store)
     if maps is None:
         return Ownership()

@@ -1,11 +1,11 @@
-"""An image as a store has it, and the chain from its config to its layers (image-spec "config.md")."""
+"""Plans of what to check in a store, and the chain from an image's config to its layers (image-spec "config.md")."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -29,9 +29,14 @@ class _Config(msgspec.Struct):
     rootfs: _RootFs | None = None
 
 
-Init = tuple[bytes, int]
-"""A folder between an image's layers that only holds what Docker mounts over, left by `docker build` and `docker commit`; and
-how many layers lie below it."""
+class Init(NamedTuple):
+    """A folder between an image's layers with only the files that Docker mounts over.
+
+    `docker build` and `docker commit` leave it. `layers_below`: the number of the image's layers below it.
+    """
+
+    folder: bytes
+    layers_below: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,10 @@ class MappedCopy:
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """One image of one store: what it is called, what it should be by its own word, and what is to be read.
+    """One image of one store, with its layers to check.
 
-    `id`: as its engine shows it. `config`: the digest of its config. `documents`: manifests and indexes that lie with it,
-    as they lie there. `differences`: what was found in metadata and stack. `unknown`: what can't be checked, and why.
+    `id`: as its engine shows it. `config`: the digest of its config. `documents`: the store's manifests and indexes of it,
+    unverified. `differences`: in metadata and stack. `unknown`: reasons why something can't be checked.
     """
 
     store: str
@@ -75,7 +80,11 @@ class ImagePlan:
 
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
-    """A container on an image. `changed`: what its own layer adds, changes or hides, which is its right."""
+    """A container on an image.
+
+    `upper`: its own layer; `lowers`: the layers below, topmost first, relative to `root`. `init`: Docker's -init layer.
+    `pid`: its first process in the store's metadata, 0 for none; the process may have ended, or be of another host.
+    """
 
     store: str
     root: Path
@@ -84,17 +93,15 @@ class ContainerPlan:
     image: Digest | None
     upper: bytes | None
     lowers: tuple[bytes, ...] = ()
-    """The folders below its own layer, the topmost first, relative to `root`."""
     init: bytes | None = None
     differences: tuple[Difference, ...] = ()
     unknown: tuple[str, ...] = ()
     pid: int = 0
-    """The process that the store says is its first; 0 for none. It may be long gone, or of another host."""
 
 
 @dataclass(frozen=True, slots=True)
 class StorePlan:
-    """All that one store holds. `unknown`: why it could not be read whole."""
+    """The contents of one store. `unknown`: reasons why it could not be read completely."""
 
     store: str
     root: Path
@@ -105,9 +112,9 @@ class StorePlan:
 
 @dataclass(slots=True)
 class Allowance:
-    """What the images of one store may take together: a short list may name a large one again and again.
+    """Limits for all images of one store together, since a short list can refer to a large image many times.
 
-    Whatever is too much is StoreUnreadable: what came before it is checked, what comes after it is said not to be.
+    Exceeding one raises StoreUnreadable: images before that point are checked, later ones are reported as not checked.
     """
 
     layers: int = MAX_LAYERS_IN_ALL
@@ -115,7 +122,7 @@ class Allowance:
     _met: dict[LayerFiles, LayerFiles] = field(default_factory=dict)
 
     def once(self, layer: LayerFiles) -> LayerFiles:
-        """The same layer of an image before, if there was one: most are shared."""
+        """Return the equal layer of an earlier image if there was one, since most layers are shared."""
         return self._met.setdefault(layer, layer)
 
     def take_layers(self, count: int) -> None:
@@ -124,7 +131,7 @@ class Allowance:
             raise StoreUnreadable(f"the images of this store have more than {MAX_LAYERS_IN_ALL} layers together")
 
     def keep(self, raw: bytes) -> bytes:
-        """A document that is held on to."""
+        """Count a document that is kept in memory, and return it."""
         self.kept_bytes -= len(raw)
         if self.kept_bytes < 0:
             raise StoreUnreadable(f"the manifests of this store have more than {MAX_KEPT_BYTES >> 20} MiB together")
@@ -132,17 +139,20 @@ class Allowance:
 
 
 def diff_ids(config: bytes, what: str, allowance: Allowance) -> tuple[Digest, ...]:
-    """The diff IDs that a config names, lowest layer first. StoreMalformed, StoreUnreadable."""
+    """Return the diff IDs in a config, lowest layer first.
+
+    Raises: StoreMalformed, StoreUnreadable.
+    """
     read = decoded(config, _Config, what)
     named = (read.rootfs or _RootFs()).diff_ids or ()
     if len(named) > MAX_LAYERS:
-        raise StoreMalformed(f"{what} names {len(named)} layers; at most {MAX_LAYERS} are read")
+        raise StoreMalformed(f"{what} has too many layers (got {len(named)}, expected at most {MAX_LAYERS})")
     allowance.take_layers(len(named))
     return tuple(digest(each, f"{what}, a diff ID") for each in named)
 
 
 def chain_ids(layers: Sequence[Digest]) -> list[Digest]:
-    """The ID of each layer with all below it: the first is its diff ID, each further one a hash of ID and diff ID."""
+    """Return the chain ID of each layer: the first is its diff ID, each further one a hash of chain ID and diff ID."""
     chain: list[Digest] = []
     for diff in layers:
         chain.append(Digest.of(f"{chain[-1]} {diff}".encode()) if chain else diff)

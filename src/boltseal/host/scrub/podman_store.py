@@ -1,4 +1,4 @@
-"""containers/storage, checked from an image's manifest and config down: diff IDs -> layers.json -> stack."""
+"""Plans the check of Podman's containers/storage: image -> manifest -> config -> diff IDs -> layers.json -> stack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnread
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
-from boltseal.host.scrub.layer_folder import COPY, PODMAN, PODMAN_COPY, composefs_reason, unexpected_names
+from boltseal.host.scrub.layer_folder import COPY, PODMAN_COPY, PODMAN_NAMES, composefs_reason, unexpected_names
 from boltseal.host.scrub.overlay_stack import check_stack
 from boltseal.host.scrub.ownership import IdMap, Ownership, is_confirmed, ownership_in
 from boltseal.host.scrub.plans import MAX_LAYERS, Allowance, ContainerPlan, ImagePlan, MappedCopy, StorePlan, diff_ids
@@ -22,19 +22,19 @@ from boltseal.oci.manifest import ManifestInvalid
 NAME: Final = "podman"
 BASE: Final = b"overlay"
 MAX_DAMAGED: Final = 100
-ELSEWHERE: Final = "it lies in another store (imagestore, additionalimagestores in storage.conf), or is gone"
+ELSEWHERE: Final = "it is in another store (imagestore, additionalimagestores in storage.conf) or was removed"
 FORCE_MASK: Final = "user.containers.override_stat"
 
 
 def plan(root: Path) -> StorePlan:
-    """What this root holds. Never raises for what lies there."""
+    """Return the plan of a root; unreadable or malformed content is part of the plan, never raised."""
     unknown: list[str] = []
     images: list[ImagePlan] = []
     containers: list[ContainerPlan] = []
     try:
         store = PodmanStore(root)
         unknown += [
-            f"images of the storage driver {driver}, which is not understood; overlay is"
+            f"images of the storage driver {driver} can't be checked (expected overlay)"
             for driver in store.other_drivers()
         ]
         layers = store.layers()
@@ -70,8 +70,17 @@ def _image(
     names = tuple(sorted(image.names or ()))
     copies = _copies(store, image, layers, files, found, unknown) if not unknown else ()
     return ImagePlan(
-        NAME, store.root, id_, config, names, files, tuple(found), tuple(unknown), documents, copies=copies
-    )  # fmt: skip
+        store=NAME,
+        root=store.root,
+        id=id_,
+        config=config,
+        names=names,
+        layers=files,
+        differences=tuple(found),
+        unknown=tuple(unknown),
+        documents=documents,
+        copies=copies,
+    )
 
 
 def _id(image: StoredImage) -> Digest:
@@ -88,7 +97,7 @@ def _documents(
     found: list[Difference],
     allowance: Allowance,
 ) -> Digest | None:
-    """Collects manifests and indexes under their digests, and gives the config that the manifest names."""
+    """Collect manifests and indexes by their digests, and return the digest of the config in the manifest."""
     config = None
     for key, raw in store.documents(image):
         actual = Digest.of(raw)
@@ -128,7 +137,7 @@ def _layers(
         return ()
     if store.has_mount_program():
         unknown.append(
-            "its layers are mounted by a program (fuse-overlayfs), whose marks are not understood; the kernel's are"
+            "its layers are mounted by fuse-overlayfs, whose marks can't be checked (expected the kernel's overlayfs)"
         )
         return ()
     files = []
@@ -157,19 +166,19 @@ def _layers(
             allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
         )
     named = [str(diff) for diff in diffs]
-    found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN)
+    found += check_stack(store.files, BASE, [layer.id for layer in chain], named, unknown, PODMAN_NAMES)
     return tuple(files)
 
 
 def _not_understood(store: PodmanStore, layer: StoredLayer, diff: Digest) -> str:
-    """Why the files of a layer can't be compared, "" if they can."""
+    """Return why the files of a layer can't be compared, "" if they can."""
     if reason := composefs_reason(store.files, BASE + b"/" + layer.id.encode()):
         return reason
     if not store.files.exists(split_at(layer.id)):
         how = "it was pulled in pieces (zstd:chunked)" if layer.toc_digest else "the file is gone"
-        return f"layer {diff.short} has no tar-split, from which its digest could be computed: {how}"
+        return f"the digest of layer {diff.short} can't be computed without a tar-split: {how}"
     if _masked(store, _folder(layer.id)):
-        return f"layer {diff.short} was unpacked with force_mask: modes and owners are in attributes only"
+        return f"layer {diff.short} was unpacked with force_mask: its modes and owners are only in attributes"
     return ""
 
 
@@ -181,10 +190,10 @@ def _copies(
     found: list[Difference],
     unknown: list[str],
 ) -> tuple[MappedCopy, ...]:
-    """The copies that Podman keeps of the image's top layer, where it can't map the owners of a mount.
+    """Return the copies that Podman makes of an image's top layer if it can't map the owners of a mount.
 
-    In such a layer's `diff` is nothing; `diff1` holds all that the image shows. One that is made otherwise is an ordinary
-    layer, and no container lies rightly on it.
+    Such a layer has an empty `diff` and all files of the image in `diff1`. Any other layer is ordinary, and no container may
+    be based on it.
     """
     copies = []
     owned = ownership_in(store.root)
@@ -216,7 +225,7 @@ def _copies(
 def _chain(
     top: str, layers: Mapping[str, StoredLayer], found: list[Difference], unknown: list[str]
 ) -> list[StoredLayer]:
-    """The layers from the lowest to `top`, as layers.json says; a circle ends it."""
+    """Return the layers from the lowest to `top`, by layers.json; a cycle is a difference."""
     chain: list[StoredLayer] = []
     at = top
     while at and len(chain) <= MAX_LAYERS:
@@ -227,7 +236,7 @@ def _chain(
         chain.append(layer)
         at = layer.parent
     if len(chain) > MAX_LAYERS:
-        found.append(difference(DifferenceKind.METADATA, b"", "layers that end", "a circle, or more than are read"))
+        found.append(difference(DifferenceKind.METADATA, b"", f"at most {MAX_LAYERS} layers", "a cycle or more layers"))
         return []
     return chain[::-1]
 
@@ -260,10 +269,10 @@ def _container(
         unknown.append(f"image {shown(container.image)[:12]} is not in this store: {ELSEWHERE}")
         complete = False
     copy = _copy_below(chain, image)
-    if copy is not None and image is not None:  # it lies on the image's top layer, whatever is said of its parent
+    if copy is not None and image is not None:  # the copy is on the image's top layer, whatever its recorded parent is
         chain = [*(_id_in(layer.folder) for layer in image.layers if layer.folder is not None), *chain[-2:]]
     if image is not None and image.unknown:
-        unknown.append("not all layers of its image could be checked, so neither that it lies on them")
+        unknown.append("its stack can't be checked, as not all layers of its image could be")
     elif image is not None:
         expected = [layer.folder for layer in image.layers] + ([_folder(chain[-2])] if copy is not None else [])
         got = [_folder(id_) for id_ in chain[: len(expected)]]
@@ -271,26 +280,25 @@ def _container(
             found.append(difference(DifferenceKind.STACK, b"", "on the layers of its image", f"{len(chain)} layers"))
     if complete:
         copied = {} if copy is None else {chain[-2]: PODMAN_COPY}
-        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN, other_names=copied)
+        found += check_stack(store.files, BASE, chain, [""] * len(chain), unknown, PODMAN_NAMES, other_names=copied)
     at = [_folder(id_) for id_ in chain]
     if copy is not None:
         at.insert(-2, copy.folder)
     return ContainerPlan(
-        NAME,
-        store.root,
-        container.id,
-        (container.names or [container.id[:12]])[0],
-        image.id if image is not None else None,
-        at[-1] if at else None,
-        tuple(reversed(at[:-1])),
-        None,
-        tuple(found),
-        tuple(unknown),
+        store=NAME,
+        root=store.root,
+        id=container.id,
+        name=(container.names or [container.id[:12]])[0],
+        image=image.id if image is not None else None,
+        upper=at[-1] if at else None,
+        lowers=tuple(reversed(at[:-1])),
+        differences=tuple(found),
+        unknown=tuple(unknown),
     )
 
 
 def _copy_below(chain: list[str], image: ImagePlan | None) -> MappedCopy | None:
-    """The copy of its image that a container lies on, if it is one."""
+    """Return the copy of its image that a container is based on, if there is one."""
     if image is None or len(chain) < 2:
         return None
     return next((copy for copy in image.copies if copy.folder == BASE + b"/" + chain[-2].encode() + b"/" + COPY), None)

@@ -1,10 +1,10 @@
-"""What the first process of a running container sees through /proc/PID/root, against the layers that it must lie on.
+"""Compares what the first process of a running container sees through /proc/PID/root with its layers.
 
-Every file of the image is looked at that the container has not changed, and that nothing is mounted over. Somebody may have
-turned a link of the stack, started the container, and turned it back: only this sees it.
+Every file of the image is compared that the container has not changed and that nothing is mounted over. This detects an
+attacker who redirected a link of the stack, started the container, and restored the link.
 
-A container goes on working meanwhile. So whatever differs is looked at again, a few times, in the layers and in what the
-process sees: what is true of the layers stays so. And the process must still be there at the end.
+The container keeps running meanwhile. So each difference is compared again a few times, in the layers and in the process's
+view; differences of the layers persist. The process must still exist at the end.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import os
 import stat
 import time
 from contextlib import ExitStack
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from boltseal.engines.overlay_processes import ProcessRoot
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, explained, readable
-from boltseal.host.scrub.attributes import CAPABILITY, Attributes, same_right
+from boltseal.host.scrub.attributes import CAPABILITY, Attributes, same_capability
 from boltseal.host.scrub.differences import MAX_PER_LAYER, Difference, DifferenceKind, difference
-from boltseal.host.scrub.layer_check import CheckMode, Spend
+from boltseal.host.scrub.file_contents import CountRead
+from boltseal.host.scrub.layer_check import CheckMode
 from boltseal.host.scrub.merged_layers import MergedEntry, MergedLayers, marks, same_content
 from boltseal.host.scrub.ownership import IdMap
 from boltseal.host.scrub.plans import ContainerPlan
 
 ROUNDS: Final = 6
-"""How often what differs is looked at; a container would have to change the very same path within each of them."""
+"""How often a difference is compared; a running container would have to change the same path in each round."""
 PAUSE_S: Final = 0.05
 _REDIRECT: Final = frozenset({"trusted.overlay.redirect", "user.overlay.redirect"})
 _OF_THE_ENGINE: Final = (
@@ -38,122 +40,149 @@ _OF_THE_ENGINE: Final = (
     "run/.containerenv",
     "run/secrets",
 )
-"""What is mounted in every container."""
-
-_Wrong = tuple[str, str]
-"""Expected, got."""
-_LOST: Final = (StoreMissing, StoreUnreadable, StoreMalformed)
+"""The paths that engines mount in every container."""
 
 
-def running_differences(
-    container: ContainerPlan, running: ProcessRoot, manner: CheckMode, spend: Spend
-) -> tuple[list[Difference], list[str], list[str]]:
-    """What the process sees and the layers do not have; what could not be looked at; what mounts hide from it."""
+class _Mismatch(NamedTuple):
+    expected: str
+    got: str
+
+
+_STORE_ERRORS: Final = (StoreMissing, StoreUnreadable, StoreMalformed)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessComparison:
+    """The result.
+
+    `unknown`: what could not be compared. `mounted_over`: paths of the image that mounts hide from the process.
+    """
+
+    differences: list[Difference] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    mounted_over: list[str] = field(default_factory=list)
+
+
+def compare_process_view(
+    container: ContainerPlan, running: ProcessRoot, check_mode: CheckMode, count_read: CountRead
+) -> ProcessComparison:
+    """Compare what a container's first process sees with the container's layers."""
     with ExitStack() as opened:
         try:
             store = opened.enter_context(SafeFolder(container.root))
             folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
             merged = MergedLayers([opened.enter_context(store.below(folder)) for folder in folders])
             view = opened.enter_context(SafeFolder(running.root))
-            compared = _View(merged, view, running, manner, spend)
+            compared = _View(merged, view, running, check_mode, count_read)
             found = compared.differences()
-        except _LOST as error:
-            return [], [f"process {running.pid} can't be looked at, or has ended: {error.message}"], []
-    if not running.the_same():
-        return [], [f"process {running.pid} has ended, or another one has its number, since it was looked at"], []
-    return found, compared.unknown, compared.mounted_over
+        except _STORE_ERRORS as error:
+            return ProcessComparison(
+                unknown=[f"process {running.pid} has ended or can't be inspected: {error.message}"]
+            )
+    if not running.still_running():
+        return ProcessComparison(unknown=[f"process {running.pid} ended during the check, or its number was reused"])
+    return ProcessComparison(found, compared.unknown, compared.mounted_over)
 
 
 class _View:
-    """The layers of one container, and what its process sees."""
+    """Compares the layers of one container with what its process sees."""
 
     def __init__(
-        self, merged: MergedLayers, view: SafeFolder, running: ProcessRoot, manner: CheckMode, spend: Spend
+        self, merged: MergedLayers, view: SafeFolder, running: ProcessRoot, check_mode: CheckMode, count_read: CountRead
     ) -> None:
         self.unknown: list[str] = []
         self.mounted_over: list[str] = []
         self._merged = merged
         self._view = view
         self._running = running
-        self._manner = manner
-        self._spend = spend
+        self._check_mode = check_mode
+        self._count_read = count_read
         self._users, self._groups = IdMap(running.users), IdMap(running.groups)
 
     def differences(self) -> list[Difference]:
-        """All of it, however deep a container has made it."""
-        suspects: dict[bytes, _Wrong] = {}
+        """Return all differences; iterative, since a container can nest folders deeply."""
+        suspects: dict[bytes, _Mismatch] = {}
         todo = [(b"", self._merged.all)]
         while todo and len(suspects) < MAX_PER_LAYER:
-            todo += self._folder(*todo.pop(), suspects)
+            todo += self._compare_folder(*todo.pop(), suspects)
         for _ in range(ROUNDS - 1):
             if not suspects:
                 break
             time.sleep(PAUSE_S)
-            suspects = {path: wrong for path in suspects if (wrong := self._again(path)) is not None}
+            suspects = {path: mismatch for path in suspects if (mismatch := self._still_mismatch(path)) is not None}
         return [difference(DifferenceKind.RUNNING, path, expected, got) for path, (expected, got) in suspects.items()]
 
-    def _folder(
-        self, path: bytes, layers: tuple[int, ...], suspects: dict[bytes, _Wrong]
+    def _compare_folder(
+        self, path: bytes, layers: tuple[int, ...], suspects: dict[bytes, _Mismatch]
     ) -> list[tuple[bytes, tuple[int, ...]]]:
-        """One folder, which these layers have. Gives the folders in it."""
+        """Compare one folder that these layers have, and return its subfolders."""
         inside: list[tuple[bytes, tuple[int, ...]]] = []
         try:
             merged = self._merged.folder(path, layers)
-            there = set(self._view.names(path))
+            exists = set(self._view.names(path))
         except StoreMissing:
-            return inside  # the folder above has said so, or the container has removed it
+            return inside  # reported for the parent folder, or the container has removed it
         except (StoreUnreadable, StoreMalformed) as error:
             self.unknown.append(error.message)
             return inside
-        for name in sorted(there | merged.keys()):
+        for name in sorted(exists | merged.keys()):
             full = path + b"/" + name if path else name
             seen = merged.get(name)
             if full in self._running.mounts:
-                self._mounted(full, seen)
+                self._record_mount(full, seen)
                 continue
-            wrong = self._wrong(full, seen, there=name in there)
-            if wrong is not None:
-                suspects[full] = wrong
-            if seen is not None and seen.layers and name in there and self._may_enter(full, seen):
+            mismatch = self._mismatch(full, seen, exists=name in exists)
+            if mismatch is not None:
+                suspects[full] = mismatch
+            if seen is not None and seen.layers and name in exists and self._is_comparable(full, seen):
                 inside.append((full, seen.layers))
         return inside
 
-    def _again(self, path: bytes) -> _Wrong | None:
-        """What is still wrong with a path."""
+    def _still_mismatch(self, path: bytes) -> _Mismatch | None:
+        """Return the mismatch that a path still has."""
         try:
-            return self._wrong(path, self._merged.at(path), there=self._view.exists(path))
-        except _LOST as error:
+            return self._mismatch(path, self._merged.at(path), exists=self._view.exists(path))
+        except _STORE_ERRORS as error:
             self.unknown.append(error.message)
             return None
 
-    def _mounted(self, path: bytes, seen: MergedEntry | None) -> None:
+    def _record_mount(self, path: bytes, seen: MergedEntry | None) -> None:
         shown = readable(path)
         if seen is not None and not any(shown == each or shown.startswith(f"{each}/") for each in _OF_THE_ENGINE):
             self.mounted_over.append(shown)
 
-    def _wrong(self, path: bytes, seen: MergedEntry | None, *, there: bool) -> _Wrong | None:
+    def _mismatch(self, path: bytes, seen: MergedEntry | None, *, exists: bool) -> _Mismatch | None:
         if seen is None:
-            return ("nothing", "something that is in no layer") if there else None
-        if not there:
-            return "what the layers have", "nothing"
+            return _Mismatch("nothing", "something that is in no layer") if exists else None
+        if not exists:
+            return _Mismatch("what the layers have", "nothing")
         if seen.layer == 0:
-            return None  # its own: may be written to at this moment
+            return None  # the container's own layer: it may be writing to it
         try:
-            return self._other(path, seen)
+            return self._file_mismatch(path, seen)
         except StoreMissing:
-            return "what the layers have", "nothing"
+            return _Mismatch("what the layers have", "nothing")
         except (StoreUnreadable, StoreMalformed) as error:
             self.unknown.append(error.message)
         except OSError as error:
             self.unknown.append(explained(error, self._view.shown(path)).message)
         return None
 
-    def _other(self, path: bytes, seen: MergedEntry) -> _Wrong | None:
-        """How what the process sees is another thing than what a layer has. StoreMissing and its like."""
+    def _file_mismatch(self, path: bytes, seen: MergedEntry) -> _Mismatch | None:
+        """Return how a file that the process sees differs from its layer's.
+
+        Raises: StoreMissing, StoreUnreadable, StoreMalformed, OSError.
+        """
         got, want = self._view.stat(path), seen.at
         pairs: list[tuple[str, object, object]] = [("type and mode", f"{want.st_mode:06o}", f"{got.st_mode:06o}")]
         if not self._is_owner(got, want):
-            pairs.append(("owner", f"{want.st_uid}:{want.st_gid}", f"{got.st_uid}:{got.st_gid}"))
+            pairs.append(
+                (
+                    "owner",
+                    f"{want.st_uid}:{want.st_gid}",
+                    f"{got.st_uid}:{got.st_gid}",
+                )
+            )
         if not stat.S_ISDIR(want.st_mode):
             pairs += [
                 ("size", want.st_size, got.st_size),
@@ -162,37 +191,43 @@ class _View:
             ]
         for what, expected, actual in pairs:
             if expected != actual:
-                return f"{what} {expected}", f"{what} {actual}"
+                return _Mismatch(f"{what} {expected}", f"{what} {actual}")
         tree = self._merged.trees[seen.layer]
         if stat.S_ISLNK(want.st_mode) and tree.link(path) != self._view.link(path):
-            return "the link of its layer", "another target"
+            return _Mismatch("the link of its layer", "another target")
         if not stat.S_ISREG(want.st_mode):
             return None
         if not self._same_right(path, tree):
-            return "the capabilities of its layer", "others"
-        if not self._manner.quick and not self._same_content(path, tree):
-            return "the content of its layer", "other content"
+            return _Mismatch("the capabilities of its layer", "others")
+        if not self._check_mode.quick and not self._same_content(path, tree):
+            return _Mismatch("the content of its layer", "other content")
         return None
 
     def _is_owner(self, got: os.stat_result, want: os.stat_result) -> bool:
-        """Whether a file has its layer's owner: either the layer has the ids of the container already, or the mount maps them."""
-        owner, meant = (got.st_uid, got.st_gid), (want.st_uid, want.st_gid)
-        return owner in (meant, (self._users.outside(meant[0]), self._groups.outside(meant[1])))
+        """Return whether a file has its layer's owner: unmapped, or mapped by the container's mount."""
+        owner, owner_in_layer = (
+            (got.st_uid, got.st_gid),
+            (want.st_uid, want.st_gid),
+        )
+        return owner in (
+            owner_in_layer,
+            (self._users.outside(owner_in_layer[0]), self._groups.outside(owner_in_layer[1])),
+        )
 
     def _same_right(self, path: bytes, tree: SafeFolder) -> bool:
         ours, theirs = (Attributes(each).value_if_there(path, CAPABILITY) for each in (tree, self._view))
-        return ours == theirs or (ours is not None and theirs is not None and same_right(ours, theirs))
+        return ours == theirs or (ours is not None and theirs is not None and same_capability(ours, theirs))
 
     def _same_content(self, path: bytes, tree: SafeFolder) -> bool:
-        return same_content(path, tree, self._view, self._spend, from_disk=self._manner.from_disk)
+        return same_content(path, tree, self._view, self._count_read, from_disk=self._check_mode.from_disk)
 
-    def _may_enter(self, path: bytes, seen: MergedEntry) -> bool:
-        """A folder that the container has renamed leads elsewhere in the layers below; it is its own affair."""
+    def _is_comparable(self, path: bytes, seen: MergedEntry) -> bool:
+        """Return whether to compare a folder's contents; one that the container renamed refers to another path below."""
         try:
             renamed = seen.layer == 0 and _REDIRECT & set(marks(self._merged.trees[0], path))
-        except _LOST as error:
+        except _STORE_ERRORS as error:
             self.unknown.append(error.message)
             return False
         if renamed:
-            self.unknown.append(f"{readable(path)} was renamed by the container; what is in it was not compared")
+            self.unknown.append(f"{readable(path)} was renamed by the container; its contents were not compared")
         return not renamed

@@ -1,4 +1,4 @@
-"""What a scrub answers: a result for each image, container, and store that could not be read whole."""
+"""The results of a scrub: one for each image, container, and store that could not be read completely."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from boltseal.host.scrub.trust import Level
 
 
 class ReportStatus(StrEnum):
-    """In one word, as in every verb's `--json`."""
+    """The outcome, as in the `--json` output of every command."""
 
     HOLDS = "holds"
     DIFFERS = "differs"
@@ -20,7 +20,12 @@ class ReportStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScrubReport:
-    """One line. `what`: image, container or store. `differences` may be fewer than `count`. `unknown`: not checked, and why."""
+    """The result for one subject.
+
+    `what`: image, container or store. `ref`: its name in output. `level`, `by`: how far it is proven, and by which evidence.
+    `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `changed`: a
+    container's own changes. `running`: the process ID of the container that was compared, 0 if none runs.
+    """
 
     what: str
     ref: str
@@ -38,15 +43,14 @@ class ScrubReport:
     unknown: tuple[str, ...] = ()
     changed: tuple[ContainerChange, ...] = field(default=())
     running: int = 0
-    """The process that was looked at; 0 where none runs."""
 
 
 def status_of(count: int, unknown: tuple[str, ...]) -> ReportStatus:
-    """What differs was seen, whatever else could not be."""
+    """Return the status for a number of differences; they count even if something else could not be checked."""
     return ReportStatus.DIFFERS if count else ReportStatus.UNKNOWN if unknown else ReportStatus.HOLDS
 
 
 def outcome(reports: list[ScrubReport]) -> ReportStatus:
-    """Of all together: 1 beats 3, as exit codes."""
+    """Return the status of all reports together: DIFFERS over UNKNOWN over HOLDS."""
     found = {report.status for report in reports}
     return next((each for each in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN) if each in found), ReportStatus.HOLDS)

@@ -1,46 +1,46 @@
-"""The check of a host, from stores to reports.
+"""Checks a host: from image stores to reports.
 
-1. Each store's metadata is read into plans; nothing of it is believed, what does not fit stands as a difference.
-2. Which images are meant: those that were named, or all.
-3. Their layers are read, each once, whoever shares it (`work`).
-4. Each image is held against what it must be (`trust`), and an opaque mark that its tar does not have against the layers below.
-5. The metadata is read again: what is another image now was changed meanwhile, and is said to be so.
-6. Containers on these images: stack, -init layer, and what the running ones see.
+1. Read each store's metadata into plans. It is not trusted; inconsistencies are differences.
+2. Select the named images, or all.
+3. Check their layers, each once, however many images share it (`workers`).
+4. Compare each image with what it must be (`trust`), and opaque marks without a tar entry with the layers below.
+5. Read the metadata again: an image that changed during the check is reported as not checked.
+6. Check containers on these images: the stack, the -init layer, and what running ones see.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from boltseal.engines.overlay_processes import ProcessRoot, running_roots
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
-from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, changes, init_differences
+from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
+from boltseal.host.scrub.file_contents import CountRead
 from boltseal.host.scrub.find_stores import FoundStore
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult
 from boltseal.host.scrub.mapped_copy import copy_differences
 from boltseal.host.scrub.mount_points import mounts_in
 from boltseal.host.scrub.plans import ContainerPlan, ImagePlan, StorePlan
-from boltseal.host.scrub.process_view import running_differences
+from boltseal.host.scrub.process_view import compare_process_view
 from boltseal.host.scrub.report import ReportStatus, ScrubReport, status_of
 from boltseal.host.scrub.trust import Expectation, is_id, judge, local_reference, names_image
 from boltseal.host.scrub.workers import Progress, WorkRate, check_layers, meter_of
 from boltseal.oci.digest import Digest
 
-Spend = Callable[[int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class ScrubRequest:
-    """What is asked. `images`: names or IDs, none for all. `expected`: by what was typed; `receipts` and `locks` by name and
-    tag.
+    """What to check, and how.
 
-    `proc`: where processes are seen. On a disk of another host none of them has its root.
+    `images`: names or IDs, none for all. `expected`: by the text in `images`. `receipts`, `locks`: apply by name and tag.
+    `documents`: further manifests, by digest. `check_mode`: how to read; `pace`: limits of the load. `proc`: the process file
+    system; on a disk of another host no process has its root.
     """
 
     images: tuple[str, ...] = ()
@@ -48,78 +48,90 @@ class ScrubRequest:
     receipts: tuple[Expectation, ...] = ()
     locks: tuple[Expectation, ...] = ()
     documents: Mapping[Digest, bytes] = field(default_factory=dict)
-    manner: CheckMode = field(default_factory=CheckMode)
+    check_mode: CheckMode = field(default_factory=CheckMode)
     pace: WorkRate = field(default_factory=WorkRate)
     proc: Path = Path("/proc")
 
 
 def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress) -> list[ScrubReport]:
-    """Check what is wanted in these stores."""
-    if wanted.manner.from_disk:
-        os.sync()  # what was not written yet can't be let go of
+    """Check the requested images in these stores, and return a report for each."""
+    if wanted.check_mode.from_disk:
+        os.sync()  # unwritten pages can't be dropped from the cache
     plans = [(store, store.plan(store.root)) for store in stores]  # 1
-    reports = [_of_store(plan) for _, plan in plans if plan.unknown]
-    chosen = [(plan, image, typed) for _, plan in plans for image, typed in _chosen(plan, wanted)]  # 2
+    reports = [_store_report(plan) for _, plan in plans if plan.unknown]
+    selected = [(plan, image, typed) for _, plan in plans for image, typed in _select(plan, wanted)]  # 2
     results = check_layers(
-        [layer for _, image, _ in chosen for layer in image.layers], wanted.manner, wanted.pace, progress
+        [layer for _, image, _ in selected for layer in image.layers], wanted.check_mode, wanted.pace, progress
     )  # 3
-    after = {store.root: _Again(store) for store, _ in plans}
-    spend = meter_of(wanted.pace)
-    for plan, image, typed in chosen:
-        moved = after[plan.root].moved(image)
-        reports.append(_of_image(image, results, typed, wanted, spend, moved))  # 4, 5
-    reports += _not_found(wanted, [image for _, image, _ in chosen])
-    met = {image.id for _, image, _ in chosen}
+    after = {store.root: _StoreRecheck(store) for store, _ in plans}
+    count_read = meter_of(wanted.pace)
+    for plan, image, typed in selected:
+        changed_since = after[plan.root].changed_since(image)
+        reports.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
+    reports += _not_found(wanted, [image for _, image, _ in selected])
+    checked = {image.id for _, image, _ in selected}
     for _, plan in plans:
-        reports += _of_containers(plan, met, wanted, spend, after[plan.root])  # 6
+        reports += _container_reports(plan, checked, wanted, count_read, after[plan.root])  # 6
     return reports
 
 
-def _chosen(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:
-    """The images of a store that are meant, each with what was typed for it."""
+def _select(plan: StorePlan, wanted: ScrubRequest) -> list[tuple[ImagePlan, str]]:
+    """Return the selected images of a store, each with the text that selected it."""
     if not wanted.images:
         return [(image, "") for image in plan.images]
     return [
-        (image, typed) for image in plan.images if (typed := _typed(image, wanted.images)) is not None
+        (image, typed) for image in plan.images if (typed := _selecting_text(image, wanted.images)) is not None
     ]  # fmt: skip
 
 
-def _typed(image: ImagePlan, typed: tuple[str, ...]) -> str | None:
+def _selecting_text(image: ImagePlan, typed: tuple[str, ...]) -> str | None:
     return next((each for each in typed if names_image(each, image)), None)
 
 
-def _not_found(wanted: ScrubRequest, met: list[ImagePlan]) -> list[ScrubReport]:
-    missing = [typed for typed in wanted.images if not any(names_image(typed, image) for image in met)]
-    lost = [f"{each.repository}:{each.tag}" for each in wanted.receipts if not any(map(each.about, _names(met)))]
-    reason = "no store that was looked at has it; --root names another store, a layout or an archive"
+def _not_found(wanted: ScrubRequest, checked: list[ImagePlan]) -> list[ScrubReport]:
+    missing = [typed for typed in wanted.images if not any(names_image(typed, image) for image in checked)]
+    lost = [f"{each.repository}:{each.tag}" for each in wanted.receipts if not any(map(each.about, _names(checked)))]
+    reason = "not found in the searched stores; name another store, a layout or an archive with --root"
     return [
-        ScrubReport("image", name, ReportStatus.UNKNOWN, "", "", unknown=(reason + _without_a_tag(name),))
+        ScrubReport(
+            what="image",
+            ref=name,
+            status=ReportStatus.UNKNOWN,
+            store="",
+            root="",
+            unknown=(reason + _without_a_tag(name),),
+        )
         for name in (*missing, *lost)
     ]
 
 
 def _without_a_tag(name: str) -> str:
     found = local_reference(name) if not is_id(name) else None
-    return (
-        ". A name without a tag means the tag latest" if found is not None and not (found.tag or found.digest) else ""
-    )
+    return ". A name without a tag has the tag latest" if found is not None and not (found.tag or found.digest) else ""
 
 
 def _names(images: list[ImagePlan]) -> list[str]:
     return [name for image in images for name in image.names]
 
 
-def _of_store(plan: StorePlan) -> ScrubReport:
-    return ScrubReport("store", str(plan.root), ReportStatus.UNKNOWN, plan.store, str(plan.root), unknown=plan.unknown)
+def _store_report(plan: StorePlan) -> ScrubReport:
+    return ScrubReport(
+        what="store",
+        ref=str(plan.root),
+        status=ReportStatus.UNKNOWN,
+        store=plan.store,
+        root=str(plan.root),
+        unknown=plan.unknown,
+    )
 
 
-def _of_image(
+def _image_report(
     image: ImagePlan,
     results: Mapping[LayerFiles, LayerResult],
     typed: str,
     wanted: ScrubRequest,
-    spend: Spend,
-    moved: str,
+    count_read: CountRead,
+    changed_since: str,
 ) -> ScrubReport:
     differences, unknown, count, entries = list(image.differences), list(image.unknown), len(image.differences), 0
     for index, layer in enumerate(image.layers):
@@ -128,31 +140,46 @@ def _of_image(
         unknown += result.unknown
         count += result.count
         entries += result.entries
-        marks = _marks_that_hide(image.layers[:index], layer, result, unknown)
+        marks = _hiding_marks(image.layers[:index], layer, result, unknown)
         differences += marks
         count += len(marks)
     unknown += [copy.unproven for copy in image.copies if copy.unproven]
     try:
-        between = [
+        other_differences = [
             each for init, under in image.inits for each in init_differences(image.root, init, _folders(image, under))
         ]
-        between += [each for copy in image.copies for each in copy_differences(image.root, copy, wanted.manner, spend)]
-        between += mounts_in(image.root, (*(init for init, _ in image.inits), *(copy.folder for copy in image.copies)))
-        differences, count = [*differences, *between], count + len(between)
+        other_differences += [
+            each for copy in image.copies for each in copy_differences(image.root, copy, wanted.check_mode, count_read)
+        ]
+        other_differences += mounts_in(
+            image.root, (*(init for init, _ in image.inits), *(copy.folder for copy in image.copies))
+        )
+        differences, count = [*differences, *other_differences], count + len(other_differences)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    if moved == CHANGED or (moved == GONE and (count or unknown)):
+    if changed_since == CHANGED or (changed_since == GONE and (count or unknown)):
         differences, count = [], 0
-        unknown = [f"it was {moved} while it was checked; check it again"]
+        unknown = [f"it was {changed_since} while it was checked; check it again"]
     judged = judge(image, _expected(image, typed, wanted), wanted.documents)
     differences = [*judged.differences, *differences]
     unknown += judged.unknown
     count = max(count + len(judged.differences), len(differences)) if differences else 0
-    level = None if wanted.manner.quick else judged.level  # of files that were not read nothing is proven
     return ScrubReport(
-        "image", _ref(image, typed), status_of(count, tuple(unknown)), image.store, str(image.root), level,
-        judged.by, str(image.id), image.names, len(image.layers), entries, tuple(differences), count, tuple(dict.fromkeys(unknown)),
-    )  # fmt: skip
+        what="image",
+        ref=_ref(image, typed),
+        status=status_of(count, tuple(unknown)),
+        store=image.store,
+        root=str(image.root),
+        level=None if wanted.check_mode.quick else judged.level,  # unread files prove nothing
+        by=judged.by,
+        id=str(image.id),
+        names=image.names,
+        layers=len(image.layers),
+        entries=entries,
+        differences=tuple(differences),
+        count=count,
+        unknown=tuple(dict.fromkeys(unknown)),
+    )
 
 
 CHANGED: Final = "changed"
@@ -161,45 +188,45 @@ GONE: Final = "removed"
 
 ROUNDS: Final = 5
 PAUSE_S: Final = 0.1
-"""An engine takes moments to remove something: its files first, and a little later the line that names it."""
+"""Engines do not remove images atomically: first the files, a little later the entry in the metadata."""
 
 
-class _Again:
-    """What a store holds after its layers were read. Where something is wrong with it still, it is looked at some times more."""
+class _StoreRecheck:
+    """A store's metadata after its layers were read. Remaining differences are compared again, up to ROUNDS times."""
 
     def __init__(self, store: FoundStore) -> None:
         self._store = store
         self._rounds = 0
-        self._look()
+        self._read_plan()
 
-    def _look(self) -> None:
+    def _read_plan(self) -> None:
         plan = self._store.plan(self._store.root)
         self._images: dict[tuple[Digest, Digest], list[ImagePlan]] = {}
         for image in plan.images:
-            self._images.setdefault((image.id, image.config), []).append(_nameless(image))
+            self._images.setdefault((image.id, image.config), []).append(_without_names(image))
         self._containers = {container.id: container for container in plan.containers}
 
-    def _looked_once_more(self) -> bool:
+    def _read_again(self) -> bool:
         if self._rounds >= ROUNDS:
             return False
         time.sleep(PAUSE_S)
         self._rounds += 1
-        self._look()
+        self._read_plan()
         return True
 
-    def moved(self, image: ImagePlan) -> str:
-        """What became of an image since, if anything. Its names may come and go, and are nobody's files."""
+    def changed_since(self, image: ImagePlan) -> str:
+        """Return CHANGED or GONE for an image that is different now, else ""; names may change."""
         while True:
             now = self._images.get((image.id, image.config))
             if now is None:
                 return GONE
-            if _nameless(image) not in now:
+            if _without_names(image) not in now:
                 return CHANGED
-            if not image.differences or not self._looked_once_more():
+            if not image.differences or not self._read_again():
                 return ""
 
-    def or_moved(self, container: ContainerPlan) -> ContainerPlan:
-        """A container as it was; but if it is another one since, what seemed wrong with it was its coming or going."""
+    def unless_changed(self, container: ContainerPlan) -> ContainerPlan:
+        """Return a container, without its differences if it has changed since: they came from its creation or removal."""
         if not container.differences:
             return container
         while True:
@@ -207,11 +234,11 @@ class _Again:
             if now is None or now.differences != container.differences:
                 why = f"it was {GONE if now is None else CHANGED} while it was checked; check it again"
                 return replace(container, differences=(), unknown=(why,))
-            if not self._looked_once_more():
+            if not self._read_again():
                 return container
 
 
-def _nameless(image: ImagePlan) -> ImagePlan:
+def _without_names(image: ImagePlan) -> ImagePlan:
     return replace(image, names=())
 
 
@@ -220,7 +247,7 @@ def _ref(image: ImagePlan, typed: str) -> str:
 
 
 def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation | None:
-    """A ledger's word counts more than a person's, and that more than a lock's, where they speak of this image's name."""
+    """Return the expectation for an image: a ledger's takes precedence over a person's, and that over a lock's."""
     ledger, lock = (
         [each for each in stated if any(map(each.about, image.names))] for stated in (wanted.receipts, wanted.locks)
     )
@@ -228,14 +255,14 @@ def _expected(image: ImagePlan, typed: str, wanted: ScrubRequest) -> Expectation
 
 
 def _folders(image: ImagePlan, under: int) -> list[bytes]:
-    """Of the lowest layers, so many, the topmost first."""
+    """Return the folders of the lowest `under` layers, topmost first."""
     return [layer.folder for layer in reversed(image.layers[:under]) if layer.folder is not None]
 
 
-def _marks_that_hide(
+def _hiding_marks(
     below: Sequence[LayerFiles], layer: LayerFiles, result: LayerResult, unknown: list[str]
 ) -> list[Difference]:
-    """Opaque marks without an entry in the tar. overlayfs sets them on new folders too, where nothing is hidden."""
+    """Return opaque marks without a tar entry that hide something: overlayfs also marks new folders, which hide nothing."""
     found = []
     for path in sorted(result.opaque):
         for lower in below:
@@ -257,10 +284,10 @@ def _marks_that_hide(
     return found
 
 
-def _of_containers(
-    plan: StorePlan, met: set[Digest], wanted: ScrubRequest, spend: Spend, after: _Again
+def _container_reports(
+    plan: StorePlan, checked: set[Digest], wanted: ScrubRequest, count_read: CountRead, after: _StoreRecheck
 ) -> list[ScrubReport]:
-    mine = [each for each in plan.containers if each.image in met or not wanted.images]
+    mine = [each for each in plan.containers if each.image in checked or not wanted.images]
     if not mine:
         return []
     roots: dict[bytes, ProcessRoot] = {}
@@ -268,27 +295,27 @@ def _of_containers(
     try:
         roots = {os.path.realpath(each.upper): each for each in running_roots(wanted.proc)}
     except StoreUnreadable as error:
-        unseen.append(f"which containers run can't be seen: {error.message}")
-    return [_of_container(after.or_moved(each), roots, unseen, wanted, spend) for each in mine]
+        unseen.append(f"could not find the running containers: {error.message}")
+    return [_container_report(after.unless_changed(each), roots, unseen, wanted, count_read) for each in mine]
 
 
-def _on_another_layer(
+def _other_layer_reasons(
     container: ContainerPlan, running: ProcessRoot | None, roots: Mapping[bytes, ProcessRoot]
 ) -> list[str]:
-    """Whether the store's own word for the first process, where one of its containers has that number, is of other layers.
+    """Return a reason if the first process that the store records for a container runs on another layer of the store.
 
-    Then what was looked at is not what runs: somebody has changed which layer the store says is the container's.
+    Then the checked layers are not those that run: the container's layer in the store's metadata was changed.
     """
     first = next((each for each in roots.values() if each.pid == container.pid), None)
     if container.pid == 0 or first is None or (running is not None and running.pid == first.pid):
         return []
     if not Path(os.fsdecode(os.path.realpath(first.upper))).is_relative_to(container.root.resolve()):
         return []
-    return [f"the store says that it is process {first.pid}, but that runs on {shown(readable(first.upper))}"]
+    return [f"process {first.pid}, which the store records for it, runs on {shown(readable(first.upper))}"]
 
 
 def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
-    """What is mounted in the folders of a container's layers."""
+    """Return the mounts in the folders of a container's layers."""
     folders = [folder for folder in (container.upper, *container.lowers) if folder is not None]
     try:
         return mounts_in(container.root, folders)
@@ -297,8 +324,12 @@ def _mounted(container: ContainerPlan, unknown: list[str]) -> list[Difference]:
         return []
 
 
-def _of_container(
-    container: ContainerPlan, roots: Mapping[bytes, ProcessRoot], unseen: list[str], wanted: ScrubRequest, spend: Spend
+def _container_report(
+    container: ContainerPlan,
+    roots: Mapping[bytes, ProcessRoot],
+    unseen: list[str],
+    wanted: ScrubRequest,
+    count_read: CountRead,
 ) -> ScrubReport:
     found, unknown = list(container.differences), [*container.unknown, *unseen]
     changed: list[ContainerChange] = []
@@ -308,19 +339,28 @@ def _of_container(
     mounted = _mounted(container, unknown)
     try:
         found += init_differences(container.root, container.init, container.lowers[1:])
-        changed = changes(container)
+        changed = list_changes(container)
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
-    unknown += _on_another_layer(container, running, roots)
+    unknown += _other_layer_reasons(container, running, roots)
     if running is not None:
-        seen, not_seen, mounted_over = running_differences(container, running, wanted.manner, spend)
-        found += seen
-        unknown += not_seen
-        changed += [ContainerChange(path, MOUNTED_OVER) for path in mounted_over]
+        compared = compare_process_view(container, running, wanted.check_mode, count_read)
+        found += compared.differences
+        unknown += compared.unknown
+        changed += [ContainerChange(path, MOUNTED_OVER) for path in compared.mounted_over]
     found += dict.fromkeys((*mounted, *_mounted(container, unknown)))
     return ScrubReport(
-        "container", container.name or readable(container.id.encode())[:12], status_of(len(found), tuple(unknown)),
-        container.store, str(container.root), None, "", container.id, (container.name,),
-        len(container.lowers), 0, tuple(found), len(found), tuple(dict.fromkeys(unknown)), tuple(changed),
-        running.pid if running is not None else 0,
-    )  # fmt: skip
+        what="container",
+        ref=container.name or readable(container.id.encode())[:12],
+        status=status_of(len(found), tuple(unknown)),
+        store=container.store,
+        root=str(container.root),
+        id=container.id,
+        names=(container.name,),
+        layers=len(container.lowers),
+        differences=tuple(found),
+        count=len(found),
+        unknown=tuple(dict.fromkeys(unknown)),
+        changed=tuple(changed),
+        running=running.pid if running is not None else 0,
+    )

@@ -1,9 +1,8 @@
-"""Headers of a layer's tar, read as the engines read them when they unpack (Go's archive/tar: v7, ustar, GNU, PAX).
+"""Parses the headers of a layer's tar as engines do when they unpack (Go's archive/tar: v7, ustar, GNU, PAX).
 
-`parse_group` takes the blocks in front of an entry's content: its header, and before it what extends it (PAX records,
-GNU long names). Names stay bytes: a layer may hold names that are no UTF-8. Two things are read otherwise than by
-Python's tarfile, because engines do: which slash at the end of a name makes a folder (see `_plain`), and times keep
-nanoseconds.
+`parse_group` takes the blocks before an entry's content: its header and the preceding extensions (PAX records, GNU long
+names). Names stay bytes, since they need not be UTF-8. Two rules differ from Python's tarfile because engines differ: which
+trailing slash makes a folder (see `_plain`), and times keep nanoseconds.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from boltseal.errors import Invalid, quote
 
 BLOCK: Final = 512
 MAX_EXTENSION_BYTES: Final = 4 * 1024 * 1024
-"""What may stand in front of one header. An extended attribute has at most 64 KiB, a path 4 KiB."""
+"""The limit for an extended header. An extended attribute has at most 64 KiB, a path 4 KiB."""
 
 REGULAR: Final = b"0"
 HARDLINK: Final = b"1"
@@ -29,7 +28,7 @@ GLOBAL: Final = b"g"
 
 MAX_NAME_BYTES: Final = 4096
 FIELDS: Final = struct.Struct("100s24s12s12s8x356s")
-"""Name; mode, user and group; size; time; the rest, from the type on, without the sum of the header."""
+"""Name; mode, user and group; size; time; (skipped: checksum); the rest from the type on."""
 _PREFIX: Final = 345 - 156
 _STARTS: Final = (b"", b".", b"/")
 _AS_REGULAR: Final = frozenset({b"0", b"\0", b"7"})
@@ -42,11 +41,14 @@ _NS: Final = 1_000_000_000
 
 
 class TarMalformed(Invalid):
-    """Bytes that no engine would take for a layer."""
+    """Bytes that no engine would accept as a layer."""
 
 
 class UnusualTraits(NamedTuple):
-    """What most entries of a layer have alike, so that it is read once and compared as one. `owner`: user and group."""
+    """The fields that most entries of a layer share, parsed once and compared as one value. `owner`: user and group.
+
+    `prefix`: the header's name prefix, which the entry's name already includes.
+    """
 
     kind: bytes
     mode: int
@@ -54,11 +56,13 @@ class UnusualTraits(NamedTuple):
     link: bytes = b""
     device: tuple[int, int] = (0, 0)
     prefix: bytes = b""
-    """Of the name, where the header has one; the name of an entry has it already."""
 
 
 class Header(NamedTuple):
-    """One entry. `mtime_ns` is exact only if `exact`; `size` is that of the file, `stored` what the tar holds of it."""
+    """One entry. `mtime_ns`: to the nanosecond only if `exact`. `size`: of the file; `stored`: of its content in the tar.
+
+    `sparse`: offset and length of each stored piece of a sparse file; empty if that map is in the content.
+    """
 
     name: bytes
     traits: UnusualTraits
@@ -68,7 +72,6 @@ class Header(NamedTuple):
     xattrs: dict[bytes, bytes]
     stored: int
     sparse: tuple[tuple[int, int], ...] | None
-    """Offset and length of each piece that is stored, where the tar leaves holes out; empty: that stands in the content."""
 
     @property
     def kind(self) -> bytes:
@@ -92,11 +95,14 @@ class Header(NamedTuple):
 
 
 _NONE: Final[dict[bytes, bytes]] = {}
-FOLDER_WITHOUT_AN_ENTRY: Final = Header(b"", UnusualTraits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
+IMPLIED_FOLDER: Final = Header(b"", UnusualTraits(FOLDER, 0, (0, 0)), 0, 0, False, _NONE, 0, None)
 
 
 def parse_group(raw: bytes, at: int = 0) -> Header:
-    """The entry that these blocks announce, from an offset on. TarMalformed."""
+    """Parse the header blocks of one entry, from an offset on.
+
+    Raises: TarMalformed.
+    """
     if len(raw) == at + BLOCK:  # nearly all of them
         return _plain(raw, at)
     records: dict[bytes, bytes] = {}
@@ -108,29 +114,29 @@ def parse_group(raw: bytes, at: int = 0) -> Header:
         size = _number(raw[at + 124 : at + 136], "size")
         data = raw[at + BLOCK : at + BLOCK + size]
         if not 0 <= size <= MAX_EXTENSION_BYTES or len(data) < size:
-            raise TarMalformed(f"an extended header of {size} bytes is cut off, or longer than engines read")
-        if kind == GLOBAL:  # engines pass it over
+            raise TarMalformed(f"an extended header of {size} bytes is truncated or longer than engines read")
+        if kind == GLOBAL:  # engines ignore it
             _nothing_after(raw, at + BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK)
             return _plain(raw[at : at + BLOCK], 0)
         if kind == b"x":
-            records = _pax(data)  # of several, the engines take the last
+            records = _pax(data)  # if there are several, engines use the last one
         elif kind == b"L":
             long_name = data.split(b"\0", 1)[0]
         else:
             long_link = data.split(b"\0", 1)[0]
         at += BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK
     if at + BLOCK > len(raw):
-        raise TarMalformed("an extended header announces an entry that does not follow")
+        raise TarMalformed("an extended header has no entry after it")
     _nothing_after(raw, at + BLOCK)
-    # As Go's archive/tar (reader.go, Reader.next): the PAX path replaces the header's name, a GNU long name both, and
-    # the effective name decides whether the entry is a folder. The header's own name may be anything: Go's writer puts
-    # there what is left of the name without its non-ASCII characters, "data/" for "data/日本語".
+    # Go's archive/tar (reader.go, Reader.next): the PAX path replaces the header's name, a GNU long name replaces both,
+    # and the effective name decides whether the entry is a folder. The header's own name can be anything: Go's writer
+    # drops the non-ASCII characters of the name, "data/" for "data/日本語".
     plain = _plain(raw, at, long_name or records.get(b"path"))
     return _extended(plain, records, long_link or records.get(b"linkpath"))
 
 
 def group_size(block: bytes) -> int | None:
-    """How many bytes follow this block before the next one, if it extends a header; None if it is the header itself."""
+    """Return the number of bytes between this extension block and the next header; None if this is the entry's header."""
     if block[156:157] in _EXTENSIONS or block[156:157] == GLOBAL:
         size = _number(block[124:136], "size")
         if not 0 <= size <= MAX_EXTENSION_BYTES:
@@ -140,13 +146,13 @@ def group_size(block: bytes) -> int | None:
 
 
 def _plain(raw: bytes, at: int, name: bytes | None = None) -> Header:
-    """The header at an offset. `name`: the name that extended headers give the entry, None or empty if they give none.
+    """Parse the header at an offset. `name`: from extended headers, None or empty if they have none.
 
-    A slash at the end of the effective name makes a folder of an entry of the v7 type NUL, and of no other: an entry of
-    type "0" stays a file (Go's archive/tar, reader.go, Reader.next: `hdr.Typeflag == TypeRegA`).
+    A trailing slash of the effective name makes an entry of the v7 type NUL a folder, but no other: type "0" stays a file
+    (Go's archive/tar, reader.go, Reader.next: `hdr.Typeflag == TypeRegA`).
     """
-    field, rights, size_field, mtime_field, rest = FIELDS.unpack_from(raw, at)
-    traits = traits_of(rights, rest)
+    field, mode_and_owner, size_field, mtime_field, rest = FIELDS.unpack_from(raw, at)
+    traits = traits_of(mode_and_owner, rest)
     if not name:
         name = field.partition(b"\0")[0]
         if traits.prefix:
@@ -165,9 +171,9 @@ def _plain(raw: bytes, at: int, name: bytes | None = None) -> Header:
 
 
 def _nothing_after(raw: bytes, end: int) -> None:
-    """A second header, or content, in front of an entry would be a part of the tar that nobody compares."""
+    """Check that no bytes follow the header, such as a second header: they would be part of the tar but never compared."""
     if len(raw) != end:
-        raise TarMalformed(f"{len(raw) - end} bytes that belong to no header stand before the content of an entry")
+        raise TarMalformed(f"{len(raw) - end} bytes before the content of an entry belong to no header")
 
 
 def _extended(plain: Header, records: dict[bytes, bytes], link: bytes | None) -> Header:
@@ -192,7 +198,7 @@ def _extended(plain: Header, records: dict[bytes, bytes], link: bytes | None) ->
 
 
 def _sparse(records: dict[bytes, bytes], stored: int) -> tuple[int, tuple[tuple[int, int], ...] | None]:
-    """The file's size and what is stored of it. GNU's three formats: 0.0 and 0.1 have the map here, 1.0 in the content."""
+    """Return a file's size and its sparse map. Of GNU's formats 0.0 and 0.1 have the map in records, 1.0 in the content."""
     if records.get(b"GNU.sparse.major") == b"1" and records.get(b"GNU.sparse.realsize"):
         return _decimal(records[b"GNU.sparse.realsize"], "size"), ()
     if not records.get(b"GNU.sparse.size"):
@@ -201,12 +207,12 @@ def _sparse(records: dict[bytes, bytes], stored: int) -> tuple[int, tuple[tuple[
     numbers = [_decimal(each, "sparse map") for each in text.split(b",")] if text else []
     size, pieces = _decimal(records[b"GNU.sparse.size"], "size"), tuple(zip(numbers[::2], numbers[1::2], strict=False))
     if any(offset < 0 or length < 0 or offset + length > size for offset, length in pieces):
-        raise TarMalformed("the map of a sparse file leads out of it")
+        raise TarMalformed("the map of a sparse file exceeds its size")
     return size, pieces
 
 
 def _pax(data: bytes) -> dict[bytes, bytes]:
-    """The records `LENGTH KEY=VALUE\\n`; a later one wins, an empty one takes away."""
+    """Parse the records `LENGTH KEY=VALUE\\n`; the last one of a key counts, and an empty value removes it."""
     records: dict[bytes, bytes] = {}
     at = 0
     pairs: list[bytes] = []
@@ -217,7 +223,7 @@ def _pax(data: bytes) -> dict[bytes, bytes]:
         end = at + int(data[at:space])
         equals = data.find(b"=", space, end)
         if end <= space or end > len(data) or data[end - 1 : end] != b"\n" or equals < 0:
-            raise TarMalformed("a PAX record that is cut off")
+            raise TarMalformed("a truncated PAX record")
         key, value = data[space + 1 : equals], data[equals + 1 : end - 1]
         records[key] = value
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):  # format 0.0 repeats them, pair after pair
@@ -229,7 +235,7 @@ def _pax(data: bytes) -> dict[bytes, bytes]:
 
 
 def _number(field: bytes, what: str) -> int:
-    """Octal as POSIX has it, or base 256 as GNU has it for large numbers."""
+    """Parse a number: octal (POSIX), or base 256 (GNU, for large numbers)."""
     if field[0] & 0x80:
         value = int.from_bytes(field) & ((1 << (8 * len(field) - 1)) - 1)
         return value - (1 << (8 * len(field) - 1)) if field[0] & 0x40 else value
@@ -237,13 +243,16 @@ def _number(field: bytes, what: str) -> int:
     try:
         return int(text.split(b"\0", 1)[0], 8) if text else 0
     except ValueError as error:
-        raise TarMalformed(f"the {what} of an entry is {quote(repr(field))}") from error
+        raise TarMalformed(f"the {what} of an entry is invalid: {quote(repr(field))}") from error
 
 
 @lru_cache(maxsize=1024)
-def traits_of(rights: bytes, rest: bytes) -> UnusualTraits:
-    """Mode, user and group; and the end of a header, from the type on, which all plain files have alike."""
-    mode, owner = _number(rights[:8], "mode"), (_number(rights[8:16], "uid"), _number(rights[16:], "gid"))
+def traits_of(mode_and_owner: bytes, rest: bytes) -> UnusualTraits:
+    """Parse mode, user and group, and the end of a header from the type on, which most files share."""
+    mode, owner = (
+        _number(mode_and_owner[:8], "mode"),
+        (_number(mode_and_owner[8:16], "uid"), _number(mode_and_owner[16:], "gid")),
+    )
     kind = rest[:1]
     if kind not in _KNOWN:
         raise TarMalformed(f"an entry of the unknown type {quote(repr(kind))}")
@@ -271,7 +280,7 @@ def _decimal(text: bytes, what: str) -> int:
 
 
 def _time(text: bytes) -> int:
-    """Seconds with a fraction, as nanoseconds; more digits than nine are cut off, as engines do."""
+    """Parse seconds with a fraction into nanoseconds; digits after the ninth are dropped, as engines do."""
     whole, _, fraction = text.partition(b".")
     if not fraction.isdigit() and fraction:
         raise TarMalformed(f"the mtime of an entry is {quote(repr(text))}")
@@ -281,7 +290,10 @@ def _time(text: bytes) -> int:
 
 
 def clean(name: bytes) -> bytes:
-    """A name as engines place it: relative to the layer, without empty parts. TarMalformed where it leads out."""
+    """Return an entry's path as engines use it: relative to the layer, without empty parts.
+
+    Raises: TarMalformed: if it is outside of the layer.
+    """
     if len(name) > MAX_NAME_BYTES:
         raise TarMalformed(f"an entry's name of {len(name)} bytes; paths have at most {MAX_NAME_BYTES}")
     if b"/." not in name and b"//" not in name and name[:1] not in _STARTS and name[-1:] != b"/":
@@ -295,6 +307,6 @@ def clean(name: bytes) -> bytes:
             elif kept:
                 kept.pop()
             else:
-                raise TarMalformed(f"the entry {quote(repr(name))} leads out of its layer")
+                raise TarMalformed(f"the entry {quote(repr(name))} is outside of its layer")
         parts = kept
     return b"/".join(parts)

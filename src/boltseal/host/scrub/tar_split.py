@@ -1,11 +1,11 @@
-"""tar-split: a layer's tar without its files, from which and from the files the tar can be put together again.
+"""Reads tar-split files: a layer's tar without the contents of its files, from which the tar can be reassembled.
 
     {"type":2,"payload":BASE64}                                          bytes of the tar: headers, padding
-    {"type":1,"name":"etc/passwd","size":12,"payload":CRC64,...}         here the content of this file belongs
-    {"type":1,"name_raw":BASE64,...}                                     the same, of a name that is no UTF-8
+    {"type":1,"name":"etc/passwd","size":12,"payload":CRC64,...}         the place of this file's content
+    {"type":1,"name_raw":BASE64,...}                                     for a name that is not UTF-8
 
-one per line, in gzip. Every entry of the tar has a line of type 1, folders and links too (without a size); the bytes
-before it are its header. Nothing in here is believed: the tar has the digest that the config names, or it has not.
+one per line, compressed by gzip. Every entry of the tar has a line of type 1, folders and links too (without a size); the
+bytes before it are its header. The file is not trusted: the reassembled tar must have the digest in the config.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from boltseal.errors import quote
 from boltseal.host.scrub.tar_header import BLOCK, GLOBAL, Header, TarMalformed, parse_group
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
-"""Padding at the end of a tar comes in pieces of a MiB, a header group has less."""
+"""Padding at the end of a tar comes in lines of 1 MiB; a header group is smaller."""
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 END_BYTES: Final = 1024
-"""Two blocks of zeros end a tar; what follows them is read by nobody."""
+"""Two blocks of zeros end a tar; readers ignore what follows."""
 _READ: Final = 256 * 1024
 
 
@@ -38,7 +38,7 @@ class TarSplitLine(msgspec.Struct, gc=False):
 
     @property
     def path(self) -> bytes:
-        """The name as the header has it."""
+        """The name as in the header."""
         return self.name_raw or self.name.encode()
 
 
@@ -48,7 +48,10 @@ _decoder = msgspec.json.Decoder(TarSplitLine)
 
 
 def read(file: IO[bytes]) -> Iterator[TarSplitLine]:
-    """The lines of a tar-split file. TarMalformed; OSError when it can't be read."""
+    """Yield the lines of a tar-split file.
+
+    Raises: TarMalformed, OSError.
+    """
     for lines in _batches(file):
         yield from lines
 
@@ -58,21 +61,23 @@ def _batches(file: IO[bytes]) -> Iterator[list[TarSplitLine]]:
         try:
             yield _decoder.decode_lines(text)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            raise TarMalformed(f"a line of the tar-split is not what an engine writes: {quote(str(error))}") from error
+            raise TarMalformed(f"invalid line in the tar-split: {quote(str(error))}") from error
 
 
-Taken = Callable[[bytes, int, TarSplitLine], bool]
-"""Takes the bytes before an entry's content, how many of them are padding, and its line. Whether the entry is done."""
+TakeEntry = Callable[[bytes, int, TarSplitLine], bool]
+"""Receives the bytes before an entry's content, the number of padding bytes among them, and its line; returns whether it
+handled the entry."""
 
 
-def entries(file: IO[bytes], taken: Taken = lambda _, __, ___: False) -> Iterator[tuple[bytes, Header | None]]:
-    """Each entry's header, with all bytes of the tar that stand before its content; at the end what is left, and None.
+def entries(file: IO[bytes], taken: TakeEntry = lambda _, __, ___: False) -> Iterator[tuple[bytes, Header | None]]:
+    """Yield each entry's header with all bytes of the tar before its content; at the end the remaining bytes and None.
 
-    `taken` is asked for plain files before their header is read, and what it takes does not come here.
+    `taken` is called for files before their header is parsed; entries that it handles are not yielded.
 
-    Every byte must be accounted for: padding, one header for each entry, zeros at the end. Otherwise a forger could
-    write a file's content, or a whole entry, into a raw segment, and the digest would hold without the file.
-    TarMalformed.
+    Every byte must be padding, part of one header per entry, or zeros at the end. Otherwise an attacker could write a file's
+    content or a whole entry into a raw segment, and the digest would match without the file.
+
+    Raises: TarMalformed.
     """
     raw = b""
     pad = 0
@@ -80,10 +85,10 @@ def entries(file: IO[bytes], taken: Taken = lambda _, __, ___: False) -> Iterato
         if line.type == SEGMENT:
             raw = raw + line.payload if raw and line.payload else raw or line.payload or b""
             if len(raw) > MAX_PENDING_BYTES:
-                raise TarMalformed("the tar-split has no entry in tens of megabytes")
+                raise TarMalformed(f"the tar-split has more than {MAX_PENDING_BYTES} bytes without an entry")
             continue
         if line.type != SLOT:
-            raise TarMalformed(f"a line of the tar-split is of the unknown type {line.type}")
+            raise TarMalformed(f"unknown type of a line in the tar-split (got {line.type}, expected 1 or 2)")
         if line.size and len(raw) == pad + BLOCK and taken(raw, pad, line):
             raw, pad = b"", -line.size % BLOCK
             continue
@@ -96,14 +101,14 @@ def entries(file: IO[bytes], taken: Taken = lambda _, __, ___: False) -> Iterato
         yield raw, header
         raw, pad = b"", -header.stored % BLOCK
     if any(raw[pad : pad + END_BYTES]):
-        raise TarMalformed("the tar-split has bytes after its last entry that no entry accounts for")
+        raise TarMalformed("the tar-split has bytes other than zeros after its last entry")
     yield raw, None
 
 
 def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The text of a gzip file in pieces that end where lines do, none longer than MAX_LINE_BYTES and a little."""
+    """Yield the text of a gzip file in pieces of whole lines, each at most slightly longer than MAX_LINE_BYTES."""
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    rest: list[bytes] = []  # of a line whose end has not come yet
+    rest: list[bytes] = []  # of an incomplete line
     size = 0
     ended = False
     while piece := file.read(_READ):
@@ -113,7 +118,7 @@ def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
             try:
                 text = inflate.decompress(piece, _READ * 4)
             except zlib.error as error:
-                raise TarMalformed(f"the tar-split is no gzip file, or damaged: {error}") from error
+                raise TarMalformed(f"the tar-split is not a gzip file or is damaged: {error}") from error
             piece = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
             ended = inflate.eof
             whole, newline, begun = text.rpartition(b"\n")
@@ -123,8 +128,8 @@ def _whole_lines(file: IO[bytes]) -> Iterator[bytes]:
             rest.append(begun)
             size += len(begun)
             if size > MAX_LINE_BYTES:
-                raise TarMalformed("the tar-split has a line of tens of megabytes")
+                raise TarMalformed(f"the tar-split has a line of more than {MAX_LINE_BYTES} bytes")
     if not ended:
-        raise TarMalformed("the tar-split is cut off")
+        raise TarMalformed("the tar-split is truncated")
     if size:
         yield b"".join(rest)

@@ -1,11 +1,11 @@
-"""How far an image is proven, and by whom. The levels are never mixed:
+"""Compares images with expected digests, and states by which evidence an image is proven. Levels are never mixed:
 
-    L0   it holds together; whoever changed all of it at once is not found
-    L1   it is what a person wrote down: an image ID, a digest
-    L2   it is what a ledger's signed checkpoint says the tag means, shown by a receipt
+    L0   consistent in itself; an attacker who changed everything consistently is not detected
+    L1   the image ID or digest that a person or a lock recorded
+    L2   the digest that a ledger's signed checkpoint has for the tag, shown by a receipt
 
-A digest that is expected proves an image only by a chain of documents whose bytes have the digests that name them:
-index -> manifest -> config. Where those lie does not matter, and no list of the store is asked.
+An expected digest proves an image only by a chain of documents, each with the digest that refers to it: index -> manifest ->
+config. It does not matter where the documents are stored, and lists in the store are not used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_STEPS: Final = 1000
 
 
 class Level(StrEnum):
-    """What an expected value rests on."""
+    """The evidence of an expected value; see the module's docstring."""
 
     L0 = "L0"
     L1 = "L1"
@@ -37,10 +37,10 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What an image must be: what `digest`, or one of `also`, leads to, or one of `ids` where all of them are known.
+    """What an image must be: the config that `digest` or one of `also` refers to, or one of `ids` if they are all known.
 
-    `of_manifest`: the digest is surely that of a manifest or index, never an image ID. `repository` and `tag`: whose meaning
-    a ledger or a lock states, with `registry` where it does; None where a person gave a digest for what they named.
+    `of_manifest`: whether the digest is of a manifest or index, never an image ID. `repository`, `tag`, `registry`: the tag
+    that a ledger or lock resolves, as far as it names them; None if a person gave a digest for a named image.
     """
 
     digest: Digest
@@ -54,7 +54,7 @@ class Expectation:
     ids: tuple[Digest, ...] = ()
 
     def about(self, name: str) -> bool:
-        """Whether it speaks of what a local name means."""
+        """Return whether it applies to a local image name."""
         reference = local_reference(name)
         if reference is None or self.tag is None or self.registry not in (None, reference.registry):
             return False
@@ -63,7 +63,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class TrustJudgement:
-    """How far an image is proven against an expectation, as long as nothing in it differs."""
+    """How far an image is proven by an expectation, provided that none of its files differ."""
 
     level: Level
     by: str = ""
@@ -72,7 +72,7 @@ class TrustJudgement:
 
 
 def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Digest, bytes]) -> TrustJudgement:
-    """Hold an image against what it must be. `documents`: manifests and indexes from elsewhere, under their digests."""
+    """Compare an image with what it must be. `documents`: manifests and indexes from other sources, by digest."""
     if expected is None:
         return TrustJudgement(Level.L0)
     if image.config in expected.ids:
@@ -95,8 +95,8 @@ def judge(image: ImagePlan, expected: Expectation | None, documents: Mapping[Dig
         Level.L0,
         expected.by,
         unknown=(
-            f"this store keeps no manifests, and none with the digest {expected.digest.short} was given: "
-            "name it with --documents (an OCI layout or archive that holds the manifest)",
+            f"this store has no manifests, and no manifest {expected.digest.short} was given: pass an OCI layout or archive "
+            "with the manifest by --documents",
         ),
     )
 
@@ -110,12 +110,12 @@ def _listed(digests: list[Digest]) -> str:
 
 
 def _recorded(image: ImagePlan, digest: Digest) -> bool:
-    """Whether the store says that it pulled this image by this digest; a hint for the message, and no proof."""
+    """Return whether the store claims to have pulled this image by this digest; only a hint for the message."""
     return any(name.endswith(f"@{digest}") for name in image.names)
 
 
 def configs_of(start: Digest, documents: Mapping[Digest, bytes]) -> list[Digest]:
-    """The configs that documents lead to from a digest. A document whose bytes have another digest leads nowhere."""
+    """Return the configs that documents refer to from a digest; documents with another digest are ignored."""
     found: list[Digest] = []
     seen: set[Digest] = set()
     todo = [start]
@@ -136,7 +136,7 @@ def configs_of(start: Digest, documents: Mapping[Digest, bytes]) -> list[Digest]
 
 
 def local_reference(name: str) -> Reference | None:
-    """A name as an engine keeps it; None for one that is no reference."""
+    """Parse an engine's image name; None if it is not a reference."""
     try:
         return Reference.parse(name)
     except (NameInvalid, Invalid):
@@ -144,24 +144,24 @@ def local_reference(name: str) -> Reference | None:
 
 
 def is_id(typed: str) -> bool:
-    """Whether a person typed an image's ID, or the beginning of one."""
+    """Return whether text is an image ID or a prefix of one."""
     bare = typed.removeprefix("sha256:")
     return len(bare) >= MIN_ID and all(c in "0123456789abcdef" for c in bare)
 
 
 def names_image(typed: str, image: ImagePlan) -> bool:
-    """Whether what a person typed means this image: its ID or the beginning of it, or one of its names."""
+    """Return whether text selects this image: by its ID, a prefix of it, or one of its names."""
     text = typed.partition("@")[0] if "@" in typed else typed
     if is_id(typed):
         return any(each.hex.startswith(typed.removeprefix("sha256:")) for each in (image.id, image.config))
     try:
         wanted = Reference.parse(text)
     except Invalid as error:
-        raise NameInvalid(f"{quote(typed)} is neither an image's name nor its ID: {error.message}") from error
+        raise NameInvalid(f"{quote(typed)} is not an image name or ID: {error.message}") from error
     digest = typed.partition("@")[2]
     tag = wanted.tag or (None if digest else Tag("latest"))
     for name in image.names:
-        if name == text:  # a layout calls an image as it likes, and says that name in its report
+        if name == text:  # names in a layout are free text
             return True
         found = local_reference(name)
         if found is None:

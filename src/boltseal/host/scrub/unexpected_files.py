@@ -1,4 +1,4 @@
-"""What no entry of a layer's tar names: its root, its whiteouts and opaque marks, and all that is too much."""
+"""Checks what has no entry in a layer's tar: its root folder, whiteouts, opaque marks, and unexpected files."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Final
 
 from boltseal.engines.privileges import sees_marks
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, TooManyNames
-from boltseal.host.scrub.attributes import OF_OVERLAYFS, OPAQUE_MARKS, PASSED_OVER, in_words
+from boltseal.host.scrub.attributes import IGNORED, OPAQUE_MARKS, OVERLAYFS_PREFIXES, describe_value
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.findings import Findings
-from boltseal.host.scrub.inodes import Inodes, described, is_whiteout
+from boltseal.host.scrub.inodes import Inodes, describe_file, is_whiteout
 from boltseal.host.scrub.ownership import Ownership
-from boltseal.host.scrub.tar_header import FOLDER_WITHOUT_AN_ENTRY
+from boltseal.host.scrub.tar_header import IMPLIED_FOLDER
 
-_HIDES: Final = "a whiteout, which hides the file of a lower layer"
+_A_WHITEOUT: Final = "a whiteout, which hides the file of a lower layer"
 
 
 class UnexpectedFiles:
-    """Looks at one layer's folder after its last entry; what it finds goes to `findings`."""
+    """Checks one layer's folder after its last entry, and adds to `findings`."""
 
     def __init__(self, tree: SafeFolder, inodes: Inodes, ownership: Ownership, findings: Findings) -> None:
         self._tree = tree
@@ -28,9 +28,9 @@ class UnexpectedFiles:
         self._findings = findings
 
     def root(self) -> bool:
-        """The layer's own folder has no header. But nobody but its owner may write there, and it carries no mark.
+        """Check the layer's own folder, which has no entry: not writable by all users, owned by root, without marks.
 
-        Whether marks of overlayfs show themselves to this process at all.
+        Returns whether this process can see overlayfs marks at all.
         """
         attributes = self._inodes.attributes
         try:
@@ -43,24 +43,24 @@ class UnexpectedFiles:
         seen = sees_marks(found.st_uid)
         if not seen:
             self._findings.not_read(
-                "marks of overlayfs (trusted.overlay.*) are not shown to this process; it takes CAP_SYS_ADMIN"
+                "overlayfs marks (trusted.overlay.*) are not visible to this process; CAP_SYS_ADMIN is needed"
             )
         owner = self._ownership.users.outside(0)
         if found.st_uid != owner:
             self._findings.add(DifferenceKind.OWNER, b"", f"{owner}", f"{found.st_uid}")
         if stat.S_IMODE(found.st_mode) & 0o002 and not found.st_mode & stat.S_ISVTX:
-            expected, got = "a root folder that not everybody may write to", f"{stat.S_IMODE(found.st_mode):04o}"
+            expected, got = "a root folder that is not world-writable", f"{stat.S_IMODE(found.st_mode):04o}"
             self._findings.add(DifferenceKind.MODE, b"", expected, got)
         for name in names:
             if name in OPAQUE_MARKS:
                 attributes.opaque.add(b"")
-            elif name.startswith(OF_OVERLAYFS) and name not in PASSED_OVER:
-                got = in_words(attributes.value(b"", at, name))
+            elif name.startswith(OVERLAYFS_PREFIXES) and name not in IGNORED:
+                got = describe_value(attributes.value(b"", at, name))
                 self._findings.add(DifferenceKind.XATTR, b"", f"{name}=none", f"{name}={got}")
         return seen
 
     def whiteouts(self, folder: bytes, hidden: Iterable[bytes], left: dict[bytes, bool]) -> None:
-        """What whiteouts of the tar hide must be hidden. Takes them off the list of what is left in the folder."""
+        """Check the whiteouts of the tar in a folder, and remove their names from `left`, the names without an entry."""
         for name in hidden:
             path = folder + b"/" + name if folder else name
             on_list = left.pop(name, None) is not None
@@ -68,41 +68,43 @@ class UnexpectedFiles:
                 found = self._tree.stat(path)
             except StoreMissing:
                 if not self._findings.has(path, DifferenceKind.MISSING):
-                    self._findings.add(DifferenceKind.WHITEOUT, path, _HIDES, "nothing")
+                    self._findings.add(DifferenceKind.WHITEOUT, path, _A_WHITEOUT, "nothing")
                 continue
             except (StoreMalformed, StoreUnreadable) as error:
                 self._findings.not_read(error.message)
                 continue
-            if on_list and not is_whiteout(found):  # what is off the list is an entry's, and means lower layers
-                self._findings.add(DifferenceKind.WHITEOUT, path, _HIDES, described(found))
+            if on_list and not is_whiteout(
+                found
+            ):  # else an entry of this layer has the name, and the whiteout refers to lower layers
+                self._findings.add(DifferenceKind.WHITEOUT, path, _A_WHITEOUT, describe_file(found))
 
     def missing_marks(self, folders: Iterable[bytes]) -> None:
-        """Folders that should have an opaque mark and have none."""
+        """Report folders that should have an opaque mark and have none."""
         for path in sorted(folders):
             if not self._findings.has(path, DifferenceKind.MISSING, DifferenceKind.TYPE):
                 self._findings.add(
                     DifferenceKind.OPAQUE, path, "an opaque mark, which hides all of lower layers", "none"
                 )
 
-    def too_much(self, folder: bytes, left: Mapping[bytes, bool] | None, *, implied: bool) -> None:
-        """What no entry has named in a folder. `left`: what was listed before, None if nothing was."""
+    def report_unexpected(self, folder: bytes, left: Mapping[bytes, bool] | None, *, implied: bool) -> None:
+        """Report the unexpected files in a folder. `left`: its names without an entry, None if it was not listed yet."""
         try:
             if implied:
                 found = self._tree.stat(folder)
                 if not stat.S_ISDIR(found.st_mode):
-                    self._findings.add(DifferenceKind.TYPE, folder, "folder", described(found))
+                    self._findings.add(DifferenceKind.TYPE, folder, "folder", describe_file(found))
                     return
-                self._inodes.of_a_folder_without_an_entry(folder, FOLDER_WITHOUT_AN_ENTRY, found)
+                self._inodes.check_implied_folder(folder, IMPLIED_FOLDER, found)
             left = self._tree.listed(folder) if left is None else left
         except StoreMissing:
             if implied:
                 self._findings.add(DifferenceKind.MISSING, folder, "folder", "nothing")
             return
         except TooManyNames as error:
-            self._findings.not_read(f"what is too much in a folder: {error.message}")
+            self._findings.not_read(f"unexpected files in a folder can't be found: {error.message}")
             return
         except StoreMalformed:
-            return  # its own entry has said so
+            return  # already reported for its own entry
         except StoreUnreadable as error:
             self._findings.not_read(error.message)
             return
@@ -116,5 +118,8 @@ class UnexpectedFiles:
             self._findings.not_read(error.message)
             return
         self._findings.add(
-            DifferenceKind.WHITEOUT if is_whiteout(found) else DifferenceKind.EXTRA, path, "nothing", described(found)
+            DifferenceKind.WHITEOUT if is_whiteout(found) else DifferenceKind.EXTRA,
+            path,
+            "nothing",
+            describe_file(found),
         )

@@ -1,7 +1,7 @@
-"""Layers, checked side by side on all cores: which jobs there are, who does them, how fast they may read.
+"""Checks layers in parallel on all cores, within a limit of the read rate.
 
-A job is one layer (`layers.check`), done in a process of its own if there is enough to do for that. Layers that several
-images share are read once. Memory: each process holds a few pieces of a file and the names of one layer.
+A job is one layer (`layer_check.check`), run in a worker process if there is enough work. Layers that several images share
+are read once. Memory: each process has a few pieces of a file and the names of one layer.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing,
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, LayerResult, check
 
 ALONE_BYTES: Final = 32 * 1024 * 1024
-"""Up to so much is read by this process: starting others takes longer."""
+"""Up to this size this process reads by itself: starting workers would take longer."""
 POLL_S: Final = 0.2
 
 Progress = Callable[[int, int, int], None]
-"""Told now and then: bytes read so far, layers done, layers in all."""
+"""Called periodically with the bytes read, the layers done and the total number of layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkRate:
-    """How hard the machine may be worked. `bytes_per_second`: of all processes together; 0: as fast as it goes."""
+    """Limits of the load. `workers`: processes, 0 for one per core. `bytes_per_second`: of all together, 0 for unlimited."""
 
     workers: int = 0
     bytes_per_second: int = 0
 
 
 class Meter:
-    """Counts what is read, and waits where it would be more than the rate allows. Shared by processes."""
+    """Counts the bytes read, and waits to keep the rate limit. Its values are shared by processes."""
 
     def __init__(
         self,
@@ -74,52 +74,56 @@ class Meter:
 
 
 _meter: list[Meter] = []
-"""This process's meter, if it is a worker: set once, before its first job."""
+"""The meter of this worker process, set once before its first job."""
 
 
-def _begin(count: Synchronized[int], free_at: Synchronized[float], rate: int) -> None:
-    gc.disable()  # nothing here makes circles, and looking for them among a million names takes its time
+def _init_worker(count: Synchronized[int], free_at: Synchronized[float], rate: int) -> None:
+    gc.disable()  # nothing here creates cycles, and a search among a million names is slow
     _meter.append(Meter(count, free_at, rate))
 
 
-def _job(layer: LayerFiles, manner: CheckMode) -> LayerResult:
-    return check(layer, manner, _meter[0])
+def _check_in_worker(layer: LayerFiles, check_mode: CheckMode) -> LayerResult:
+    return check(layer, check_mode, _meter[0])
 
 
 def check_layers(
-    layers: Iterable[LayerFiles], manner: CheckMode, pace: WorkRate, progress: Progress
+    layers: Iterable[LayerFiles], check_mode: CheckMode, pace: WorkRate, progress: Progress
 ) -> dict[LayerFiles, LayerResult]:
-    """The results of all these layers."""
-    sizes = {layer: _size(layer) for layer in layers}
+    """Check these layers and return the results."""
+    sizes = {layer: _estimated_bytes(layer) for layer in layers}
     jobs = sorted(sizes, key=lambda layer: -sizes[layer])  # the longest first
     workers = min(pace.workers or os.cpu_count() or 1, len(jobs))
-    # A process that has no other threads can simply be split; others are begun anew, which takes a moment.
+    # Only a process without other threads can be forked safely; spawning is slower.
     context = get_context("fork" if active_count() == 1 else "spawn")
     count, free_at = context.Value("q", 0), context.Value("d", 0.0)
-    if jobs and (sum(sizes.values()) > ALONE_BYTES or pace.bytes_per_second):  # so that progress is told meanwhile
-        return dict(_together(jobs, manner, workers, (count, free_at, pace.bytes_per_second), progress, context))
-    return dict(_alone(jobs, manner, Meter(count, free_at, pace.bytes_per_second), progress, count))
+    if jobs and (
+        sum(sizes.values()) > ALONE_BYTES or pace.bytes_per_second
+    ):  # a rate limit also uses workers, so that progress is shown
+        return dict(
+            _check_in_parallel(jobs, check_mode, workers, (count, free_at, pace.bytes_per_second), progress, context)
+        )
+    return dict(_check_here(jobs, check_mode, Meter(count, free_at, pace.bytes_per_second), progress, count))
 
 
-def _alone(
-    jobs: Sequence[LayerFiles], manner: CheckMode, meter: Meter, progress: Progress, count: Synchronized[int]
+def _check_here(
+    jobs: Sequence[LayerFiles], check_mode: CheckMode, meter: Meter, progress: Progress, count: Synchronized[int]
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
     for done, layer in enumerate(jobs, 1):
-        yield layer, check(layer, manner, meter)
+        yield layer, check(layer, check_mode, meter)
         progress(count.value, done, len(jobs))
 
 
-def _together(
+def _check_in_parallel(
     jobs: Sequence[LayerFiles],
-    manner: CheckMode,
+    check_mode: CheckMode,
     workers: int,
     shared: tuple[Synchronized[int], Synchronized[float], int],
     progress: Progress,
     context: Any,
 ) -> Iterator[tuple[LayerFiles, LayerResult]]:
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=shared) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=shared) as pool:
         try:
-            running = _started(pool, jobs, manner)
+            running = _submit_jobs(pool, jobs, check_mode)
             left: set[Future[LayerResult]] = set(running)
             while left:
                 ended, left = wait(left, POLL_S, FIRST_COMPLETED)
@@ -134,16 +138,16 @@ def _together(
             pool.shutdown(cancel_futures=True)
 
 
-def _started(
-    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], manner: CheckMode
+def _submit_jobs(
+    pool: ProcessPoolExecutor, jobs: Sequence[LayerFiles], check_mode: CheckMode
 ) -> dict[Future[LayerResult], LayerFiles]:
-    """All jobs, given to workers that no terminal interrupts: that reaches us too, and we end them.
+    """Submit all jobs to workers that ignore SIGINT from the terminal: this process gets it too, and ends them.
 
-    It is held back while they are started, as Python may lose it then.
+    SIGINT is blocked while they are started, since Python could lose it then.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return {pool.submit(_job, layer, manner): layer for layer in jobs}
+        return {pool.submit(_check_in_worker, layer, check_mode): layer for layer in jobs}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -151,19 +155,19 @@ def _started(
 def _result(job: Future[LayerResult], layer: LayerFiles) -> LayerResult:
     try:
         return job.result()
-    except BrokenProcessPool:  # then none of the others that are left has a process either
-        why = f"the process that checked layer {layer.diff_id.short}, or one beside it, was ended: out of memory, or killed"
+    except BrokenProcessPool:  # all remaining jobs have lost their process too
+        why = f"layer {layer.diff_id.short}: a worker process was killed, perhaps for lack of memory"
         return LayerResult(layer.diff_id, unknown=(why,))
 
 
 def meter_of(pace: WorkRate) -> Meter:
-    """A meter for what this process reads by itself."""
+    """Return a meter for reads of this process."""
     context = get_context("fork")
     return Meter(context.Value("q", 0), context.Value("d", 0.0), pace.bytes_per_second)
 
 
-def _size(layer: LayerFiles) -> int:
-    """About how much there is to do for a layer: bytes, and for each entry as much as reading some bytes takes."""
+def _estimated_bytes(layer: LayerFiles) -> int:
+    """Estimate the work for a layer, in bytes; each entry counts as much as some bytes."""
     path = layer.tar_split or layer.blob
     try:
         with SafeFolder(layer.root) as store:
@@ -176,4 +180,4 @@ def _size(layer: LayerFiles) -> int:
 
 
 SPLIT_FACTOR: Final = 100
-"""An entry takes some 40 bytes of a tar-split, and as long as reading and hashing 4 KB."""
+"""An entry has about 40 bytes in a tar-split, and takes as long as reading and hashing 4 KB."""

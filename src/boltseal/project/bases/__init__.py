@@ -1,5 +1,5 @@
-"""On which image another one was built, and whether the base's tag means another image by now.
+"""Find out on which base image an image was built, and whether the base's tag resolves to another image now.
 
-What decides is pure: facts (what an image is), sources (what is said of its base), match (what its layers prove), freshness
-(is it outdated), changes (what is different), order (bases of bases first). `look` asks registries for what they need.
+The decisions are pure: `image_facts`, `base_claims`, `layer_match`, `freshness` (outdated or not), `changes` (what is
+different) and `rebuild_order` (bases first). `base_scan` asks registries for what they need.
 """

@@ -1,12 +1,13 @@
-"""What is said of an image's base, and by whom: claims, the best first. Pure.
+"""Claims about an image's base image, by source. Pure.
 
-    recorded   written down when it was built: our own `built` entries; annotations and labels
+    recorded   at build time: `built` ledger entries; annotations and labels
                (`org.opencontainers.image.base.name`, `.digest`); BuildKit's provenance
-    proven     by its layers (`match`)
-    inferred   from FROM in a Dockerfile that somebody says it was built of, or from a name that somebody gave
+    proven     by its layers (`layer_match`)
+    inferred   from FROM in a Dockerfile, or from a name, that the user gives
 
-A claim is as good as whoever made it: a label is inherited by every image that is built on the labelled one, unless it also
-says of which image it speaks (`boltseal.image`), and provenance names the images of all stages. What can be held against the layers is (`match.holds`).
+A claim is as reliable as its source. A label is inherited by every image built on the labelled one, unless it also
+names its own image (`boltseal.image`). Provenance lists the images of all build stages. `layer_match.may_be_base`
+compares a claim with the layers.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from boltseal.project.bases.image_facts import IMAGE, ImageFacts
 
 BUILT_NAME: Final = "base.name"
 BUILT_DIGEST: Final = "base.digest"
-"""Keys of a `built` entry's extra."""
+"""Keys in the `extra` of a `built` entry."""
 MAX_STATEMENT_BYTES: Final = 8 * 1024 * 1024
 MAX_IMAGES: Final = 200
-"""Of how many images a build may be said to be made; of more, nothing is believed."""
+"""Maximum number of images in a provenance statement; a longer one is ignored."""
 SCRATCH: Final = "scratch"
 
 _FRONTENDS: Final = frozenset({"docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream"})
-"""Images that build and are no part of what is built: named by `# syntax=`."""
+"""Images that run the build and are not part of its result: named by `# syntax=`."""
 _is_sha256 = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
 class ClaimKind(StrEnum):
-    """How sure it is which image the base is."""
+    """How reliably the base is known."""
 
     RECORDED = "recorded"
     PROVEN = "proven"
@@ -50,7 +51,7 @@ class ClaimKind(StrEnum):
 
 
 class ClaimSource(StrEnum):
-    """Who says so; the earlier is believed more."""
+    """The source of a claim, the most reliable first."""
 
     BUILT = "a built entry of the ledger"
     ANNOTATION = "an annotation of the manifest"
@@ -64,40 +65,40 @@ class ClaimSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BaseClaim:
-    """Somebody's word on a base. `base`: a name with a tag and no digest; None: it was built on nothing (scratch).
+    """A claim about a base. `base`: a reference with a tag and no digest; None: built from scratch.
 
-    `digest`: what the name meant then, of an index or of one platform's manifest; None where that is not said.
+    `digest`: what the tag resolved to at build time, an index or one platform's manifest; None if not recorded.
     """
 
     base: Reference | None
     digest: Digest | None
-    by: ClaimSource
-    how: ClaimKind = ClaimKind.RECORDED
+    source: ClaimSource
+    kind: ClaimKind = ClaimKind.RECORDED
 
     @property
     def sure(self) -> bool:
-        """Whether nothing in it needs to be held against the layers: it was said of this image and no other."""
-        return self.by in (ClaimSource.BUILT, ClaimSource.ANNOTATION)
+        """Whether the claim was made for exactly this image, so that the layers need not confirm it."""
+        return self.source in (ClaimSource.BUILT, ClaimSource.ANNOTATION)
 
 
-def annotated(annotations: Mapping[str, str]) -> BaseClaim | None:
-    """What annotations of the image's index or manifest say."""
-    return _spoken(annotations.get(BASE_NAME, ""), annotations.get(BASE_DIGEST, ""), ClaimSource.ANNOTATION)
+def claim_from_annotations(annotations: Mapping[str, str]) -> BaseClaim | None:
+    """Return the claim in annotations of the image's index or manifest."""
+    return _recorded(annotations.get(BASE_NAME, ""), annotations.get(BASE_DIGEST, ""), ClaimSource.ANNOTATION)
 
 
-def labelled(facts: ImageFacts) -> BaseClaim | None:
-    """What labels of the image say."""
-    return _spoken(facts.labels.get(BASE_NAME, ""), facts.labels.get(BASE_DIGEST, ""), ClaimSource.LABEL)
+def claim_from_labels(facts: ImageFacts) -> BaseClaim | None:
+    """Return the claim in the image's labels."""
+    return _recorded(facts.labels.get(BASE_NAME, ""), facts.labels.get(BASE_DIGEST, ""), ClaimSource.LABEL)
 
 
-def inherited(facts: ImageFacts, own: Reference) -> BaseClaim | None:
-    """The image that the labels speak of, where they say that it is another one than `own`: they came with it.
+def inherited_claim(facts: ImageFacts, own: Reference) -> BaseClaim | None:
+    """Return the image that the labels name as their own, if it is another one than `own`: the labels were inherited.
 
-    That is the image on which this one was built, or this very image before somebody copied it elsewhere.
+    It is the base of this image, or this image before it was copied elsewhere.
     """
-    said = facts.labels.get(IMAGE, "")
+    name = facts.labels.get(IMAGE, "")
     try:
-        image = Reference.parse(said).by_tag if said else None
+        image = Reference.parse(name).by_tag if name else None
     except Invalid:
         return None
     if image is None or image.repository == own.repository:
@@ -105,19 +106,19 @@ def inherited(facts: ImageFacts, own: Reference) -> BaseClaim | None:
     return BaseClaim(image, None, ClaimSource.CAME_WITH)
 
 
-def built(entries: Iterable[Entry], digest: Digest) -> BaseClaim | None:
-    """What the newest `built` entry of an image says, the oldest entry first."""
-    said = [entry for entry in entries if entry.kind is EntryKind.BUILT and entry.digest == str(digest)]
-    if not said:
+def claim_from_entries(entries: Iterable[Entry], digest: Digest) -> BaseClaim | None:
+    """Return the claim of an image's newest `built` entry. `entries`: the oldest first."""
+    built = [entry for entry in entries if entry.kind is EntryKind.BUILT and entry.digest == str(digest)]
+    if not built:
         return None
-    return _spoken(said[-1].extra.get(BUILT_NAME, ""), said[-1].extra.get(BUILT_DIGEST, ""), ClaimSource.BUILT)
+    return _recorded(built[-1].extra.get(BUILT_NAME, ""), built[-1].extra.get(BUILT_DIGEST, ""), ClaimSource.BUILT)
 
 
-def written(reference: Reference | None, by: ClaimSource) -> BaseClaim:
-    """What a Dockerfile builds on, or the user names: nobody says what it meant then, unless it is pinned there."""
+def claim_from_reference(reference: Reference | None, source: ClaimSource) -> BaseClaim:
+    """Return the claim of a Dockerfile's FROM or a user's option; without a digest unless it is pinned there."""
     if reference is None:
-        return BaseClaim(None, None, by, ClaimKind.INFERRED)
-    return BaseClaim(reference.by_tag, reference.digest, by, ClaimKind.INFERRED)
+        return BaseClaim(None, None, source, ClaimKind.INFERRED)
+    return BaseClaim(reference.by_tag, reference.digest, source, ClaimKind.INFERRED)
 
 
 class _Predicate(msgspec.Struct, rename="camel"):
@@ -130,25 +131,27 @@ class _Statement(msgspec.Struct, rename="camel"):
     predicate: _Predicate = msgspec.field(default_factory=_Predicate)
 
 
-def provenance(raw: bytes) -> tuple[BaseClaim, ...]:
-    """The images that a build took in, by its SLSA provenance (v0.2 or v1), without frontends; () where it says none.
+def claims_from_provenance(raw: bytes) -> tuple[BaseClaim, ...]:
+    """Return the images in a build's SLSA provenance (v0.2 or v1), without frontends; () if there are none.
 
-    Which of them the last stage stands on is not said: `match` decides by the layers.
+    Provenance does not say which of them the last stage is based on; that is decided by the layers.
     """
     try:
-        said = decode(raw[: MAX_STATEMENT_BYTES + 1], _Statement)
+        statement = decode(raw[: MAX_STATEMENT_BYTES + 1], _Statement)
     except ValueError:
         return ()
-    if "slsa.dev/provenance" not in said.predicate_type:
+    if "slsa.dev/provenance" not in statement.predicate_type:
         return ()
-    listed = said.predicate.build_definition.get("resolvedDependencies") or said.predicate.materials
+    listed = statement.predicate.build_definition.get("resolvedDependencies") or statement.predicate.materials
     materials = listed if isinstance(listed, list) else []
-    images = dict.fromkeys(claim for one in materials if isinstance(one, dict) for claim in _material(one))
-    return tuple(images) if len(images) <= MAX_IMAGES else ()  # the base may be any of them: some prove nothing
+    images = dict.fromkeys(
+        claim for material in materials if isinstance(material, dict) for claim in _material(material)
+    )
+    return tuple(images) if len(images) <= MAX_IMAGES else ()  # with too many, none can be ruled out as the base
 
 
-def _material(one: Mapping[str, Any]) -> Iterator[BaseClaim]:
-    uri, digests = one.get("uri"), one.get("digest")
+def _material(material: Mapping[str, Any]) -> Iterator[BaseClaim]:
+    uri, digests = material.get("uri"), material.get("digest")
     if not isinstance(uri, str) or not isinstance(digests, dict):
         return
     sha256 = digests.get("sha256")
@@ -159,7 +162,7 @@ def _material(one: Mapping[str, Any]) -> Iterator[BaseClaim]:
 
 
 def _package(uri: str) -> Reference | None:
-    """The image that a package URL names: `pkg:docker/node@16.13?platform=linux%2Famd64`; a registry's port is escaped."""
+    """Return the image of a package URL such as `pkg:docker/node@16.13?platform=linux%2Famd64`."""
     rest = uri.removeprefix("pkg:docker/")
     if rest == uri:
         return None
@@ -174,13 +177,13 @@ def _package(uri: str) -> Reference | None:
         return None
 
 
-def _spoken(name: str, digest: str, by: ClaimSource) -> BaseClaim | None:
+def _recorded(name: str, digest: str, source: ClaimSource) -> BaseClaim | None:
     if not name:
         return None
     if name == SCRATCH:
-        return BaseClaim(None, None, by)
+        return BaseClaim(None, None, source)
     try:
         reference = Reference.parse(name)
-        return BaseClaim(reference.by_tag, Digest.parse(digest) if digest else reference.digest, by)
-    except Invalid:  # somebody's free text: it names no image, so it says nothing
+        return BaseClaim(reference.by_tag, Digest.parse(digest) if digest else reference.digest, source)
+    except Invalid:  # free text that is not a reference: no claim
         return None

@@ -1,7 +1,7 @@
-"""Which other images of a look may be the base of one of them, by their layers. Pure.
+"""Find other images of a scan that may be the base of an image, by their layers. Pure.
 
-Those are what tags resolve to now, and what they resolved to before, as far as that is known (`former`). Which of them is
-the base, and whether it is outdated, is decided in `judging`.
+The candidates are the current images of tags, and former ones as far as known (`former_images`). `base_resolution`
+decides which of them is the base, and whether it is outdated.
 """
 
 from __future__ import annotations
@@ -14,62 +14,65 @@ from boltseal.oci.annotations import BASE_NAME
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.base_claims import BaseClaim, ClaimKind, ClaimSource
 from boltseal.project.bases.image_facts import ImageFacts
-from boltseal.project.bases.layer_match import Candidate, holds, inherits, nearness
+from boltseal.project.bases.layer_match import Candidate, inherits_label, may_be_base, nearness
 
 MAX_NEARER: Final = 4
-"""How many others are held against an image as its base, of those that it begins with."""
+"""Maximum number of candidates for one image, of those whose layers it begins with."""
 MAX_ALIKE: Final = 100
-"""How many others that may have the same layers are compared with it for that, and how many that tags resolved to before."""
+"""Maximum number of images with possibly the same layers that are compared for that, and of former ones."""
 
 
-class Pool:
-    """The images of this look, as bases of one another: by all of their layers. `former`: what tags resolved to before."""
+class CandidatePool:
+    """The images of a scan as possible bases of each other. `former`: former images of tags."""
 
     def __init__(self, images: Iterable[Candidate], former: Iterable[Candidate]) -> None:
-        self._held: dict[int, dict[str, list[Candidate]]] = {}
+        self._current: dict[int, dict[str, list[Candidate]]] = {}
         for candidate in images:
             *_, chain = 0, *_chains(candidate.facts.diff_ids)
-            alike = self._held.setdefault(chain, {}).setdefault(candidate.base.name, [])
-            if len(alike) < MAX_NEARER:
-                alike.append(candidate)
+            same_layers = self._current.setdefault(chain, {}).setdefault(candidate.base.name, [])
+            if len(same_layers) < MAX_NEARER:
+                same_layers.append(candidate)
         self._former: dict[int, dict[int, dict[tuple[Reference, str], Candidate]]] = {}
         for candidate in former:
             facts = candidate.facts
             *_, chain = 0, *_chains(facts.diff_ids)
             *_, history = 0, *_chains(facts.history)
-            same = self._former.setdefault(chain, {}).setdefault(history, {})
-            same.setdefault((candidate.base, facts.labels.get(BASE_NAME, "")), candidate)
+            same_history = self._former.setdefault(chain, {}).setdefault(history, {})
+            same_history.setdefault((candidate.base, facts.labels.get(BASE_NAME, "")), candidate)
 
-    def nearer(self, own: str, facts: ImageFacts, claims: Sequence[BaseClaim]) -> tuple[BaseClaim, ...]:
-        """Bases among the others that may be nearer than what the image is said to stand on, the nearest first.
+    def closer_bases(self, own_name: str, facts: ImageFacts, claims: Sequence[BaseClaim]) -> tuple[BaseClaim, ...]:
+        """Return bases in the pool that may be closer than the claimed one, the closest first.
 
-        Where only a label speaks, and the label came with the base; or where nobody speaks.
+        Only if the claim is a label that the base may have had already, or if there is no claim.
         """
-        if not by_layers(claims):
+        if not needs_layer_match(claims):
             return ()
-        said = any(claim.by is ClaimSource.LABEL for claim in claims)
+        labelled = any(claim.source is ClaimSource.LABEL for claim in claims)
         chains = [*_chains(facts.diff_ids)][::-1]
-        now = (
+        current = (
             candidate
             for chain in chains
-            for name, alike in self._held.get(chain, {}).items()
-            if name != own
-            for candidate in alike
+            for name, same_layers in self._current.get(chain, {}).items()
+            if name != own_name
+            for candidate in same_layers
         )
-        former = (candidate for candidate in self._formerly(facts, chains) if candidate.base.name != own)
-        found = [
+        former = (candidate for candidate in self._former_matches(facts, chains) if candidate.base.name != own_name)
+        matches = [
             candidate
-            for candidate in (*islice(now, MAX_ALIKE), *islice(former, MAX_ALIKE))
-            if holds(facts, candidate.facts) and (not said or inherits(facts, BASE_NAME, candidate.facts))
+            for candidate in (*islice(current, MAX_ALIKE), *islice(former, MAX_ALIKE))
+            if may_be_base(facts, candidate.facts)
+            and (not labelled or inherits_label(facts, BASE_NAME, candidate.facts))
         ]
-        # of those that are equally near, the ones that a tag still resolves to come first
-        found.sort(key=lambda candidate: nearness(facts, candidate.facts), reverse=True)
-        return tuple(dict.fromkeys(BaseClaim(one.base, None, ClaimSource.LAYERS, ClaimKind.PROVEN) for one in found))[
-            :MAX_NEARER
-        ]
+        # among equally close ones, the current images of tags come first
+        matches.sort(key=lambda candidate: nearness(facts, candidate.facts), reverse=True)
+        return tuple(
+            dict.fromkeys(
+                BaseClaim(candidate.base, None, ClaimSource.LAYERS, ClaimKind.PROVEN) for candidate in matches
+            )
+        )[:MAX_NEARER]
 
-    def _formerly(self, facts: ImageFacts, chains: Iterable[int]) -> Iterator[Candidate]:
-        """What tags resolved to before and the image's layers and history may begin with, the nearest first."""
+    def _former_matches(self, facts: ImageFacts, chains: Iterable[int]) -> Iterator[Candidate]:
+        """Yield former images whose layers and history the image may begin with, the closest first."""
         histories = [*_chains(facts.history)][::-1] if self._former else []
         for chain in chains:
             of_chain = self._former.get(chain, {})
@@ -77,13 +80,13 @@ class Pool:
                 yield from of_chain.get(history, {}).values()
 
 
-def by_layers(claims: Iterable[BaseClaim]) -> bool:
-    """Whether the layers of other images may tell the base: where only a label speaks, which may be the base's, or nobody."""
-    return not any(claim.sure or claim.by is ClaimSource.PROVENANCE for claim in claims)
+def needs_layer_match(claims: Iterable[BaseClaim]) -> bool:
+    """Return whether layers must decide the base: there is no claim, or only a label, which may be inherited."""
+    return not any(claim.sure or claim.source is ClaimSource.PROVENANCE for claim in claims)
 
 
 def _chains(parts: Iterable[Hashable]) -> Iterator[int]:
-    """A number for each beginning of a list of layers, or of a history; who has the same number is still to be compared."""
+    """Yield a hash for each prefix of a list of layers or history lines; equal hashes still need a comparison."""
     chain = 0
     for part in parts:
         chain = hash((chain, part))

@@ -1,13 +1,13 @@
-"""What the tags of a look resolved to before: a base that has moved since is still the base of what was built on it.
+"""Former images of the tags in a scan: a base that has moved is still the base of the images built on it.
 
-The image of a tag that moved is no longer among the images of the look. Of what is left, an image begins with its base's own
-base, too, which would pass for its base. So the images that tags resolved to before count as well:
+The former image of a moved tag is not among the images of the scan. An image also begins with the layers of its base's
+own base, which would then be mistaken for its base. So former images are candidates too:
 
-1. Which ones: by the ledger of the tag's registry, also of tags that are gone; by the log of observations of a mirror; by
-   what `boltseal watch` and our own looks saw. Of a tag that never moved nothing more is asked than before.
-2. Their layers: read by digest, once in a lifetime, from a registry that keeps a ledger, since it keeps what was
-   overwritten. Another registry is not asked: what was read there before counts.
-3. What can't be read may be the base of any image of another repository. The reason is kept, for the verdict.
+1. Which ones: from the ledger of the tag's registry, even of deleted tags; from a mirror's log of observations; from
+   `boltseal watch` and earlier scans. A tag that never moved causes no further requests.
+2. Their layers are read by digest, once, from registries with a ledger, because these keep overwritten images. Other
+   registries are not contacted: only what was cached before counts.
+3. A former image that can't be read may be the base of any image of another repository. The verdict gives the reason.
 """
 
 from __future__ import annotations
@@ -29,104 +29,98 @@ from boltseal.project.bases.image_facts import NotAnImage
 from boltseal.project.bases.layer_match import Candidate
 
 MAX_FORMER: Final = 5_000
-"""How many images that tags resolved to before are read at a look."""
+"""Maximum number of former images per scan."""
 MOVED_OR_GONE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED}) | GOES
-"""Kinds of entries after which a tag no longer resolves to what it did; one that never moved has none of them."""
+"""Kinds of entries after which a tag resolves to another image; a tag that never moved has none of them."""
 SERVED_KINDS: Final = frozenset({EntryKind.OBSERVED, EntryKind.ACCEPTED})
-"""Kinds of observations that say what an upstream's tag was served as."""
+"""Kinds of observations that record what an upstream's tag was served as."""
 
 
-class TooMuch(TooLarge):
-    """More former images, or larger ones, than are held at a time."""
-
-
-class Unread(NamedTuple):
-    """An image, or a repository's history, that can't be read. `name`: registry and repository."""
+class UnreadImage(NamedTuple):
+    """An image or a repository's history that can't be read. `name`: registry and repository."""
 
     name: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Former:
-    """The images that tags resolved to before, each for one platform; and what is not known of them."""
+class FormerImages:
+    """Former images, each for one platform, and those that can't be read."""
 
     candidates: tuple[Candidate, ...] = ()
-    unread: tuple[Unread, ...] = ()
+    unread: tuple[UnreadImage, ...] = ()
 
     def doubt(self, own: Reference) -> str:
-        """Why an image's layers don't prove its base: what may be the base and is not known. "" for nothing.
+        """Return why layers don't prove an image's base: a possible base is unknown. "" for no doubt.
 
-        Images of one repository are no bases of one another.
+        Images of the same repository are not considered bases of each other.
         """
-        return next((one.reason for one in self.unread if one.name != own.name), "")
+        return next((failure.reason for failure in self.unread if failure.name != own.name), "")
 
 
-def resolved_before(
-    place: RemoteRepository, entries: Iterable[Entry], kinds: frozenset[EntryKind] = MOVED_OR_GONE
+def former_digests(
+    remote: RemoteRepository, entries: Iterable[Entry], kinds: frozenset[EntryKind] = MOVED_OR_GONE
 ) -> dict[Reference, list[Digest]]:
-    """What each tag of a repository resolved to around the entries of these kinds, the oldest first.
+    """Return each tag's digests before and after the entries of these kinds, the oldest first.
 
-    Tags of the signature tools are left out: nothing is built on a signature.
+    Tags of signature tools are skipped: nothing is built on a signature.
     """
     found: dict[Reference, dict[str, None]] = {}
     for entry in entries:
         if entry.kind in kinds and entry.tag and signature_subject(entry.tag) is None:
-            base = Reference(place.registry, place.repository, Tag(entry.tag))
-            found.setdefault(base, {}).update(dict.fromkeys(one for one in (entry.was, entry.digest) if one))
-    return {base: [Digest.parse(one) for one in digests] for base, digests in found.items()}
+            base = Reference(remote.registry, remote.repository, Tag(entry.tag))
+            found.setdefault(base, {}).update(dict.fromkeys(digest for digest in (entry.was, entry.digest) if digest))
+    return {base: [Digest.parse(digest) for digest in digests] for base, digests in found.items()}
 
 
-async def read_former(
+async def read_former_images(
     documents: ImageDocuments,
     digests: Mapping[Reference, Sequence[Digest]],
     platforms: Iterable[Platform],
     has_ledger: Callable[[str], bool],
-    unread: Iterable[Unread],
+    unread: Iterable[UnreadImage],
     *,
     max_units: int,
-) -> Former:
-    """The images that tags resolved to before. `digests`: of each tag, the oldest first. `unread`: what is not known already.
+) -> FormerImages:
+    """Read former images. `digests`: of each tag, the oldest first. `unread`: what is already known to be unreadable.
 
-    `platforms`: those that are looked at. `has_ledger`: whether a registry keeps one, and so what was overwritten.
-    `max_units`: how many layers and lines of history of them are held.
+    `platforms`: those to read. `has_ledger`: whether a registry keeps a ledger, and so overwritten images.
+    `max_units`: maximum number of their layers and history lines in memory.
     """
-    held, wanted = documents.held(), tuple(dict.fromkeys(platforms))
+    cached, wanted = documents.cached_only(), tuple(dict.fromkeys(platforms))
     listed = [(base, digest) for base, several in digests.items() for digest in reversed(several)]
 
     gate, units = asyncio.Semaphore(AT_ONCE), 0
 
-    async def read(base: Reference, digest: Digest) -> list[Candidate] | Unread:
+    async def read(base: Reference, digest: Digest) -> list[Candidate] | UnreadImage:
         nonlocal units
-        asked, place = (
-            documents if has_ledger(base.registry) else held,
-            RemoteRepository(base.registry, base.repository),
-        )
+        source = documents if has_ledger(base.registry) else cached
+        remote = RemoteRepository(base.registry, base.repository)
         found: dict[Digest, Candidate] = {}
         try:
             async with gate:
                 for platform in wanted:
                     if units > max_units:
-                        raise TooMuch("it is one of more images than are looked at together")
-                    facts = await asked.facts_for(place, digest, platform)
+                        raise TooLarge("too many former images at a time")
+                    facts = await source.facts_for(remote, digest, platform)
                     if facts is not None and facts.manifest not in found:
                         found[facts.manifest] = Candidate(base, digest, facts)
                         units += len(facts.diff_ids) + len(facts.history)
-        except NotAnImage:  # nothing is built on a signature, an SBOM or a chart
+        except NotAnImage:  # nothing is built on a signature, SBOM or chart
             return []
         except BoltsealError as error:
-            why = f"{base} resolved to {digest.short} before, the layers of which are not known: {error.message}"
-            return Unread(base.name, why)
+            why = f"{base} formerly resolved to {digest.short}, whose layers are unknown: {error.message}"
+            return UnreadImage(base.name, why)
         return list(found.values())
 
-    missed, candidates = list(unread), list[Candidate]()
-    for one in await asyncio.gather(*(read(base, digest) for base, digest in listed[:MAX_FORMER])):
-        if isinstance(one, Unread):
-            missed.append(one)
+    failures, candidates = list(unread), list[Candidate]()
+    for result in await asyncio.gather(*(read(base, digest) for base, digest in listed[:MAX_FORMER])):
+        if isinstance(result, UnreadImage):
+            failures.append(result)
         else:
-            candidates += one
-    missed += [
-        Unread(name, f"tags moved more often than the {MAX_FORMER} times that are looked at")
+            candidates += result
+    failures += [
+        UnreadImage(name, f"tags moved more than {MAX_FORMER} times, which is the limit")
         for name in dict.fromkeys(base.name for base, _ in listed[MAX_FORMER:])
     ]
-    return Former(tuple(candidates), tuple(missed))
+    return FormerImages(tuple(candidates), tuple(failures))

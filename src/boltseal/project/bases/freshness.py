@@ -1,15 +1,15 @@
-"""Is an image outdated: what it was built on, held against what the base's tag means now, platform by platform. Pure.
+"""Decide whether an image is outdated: compare its base with the current image of the base's tag, by platform. Pure.
 
-The steps, of one platform:
+The steps, for one platform:
 
-1. The tag means the very digest that the image was built on, as index or as the platform's manifest: current.
-2. The tag means another index whose image for this platform is the same, or has the same config, or the same layers and
-   settings (compressed anew, attested anew): current, and said why the digest is another.
-3. It means another image for this platform: outdated, with what is different.
-4. What it was built on can't be read any more. The image does not begin with the layers of what the tag means now: outdated.
-   It does: nobody can tell, for the base may have had more layers, or other settings.
+1. The tag resolves to the digest that the image was built on, as index or as the platform's manifest: current.
+2. The tag resolves to another index, but the image for this platform is the same, or has the same config, or the same
+   layers and settings (compressed or attested again): current, with the reason for the other digest.
+3. The tag resolves to another image for this platform: outdated, with the differences.
+4. The base can no longer be read. The image does not begin with the layers of the tag's current image: outdated. It
+   does: unknown, because the base may have had more layers, or other settings.
 
-An index that changed for platforms that are not in use is nobody's business (step 2).
+A change of an index for platforms that are not in use does not matter (step 2).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from boltseal.project.bases.layer_match import Candidate
 
 
 class BaseStatus(StrEnum):
-    """The answer for an image."""
+    """The result for an image."""
 
     CURRENT = "current"
     OUTDATED = "outdated"
@@ -35,8 +35,8 @@ class BaseStatus(StrEnum):
     NO_BASE = "no base"
 
 
-class Moment(NamedTuple):
-    """What a tag meant, and when it was first and last seen to, in microseconds since the epoch; None where unknown."""
+class TagInterval(NamedTuple):
+    """A tag's digest, and when it was first and last observed, in microseconds since the epoch; None if unknown."""
 
     digest: Digest | None
     first_us: int | None
@@ -45,8 +45,10 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CurrentBase:
-    """What a tag means now. `facts`: for the platform in question, None where it has none for it, or where that was not
-    read, since the digest alone decided. `why`: why it was not read."""
+    """The current image of a tag. `facts`: for the platform in question; None if it has no image for it, or was not read.
+
+    `why`: why it was not read, "" if the digest alone decided.
+    """
 
     digest: Digest
     facts: ImageFacts | None = None
@@ -55,10 +57,10 @@ class CurrentBase:
 
 @dataclass(frozen=True, slots=True)
 class BaseVerdict:
-    """The answer for one platform of an image.
+    """The result for one platform of an image.
 
-    `claim`: the base, as far as known. `built_on` and `now`: digests. `behind`: how often the tag moved since, at least;
-    `exact`: exactly that often. `since_us`: when it was first seen to mean something else; None where nobody has seen it.
+    `claim`: the base, as far as known. `built_on`, `now`: digests. `behind`: how often the tag moved since, at least;
+    `exact`: whether it is exactly that often. `since_us`: when another digest was first observed; None if unknown.
     """
 
     status: BaseStatus
@@ -73,52 +75,58 @@ class BaseVerdict:
     platform: str = ""
 
 
-def same_digest(claim: BaseClaim, now: Digest) -> bool:
-    """Step 1 as far as no document is needed: nothing has to be read, whatever the platform."""
+class MovesSince(NamedTuple):
+    """How often a tag moved, whether that number is exact or a minimum, and when it moved first, if known."""
+
+    number: int
+    exact: bool
+    since_us: int | None
+
+
+def is_same_digest(claim: BaseClaim, now: Digest) -> bool:
+    """Step 1, as far as the digest alone decides, without reading documents."""
     return claim.digest is not None and claim.digest == now
 
 
 def judge(
     image: ImageFacts, claim: BaseClaim, was: ImageFacts | None, now: CurrentBase, *, unread: str = ""
 ) -> BaseVerdict:
-    """The answer for an image whose base is known by name. `was`: what it was built on, None where it can't be read (`unread`)."""
-    known = replace_digest(claim, was)
+    """Judge an image with a known base. `was`: the recorded base; None: it can't be read, because of `unread`."""
+    known = base_digest(claim, was)
     # 1
     if claim.digest == now.digest:
-        return BaseVerdict(BaseStatus.CURRENT, "the tag means what it was built on", claim, known, now.digest)
+        return BaseVerdict(BaseStatus.CURRENT, "the tag still resolves to its base", claim, known, now.digest)
     facts = now.facts
     if facts is None:
-        reason = now.why or f"{claim.base} has no image for {image.platform} any more"
+        reason = now.why or f"{claim.base} no longer has an image for {image.platform}"
         return BaseVerdict(BaseStatus.UNKNOWN, reason, claim, known, now.digest)
     if claim.digest is not None and claim.digest == facts.manifest:
-        return BaseVerdict(
-            BaseStatus.CURRENT, "only other platforms of the tag's index are different", claim, known, now.digest
-        )
+        return BaseVerdict(BaseStatus.CURRENT, "only other platforms of the index changed", claim, known, now.digest)
     if was is None:
-        return _without_was(image, claim, facts, now, unread)
+        return _judge_unread_base(image, claim, facts, now, unread)
     # 2
     same = _same(was, facts)
     if same is not None:
         return BaseVerdict(BaseStatus.CURRENT, same, claim, known, now.digest)
     # 3
-    return BaseVerdict(BaseStatus.OUTDATED, _what(was, facts), claim, known, now.digest, changes(was, facts))
+    return BaseVerdict(BaseStatus.OUTDATED, _summary(was, facts), claim, known, now.digest, changes(was, facts))
 
 
-def replace_digest(claim: BaseClaim, was: ImageFacts | None) -> Digest | None:
-    """What it was built on, by the claim or by what was found."""
+def base_digest(claim: BaseClaim, was: ImageFacts | None) -> Digest | None:
+    """Return the base's digest, from the claim or from its facts."""
     return claim.digest if claim.digest is not None or was is None else was.manifest
 
 
 def judge_proven(image: ImageFacts, found: Sequence[Candidate], claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
-    """The answer where layers told the base: by every image that they can't tell apart. `found`: not empty."""
+    """Judge by all images that the layers can't distinguish. `found`: not empty."""
     answers = [judge(image, replace(claim, digest=one.digest), one.facts, now) for one in found]
     first = answers[0]
     if len({answer.status for answer in answers}) == 1:
         return first
     return BaseVerdict(
         BaseStatus.UNKNOWN,
-        f"{claim.base} meant {len(found)} images with these layers, one of which it means now, and nothing in the image "
-        "says which it was built on: build it again, or with `boltseal build`, which writes it down",
+        f"{claim.base} resolved to {len(found)} images with these layers, one of them now, and the image does not record "
+        "which one is its base: rebuild it, preferably with `boltseal build`, which records the base",
         claim,
         None,
         now.digest,
@@ -126,21 +134,21 @@ def judge_proven(image: ImageFacts, found: Sequence[Candidate], claim: BaseClaim
 
 
 def judge_doubted(verdict: BaseVerdict, doubt: str) -> BaseVerdict:
-    """The answer where layers told the base, and what may be a nearer base is not known. `doubt`: what that is.
+    """Weaken a verdict by layers, because a closer base may be unknown. `doubt`: the reason.
 
-    An image that is outdated on what its layers begin with is outdated on whatever else stands on that.
+    An outdated image stays outdated: whatever is built on an outdated base is outdated too.
     """
     if verdict.status is not BaseStatus.CURRENT or verdict.claim is None:
         return verdict
     reason = (
         f"its layers begin with those of {verdict.claim.base}, which has not moved; but its base may be another image: "
-        f"{doubt}; build it again, or with `boltseal build`, which writes the base down"
+        f"{doubt}; rebuild it, preferably with `boltseal build`, which records the base"
     )
     return BaseVerdict(BaseStatus.UNKNOWN, reason, replace(verdict.claim, digest=None), None, verdict.now)
 
 
-def judge_without_past(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
-    """The answer where nobody knows what the base's tag meant then, and all there is, is what it means now."""
+def judge_by_current(image: ImageFacts, claim: BaseClaim, now: CurrentBase) -> BaseVerdict:
+    """Judge by the tag's current image only, because its digest at build time is unknown."""
     facts = now.facts
     if facts is None:
         reason = now.why or f"{claim.base} has no image for {image.platform}"
@@ -148,37 +156,41 @@ def judge_without_past(image: ImageFacts, claim: BaseClaim, now: CurrentBase) ->
     if not image.begins_with(facts):
         if len(image.diff_ids) == 1:
             return BaseVerdict(BaseStatus.UNKNOWN, f"{_SQUASHED}; {_TODO}", claim, None, now.digest)
-        reason = f"it does not begin with the layers of what {claim.base} means now"
+        reason = f"it does not begin with the layers of the current {claim.base}"
         return BaseVerdict(BaseStatus.OUTDATED, reason, claim, None, now.digest)
-    if image.diff_ids == facts.diff_ids and image.tells_of(facts):
-        reason = "its layers are those of its base, none more, and its history begins with the base's"
+    if image.diff_ids == facts.diff_ids and image.history_begins_with(facts):
+        reason = "it has exactly the layers of its base, and its history begins with the base's"
         return BaseVerdict(BaseStatus.CURRENT, reason, claim, now.digest, now.digest)
     return BaseVerdict(BaseStatus.UNKNOWN, f"{_PREFIX_ONLY}: {_TODO}", claim, None, now.digest)
 
 
 _PREFIX_ONLY = (
-    "it begins with the layers of what the tag means now, and so would an image built on one that had more layers"
+    "it begins with the layers of the tag's current image, but so would an image built on one with more layers"
 )
-_SQUASHED = "all of it is one layer, which proves nothing: it may have been squashed"
+_SQUASHED = "it has a single layer, which proves nothing: it may have been squashed"
 _TODO = (
-    "nobody has seen what the tag meant when it was built; let `boltseal outdated` or `boltseal watch` run from now on, or "
-    "build with `boltseal build`, which writes the base down"
+    "what the tag resolved to at build time was not observed; run `boltseal outdated` or `boltseal watch` regularly, or "
+    "build with `boltseal build`, which records the base"
 )
 
 
-def _without_was(image: ImageFacts, claim: BaseClaim, facts: ImageFacts, now: CurrentBase, unread: str) -> BaseVerdict:
-    """Step 4."""
+def _judge_unread_base(
+    image: ImageFacts, claim: BaseClaim, facts: ImageFacts, now: CurrentBase, unread: str
+) -> BaseVerdict:
+    """Step 4: judge without the recorded base."""
     digest = claim.digest
     if digest is None:
-        return judge_without_past(image, claim, now)
+        return judge_by_current(image, claim, now)
     if not image.begins_with(facts) and len(image.diff_ids) > 1:
-        reason = f"the tag meant {digest.short}, and the image does not begin with the layers of what it means now"
+        reason = (
+            f"the tag resolved to {digest.short}, and the image does not begin with the layers of its current image"
+        )
         return BaseVerdict(BaseStatus.OUTDATED, reason, claim, digest, now.digest)
     why = f" ({unread})" if unread else ""
-    told = _PREFIX_ONLY if image.begins_with(facts) else _SQUASHED
+    evidence = _PREFIX_ONLY if image.begins_with(facts) else _SQUASHED
     return BaseVerdict(
         BaseStatus.UNKNOWN,
-        f"the tag means another digest, and what it was built on can't be read any more{why}: {told}; build it again",
+        f"the tag resolves to another digest, and the base can no longer be read{why}: {evidence}; rebuild the image",
         claim,
         digest,
         now.digest,
@@ -186,48 +198,48 @@ def _without_was(image: ImageFacts, claim: BaseClaim, facts: ImageFacts, now: Cu
 
 
 def _same(was: ImageFacts, now: ImageFacts) -> str | None:
-    """Step 2: why another digest is the same image, None where it is not."""
+    """Step 2: return why another digest is the same image, or None."""
     if was.manifest == now.manifest:
-        return "only other platforms, or attestations, of the tag's index are different"
+        return "only other platforms or attestations of the index changed"
     if was.config == now.config:
-        return "the same image, compressed or described anew"
+        return "the same image, compressed or annotated again"
     if was.same_as(now):
-        return "the same layers and settings, built anew"
+        return "the same layers and settings, built again"
     return None
 
 
-def _what(was: ImageFacts, now: ImageFacts) -> str:
-    """Step 3 in a few words."""
-    different = changes(was, now)
-    if different.lost_top:
-        number = different.removed.number
+def _summary(was: ImageFacts, now: ImageFacts) -> str:
+    """Step 3: summarise the differences."""
+    difference = changes(was, now)
+    if difference.lost_top:
+        number = difference.removed.number
         return f"the base lost its uppermost {'layer' if number == 1 else f'{number} layers'}"
-    if not different.added.number:
+    if not difference.added.number:
         return "the base has the same layers and other settings"
     return "the base has other layers"
 
 
-def behind(past: Iterable[Moment], built_on: Digest | None, now: Digest) -> tuple[int, bool, int | None]:
-    """How often a tag moved since it meant what an image was built on, whether that is exact, and since when it means another.
+def moves_since(past: Iterable[TagInterval], built_on: Digest | None, now: Digest) -> MovesSince:
+    """Count the moves of a tag since it resolved to `built_on`.
 
-    `past`: all that is known of what the tag meant, the oldest first. Without the past it is once, at least.
+    `past`: the known intervals of the tag, the oldest first. Without them, the number is a minimum of one.
     """
-    seen = [one for one in past if one.digest is not None]
-    last = max((at for at, one in enumerate(seen) if one.digest == built_on), default=None)
+    observed = [interval for interval in past if interval.digest is not None]
+    last = max((at for at, interval in enumerate(observed) if interval.digest == built_on), default=None)
     if last is None:
-        known = [one for one in seen if one.digest == now]
-        return 1, False, known[0].first_us if len(seen) == 1 and known else None
-    later = seen[last + 1 :]
-    moves = [one for at, one in enumerate(later) if at == 0 or one.digest != later[at - 1].digest]
+        known = [interval for interval in observed if interval.digest == now]
+        return MovesSince(1, False, known[0].first_us if len(observed) == 1 and known else None)
+    later = observed[last + 1 :]
+    moves = [interval for at, interval in enumerate(later) if at == 0 or interval.digest != later[at - 1].digest]
     if not moves:
-        return 1, False, None
+        return MovesSince(1, False, None)
     missing = moves[-1].digest != now
-    return len(moves) + missing, not missing, moves[0].first_us
+    return MovesSince(len(moves) + missing, not missing, moves[0].first_us)
 
 
 _WORST = (BaseStatus.OUTDATED, BaseStatus.UNKNOWN, BaseStatus.CURRENT, BaseStatus.NO_BASE)
 
 
-def overall(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:
-    """The one that counts of an image's platforms: outdated on one is outdated. Not empty."""
-    return min(verdicts, key=lambda one: _WORST.index(one.status))
+def worst_verdict(verdicts: Sequence[BaseVerdict]) -> BaseVerdict:
+    """Return the verdict that decides: an image that is outdated on one platform is outdated. `verdicts`: not empty."""
+    return min(verdicts, key=lambda verdict: _WORST.index(verdict.status))

@@ -1,6 +1,6 @@
-"""Manifests and configs by digest, each asked for once in a lifetime: what is known, from the mirror, from the registry.
+"""Read manifests and configs by digest, each at most once: from the cache, from a mirror, or from the registry.
 
-What is read has the digest that it was asked by, so it does not matter who gave it. A tag is never asked for a manifest.
+Everything is verified by its digest, so the source does not matter. No manifest is requested by a tag.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from boltseal.oci.platform import Platform
 from boltseal.oci.reference import Repository
 from boltseal.project.bases.base_claims import MAX_STATEMENT_BYTES
 from boltseal.project.bases.image_facts import ImageFacts, NotRead, config_of, read_facts
+from boltseal.project.settings import Mirror
 
 AT_ONCE: Final = 8
 READ_S: Final = 300.0
@@ -35,11 +36,7 @@ ATTESTED: Final = "vnd.docker.reference.digest"
 PREDICATE: Final = "in-toto.io/predicate-type"
 _UNKNOWN: Final = "unknown/unknown"
 _BLOB: Final = ""
-"""The media type under which the bytes of a blob are remembered."""
-
-
-class NotHeld(NotFound):
-    """A document that was not read before, where nobody is asked for it."""
+"""The media type under which blobs are cached."""
 
 
 class RemoteRepository(NamedTuple):
@@ -49,8 +46,8 @@ class RemoteRepository(NamedTuple):
     repository: Repository
 
 
-class Child(NamedTuple):
-    """One image of an index: its manifest's digest, its platform, and what the index says of it."""
+class IndexChild(NamedTuple):
+    """One image of an index: its manifest's digest, its platform, and its annotations in the index."""
 
     digest: Digest
     platform: Platform | None
@@ -58,49 +55,48 @@ class Child(NamedTuple):
 
 
 class ImageDocuments:
-    """Reads. `mirrors`: for a registry, where its images can be had too, and are asked for first: a host, and what its names
-    begin with.
+    """Reads documents. `mirrors`: by registry, where to ask first.
 
-    `max_kept_bytes`: what is larger is not remembered. Whoever has others to answer meanwhile has no time to pack much.
-    `read_s`: how long reading a blob may take.
+    `max_kept_bytes`: larger documents are not cached, because compressing them would delay a server's other requests.
+    `read_s`: time limit for reading a blob.
     """
 
     def __init__(
         self,
         transport: Transport,
-        learned: DocumentCache,
-        mirrors: Mapping[str, tuple[str, str]] | None = None,
+        cache: DocumentCache,
+        mirrors: Mapping[str, Mirror] | None = None,
         *,
         max_kept_bytes: int = MAX_BODY_BYTES,
         read_s: float = READ_S,
     ) -> None:
         self._transport = transport
-        self._learned = learned
+        self._cache = cache
         self._mirrors = mirrors or {}
         self._max_kept_bytes = max_kept_bytes
         self._read_s = read_s
-        self._asks = True
+        self._may_ask = True
         self._at_once = asyncio.Semaphore(AT_ONCE)
-        self._asked: dict[tuple[RemoteRepository, Digest], asyncio.Task[Manifest]] = {}
+        self._manifests: dict[tuple[RemoteRepository, Digest], asyncio.Task[Manifest]] = {}
         self._blobs: dict[tuple[RemoteRepository, Digest], asyncio.Task[bytes]] = {}
         self._small: OrderedDict[Digest, Manifest] = OrderedDict()
         self._facts: dict[Digest, ImageFacts] = {}
 
-    def held(self) -> ImageDocuments:
-        """These documents as far as they were read before: no registry is asked, and what is not there is NotHeld."""
-        held = copy(self)
-        held._asks = False
-        held._asked, held._blobs = {}, {}
-        return held
+    def cached_only(self) -> ImageDocuments:
+        """Return a reader of cached documents only: no registry is contacted, and a missing document is NotFound."""
+        cached = copy(self)
+        cached._may_ask = False
+        cached._manifests, cached._blobs = {}, {}
+        return cached
 
-    async def manifest(self, place: RemoteRepository, digest: Digest) -> Manifest:
-        """A manifest or index. RemoteNotFound, RemoteMismatch, ..."""
+    async def manifest(self, remote: RemoteRepository, digest: Digest) -> Manifest:
+        """Read a manifest or index. Raises: RemoteNotFound, RemoteMismatch and other remote errors."""
         if digest in self._small:
             return self._small[digest]
-        task = self._asked.get((place, digest))
+        task = self._manifests.get((remote, digest))
         if task is None:
-            task = self._asked[place, digest] = asyncio.create_task(self._manifest(place, digest))
-            task.add_done_callback(lambda _: self._asked.pop((place, digest), None))
+            task = self._manifests[remote, digest] = asyncio.create_task(self._manifest(remote, digest))
+            task.add_done_callback(lambda _: self._manifests.pop((remote, digest), None))
         found = await asyncio.shield(task)
         if len(found.raw) <= SMALL_BYTES:
             self._small[digest] = found
@@ -108,127 +104,133 @@ class ImageDocuments:
                 self._small.popitem(last=False)
         return found
 
-    async def blob(self, place: RemoteRepository, digest: Digest, size: int) -> bytes:
-        """A small blob, such as a config, of so many bytes. RemoteNotFound, RemoteMismatch, ..."""
-        task = self._blobs.get((place, digest))
+    async def blob(self, remote: RemoteRepository, digest: Digest, size: int) -> bytes:
+        """Read a small blob, such as a config. `size`: in bytes. Raises: RemoteNotFound and other remote errors."""
+        task = self._blobs.get((remote, digest))
         if task is None:
-            task = self._blobs[place, digest] = asyncio.create_task(self._blob(place, digest, size))
-            task.add_done_callback(lambda _: self._blobs.pop((place, digest), None))
+            task = self._blobs[remote, digest] = asyncio.create_task(self._blob(remote, digest, size))
+            task.add_done_callback(lambda _: self._blobs.pop((remote, digest), None))
         return await asyncio.shield(task)
 
-    async def facts(self, place: RemoteRepository, digest: Digest) -> ImageFacts:
-        """What an image is made of. NotAnImage, NotRead, RemoteNotFound, ..."""
+    async def facts(self, remote: RemoteRepository, digest: Digest) -> ImageFacts:
+        """Read the facts of an image. Raises: NotAnImage, NotRead, RemoteNotFound and other remote errors."""
         if digest not in self._facts:
-            manifest = await self.manifest(place, digest)
+            manifest = await self.manifest(remote, digest)
             config, size = config_of(manifest, digest)
-            raw = await self.blob(place, config, size)
+            raw = await self.blob(remote, config, size)
             if len(raw) <= SMALL_BYTES:
                 self._facts[digest] = read_facts(manifest, digest, raw)
             else:
                 self._facts[digest] = await asyncio.to_thread(read_facts, manifest, digest, raw)
         return self._facts[digest]
 
-    async def facts_for(self, place: RemoteRepository, digest: Digest, platform: Platform) -> ImageFacts | None:
-        """The same, of an index or an image, for one platform; None where there is nothing for it."""
-        manifest = await self.manifest(place, digest)
+    async def facts_for(self, remote: RemoteRepository, digest: Digest, platform: Platform) -> ImageFacts | None:
+        """Read the facts of an image, or of an index's image for the platform; None if there is none for it."""
+        manifest = await self.manifest(remote, digest)
         if not manifest.is_index:
-            found = await self.facts(place, digest)
-            return found if fits(found.platform, platform) else None
-        for child in children(manifest):
-            if child.platform is not None and fits(child.platform, platform):
-                return await self.facts(place, child.digest)
+            found = await self.facts(remote, digest)
+            return found if same_platform(found.platform, platform) else None
+        for child in images_of_index(manifest):
+            if child.platform is not None and same_platform(child.platform, platform):
+                return await self.facts(remote, child.digest)
         return None
 
-    async def statements(self, place: RemoteRepository, index: Manifest, of: Digest) -> list[bytes]:
-        """The provenance that an index carries for one of its images, as it stands; nothing where it can't be read."""
+    async def statements(self, remote: RemoteRepository, index: Manifest, of: Digest) -> list[bytes]:
+        """Read the provenance statements in an index about one of its images, as raw bytes; skip unreadable ones."""
         found: list[bytes] = []
-        about = [one for one in index.manifests if one.annotations.get(ATTESTED) == str(of)]
-        for entry in about[:MAX_STATEMENTS]:
+        statements = [descriptor for descriptor in index.manifests if descriptor.annotations.get(ATTESTED) == str(of)]
+        for entry in statements[:MAX_STATEMENTS]:
             if entry.media_type not in MANIFEST_TYPES:
                 continue
             try:
-                layers = (await self.manifest(place, entry.digest)).layers
-                told = [one for one in layers if "slsa.dev/provenance" in one.annotations.get(PREDICATE, "")]
-                told = [one for one in told if one.size <= MAX_STATEMENT_BYTES][:MAX_STATEMENTS]
-                found += [await self.blob(place, one.digest, one.size) for one in told]
-            except BoltsealError:  # it is one source of several
+                layers = (await self.manifest(remote, entry.digest)).layers
+                provenance = [
+                    descriptor
+                    for descriptor in layers
+                    if "slsa.dev/provenance" in descriptor.annotations.get(PREDICATE, "")
+                ]
+                provenance = [descriptor for descriptor in provenance if descriptor.size <= MAX_STATEMENT_BYTES][
+                    :MAX_STATEMENTS
+                ]
+                found += [await self.blob(remote, descriptor.digest, descriptor.size) for descriptor in provenance]
+            except BoltsealError:  # other sources remain
                 continue
         return found
 
-    async def _manifest(self, place: RemoteRepository, digest: Digest) -> Manifest:
-        held = self._learned.document(digest)
-        if held is not None and held[0] != _BLOB:
-            return parse_manifest(held[1], held[0])
-        if not self._asks:
-            raise NotHeld(f"nothing was read of {digest.short} here while {place.registry} had it")
+    async def _manifest(self, remote: RemoteRepository, digest: Digest) -> Manifest:
+        cached = self._cache.document(digest)
+        if cached is not None and cached[0] != _BLOB:
+            return parse_manifest(cached[1], cached[0])
+        if not self._may_ask:
+            raise NotFound(f"{digest.short} was not cached while {remote.registry} had it")
         async with self._at_once:
-            for where in self._places(place):
+            for source in self._sources(remote):
                 try:
-                    found = await RegistryClient(self._transport, where.registry).manifest(where.repository, digest)
+                    found = await RegistryClient(self._transport, source.registry).manifest(source.repository, digest)
                     break
                 except BoltsealError:
-                    if where == place:
+                    if source == remote:
                         raise
         self._keep(digest, found.media_type, found.raw)
         return found
 
-    async def _blob(self, place: RemoteRepository, digest: Digest, size: int) -> bytes:
-        held = self._learned.document(digest)
-        if held is not None:
-            return held[1]
-        if not self._asks:
-            raise NotHeld(f"nothing was read of {digest.short} here while {place.registry} had it")
+    async def _blob(self, remote: RemoteRepository, digest: Digest, size: int) -> bytes:
+        cached = self._cache.document(digest)
+        if cached is not None:
+            return cached[1]
+        if not self._may_ask:
+            raise NotFound(f"{digest.short} was not cached while {remote.registry} had it")
         async with self._at_once:
-            for where in self._places(place):
+            for source in self._sources(remote):
                 try:
-                    raw = await self._read_blob(where, digest, size)
+                    raw = await self._read_blob(source, digest, size)
                     break
                 except BoltsealError:
-                    if where == place:
+                    if source == remote:
                         raise
         self._keep(digest, _BLOB, raw)
         return raw
 
-    async def _read_blob(self, where: RemoteRepository, digest: Digest, size: int) -> bytes:
-        client = RegistryClient(self._transport, where.registry)
+    async def _read_blob(self, source: RemoteRepository, digest: Digest, size: int) -> bytes:
+        client = RegistryClient(self._transport, source.registry)
         try:
             async with asyncio.timeout(self._read_s):
-                return b"".join([piece async for piece in client.blob(where.repository, digest, size)])
+                return b"".join([piece async for piece in client.blob(source.repository, digest, size)])
         except TimeoutError as error:
             raise RemoteUnavailable(
-                f"{where.registry} did not send {size} bytes of {digest.short} within {self._read_s:g} s"
+                f"{source.registry} did not send {size} bytes of {digest.short} within {self._read_s:g} s"
             ) from error
 
     def _keep(self, digest: Digest, media_type: str, raw: bytes) -> None:
         if len(raw) <= self._max_kept_bytes:
-            self._learned.keep(digest, media_type, raw)
+            self._cache.keep(digest, media_type, raw)
 
-    def _places(self, place: RemoteRepository) -> list[RemoteRepository]:
-        """The mirror, if there is one, then the registry itself, which has the last word on what is not there."""
-        mirror = self._mirrors.get(place.registry)
+    def _sources(self, remote: RemoteRepository) -> list[RemoteRepository]:
+        """Return where to read: the mirror if there is one, then the registry, whose error is final."""
+        mirror = self._mirrors.get(remote.registry)
         if mirror is None:
-            return [place]
+            return [remote]
         host, prefix = mirror
         return [
-            RemoteRepository(host, Repository(f"{prefix}/{place.repository}" if prefix else place.repository)),
-            place,
+            RemoteRepository(host, Repository(f"{prefix}/{remote.repository}" if prefix else remote.repository)),
+            remote,
         ]
 
 
-def children(index: Manifest) -> list[Child]:
-    """The images of an index, without attestations. NotRead where they are more than anybody's platforms."""
+def images_of_index(index: Manifest) -> list[IndexChild]:
+    """Return the images of an index, without attestations. Raises: NotRead: there are too many."""
     found = [
-        Child(entry.digest, entry.platform, entry.annotations)
+        IndexChild(entry.digest, entry.platform, entry.annotations)
         for entry in index.manifests
         if entry.media_type in MANIFEST_TYPES and not _attestation(entry)
     ]
     if len(found) > MAX_CHILDREN:
-        raise NotRead(f"an index of {len(found)} images; at most {MAX_CHILDREN} are looked at")
+        raise NotRead(f"an index has {len(found)} images, expected at most {MAX_CHILDREN}")
     return found
 
 
-def fits(one: Platform, other: Platform) -> bool:
-    """Whether two platforms are the same machine; arm64 is arm64/v8, and a variant that only one names is no other."""
+def same_platform(one: Platform, other: Platform) -> bool:
+    """Return whether two platforms run on the same machine. arm64 is arm64/v8, and a missing variant matches any."""
     if (one.os, one.architecture) != (other.os, other.architecture):
         return not (one.os or one.architecture) or not (other.os or other.architecture)
     default = "v8" if one.architecture == "arm64" else ""

@@ -1,10 +1,10 @@
-"""What one image of one platform is made of, of its manifest and config (image-spec "config.md"). Pure.
+"""Extract the facts of one image of one platform from its manifest and config (image-spec "config.md"). Pure.
 
-Layers are told by their diff_ids, the digests of what they hold when nothing compresses them: the digests in a manifest
-change when a layer is compressed again, by another program or with zstd, and the image is the same.
+Layers are identified by their diff_ids, the digests of their uncompressed content: a manifest's layer digests change
+when a layer is compressed again, although the image is the same.
 
-A config may be anybody's, and many are held at a time: of its texts stay as much as people read, and a hash of the rest, so
-that two are equal when the texts are.
+A config is untrusted, and many are in memory at a time. So long texts are cut to a readable prefix and a hash of the
+whole, which keeps comparisons exact.
 """
 
 from __future__ import annotations
@@ -31,23 +31,30 @@ MAX_STEPS: Final = 2000
 MAX_SETTINGS: Final = 1000
 MAX_TEXT: Final = 300
 INPUTS: Final = "boltseal.inputs"
-"""A label: the hash of all that the image was built of, as `boltseal build` writes it."""
+"""A label: the hash of all build inputs, set by `boltseal build`."""
 IMAGE: Final = "boltseal.image"
-"""A label: under which name the image was built and pushed, as `boltseal build` writes it."""
+"""A label: the reference that the image was built and pushed as, set by `boltseal build`."""
 _LABELS: Final = frozenset({INPUTS, IMAGE, BASE_NAME, BASE_DIGEST, VERSION, REVISION})
-"""The labels and annotations that anybody here asks for."""
+"""The labels and annotations that this package uses."""
 
 
 class NotAnImage(Invalid):
-    """A manifest that is no image that runs: a signature, an SBOM, a chart."""
+    """A manifest that is not a container image: a signature, an SBOM, a chart."""
 
 
 class NotRead(Invalid):
-    """An image that says more of itself than is read, or what can't be read: whether it is outdated can't be told."""
+    """An image that exceeds a limit or can't be parsed, so whether it is outdated is unknown."""
+
+
+class ConfigBlob(NamedTuple):
+    """The config of an image, as its manifest names it."""
+
+    digest: Digest
+    size_bytes: int
 
 
 class HistoryStep(NamedTuple):
-    """One line of an image's history. `empty`: it made no layer."""
+    """One line of an image's history. `empty`: it created no layer."""
 
     created: str
     created_by: str
@@ -56,7 +63,7 @@ class HistoryStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """What a container gets from its image, and what an image gets from its base."""
+    """The settings that containers, and images built on this one, inherit."""
 
     env: Mapping[str, str]
     entrypoint: tuple[str, ...]
@@ -73,7 +80,7 @@ class ImageSettings:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """One image. `sizes`: of its layers as they are stored, in bytes, () where that is not known."""
+    """The facts of one image. `sizes`: of its layers as stored, in bytes; () if unknown."""
 
     manifest: Digest
     config: Digest
@@ -86,20 +93,20 @@ class ImageFacts:
     created: str
     history: tuple[HistoryStep, ...]
 
-    def said(self, name: str) -> str:
-        """An annotation, else a label of the image; "" where neither is there."""
+    def annotation_or_label(self, name: str) -> str:
+        """Return an annotation, else a label of the image; "" if neither exists."""
         return self.annotations.get(name) or self.labels.get(name, "")
 
     def begins_with(self, other: ImageFacts) -> bool:
-        """Whether its layers begin with all layers of another image; one without layers begins nothing."""
+        """Return whether its layers begin with all layers of another image; False if that has none."""
         return bool(other.diff_ids) and self.diff_ids[: len(other.diff_ids)] == other.diff_ids
 
-    def tells_of(self, other: ImageFacts) -> bool:
-        """Whether its history begins with all of another image's history, to the second and the letter."""
+    def history_begins_with(self, other: ImageFacts) -> bool:
+        """Return whether its history begins with all of another image's history, exactly."""
         return bool(other.history) and self.history[: len(other.history)] == other.history
 
     def same_as(self, other: ImageFacts) -> bool:
-        """Whether whoever builds on the one gets what they get from the other: layers and settings."""
+        """Return whether images built on either one inherit the same: layers and settings."""
         return self.config == other.config or (self.diff_ids == other.diff_ids and self.settings == other.settings)
 
 
@@ -138,21 +145,21 @@ class _Config(msgspec.Struct):
     history: list[_Step] | None = None
 
 
-def config_of(manifest: Manifest, digest: Digest) -> tuple[Digest, int]:
-    """Digest and size (bytes) of the config that has to be read. NotAnImage, NotRead."""
+def config_of(manifest: Manifest, digest: Digest) -> ConfigBlob:
+    """Return the config that describes an image. Raises: NotAnImage, NotRead."""
     if manifest.is_index:
-        raise NotRead(f"{digest.short} is an index within an index, which is not looked into")
+        raise NotRead(f"{digest.short} is an index inside an index, which is not read")
     descriptor = manifest.config
     if descriptor is None or descriptor.media_type not in CONFIG_TYPES:
         kind = manifest.artifact_type or manifest.media_type
-        raise NotAnImage(f"{digest.short} is no image that runs: it is {quote(kind)}")
+        raise NotAnImage(f"{digest.short} is not a container image: it is {quote(kind)}")
     if descriptor.size > MAX_CONFIG_BYTES:
-        raise NotRead(f"{digest.short} has a config of {descriptor.size} bytes; at most {MAX_CONFIG_BYTES} are read")
-    return descriptor.digest, descriptor.size
+        raise NotRead(f"{digest.short} has a config of {descriptor.size} bytes, expected at most {MAX_CONFIG_BYTES}")
+    return ConfigBlob(descriptor.digest, descriptor.size)
 
 
 def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
-    """The facts of an image, of its manifest, the manifest's digest, and the bytes of its config. NotAnImage, NotRead."""
+    """Extract the facts of an image. `digest`: of the manifest. Raises: NotAnImage, NotRead."""
     named, _ = config_of(manifest, digest)
     try:
         read = decode(config, _Config)
@@ -168,19 +175,19 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
     }
     for what, (number, most) in counts.items():
         if number > most:
-            raise NotRead(f"{digest.short} has {number} {what}; at most {most} are looked at")
+            raise NotRead(f"{digest.short} has {number} {what}, expected at most {most}")
     sizes = tuple(layer.size for layer in manifest.layers)
     return ImageFacts(
-        digest,
-        named,
-        Platform(read.os, read.architecture, read.variant),
-        diff_ids,
-        sizes if len(sizes) == len(diff_ids) else (),
-        _settings(run),
-        _asked_for(run.labels or {}),
-        _asked_for(manifest.annotations),
-        (read.created or "")[:MAX_TEXT],
-        tuple(
+        manifest=digest,
+        config=named,
+        platform=Platform(read.os, read.architecture, read.variant),
+        diff_ids=diff_ids,
+        sizes=sizes if len(sizes) == len(diff_ids) else (),
+        settings=_settings(run),
+        labels=_known_texts(run.labels or {}),
+        annotations=_known_texts(manifest.annotations),
+        created=(read.created or "")[:MAX_TEXT],
+        history=tuple(
             HistoryStep(_short(step.created or ""), _short(step.created_by or ""), step.empty_layer) for step in history
         ),
     )
@@ -188,33 +195,33 @@ def read_facts(manifest: Manifest, digest: Digest, config: bytes) -> ImageFacts:
 
 def _settings(run: _Run) -> ImageSettings:
     return ImageSettings(
-        {_short(name): _short(value) for name, _, value in (text.partition("=") for text in run.env or ())},
-        _words(run.entrypoint),
-        _words(run.cmd),
-        _short(run.user or ""),
-        tuple(sorted(map(_short, run.exposed_ports or ()))),
-        _short(run.working_dir or ""),
-        tuple(sorted(map(_short, run.volumes or ()))),
-        "" if (health := bytes(run.healthcheck)) == b"null" else _short(health.decode("utf-8", "replace")),
-        _short(run.stop_signal or ""),
-        _words(run.shell),
-        _words(run.on_build),
+        env={_short(name): _short(value) for name, _, value in (text.partition("=") for text in run.env or ())},
+        entrypoint=_words(run.entrypoint),
+        command=_words(run.cmd),
+        user=_short(run.user or ""),
+        ports=tuple(sorted(map(_short, run.exposed_ports or ()))),
+        folder=_short(run.working_dir or ""),
+        volumes=tuple(sorted(map(_short, run.volumes or ()))),
+        health="" if (health := bytes(run.healthcheck)) == b"null" else _short(health.decode("utf-8", "replace")),
+        stop_signal=_short(run.stop_signal or ""),
+        shell=_words(run.shell),
+        on_build=_words(run.on_build),
     )
 
 
-def _words(said: list[str] | str | None) -> tuple[str, ...]:
-    words = (said,) if isinstance(said, str) else tuple(said or ())
+def _words(value: list[str] | str | None) -> tuple[str, ...]:
+    words = (value,) if isinstance(value, str) else tuple(value or ())
     if len(words) > MAX_SETTINGS:
         words = (*words[:MAX_SETTINGS], sha256("\0".join(words).encode("utf-8", "surrogatepass")).hexdigest())
     return tuple(map(_short, words))
 
 
-def _asked_for(said: Mapping[str, str]) -> Mapping[str, str]:
-    return {name: text[:MAX_TEXT] for name, text in said.items() if name in _LABELS}
+def _known_texts(texts: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: text[:MAX_TEXT] for name, text in texts.items() if name in _LABELS}
 
 
 def _short(text: str) -> str:
-    """A text, or its beginning and a hash of all of it."""
+    """Return a text, or its beginning and a hash of the whole."""
     if len(text) <= MAX_TEXT:
         return text
     return f"{text[: MAX_TEXT - 80]}... {sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"

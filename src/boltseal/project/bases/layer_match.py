@@ -1,11 +1,11 @@
-"""Which of the images that tags ever meant an image was built on, as its layers prove. Pure.
+"""Find the image that another image was built on, as its layers prove. Pure.
 
-An image begins with the layers of its base. Of all that a tag *ever* meant, the one with the longest chain of layers that
-the image begins with is the base: a base that lost its uppermost layers since is found by the chain that it had then,
-though what its tag means today is the beginning of the image, too.
+An image begins with the layers of its base. Of all images that a tag *ever* resolved to, the base is the one with the
+longest list of layers with which the image begins. So a base that has lost its top layers since is still found,
+although the image also begins with the layers of the tag's current image.
 
-Several images may have the same layers and other settings. Of these count the ones whose history the image's own history
-begins with, where there are such.
+Several images may have the same layers but other settings. Then those count whose history begins the image's own
+history, if there are any.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from boltseal.project.bases.image_facts import ImageFacts
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a tag meant once, for one platform. `digest`: as the tag named it, of an index or of the image itself."""
+    """An image that a tag resolves or resolved to, for one platform. `digest`: of the index or of the image itself."""
 
     base: Reference
     digest: Digest
     facts: ImageFacts
 
 
-def longest(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates that the image was built on by its layers; several where these can't tell them apart. () for none."""
-    fitting = [one for one in candidates if holds(image, one.facts)]
+def longest_match(image: ImageFacts, candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Return the candidates that are the base by their layers; several if layers can't distinguish them; () if none."""
+    fitting = [candidate for candidate in candidates if may_be_base(image, candidate.facts)]
     if not fitting:
         return ()
-    most = max(len(one.facts.diff_ids) for one in fitting)
-    best = [one for one in fitting if len(one.facts.diff_ids) == most]
-    told = [one for one in best if image.tells_of(one.facts)]
-    if told:
-        longest_history = max(len(one.facts.history) for one in told)
-        told = [one for one in told if len(one.facts.history) == longest_history]
-    return tuple(told or best)
+    most = max(len(candidate.facts.diff_ids) for candidate in fitting)
+    best = [candidate for candidate in fitting if len(candidate.facts.diff_ids) == most]
+    by_history = [candidate for candidate in best if image.history_begins_with(candidate.facts)]
+    if by_history:
+        longest_history = max(len(candidate.facts.history) for candidate in by_history)
+        by_history = [candidate for candidate in by_history if len(candidate.facts.history) == longest_history]
+    return tuple(by_history or best)
 
 
-def holds(image: ImageFacts, base: ImageFacts) -> bool:
-    """Whether an image can have been built on another: it begins with its layers, and is not that image itself."""
+def may_be_base(image: ImageFacts, base: ImageFacts) -> bool:
+    """Return whether an image can have been built on another: it begins with its layers, and is another image."""
     return image.config != base.config and image.begins_with(base)
 
 
 def nearness(image: ImageFacts, base: ImageFacts) -> tuple[int, int]:
-    """How near a base is to an image that it `holds` for: by its layers, then by how much of the image's history is its own."""
-    return len(base.diff_ids), len(base.history) if image.tells_of(base) else 0
+    """Return how close a possible base is: by its layers, then by how much of the image's history is the base's."""
+    return len(base.diff_ids), len(base.history) if image.history_begins_with(base) else 0
 
 
-def inherits(image: ImageFacts, name: str, base: ImageFacts) -> bool:
-    """Whether a label of the image is its base's, word for word: then it speaks of the base's base."""
+def inherits_label(image: ImageFacts, name: str, base: ImageFacts) -> bool:
+    """Return whether the image and its base have an equal label: then the label names the base's base."""
     return name in image.labels and image.labels[name] == base.labels.get(name)

@@ -1,8 +1,8 @@
-"""The `rebuild.requested` entry of an image. Pure.
+"""The `rebuild.requested` ledger entry of an image. Pure.
 
-base.name, base.digest   the base, and what its tag means now
-base.was                 what the image was built on
-outcome, told            done or failed, and how it ended: what a command printed is not written down for others
+base.name, base.digest   the base, and what its tag resolves to now
+base.was                 the base that the image was built on
+outcome, told            done or failed, and how it ended; a command's output is not published
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 
-def requested_extra(base: Reference, built_on: Digest, now: Digest, outcome: str, told: str) -> dict[str, str]:
-    """What an entry says."""
+def rebuild_entry_extra(base: Reference, built_on: Digest, now: Digest, outcome: str, summary: str) -> dict[str, str]:
+    """Return the entry's `extra`."""
     return {
         "base.name": str(base),
         "base.digest": str(now),
         "base.was": str(built_on),
         "outcome": outcome,
-        "told": quote(told, 300)[1:-1],
+        "told": quote(summary, 300)[1:-1],
     }

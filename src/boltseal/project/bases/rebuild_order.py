@@ -1,4 +1,4 @@
-"""In which order images are built again: what another one stands on comes first. Pure."""
+"""The order of rebuilds: bases before the images that are built on them. Pure."""
 
 from __future__ import annotations
 
@@ -10,56 +10,56 @@ T = TypeVar("T")
 
 
 def bases_first(images: Iterable[T], name: Callable[[T], str], base: Callable[[T], str]) -> list[T]:
-    """The images in an order in which no image comes before one that it stands on, else as they came.
+    """Sort images so that none comes before its base, and keep the given order otherwise.
 
-    `name` and `base`: of an image and of what it stands on, "" for nothing. Images that stand on each other in a circle
-    (`circles`) are left in the order in which they came.
+    `name` and `base`: the names of an image and of its base, "" for none. Images that are based on each other in a
+    cycle (see `based_on_themselves`) keep the given order.
     """
     listed = list(images)
     by_name: dict[str, list[T]] = {}
     for image in listed:
         by_name.setdefault(name(image), []).append(image)
     ordered: list[T] = []
-    begun: set[int] = set()
+    placed: set[int] = set()
     for image in listed:
         path = [image]
-        while True:  # down to the lowest base that is among them, then back up
-            below = [one for one in by_name.get(base(path[-1]), ()) if id(one) not in begun and one not in path]
-            if id(path[-1]) in begun or not below:
+        while True:  # down to the lowest base in the list, then back up
+            bases = [one for one in by_name.get(base(path[-1]), ()) if id(one) not in placed and one not in path]
+            if id(path[-1]) in placed or not bases:
                 break
-            path.append(below[0])
+            path.append(bases[0])
         for one in reversed(path):
-            if id(one) not in begun:
-                begun.add(id(one))
+            if id(one) not in placed:
+                placed.add(id(one))
                 ordered.append(one)
     return ordered
 
 
-def circles(stands_on: Iterable[tuple[str, str]]) -> set[str]:
-    """The images that stand on themselves, at once or over others, and what lies between two such circles.
+def based_on_themselves(edges: Iterable[tuple[str, str]]) -> set[str]:
+    """Return the images that are based on themselves, directly or through others, and those between two such cycles.
 
-    `stands_on`: an image, and what it stands on. Whoever builds `FROM` the very tag that they push, or is said to by a label,
-    moves with each rebuild what they stand on.
+    `edges`: an image and its base. An image built `FROM` the tag that it is pushed to, or with such a label, moves its
+    own base with each rebuild.
     """
-    pairs = set(stands_on)
-    for _ in ("what stands on nothing that is left", "what nothing that is left stands on"):
+    pairs = set(edges)
+    for _ in ("remove images with no base left", "remove bases with no image left"):
         pairs = {(base, image) for image, base in _without_ends(pairs)}
     return {image for image, _ in pairs}
 
 
 def _without_ends(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """The pairs without those that lead, over others or at once, to where no pair begins."""
-    above: dict[str, list[str]] = {}
-    ways: Counter[str] = Counter()
+    """Return the pairs without those from which a pair without a successor can be reached."""
+    images_on: dict[str, list[str]] = {}
+    base_count: Counter[str] = Counter()
     for image, base in pairs:
-        above.setdefault(base, []).append(image)
-        ways[image] += 1
-    ends = [base for base in above if base not in ways]
-    gone = set(ends)
+        images_on.setdefault(base, []).append(image)
+        base_count[image] += 1
+    ends = [base for base in images_on if base not in base_count]
+    removed = set(ends)
     while ends:
-        for image in above.get(ends.pop(), ()):
-            ways[image] -= 1
-            if not ways[image]:
-                gone.add(image)
+        for image in images_on.get(ends.pop(), ()):
+            base_count[image] -= 1
+            if not base_count[image]:
+                removed.add(image)
                 ends.append(image)
-    return {(image, base) for image, base in pairs if image not in gone and base not in gone}
+    return {(image, base) for image, base in pairs if image not in removed and base not in removed}

@@ -1,7 +1,6 @@
-"""Runs what an `[[on_outdated]]` says: a command, or a webhook. Bounded in time and in what it may say back.
+"""Run an `[[on_outdated]]` action: a command or a webhook, with limits on time and output.
 
-A command has ended when its own process has, whatever it leaves running behind it: that is ended too, as far as it stayed
-in the command's process group.
+A command ends when its own process ends. Processes that it leaves behind in its process group are terminated.
 """
 
 from __future__ import annotations
@@ -22,31 +21,31 @@ from boltseal.errors import quote
 
 KEPT_BYTES: Final = 2000
 DRAINED_BYTES: Final = 1024 * 1024
-"""How much is still read of what a command said before it ended; more is there only of what it left behind."""
+"""How much output is still read after the end of a command; only left-over processes can write more."""
 END_S: Final = 5.0
-LOOK_S: Final = 0.05
+POLL_S: Final = 0.05
 CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
 
 
 class RunResult(NamedTuple):
-    """How a try ended, in our words (`exit code 4`), and the last line that it said itself, which may hold anything."""
+    """The result of an attempt: its outcome in our words (`exit code 4`), and the last line of output, which is untrusted."""
 
-    well: bool
-    how: str
-    said: str = ""
+    succeeded: bool
+    outcome: str
+    output: str = ""
 
     @property
-    def told(self) -> str:
-        """Both, on one line."""
-        return "; ".join(part for part in (self.how, self.said) if part)
+    def summary(self) -> str:
+        """Outcome and output on one line."""
+        return "; ".join(part for part in (self.outcome, self.output) if part)
 
 
 async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> RunResult:
-    """Run a command with the event on its standard input. What it started and left behind is ended with it."""
-    said = bytearray()
+    """Run a command with the event on its standard input. Processes that it leaves behind are terminated."""
+    output = bytearray()
     with (
-        tempfile.TemporaryFile() as stdin,  # not a pipe: whoever does not read it must not keep us waiting
-        _listening(said) as stdout,
+        tempfile.TemporaryFile() as stdin,  # not a pipe: writing to one blocks if the command does not read it
+        _capture(output) as stdout,
     ):
         stdin.write(event)
         stdin.seek(0)
@@ -64,18 +63,18 @@ async def run_command(words: Sequence[str], event: bytes, timeout_s: float) -> R
         except TimeoutError:
             pass
         finally:
-            await _end(process)
+            await _terminate_group(process)
     if code is None:
-        return RunResult(False, f"it took longer than {timeout_s:g} s and was ended", _last(said))
+        return RunResult(False, f"it took longer than {timeout_s:g} s and was terminated", _last_line(output))
     if code == 0:
-        return RunResult(True, "", _last(said))
-    return RunResult(False, f"exit code {code}" if code > 0 else f"signal {-code}", _last(said))
+        return RunResult(True, "", _last_line(output))
+    return RunResult(False, f"exit code {code}" if code > 0 else f"signal {-code}", _last_line(output))
 
 
 async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | None) -> RunResult:
-    """Send the event. Only a 2xx is well; a redirect is not followed: it would take the token along."""
+    """Send the event. Only a 2xx is a success. Redirects are not followed, because they would receive the token."""
     headers = {"content-type": CLOUD_EVENT, "user-agent": f"boltseal/{__version__}"}
-    by_tls = url.lower().startswith("https:")  # the others are on this machine: no proxy gets to see them
+    by_tls = url.lower().startswith("https:")  # plain HTTP is allowed for this machine only: not through a proxy
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     try:
@@ -86,71 +85,71 @@ async def post_webhook(url: str, event: bytes, timeout_s: float, token: str | No
         ):
             return RunResult(answer.is_success, f"HTTP {answer.status_code}")
     except (httpx2.HTTPError, TimeoutError) as error:
-        return RunResult(False, f"it did not answer: {type(error).__name__}")
+        return RunResult(False, f"no response: {type(error).__name__}")
 
 
 @contextmanager
-def _listening(said: bytearray) -> Iterator[int]:
-    """A pipe to write to; the last of what is written there is kept.
+def _capture(output: bytearray) -> Iterator[int]:
+    """Create a pipe to write to, and keep the last KEPT_BYTES written to it.
 
-    No pipe of asyncio's: with those a process has ended only when all that it left behind has closed them.
+    Not a pipe of asyncio: with that, a process counts as running until all its descendants have closed the pipe.
     """
     loop = asyncio.get_running_loop()
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
 
-    def hear() -> int:
+    def read_available() -> int:
         try:
             piece = os.read(reader, 64 * 1024)
         except BlockingIOError:
             return 0
         if not piece:
             loop.remove_reader(reader)
-        said.extend(piece)
-        del said[:-KEPT_BYTES]
+        output.extend(piece)
+        del output[:-KEPT_BYTES]
         return len(piece)
 
-    loop.add_reader(reader, hear)
+    loop.add_reader(reader, read_available)
     try:
         yield writer
     finally:
         os.close(writer)
-        left = DRAINED_BYTES
-        while left > 0 and (number := hear()):
-            left -= number
+        remaining = DRAINED_BYTES
+        while remaining > 0 and (number := read_available()):
+            remaining -= number
         loop.remove_reader(reader)
         os.close(reader)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """End its whole group: first asked, then, where something is left of it, made to."""
+async def _terminate_group(process: asyncio.subprocess.Process) -> None:
+    """Terminate the whole process group: SIGTERM first, then SIGKILL if something is left."""
     for signal_ in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal_)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S):
                 await process.wait()
-                while _left(process.pid):  # noqa: ASYNC110 - no event tells it
-                    await asyncio.sleep(LOOK_S)
-        if not _left(process.pid):
+                while _is_alive(process.pid):  # noqa: ASYNC110 - there is no event for the end of a group
+                    await asyncio.sleep(POLL_S)
+        if not _is_alive(process.pid):
             return
 
 
-def _left(group: int) -> bool:
+def _is_alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's by now: nothing that we may end
+    except PermissionError:  # the ID now belongs to another user's process
         return False
     return True
 
 
-def _last(said: bytes | bytearray) -> str:
-    lines = [line for line in bytes(said).decode("utf-8", "replace").splitlines() if line.strip()]
-    return quote(lines[-1].strip(), 300)[1:-1] if lines else "it said nothing"
+def _last_line(output: bytes | bytearray) -> str:
+    lines = [line for line in bytes(output).decode("utf-8", "replace").splitlines() if line.strip()]
+    return quote(lines[-1].strip(), 300)[1:-1] if lines else "no output"
 
 
-def values(image: str, digest: str, base: str, base_digest: str) -> Mapping[str, str]:
-    """What the places in a command are filled with."""
+def command_values(image: str, digest: str, base: str, base_digest: str) -> Mapping[str, str]:
+    """Return the values of a command's placeholders."""
     return {"image": image, "digest": digest, "base": base, "base_digest": base_digest}

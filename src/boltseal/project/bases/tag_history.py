@@ -1,4 +1,4 @@
-"""What a tag meant over time, of all who remember: its registry, `boltseal watch`, and our own looks before."""
+"""What a tag resolved to over time, from its registry, `boltseal watch`, and our own earlier scans."""
 
 from __future__ import annotations
 
@@ -15,94 +15,101 @@ from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
-from boltseal.project.bases.freshness import Moment
+from boltseal.project.bases.freshness import TagInterval
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-Memory = Callable[[Reference], Iterable[Moment]]
-"""What somebody remembers of a tag, the oldest first; nothing of one that was never looked at."""
+TagMemory = Callable[[Reference], Iterable[TagInterval]]
+"""Returns the known intervals of a tag, the oldest first; none for a tag that was never observed."""
 
 
-def by_learned(learned: DocumentCache) -> Memory:
-    """What our own looks saw."""
-    return lambda reference: (Moment(one.digest, one.first_us, one.last_us) for one in learned.past(reference))
-
-
-def by_watched(watched: TagObservations) -> Memory:
-    """What `boltseal watch` saw."""
+def memory_from_cache(cache: DocumentCache) -> TagMemory:
+    """Return the intervals that earlier scans observed."""
     return lambda reference: (
-        Moment(one.digest, one.first_seen_us, one.last_seen_us) for one in watched.past(reference)
+        TagInterval(interval.digest, interval.first_us, interval.last_us) for interval in cache.past(reference)
+    )
+
+
+def memory_from_observations(observations: TagObservations) -> TagMemory:
+    """Return the intervals that `boltseal watch` observed."""
+    return lambda reference: (
+        TagInterval(interval.digest, interval.first_seen_us, interval.last_seen_us)
+        for interval in observations.past(reference)
     )
 
 
 class TagHistories:
-    """All memories together. `followed`: how it stands with a registry's ledger; one that has one remembers its tags."""
+    """Combines all sources. `followed`: returns the check of a registry's ledger, which records its tags."""
 
     def __init__(
         self,
         transport: Transport,
-        memories: Iterable[Memory],
+        memories: Iterable[TagMemory],
         followed: Callable[[str], Awaitable[LedgerCheck | BoltsealError]] | None = None,
     ) -> None:
         self._transport = transport
         self._memories = tuple(memories)
-        self._told: dict[Reference, tuple[Moment, ...]] = {}
+        self._by_reference: dict[Reference, tuple[TagInterval, ...]] = {}
         self.followed = followed
 
     def forget(self) -> None:
-        """Ask again: something may have moved meanwhile."""
-        self._told.clear()
+        """Discard the results, because tags may have moved meanwhile."""
+        self._by_reference.clear()
 
     def newest(self, reference: Reference, after_us: int, now_us: int) -> Digest | None:
-        """What a tag was found to mean by whoever looked last, if that was between two times; else None.
+        """Return what a tag was last observed as, if that was between two times; else None.
 
-        What was seen at a time that is still to come was seen by a clock that was wrong: it is no later than anything.
+        Observations in the future come from a wrong clock and do not count.
         """
-        ends = [moments[-1] for moments in self._remembered(reference) if moments]
-        fresh = [one for one in ends if after_us <= (one.last_us or 0) <= now_us]
-        return max(fresh, key=lambda one: one.last_us or 0).digest if fresh else None
+        ends = [intervals[-1] for intervals in self._observed(reference) if intervals]
+        fresh = [interval for interval in ends if after_us <= (interval.last_us or 0) <= now_us]
+        return max(fresh, key=lambda interval: interval.last_us or 0).digest if fresh else None
 
     def seen(self, reference: Reference) -> tuple[Digest, ...]:
-        """All that a tag was seen to resolve to by us, the last of it at the end; nobody is asked."""
-        seen = (one.digest for one in self._by_us(reference)[::-1] if one.digest is not None)
+        """Return all digests that a tag was observed as, the latest last. Contacts no registry."""
+        seen = (interval.digest for interval in self._own_observations(reference)[::-1] if interval.digest is not None)
         return tuple(dict.fromkeys(seen))[::-1]
 
-    async def of(self, reference: Reference) -> tuple[Moment, ...]:
-        """All that is known of what a tag meant, the oldest first: by its registry, if that keeps a ledger; else by us."""
-        if reference not in self._told:
-            self._told[reference] = await self._by_registry(reference) or self._by_us(reference)
-        return self._told[reference]
+    async def of(self, reference: Reference) -> tuple[TagInterval, ...]:
+        """Return a tag's intervals, the oldest first: from its registry's ledger, else from our own observations."""
+        if reference not in self._by_reference:
+            self._by_reference[reference] = await self._registry_history(reference) or self._own_observations(reference)
+        return self._by_reference[reference]
 
-    def _remembered(self, reference: Reference) -> list[list[Moment]]:
+    def _observed(self, reference: Reference) -> list[list[TagInterval]]:
         return [list(memory(reference)) for memory in self._memories]
 
-    def _by_us(self, reference: Reference) -> tuple[Moment, ...]:
-        """Merged by the time at which each was first seen; what two remember is told once."""
-        every = sorted(
-            (one for moments in self._remembered(reference) for one in moments), key=lambda one: one.first_us or 0
+    def _own_observations(self, reference: Reference) -> tuple[TagInterval, ...]:
+        """Merge the observations by the time of the first one, without repetitions."""
+        observations = sorted(
+            (interval for intervals in self._observed(reference) for interval in intervals),
+            key=lambda interval: interval.first_us or 0,
         )
-        merged: list[Moment] = []
-        for one in every:
-            if merged and merged[-1].digest == one.digest:
-                merged[-1] = merged[-1]._replace(last_us=max(merged[-1].last_us or 0, one.last_us or 0))
+        merged: list[TagInterval] = []
+        for interval in observations:
+            if merged and merged[-1].digest == interval.digest:
+                merged[-1] = merged[-1]._replace(last_us=max(merged[-1].last_us or 0, interval.last_us or 0))
             else:
-                merged.append(one)
+                merged.append(interval)
         return tuple(merged)
 
-    async def _by_registry(self, reference: Reference) -> tuple[Moment, ...]:
+    async def _registry_history(self, reference: Reference) -> tuple[TagInterval, ...]:
         if self.followed is None or reference.tag is None:
             return ()
-        seen = await self.followed(reference.registry)
-        if not isinstance(seen, LedgerCheck) or seen.head is None:
+        check = await self.followed(reference.registry)
+        if not isinstance(check, LedgerCheck) or check.head is None:
             return ()
         try:
             events = await read_unsigned(self._transport, reference.registry, reference.repository, reference.tag)
-            starts = [(Digest.parse(one.digest) if one.event == "created" else None, _us(one.time)) for one in events]
-        except (RemoteNotFound, ValueError, BoltsealError):  # whatever it is, it tells of no past
+            starts = [
+                (Digest.parse(interval.digest) if interval.event == "created" else None, _us(interval.time))
+                for interval in events
+            ]
+        except (RemoteNotFound, ValueError, BoltsealError):  # without a readable history
             return ()
         ends = [start for _, start in starts[1:]] + [None]
-        return tuple(Moment(digest, start, end) for (digest, start), end in zip(starts, ends, strict=True))
+        return tuple(TagInterval(digest, start, end) for (digest, start), end in zip(starts, ends, strict=True))
 
 
 def _us(time: str) -> int:

@@ -1,6 +1,6 @@
 """GitHub Actions: `jobs.*.container`, `jobs.*.services.*`, and `docker://` in `uses` and in an action's `runs.image`.
 
-An image with an expression (`${{ ... }}`) in it is known only when the workflow runs. Actions themselves are no images.
+An image with an expression (`${{ ... }}`) is known only when the workflow runs. Actions themselves are not images.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from typing import Final
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from boltseal.project.image_references import Format, ImageReference, ScanResult
-from boltseal.project.references.scalars import scalar_site
+from boltseal.project.references.scalars import scalar_reference
 from boltseal.project.references.yaml_nodes import items, pairs, text_of
 from boltseal.project.source_files import SourceFile
 
 _DOCKER: Final = "docker://"
 _EXPRESSION: Final = (
-    "an expression (${{ }}) is known only when the workflow runs; a file with one is left out by [lock] exclude"
+    "an expression (${{ }}) is evaluated only when the workflow runs; [lock] exclude skips a file that contains one"
 )
 
 
 def read_actions(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
-    """The sites of a workflow or an action."""
-    places = (place for document in documents for place in (*_in_jobs(document), *_in_action(document)))
-    return ScanResult(tuple(_site(source, node, where) for node, where in places if node is not None and node.value))
+    """Return the image references of a workflow or an action."""
+    scalars = (place for document in documents for place in (*_in_jobs(document), *_in_action(document)))
+    return ScanResult(
+        tuple(_image_ref(source, node, where) for node, where in scalars if node is not None and node.value)
+    )
 
 
-def _site(source: SourceFile, node: ScalarNode, where: str) -> ImageReference:
+def _image_ref(source: SourceFile, node: ScalarNode, where: str) -> ImageReference:
     prefix = _DOCKER if node.value.startswith(_DOCKER) else ""
-    site = scalar_site(source, node, Format.GITHUB_ACTIONS, where, prefix=prefix)
+    image_ref = scalar_reference(source, node, Format.GITHUB_ACTIONS, where, prefix=prefix)
     if "${{" in node.value:
-        return replace(site, resolved=None, why=_EXPRESSION, spot=None, override_only=_EXPRESSION)
-    return site
+        return replace(image_ref, resolved=None, why=_EXPRESSION, edit_range=None, override_only=_EXPRESSION)
+    return image_ref
 
 
 def _in_jobs(document: Node) -> Iterator[tuple[ScalarNode | None, str]]:

@@ -1,13 +1,14 @@
-"""Compose files: `services.*.image`, image volumes, hooks, `docker-image://` contexts, and Dockerfiles written inline.
+"""Compose files: `services.*.image`, image volumes, hooks, `docker-image://` contexts, and inline Dockerfiles.
 
-Only these places are looked at, and what `project.references.build_arguments` makes of a Dockerfile; `image:` inside `environment`,
-`command: |` or `configs.content` is text like any other.
-Aliases, merge keys and `extends` lead to the scalar where the image really stands, which may be in another file of the
-project. Variables come from the `.env` beside the first file; for what is included, then from its `env_file`, or from the
-`.env` of its folder. What somebody's shell adds is not known.
+Only these places contain references, and `project.references.build_arguments` adds those that build arguments select.
+`image:` inside `environment`, `command: |` or `configs.content` is ordinary text. Aliases, merge keys and `extends`
+lead to the scalar that contains the image, possibly in another file of the project. Variables come from the `.env`
+beside the first file; for an included file, then from its `env_file` or from the `.env` of its folder. Shell variables
+are not known.
 
-A digest goes to the end of the scalar; into a default (`${TAG:-1.2@sha256:...}`), where a variable that is set takes
-the pin away with the tag; or into `.env`, if that variable is used exactly once. Anything else needs an override file.
+A digest is appended to the scalar; or to a default (`${TAG:-1.2@sha256:...}`), where setting the variable replaces the
+pin together with the tag; or to the value in `.env`, if that variable is used exactly once. Otherwise only an override
+file can pin the image.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 from yaml.nodes import Node, ScalarNode
 
@@ -39,11 +40,11 @@ from boltseal.project.references.interpolation import (
     Interpolated,
     InterpolationFailed,
     TextPiece,
-    behind,
     fill,
+    steering_reason,
     variables_in,
 )
-from boltseal.project.references.scalars import parsed
+from boltseal.project.references.scalars import parse_reference
 from boltseal.project.references.yaml_nodes import (
     Pairs,
     compose,
@@ -56,23 +57,29 @@ from boltseal.project.references.yaml_nodes import (
     span_of,
     text_of,
 )
-from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
+from boltseal.project.source_files import ProjectPath, ProjectTree, SourceFile, Unreadable
 
 MAX_EXTENDS: Final = 100
-MAX_WAYS: Final = 100
-BUILT_HERE: Final = "built here: its name is its own"
+MAX_ENV_SETS: Final = 100
+BUILT_HERE: Final = "built here"
 _IMAGE_CONTEXT: Final = "docker-image://"
 _NO_ENV: Final = Dotenv("", {})
 
-_Way: TypeAlias = tuple[str, tuple[str, ...], str]  # a file, the env files that count there, and its path
+
+class _FileToRead(NamedTuple):
+    """A file, the env files for its variables (the first has priority), and the path by which Compose reaches it."""
+
+    name: str
+    envs: tuple[str, ...]
+    at: str
 
 
 @dataclass(slots=True)
 class _File:
-    """A file that was read, and the env files that fill its variables; `also`: those of another way that leads to it.
+    """A parsed file and the env files for its variables. `also`: the env files on other include paths to this file.
 
-    `at`: the path by which Compose gets to it, which may be a link's: `.env`, and all that it names, lie beside that.
-    `services`: by name, once for each document of the file that speaks of it; Compose merges them.
+    `at`: the path by which Compose reaches it, perhaps a symbolic link; `.env` and relative paths are beside that path.
+    `services`: by name, one node for each document that contains the service; Compose merges them.
     """
 
     source: SourceFile
@@ -84,13 +91,13 @@ class _File:
     partners: list[_File] | None = None
 
     def each_service(self) -> Iterator[tuple[str, Node]]:
-        """Every service's name, and what a document says of it."""
+        """Yield each service's name and node, once per document."""
         return ((name, node) for name, nodes in self.services.items() for node in nodes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A scalar that holds an image: in which file, under which words; `prefix` stands before the reference."""
+class _ImageScalar:
+    """A scalar that contains an image reference, with `prefix` before it. `where`: its key path."""
 
     file: _File
     node: ScalarNode
@@ -100,69 +107,70 @@ class _Place:
     prefix: str = ""
 
 
-def read_compose(project: ProjectTree, names: Sequence[tuple[str, str]]) -> ScanResult:
-    """The sites of these files, each with the path that led to it, and of all that they include and extend."""
-    return _Reader(project).read(names)
+def read_compose(project: ProjectTree, paths: Sequence[ProjectPath]) -> ScanResult:
+    """Return the image references of these files and of all files that they include and extend."""
+    return _Reader(project).read(paths)
 
 
 class _Reader:
     def __init__(self, project: ProjectTree) -> None:
         self.project = project
         self.files: dict[str, _File | None] = {}
-        self.near: dict[str, _File | None] = {}
+        self.other_files: dict[str, _File | None] = {}
         self.envs: dict[str, Dotenv] = {}
         self.uses: Counter[tuple[str, str]] = Counter()
         self.built: dict[tuple[str, str], tuple[bool, tuple[_File, str] | None]] = {}
         self.shown_env: set[str] = set()
         self.arguments = BuildArguments(project)
         self.problems: list[ScanProblem] = []
-        self.sites: list[ImageReference] = []
+        self.image_refs: list[ImageReference] = []
 
-    def read(self, names: Sequence[tuple[str, str]]) -> ScanResult:
-        waiting = deque[_Way]((name, (_env_of(_folder(at)),), at) for name, at in names)
+    def read(self, paths: Sequence[ProjectPath]) -> ScanResult:
+        waiting = deque(_FileToRead(path.name, (_env_of(_folder(path.link_path)),), path.link_path) for path in paths)
         while waiting:
             file = self.load(*waiting.popleft())
             if file is not None:
-                waiting.extend(self.led_to(file))
+                waiting.extend(self.referenced_files(file))
         files = [file for file in self.files.values() if file is not None]
         for file in files:
-            self.count(file)
+            self.count_uses(file)
         self.count_beside()
         for file in files:
             for name, service in file.each_service():
-                self.sites.extend(self.site(place) for place in self.in_service(file, name, service))
-        return ScanResult(tuple(self.sites), tuple(self.problems))
+                self.image_refs.extend(self.image_ref(scalar) for scalar in self.in_service(file, name, service))
+        return ScanResult(tuple(self.image_refs), tuple(self.problems))
 
     def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
         if name not in self.files:
-            file = self.files[name] = self.parsed(name, envs, at)
+            file = self.files[name] = self.parse_file(name, envs, at)
             return file
         known = self.files[name]
-        if known is not None and known.envs != envs and len(known.also) <= MAX_WAYS:
+        if known is not None and known.envs != envs and len(known.also) <= MAX_ENV_SETS:
             known.also.add(envs)
-            if len(known.also) > MAX_WAYS:
-                said = f"more than {MAX_WAYS} ways lead to it, each with other variables: not followed further"
-                self.problems.append(ScanProblem(name, 0, said))
+            if len(known.also) > MAX_ENV_SETS:
+                message = f"more than {MAX_ENV_SETS} include paths lead to it, each with other variables: not followed"
+                self.problems.append(ScanProblem(name, 0, message))
         return None
 
-    def led_to(self, file: _File) -> list[_Way]:
-        """The files that this one includes or extends, each with the env files that count there."""
-        found: list[_Way] = []
+    def referenced_files(self, file: _File) -> list[_FileToRead]:
+        """Return the files that this one includes or extends, each with its env files."""
+        found: list[_FileToRead] = []
         for document in file.documents:
             for entry in items(pairs(document).get("include")):
                 listed = pairs(entry).get("path", entry)
                 names = [name for listing in items(listed) or [listed] for name in self.path(file, listing)]
-                found += [(name, self.included_envs(file, entry, names[0]), name) for name in names]
+                envs = self.included_envs(file, entry, names[0]) if names else ()
+                found += [_FileToRead(name, envs, name) for name in names]
         for _, service in file.each_service():
             path = pairs(pairs(service).get("extends")).get("file")
-            found += [(name, file.envs, name) for name in self.path(file, path)]
+            found += [_FileToRead(name, file.envs, name) for name in self.path(file, path)]
         return found
 
     def included_envs(self, file: _File, entry: Node, first: str) -> tuple[str, ...]:
-        """The project's own variables win; then those of `env_file`, or of the `.env` of the included project's folder."""
-        if len(file.envs) > MAX_WAYS:
-            said = f"files that include each other use more than {MAX_WAYS} files of variables: not followed further"
-            self.problems.append(ScanProblem(file.source.path, line_of(entry), said))
+        """Return the env files of an included file: the project's first, then its `env_file` or its folder's `.env`."""
+        if len(file.envs) > MAX_ENV_SETS:
+            message = f"nested includes use more than {MAX_ENV_SETS} env files: not followed further"
+            self.problems.append(ScanProblem(file.source.path, line_of(entry), message))
             return file.envs
         keys = pairs(entry)
         listed = keys.get("env_file")
@@ -178,17 +186,17 @@ class _Reader:
             return file.envs
 
     def path(self, file: _File, node: Node | None) -> list[str]:
-        """The name of the file that a scalar names, in a list; an empty one where there is none in the project."""
+        """Return the project file that a scalar names as a list of one, or [] and a problem if there is none."""
         written = text_of(node)
         if node is None or not written:
             return []
         try:
             text = fill(written, self.variables(file.envs).get, Dialect.COMPOSE, strict=False).text
             if "://" in text or text.startswith(("git@", "oci:")):
-                raise Unreadable("", 0, f"{quote(text)} lies elsewhere: not followed")
+                raise Unreadable("", 0, f"{quote(text)} is remote: not followed")
             name = self.project.name(Path(text), _folder(file.at))
             if not self.project.has(name):
-                raise Unreadable("", 0, f"{quote(text)} is not there")
+                raise Unreadable("", 0, f"{quote(text)} does not exist")
         except (InterpolationFailed, Unreadable) as error:
             self.problems.append(ScanProblem(file.source.path, line_of(node), str(error)))
             return []
@@ -208,8 +216,8 @@ class _Reader:
     def variables(self, envs: tuple[str, ...]) -> Variables:
         return Variables(tuple(self.env(name) for name in envs))
 
-    def count(self, file: _File) -> None:
-        """Count every use of a variable, wherever it stands: one that is used twice can't carry a digest."""
+    def count_uses(self, file: _File) -> None:
+        """Count every use of a variable in the file: one that is used twice can't carry a digest."""
         used = Counter(variables_in(file.source.text, Dialect.COMPOSE))
         envs = {self.env(name).path for names in (file.envs, *file.also) for name in names}
         for env in envs:
@@ -222,17 +230,17 @@ class _Reader:
                     self.shown_env.update(env for env in envs if Path(written).name == Path(env).name)
 
     def count_beside(self) -> None:
-        """Count the uses in the YAML files beside an .env too: they may be Compose files that nobody named here."""
-        beside: dict[str, Counter[str]] = {}
+        """Count also the uses in other YAML files beside an .env: they may be Compose files outside this scan."""
+        others: dict[str, Counter[str]] = {}
         for env in self.envs.values():
             folder = _folder(env.path)
-            if env.values and folder not in beside:
-                beside[folder] = self.used_in(folder)
+            if env.values and folder not in others:
+                others[folder] = self.used_in(folder)
             for variable in env.values:
-                self.uses[env.path, variable] += beside[folder][variable]
+                self.uses[env.path, variable] += others[folder][variable]
 
     def used_in(self, folder: str) -> Counter[str]:
-        """How often the YAML files of a folder use each variable, those left out that are known to be Compose files."""
+        """Count each variable's uses in a folder's YAML files, except those already read as Compose files."""
         used: Counter[str] = Counter()
         for path in sorted((self.project.root / folder).glob("*.y*ml")):
             name = f"{folder}/{path.name}" if folder else path.name
@@ -241,105 +249,105 @@ class _Reader:
                     used.update(variables_in(self.project.read(name).text, Dialect.COMPOSE))
         return used
 
-    def in_service(self, file: _File, name: str, service: Node) -> list[_Place]:
+    def in_service(self, file: _File, name: str, service: Node) -> list[_ImageScalar]:
         keys = pairs(service)
         asked = text_of(keys.get("platform"))
         platforms = (asked,) if asked and "$" not in asked else ()
-        found: list[_Place] = []
+        found: list[_ImageScalar] = []
 
-        def add(node: Node | None, where: str, prefix: str = "") -> None:
+        def add_scalar(node: Node | None, where: str, prefix: str = "") -> None:
             build = where == "image" and self.is_built(file, name)
             if node is not None and is_template(file.source, node):
                 self.problems.append(ScanProblem(file.source.path, line_of(node), "is a template: not evaluated"))
             elif isinstance(node, ScalarNode) and text_of(node):
-                found.append(_Place(file, node, f"services.{name}.{where}", platforms, build, prefix))
+                found.append(_ImageScalar(file, node, f"services.{name}.{where}", platforms, build, prefix))
 
-        add(keys.get("image"), "image")
+        add_scalar(keys.get("image"), "image")
         for index, volume in enumerate(items(keys.get("volumes"))):
             if text_of(pairs(volume).get("type")) == "image":
-                add(pairs(volume).get("source"), f"volumes[{index}].source")
+                add_scalar(pairs(volume).get("source"), f"volumes[{index}].source")
         for hooks in ("pre_start", "post_start", "pre_stop"):
             for index, hook in enumerate(items(keys.get(hooks))):
-                add(pairs(hook).get("image"), f"{hooks}[{index}].image")
+                add_scalar(pairs(hook).get("image"), f"{hooks}[{index}].image")
         build = pairs(keys.get("build"))
         for where, node, prefix in _contexts(build.get("additional_contexts")):
-            add(node, f"build.additional_contexts{where}", prefix)
+            add_scalar(node, f"build.additional_contexts{where}", prefix)
         values = self.variables(file.envs).get
-        self.take(self.arguments.read(file.source, _folder(file.at), f"services.{name}.build", build, values))
+        self.add(self.arguments.read(file.source, _folder(file.at), f"services.{name}.build", build, values))
         inline = build.get("dockerfile_inline")
         if isinstance(inline, ScalarNode):
-            self.take(read_inline(file.source, inline, f"services.{name}.build.dockerfile_inline"))
+            self.add(read_inline(file.source, inline, f"services.{name}.build.dockerfile_inline"))
         return found
 
-    def take(self, found: ScanResult) -> None:
-        self.sites.extend(found.sites)
+    def add(self, found: ScanResult) -> None:
+        self.image_refs.extend(found.image_refs)
         self.problems.extend(found.problems)
 
     def is_built(self, file: _File, name: str) -> bool:
-        """Whether a service has a `build`: its own, or in what it extends, or in the override that is always loaded."""
+        """Return whether a service has a `build`: itself, in a service it extends, or in the override file."""
         seen: set[tuple[str, str]] = set()
-        waiting = [(file, name), *((near, name) for near in self.partners(file))]
+        waiting = [(file, name), *((other, name) for other in self.partners(file))]
         while waiting and len(seen) < MAX_EXTENDS:
             other, base = waiting.pop()
             if (other.source.path, base) in seen:
                 continue
             seen.add((other.source.path, base))
-            built, further = self.said_of(other, base)
+            built, further = self.build_and_base(other, base)
             if built:
                 return True
             waiting += [further] if further is not None else []
         return False
 
-    def said_of(self, file: _File, name: str) -> tuple[bool, tuple[_File, str] | None]:
-        """Whether a service has a `build` of its own, and which one it extends."""
+    def build_and_base(self, file: _File, name: str) -> tuple[bool, tuple[_File, str] | None]:
+        """Return whether a service itself has a `build`, and the service that it extends."""
         key = (file.source.path, name)
         if key not in self.built:
             keys: Pairs = {}
             for service in file.services.get(name, ()):
                 keys |= pairs(service)
             extends = keys.get("extends")
-            named = text_of(extends) or text_of(pairs(extends).get("service"))
+            base_name = text_of(extends) or text_of(pairs(extends).get("service"))
             path = text_of(pairs(extends).get("file"))
-            target = self.beside(file, path) if path else file
-            self.built[key] = ("build" in keys, (target, named) if named and target is not None else None)
+            target = self.file_at(file, path) if path else file
+            self.built[key] = ("build" in keys, (target, base_name) if base_name and target is not None else None)
         return self.built[key]
 
-    def beside(self, file: _File, path: str) -> _File | None:
+    def file_at(self, file: _File, path: str) -> _File | None:
         try:
             return self.files.get(self.project.name(Path(path), _folder(file.at)))
         except Unreadable:
             return None
 
     def partners(self, file: _File) -> list[_File]:
-        """The files that Compose loads together with this one unasked."""
+        """Return the files that Compose loads together with this one by default."""
         if file.partners is None:
-            file.partners = self.look_for_partners(file)
+            file.partners = self.find_partners(file)
         return file.partners
 
-    def look_for_partners(self, file: _File) -> list[_File]:
+    def find_partners(self, file: _File) -> list[_File]:
         folder, _, last = file.at.rpartition("/")
         if last not in COMPOSE_NAMES + COMPOSE_OVERRIDES:
             return []
         found: list[_File] = []
         for partner in COMPOSE_OVERRIDES if last in COMPOSE_NAMES else COMPOSE_NAMES:
             name = f"{folder}/{partner}" if folder else partner
-            near = self.near_file(name, file.envs) if self.project.has(name) else None
-            found += [near] if near is not None else []
+            other = self.other_file(name, file.envs) if self.project.has(name) else None
+            found += [other] if other is not None else []
         return found
 
-    def near_file(self, name: str, envs: tuple[str, ...]) -> _File | None:
-        """A file beside another one, or what a link there leads to."""
-        if name not in self.near:
-            self.near[name] = None
+    def other_file(self, name: str, envs: tuple[str, ...]) -> _File | None:
+        """Read a file beside another one, following a link."""
+        if name not in self.other_files:
+            self.other_files[name] = None
             try:
                 real = self.project.name(name)
-                self.near[name] = self.files.get(real) or self.parsed(real, envs, name)
+                self.other_files[name] = self.files.get(real) or self.parse_file(real, envs, name)
             except Unreadable as error:
                 self.problems.append(ScanProblem(name, 0, str(error)))
-        return self.near[name]
+        return self.other_files[name]
 
-    def parsed(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
-        """A file that is looked into, and whose own sites nobody asked for."""
+    def parse_file(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
+        """Parse a file, without collecting its references."""
         try:
             source = self.project.read(name)
             file = _File(source, compose(source), envs, at)
@@ -351,84 +359,86 @@ class _Reader:
                 file.services.setdefault(service, []).append(node)
         return file
 
-    def site(self, place: _Place) -> ImageReference:
-        source, node = place.file.source, place.node
+    def image_ref(self, scalar: _ImageScalar) -> ImageReference:
+        source, node = scalar.file.source, scalar.node
         written = node.value.strip()
-        env = self.variables(place.file.envs)
+        env = self.variables(scalar.file.envs)
         filled: Interpolated | None = None
         resolved, why = None, None
         try:
             filled = fill(node.value.rstrip("\n"), env.get, Dialect.COMPOSE, strict=False)
-            resolved, why = parsed(filled.text.removeprefix(place.prefix).strip())
+            resolved, why = parse_reference(filled.text.removeprefix(scalar.prefix).strip())
             if resolved is None:
                 missing = [name for name in variables_in(written, Dialect.COMPOSE) if env.get(name) is None]
                 names = ", ".join(dict.fromkeys(missing))
                 why = f"{names} {'is' if len(set(missing)) == 1 else 'are'} not set in .env" if missing else why
-            elif self.differs(place, filled.text):
+            elif self.differs_elsewhere(scalar, filled.text):
                 resolved, why = (
                     None,
-                    "two ways lead to this file, and its variables differ on them: name the one you mean",
+                    "this file is included twice, with different variables; scan one of the including files alone",
                 )
         except InterpolationFailed as error:
             why = str(error)
-        spot, reason = None, why
-        if place.build:
+        edit_range, reason = None, why
+        if scalar.build:
             reason = BUILT_HERE
         elif resolved is not None and filled is not None:
-            spot, reason = self.spot(place, filled, env)
+            edit_range, reason = self.edit_range(scalar, filled, env)
         return ImageReference(
             path=source.path,
             format=Format.COMPOSE,
-            where=place.where,
-            line=source.line(span_of(source, node)[0]),
+            where=scalar.where,
+            line=source.line(span_of(source, node).start),
             span=span_of(source, node),
-            written=written.removeprefix(place.prefix),
+            written=written.removeprefix(scalar.prefix),
             resolved=resolved,
             why=why,
-            platforms=place.platforms,
-            build=place.build,
-            spot=spot,
+            platforms=scalar.platforms,
+            build=scalar.build,
+            edit_range=edit_range,
             override_only=reason,
         )
 
-    def differs(self, place: _Place, text: str) -> bool:
-        """Whether a scalar says something else by the variables of another way to its file."""
-        value = place.node.value.rstrip("\n")
-        others = (self.variables(envs) for envs in place.file.also)
+    def differs_elsewhere(self, scalar: _ImageScalar, text: str) -> bool:
+        """Return whether a scalar has another value with the env files of another include path."""
+        value = scalar.node.value.rstrip("\n")
+        others = (self.variables(envs) for envs in scalar.file.also)
         return any(fill(value, env.get, Dialect.COMPOSE, strict=False).text != text for env in others)
 
-    def spot(self, place: _Place, filled: Interpolated, env: Variables) -> tuple[EditRange | None, str | None]:
-        """Where the digest goes, or why it can't go anywhere."""
-        source, node = place.file.source, place.node
+    def edit_range(
+        self, scalar: _ImageScalar, filled: Interpolated, env: Variables
+    ) -> tuple[EditRange | None, str | None]:
+        """Return where the digest is written, or why it can't be written."""
+        source, node = scalar.file.source, scalar.node
         last = filled.last
         if last is None:
-            return None, "what the reference ends with depends on a variable that is not set"
-        steered_by = filled.steered_by()
-        if steered_by is not None:
-            return None, behind(steered_by)
+            return None, "its end depends on a variable that is not set"
+        steering_variable = filled.steering_variable()
+        if steering_variable is not None:
+            return None, steering_reason(steering_variable)
         pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
         if pinned > len(last.text):
-            return None, "its digest is put together of several variables"
+            return None, "its digest is assembled from several variables"
         if last.variable is None:
             end = content_end(source, node)
             if last.at + len(last.text) != len(node.value.rstrip("\n")):
                 start = plain_start(source, node)
                 if start is None:
-                    return None, "its text is escaped or folded, so that a place inside it can't be named"
+                    return None, "its text is escaped or folded, so that no edit position can be determined"
                 end = start + last.at + len(last.text)
             return EditRange(source.path, end - pinned, end), None
-        return self.env_spot(last, pinned, env)
+        return self.env_range(last, pinned, env)
 
-    def env_spot(self, last: TextPiece, pinned: int, variables: Variables) -> tuple[EditRange | None, str | None]:
+    def env_range(self, last: TextPiece, pinned: int, variables: Variables) -> tuple[EditRange | None, str | None]:
         name = last.variable or ""
         found = variables.find(name)
         if found is None or not found[1].literal:
-            return None, f"its end comes from {name}, which .env puts together of other variables"
+            return None, f"its end comes from {name}, which .env assembles from other variables"
         env, value = found
         if self.uses[env.path, name] + env.uses[name] != 1:
             return None, f"{name} of {env.path} is used in more than one place"
         if env.path in self.shown_env:
-            return None, f"{env.path} is an env_file too: a container would see the digest in {name}"
+            return None, f"{env.path} is also an env_file: a container would get the digest in {name}"
         return EditRange(env.path, value.end - pinned, value.end), None
 
 
@@ -441,7 +451,7 @@ def _folder(name: str) -> str:
 
 
 def _contexts(node: Node | None) -> Iterator[tuple[str, Node, str]]:
-    """The named contexts of a build that are images: where, the scalar, and what stands before the reference in it."""
+    """Yield the named build contexts that are images: key path, scalar, and the text before the reference in it."""
     for name, value in pairs(node).items():
         if (text_of(value) or "").startswith(_IMAGE_CONTEXT):
             yield f".{name}", value, _IMAGE_CONTEXT

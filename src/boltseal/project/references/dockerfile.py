@@ -1,12 +1,12 @@
-"""Dockerfiles: FROM, `COPY --from`, `RUN --mount=from`, `# syntax=`, and the same behind ONBUILD.
+"""Dockerfiles: FROM, `COPY --from`, `RUN --mount=from`, `# syntax=`, and the same after ONBUILD.
 
-Stages are not images: a FROM that names an earlier one once its variables are filled in, a `--from` that names any, or
-`scratch`, is no site. Variables are those of ARG before the
-first FROM, as they stand in the file; a build's own `--build-arg` is not known, and takes the pin away with the value.
+Stages are not images: skipped are `scratch`, a FROM that names an earlier stage after its variables are filled in, and
+a `--from` that names any stage. Variables come from the ARGs before the first FROM. A build's `--build-arg` is not
+known; it replaces an ARG's value together with its pin.
 
-A digest goes to the end of the word; into a default of it (`${V:-16@sha256:...}`); or into the ARG's default, if nothing
-but this one text uses the variable. Never behind a variable (`node:${V}@sha256:...`): with another V the registry would
-be asked for the digest all the same. There a source policy or a build context can hold it.
+A digest is appended to the word; or to a default in it (`${V:-16@sha256:...}`); or to the ARG's default, if only this
+text uses the variable. Never after a variable (`node:${V}@sha256:...`): the registry would be asked for the old digest
+with any value of V. Such an image can be pinned by a source policy or a build context.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Final
 
 from yaml.nodes import ScalarNode
 
-from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
+from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult, Span
 from boltseal.project.references.dockerfile_lines import DockerfileLines, Instruction, Text, read_lines
 from boltseal.project.references.interpolation import (
     Dialect,
     Interpolated,
     InterpolationFailed,
-    behind,
     fill,
+    steering_reason,
     variables_in,
 )
-from boltseal.project.references.scalars import parsed
+from boltseal.project.references.scalars import parse_reference
 from boltseal.project.references.yaml_nodes import line_of, literal_offsets, span_of
 from boltseal.project.source_files import SourceFile, Unreadable
 
@@ -40,39 +40,41 @@ _PREDEFINED: Final = frozenset(
 _ANY: Final = "*"
 MAX_UNKNOWN: Final = 3
 _TWICE: Final = "both Compose and the build fill in variables here, which is not evaluated"
-_BEHIND: Final = "what it names depends on a variable that other instructions use too, or that no default fills"
+_NO_POSITION: Final = "it depends on a variable that other instructions use too or that has no default"
 
 
 @dataclass(frozen=True, slots=True)
 class _Arg:
-    """An ARG before the first FROM: what its default means, and its text if a place in it can be named.
+    """An ARG before the first FROM: the value of its default, and its text if that can be edited.
 
-    Without a default it means nothing; `told` is False where what it means is not evaluated.
+    `value` None: no default. `evaluated` False: the value is not known.
     """
 
     value: str | None
     written: Text | None
-    told: bool = True
+    evaluated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Use:
-    """A text that names an image, and in which instruction."""
+    """A text that names an image, and its instruction."""
 
     text: Text
     where: str
     line: int
     platforms: tuple[str, ...] = ()
-    base: bool = True  # of a FROM, where variables are filled in, and where no later stage counts
+    base: bool = True  # of a FROM: variables are filled in, and only earlier stages count
 
 
 def read_dockerfile(source: SourceFile, given: Mapping[str, str | None] | None = None) -> ScanResult:
-    """The sites of a Dockerfile. `given`: what a build sets ARGs to; None where that is not known."""
+    """Return the image references of a Dockerfile. `given`: values that a build sets for ARGs, None if not known."""
     if len(source.raw) > MAX_DOCKERFILE_BYTES:
-        problem = Unreadable(source.path, 0, f"is no Dockerfile: {len(source.raw)} bytes, at most 1 MiB").problem
+        problem = Unreadable(
+            source.path, 0, f"is not read as a Dockerfile: {len(source.raw)} bytes, at most 1 MiB"
+        ).problem
         return ScanResult((), (problem,))
     try:
-        return ScanResult(_Reader(source, read_lines(source), given or {}).sites())
+        return ScanResult(_Reader(source, read_lines(source), given or {}).image_refs())
     except Unreadable as error:
         return ScanResult((), (error.problem,))
 
@@ -81,12 +83,12 @@ SEVERAL: Final = -1
 
 
 def based_on(source: SourceFile) -> tuple[int | None, ...]:
-    """For each FROM the number of the stage it stands on, None for an image or `scratch`. Unreadable.
+    """Return for each FROM the number of its base stage; None for an image or `scratch`.
 
-    SEVERAL where it is another stage on every platform (`build-${TARGETARCH}`).
+    SEVERAL: another stage on each platform (`build-${TARGETARCH}`). Raises: Unreadable: BuildKit could not parse it.
     """
     reader = _Reader(source, read_lines(source), {})
-    reader.sites()
+    reader.image_refs()
     return tuple(reader.based)
 
 
@@ -101,9 +103,9 @@ class _Reader:
         self.uses: list[_Use] = []
         self.redeclared: set[str] = set()
         self.used = Counter(_variables_of(lines))
-        self.same: Counter[str] = Counter()
+        self.text_uses: Counter[str] = Counter()
 
-    def sites(self) -> tuple[ImageReference, ...]:
+    def image_refs(self) -> tuple[ImageReference, ...]:
         syntax = self.lines.directives.get("syntax")
         if syntax is not None:
             word = syntax.words()[0]
@@ -111,20 +113,20 @@ class _Reader:
         stage = 0
         for instruction in self.lines.instructions:
             if instruction.name == "from":
-                self.from_(instruction, stage)
+                self.read_from(instruction, stage)
                 stage += 1
             elif instruction.name == "arg":
                 for word in _assignments(instruction.rest, self.lines.escape):
                     self.arg(word, in_stage=stage > 0)
             else:
-                for text, where in _other(instruction):
+                for text, where in _from_flags(instruction):
                     if not text.text.isdecimal():
                         self.uses.append(_Use(text, where, self.source.line(text.start), base=False))
         self.uses = [
             use for use in self.uses if use.base or use.text.text.lower() not in self.stages or use.where == "syntax"
         ]
-        self.same.update(use.text.text for use in self.uses)
-        return tuple(self.site(use) for use in self.uses)
+        self.text_uses.update(use.text.text for use in self.uses)
+        return tuple(self.image_ref(use) for use in self.uses)
 
     def arg(self, word: Text, *, in_stage: bool) -> None:
         name, equals, _ = word.text.partition("=")
@@ -152,28 +154,28 @@ class _Reader:
 
     def value(self, name: str) -> str | None:
         found = self.args.get(name)
-        if found is not None and not found.told:
+        if found is not None and not found.evaluated:
             raise InterpolationFailed(
-                f"what {name} is set to is not evaluated here: it has quotes or escapes inside, or too many variables"
+                f"the value of {name} is not evaluated: it has quotes or escapes inside, or too many variables"
             )
         return None if found is None else found.value
 
-    def from_(self, instruction: Instruction, stage: int) -> None:
+    def read_from(self, instruction: Instruction, stage: int) -> None:
         words = instruction.rest.words()
         if not words:
-            raise Unreadable(self.source.path, instruction.line, "has a FROM that names nothing")
+            raise Unreadable(self.source.path, instruction.line, "has a FROM without an image")
         alias = words[2].text.lower() if len(words) > 2 and words[1].text.lower() == "as" else None
         base = words[0]
-        name = self.stands_on(base.text)
-        self.based.append(self.stage_named(name))
+        name = self.base_name(base.text)
+        self.based.append(self.find_stage(name))
         if self.based[-1] is None and name != "scratch":
             where = f"FROM, stage {alias or stage}"
             self.uses.append(_Use(base, where, self.source.line(base.start), _platforms(instruction)))
         if alias is not None:
             self.stages[alias] = stage
 
-    def stands_on(self, text: str) -> str:
-        """What a FROM names, as far as that is known; a star for what is another on every platform."""
+    def base_name(self, text: str) -> str:
+        """Return what a FROM names, as far as it is known; `*` for a part that differs by platform."""
 
         def value(name: str) -> str | None:
             return self.value(name) or (_ANY if name in _PREDEFINED else None)
@@ -183,79 +185,77 @@ class _Reader:
         except InterpolationFailed:
             return text
 
-    def stage_named(self, name: str) -> int | None:
-        """The earlier stage that goes by a name; SEVERAL if it may be another on another platform."""
+    def find_stage(self, name: str) -> int | None:
+        """Return the number of the earlier stage of this name; SEVERAL if it differs by platform."""
         parts = [re.escape(part) for part in name.lower().split(_ANY)]
         if 1 < len(parts) <= MAX_UNKNOWN:
-            like = re.compile(".+".join(parts))
-            return SEVERAL if any(like.fullmatch(stage) for stage in self.stages) else None
+            pattern = re.compile(".+".join(parts))
+            return SEVERAL if any(pattern.fullmatch(stage) for stage in self.stages) else None
         return self.stages.get(name.lower())
 
-    def site(self, use: _Use) -> ImageReference:
+    def image_ref(self, use: _Use) -> ImageReference:
         text = use.text.text
         filled: Interpolated | None = None
         resolved, why = None, None
         try:
             if {"'", '"'} & set(text):
-                raise InterpolationFailed("it is quoted inside the word, which is not evaluated here")
+                raise InterpolationFailed("it has quotes inside the word, which are not evaluated")
             if not use.base and "$" in text:
-                raise InterpolationFailed(
-                    "variables are not filled in here by BuildKit; name a stage of a FROM instead"
-                )
+                raise InterpolationFailed("BuildKit does not fill in variables here; name a stage of a FROM instead")
             filled = fill(text, self.value, Dialect.DOCKERFILE)
-            resolved, why = parsed(filled.text)
+            resolved, why = parse_reference(filled.text)
         except InterpolationFailed as error:
             why = str(error)
             named = [name for name in variables_in(text, Dialect.DOCKERFILE) if name in _PREDEFINED]
             if named:
-                why = f"{named[0]} is another image on every platform"
-        spot, reason = (None, why) if resolved is None or filled is None else self.spot(use, filled)
+                why = f"{named[0]} selects another image on each platform"
+        edit_range, reason = (None, why) if resolved is None or filled is None else self.edit_range(use, filled)
         return ImageReference(
             path=self.source.path,
             format=Format.DOCKERFILE,
             where=use.where,
             line=use.line,
-            span=(use.text.start, use.text.end),
+            span=Span(use.text.start, use.text.end),
             written=text,
             resolved=resolved,
             why=why,
             platforms=use.platforms,
-            spot=spot,
+            edit_range=edit_range,
             override_only=reason,
         )
 
-    def spot(self, use: _Use, filled: Interpolated) -> tuple[EditRange | None, str | None]:
+    def edit_range(self, use: _Use, filled: Interpolated) -> tuple[EditRange | None, str | None]:
         pinned = len(filled.text) - filled.text.find("@") if "@" in filled.text else 0
         part, text = filled, use.text
         for _ in range(len(self.args) + 1):
-            last, steered_by = part.last, part.steered_by(whole=part is filled)
-            if steered_by is not None:
-                return None, behind(steered_by)
+            last, steering_variable = part.last, part.steering_variable(whole=part is filled)
+            if steering_variable is not None:
+                return None, steering_reason(steering_variable)
             if last is None or pinned > len(last.text):
-                return None, _BEHIND
+                return None, _NO_POSITION
             if last.variable is None:
                 at = text.part(last.at + len(last.text) - pinned, last.at + len(last.text))
                 start = text.at[last.at + len(last.text) - 1] + 1 if not pinned else at.start
                 if pinned and at.end - at.start != pinned:
-                    return None, "its digest is broken over two lines"
+                    return None, "a line break splits its digest"
                 return EditRange(self.source.path, start, start + pinned), None
             arg = self.args.get(last.variable)
             if arg is None or arg.written is None or not self.used_once(last.variable, use):
-                return None, _BEHIND
+                return None, _NO_POSITION
             text = arg.written
             try:
                 part = fill(text.text, self.value, Dialect.DOCKERFILE, strict=False)
             except InterpolationFailed:
-                return None, _BEHIND
-        return None, _BEHIND
+                return None, _NO_POSITION
+        return None, _NO_POSITION
 
     def used_once(self, name: str, use: _Use) -> bool:
-        """Whether nothing uses a variable but texts that say exactly the same as this one."""
+        """Return whether only texts identical to this one use the variable."""
         if name in self.redeclared:
             return False
         inside = variables_in(use.text.text, Dialect.DOCKERFILE).count(name)
-        here = inside * self.same[use.text.text] if inside else 1  # by way of another ARG: its default is the one use
-        return self.used[name] == here
+        expected = inside * self.text_uses[use.text.text] if inside else 1  # 1: the use in another ARG's default
+        return self.used[name] == expected
 
 
 def _variables_of(lines: DockerfileLines) -> Iterator[str]:
@@ -273,21 +273,21 @@ def _platforms(instruction: Instruction) -> tuple[str, ...]:
 
 
 def _assignments(rest: Text, escape: str) -> list[Text]:
-    """The words of an ARG: white space ends one, unless it is quoted or escaped."""
+    """Return the words of an ARG; unquoted and unescaped white space separates them."""
     pattern = re.compile(
         rf"""(?:{re.escape(escape)}.|"(?:{re.escape(escape)}.|[^"{re.escape(escape)}])*"|'[^']*'|[^\s])+""", re.DOTALL
     )
     return [rest.part(match.start(), match.end()) for match in pattern.finditer(rest.text)]
 
 
-def _other(instruction: Instruction) -> Iterator[tuple[Text, str]]:
-    """What `--from` and `--mount=from` of an instruction name, also behind ONBUILD."""
+def _from_flags(instruction: Instruction) -> Iterator[tuple[Text, str]]:
+    """Yield the images in `--from` and `--mount=from` of an instruction, also after ONBUILD."""
     name, flags = instruction.name, instruction.flags
     if name == "onbuild" and instruction.rest.text:
         word = instruction.rest.words()[0]
-        behind = instruction.rest.part(len(word.text), len(instruction.rest.text))
+        rest = instruction.rest.part(len(word.text), len(instruction.rest.text))
         name = word.text.lower()
-        flags = tuple(found for found in behind.words() if found.text.startswith("--"))
+        flags = tuple(found for found in rest.words() if found.text.startswith("--"))
         where = f"ONBUILD {name.upper()}"
     else:
         where = name.upper()
@@ -300,7 +300,7 @@ def _other(instruction: Instruction) -> Iterator[tuple[Text, str]]:
 
 
 def _from_fields(value: Text) -> Iterator[Text]:
-    """The values of `from=` in what BuildKit reads as one line of comma-separated values; a quote is part of one here."""
+    """Yield the `from=` values of a mount, which BuildKit parses as CSV; a quote is part of the value here."""
     at = 0
     for text in value.text.split(","):
         begin = len('"from=') if text[:1] in {'"', "'"} else len("from=")
@@ -310,29 +310,40 @@ def _from_fields(value: Text) -> Iterator[Text]:
 
 
 def read_inline(source: SourceFile, node: ScalarNode, where: str) -> ScanResult:
-    """The sites of a Dockerfile that stands inside a YAML file. Only in a literal block (`|`) has each a place."""
+    """Return the image references of a Dockerfile inside a YAML file. Only a literal block (`|`) can be edited."""
     offsets = literal_offsets(source, node)
     inner = read_dockerfile(SourceFile.of(source.path, node.value.encode()))
     begin = line_of(node)
     problems = tuple(ScanProblem(found.path, begin + found.line, found.message) for found in inner.problems)
-    return ScanResult(tuple(_placed(source, node, site, offsets, where) for site in inner.sites), problems)
+    return ScanResult(
+        tuple(_in_yaml(source, node, image_ref, offsets, where) for image_ref in inner.image_refs), problems
+    )
 
 
-def _placed(
-    source: SourceFile, node: ScalarNode, site: ImageReference, offsets: list[int] | None, where: str
+def _in_yaml(
+    source: SourceFile, node: ScalarNode, image_ref: ImageReference, offsets: list[int] | None, where: str
 ) -> ImageReference:
     found = replace(
-        site, format=Format.COMPOSE, where=f"{where} {site.where}", line=line_of(node), span=span_of(source, node)
+        image_ref,
+        format=Format.COMPOSE,
+        where=f"{where} {image_ref.where}",
+        line=line_of(node),
+        span=span_of(source, node),
     )
-    if "$" in site.written:
-        return replace(found, resolved=None, why=_TWICE, spot=None, override_only=_TWICE)
+    if "$" in image_ref.written:
+        return replace(found, resolved=None, why=_TWICE, edit_range=None, override_only=_TWICE)
     if offsets is None:
         return replace(
-            found, spot=None, override_only="it stands in a folded or quoted text, where it has no one place"
+            found, edit_range=None, override_only="it is in a folded or quoted text, where it can't be edited"
         )
-    span = (offsets[site.span[0]], offsets[site.span[1] - 1] + 1)
-    found = replace(found, span=span, line=source.line(span[0]))
-    if site.spot is None:
+    span = Span(offsets[image_ref.span.start], offsets[image_ref.span.end - 1] + 1)
+    found = replace(found, span=span, line=source.line(span.start))
+    if image_ref.edit_range is None:
         return found
-    end = offsets[site.spot.end - 1] + 1
-    return replace(found, spot=replace(site.spot, start=end - (site.spot.end - site.spot.start), end=end))
+    end = offsets[image_ref.edit_range.end - 1] + 1
+    return replace(
+        found,
+        edit_range=replace(
+            image_ref.edit_range, start=end - (image_ref.edit_range.end - image_ref.edit_range.start), end=end
+        ),
+    )

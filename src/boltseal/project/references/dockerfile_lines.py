@@ -1,9 +1,9 @@
-"""A Dockerfile as BuildKit cuts it into instructions, every character with its place in the text. Pure.
+"""Split a Dockerfile into instructions as BuildKit does, and keep the file offset of every character. Pure.
 
     directives     `# syntax=`, `# escape=`, `# check=`, only before anything else
-    lines          joined where a line ends in the escape character; comments and empty lines in between are dropped
-    flags          words that begin with `--`, right behind the instruction's name
-    heredocs       of ADD, COPY, RUN and what ONBUILD holds of them: their bodies belong to no instruction
+    lines          joined where one ends in the escape character; comments and empty lines between them are dropped
+    flags          words that begin with `--`, directly after the instruction's name
+    heredocs       of ADD, COPY, RUN, and of these after ONBUILD; their bodies are not part of the instruction's text
 
 `tests/project` compares the result with BuildKit's own parser.
 """
@@ -27,33 +27,33 @@ MAX_DIRECTIVE: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A part of a logical line: its characters, and where each stands in the file."""
+    """A part of a logical line: its characters and their file offsets."""
 
     text: str
     at: tuple[int, ...]
 
     def part(self, start: int, end: int) -> Text:
-        """The characters from `start` to `end`."""
+        """Return the characters from `start` to `end`."""
         return Text(self.text[start:end], self.at[start:end])
 
     def words(self) -> list[Text]:
-        """What stands between white space."""
+        """Return the words that white space separates."""
         return [self.part(match.start(), match.end()) for match in re.finditer(r"\S+", self.text)]
 
     @property
     def start(self) -> int:
-        """Where the first character stands."""
+        """File offset of the first character."""
         return self.at[0]
 
     @property
     def end(self) -> int:
-        """Where the last character ends."""
+        """File offset after the last character."""
         return self.at[-1] + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction: its name in lower case, its flags, and everything behind them. `line` counts from 1."""
+    """One instruction: its lower-case name, its flags, and the text after them. `line` counts from 1."""
 
     name: str
     line: int
@@ -64,7 +64,7 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class DockerfileLines:
-    """A whole file. `directives` are values by lower-case name; `escape` is the escape character."""
+    """A whole file. `directives`: values by lower-case name. `escape`: the escape character."""
 
     directives: dict[str, Text]
     escape: str
@@ -72,18 +72,18 @@ class DockerfileLines:
 
 
 def read_lines(source: SourceFile) -> DockerfileLines:
-    """Cut a file into instructions. Unreadable where BuildKit would not read it either."""
-    return source.parsed(_cut)
+    """Split a file into instructions. Raises: Unreadable: BuildKit could not parse it either."""
+    return source.parsed(_parse)
 
 
-def _cut(source: SourceFile) -> DockerfileLines:
+def _parse(source: SourceFile) -> DockerfileLines:
     return _Reader(source).read()
 
 
 class _Reader:
     def __init__(self, source: SourceFile) -> None:
         self.source = source
-        self.lines = _physical(source.text)
+        self.lines = _split_lines(source.text)
         self.next = 0
         self.escape = "\\"
         self.directives: dict[str, Text] = {}
@@ -93,21 +93,21 @@ class _Reader:
         continued = re.compile(rf"(?:(?<=[^{re.escape(self.escape)}])|^){re.escape(self.escape)}[ \t]*$")
         found: list[Instruction] = []
         while self.next < len(self.lines):
-            begins = self.next
-            logical, whole = self.logical(continued)
-            if not logical.text and whole:
+            first = self.next
+            logical_line, complete = self.logical_line(continued)
+            if not logical_line.text and complete:
                 continue
-            if logical.text:
-                found.append(self.instruction(logical, begins + 1))
+            if logical_line.text:
+                found.append(self.instruction(logical_line, first + 1))
             if len(found) > MAX_INSTRUCTIONS:
-                raise Unreadable(self.source.path, begins + 1, f"has more than {MAX_INSTRUCTIONS} instructions")
+                raise Unreadable(self.source.path, first + 1, f"has more than {MAX_INSTRUCTIONS} instructions")
         return DockerfileLines(self.directives, self.escape, tuple(found))
 
     def read_directives(self) -> None:
         for number, line in enumerate(self.lines):
             text = line.text.rstrip("\r\n")
             if number == 0 and text.startswith("#!"):
-                continue  # BuildKit looks for a syntax behind it, and for nothing else
+                continue  # after `#!` BuildKit looks only for a syntax directive
             match = _DIRECTIVE.fullmatch(text.strip(_SPACE)) if len(text) <= MAX_DIRECTIVE else None
             name = "" if match is None else match[1].lower()
             if match is None or name not in _KNOWN:
@@ -121,15 +121,15 @@ class _Reader:
                     raise Unreadable(self.source.path, number + 1, "has an escape directive that is neither \\ nor `")
                 self.escape = match[2]
 
-    def logical(self, continued: re.Pattern[str]) -> tuple[Text, bool]:
-        """The next instruction's text, and whether it was ended rather than cut off by the end of the file."""
-        line = _trimmed(self.take())
+    def logical_line(self, continued: re.Pattern[str]) -> tuple[Text, bool]:
+        """Return the next instruction's text, and whether it was complete when the file ended."""
+        line = _trimmed(self.next_line())
         if line.text.startswith("#"):
             line = Text("", ())
         text, ended = _continued(line, continued)
         parts = [text]
         while not ended and self.next < len(self.lines):
-            line = _without_end(self.take())
+            line = _without_end(self.next_line())
             bare = line.text.strip(_SPACE)
             if not bare or bare.startswith("#"):
                 continue
@@ -138,24 +138,24 @@ class _Reader:
         joined = Text("".join(part.text for part in parts), tuple(at for part in parts for at in part.at))
         return _trimmed(joined), ended
 
-    def take(self) -> Text:
+    def next_line(self) -> Text:
         self.next += 1
         return self.lines[self.next - 1]
 
-    def instruction(self, logical: Text, line: int) -> Instruction:
-        match = re.match(r"\S+", logical.text)
+    def instruction(self, logical_line: Text, line: int) -> Instruction:
+        match = re.match(r"\S+", logical_line.text)
         name = match[0] if match else ""
-        flags, rest = self.flags(_trimmed(logical.part(len(name), len(logical.text))))
+        flags, rest = self.flags(_trimmed(logical_line.part(len(name), len(logical_line.text))))
         bodies: tuple[str, ...] = ()
         inner = name.lower()
         if inner == "onbuild" and rest.text:
             inner = rest.words()[0].text.lower()
-        if inner in _WITH_HEREDOCS and "<<" in logical.text and not rest.text.startswith("["):
-            bodies = tuple(self.body(*heredoc, line) for heredoc in _heredocs(logical.text, self.escape))
+        if inner in _WITH_HEREDOCS and "<<" in logical_line.text and not rest.text.startswith("["):
+            bodies = tuple(self.body(*heredoc, line) for heredoc in _heredocs(logical_line.text, self.escape))
         return Instruction(name.lower(), line, flags, rest, bodies)
 
     def flags(self, rest: Text) -> tuple[tuple[Text, ...], Text]:
-        """The words that begin with `--`, their quotes and escapes taken as they stand, and what comes behind them."""
+        """Return the words that begin with `--`, quotes and escapes unchanged, and the text after them."""
         found: list[Text] = []
         at = 0
         text = rest.text
@@ -179,18 +179,18 @@ class _Reader:
         return tuple(found), rest.part(at, len(text))
 
     def body(self, name: str, chomp: bool, line: int) -> str:
-        """Takes the lines of a heredoc, and the one that ends it."""
+        """Read the lines of a heredoc and the line that ends it."""
         kept: list[str] = []
         while self.next < len(self.lines):
-            text = self.take().text
+            text = self.next_line().text
             bare = text.rstrip("\r\n")
             if (bare.lstrip("\t") if chomp else bare) == name:
                 return "".join(kept)
             kept.append(text)
-        raise Unreadable(self.source.path, line, f"has a heredoc that no line {name!a} ends")
+        raise Unreadable(self.source.path, line, f"has a heredoc without its end line {name!a}")
 
 
-def _physical(text: str) -> list[Text]:
+def _split_lines(text: str) -> list[Text]:
     lines: list[Text] = []
     start = 0
     while start < len(text):
@@ -216,7 +216,7 @@ def _continued(line: Text, continued: re.Pattern[str]) -> tuple[Text, bool]:
 
 
 def _heredocs(line: str, escape: str) -> list[tuple[str, bool]]:
-    """Name and whether tabs are dropped, of each heredoc that a line begins."""
+    """Return name and tab-stripping flag of each heredoc that a line begins."""
     found: list[tuple[str, bool]] = []
     for word in _shell_words(line, escape):
         match = _HEREDOC.fullmatch(word)
@@ -248,7 +248,7 @@ def _shell_words(line: str, escape: str) -> list[str]:
             word += char
         at += 1
     if quoted:
-        return []  # a line with an open quote begins no heredoc
+        return []  # a line with an unclosed quote begins no heredoc
     return [*words, word] if word else words
 
 

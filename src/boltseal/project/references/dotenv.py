@@ -1,8 +1,8 @@
-"""`.env` files as Compose reads them: `NAME=value`, and where in the text each value ends. Pure.
+"""Parse `.env` files as Compose does: `NAME=value`, with the end of each value in the text. Pure.
 
-Values may be in single quotes (as they stand), in double quotes (with escapes), or bare up to ` #`; all but the first
-may use variables that stand above. A quoted value may go on over several lines, and what looks like a variable there is
-none. A variable that Compose would not read, or not as it is read here, can't be told, and so can't whatever uses it.
+Values are in single quotes (literal), in double quotes (with escapes), or bare up to ` #`. All but single-quoted values
+may use variables defined above them. A quoted value may span several lines; text inside it defines no variable. A
+variable that is not evaluated exactly as Compose does has an unknown value, and so has everything that uses it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _QUOTED: Final = {
     "'": re.compile(r"'(?P<value>[^']*)'"),
     '"': re.compile(r'"(?P<value>(?:[^"\\]|\\.)*)"', re.DOTALL),
 }
-_BEHIND: Final = re.compile(r"[ \t\r]*(?:#[^\n]*)?")
+_REST: Final = re.compile(r"[ \t\r]*(?:#[^\n]*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class DotenvValue:
-    """A variable's value, and the end of its text; `literal`: it stands there as it is, without escapes or variables."""
+    """A variable's value, and the end of its text. `literal`: the text has no escapes or variables."""
 
     text: str
     line: int
@@ -35,39 +35,39 @@ class DotenvValue:
 
 @dataclass(frozen=True, slots=True)
 class Dotenv:
-    """The values of one file by name, and every use of a variable inside them. `untold`: variables without a known value."""
+    """One file's values by name, and every use of a variable in them. `unknown`: variables that are not evaluated."""
 
     path: str
     values: dict[str, DotenvValue]
     uses: Counter[str] = field(default_factory=Counter)
-    untold: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """The variables of several files; the first that has one counts."""
+    """The variables of several files. The first file that contains a variable decides."""
 
     files: tuple[Dotenv, ...]
 
     def find(self, name: str) -> tuple[Dotenv, DotenvValue] | None:
-        """A variable's value, and the file that it comes from. InterpolationFailed."""
+        """Return a variable's value and its file, or None if unset. Raises: InterpolationFailed: it is not evaluated."""
         for file in self.files:
-            if name in file.untold:
-                raise InterpolationFailed(f"what {file.path} sets {name} to is not evaluated here")
+            if name in file.unknown:
+                raise InterpolationFailed(f"the value of {name} in {file.path} is not evaluated")
             if name in file.values:
                 return file, file.values[name]
         return None
 
     def get(self, name: str) -> str | None:
-        """The value of a variable. InterpolationFailed."""
+        """Return a variable's value, or None if unset. Raises: InterpolationFailed: it is not evaluated."""
         found = self.find(name)
         return None if found is None else found[1].text
 
 
 def parse_dotenv(source: SourceFile) -> Dotenv:
-    """The variables of a file; the last one of a name counts. Unreadable where a quote is not closed."""
+    """Parse a file; the last value of a name counts. Raises: Unreadable: a quote is not closed."""
     values: dict[str, DotenvValue] = {}
-    untold: set[str] = set()
+    unknown: set[str] = set()
     uses: Counter[str] = Counter()
     text, at = source.text, 0
     while at < len(text):
@@ -80,26 +80,26 @@ def parse_dotenv(source: SourceFile) -> Dotenv:
         if kind in _QUOTED:
             quoted = _QUOTED[kind].match(text, begin)
             if quoted is None:
-                raise Unreadable(source.path, source.line(begin), "has a quote that nothing closes")
+                raise Unreadable(source.path, source.line(begin), "has an unclosed quote")
             begin, stop, end = begin + 1, quoted.end("value"), _line_end(text, quoted.end())
-            whole = _BEHIND.fullmatch(text, quoted.end(), end) is not None
+            whole = _REST.fullmatch(text, quoted.end(), end) is not None
         else:
             bare = text[begin:end].partition(" #")[0].rstrip()
             kind, stop, whole = "", begin + len(bare), True
         written = text[begin:stop]
-        meant: str | None = written
+        value: str | None = written
         literal = kind == "'" or not ({"$", "\\"} & set(written))
         if kind != "'":
             uses.update(variables_in(written, Dialect.COMPOSE))
-            meant = _meant(written, values, untold) if not literal else written
-        untold.discard(match["name"])
-        if meant is not None and whole:
-            values[match["name"]] = DotenvValue(meant, source.line(at), stop, literal)
+            value = _evaluate(written, values, unknown) if not literal else written
+        unknown.discard(match["name"])
+        if value is not None and whole:
+            values[match["name"]] = DotenvValue(value, source.line(at), stop, literal)
         else:
             values.pop(match["name"], None)
-            untold.add(match["name"])
+            unknown.add(match["name"])
         at = end + 1
-    return Dotenv(source.path, values, uses, frozenset(untold))
+    return Dotenv(path=source.path, values=values, uses=uses, unknown=frozenset(unknown))
 
 
 def _line_end(text: str, at: int) -> int:
@@ -107,9 +107,9 @@ def _line_end(text: str, at: int) -> int:
     return len(text) if end < 0 else end
 
 
-def _meant(written: str, values: dict[str, DotenvValue], untold: set[str]) -> str | None:
+def _evaluate(written: str, values: dict[str, DotenvValue], unknown: set[str]) -> str | None:
     def get(name: str) -> str | None:
-        if name in untold:
+        if name in unknown:
             raise InterpolationFailed(name)
         return values[name].text if name in values else None
 

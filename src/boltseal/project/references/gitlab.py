@@ -1,11 +1,10 @@
 """GitLab CI: `image` and `services` of the file, of `default` and of every job, each a text or a mapping with `name`.
 
-Variables come from the job's own `variables`, then from those that it extends, then from the file's; what a project sets
-elsewhere is not known. An image that a job has of another (`extends`, `default`) is a site of its own where the job's
-variables make another image of it; one of a hidden job that only those who extend it can name is none. No digest is
-written into a variable: every script of the job could read it there. The prefix of GitLab's dependency proxy stands
-for Docker Hub. `include: local` leads to more files of the project, whose
-jobs are read with their own variables only.
+Variables come from the job's `variables`, then from the jobs that it extends, then from the file's; project settings on
+the server are not known. An inherited image (`extends`, `default`) is a reference of its own if the job's variables
+change it. An image of a hidden job that resolves only in jobs extending it is not reported. No digest is written into a
+variable, because every script of the job could read it there. The prefix of GitLab's dependency proxy stands for Docker
+Hub. Files named by `include: local` are read too, with their own variables only.
 """
 
 from __future__ import annotations
@@ -17,32 +16,32 @@ from typing import Final
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanResult
-from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, behind, fill
-from boltseal.project.references.scalars import digest_length, parsed
+from boltseal.project.references.interpolation import Dialect, Interpolated, InterpolationFailed, fill, steering_reason
+from boltseal.project.references.scalars import digest_length, parse_reference
 from boltseal.project.references.yaml_nodes import Pairs, content_end, items, line_of, pairs, span_of, text_of
 from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_EXTENDS: Final = 100
 MAX_INHERITED: Final = 10_000
 _INPUT: Final = (
-    "an input ($[[ ]]) is known only when the pipeline is made; a file with one is left out by [lock] exclude"
+    "an input ($[[ ]]) is evaluated only when the pipeline is created; [lock] exclude skips a file that contains one"
 )
 _PROXIES: Final = ("CI_DEPENDENCY_PROXY_GROUP_IMAGE_PREFIX", "CI_DEPENDENCY_PROXY_DIRECT_GROUP_IMAGE_PREFIX")
 _NO_JOBS: Final = frozenset({"image", "services", "variables", "include", "stages", "workflow", "cache", "spec"})
-_PROXY: Final = "\0"  # stands for the proxy's prefix while a text is filled in; no file holds it
+_PROXY: Final = "\0"  # a placeholder for the proxy's prefix; a file can't contain it
 
 
 def read_gitlab(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
-    """The sites of one file."""
-    sites: list[ImageReference] = []
+    """Return the image references of one file."""
+    image_refs: list[ImageReference] = []
     for document in documents:
         keys = pairs(document)
-        sites.extend(_Jobs(source, keys).sites())
-    return ScanResult(tuple(sites))
+        image_refs.extend(_Jobs(source, keys).image_refs())
+    return ScanResult(tuple(image_refs))
 
 
 class _Jobs:
-    """The jobs of a document: what each says, and what it has of those that it extends."""
+    """The jobs of a document, with what each inherits by `extends`."""
 
     def __init__(self, source: SourceFile, keys: Pairs) -> None:
         self.source = source
@@ -53,69 +52,75 @@ class _Jobs:
         self.extends = {name: _extended(job.get("extends")) for name, job in self.jobs.items()}
         self.inherited = 0
 
-    def sites(self) -> list[ImageReference]:
-        everywhere = _variables(self.keys)
-        found = {id(node): _site(self.source, node, where, everywhere) for node, where in _images(self.keys, "")}
+    def image_refs(self) -> list[ImageReference]:
+        defaults = _variables(self.keys)
+        found = {id(node): _image_ref(self.source, node, where, defaults) for node, where in _images(self.keys, "")}
         for name, job in self.jobs.items():
-            here = {**everywhere, **_variables(job)}
-            found |= {id(node): _site(self.source, node, where, here) for node, where in _images(job, f"{name}.")}
-        more = [site for name in self.jobs for site in self.by_way_of(name, everywhere, found)]
-        told = {site.span for site in more if site.resolved is not None}
+            variables = {**defaults, **_variables(job)}
+            found |= {
+                id(node): _image_ref(self.source, node, where, variables) for node, where in _images(job, f"{name}.")
+            }
+        more = [image_ref for name in self.jobs for image_ref in self.inherited_images(name, defaults, found)]
+        resolved_spans = {image_ref.span for image_ref in more if image_ref.resolved is not None}
         own = (
-            site
-            for site in found.values()
-            if site.resolved is not None or site.span not in told or site.where[0] != "."
+            image_ref
+            for image_ref in found.values()
+            if image_ref.resolved is not None or image_ref.span not in resolved_spans or image_ref.where[0] != "."
         )
         return [*own, *more]
 
-    def by_way_of(
-        self, name: str, everywhere: dict[str, ScalarNode], found: dict[int, ImageReference]
+    def inherited_images(
+        self, name: str, defaults: dict[str, ScalarNode], found: dict[int, ImageReference]
     ) -> Iterator[ImageReference]:
-        """What a job has of others, where it is another image there."""
+        """Yield a job's inherited images that its variables change."""
         if name.startswith(".") or name == "default":
             return
-        lines = self.ancestors(name)
-        here = dict(everywhere)
-        for each in reversed(lines):
-            here |= _variables(each)
+        ancestors = self.ancestors(name)
+        variables = dict(defaults)
+        for job in reversed(ancestors):
+            variables |= _variables(job)
         for key in ("image", "services"):
-            has = next(
-                (each[key] for each in (*lines, pairs(self.keys.get("default")), self.keys) if key in each), None
+            inherited = next(
+                (job[key] for job in (*ancestors, pairs(self.keys.get("default")), self.keys) if key in job), None
             )
-            if has is None or key in lines[0]:
+            if inherited is None or key in ancestors[0]:
                 continue
-            for node, where in _images({key: has}, f"{name}."):
+            for node, where in _images({key: inherited}, f"{name}."):
                 self.inherited += 1
                 if self.inherited > MAX_INHERITED:
-                    said = f"its jobs have more than {MAX_INHERITED} images of each other: not read"
-                    raise Unreadable(self.source.path, line_of(node), said)
-                site = _site(self.source, node, where, here) if "$" in node.value else None
-                if site is not None and id(node) in found and site.resolved not in (None, found[id(node)].resolved):
-                    yield site
+                    message = f"its jobs inherit more than {MAX_INHERITED} images: not read"
+                    raise Unreadable(self.source.path, line_of(node), message)
+                image_ref = _image_ref(self.source, node, where, variables) if "$" in node.value else None
+                if (
+                    image_ref is not None
+                    and id(node) in found
+                    and image_ref.resolved not in (None, found[id(node)].resolved)
+                ):
+                    yield image_ref
 
     def ancestors(self, name: str) -> list[Pairs]:
-        """A job and all that it extends, what counts more first; each once."""
-        lines: list[Pairs] = []
+        """Return a job and all that it extends, in order of priority, each once."""
+        jobs: list[Pairs] = []
         seen: set[str] = set()
         waiting = [name]
         while waiting and len(seen) < MAX_EXTENDS:
-            each = waiting.pop()
-            if each in seen or each not in self.jobs:
+            current = waiting.pop()
+            if current in seen or current not in self.jobs:
                 continue
-            seen.add(each)
-            lines.append(self.jobs[each])
-            waiting += self.extends[each]
-        return lines
+            seen.add(current)
+            jobs.append(self.jobs[current])
+            waiting += self.extends[current]
+        return jobs
 
 
 def _extended(node: Node | None) -> list[str]:
-    """The names of the jobs that an `extends` names, a text or a list of them."""
+    """Return the jobs that an `extends` names."""
     named = [text_of(each) for each in items(node)] or [text_of(node)]
     return [name for name in named if name]
 
 
-def included(documents: Sequence[Node]) -> list[ScalarNode]:
-    """The scalars that name files of the same project."""
+def local_includes(documents: Sequence[Node]) -> list[ScalarNode]:
+    """Return the scalars that name included files of this project."""
     found: list[ScalarNode] = []
     for document in documents:
         node = pairs(document).get("include")
@@ -126,37 +131,37 @@ def included(documents: Sequence[Node]) -> list[ScalarNode]:
     return found
 
 
-def wildcards(pattern: str) -> Callable[[str], bool]:
-    """What an `include: local` with `*` (within one folder) and `**` (any folders) matches, from the project's root on.
+def include_matcher(pattern: str) -> Callable[[str], bool]:
+    """Return a matcher for an `include: local` with `*` (within one folder) and `**` (any folders).
 
-    Takes time that grows with pattern times path: every place in the pattern that could be reached is followed at once.
+    It follows all possible positions in the pattern at once, so it takes at most pattern length times path length.
     """
     steps = re.findall(r"\*\*|\*|[^*]", pattern)
 
     def matches(path: str) -> bool:
-        places = _past_stars(steps, {0})
+        positions = _skip_wildcards(steps, {0})
         for char in path:
             reached = set[int]()
-            for place in places:
-                if place < len(steps) and (steps[place] == "**" or (steps[place] == "*" and char != "/")):
-                    reached.add(place)
-                elif place < len(steps) and steps[place] == char:
-                    reached.add(place + 1)
+            for position in positions:
+                if position < len(steps) and (steps[position] == "**" or (steps[position] == "*" and char != "/")):
+                    reached.add(position)
+                elif position < len(steps) and steps[position] == char:
+                    reached.add(position + 1)
             if not reached:
                 return False
-            places = _past_stars(steps, reached)
-        return len(steps) in places
+            positions = _skip_wildcards(steps, reached)
+        return len(steps) in positions
 
     return matches
 
 
-def _past_stars(steps: Sequence[str], places: set[int]) -> set[int]:
-    """These places, and those behind the stars that stand there, which may take nothing."""
-    found = set(places)
-    for place in places:
-        while place < len(steps) and steps[place].startswith("*"):
-            place += 1
-            found.add(place)
+def _skip_wildcards(steps: Sequence[str], positions: set[int]) -> set[int]:
+    """Return these positions, and those after the wildcards there, which may match nothing."""
+    found = set(positions)
+    for position in positions:
+        while position < len(steps) and steps[position].startswith("*"):
+            position += 1
+            found.add(position)
     return found
 
 
@@ -184,7 +189,7 @@ def _image(node: Node | None, where: str) -> Iterator[tuple[ScalarNode, str]]:
         yield node, where
 
 
-def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
+def _image_ref(source: SourceFile, node: ScalarNode, where: str, variables: dict[str, ScalarNode]) -> ImageReference:
     def value(name: str) -> str | None:
         if name in _PROXIES:
             return _PROXY
@@ -196,34 +201,34 @@ def _site(source: SourceFile, node: ScalarNode, where: str, variables: dict[str,
     resolved, why = None, None
     try:
         filled = fill(node.value.rstrip("\n"), value, Dialect.GITLAB)
-        resolved, why = parsed(filled.text.removeprefix(f"{_PROXY}/").strip())
+        resolved, why = parse_reference(filled.text.removeprefix(f"{_PROXY}/").strip())
     except InterpolationFailed as error:
         why = str(error)
     if "$[[" in node.value:
         resolved, why = None, _INPUT
-    spot, reason = (None, why) if resolved is None or filled is None else _spot(source, node, filled)
+    edit_range, reason = (None, why) if resolved is None or filled is None else _edit_range(source, node, filled)
     return ImageReference(
         path=source.path,
         format=Format.GITLAB_CI,
         where=where,
-        line=source.line(span[0]),
+        line=source.line(span.start),
         span=span,
         written=node.value.strip(),
         resolved=resolved,
         why=why,
-        spot=spot,
+        edit_range=edit_range,
         override_only=reason,
     )
 
 
-def _spot(source: SourceFile, node: ScalarNode, filled: Interpolated) -> tuple[EditRange | None, str | None]:
+def _edit_range(source: SourceFile, node: ScalarNode, filled: Interpolated) -> tuple[EditRange | None, str | None]:
     pinned, last = digest_length(filled.text), filled.last
     if last is None or pinned > len(last.text):
-        return None, "what the reference ends with depends on a variable"
-    steered_by = filled.steered_by()
-    if steered_by is not None:
-        return None, behind(steered_by)
+        return None, "its end depends on a variable"
+    steering_variable = filled.steering_variable()
+    if steering_variable is not None:
+        return None, steering_reason(steering_variable)
     if last.variable is None:
         end = content_end(source, node)
         return EditRange(source.path, end - pinned, end), None
-    return None, f"its end comes from {last.variable}, and scripts of the job would see the digest in it"
+    return None, f"its end comes from {last.variable}, and the job's scripts would see the digest in it"

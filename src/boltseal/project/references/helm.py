@@ -1,13 +1,13 @@
-"""Helm values: `image: repo:tag` in one text, or a mapping of `registry`, `repository`, `tag` and `digest`.
+"""Helm values: `image: repo:tag` as one text, or a mapping of `registry`, `repository`, `tag` and `digest`.
 
 A mapping is an image if it has a `repository` and a `tag`, `digest` or `registry`; an empty tag is the chart's
-`appVersion`. A digest goes into the `digest` that the values already have, empty or not: the chart then asks for it.
-Without one only the chart's templates could say where a digest may go; a tag often becomes a label too, which may hold
-no `@`, so such an image is left to an override.
+`appVersion`. A digest is written into a `digest` key that the values already have, even empty: then the chart supports
+it. Without that key only the chart's templates decide where a digest is allowed. A tag often becomes a label, which may
+not contain `@`, so such an image can only be pinned by an override.
 
-Other files of values beside a chart (`values-prod.yaml`) are laid over its `values.yaml`: a tag there is that of the
-repository here. A digest here would then stand behind the other tag, so there is none written where a tag is overridden
-without a digest of its own.
+Other values files beside a chart (`values-prod.yaml`) override its `values.yaml`: a tag there belongs to the repository
+here. A digest here would then be combined with the other tag, so none is written if an override has a tag without
+digest.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ from yaml.nodes import Node, ScalarNode
 
 from boltseal.errors import quote
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.scalars import digest_length, parsed, scalar_site
+from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import (
+    KeyPath,
     Pairs,
-    Path,
     compose,
     content_end,
     is_null,
     line_of,
+    mappings,
     pairs,
-    places,
     span_of,
     text_of,
 )
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
-NO_DIGEST: Final = 'these values have no `digest`; if the chart knows one, add `digest: ""` beside the tag'
-OVERRIDDEN: Final = 'a file of values beside it has another tag here: add `digest: ""` there too, or this digest would stand behind that tag'
-OWN_DIGEST: Final = 'the digest of the values below would stand behind this tag: add `digest: ""` beside it'
+NO_DIGEST: Final = 'these values have no `digest`; if the chart supports one, add `digest: ""` beside the tag'
+OVERRIDDEN: Final = (
+    'another values file overrides this tag: add `digest: ""` there too, or it would be combined with this digest'
+)
+OWN_DIGEST: Final = 'the digest of the overridden values would be combined with this tag: add `digest: ""` beside it'
 _WHOLE: Final = frozenset({"image", "fullImageName"})
 _NUMBER: Final = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?")
 _COUNT: Final = re.compile(r"0|[1-9][0-9]{0,5}")
@@ -46,7 +48,7 @@ _TAGS: Final = ("tag", "imageTag", "version")
 
 
 def app_version(project: ProjectTree, values: str) -> str | None:
-    """The `appVersion` of the chart that a file of values lies beside."""
+    """Return the `appVersion` of the chart beside a values file."""
     folder = values.rpartition("/")[0]
     chart = f"{folder}/Chart.yaml" if folder else "Chart.yaml"
     try:
@@ -56,15 +58,15 @@ def app_version(project: ProjectTree, values: str) -> str | None:
     return text_of(pairs(documents[0]).get("appVersion")) if documents else None
 
 
-Laid: TypeAlias = "Mapping[str, Pairs]"
-"""What another file of values has, by place."""
+ValuesByPath: TypeAlias = "Mapping[str, Pairs]"
+"""The mappings of a values file by key path."""
 
 
-def laid_out(documents: Sequence[Node]) -> Laid:
-    """Every mapping of these values that may be an image or a part of one, by its place."""
+def values_by_path(documents: Sequence[Node]) -> ValuesByPath:
+    """Return every mapping of these values that may be an image or a part of one, by key path."""
     found: dict[str, Pairs] = {}
     for document in documents:
-        for node, at in places(document):
+        for node, at in mappings(document):
             keys = pairs(node)
             if {"repository", "digest", *_TAGS} & keys.keys():
                 found[str(at)] = keys
@@ -77,71 +79,71 @@ def read_values(
     begin: str = "",
     version: str | None = None,
     *,
-    under: Laid | None = None,
-    over: Sequence[Laid] = (),
+    under: ValuesByPath | None = None,
+    over: Sequence[ValuesByPath] = (),
     chart: bool = True,
 ) -> ScanResult:
-    """The sites of a file of values, or of a part of one, whose place `begin` says. `version`: what an empty tag means.
+    """Return the image references of a values file, or of a part of it at the key path `begin`.
 
-    `under`: the values that these are laid over; `over`: those that are laid over these. Without a `chart` beside it an
-    empty tag is one of a chart that is elsewhere, which is noted.
+    `version`: the tag that an empty tag stands for. `under`: the values that these override; `over`: the values that
+    override these. `chart` False: no chart is beside the file, so an empty tag is only noted.
     """
     reader = _Reader(source, version, under or {}, over, chart=chart)
     for document in documents:
         reader.read(document, begin)
-    return ScanResult(tuple(reader.sites), (), tuple(reader.notes))
+    return ScanResult(tuple(reader.image_refs), (), tuple(reader.notes))
 
 
-def digest_spot(source: SourceFile, node: ScalarNode) -> EditRange:
-    """The whole value of a `digest`. A bare one takes the space before it along, so that to unpin leaves no trace."""
+def digest_range(source: SourceFile, node: ScalarNode) -> EditRange:
+    """Return the range of a `digest` value. That of a bare one includes the space before it, so unpinning removes both."""
     end = content_end(source, node)
     start = end - len(node.value)
     bare = not node.style and source.text[start - 2 : start] == ": "
     return EditRange(source.path, start - 1, end, " ") if bare else EditRange(source.path, start, end, "")
 
 
-def misread(node: Node | None) -> str | None:
-    """Why a bare tag is not what it looks like: YAML makes a number of it, and a number has no trailing zeros."""
+def number_problem(node: Node | None) -> str | None:
+    """Return why YAML reads a bare tag as a number, which would lose trailing zeros; None if it does not."""
     if not isinstance(node, ScalarNode) or node.style or not _NUMBER.fullmatch(node.value):
         return None
     if _COUNT.fullmatch(node.value):
         return None
-    return f"{node.value} is a number to YAML, and may come out as another one: put it in quotes"
+    return f"YAML reads {node.value} as a number, which may be written differently: put it in quotes"
 
 
 class _Reader:
     def __init__(
-        self, source: SourceFile, version: str | None, under: Laid, over: Sequence[Laid], *, chart: bool
+        self, source: SourceFile, version: str | None, under: ValuesByPath, over: Sequence[ValuesByPath], *, chart: bool
     ) -> None:
         self.source = source
         self.version = version
         self.under = under
         self.over = over
         self.chart = chart
-        self.sites: list[ImageReference] = []
+        self.image_refs: list[ImageReference] = []
         self.notes: list[ScanProblem] = []
         self.seen: set[int] = set()
 
     def read(self, root: Node, begin: str) -> None:
-        for node, at in places(root, begin):
+        for node, at in mappings(root, begin):
             keys = pairs(node)
             if id(node) not in self.seen and keys:
                 self.seen.add(id(node))
-                self.image(keys, at)
+                self.read_image(keys, at)
                 for key in _WHOLE & keys.keys():
-                    self.whole(keys[key], Path(at, f".{key}"))
+                    self.read_text(keys[key], KeyPath(at, f".{key}"))
 
-    def whole(self, node: Node, at: Path) -> None:
-        """A text under `image`; one without tag and digest may be half of something, and is left alone."""
+    def read_text(self, node: Node, at: KeyPath) -> None:
+        """Read a text under `image`. One without tag and digest may be only a part of a reference and is skipped."""
         text = text_of(node) or ""
-        resolved, _ = parsed(text)
-        named = resolved is not None and (resolved.tag is not None or resolved.digest is not None)
-        if named and isinstance(node, ScalarNode):
-            self.sites.append(scalar_site(self.source, node, Format.HELM, str(at)))
+        resolved, _ = parse_reference(text)
+        is_complete = resolved is not None and (resolved.tag is not None or resolved.digest is not None)
+        if is_complete and isinstance(node, ScalarNode):
+            self.image_refs.append(scalar_reference(self.source, node, Format.HELM, str(at)))
 
-    def image(self, keys: dict[str, Node], at: Path) -> None:
+    def read_image(self, keys: dict[str, Node], at: KeyPath) -> None:
         below = self.under.get(str(at), {}) if self.under and {"digest", *_TAGS} & keys.keys() else {}
-        if text_of(below.get("repository")) and self.laid_over(keys, below, str(at)):
+        if text_of(below.get("repository")) and self.read_override(keys, below, str(at)):
             return
         repository = keys.get("repository")
         name = text_of(repository)
@@ -150,72 +152,78 @@ class _Reader:
             return
         joined = ":" in name.rpartition("/")[2] or "@" in name
         if joined and isinstance(repository, ScalarNode):
-            self.sites.append(scalar_site(self.source, repository, Format.HELM, str(Path(at, ".repository"))))
+            self.image_refs.append(
+                scalar_reference(self.source, repository, Format.HELM, str(KeyPath(at, ".repository")))
+            )
             return
-        self.split(keys, name, keys.get(tag_key) if tag_key else None, str(at))
+        self.add_parts(keys, name, keys.get(tag_key) if tag_key else None, str(at))
 
-    def laid_over(self, keys: Pairs, below: Pairs, where: str) -> bool:
-        """Take a part of an image whose other parts another file has; False where it is none."""
-        whole = {**below, **keys}
+    def read_override(self, keys: Pairs, below: Pairs, where: str) -> bool:
+        """Read a part of an image whose other parts are in the overridden file. Return False if it is none."""
+        merged = {**below, **keys}
         tag_key = next((key for key in _TAGS if key in keys), None) or next(
             (key for key in _TAGS if key in below), None
         )
-        name = text_of(whole["repository"]) or ""
-        shown = [node for key, node in keys.items() if key in {"digest", *_TAGS} and isinstance(node, ScalarNode)]
-        if ":" in name.rpartition("/")[2] or "@" in name or not shown:
+        name = text_of(merged["repository"]) or ""
+        position = [node for key, node in keys.items() if key in {"digest", *_TAGS} and isinstance(node, ScalarNode)]
+        if ":" in name.rpartition("/")[2] or "@" in name or not position:
             return False
-        self.split(whole, name, whole.get(tag_key) if tag_key else None, where, shown[0])
-        if "digest" in below and "digest" not in keys and self.sites[-1].resolved is not None:
-            self.sites[-1] = replace(self.sites[-1], spot=None, override_only=OWN_DIGEST)
+        self.add_parts(merged, name, merged.get(tag_key) if tag_key else None, where, position[0])
+        if "digest" in below and "digest" not in keys and self.image_refs[-1].resolved is not None:
+            self.image_refs[-1] = replace(self.image_refs[-1], edit_range=None, override_only=OWN_DIGEST)
         return True
 
-    def split(self, keys: Pairs, name: str, tag_node: Node | None, where: str, shown: ScalarNode | None = None) -> None:
+    def add_parts(
+        self, keys: Pairs, name: str, tag_node: Node | None, where: str, position: ScalarNode | None = None
+    ) -> None:
         registry = text_of(keys.get("registry"))
         tag, digest = text_of(tag_node) or self.version, text_of(keys.get("digest"))
-        shown = shown or next(
+        position = position or next(
             node for node in (tag_node, keys.get("digest"), keys["repository"]) if isinstance(node, ScalarNode)
         )
         written = "/".join(part for part in (registry, name) if part) + (f":{tag}" if tag else "")
         if digest:
             written = f"{written.partition('@')[0]}@{digest}"
-        resolved, why = parsed(written)
+        resolved, why = parse_reference(written)
         if resolved is not None and resolved.tag is None and resolved.digest is None:
             if not self.chart:
                 self.notes.append(
                     ScanProblem(
-                        self.source.path, line_of(shown), f"{quote(written)} has the tag of a chart that is not here"
+                        self.source.path,
+                        line_of(position),
+                        f"{quote(written)} gets its tag from a chart that is not here",
                     )
                 )
                 return
-            resolved, why = None, "its tag is empty, and no Chart.yaml beside it says which version is meant"
-        if (wrong := misread(tag_node)) is not None and resolved is not None:
-            resolved, why = None, wrong
-        spot, reason = (None, why) if resolved is None else self.spot(keys.get("digest"), tag_node)
+            resolved, why = None, "its tag is empty, and no Chart.yaml beside it gives a version"
+        if (problem := number_problem(tag_node)) is not None and resolved is not None:
+            resolved, why = None, problem
+        edit_range, reason = (None, why) if resolved is None else self.edit_range(keys.get("digest"), tag_node)
         if resolved is not None and resolved.digest is None and self.tag_is_overridden(where):
-            spot, reason = None, OVERRIDDEN
-        self.sites.append(
+            edit_range, reason = None, OVERRIDDEN
+        self.image_refs.append(
             ImageReference(
                 path=self.source.path,
                 format=Format.HELM,
                 where=where or "values",
-                line=self.source.line(span_of(self.source, shown)[0]),
-                span=span_of(self.source, shown),
+                line=self.source.line(span_of(self.source, position).start),
+                span=span_of(self.source, position),
                 written=written,
                 resolved=resolved,
                 why=why,
-                spot=spot,
+                edit_range=edit_range,
                 override_only=reason,
             )
         )
 
     def tag_is_overridden(self, where: str) -> bool:
-        """Whether a file that is laid over this one has another image here, and no digest of its own."""
-        laid = (each.get(where, {}) for each in self.over)
-        return any({"repository", *_TAGS} & keys.keys() and "digest" not in keys for keys in laid)
+        """Return whether an overriding file sets another image here, without a digest."""
+        overrides = (each.get(where, {}) for each in self.over)
+        return any({"repository", *_TAGS} & keys.keys() and "digest" not in keys for keys in overrides)
 
-    def spot(self, digest: Node | None, tag: Node | None) -> tuple[EditRange | None, str | None]:
+    def edit_range(self, digest: Node | None, tag: Node | None) -> tuple[EditRange | None, str | None]:
         written = text_of(tag) or ""
-        if "@" in written and isinstance(tag, ScalarNode):  # somebody knows that this chart can bear it
+        if "@" in written and isinstance(tag, ScalarNode):  # the chart evidently supports a digest in the tag
             end = content_end(self.source, tag)
             return EditRange(self.source.path, end - digest_length(written), end), None
         if not isinstance(digest, ScalarNode):
@@ -223,7 +231,7 @@ class _Reader:
         end = content_end(self.source, digest)
         if is_null(digest):
             if digest.value:
-                return None, f'its digest is {digest.value}: write `digest: ""` for it to be filled in'
+                return None, f'its digest is {digest.value}: write `digest: ""` so that it can be filled in'
             colon = self.source.text.rfind(":", 0, end)
             return EditRange(self.source.path, colon + 1, colon + 1, " "), None
-        return digest_spot(self.source, digest), None
+        return digest_range(self.source, digest), None

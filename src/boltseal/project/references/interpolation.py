@@ -1,9 +1,9 @@
-"""Texts with variables in them, filled in, and where every piece of the result came from. Pure.
+"""Fill in the variables of a text and record where each piece of the result came from. Pure.
 
 Three dialects: Compose (`$V ${V} ${V:-d} ${V-d} ${V:?e} ${V?e} ${V:+r} ${V+r} $$`, nested), BuildKit's Dockerfiles (the
-same but for `$$`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned where its
-last character comes from (`Filled.last`), if nothing comes after it, whatever the variables are, and if nobody who sets
-one of them gets another tag with the same digest behind it (`Filled.steered_by`).
+Compose forms without `$$`; `\\$` is a dollar sign), and GitLab CI (`$V`, `${V}`, `$$`). A reference can be pinned at
+the source of its last character (`Interpolated.last`) on two conditions: nothing follows that character whatever the
+variables are, and no variable can change the tag and leave the digest in place (`Interpolated.steering_variable`).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Values: TypeAlias = Callable[[str], "str | None"]
 
 
 class Dialect(Enum):
-    """Whose rules a text is filled in by."""
+    """The syntax and rules by which variables are filled in."""
 
     COMPOSE = "compose"
     DOCKERFILE = "dockerfile"
     GITLAB = "gitlab"
 
 
-class InterpolationFailed(Exception):  # noqa: N818, RUF100 - never leaves the room: it becomes the `why` of a site
-    """A variable that has no value here, or a form that can't be filled in."""
+class InterpolationFailed(Exception):  # noqa: N818, RUF100 - stays inside the package, where it becomes a `why`
+    """A variable without a value, or a form that is not evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """A part of the result: of the text itself, from `at` on, or the whole value of `variable`.
+    """A part of the result: literal text from offset `at`, or the whole value of `variable`.
 
-    `within`: the uses of variables that this piece is the value or the default of, each by name and position: whoever sets
-    one of them takes it away.
+    `within`: the variable uses (name and offset) whose value or default contains this piece. Setting one of these
+    variables replaces the piece.
     """
 
     text: str
@@ -52,23 +52,25 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class Interpolated:
-    """A text with its variables filled in; `pieces` joined are `text`."""
+    """A text with its variables filled in. Its `pieces` joined are `text`."""
 
     pieces: tuple[TextPiece, ...]
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """The result."""
         return "".join(piece.text for piece in self.pieces)
 
     @property
     def last(self) -> TextPiece | None:
-        """The piece that the result ends with, whatever the variables are; None where that is not certain."""
+        """The piece that ends the result for all values of the variables; None if that is not certain."""
         return self.pieces[-1] if self.pieces and self.pieces[-1].text else None
 
-    def steered_by(self, *, whole: bool = True) -> str | None:
-        """A variable that gives part of the tag and does not take its end away: set to something else, it would leave the
-        digest of the old tag behind the new one. Not `whole`: the text is part of a reference, and may be all tag.
+    def steering_variable(self, *, whole: bool = True) -> str | None:
+        """Return a variable that sets part of the tag and does not replace its end, or None.
+
+        Another value of it would combine a new tag with the old digest. `whole` False: the text is part of a
+        reference, and may consist of the tag only.
         """
         if self.last is None:
             return None
@@ -81,9 +83,9 @@ class Interpolated:
         return None
 
 
-def behind(variable: str) -> str:
-    """Why a digest can't stand behind a tag that this variable gives part of."""
-    return f"{variable} gives part of its tag: set to something else, it would leave the old digest behind the new tag"
+def steering_reason(variable: str) -> str:
+    """Return why a digest can't follow a tag that this variable sets in part."""
+    return f"{variable} sets part of its tag: another value would combine a new tag with the old digest"
 
 
 def _tag_start(text: str, *, whole: bool) -> int:
@@ -94,20 +96,18 @@ def _tag_start(text: str, *, whole: bool) -> int:
 
 
 def variables_in(text: str, dialect: Dialect) -> list[str]:
-    """The name of every variable that a text uses, each as often as it does, also in parts that are not reached."""
+    """Return the names of all variables in a text, with repetitions, also in parts that are not evaluated."""
     escaped = re.compile(r"\\." if dialect is Dialect.DOCKERFILE else r"\$\$", re.DOTALL)
     return re.findall(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", escaped.sub("  ", text))
 
 
 def fill(text: str, values: Values, dialect: Dialect, *, strict: bool = True) -> Interpolated:
-    """Fill in a text. `strict`: a variable without a value is InterpolationFailed, else it is empty, as Compose has it."""
+    """Fill in a text's variables. An unset variable raises InterpolationFailed if `strict`, else it is empty."""
     pieces, end = _Filler(text, values, dialect, strict=strict).until(0, closing=False, depth=0)
     if end != len(text):
-        raise AssertionError("a text is filled in to its end")
-    if sum(len(piece.text) for piece in pieces) > MAX_FILLED:  # values that double each other are no text yet
-        raise InterpolationFailed(
-            f"{quote(text)} comes to more than {MAX_FILLED} characters once its variables are filled in"
-        )
+        raise AssertionError("filling in must reach the end of the text")
+    if sum(len(piece.text) for piece in pieces) > MAX_FILLED:  # checked before joining: nested values can double
+        raise InterpolationFailed(f"{quote(text)} has more than {MAX_FILLED} characters with its variables filled in")
     return Interpolated(tuple(pieces))
 
 
@@ -119,9 +119,9 @@ class _Filler:
         self.strict = strict
 
     def until(self, start: int, *, closing: bool, depth: int) -> tuple[list[TextPiece], int]:
-        """Pieces from `start` to the end, or to the brace that closes this level; and the position of that."""
+        """Return the pieces from `start` to the end, or to this level's closing brace, and the position of that."""
         if depth > MAX_NESTING:
-            raise InterpolationFailed(f"{quote(self.text)} nests its variables more than {MAX_NESTING} deep")
+            raise InterpolationFailed(f"{quote(self.text)} nests variables more than {MAX_NESTING} deep")
         pieces: list[TextPiece] = []
         text, at = self.text, start
         while at < len(text):
@@ -129,7 +129,7 @@ class _Filler:
             if closing and char == "}":
                 return pieces, at
             if char == "$":
-                found, at = self.dollar(at, depth)
+                found, at = self.read_variable(at, depth)
                 pieces.extend(found)
             elif char == "\\" and self.dialect is Dialect.DOCKERFILE and at + 1 < len(text):
                 pieces.append(TextPiece(text[at + 1], at + 1))
@@ -141,10 +141,10 @@ class _Filler:
                 pieces.append(TextPiece(text[at:stop], at))
                 at = stop
         if closing:
-            raise InterpolationFailed(f"{quote(text)} lacks a closing brace")
+            raise InterpolationFailed(f"{quote(text)} has no closing brace")
         return pieces, at
 
-    def dollar(self, at: int, depth: int) -> tuple[list[TextPiece], int]:
+    def read_variable(self, at: int, depth: int) -> tuple[list[TextPiece], int]:
         text = self.text
         following = text[at + 1 : at + 2]
         if following == "$" and self.dialect is not Dialect.DOCKERFILE:
@@ -153,7 +153,7 @@ class _Filler:
         name = _NAME.match(text, at + 1 + braced)
         if name is None:
             if self.dialect is Dialect.COMPOSE or braced:
-                raise InterpolationFailed(f"{quote(text)} has a $ that no variable follows")
+                raise InterpolationFailed(f"{quote(text)} has a $ without a variable name")
             return [TextPiece("$", at)], at + 1
         if not braced:
             return [self.value(name[0], at)], name.end()
@@ -161,32 +161,32 @@ class _Filler:
             return [self.value(name[0], at)], name.end() + 1
         operator = None if self.dialect is Dialect.GITLAB else _OPERATOR.match(text, name.end())
         if operator is None:
-            raise InterpolationFailed(f"{quote(text[at:])} is a form of ${{{name[0]}}} that is not evaluated here")
-        pieces, end = self.operated(name[0], operator[0], operator.end(), depth)
+            raise InterpolationFailed(f"{quote(text[at:])} uses a form of ${{{name[0]}}} that is not evaluated")
+        pieces, end = self.apply_operator(name[0], operator[0], operator.end(), depth)
         return [replace(piece, within=piece.within | {(name[0], at)}) for piece in pieces], end
 
-    def operated(self, name: str, operator: str, start: int, depth: int) -> tuple[list[TextPiece], int]:
+    def apply_operator(self, name: str, operator: str, start: int, depth: int) -> tuple[list[TextPiece], int]:
         value = self.values(name)
-        there = value is not None and (value != "" or ":" not in operator)
-        wanted = there if operator.endswith("+") else not there
+        is_set = value is not None and (value != "" or ":" not in operator)
+        wanted = is_set if operator.endswith("+") else not is_set
         if operator.endswith("?") or not wanted:
             end = self.skip(start, depth)
-            if operator.endswith("?") and not there:
-                said = self.text[start:end]
-                raise InterpolationFailed(f"{name} is not set" + (f": {said}" if said else ""))
+            if operator.endswith("?") and not is_set:
+                message = self.text[start:end]
+                raise InterpolationFailed(f"{name} is not set" + (f": {message}" if message else ""))
             replaced = TextPiece("", variable=name) if operator.endswith("+") else TextPiece(value or "", variable=name)
             return [replaced], end + 1
         pieces, end = self.until(start, closing=True, depth=depth + 1)
         return pieces or [TextPiece("", start)], end + 1
 
     def skip(self, start: int, depth: int) -> int:
-        """The position of the brace that closes a part which is not used."""
-        ignorant = _Filler(self.text, lambda _: "x", self.dialect, strict=False)
+        """Return the position of the brace that closes an unused part."""
+        placeholder = _Filler(self.text, lambda _: "x", self.dialect, strict=False)
         try:
-            return ignorant.until(start, closing=True, depth=depth + 1)[1]
+            return placeholder.until(start, closing=True, depth=depth + 1)[1]
         except InterpolationFailed as error:
             if (end := self.text.find("}", start)) < 0:
-                raise InterpolationFailed(f"{quote(self.text)} lacks a closing brace") from error
+                raise InterpolationFailed(f"{quote(self.text)} has no closing brace") from error
             return end
 
     def value(self, name: str, at: int) -> TextPiece:

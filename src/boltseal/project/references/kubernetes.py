@@ -1,9 +1,9 @@
-"""Kubernetes manifests, YAML and JSON: whatever has the shape of a pod's spec, in any kind, in lists, in every document.
+"""Kubernetes manifests, YAML and JSON: every mapping of the shape of a pod spec, in any kind, list or document.
 
-Looked at are `image` of the entries of `containers`, `initContainers` and `ephemeralContainers`, and
-`volumes[].image.reference`; so Deployments, CronJobs, Knative's Services and Argo's Rollouts need no table. A resource
-of another shape is read by `paths`: words joined by dots, `[]` for every entry, for a kind (`Prometheus: spec.image`).
-A CustomResourceDefinition is a schema, and holds no images. Texts inside a ConfigMap are texts.
+Read are `image` in `containers`, `initContainers` and `ephemeralContainers`, and `volumes[].image.reference`; so
+Deployments, CronJobs, Knative Services and Argo Rollouts need no table. Resources of another shape are read by `paths`:
+keys joined by dots, with `[]` for every entry, by kind (`Prometheus: spec.image`). A CustomResourceDefinition is a
+schema and contains no images. Texts inside a ConfigMap are not parsed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Final
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.scalars import scalar_site
-from boltseal.project.references.yaml_nodes import Path, is_template, items, line_of, pairs, places, text_of
+from boltseal.project.references.scalars import scalar_reference
+from boltseal.project.references.yaml_nodes import KeyPath, is_template, items, line_of, mappings, pairs, text_of
 from boltseal.project.source_files import SourceFile
 
 PATHS: Final[Mapping[str, Sequence[str]]] = {
@@ -36,13 +36,13 @@ PATHS: Final[Mapping[str, Sequence[str]]] = {
         "spec.templates[].sidecars[].image",
     ),
 }
-"""Where kinds of well-known operators name an image outside of a pod's spec."""
+"""Paths to images outside of a pod spec, by kind, for well-known operators."""
 
 _CONTAINERS: Final = ("initContainers", "containers", "ephemeralContainers")
 
 
 def is_kubernetes(document: Node) -> bool:
-    """Whether a document says of itself that it is a resource."""
+    """Return whether a document has a resource's `apiVersion` and `kind`."""
     keys = pairs(document)
     return "apiVersion" in keys and "kind" in keys
 
@@ -50,22 +50,22 @@ def is_kubernetes(document: Node) -> bool:
 def read_kubernetes(
     source: SourceFile, documents: Sequence[Node], paths: Mapping[str, Sequence[str]] | None = None
 ) -> ScanResult:
-    """The sites of every resource. `paths` are read besides the ones that are known."""
+    """Return the image references of every resource. `paths`: read in addition to PATHS."""
     reader = _Reader(source, {**PATHS, **(paths or {})})
     reader.read(documents)
-    return ScanResult(tuple(reader.sites), tuple(reader.problems))
+    return ScanResult(tuple(reader.image_refs), tuple(reader.problems))
 
 
 class _Reader:
     def __init__(self, source: SourceFile, paths: Mapping[str, Sequence[str]]) -> None:
         self.source = source
         self.paths = paths
-        self.sites: list[ImageReference] = []
+        self.image_refs: list[ImageReference] = []
         self.problems: list[ScanProblem] = []
         self.seen: set[int] = set()
 
     def read(self, documents: Sequence[Node]) -> None:
-        """Every document, and every item of those that are lists, however deep one list lies in another."""
+        """Read every document, and every item of lists, however deeply nested."""
         several = len(documents) > 1
         waiting = [(document, f"[{number}]" if several else "") for number, document in enumerate(documents)]
         waiting.reverse()
@@ -91,32 +91,32 @@ class _Reader:
                 self.add(node, begin, where)
 
     def pods(self, document: Node, begin: str) -> None:
-        """Looks at every mapping once, however many aliases lead to it."""
-        for node, at in places(document):
+        """Read every mapping once, however many aliases refer to it."""
+        for node, at in mappings(document):
             if id(node) not in self.seen:
                 self.seen.add(id(node))
                 self.pod(pairs(node), begin, at)
 
-    def pod(self, keys: Mapping[str, Node], begin: str, at: Path) -> None:
+    def pod(self, keys: Mapping[str, Node], begin: str, at: KeyPath) -> None:
         kinds = [key for key in _CONTAINERS if key in keys]
         for key in kinds:
             for index, container in enumerate(items(keys[key])):
                 name = text_of(pairs(container).get("name")) or str(index)
-                self.add(pairs(container).get("image"), begin, Path(at, f".{key}[{name}].image"))
+                self.add(pairs(container).get("image"), begin, KeyPath(at, f".{key}[{name}].image"))
         for index, volume in enumerate(items(keys.get("volumes")) if kinds else ()):
             name = text_of(pairs(volume).get("name")) or str(index)
             reference = pairs(pairs(volume).get("image")).get("reference")
-            self.add(reference, begin, Path(at, f".volumes[{name}].image.reference"))
+            self.add(reference, begin, KeyPath(at, f".volumes[{name}].image.reference"))
 
-    def add(self, node: Node | None, begin: str, at: Path | str) -> None:
+    def add(self, node: Node | None, begin: str, at: KeyPath | str) -> None:
         if node is not None and is_template(self.source, node):
             self.problems.append(ScanProblem(self.source.path, line_of(node), "is a template: not evaluated"))
         elif isinstance(node, ScalarNode) and text_of(node):
-            self.sites.append(scalar_site(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
+            self.image_refs.append(scalar_reference(self.source, node, Format.KUBERNETES, f"{begin} {at}"))
 
 
 def _follow(node: Node | None, path: str) -> Iterator[tuple[Node, str]]:
-    """Every node that a path leads to, with the path in words."""
+    """Yield every node at a path, with its key path."""
     reached: list[tuple[Node | None, str]] = [(node, "")]
     for word in path.split("."):
         key, every = word.removesuffix("[]"), word.endswith("[]")

@@ -1,11 +1,11 @@
-"""Kustomize's `images`: `name`, `newName`, `newTag`, `digest`. An entry is one reference, put together of its parts.
+"""Kustomize's `images`: `name`, `newName`, `newTag`, `digest`. Each entry is one reference, assembled from its parts.
 
-The repository is `newName`, or else `name`. With a `digest` kustomize leaves `newTag` aside. A digest goes behind the
-tag (`newTag: 1.2@sha256:...`), into `digest` where the entry has one, or behind `newName`; an entry without any of them
-says nothing of its own. `helmCharts[].valuesInline` are Helm values.
+The repository is `newName`, else `name`. If there is a `digest`, kustomize ignores `newTag`. A digest is appended to
+the tag (`newTag: 1.2@sha256:...`), written into an existing `digest`, or appended to `newName`. An entry without any of
+them has no reference of its own. `helmCharts[].valuesInline` are Helm values.
 
-Patches name images too: in a file of their own they are edited there, whether they are resources or lists of operations
-(JSON 6902); those that stand in the kustomization as a text are read, and not edited.
+Patches contain images too. A patch in a file of its own is edited there, as resources or as a list of operations (JSON
+Patch, RFC 6902). A patch that is a text inside the kustomization is read but not edited.
 """
 
 from __future__ import annotations
@@ -17,47 +17,47 @@ from typing import Final
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from boltseal.project.image_references import EditRange, Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.helm import digest_spot, misread, read_values
+from boltseal.project.references.helm import digest_range, number_problem, read_values
 from boltseal.project.references.kubernetes import read_kubernetes
-from boltseal.project.references.scalars import digest_length, parsed, scalar_site
+from boltseal.project.references.scalars import digest_length, parse_reference, scalar_reference
 from boltseal.project.references.yaml_nodes import compose, content_end, items, line_of, pairs, span_of, text_of
 from boltseal.project.source_files import SourceFile, Unreadable
 
-IN_A_TEXT: Final = (
-    "it stands in a patch inside of the kustomization, which is not edited: give the patch a file of its own"
+INLINE_PATCH: Final = (
+    "it is in a patch inside the kustomization, which is not edited: move the patch into a file of its own"
 )
 _PATCHES: Final = ("patches", "patchesJson6902", "patchesStrategicMerge")
 
 
 def read_kustomize(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
-    """The sites of a kustomization or component."""
-    sites: list[ImageReference] = []
+    """Return the image references of a kustomization or component."""
+    image_refs: list[ImageReference] = []
     problems: list[ScanProblem] = []
     for node, where in _patches(documents, "patch"):
         if _is_text(node):
             try:
-                sites.extend(_inside(source, node, where))
+                image_refs.extend(_inside(source, node, where))
             except Unreadable as error:
                 problems.append(ScanProblem(source.path, line_of(node) + error.problem.line, error.problem.message))
     for document in documents:
         for index, entry in enumerate(items(pairs(document).get("images"))):
-            site = _site(source, pairs(entry), f"images[{index}]")
-            if site is not None:
-                sites.append(site)
+            image_ref = _entry_reference(source, pairs(entry), f"images[{index}]")
+            if image_ref is not None:
+                image_refs.append(image_ref)
         for index, chart in enumerate(items(pairs(document).get("helmCharts"))):
             values = pairs(chart).get("valuesInline")
             if values is not None:
-                sites.extend(read_values(source, [values], f"helmCharts[{index}].valuesInline").sites)
-    return ScanResult(tuple(sites), tuple(problems))
+                image_refs.extend(read_values(source, [values], f"helmCharts[{index}].valuesInline").image_refs)
+    return ScanResult(tuple(image_refs), tuple(problems))
 
 
 def patch_files(documents: Sequence[Node]) -> list[ScalarNode]:
-    """The scalars that name a file with a patch."""
+    """Return the scalars that name a patch file."""
     return [node for node, _ in _patches(documents, "path") if not _is_text(node)]
 
 
 def read_operations(source: SourceFile, documents: Sequence[Node]) -> ScanResult:
-    """The sites of a patch that is a list of operations; none of any other document."""
+    """Return the image references of a patch that is a list of operations; none for any other document."""
     found: list[ImageReference] = []
     for document in documents:
         for index, operation in enumerate(items(document)):
@@ -65,12 +65,12 @@ def read_operations(source: SourceFile, documents: Sequence[Node]) -> ScanResult
             path, value = text_of(keys.get("path")) or "", keys.get("value")
             node = value if path.endswith("/image") else pairs(value).get("image")
             if text_of(keys.get("op")) in ("add", "replace") and isinstance(node, ScalarNode) and text_of(node):
-                found.append(scalar_site(source, node, Format.KUSTOMIZE, f"[{index}] {path}"))
+                found.append(scalar_reference(source, node, Format.KUSTOMIZE, f"[{index}] {path}"))
     return ScanResult(tuple(found))
 
 
 def _patches(documents: Sequence[Node], key: str) -> Iterator[tuple[ScalarNode, str]]:
-    """What the entries of the lists of patches have under a key; an entry that is a text stands for either."""
+    """Yield the scalars under a key in the lists of patches; an entry that is a text counts for either key."""
     for document in documents:
         for name in _PATCHES:
             for index, entry in enumerate(items(pairs(document).get(name))):
@@ -80,60 +80,60 @@ def _patches(documents: Sequence[Node], key: str) -> Iterator[tuple[ScalarNode, 
 
 
 def _is_text(node: ScalarNode) -> bool:
-    """Whether a patch stands here, and not the name of its file."""
+    """Return whether a scalar is a patch itself rather than a file name."""
     return "\n" in node.value or node.value.lstrip().startswith(("[", "{"))
 
 
 def _inside(source: SourceFile, node: ScalarNode, where: str) -> Iterator[ImageReference]:
-    """The sites of a patch that is a text of the kustomization."""
+    """Yield the image references of a patch that is a text of the kustomization."""
     inner = SourceFile.of(source.path, node.value.encode())
     documents = compose(inner)
     lists = [document for document in documents if isinstance(document, SequenceNode)]
-    for site in (*read_operations(inner, lists).sites, *read_kubernetes(inner, documents).sites):
+    for image_ref in (*read_operations(inner, lists).image_refs, *read_kubernetes(inner, documents).image_refs):
         yield replace(
-            site,
+            image_ref,
             format=Format.KUSTOMIZE,
-            where=f"{where} {site.where}",
-            line=line_of(node) + (site.line if node.style in ("|", ">") else 0),
+            where=f"{where} {image_ref.where}",
+            line=line_of(node) + (image_ref.line if node.style in ("|", ">") else 0),
             span=span_of(source, node),
-            spot=None,
-            override_only=site.why or IN_A_TEXT,
+            edit_range=None,
+            override_only=image_ref.why or INLINE_PATCH,
         )
 
 
-def _site(source: SourceFile, keys: dict[str, Node], where: str) -> ImageReference | None:
+def _entry_reference(source: SourceFile, keys: dict[str, Node], where: str) -> ImageReference | None:
     name = text_of(keys.get("newName")) or text_of(keys.get("name"))
     tag, digest = text_of(keys.get("newTag")), text_of(keys.get("digest"))
-    shown = keys.get("newTag") or keys.get("digest") or keys.get("newName")
-    if not name or not isinstance(shown, ScalarNode):
+    position = keys.get("newTag") or keys.get("digest") or keys.get("newName")
+    if not name or not isinstance(position, ScalarNode):
         return None
     written = name + (f":{tag}" if tag else "")
     if digest:
         written = f"{written.partition('@')[0]}@{digest}"
-    resolved, why = parsed(written)
-    if (wrong := misread(keys.get("newTag"))) is not None:
-        resolved, why = None, wrong
-    site = ImageReference(
+    resolved, why = parse_reference(written)
+    if (problem := number_problem(keys.get("newTag"))) is not None:
+        resolved, why = None, problem
+    image_ref = ImageReference(
         path=source.path,
         format=Format.KUSTOMIZE,
         where=where,
-        line=source.line(span_of(source, shown)[0]),
-        span=span_of(source, shown),
+        line=source.line(span_of(source, position).start),
+        span=span_of(source, position),
         written=written,
         resolved=resolved,
         why=why,
-        spot=None if resolved is None else _spot(source, keys, digest),
+        edit_range=None if resolved is None else _edit_range(source, keys, digest),
         override_only=why,
     )
     if resolved is not None and not tag and not digest and "newTag" not in keys and ":" not in name.rpartition("/")[2]:
-        reason = "its tag is that of the resources, where it can be pinned"
-        return replace(site, resolved=None, why=reason, spot=None, override_only=reason)
-    return site
+        reason = "its tag is set in the resources, where it can be pinned"
+        return replace(image_ref, resolved=None, why=reason, edit_range=None, override_only=reason)
+    return image_ref
 
 
-def _spot(source: SourceFile, keys: dict[str, Node], digest: str | None) -> EditRange | None:
+def _edit_range(source: SourceFile, keys: dict[str, Node], digest: str | None) -> EditRange | None:
     if digest is not None and isinstance(keys["digest"], ScalarNode):
-        return digest_spot(source, keys["digest"])
+        return digest_range(source, keys["digest"])
     for key in ("newTag", "newName"):
         node = keys.get(key)
         written = text_of(node)

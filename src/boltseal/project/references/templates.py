@@ -1,11 +1,11 @@
-"""Templates: files that become YAML or a Dockerfile only when something is filled in. Read line by line, never edited.
+"""Templates: files that become YAML or a Dockerfile only after rendering. Read line by line, never edited.
 
-What a template makes of its values is not evaluated. So that nothing passes unseen, each line that names an image is told:
+Templates are not rendered. So that no image is overlooked, each line that names one is reported:
 
-- In a chart's `templates/` a line with an expression takes its image from the values, which are read: a note. A line that
-  names an image outright (`image: busybox:1.36`, as charts do for their tests) is a site: locked and verified like any
-  other, and no digest is written into it.
-- Anywhere else (`deployment.yaml.j2`, `compose.yml.tmpl`) nobody knows what it is filled from: each line is a problem.
+- In a chart's `templates/`, a line with an expression gets its image from the values, which are read: a note. A line
+  with a literal image (`image: busybox:1.36`, as charts have for their tests) is an image reference: it is locked and
+  verified like any other, but no digest is written into it.
+- Elsewhere (`deployment.yaml.j2`, `compose.yml.tmpl`) the template's input is unknown: each line is a problem.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from boltseal.errors import quote
-from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult
-from boltseal.project.references.scalars import parsed
+from boltseal.project.image_references import Format, ImageReference, ScanProblem, ScanResult, Span
+from boltseal.project.references.scalars import parse_reference
 from boltseal.project.source_files import SourceFile
 
-NOT_EDITED: Final = "it stands in a chart's template, which is not edited: name it in the values"
+NOT_EDITED: Final = "it is in a chart's template, which is not edited: move the image into the values"
 _SUFFIXES: Final = ("ctmpl", "erb", "gotmpl", "hbs", "j2", "jinja", "jinja2", "mustache", "template", "tmpl", "tpl")
 _is_template: Final = re.compile(rf"(.+)\.(?:{'|'.join(_SUFFIXES)})", re.IGNORECASE | re.DOTALL).fullmatch
 _IMAGE: Final = re.compile(r"""(?<![\w.$-])["']?image["']?[ \t]*:[ \t]+(?P<value>\S[^\r\n]*)""")
@@ -28,13 +28,13 @@ _LITERAL: Final = re.compile(
 )
 _FROM: Final = re.compile(r"[ \t]*FROM[ \t]+(?P<value>\S[^\r\n]*)", re.IGNORECASE)
 _EXPRESSION: Final = re.compile(r"\{\{|\{%|<%")
-_STEERS: Final = re.compile(r"^[ \t]*(?:\{\{|\{%|<%|FROM[ \t].*(?:\{\{|\{%|<%))", re.IGNORECASE | re.MULTILINE)
+_AFFECTS_BUILD: Final = re.compile(r"^[ \t]*(?:\{\{|\{%|<%|FROM[ \t].*(?:\{\{|\{%|<%))", re.IGNORECASE | re.MULTILINE)
 _COMMENT: Final = re.compile(r"\{\{-?[ \t]{0,8}/\*|\{#")
 _ENDS: Final = {"*": "*/", "#": "#}"}
 
 
 class _Line(NamedTuple):
-    """A line that names an image: its number from 1, where its value stands in the text, and the value."""
+    """A line that names an image: its number from 1, the offset of its value, and the value."""
 
     number: int
     start: int
@@ -42,58 +42,58 @@ class _Line(NamedTuple):
 
 
 def template_of(name: str) -> str | None:
-    """What a file becomes, by its name: `compose.yml` of `compose.yml.j2`; None of what is no template by its name."""
+    """Return the name of the file that a template renders to (`compose.yml` for `compose.yml.j2`), or None."""
     match = _is_template(name)
     return None if match is None else match[1]
 
 
-def names_an_image(source: SourceFile) -> bool:
-    """Whether a text that no parser reads has a line with an image."""
+def contains_image_line(source: SourceFile) -> bool:
+    """Return whether an unparsed text has a line with an image."""
     return next(_lines(source), None) is not None
 
 
-def steers_a_build(source: SourceFile) -> bool:
-    """Whether expressions of a template decide which instructions a Dockerfile has, or what it is built from."""
-    return _STEERS.search(source.text) is not None
+def affects_build(source: SourceFile) -> bool:
+    """Return whether expressions can change a Dockerfile's instructions or its base image."""
+    return _AFFECTS_BUILD.search(source.text) is not None
 
 
 def read_template(source: SourceFile) -> ScanResult:
-    """The lines that name images in a template outside of a chart; none of them is known."""
+    """Report the lines with images in a template outside of a chart as problems."""
     lines = [*_lines(source), *(_matches(source, _FROM) if "dockerfile" in source.path.lower() else ())]
-    message = "stands in a template, which is not evaluated; lock what it becomes, and leave it out by [lock] exclude"
+    message = "is in a template, which is not rendered; lock the rendered file, and skip this one by [lock] exclude"
     return ScanResult(
         (), tuple(ScanProblem(source.path, line.number, f"{_shown(line.value)} {message}") for line in lines)
     )
 
 
 def read_chart_template(source: SourceFile) -> ScanResult:
-    """The sites and the notes of a file below a chart's `templates/`."""
-    sites: list[ImageReference] = []
+    """Return the image references and notes of a file in a chart's `templates/`."""
+    image_refs: list[ImageReference] = []
     notes: list[ScanProblem] = []
     for line in _lines(source):
         literal = _LITERAL.fullmatch(line.value)
         if literal is not None:
-            sites.append(_site(source, line, literal, len(sites)))
+            image_refs.append(_image_ref(source, line, literal, len(image_refs)))
         elif _EXPRESSION.search(line.value):
             notes.append(
                 ScanProblem(
                     source.path,
                     line.number,
-                    f"{_shown(line.value)} is filled in by the chart: its values are read, and what it makes of them is not",
+                    f"{_shown(line.value)} is rendered by the chart: only its values are read",
                 )
             )
-    return ScanResult(tuple(sites), (), tuple(notes))
+    return ScanResult(tuple(image_refs), (), tuple(notes))
 
 
-def _site(source: SourceFile, line: _Line, literal: re.Match[str], number: int) -> ImageReference:
-    resolved, why = parsed(literal["name"])
+def _image_ref(source: SourceFile, line: _Line, literal: re.Match[str], number: int) -> ImageReference:
+    resolved, why = parse_reference(literal["name"])
     start = line.start + literal.start("name")
     return ImageReference(
         path=source.path,
         format=Format.HELM,
         where=f"image[{number}]",
         line=line.number,
-        span=(start, start + len(literal["name"])),
+        span=Span(start, start + len(literal["name"])),
         written=literal["name"],
         resolved=resolved,
         why=why,
@@ -106,7 +106,7 @@ def _lines(source: SourceFile) -> Iterator[_Line]:
 
 
 def _matches(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[_Line]:
-    """The lines that a pattern matches, those of comments left out."""
+    """Yield the lines that a pattern matches, without comment lines."""
     text = _without_comments(source.text)
     at = 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
@@ -117,7 +117,7 @@ def _matches(source: SourceFile, pattern: re.Pattern[str]) -> Iterator[_Line]:
 
 
 def _without_comments(text: str) -> str:
-    """The text with blanks for what stands in comments of Go or Jinja, lines and places kept. One that never ends is none."""
+    """Replace Go and Jinja comments by blanks, offsets unchanged. An unclosed comment is left as it is."""
     parts: list[str] = []
     at = 0
     begin = _COMMENT.search(text)

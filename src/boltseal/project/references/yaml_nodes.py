@@ -1,12 +1,13 @@
-"""YAML (and JSON, which is nearly all YAML) as nodes that know where they stand in the text. Nothing is constructed.
+"""Parse YAML (and JSON, which is nearly all YAML) into nodes with their positions in the text. Constructs no values.
 
-libyaml composes the nodes: an alias is its anchor's own node. How much all aliases stand for is counted before anybody
-follows them, and what comes to too much, or holds itself, is not read: a bomb costs nothing. What a plain scalar is (null, a number) is decided where it matters. The marks count characters
-of the text without a byte order mark, and are exact also for CRLF. A scalar's marks hold its anchor, tag and quotes too;
-`content_end` and `plain_start` find the content between them.
+libyaml composes the nodes; an alias is the same node as its anchor. The size of all aliases is counted before they are
+followed, and a document that is too large or contains itself is refused, so an alias bomb costs nothing. The callers
+decide what a plain scalar is (null, a number). Marks count characters of the text without the byte order mark, also
+with CRLF. A scalar's marks include its anchor, tag and quotes; `content_end` and `plain_start` find the content between
+them.
 
-The text is hostile: nothing here recurs, and nothing takes longer than the text is long but for merges, which are bounded.
-A node takes three hundred bytes of memory, and two of text, so that their number is bounded too, before they are made.
+The text is untrusted: no function recurses, and all take linear time, except for merges, which are limited. A node
+takes 300 bytes of memory for as little as two bytes of text, so the number of nodes is limited before they are created.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Final, TypeAlias
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from boltseal.project.image_references import Span
 from boltseal.project.source_files import SourceFile, Unreadable
 
 MAX_FRAGMENTS: Final = 200
@@ -26,13 +28,13 @@ MAX_VALUES: Final = 1_000_000
 CHARACTERS_PER_VALUE: Final = 16
 _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
-_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # halves of a character: fine in JSON, not in YAML
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # half a surrogate pair: valid in JSON, not in YAML
 
 Pairs: TypeAlias = "dict[str, Node]"
 
 
 def compose(source: SourceFile) -> tuple[Node, ...]:
-    """The root of each document. Unreadable, with the line."""
+    """Return the root of each document. Raises: Unreadable: it is not YAML, or too large."""
     return source.parsed(_composed)
 
 
@@ -55,40 +57,40 @@ def _composed(source: SourceFile) -> tuple[Node, ...]:
 
 
 def _check_aliases(source: SourceFile, documents: tuple[Node, ...]) -> None:
-    """Refuse a document that holds itself, or whose values are too many once every alias stands for its anchor's."""
+    """Refuse a document that contains itself, or that has too many values with every alias counted as its anchor."""
     sizes: dict[int, int] = {}
-    above: set[int] = set()
+    ancestors: set[int] = set()
     waiting = [(document, False) for document in reversed(documents)]
     while waiting:
-        node, left = waiting.pop()
-        if left:
-            above.remove(id(node))
-            sizes[id(node)] = size = _weight(node) + sum(sizes[id(each)] for each in _inner(node))
+        node, visited = waiting.pop()
+        if visited:
+            ancestors.remove(id(node))
+            sizes[id(node)] = size = _weight(node) + sum(sizes[id(each)] for each in _children(node))
             if size > MAX_VALUES:
-                said = f"its aliases stand for more than {MAX_VALUES} values: not read"
-                raise Unreadable(source.path, line_of(node), said)
-        elif id(node) in above:
-            raise Unreadable(source.path, line_of(node), "an anchor holds an alias of itself: not read")
+                message = f"its aliases expand to more than {MAX_VALUES} values: not read"
+                raise Unreadable(source.path, line_of(node), message)
+        elif id(node) in ancestors:
+            raise Unreadable(source.path, line_of(node), "an anchor contains an alias of itself: not read")
         elif id(node) not in sizes:
-            above.add(id(node))
+            ancestors.add(id(node))
             waiting.append((node, True))
-            waiting.extend((each, False) for each in _inner(node))
+            waiting.extend((each, False) for each in _children(node))
 
 
 def _weight(node: Node) -> int:
-    """How many values a node is by itself: a long text, such as a Dockerfile, costs whoever reads it as much as many."""
+    """Return the cost of a node without its children: a long text, such as a Dockerfile, costs as much as many values."""
     return 1 + len(node.value) // CHARACTERS_PER_VALUE if isinstance(node, ScalarNode) else 1
 
 
-def _inner(node: Node) -> list[Node]:
-    """What a collection holds, keys and values alike."""
+def _children(node: Node) -> list[Node]:
+    """Return the children of a collection, keys and values alike."""
     if isinstance(node, MappingNode):
         return [each for pair in node.value for each in pair]
     return items(node)
 
 
 def walk(documents: tuple[Node, ...]) -> Iterator[Node]:
-    """Every node once, in the order of the text, also the one that many aliases name."""
+    """Yield every node once in text order, even if several aliases refer to it."""
     waiting = list(reversed(documents))
     seen: set[int] = set()
     while waiting:
@@ -106,24 +108,24 @@ def walk(documents: tuple[Node, ...]) -> Iterator[Node]:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """Where a node stands: a word behind another place. Words are joined only when somebody wants to read them."""
+class KeyPath:
+    """A node's key path, as a linked list: it becomes a text only when needed."""
 
-    before: Path | None
+    parent: KeyPath | None
     word: str
 
     def __str__(self) -> str:
         words: list[str] = []
-        at: Path | None = self
+        at: KeyPath | None = self
         while at is not None:
             words.append(at.word)
-            at = at.before
+            at = at.parent
         return "".join(reversed(words)).removeprefix(".")
 
 
-def places(root: Node, begin: str = "") -> Iterator[tuple[MappingNode, Path]]:
-    """Every mapping once, with its place. Iterates, and keeps no text per node: depth and size may be anything."""
-    waiting: list[tuple[Node, Path]] = [(root, Path(None, begin))]
+def mappings(root: Node, begin: str = "") -> Iterator[tuple[MappingNode, KeyPath]]:
+    """Yield every mapping once, with its key path. Uses neither recursion nor a text per node, for any depth and size."""
+    waiting: list[tuple[Node, KeyPath]] = [(root, KeyPath(None, begin))]
     seen: set[int] = set()
     while waiting:
         node, at = waiting.pop()
@@ -134,24 +136,24 @@ def places(root: Node, begin: str = "") -> Iterator[tuple[MappingNode, Path]]:
             yield node, at
             for key, value in reversed(node.value):
                 if not isinstance(value, ScalarNode):
-                    waiting.append((value, Path(at, f".{key.value}" if isinstance(key, ScalarNode) else ".?")))
+                    waiting.append((value, KeyPath(at, f".{key.value}" if isinstance(key, ScalarNode) else ".?")))
         elif isinstance(node, SequenceNode):
             inner = [(item, index) for index, item in enumerate(node.value) if not isinstance(item, ScalarNode)]
-            waiting.extend((item, Path(at, f"[{index}]")) for item, index in reversed(inner))
+            waiting.extend((item, KeyPath(at, f"[{index}]")) for item, index in reversed(inner))
 
 
 def pairs(node: Node | None) -> Pairs:
-    """A mapping's values by key, those of its merge keys (`<<`) where it has none of its own; {} of anything else."""
+    """Return a mapping's values by key, its own before those of its merge keys (`<<`); {} for any other node."""
     found: Pairs = {}
     for fragment in _fragments(node):
-        own = {key.value: value for key, value in fragment.value if isinstance(key, ScalarNode) and not _merges(key)}
+        own = {key.value: value for key, value in fragment.value if isinstance(key, ScalarNode) and not _is_merge(key)}
         for key, value in own.items():
             found.setdefault(key, value)
     return found
 
 
 def _fragments(node: Node | None) -> Iterator[MappingNode]:
-    """A mapping, and those that it merges, each once, before what they merge themselves; no more than the bound and one."""
+    """Yield a mapping and those that it merges, in order of priority, each once, at most MAX_FRAGMENTS + 1."""
     waiting = [node]
     seen: set[int] = set()
     while waiting and len(seen) <= MAX_FRAGMENTS:
@@ -161,38 +163,38 @@ def _fragments(node: Node | None) -> Iterator[MappingNode]:
         seen.add(id(fragment))
         yield fragment
         for key, value in fragment.value:
-            if isinstance(key, ScalarNode) and _merges(key):
+            if isinstance(key, ScalarNode) and _is_merge(key):
                 waiting.extend(reversed(value.value) if isinstance(value, SequenceNode) else [value])
 
 
-def _merges(key: ScalarNode) -> bool:
+def _is_merge(key: ScalarNode) -> bool:
     return key.value == _MERGE and not key.style
 
 
 def items(node: Node | None) -> list[Node]:
-    """The entries of a sequence; [] of anything else."""
+    """Return the entries of a sequence; [] for any other node."""
     return list(node.value) if isinstance(node, SequenceNode) else []
 
 
 def text_of(node: Node | None) -> str | None:
-    """The value of a scalar that is not null; None of anything else."""
+    """Return the value of a scalar that is not null; None for any other node."""
     if isinstance(node, ScalarNode) and not is_null(node) and node.tag != "!reset":
         return str(node.value)
     return None
 
 
 def is_null(node: Node | None) -> bool:
-    """Whether a key is there and has no value."""
+    """Return whether a node is a key's empty value."""
     return isinstance(node, ScalarNode) and not node.style and node.value in _NULLS
 
 
 def line_of(node: Node) -> int:
-    """The line on which a node begins, counted from 1."""
+    """Return the first line of a node, counted from 1."""
     return int(node.start_mark.line) + 1
 
 
 def content_end(source: SourceFile, node: ScalarNode) -> int:
-    """Where the content of a scalar ends in the text: before the closing quote, or the line end of a block."""
+    """Return the offset at which a scalar's content ends: before the closing quote, or at the line end of a block."""
     end = int(node.end_mark.index)
     if node.style in ("'", '"'):
         return end - 1
@@ -202,21 +204,21 @@ def content_end(source: SourceFile, node: ScalarNode) -> int:
 
 
 def plain_start(source: SourceFile, node: ScalarNode) -> int | None:
-    """Where the content begins, if it stands in the text as it is meant: without escapes, folds or line breaks."""
+    """Return the offset at which the content begins, or None if the text has escapes, folds or line breaks."""
     end = content_end(source, node)
     value = node.value.rstrip("\n")
     start = end - len(value)
     return start if start >= int(node.start_mark.index) and source.text[start:end] == value else None
 
 
-def span_of(source: SourceFile, node: ScalarNode) -> tuple[int, int]:
-    """Where a scalar's content stands; with its quotes and properties where it can't be told apart from them."""
+def span_of(source: SourceFile, node: ScalarNode) -> Span:
+    """Return the range of a scalar's content, with its quotes and properties if they can't be separated."""
     start = plain_start(source, node)
-    return (int(node.start_mark.index) if start is None else start, content_end(source, node))
+    return Span(int(node.start_mark.index) if start is None else start, content_end(source, node))
 
 
 def literal_offsets(source: SourceFile, node: ScalarNode) -> list[int] | None:
-    """Where each character of a literal block (`|`) stands in the text; None of any other scalar."""
+    """Return the offset of each character of a literal block (`|`); None for any other scalar."""
     if node.style != "|":
         return None
     start, end = int(node.start_mark.index), int(node.end_mark.index)
@@ -226,19 +228,19 @@ def literal_offsets(source: SourceFile, node: ScalarNode) -> list[int] | None:
     firsts = [len(line) - len(line.lstrip(" ")) for line in node.value.splitlines() if line.strip()]
     indent = depths[0] - firsts[0] if depths and firsts else 0
     offsets: list[int] = []
-    meant = ""
+    expected = ""
     for line in lines:
-        kept = line[indent:] if line.strip("\r\n") else line.lstrip(" ")
-        at = body + len(line) - len(kept)
-        bare = kept.rstrip("\r\n")
-        offsets.extend(range(at, at + len(bare) + (kept != bare)))
-        meant += bare + ("\n" if kept != bare else "")
+        content = line[indent:] if line.strip("\r\n") else line.lstrip(" ")
+        at = body + len(line) - len(content)
+        bare = content.rstrip("\r\n")
+        offsets.extend(range(at, at + len(bare) + (content != bare)))
+        expected += bare + ("\n" if content != bare else "")
         body += len(line)
-    return offsets if meant.startswith(node.value) else None
+    return offsets if expected.startswith(node.value) else None
 
 
 def is_template(source: SourceFile, node: Node) -> bool:
-    """Whether a value is what YAML makes of an unquoted `{{ .Values.image }}`."""
+    """Return whether a value is an unquoted `{{ .Values.image }}`, which YAML reads as a mapping."""
     return isinstance(node, MappingNode) and source.text.startswith("{{", int(node.start_mark.index))
 
 
@@ -246,11 +248,13 @@ def _unreadable(source: SourceFile, error: yaml.YAMLError) -> Unreadable:
     template = source.text.find("{{")
     if template >= 0:
         line = source.line(template)
-        return Unreadable(source.path, line, "is a template, which no YAML parser reads: pin what it is filled from")
+        return Unreadable(
+            source.path, line, "is a template, not YAML: pin the images in the files that supply its values"
+        )
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     line = 0 if mark is None else int(mark.line) + 1
-    position = getattr(error, "position", None)  # of a character that YAML forbids, in bytes
+    position = getattr(error, "position", None)  # byte offset of a character that YAML forbids
     if isinstance(position, int):
         line = source.text.encode()[:position].count(b"\n") + 1
-    said = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return Unreadable(source.path, line, f"is not YAML: {' '.join(str(said).split())}")
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return Unreadable(source.path, line, f"is not YAML: {' '.join(str(problem).split())}")

@@ -1,11 +1,11 @@
-"""What admins do to tags over HTTP, under /api/v1/: today, to accept what is held of an upstream's tag.
+"""The API for administrators, under /api/v1/: accept a change of an upstream's tag that is held back.
 
     POST /api/v1/accept       needs the right `admin` in the repository
     {"repository": "docker.io/library/node", "tag": "16.13", "digest": "sha256:...", "reason": "..."}
     200 {"repository": ..., "tag": ..., "digest": ..., "was": ..., "entry": 17}
 
-`digest` and `reason` may be left out; with a digest only that is accepted (412 otherwise). A body has to be called JSON: a
-page in somebody's browser can't send one that is, unasked.
+`digest` and `reason` are optional. With `digest` only that digest is accepted (412 otherwise). The content type must be
+JSON: a web page of another site cannot send that without a preflight request (CSRF).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
 from boltseal.server.api import responses
 from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
-from boltseal.server.api.http_application import HttpApplication, shown
+from boltseal.server.api.http_application import HttpApplication, path_text
 from boltseal.server.api.records import json_body
 from boltseal.server.api.responses import Headers, Response
 
@@ -38,7 +38,7 @@ PREFIX: Final = "/api/v1/"
 
 
 class RequestInvalid(Invalid):
-    """A body that is not what is expected."""
+    """The body is not a valid request."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
 
@@ -51,49 +51,49 @@ class _Accept(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AdminApi(HttpApplication):
-    """The endpoints. `read_only`: why nothing may be changed now, or None."""
+    """Serves the admin API. `read_only`: returns why nothing may be changed now, or None."""
 
     def __init__(
-        self, observer: RequestLog, observations: Observations, gate: RequestAuth, read_only: Callable[[], str | None]
+        self, observer: RequestLog, observations: Observations, auth: RequestAuth, read_only: Callable[[], str | None]
     ) -> None:
         super().__init__(observer)
         self._observations = observations
-        self._gate = gate
+        self._auth = auth
         self._read_only = read_only
 
-    def _extra(self, _: Request, error: BoltsealError) -> Headers:
+    def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
         basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Admin"
-        if call.scope["path"] != f"{PREFIX}accept" or b"%" in call.scope["raw_path"]:
-            raise RouteUnknown(f"{quote(shown(call.scope))} is nothing this registry has")
-        if call.method != "POST":
-            raise MethodNotAllowed("something is accepted with POST", "POST")
-        body = await json_body(call, "a request")
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Admin"
+        if request.scope["path"] != f"{PREFIX}accept" or b"%" in request.scope["raw_path"]:
+            raise RouteUnknown(f"unknown path {quote(path_text(request.scope))}; the admin API has {PREFIX}accept")
+        if request.method != "POST":
+            raise MethodNotAllowed("method not allowed; use POST", "POST")
+        body = await json_body(request)
         try:
-            asked = decode(body, _Accept)
+            fields = decode(body, _Accept)
         except ValueError as error:
-            raise RequestInvalid(f"not a request to accept something: {error}") from error
-        repository, tag = Repository(asked.repository), Tag(asked.tag)
-        digest = None if asked.digest is None else Digest.parse(asked.digest)
-        call.caller = await self._gate.recognise(call, call.header(b"authorization"))
-        call.actor = self._gate.access.check(call.caller, repository, Action.ADMIN)
+            raise RequestInvalid(f"cannot read the request: {error}") from error
+        repository, tag = Repository(fields.repository), Tag(fields.tag)
+        digest = None if fields.digest is None else Digest.parse(fields.digest)
+        request.caller = await self._auth.recognise(request, request.header(b"authorization"))
+        request.actor = self._auth.access.check(request.caller, repository, Action.ADMIN)
         read_only = self._read_only()
         if read_only is not None:
             raise MethodNotAllowed(read_only, "GET, HEAD")
-        noted = await self._observations.accept(repository, tag, digest, call.actor, asked.reason)
-        serves = None if noted.now is None else noted.now.known.serves
-        before = None if noted.before is None else noted.before.serves
-        return responses.whole(
+        accepted = await self._observations.accept(repository, tag, digest, request.actor, fields.reason)
+        serves = None if accepted.now is None else accepted.now.known.serves
+        before = None if accepted.before is None else accepted.before.serves
+        return responses.with_body(
             json.dumps(
                 {
                     "repository": repository,
                     "tag": tag,
                     "digest": None if serves is None else str(serves.digest),
                     "was": None if before is None else str(before.digest),
-                    "entry": None if noted.now is None else noted.now.entry,
+                    "entry": None if accepted.now is None else accepted.now.entry,
                 }
             ).encode()
         )

@@ -1,17 +1,16 @@
-"""The gate: who sends this request, and may they do what it asks. Before anything is looked up.
+"""Authenticates each request and checks its rights, before anything is looked up.
 
-    Authorization: Basic ...    user and password, verified (`server.auth.logins`)
-    Authorization: Bearer ...   one of our tokens (`server.auth.tokens`)
-    none                        somebody without a login
+    Authorization: Basic ...    user and password (`server.auth.logins`)
+    Authorization: Bearer ...   a token of this registry (`server.auth.tokens`)
+    none                        anonymous
 
-Rights are decided before any existence check, precondition or 304, so an answer never tells somebody without
-the right whether a thing exists. 401 with a challenge where a login or another token would help, 403 where it
-would not. The challenge names our token service by an address from the configuration, never from the Host header.
+Rights are checked before existence, preconditions and 304, so a response does not reveal whether something exists to a
+caller without the right. The status is 401 with a challenge where a login or another token would help, otherwise 403.
+The challenge has the address of the token service from the configuration, never from the Host header.
 
-A token that was recognised is remembered for a few seconds under a keyed hash, so that a pull of fifty layers recognises
-it once. So is who was admitted where, with the users' file as it was: it is looked at for each request, and when it has
-changed nothing of this is believed any more. Grants can't change under a gate: a configuration that is read again makes
-another.
+A verified credential is cached for a few seconds under a keyed hash, so that a pull of fifty layers verifies it once.
+Admissions are cached together with the users' file that they are based on. Each request checks that file, and a change
+invalidates the cache. Grants do not change during the life of a RequestAuth: a reload creates another one.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from boltseal.server.api.paths import (
     UploadsTarget,
     UploadTarget,
 )
-from boltseal.server.auth.access import NOBODY, Access, Caller, LoginNeeded
+from boltseal.server.auth.access import ANONYMOUS_CALLER, Access, Caller, LoginNeeded
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.tokens import CATALOG_SCOPE
 
@@ -50,8 +49,8 @@ if TYPE_CHECKING:
     from boltseal.server.api.responses import Headers
     from boltseal.server.storage.users import Users
 
-REMEMBERED_S: Final = 10.0
-REMEMBERED_MOST: Final = 4096
+CACHE_S: Final = 10.0
+MAX_CACHED: Final = 4096
 MAX_HEADER_BYTES: Final = 20 * 1024
 
 _IN_REPOSITORY: Final = (
@@ -70,7 +69,7 @@ _READS: Final = frozenset({"GET", "HEAD"})
 
 
 class _Admitted(NamedTuple):
-    """Who was let in, when the users were these; until when (monotonic seconds) that may be believed."""
+    """A cached admission. It is valid for this version of the users until `until_s` (monotonic seconds)."""
 
     caller: Caller
     actor: Actor
@@ -79,18 +78,19 @@ class _Admitted(NamedTuple):
 
 
 class AuthorizationInvalid(Unauthenticated):
-    """An Authorization header that can't be read."""
+    """The Authorization header cannot be read."""
 
 
 class HostRefused(Denied):
-    """A registry that everybody on this machine may write to was asked by a name that is not this machine's."""
+    """A registry on loopback without users was addressed by a foreign host name."""
 
 
 class RequestAuth:
-    """Stands before every route. `realm`: the absolute address of our token service, None where it can't be told.
+    """Authentication and authorization of requests.
 
-    `open_to`: the host names by which a registry without users may be asked, None for any. On loopback it may be asked
-    as this machine only: a page in somebody's browser whose name was made to lead here (DNS rebinding) says another.
+    `realm`: the absolute address of the token service; None if the configuration does not determine it. `open_to`: the
+    host names by which a registry without users may be addressed, None for any. On loopback only names of this machine
+    are allowed: a web page that resolves its own name to this address (DNS rebinding) sends that name.
     """
 
     def __init__(self, access: Access, realm: str | None, open_to: frozenset[str] | None = None) -> None:
@@ -98,16 +98,20 @@ class RequestAuth:
         self._realm = realm
         self._open_to = open_to
         self._secret = os.urandom(32)
-        self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        self._verified: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
         self._admitted: OrderedDict[tuple[bytes, str, Action], _Admitted] = OrderedDict()
 
-    async def admit(self, call: Request, target: Target) -> Actor:
-        """Who acts, if they may. LoginNeeded, RightMissing, LoginWrong, TokenInvalid, ..."""
+    async def admit(self, request: Request, target: Target) -> Actor:
+        """Return the actor of a request that is allowed to access the target.
+
+        Raises: LoginNeeded, RightMissing: the caller lacks the right. LoginWrong, TokenInvalid: the login is wrong.
+        AuthorizationInvalid, HostRefused: see there.
+        """
         if isinstance(target, _IN_REPOSITORY):
-            return await self._admit_to(call, target.repository, _action(call.method, target))
-        if not await self._known_caller(call):
+            return await self._admit_to(request, target.repository, _action(request.method, target))
+        if not await self._authenticate(request):
             return ANONYMOUS
-        caller = call.caller
+        caller = request.caller
         match target:
             case DiscoverTarget(repository=None):
                 return self.access.check_any(caller)
@@ -115,103 +119,103 @@ class RequestAuth:
                 return self.access.check(caller, repository, Action.PULL)
             case _:
                 catalog = isinstance(target, CatalogTarget)
-                if call.header(b"authorization") is None and self._realm is not None:
-                    # What a client asks first, to learn how to log in; nobody may be told that there is no need to.
+                if request.header(b"authorization") is None and self._realm is not None:
+                    # Clients send this first to learn how to log in; a 200 would mean that no login is needed.
                     scope = CATALOG_SCOPE if catalog else ""
-                    raise LoginNeeded("this registry tells callers apart: ask its token service first", scope)
+                    raise LoginNeeded("authentication required: get a token from the token service", scope)
                 return self.access.check_catalog(caller) if catalog else self.access.check_any(caller)
 
-    async def _admit_to(self, call: Request, repository: Repository, action: Action) -> Actor:
-        """Who acts in a repository: as before, while all that it rests on is as before."""
-        authorization = call.header(b"authorization")
+    async def _admit_to(self, request: Request, repository: Repository, action: Action) -> Actor:
+        """Return the actor in a repository, from the cache while it is valid."""
+        authorization = request.header(b"authorization")
         users = self.access.users()
         if authorization is None and not self.access.required(users):
-            self.refuse_other_hosts(call)
+            self.refuse_other_hosts(request)
             return ANONYMOUS
-        key = (self._mark(authorization or ""), repository, action)
-        held = self._admitted.get(key)
-        if held is not None and held.users is users and held.until_s > time.monotonic():
-            call.caller = held.caller
-            return held.actor
-        call.caller, until_s = await self._recognised(call, authorization)
-        actor = self.access.check(call.caller, repository, action)
-        self._admitted[key] = _Admitted(call.caller, actor, users, until_s)
-        while len(self._admitted) > REMEMBERED_MOST:
+        key = (self._cache_key(authorization or ""), repository, action)
+        cached = self._admitted.get(key)
+        if cached is not None and cached.users is users and cached.until_s > time.monotonic():
+            request.caller = cached.caller
+            return cached.actor
+        request.caller, until_s = await self._verify_cached(request, authorization)
+        actor = self.access.check(request.caller, repository, action)
+        self._admitted[key] = _Admitted(request.caller, actor, users, until_s)
+        while len(self._admitted) > MAX_CACHED:
             self._admitted.popitem(last=False)
         return actor
 
-    async def admit_any(self, call: Request) -> None:
-        """Lets anybody known pass, for what names no repository. LoginNeeded, ..."""
-        if await self._known_caller(call):
-            call.actor = self.access.check_any(call.caller)
+    async def admit_any(self, request: Request) -> None:
+        """Admit every authenticated caller, for resources that name no repository. Raises: as `admit`."""
+        if await self._authenticate(request):
+            request.actor = self.access.check_any(request.caller)
 
-    async def admit_to_entries(self, call: Request) -> None:
-        """Lets those pass who may read the ledger's entries, of whatever repository. LoginNeeded, RightMissing, ..."""
-        if await self._known_caller(call):
-            call.actor = self.access.check_entries(call.caller)
+    async def admit_to_entries(self, request: Request) -> None:
+        """Admit callers who may read all entries of the ledger. Raises: as `admit`."""
+        if await self._authenticate(request):
+            request.actor = self.access.check_entries(request.caller)
 
-    async def admit_to_entry(self, call: Request, index: int, repository: Repository) -> None:
-        """Lets those pass who may pull from the repository that an entry is about. LoginNeeded, RightMissing, ..."""
-        if await self._known_caller(call):
-            call.actor = self.access.check_entry(call.caller, index, repository)
+    async def admit_to_entry(self, request: Request, index: int, repository: Repository) -> None:
+        """Admit callers who may pull from the repository of an entry. Raises: as `admit`."""
+        if await self._authenticate(request):
+            request.actor = self.access.check_entry(request.caller, index, repository)
 
-    async def _known_caller(self, call: Request) -> bool:
-        """Whether callers are told apart; then who this one is. HostRefused, AuthorizationInvalid, ..."""
-        authorization = call.header(b"authorization")
+    async def _authenticate(self, request: Request) -> bool:
+        """Set `caller` and return True if authentication is required. Raises: HostRefused, AuthorizationInvalid, ..."""
+        authorization = request.header(b"authorization")
         if authorization is None and not self.access.required():
-            self.refuse_other_hosts(call)
+            self.refuse_other_hosts(request)
             return False
-        call.caller = await self.recognise(call, authorization)
+        request.caller = await self.recognise(request, authorization)
         return True
 
-    def refuse_other_hosts(self, call: Request) -> None:
-        """On loopback without users, only who asks this machine by a name of its own. HostRefused."""
+    def refuse_other_hosts(self, request: Request) -> None:
+        """Check the Host header of a registry on loopback without users. Raises: HostRefused: it is a foreign name."""
         if self._open_to is None:
             return
-        host = (call.header(b"host") or "").lower()
+        host = (request.header(b"host") or "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if name not in self._open_to:
             raise HostRefused(
-                f"this registry has no users, so it answers only as this machine, not as {quote(host)}; ask it as "
-                "localhost, or set public_url"
+                f"host {quote(host)} refused: without users this registry is only served under names of this machine; "
+                "use localhost, or set public_url"
             )
 
-    async def recognise(self, call: Request, authorization: str | None) -> Caller:
-        """Who the request says it is from, proven. AuthorizationInvalid, LoginWrong, TokenInvalid, ..."""
-        return (await self._recognised(call, authorization))[0]
+    async def recognise(self, request: Request, authorization: str | None) -> Caller:
+        """Return the verified caller. Raises: AuthorizationInvalid, LoginWrong, TokenInvalid, ..."""
+        return (await self._verify_cached(request, authorization))[0]
 
-    async def _recognised(self, call: Request, authorization: str | None) -> tuple[Caller, float]:
-        """The same, and until when it may be believed without proof while the users are the same (monotonic seconds)."""
+    async def _verify_cached(self, request: Request, authorization: str | None) -> tuple[Caller, float]:
+        """Return the verified caller, and until when the cache may be used for the same users (monotonic seconds)."""
         now_s = time.monotonic()
         if authorization is None or not self.access.required():
-            return NOBODY, now_s + REMEMBERED_S
+            return ANONYMOUS_CALLER, now_s + CACHE_S
         if len(authorization) > MAX_HEADER_BYTES:
             raise AuthorizationInvalid("the Authorization header is too long")
-        mark = self._mark(authorization)
-        held = self._known.get(mark)
-        if held is not None and held[1] > now_s:
-            return held
-        caller, life_s = await self._prove(call, authorization)
+        key = self._cache_key(authorization)
+        cached = self._verified.get(key)
+        if cached is not None and cached[1] > now_s:
+            return cached
+        caller, life_s = await self._verify(request, authorization)
         if life_s is None:
-            return caller, now_s + REMEMBERED_S
-        found = self._known[mark] = caller, now_s + min(REMEMBERED_S, life_s)
-        while len(self._known) > REMEMBERED_MOST:
-            self._known.popitem(last=False)
-        return found
+            return caller, now_s + CACHE_S
+        entry = self._verified[key] = caller, now_s + min(CACHE_S, life_s)
+        while len(self._verified) > MAX_CACHED:
+            self._verified.popitem(last=False)
+        return entry
 
-    def _mark(self, authorization: str) -> bytes:
+    def _cache_key(self, authorization: str) -> bytes:
         return hashlib.blake2b(authorization.encode("latin-1"), key=self._secret, digest_size=16).digest()
 
-    def may_pull(self, call: Request, repository: Repository) -> bool:
-        """Whether the request's sender may pull there, for what concerns other repositories than the asked one."""
-        return Action.PULL in self.access.allowed(call.caller, repository)
+    def may_pull(self, request: Request, repository: Repository) -> bool:
+        """Return whether the sender may pull from a repository other than the target."""
+        return Action.PULL in self.access.allowed(request.caller, repository)
 
-    def may_list(self, call: Request, repository: Repository) -> bool:
-        """Whether the catalog names a repository to the request's sender."""
-        return self.access.may_list(call.caller, repository)
+    def may_list(self, request: Request, repository: Repository) -> bool:
+        """Return whether the sender may see a repository in the catalog."""
+        return self.access.may_list(request.caller, repository)
 
     def challenge(self, error: Unauthenticated) -> Headers:
-        """The `WWW-Authenticate` of a 401, as the Docker token specification wants it."""
+        """Return the `WWW-Authenticate` header of a 401, as the Docker token specification defines it."""
         if self._realm is None:
             return ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
         text = f'Bearer realm="{self._realm}",service="{self.access.service}"'
@@ -221,19 +225,19 @@ class RequestAuth:
                 text += ',error="insufficient_scope"'
         return ((b"www-authenticate", text.encode("latin-1")),)
 
-    async def _prove(self, call: Request, authorization: str) -> tuple[Caller, float | None]:
-        """The caller, and how long what proves it lives by itself (seconds)."""
+    async def _verify(self, request: Request, authorization: str) -> tuple[Caller, float | None]:
+        """Return the caller, and the remaining lifetime of the credential in seconds; None: do not cache."""
         scheme, _, rest = authorization.partition(" ")
         match scheme.lower():
             case "basic":
                 user, password = _basic(rest.strip())
-                # Not remembered here: `Logins` does, and forgets when the password is another.
-                return await self.access.by_password(user, password, call.network), None
+                # Not cached here: `Logins` caches it and notices a changed password.
+                return await self.access.by_password(user, password, request.network), None
             case "bearer":
                 caller, ends_s = self.access.by_token(rest.strip())
                 return caller, max(0.0, ends_s - time.time())
             case _:
-                raise AuthorizationInvalid("the Authorization header is neither Basic nor Bearer")
+                raise AuthorizationInvalid("unsupported Authorization scheme; expected Basic or Bearer")
 
 
 def _action(method: str, target: Target) -> Action:
@@ -248,7 +252,7 @@ def _basic(encoded: str) -> tuple[str, str]:
     try:
         user, colon, password = base64.b64decode(encoded, validate=True).decode("utf-8").partition(":")
     except ValueError as error:  # not ASCII, not base64, not UTF-8
-        raise AuthorizationInvalid("the Authorization header can't be read; expected Basic and base64") from error
+        raise AuthorizationInvalid("cannot read the Authorization header; expected Basic and base64") from error
     if not colon:
-        raise AuthorizationInvalid("the Authorization header can't be read; expected user:password")
+        raise AuthorizationInvalid("cannot read the Authorization header; expected user:password")
     return user, password

@@ -1,9 +1,8 @@
 """Blobs over HTTP: end-2 (GET, HEAD, ranges) and end-10 (DELETE).
 
-Rules kept here: the repository is asked on every request whether it holds the blob, and only then may bytes come
-from memory; what a blob's bytes are is nobody's guess (`application/octet-stream`, nosniff). Small blobs are kept
-in memory, larger ones are files that the server sends by itself (docs/adr/0001-granian-asgi-starlette.md has the
-figures), ranges and stores without files are streamed.
+Every request checks that the repository has the blob; only then may the bytes come from memory. All blobs are sent as
+`application/octet-stream` with nosniff. Small blobs are cached in memory and larger ones are files that the server
+sends (figures: docs/adr/0001-granian-asgi-starlette.md). Ranges and stores without files are streamed.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from boltseal.server.registry.models import BlobAnswer
 from boltseal.server.registry.pulls import Pulls
 
 SMALL_BYTES: Final = 256 * 1024
-"""Up to here a blob is sent from memory; from here on the kernel or a stream is faster."""
+"""Up to this size a blob is sent from memory; above it, sendfile or a stream is faster."""
 
 SMALL_CACHE_BYTES: Final = 32 * 1024 * 1024
 
-_HEADER_LISTS: Final = 4096
+_MAX_CACHED_HEADERS: Final = 4096
 
 _log = structlog.get_logger(__name__)
 
 
 class BytesLost(NotFound):
-    """A blob that the repository should hold, and whose bytes are not what they were.
+    """The bytes of a blob are missing or damaged in the store.
 
-    A miss, not doubt, and to HEAD as well: a client that is told so pushes the blob again, which mends it.
+    This is a 404, also for HEAD, so that a client pushes the blob again, which repairs it.
     """
 
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UNKNOWN
@@ -55,60 +54,60 @@ class BlobRoutes:
         self._pulls = pulls
         self._deletes = deletes
         self._cache_control = caching.by_digest(anonymous_pull=settings.anonymous_pull)
-        self._headers = lru_cache(_HEADER_LISTS)(self._build_headers)
-        self._small = _Recent(SMALL_CACHE_BYTES)
+        self._headers = lru_cache(_MAX_CACHED_HEADERS)(self._build_headers)
+        self._small = _BlobCache(SMALL_CACHE_BYTES)
 
-    async def get(self, call: Request, at: BlobTarget) -> Response:
-        """The blob or a range of it; 304 to a reader whose `If-None-Match` says that it has it."""
-        found = await self._pulls.blob(at.repository, at.digest)
+    async def get(self, request: Request, target: BlobTarget) -> Response:
+        """Return the blob or a range of it; 304 if `If-None-Match` matches."""
+        found = await self._pulls.blob(target.repository, target.digest)
         digest = str(found.digest)
-        whole, about = self._headers(digest, found.size)
-        known = call.header(b"if-none-match")
-        if known is not None and not_modified(known, digest):
-            return Response(304, about)
+        full, partial = self._headers(digest, found.size)
+        if_none_match = request.header(b"if-none-match")
+        if if_none_match is not None and not_modified(if_none_match, digest):
+            return Response(304, partial)
         small = self._small.get(digest)
         if small is None:
             _check_bytes(found)
-        if call.method == "HEAD":
-            return Response(200, whole)
-        asked = call.header(b"range")
-        if asked is not None and range_applies(call.header(b"if-range"), digest):
-            part = parse_range(asked, found.size)
+        if request.method == "HEAD":
+            return Response(200, full)
+        range_header = request.header(b"range")
+        if range_header is not None and range_applies(request.header(b"if-range"), digest):
+            part = parse_range(range_header, found.size)
             if part is not None:
-                return await self._part(found, part, about)
+                return await self._partial(found, part, partial)
         if small is not None:
-            return Response(200, whole, small)
+            return Response(200, full, small)
         if found.size <= SMALL_BYTES:
-            return Response(200, whole, await self._remember(found, digest))
-        if found.path is not None and "http.response.pathsend" in call.scope.get("extensions", ()):
-            return FileResponse(200, whole, found.path)
-        return await stream(200, whole, self._pulls.read_blob(found.digest, 0, found.size), found.size)
+            return Response(200, full, await self._read_small(found, digest))
+        if found.path is not None and "http.response.pathsend" in request.scope.get("extensions", ()):
+            return FileResponse(200, full, found.path)
+        return await stream(200, full, self._pulls.read_blob(found.digest, 0, found.size), found.size)
 
-    async def arriving(self, size: int, digest: str, pieces: AsyncIterator[bytes]) -> Response:
-        """The answer that a blob is whose bytes are still on their way, and not proven before the last of them."""
-        whole, _ = self._headers(digest, size)
-        return await stream(200, whole, pieces, size)
+    async def arriving(self, size: int, digest: str, chunks: AsyncIterator[bytes]) -> Response:
+        """Return a response for a blob that is still being fetched; its digest is verified only with the last chunk."""
+        full, _ = self._headers(digest, size)
+        return await stream(200, full, chunks, size)
 
-    async def delete(self, call: Request, at: BlobTarget) -> Response:
-        """Takes the blob from this repository, unless a seal protects it (405)."""
-        await self._deletes.blob(at.repository, at.digest, call.actor)
+    async def delete(self, request: Request, target: BlobTarget) -> Response:
+        """Remove the blob from this repository. Refused with 405 if a sealed tag needs it."""
+        await self._deletes.blob(target.repository, target.digest, request.actor)
         return Response(202, responses.EMPTY)
 
-    async def _part(self, found: BlobAnswer, part: ByteRange, about: Headers) -> Response:
-        place = responses.headers(
+    async def _partial(self, found: BlobAnswer, part: ByteRange, common: Headers) -> Response:
+        range_headers = responses.headers(
             [("content-length", str(part.length)), ("content-range", part.content_range(found.size))]
         )
-        pieces = self._pulls.read_blob(found.digest, part.start, part.length)
-        return await stream(206, place + about, pieces, part.length)
+        chunks = self._pulls.read_blob(found.digest, part.start, part.length)
+        return await stream(206, range_headers + common, chunks, part.length)
 
-    async def _remember(self, found: BlobAnswer, digest: str) -> bytes:
-        raw = b"".join([piece async for piece in self._pulls.read_blob(found.digest, 0, found.size)])
+    async def _read_small(self, found: BlobAnswer, digest: str) -> bytes:
+        raw = b"".join([chunk async for chunk in self._pulls.read_blob(found.digest, 0, found.size)])
         self._small.put(digest, raw)
         return raw
 
     def _build_headers(self, digest: str, size: int) -> tuple[Headers, Headers]:
-        """The headers of the whole blob, and those that go with a part of it or none."""
-        about = responses.headers(
+        """Return the headers of the whole blob, and those of a 304 or a partial response."""
+        common = responses.headers(
             [
                 ("content-type", "application/octet-stream"),
                 ("docker-content-digest", digest),
@@ -117,34 +116,34 @@ class BlobRoutes:
                 ("accept-ranges", "bytes"),
             ]
         )
-        return ((b"content-length", b"%d" % size), *about, responses.NOSNIFF), (*about, responses.NOSNIFF)
+        return ((b"content-length", b"%d" % size), *common, responses.NOSNIFF), (*common, responses.NOSNIFF)
 
 
 def _check_bytes(found: BlobAnswer) -> None:
-    """Holds the file against its row before anything is said about it: a length once sent is waited for. BytesLost.
+    """Check the size of the file before a Content-Length is sent. Raises: BytesLost.
 
-    What is no plain file is no blob: a link put there would let the kernel send whatever it leads to.
+    Only regular files are accepted: for a link the kernel would send the target.
     """
     if found.path is None:
         return
     try:
-        there = os.lstat(found.path)  # half of what every blob answer costs would be the Path
+        status = os.lstat(found.path)  # a Path would cost half of the time of a blob response
     except FileNotFoundError:
         size = -1
     else:
-        size = there.st_size if stat.S_ISREG(there.st_mode) else -1
+        size = status.st_size if stat.S_ISREG(status.st_mode) else -1
     if size != found.size:
         state = "missing" if size < 0 else f"damaged ({size} bytes instead of {found.size})"
-        _log.error("blob bytes lost", digest=str(found.digest), state=state)
-        raise BytesLost(f"the bytes of blob {found.digest} are {state} in the store; pushing the blob again mends it")
+        _log.error("blob damaged", digest=str(found.digest), state=state)
+        raise BytesLost(f"blob {found.digest} is {state} in the store; push it again to repair it")
 
 
-class _Recent:
-    """The bytes asked for most recently, by digest, up to a sum of bytes."""
+class _BlobCache:
+    """The most recently requested blobs by digest, up to a total size in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held = 0
+        self._size_bytes = 0
         self._bytes: OrderedDict[str, bytes] = OrderedDict()
 
     def get(self, digest: str) -> bytes | None:
@@ -157,6 +156,6 @@ class _Recent:
         if digest in self._bytes:
             return
         self._bytes[digest] = raw
-        self._held += len(raw)
-        while self._held > self._limit:
-            self._held -= len(self._bytes.popitem(last=False)[1])
+        self._size_bytes += len(raw)
+        while self._size_bytes > self._limit:
+            self._size_bytes -= len(self._bytes.popitem(last=False)[1])

@@ -1,8 +1,8 @@
-"""How long what may be kept by whom: the `Cache-Control` values of every answer.
+"""The `Cache-Control` values of responses.
 
-What is addressed by its digest never changes, what a sealed tag means cannot either but its protection may be
-lifted by an admin, so a day; a floating tag and a miss are asked for again each time. `public` only where
-everybody may pull: a shared cache asks for no rights.
+Content addressed by digest never changes and is cacheable for a year. A sealed tag always resolves to the same digest,
+but an administrator may unseal it, so it is cacheable for a day. A floating tag and a 404 are never cached. `public` is
+used only if anonymous pull is allowed: a shared cache does not check rights.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _ONE_DAY: Final = "max-age=86400"
 
 
 def by_digest(*, anonymous_pull: bool) -> str:
-    """For a manifest or blob asked for by its digest."""
+    """Return the value for a manifest or blob requested by digest."""
     return f"{_audience(anonymous_pull)}, {_IMMUTABLE}"
 
 
 def by_tag(*, sealed: bool, anonymous_pull: bool) -> str:
-    """For a manifest asked for by tag."""
+    """Return the value for a manifest requested by tag."""
     return f"{_audience(anonymous_pull)}, {_ONE_DAY}" if sealed else NO_STORE
 
 

@@ -1,8 +1,8 @@
-"""What `If-None-Match`, `If-Match` and `If-Range` say (RFC 9110, section 13), in terms of digests.
+"""Reads `If-None-Match`, `If-Match` and `If-Range` (RFC 9110, section 13) as digests.
 
-Our ETag is the digest in quotes. On reads anything that is no tag of ours simply does not match; on writes
-a condition that can't be understood is refused, because "not understood" must never count as "holds".
-Whether a write's condition holds is decided by the registry, inside its transaction.
+Our ETag is the digest in quotes. On reads an unknown entity tag does not match. On writes a condition that cannot be
+parsed is refused, because it must never count as fulfilled. The registry evaluates the conditions of a write inside its
+transaction.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MEMBER: Final = re.compile(
 
 
 class ConditionInvalid(Invalid):
-    """A condition of a write that can't be understood."""
+    """A condition of a write cannot be parsed."""
 
 
 def not_modified(if_none_match: str, digest: str) -> bool:
-    """Whether a reader who sent this `If-None-Match` already holds the answer (304); comparison is weak.
+    """Return whether `If-None-Match` matches the digest (304), by weak comparison.
 
-    Quoted and unquoted digests, `W/`, lists and `*` are understood; garbage matches nothing.
+    Quoted and unquoted digests, `W/`, lists and `*` are understood; anything else does not match.
     """
     if if_none_match.strip() == "*":
         return True
@@ -33,22 +33,22 @@ def not_modified(if_none_match: str, digest: str) -> bool:
 
 
 def range_applies(if_range: str | None, digest: str) -> bool:
-    """Whether `Range` is to be honoured: no `If-Range`, or one that names exactly this content.
+    """Return whether `Range` is honoured: without `If-Range`, or if it has the ETag of this content.
 
-    A weak tag or a date never does (we give neither), so such a reader gets the whole.
+    A weak tag or a date does not match (we send neither), so that client gets the full content.
     """
     return if_range is None or if_range.strip() == f'"{digest}"'
 
 
 def write_conditions(if_none_match: str | None, if_match: str | None) -> Conditions:
-    """What must hold for a PUT or DELETE of a manifest; ConditionInvalid when that can't be read.
+    """Return the conditions of a PUT or DELETE of a manifest. Raises: ConditionInvalid: a header cannot be parsed.
 
-    A weak tag in `If-Match` matches nothing (comparison is strong), so it can make the set empty.
+    A weak tag in `If-Match` matches nothing (strong comparison), so the set may be empty.
     """
     if if_none_match is None and if_match is None:
         return UNCONDITIONAL
     if if_none_match is not None and if_none_match.strip() != "*":
-        msg = f"If-None-Match {quote(if_none_match)} is not understood on a write; expected * (the name must not exist)"
+        msg = f"If-None-Match {quote(if_none_match)} is not supported on a write; expected * (the tag must not exist)"
         raise ConditionInvalid(msg)
     return Conditions(
         if_none_match_any=if_none_match is not None,
@@ -61,20 +61,20 @@ def _digests_to_match(if_match: str) -> frozenset[str]:
         return frozenset({"*"})
     members = _members(if_match)
     if not members:
-        msg = f'If-Match {quote(if_match)} can\'t be read; expected "<digest>" in double quotes, a list of them, or *'
+        msg = f'If-Match {quote(if_match)} cannot be parsed; expected "<digest>" in double quotes, a list of them, or *'
         raise ConditionInvalid(msg)
     return frozenset(value for weak, value in members if not weak)
 
 
 def _members(header: str) -> list[tuple[bool, str]] | None:
-    """The (weak, value) pairs of a list of entity tags; None when it is not one."""
-    found = []
+    """Return the (weak, value) pairs of a list of entity tags; None if it is not one."""
+    members = []
     position = 0
     while position < len(header):
         member = _MEMBER.match(header, position)
         if member is None:
             return None
         quoted = member["quoted"]
-        found.append((member["weak"] is not None, member["bare"] if quoted is None else quoted))
+        members.append((member["weak"] is not None, member["bare"] if quoted is None else quoted))
         position = member.end()
-    return found
+    return members

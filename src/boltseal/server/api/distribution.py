@@ -1,7 +1,7 @@
-"""The distribution API as one ASGI application for everything under /v2/: one table in the shell (`shell`).
+"""The distribution API under /v2/ as one ASGI application.
 
-Path -> target (`paths`), target and method -> handler (the table below), handler -> answer (`responses`). There is no
-routing by pattern and no request object in between: this is what every pull waits for.
+Path -> target (`paths`), target and method -> handler (the table below), handler -> response (`responses`). It does not
+use pattern routing, because it is on the path of every pull.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.blobs import BlobRoutes
 from boltseal.server.api.errors import MethodNotAllowed, NoSuchTag, RouteUnknown
 from boltseal.server.api.history import HistoryRoutes
-from boltseal.server.api.http_application import READS, HttpApplication, raw_path, shown
+from boltseal.server.api.http_application import READS, HttpApplication, path_text, raw_path
 from boltseal.server.api.listings import ListingRoutes
 from boltseal.server.api.locations import Locations
 from boltseal.server.api.manifests import ManifestRoutes
@@ -55,115 +55,124 @@ from boltseal.server.registry import Registry
 Handler: TypeAlias = Callable[[Request, Any], Awaitable[Response]]
 Table: TypeAlias = Mapping[type[Target], Mapping[str, Handler]]
 
-_PATHS_KEPT: Final = 8192
+_MAX_CACHED_PATHS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """What a path is about: as it was sent; and, for a read without a query, where its name leads and whose that is.
+class _Route:
+    """The target of a path, and for reads without a query the target after name resolution and its upstream.
 
-    `led` None: what is here decides that, each time.
+    `resolved` None: the name resolution depends on the stored repositories and is repeated for each request.
     """
 
     target: Target
-    led: Target | None = None
+    resolved: Target | None = None
     upstream: UpstreamTerms | None = None
 
 
 class DistributionApi(HttpApplication):
-    """The registry over HTTP, OCI distribution-spec 1.1.1 and what its main branch adds. Not for lifespan events."""
+    """The HTTP API of the registry: OCI distribution-spec 1.1.1 and additions of its main branch."""
 
     def __init__(
         self,
         registry: Registry,
         settings: ApiSettings,
-        gate: RequestAuth,
+        auth: RequestAuth,
         observer: RequestLog | None = None,
         mirror: Mirror | None = None,
-        push_gate: PushProxy | None = None,
+        push_proxy: PushProxy | None = None,
     ) -> None:
         super().__init__(observer or RequestLog(), settings.body)
-        self._leads = settings.leads
+        self._names = settings.name_resolver
         self._pulls = registry.pulls
         locations = Locations(settings.public_url)
-        self._table, self._mirrored, self._gated = _tables(registry, settings, locations, gate, mirror, push_gate)
-        self._gate = gate
+        self._table, self._read_handlers, self._push_handlers = _tables(
+            registry, settings, locations, auth, mirror, push_proxy
+        )
+        self._auth = auth
         self._read_only = settings.read_only
-        self._place = lru_cache(_PATHS_KEPT)(self._look_at)
+        self._route = lru_cache(_MAX_CACHED_PATHS)(self._parse_route)
 
-    async def _answer(self, call: Request) -> Response:
-        scope = call.scope
-        place = self._place(raw_path(scope))
-        if place is None:
-            raise RouteUnknown(f"{quote(shown(scope))} is nothing this registry has; the API is under /v2/")
-        target = place.target
+    async def _respond(self, request: Request) -> Response:
+        scope = request.scope
+        route = self._route(raw_path(scope))
+        if route is None:
+            raise RouteUnknown(f"{quote(path_text(scope))} is not a path of this registry; the API is under /v2/")
+        target = route.target
         kind = type(target)
-        call.route = ROUTE_NAMES[kind]
+        request.route = ROUTE_NAMES[kind]
         methods = self._table[kind]
         handler = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         if handler is None:
             allowed = _allowed(methods)
-            raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not possible here; possible: {allowed}", allowed)
-        if place.led is None or scope["query_string"] or scope["method"] not in READS:
-            target = self._led(call, target)
+            raise MethodNotAllowed(f"{quote(scope['method'], 20)} is not allowed here; allowed: {allowed}", allowed)
+        if route.resolved is None or scope["query_string"] or scope["method"] not in READS:
+            target = await self._resolve(request, target)
         else:
-            target, call.upstream = place.led, place.upstream
-        call.actor = await self._gate.admit(call, target)
+            target, request.upstream = route.resolved, route.upstream
+        request.actor = await self._auth.admit(request, target)
         if scope["method"] not in READS:
             read_only = self._read_only()
             if read_only is not None:
                 raise MethodNotAllowed(read_only, _allowed({"GET": handler}))
-        if call.upstream is not None and scope["method"] in READS:
-            return _namespaced(call, await self._mirrored.get(kind, handler)(call, target))
-        if call.upstream is not None:
-            handler = self._gated.get((kind, scope["method"]), handler)
-        return await handler(call, target)
+        if request.upstream is not None and scope["method"] in READS:
+            return _add_namespace(request, await self._read_handlers.get(kind, handler)(request, target))
+        if request.upstream is not None:
+            handler = self._push_handlers.get((kind, scope["method"]), handler)
+        return await handler(request, target)
 
-    def _look_at(self, path: bytes) -> _Place | None:
-        """What a path is about, None for nothing. NameInvalid, ... as `parse_path`."""
+    def _parse_route(self, path: bytes) -> _Route | None:
+        """Return the route of a path, or None for an unknown path. Raises: NameInvalid and others, as `parse_path`."""
         target = parse_path(path)
         if target is None:
             return None
         if isinstance(target, BaseTarget | CatalogTarget) or target.repository is None:
-            return _Place(target, target)
+            return _Route(target, target)
         try:
-            lead = self._leads.by_name(target.repository)
+            resolution = self._names.by_name(target.repository)
         except NameInvalid:
-            lead = None  # said by `_led`, unless the query leads it elsewhere
-        return _Place(target) if lead is None else _Place(target, _about(target, lead.repository), lead.upstream)
+            resolution = None  # `_resolve` raises it, unless `?ns=` selects another upstream
+        if resolution is None:
+            return _Route(target)
+        return _Route(target, _with_repository(target, resolution.repository), resolution.upstream)
 
-    def _led(self, call: Request, target: Target) -> Target:
-        """What a request is about once its name has led where it leads. NamespaceUnknown, NamespaceRefused, MirrorOnly."""
-        writes = call.method not in READS
-        namespace = call.query.one("ns")
+    async def _resolve(self, request: Request, target: Target) -> Target:
+        """Return the target after name resolution, and set `upstream`.
+
+        Raises: NamespaceUnknown, NamespaceRefused: `?ns=` is not served or not allowed. MirrorOnly: pushes are refused.
+        """
+        writes = request.method not in READS
+        namespace = request.query.value("ns")
         if isinstance(target, BaseTarget | CatalogTarget) or target.repository is None:
-            self._leads.check_namespace(namespace, writes=writes)
+            self._names.check_namespace(namespace, writes=writes)
             return target
-        lead = self._leads.lead(
+        asks = self._names.needs_store(target.repository, namespace, writes=writes)
+        known = asks and await self._pulls.known(target.repository)
+        resolution = self._names.lead(
             target.repository,
             namespace,
-            pushes=writes and call.method != "DELETE",
+            pushes=writes and request.method != "DELETE",
             writes=writes,
-            known_here=self._pulls.known,
+            known_here=lambda _: known,
         )
-        call.upstream = lead.upstream
-        return _about(target, lead.repository)
+        request.upstream = resolution.upstream
+        return _with_repository(target, resolution.repository)
 
-    def _refusal(self, call: Request, error: BoltsealError) -> Response:
-        if isinstance(error, TagInvalid) and call.method in READS:
-            # The spec has 404 for a manifest that can't be found, also under a name that no push could have given.
-            error = NoSuchTag(f"there is no such manifest: {error.message}")
-        return super()._refusal(call, error)
+    def _refusal(self, request: Request, error: BoltsealError) -> Response:
+        if isinstance(error, TagInvalid) and request.method in READS:
+            # The spec requires 404 for an unknown manifest, also for a tag that could not have been pushed.
+            error = NoSuchTag(f"manifest unknown: {error.message}")
+        return super()._refusal(request, error)
 
-    def _extra(self, call: Request, error: BoltsealError) -> Headers:
+    def _error_headers(self, request: Request, error: BoltsealError) -> Headers:
         if isinstance(error, SealedDelete):
-            return self._allow(call)
-        return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
+            return self._allow(request)
+        return self._auth.challenge(error) if isinstance(error, Unauthenticated) else ()
 
-    def _allow(self, call: Request) -> Headers:
-        """What is possible where a delete is not."""
-        place = self._place(raw_path(call.scope))
-        methods: Mapping[str, Handler] = {} if place is None else self._table[type(place.target)]
+    def _allow(self, request: Request) -> Headers:
+        """Return the `Allow` header of a refused delete."""
+        route = self._route(raw_path(request.scope))
+        methods: Mapping[str, Handler] = {} if route is None else self._table[type(route.target)]
         return ((b"allow", _allowed(methods, without="DELETE").encode("ascii")),)
 
 
@@ -171,18 +180,18 @@ def _tables(
     registry: Registry,
     settings: ApiSettings,
     locations: Locations,
-    gate: RequestAuth,
+    auth: RequestAuth,
     mirror: Mirror | None,
-    push_gate: PushProxy | None,
+    push_proxy: PushProxy | None,
 ) -> tuple[Table, Mapping[type[Target], Handler], Mapping[tuple[type[Target], str], Handler]]:
-    """Every route of the API, and what reads of, and pushes to, upstreams' repositories go to instead.
+    """Return the handlers of all routes, and those that replace them for reads and pushes of upstreams' repositories.
 
-    HEAD goes where GET goes.
+    HEAD uses the handler of GET.
     """
     manifests = ManifestRoutes(registry.pulls, registry.manifests, registry.deletes, locations, settings)
     blobs = BlobRoutes(registry.pulls, registry.deletes, settings)
-    uploads = UploadRoutes(registry.uploads, locations, gate)
-    listings = ListingRoutes(registry.pulls, gate)
+    uploads = UploadRoutes(registry.uploads, locations, auth)
+    listings = ListingRoutes(registry.pulls, auth)
     history = HistoryRoutes(registry.ledger, registry.observed)
     records = RecordRoutes(registry.records, registry.ledger)
     table: Table = {
@@ -196,8 +205,8 @@ def _tables(
         DiscoverTarget: {"GET": history.discover},
         TagHistoryTarget: {"GET": history.tag_history},
         HistoryTarget: {"GET": history.history},
-        ObservationsTarget: {"GET": history.observed},
-        RecordsTarget: {"GET": records.listed, "POST": records.add},
+        ObservationsTarget: {"GET": history.observations},
+        RecordsTarget: {"GET": records.list, "POST": records.add},
         UploadTarget: {
             "GET": uploads.status,
             "PATCH": uploads.append,
@@ -205,10 +214,10 @@ def _tables(
             "DELETE": uploads.cancel,
         },
     }
-    if mirror is None or push_gate is None:
+    if mirror is None or push_proxy is None:
         return table, {}, {}
     mirrored = MirroredRoutes(mirror, manifests, blobs)
-    gated = PushProxyRoutes(mirror, push_gate, manifests, uploads)
+    gated = PushProxyRoutes(mirror, push_proxy, manifests, uploads)
     reads: dict[type[Target], Handler] = {
         ManifestTarget: mirrored.manifest,
         BlobTarget: mirrored.blob,
@@ -223,22 +232,22 @@ def _tables(
     return table, reads, pushes
 
 
-def _about(target: Target, repository: Repository) -> Target:
-    """The same place in another repository."""
+def _with_repository(target: Target, repository: Repository) -> Target:
+    """Return the target with another repository."""
     if isinstance(target, BaseTarget | CatalogTarget) or repository == target.repository:
         return target
     return replace(target, repository=repository)
 
 
-def _namespaced(call: Request, answer: Response) -> Response:
-    """Says whose names the answer is about, where the request said so ("Registry Proxying" in the spec)."""
-    namespace = call.query.one("ns") if call.scope["query_string"] else None
-    if namespace is not None and call.upstream is not None:
-        answer.headers = (*answer.headers, (b"oci-namespace", namespace.lower().encode("ascii")))
-    return answer
+def _add_namespace(request: Request, response: Response) -> Response:
+    """Add the `OCI-Namespace` header if the request had `?ns=` ("Registry Proxying" in the spec)."""
+    namespace = request.query.value("ns") if request.scope["query_string"] else None
+    if namespace is not None and request.upstream is not None:
+        response.headers = (*response.headers, (b"oci-namespace", namespace.lower().encode("ascii")))
+    return response
 
 
 def _allowed(methods: Mapping[str, Handler], without: str = "") -> str:
-    """The value of `Allow`."""
+    """Return the value of an `Allow` header."""
     names = [name for method in methods for name in (("GET", "HEAD") if method == "GET" else (method,))]
     return ", ".join(name for name in names if name != without)

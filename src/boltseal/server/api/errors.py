@@ -1,8 +1,8 @@
-"""How an error leaves the server: status and code from the one table in `boltseal.errors`, the body as the spec has it.
+"""Error responses: status and code from the one table in `boltseal.errors`, the body in the spec's format.
 
-Here are also the errors that only HTTP knows: a route that does not exist, a method it does not take, a URL too
-long, a client that left. The sentence for the person is the error's own message; a defect says nothing but the
-number under which the log has its traceback.
+This module also has the errors that exist only in HTTP: an unknown route, a method that is not allowed, a URL that is
+too long, a client that left. The message of the error is sent. For a defect only the request ID is sent, under which
+the log has the traceback.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ UNAVAILABLE_RETRY_S: Final = 2
 TOO_MANY_RETRY_S: Final = 30
 
 
-class ClientGone(Exception):  # not a BoltsealError: there is nobody left to tell
-    """The client went away before its request was whole. What was acknowledged stays, nothing is answered."""
+class ClientGone(Exception):  # not a BoltsealError: no response can be sent
+    """The client closed the connection before its request was complete. What was acknowledged is kept."""
 
 
 class RouteUnknown(NotFound):
-    """A path that is no route of the distribution API."""
+    """The path is no route of the API."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
 
 
 class NoSuchTag(NotFound):
-    """A pull of a tag that no push could have given."""
+    """A pull of a tag that could not have been pushed."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
 class MethodNotAllowed(Invalid):
-    """A route that exists, and a method it does not take: 405 with `Allow`."""
+    """The route does not support the method: 405 with `Allow`."""
 
     def __init__(self, message: str, allow: str) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class MethodNotAllowed(Invalid):
 
 
 class RangeNotSatisfiable(RangeInvalid):
-    """A range of a blob that does not lie in it. `size` is the blob's, for the answer's Content-Range."""
+    """The range is outside of the blob. `size`: of the blob, for Content-Range."""
 
     def __init__(self, message: str, size: int) -> None:
         super().__init__(message)
@@ -61,19 +61,19 @@ class RangeNotSatisfiable(RangeInvalid):
 
 
 class UriTooLong(TooLarge):
-    """More in the URL than is read (414)."""
+    """The URL is too long (414)."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
 
 
 class BodyStalled(Unavailable):
-    """The client is there and sends nothing. Whatever it held on to is free for its next try."""
+    """The client stopped sending its body, or sends too slowly. Locks and sessions that it held are released."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
 
 
-STATUS_OF_HTTP_ALONE: Final[dict[type[BoltsealError], int]] = {MethodNotAllowed: 405, UriTooLong: 414}
-"""Statuses that only exist in HTTP, for errors that only exist here."""
+HTTP_STATUS: Final[dict[type[BoltsealError], int]] = {MethodNotAllowed: 405, UriTooLong: 414}
+"""Statuses of the errors that are defined here because they exist only in HTTP."""
 
 
 class _Entry(msgspec.Struct):
@@ -87,18 +87,18 @@ class _Body(msgspec.Struct):
 
 
 def error_body(code: ErrorCode, message: str) -> bytes:
-    """The JSON of the spec's section "Error Codes", with one error."""
+    """Return the JSON of the spec's section "Error Codes" with one error."""
     return msgspec.json.encode(_Body([_Entry(code.value, message)]))
 
 
-def answer_of(error: BoltsealError) -> tuple[int, ErrorCode]:
-    """Status and code of an error, those that only HTTP knows included."""
-    answer = http_answer(error)
-    return STATUS_OF_HTTP_ALONE.get(type(error), answer.status), answer.code
+def status_and_code(error: BoltsealError) -> tuple[int, ErrorCode]:
+    """Return status and code of an error, including those that exist only in HTTP."""
+    mapped = http_answer(error)
+    return HTTP_STATUS.get(type(error), mapped.status), mapped.code
 
 
-def headers_of(error: BoltsealError) -> tuple[tuple[bytes, bytes], ...]:
-    """The headers that an error brings along."""
+def error_headers(error: BoltsealError) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the response headers that an error requires."""
     match error:
         case MethodNotAllowed():
             return ((b"allow", error.allow.encode("ascii")),)

@@ -1,6 +1,6 @@
-"""`GET /healthz`: this process answers. `GET /readyz`: it can serve, or the reasons why it can't, one sentence each.
+"""`GET /healthz`: this process responds. `GET /readyz`: it can serve, or the reasons why not.
 
-Both are for load balancers and supervisors, and for everybody: no login, and nothing of what is stored.
+Both are for load balancers and supervisors. They need no login and reveal nothing about the stored content.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ READY_PATH: Final = "/readyz"
 
 
 class HealthEndpoints(HttpApplication):
-    """The two endpoints. `ready`: asked at each look."""
+    """Serves the two health endpoints. `ready`: called for each request of /readyz."""
 
     def __init__(self, observer: RequestLog, ready: Callable[[], Awaitable[Readiness]]) -> None:
         super().__init__(observer)
         self._ready = ready
 
-    async def _answer(self, call: Request) -> Response:
-        at_ready = call.scope["path"] == READY_PATH
-        call.route = "Ready" if at_ready else "Health"
-        if call.method not in READS:
-            raise MethodNotAllowed(f"{quote(call.method, 20)} is not possible here; possible: GET, HEAD", "GET, HEAD")
-        if not at_ready:
-            return responses.whole(b"ok\n", responses.TEXT)
-        found = await self._ready()
-        told: dict[str, object] = {"ready": not found.blockers}
-        if found.blockers:
-            told["reasons"] = found.blockers
-        if found.notes:
-            told["warnings"] = found.notes
-        return responses.whole(json.dumps(told).encode(), status=503 if found.blockers else 200)
+    async def _respond(self, request: Request) -> Response:
+        wants_readiness = request.scope["path"] == READY_PATH
+        request.route = "Ready" if wants_readiness else "Health"
+        if request.method not in READS:
+            raise MethodNotAllowed(f"{quote(request.method, 20)} is not allowed here; allowed: GET, HEAD", "GET, HEAD")
+        if not wants_readiness:
+            return responses.with_body(b"ok\n", responses.TEXT)
+        readiness = await self._ready()
+        body: dict[str, object] = {"ready": not readiness.blockers}
+        if readiness.blockers:
+            body["reasons"] = readiness.blockers
+        if readiness.notes:
+            body["warnings"] = readiness.notes
+        return responses.with_body(json.dumps(body).encode(), status=503 if readiness.blockers else 200)
 
-    def _extra(self, _: Request, __: BoltsealError) -> Headers:
+    def _error_headers(self, _: Request, __: BoltsealError) -> Headers:
         return ()

@@ -1,15 +1,15 @@
-"""The history of tags over HTTP: distribution-spec PR #606 and its discovery, and the ledger's own entries.
+"""The history of tags over HTTP: distribution-spec PR #606 and its discovery, and the entries of the ledger.
 
-The tag-history extension is experimental: its text may still change. A tag that is deleted keeps its history; one that
-never was has an empty one. An event's time is unique in the whole registry, so that a page can begin strictly behind
-one. Nothing of the pushed manifests' annotations is repeated.
+The tag-history extension is experimental: its text may still change. A deleted tag keeps its history; a tag that never
+existed has an empty one. The time of an event is unique in the registry, so that a page can begin strictly after it.
+Annotations of pushed manifests are not repeated.
 
     GET /v2/<name>/_boltseal/history[/<tag>]?after=<index>&n=<number>&kinds=<kind>,<kind>
     GET /v2/<name>/_boltseal/observations[/<tag>]?after=<index>&n=<number>
     {"size":..., "entries":[{"index":..., "line":...}]}
 
-The entries themselves, of the ledger and of the log of observations, whose hashes are the leaves of the tree of each, for
-whoever may pull from the repository. `kinds`: entries of these kinds only.
+The last two return entries of the ledger and of the log of observations, whose hashes are the leaves of the trees. They
+need the right to pull from the repository. `kinds`: entries of these kinds only.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ _SPEC_URL: Final = "https://github.com/opencontainers/distribution-spec/pull/606
 _OWN_URL: Final = "https://c2sp.org/tlog-tiles"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_is_moment = re.compile(
+_is_timestamp = re.compile(
     r"(?P<whole>\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d{1,18}))?(?P<zone>[Zz]|[+-]\d\d:\d\d)", re.ASCII
 ).fullmatch
 
 
 class HistoryRoutes:
-    """The handlers of `Discover`, `TagHistoryTarget`, `History` and `Observed`."""
+    """The handlers of `DiscoverTarget`, `TagHistoryTarget`, `HistoryTarget` and `ObservationsTarget`."""
 
     def __init__(self, ledger: Ledger, observed: Ledger) -> None:
         self._ledger = ledger
         self._observed = observed
 
-    async def discover(self, _: Request, at: DiscoverTarget) -> Response:
-        """Which extensions this registry, or one of its repositories, has."""
-        name = "<name>" if at.repository is None else str(at.repository)
+    async def discover(self, _: Request, target: DiscoverTarget) -> Response:
+        """List the extensions of this registry or of one repository."""
+        name = "<name>" if target.repository is None else str(target.repository)
         oci = {
             "name": "_oci",
             "url": _SPEC_URL,
-            "description": "extensions of the distribution spec; tag-history is experimental, as PR #606 has it",
+            "description": "extensions of the distribution spec; tag-history is experimental (PR #606)",
             "endpoints": [
                 "/v2/_oci/ext/discover",
                 f"/v2/{name}/_oci/ext/discover",
@@ -71,7 +71,7 @@ class HistoryRoutes:
         own = {
             "name": "_boltseal",
             "url": _OWN_URL,
-            "description": "the ledger's entries about a repository; the ledger itself is under /ledger/ (C2SP tlog-tiles)",
+            "description": "ledger entries of a repository; the ledger is under /ledger/ (C2SP tlog-tiles)",
             "endpoints": [
                 f"/v2/{name}/_boltseal/history",
                 f"/v2/{name}/_boltseal/history/<tag>",
@@ -80,80 +80,80 @@ class HistoryRoutes:
                 f"/v2/{name}/_boltseal/observations/<tag>",
             ],
         }
-        return responses.whole(_json({"extensions": [oci, own]}))
+        return responses.with_body(_json({"extensions": [oci, own]}))
 
-    async def tag_history(self, call: Request, at: TagHistoryTarget) -> Response:
-        """What a tag meant, the newest first; of a mirrored one that was never pushed here, what it was served as."""
-        n = min(call.query.page_size(), MAX_PAGE)
-        before, since, digest = (call.query.one(name) for name in ("before", "since", "digest"))
-        before_us = MAX_TIME_US + 1 if before is None else _moment("before", before, round_up=True)
-        since_us = -1 if since is None else _moment("since", since, round_up=False)
+    async def tag_history(self, request: Request, target: TagHistoryTarget) -> Response:
+        """Return the events of a tag, newest first; for a mirrored tag without events the observations of it."""
+        n = min(request.query.page_size(), MAX_PAGE)
+        before, since, digest = (request.query.value(name) for name in ("before", "since", "digest"))
+        before_us = MAX_TIME_US + 1 if before is None else _timestamp("before", before, round_up=True)
+        since_us = -1 if since is None else _timestamp("since", since, round_up=False)
         wanted = _digest(digest)
 
         async def events(log: Ledger) -> EventPage:
             return await log.tag_events(
-                at.repository, at.tag, n=n, before_us=before_us, since_us=since_us, digest=wanted
+                target.repository, target.tag, n=n, before_us=before_us, since_us=since_us, digest=wanted
             )
 
         page = await events(self._ledger)
-        if call.upstream is not None and not page.events:
+        if request.upstream is not None and not page.events:
             page = await events(self._observed)
         extra = []
         if page.more:
             kept = {key: value for key, value in (("since", since), ("digest", digest)) if value is not None}
             parameters = {"n": str(n), "before": _time_of(page.events[-1]), **kept}
-            extra.append((b"link", link_next(f"/v2/{at.repository}/_oci/tag-history/{at.tag}", parameters)))
-        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(one) for one in page.events]}
-        return responses.whole(_json(index), OCI_INDEX, extra=extra)
+            extra.append((b"link", link_next(f"/v2/{target.repository}/_oci/tag-history/{target.tag}", parameters)))
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_descriptor(event) for event in page.events]}
+        return responses.with_body(_json(index), OCI_INDEX, extra=extra)
 
-    async def history(self, call: Request, at: HistoryTarget) -> Response:
-        """The entries about a repository or one of its tags, the oldest first; of all kinds, or of those asked for."""
-        n, after = asked_page(call)
-        kinds = call.query.one("kinds")
-        page = await self._ledger.history(at.repository, at.tag, after=after, n=n, kinds=_kinds(kinds))
-        path = f"/v2/{at.repository}/_boltseal/history" + (f"/{at.tag}" if at.tag is not None else "")
-        return entries_answer(page, path, n, {} if kinds is None else {"kinds": kinds})
+    async def history(self, request: Request, target: HistoryTarget) -> Response:
+        """Return the ledger entries of a repository or tag, oldest first, optionally of some kinds only."""
+        n, after = page_parameters(request)
+        kinds = request.query.value("kinds")
+        page = await self._ledger.history(target.repository, target.tag, after=after, n=n, kinds=_kinds(kinds))
+        path = f"/v2/{target.repository}/_boltseal/history" + (f"/{target.tag}" if target.tag is not None else "")
+        return entries_response(page, path, n, {} if kinds is None else {"kinds": kinds})
 
-    async def observed(self, call: Request, at: ObservationsTarget) -> Response:
-        """The same of what a mirrored repository's tags were seen to mean."""
-        n, after = asked_page(call)
-        page = await self._observed.history(at.repository, at.tag, after=after, n=n)
-        path = f"/v2/{at.repository}/_boltseal/observations" + (f"/{at.tag}" if at.tag is not None else "")
-        return entries_answer(page, path, n)
-
-
-def asked_page(call: Request) -> tuple[int, int]:
-    """How many entries are asked for, and behind which index. QueryInvalid."""
-    after = call.query.one("after")
-    return min(call.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
+    async def observations(self, request: Request, target: ObservationsTarget) -> Response:
+        """Return the observations of a mirrored repository or one of its tags, oldest first."""
+        n, after = page_parameters(request)
+        page = await self._observed.history(target.repository, target.tag, after=after, n=n)
+        path = f"/v2/{target.repository}/_boltseal/observations" + (f"/{target.tag}" if target.tag is not None else "")
+        return entries_response(page, path, n)
 
 
-def entries_answer(page: EntryPage, path: str, n: int, kept: Mapping[str, str] | None = None) -> Response:
-    """Entries as they stand, and where more of them are. `kept`: further parameters of the next page."""
+def page_parameters(request: Request) -> tuple[int, int]:
+    """Return the requested number of entries, and the index after which they begin. Raises: QueryInvalid."""
+    after = request.query.value("after")
+    return min(request.query.page_size(), MAX_PAGE), -1 if after is None else _index(after)
+
+
+def entries_response(page: EntryPage, path: str, n: int, kept: Mapping[str, str] | None = None) -> Response:
+    """Return entries as JSON with a Link to the next page. `kept`: further parameters of that link."""
     entries = [{"index": index, "line": line.decode()} for index, line in page.entries]
     extra = []
     if page.more and page.entries:
         extra.append((b"link", link_next(path, {**(kept or {}), "n": str(n), "after": str(page.entries[-1][0])})))
-    return responses.whole(_json({"size": page.size, "entries": entries}), extra=extra)
+    return responses.with_body(_json({"size": page.size, "entries": entries}), extra=extra)
 
 
-def _descriptor(one: TagEvent) -> dict[str, object]:
-    entry = one.entry
+def _descriptor(event: TagEvent) -> dict[str, object]:
+    entry = event.entry
     return {
         "mediaType": entry.type,
         "size": entry.size,
         "digest": entry.digest,
-        "annotations": {TIMESTAMP: _time_of(one), EVENT: one.event},
+        "annotations": {TIMESTAMP: _time_of(event), EVENT: event.event},
     }
 
 
-def _time_of(one: TagEvent) -> str:
-    return format_time(one.entry.time_us)
+def _time_of(event: TagEvent) -> str:
+    return format_time(event.entry.time_us)
 
 
-def _moment(name: str, text: str, *, round_up: bool) -> int:
-    """An RFC 3339 time in microseconds; of a finer one the next or the last whole one, so that "strictly" stays true."""
-    match = _is_moment(text)
+def _timestamp(name: str, text: str, *, round_up: bool) -> int:
+    """Return an RFC 3339 time in microseconds. A finer time is rounded such that "strictly before/since" stays true."""
+    match = _is_timestamp(text)
     try:
         if match is None:
             raise ValueError
@@ -178,14 +178,14 @@ def _digest(text: str | None) -> Digest | None:
 
 
 def _kinds(text: str | None) -> frozenset[EntryKind] | None:
-    """The kinds of entries that are asked for, None for all of them. QueryInvalid."""
+    """Return the requested kinds of entries, None for all. Raises: QueryInvalid."""
     if text is None:
         return None
     try:
-        return frozenset(EntryKind(one) for one in text.split(","))
+        return frozenset(EntryKind(kind) for kind in text.split(","))
     except ValueError as error:
         raise QueryInvalid(
-            f"kinds is {quote(text)}; expected kinds of entries such as tag.moved, with commas between"
+            f"kinds is {quote(text)}; expected a comma-separated list of entry kinds, such as tag.moved"
         ) from error
 
 

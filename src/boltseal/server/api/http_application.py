@@ -1,8 +1,7 @@
-"""The outermost shell of everything that answers: the distribution API, and what stands beside it.
+"""The outermost layer of every HTTP endpoint: request IDs, error responses, access log and metrics.
 
-An error that is meant for a person becomes its answer; a client that left ends the matter quietly; anything unforeseen
-is a 500 that says a number, under which the log has the traceback, and nothing else. Each request has its number, its
-line in the access log and its share of the sums. What is answered is the business of whoever fills the shell.
+An error for the client becomes its response. A client that left gets none. An unexpected exception becomes a 500 that
+has only the request ID, under which the log has the traceback. Subclasses produce the responses.
 """
 
 from __future__ import annotations
@@ -29,68 +28,68 @@ _log = structlog.get_logger(__name__)
 
 
 class HttpApplication(ABC):
-    """An ASGI application for requests alone, not for lifespan events. `limits`: how slowly bodies may come."""
+    """An ASGI application for HTTP requests, not for lifespan events. `limits`: how slowly bodies may arrive."""
 
     def __init__(self, observer: RequestLog, limits: BodyLimits = DEFAULT_LIMITS) -> None:
         self._observer = observer
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
         started = perf_counter()
-        call = Request(scope, receive, self._observer.next_id(), self._limits)
+        request = Request(scope, receive, self._observer.next_id(), self._limits)
         try:
-            answer = await self._answer(call)
+            response = await self._respond(request)
         except BoltsealError as error:
-            answer = self._refusal(call, error)
+            response = self._refusal(request, error)
         except ClientGone:
-            self._observer.note(call, None, started)
+            self._observer.note(request, None, started)
             return
-        except Exception:  # noqa: BLE001 - the outermost shell: nothing unforeseen leaves as it is
-            answer = _defect(call)
-        answer.headers = (*answer.headers, (b"x-request-id", call.id.encode("ascii")))
+        except Exception:  # noqa: BLE001 - the outermost layer: any defect becomes a 500
+            response = _internal_error(request)
+        response.headers = (*response.headers, (b"x-request-id", request.id.encode("ascii")))
         try:
-            await answer.send(scope, receive, send)
+            await response.send(scope, receive, send)
             if scope["method"] not in READS:
-                await call.take_leave()
+                await request.drain_body()
         except OSError:
-            pass  # how a server says that the client has left
-        except Exception:  # noqa: BLE001 - headers are out: all that is left to say is a connection that breaks
-            _log.exception("answer broken off", method=call.method, path=shown(scope))
-        self._observer.note(call, answer, started)
+            pass  # the server reports in this way that the client has left
+        except Exception:  # noqa: BLE001 - the headers are sent: only closing the connection is left
+            _log.exception("response aborted", method=request.method, path=path_text(scope))
+        self._observer.note(request, response, started)
 
     @abstractmethod
-    async def _answer(self, call: Request) -> Response:
-        """The answer to a request. BoltsealError, ClientGone."""
+    async def _respond(self, request: Request) -> Response:
+        """Return the response to a request. Raises: BoltsealError, ClientGone."""
 
     @abstractmethod
-    def _extra(self, call: Request, error: BoltsealError) -> Headers:
-        """What a refusal has in its headers besides what its error brings along: a challenge, say."""
+    def _error_headers(self, request: Request, error: BoltsealError) -> Headers:
+        """Return further headers of an error response, such as a challenge."""
 
-    def _refusal(self, call: Request, error: BoltsealError) -> Response:
-        """The answer that an error is."""
+    def _refusal(self, request: Request, error: BoltsealError) -> Response:
+        """Return the response of an error, and log it if the server is the cause."""
         self._observer.totals.refusal(type(error).__name__)
-        answer = refusal(error, self._extra(call, error))
-        if answer.status >= 500:
-            at = {"method": call.method, "path": shown(call.scope)}
-            _log.warning("could not serve", **at, status=answer.status, reason=error.message)
-            _log.debug("could not serve, where", **at, exc_info=error)
-        return answer
+        response = refusal(error, self._error_headers(request, error))
+        if response.status >= 500:
+            fields = {"method": request.method, "path": path_text(request.scope)}
+            _log.warning("request failed", **fields, status=response.status, reason=error.message)
+            _log.debug("request failed, traceback", **fields, exc_info=error)
+        return response
 
 
 def raw_path(scope: Scope) -> bytes:
-    """The path as it was sent. A server that does not tell gives it decoded, and then every escape is refused."""
+    """Return the path as sent. If the server gives only the decoded path, every escape is refused later."""
     raw: bytes | None = scope.get("raw_path")
     return scope["path"].encode() if raw is None else raw
 
 
-def shown(scope: Scope) -> str:
-    """The path for a log or a message."""
+def path_text(scope: Scope) -> str:
+    """Return the path for a log line or message."""
     return raw_path(scope).decode("ascii", "backslashreplace")
 
 
-def _defect(call: Request) -> Response:
-    """The answer to a request that found a defect of ours. Called where the exception is being handled."""
-    _log.exception("defect", request_id=call.id, method=call.method, path=shown(call.scope))
-    message = f"this registry failed on the request; its log has the reason under {call.id}"
+def _internal_error(request: Request) -> Response:
+    """Return the 500 of an unexpected exception, and log it. Call it only while the exception is handled."""
+    _log.exception("internal error", request_id=request.id, method=request.method, path=path_text(request.scope))
+    message = f"internal error; the log of the registry has the cause under {request.id}"
     return failure(500, ErrorCode.UNSUPPORTED, message)

@@ -1,16 +1,15 @@
-"""The ledger over HTTP (C2SP tlog-tiles), under /ledger/: what standard tools read, and receipts.
+"""The ledger over HTTP under /ledger/ (C2SP tlog-tiles), for standard tools, and receipts.
 
-    /ledger/checkpoint                    the newest signed head
+    /ledger/checkpoint                    the newest checkpoint
     /ledger/tile/<L>/<N>[.p/<W>]          hashes
-    /ledger/tile/entries/<N>[.p/<W>]      entries, for whoever has the right `ledger`
-    /ledger/receipt/<index>               one entry with its proof, for whoever may pull from its repository
-    /ledger/rotations                     how one key followed another, as receipts
+    /ledger/tile/entries/<N>[.p/<W>]      entries; needs the right `ledger`
+    /ledger/receipt/<index>               one entry with its proof; needs the right to pull from its repository
+    /ledger/rotations                     the key rotations, as receipts
 
-The log of observations, of what the tags of mirrored registries meant, is the same below /ledger/observations/.
+The log of observations of upstreams' tags is the same under /ledger/observations/.
 
-Head and hashes tell nothing but how much happens here, rotations also who changed the key and why: they are for everybody
-who can log in, or for everybody at all where `[ledger] public` says so. Entries name repositories, people and reasons.
-Full tiles never change.
+Checkpoint and hashes reveal only the number of entries; rotations also who changed the key and why. They need any
+login, or none with `[ledger] public`. Entries contain repositories, people and reasons. Full tiles never change.
 """
 
 from __future__ import annotations
@@ -40,67 +39,67 @@ _MAX_DIGITS: Final = 18
 
 
 class LedgerApi(HttpApplication):
-    """The endpoints of one log, below `prefix`. `public`: head, hashes and rotations are for everybody."""
+    """Serves one log under `prefix`. `public`: checkpoint, hashes and rotations need no login."""
 
     def __init__(
-        self, observer: RequestLog, ledger: Ledger, gate: RequestAuth, *, public: bool, prefix: str = PREFIX
+        self, observer: RequestLog, ledger: Ledger, auth: RequestAuth, *, public: bool, prefix: str = PREFIX
     ) -> None:
         super().__init__(observer)
         self._prefix = prefix
         self._ledger = ledger
-        self._gate = gate
+        self._auth = auth
         self._public = public
 
-    def _extra(self, _: Request, error: BoltsealError) -> Headers:
-        # Basic, since the right to the ledger is of no repository and so in no token.
+    def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
+        # Basic, because tokens contain only rights on repositories.
         basic = (b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"')
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Ledger"
-        path: str = call.scope["path"].removeprefix(self._prefix)
-        if b"%" in call.scope["raw_path"]:
-            raise RouteUnknown("nothing of the ledger has an escape in its path; one thing has one address")
-        if call.method not in READS:
-            raise MethodNotAllowed("the ledger is read with GET", "GET, HEAD")
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Ledger"
+        path: str = request.scope["path"].removeprefix(self._prefix)
+        if b"%" in request.scope["raw_path"]:
+            raise RouteUnknown("escapes are not allowed in paths of the ledger")
+        if request.method not in READS:
+            raise MethodNotAllowed("method not allowed; use GET", "GET, HEAD")
         if path == "checkpoint":
-            await self._admit(call)
-            return responses.whole(await self._ledger.checkpoint(), responses.TEXT)
+            await self._admit(request)
+            return responses.with_body(await self._ledger.checkpoint(), responses.TEXT)
         if path == "rotations":
-            await self._admit(call)
-            receipts = [base64.b64encode(one).decode() for one in await self._ledger.rotations()]
-            return responses.whole(json.dumps({"receipts": receipts}).encode())
+            await self._admit(request)
+            receipts = [base64.b64encode(receipt).decode() for receipt in await self._ledger.rotations()]
+            return responses.with_body(json.dumps({"receipts": receipts}).encode())
         kind, _, rest = path.partition("/")
         if kind == "receipt" and rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
-            return await self._receipt(call, int(rest))
-        return await self._tile(call, path)
+            return await self._receipt(request, int(rest))
+        return await self._tile(request, path)
 
-    async def _admit(self, call: Request) -> None:
+    async def _admit(self, request: Request) -> None:
         if not self._public:
-            await self._gate.admit_any(call)
+            await self._auth.admit_any(request)
 
-    async def _tile(self, call: Request, path: str) -> Response:
+    async def _tile(self, request: Request, path: str) -> Response:
         try:
-            at = parse_path(path)
+            tile_id = parse_path(path)
         except TileInvalid as error:
-            raise RouteUnknown(f"{quote(path)} is nothing the ledger has: {error.message}") from error
-        if isinstance(at, BundleId):
-            await self._gate.admit_to_entries(call)
+            raise RouteUnknown(f"{quote(path)} is not a path of the ledger: {error.message}") from error
+        if isinstance(tile_id, BundleId):
+            await self._auth.admit_to_entries(request)
         else:
-            await self._admit(call)
-        public = self._public and not isinstance(at, BundleId)
-        lasting = f"{'public' if public else 'private'}, {_IMMUTABLE}"
-        return responses.whole(
-            await self._ledger.tile(at),
+            await self._admit(request)
+        public = self._public and not isinstance(tile_id, BundleId)
+        cache_control = f"{'public' if public else 'private'}, {_IMMUTABLE}"
+        return responses.with_body(
+            await self._ledger.tile(tile_id),
             "application/octet-stream",
-            cache_control=lasting if at.width == WIDTH else caching.NO_STORE,
+            cache_control=cache_control if tile_id.width == WIDTH else caching.NO_STORE,
         )
 
-    async def _receipt(self, call: Request, index: int) -> Response:
-        await self._gate.admit_any(call)
+    async def _receipt(self, request: Request, index: int) -> Response:
+        await self._auth.admit_any(request)
         entry = await self._ledger.entry(index)
         if entry.repository:
-            await self._gate.admit_to_entry(call, index, Repository(entry.repository))
+            await self._auth.admit_to_entry(request, index, Repository(entry.repository))
         else:
-            await self._gate.admit_to_entries(call)
-        return responses.whole(await self._ledger.receipt(index), responses.TEXT)
+            await self._auth.admit_to_entries(request)
+        return responses.with_body(await self._ledger.receipt(index), responses.TEXT)

@@ -1,8 +1,7 @@
-"""Lists over HTTP: the tags of a repository (end-8), the repositories, and what refers to a manifest (end-12).
+"""Lists over HTTP: the tags of a repository (end-8), the repositories, and the referrers of a manifest (end-12).
 
-Rules kept here: pages in one order, with a Link to what follows (relative, RFC 8288) exactly when something
-follows; `n=0` is an empty page without a Link; an answer about referrers is never a 404, and never larger than a
-client would take as a manifest.
+Pages have a fixed order and a relative Link (RFC 8288) to the next page exactly if there is one. `n=0` is an empty page
+without a Link. A referrers response is never a 404, and never larger than the manifests that clients accept.
 """
 
 from __future__ import annotations
@@ -25,65 +24,65 @@ from boltseal.server.registry.models import Page, ReferrerRow, ReferrersPage
 from boltseal.server.registry.pulls import Pulls
 
 REFERRERS_PAGE_BYTES: Final = 2 * 1024 * 1024
-"""About how large an answer about referrers may get; clients refuse manifests over 4 MiB."""
+"""Approximate limit of a referrers response; clients refuse manifests over 4 MiB."""
 
 _ROW_BYTES: Final = 300
-"""What a referrer takes beside its annotations, about."""
+"""Approximate size of a referrer without its annotations."""
 
 
 class ListingRoutes:
-    """The handlers of `Base`, `Catalog`, `Tags` and `Referrers`."""
+    """The handlers of `BaseTarget`, `CatalogTarget`, `TagListTarget` and `ReferrersTarget`."""
 
-    def __init__(self, pulls: Pulls, gate: RequestAuth) -> None:
+    def __init__(self, pulls: Pulls, auth: RequestAuth) -> None:
         self._pulls = pulls
-        self._gate = gate
+        self._auth = auth
 
-    async def base(self, call: Request, at: BaseTarget) -> Response:
-        """Yes, this is the API (end-1)."""
-        return responses.whole(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
+    async def base(self, request: Request, target: BaseTarget) -> Response:
+        """Confirm that this is the distribution API (end-1)."""
+        return responses.with_body(b"{}", extra=[(b"docker-distribution-api-version", b"registry/2.0")])
 
-    async def catalog(self, call: Request, at: CatalogTarget) -> Response:
-        """The repositories that hold something and that the caller may pull."""
-        n, last = call.query.page_size(), call.query.one("last")
-        page = await self._pulls.catalog(n, last, may_read=lambda name: self._gate.may_list(call, name))
+    async def catalog(self, request: Request, target: CatalogTarget) -> Response:
+        """Return a page of the repositories that have content and that the caller may pull."""
+        n, last = request.query.page_size(), request.query.value("last")
+        page = await self._pulls.catalog(n, last, may_read=lambda name: self._auth.may_list(request, name))
         return _page({"repositories": page.items}, "/v2/_catalog", n, page.items[-1:] if page.more else ())
 
-    async def tags(self, call: Request, at: TagListTarget) -> Response:
-        """The tags of a repository."""
-        n, last = call.query.page_size(), call.query.one("last")
-        return tags_answer(at.repository, await self._pulls.tags(at.repository, n, last), n)
+    async def tags(self, request: Request, target: TagListTarget) -> Response:
+        """Return a page of the tags of a repository."""
+        n, last = request.query.page_size(), request.query.value("last")
+        return tags_response(target.repository, await self._pulls.tags(target.repository, n, last), n)
 
-    async def referrers(self, call: Request, at: ReferrersTarget) -> Response:
-        """What names this digest as its subject, of one artifact type if asked for; an index, empty if need be."""
-        n, last = call.query.page_size(), call.query.one("last")
-        artifact_type = call.query.one("artifactType") or None
-        found = await self._pulls.referrers(at.repository, at.digest, artifact_type, after=last or "", n=n)
-        return referrers_answer(at, found, artifact_type, n)
+    async def referrers(self, request: Request, target: ReferrersTarget) -> Response:
+        """Return an index of the manifests whose subject is this digest, optionally of one artifact type."""
+        n, last = request.query.page_size(), request.query.value("last")
+        artifact_type = request.query.value("artifactType") or None
+        found = await self._pulls.referrers(target.repository, target.digest, artifact_type, after=last or "", n=n)
+        return referrers_response(target, found, artifact_type, n)
 
 
-def tags_answer(repository: Repository, page: Page[Tag], n: int) -> Response:
-    """The answer that a page of tags is."""
+def tags_response(repository: Repository, page: Page[Tag], n: int) -> Response:
+    """Return the response for a page of tags."""
     path = f"/v2/{repository}/tags/list"
     return _page({"name": repository, "tags": page.items}, path, n, page.items[-1:] if page.more else ())
 
 
-def referrers_answer(at: ReferrersTarget, found: ReferrersPage, artifact_type: str | None, n: int) -> Response:
-    """The answer that a page of referrers is, or as much of it as fits."""
-    page = _fitting(found.rows)
+def referrers_response(target: ReferrersTarget, found: ReferrersPage, artifact_type: str | None, n: int) -> Response:
+    """Return the response for a page of referrers, shortened to the size limit."""
+    page = _limit_size(found.rows)
     extra = [] if artifact_type is None else [(b"oci-filters-applied", b"artifactType")]
     if page and (found.more or len(page) < len(found.rows)):
         kept = {} if artifact_type is None else {"artifactType": artifact_type}
-        path = f"/v2/{at.repository}/referrers/{at.digest}"
-        extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _by_digest(page[-1])})))
-    return responses.whole(format_index(page), OCI_INDEX, extra=extra)
+        path = f"/v2/{target.repository}/referrers/{target.digest}"
+        extra.append((b"link", link_next(path, {**kept, "n": str(n), "last": _digest_text(page[-1])})))
+    return responses.with_body(format_index(page), OCI_INDEX, extra=extra)
 
 
-def _by_digest(row: ReferrerRow) -> str:
+def _digest_text(row: ReferrerRow) -> str:
     return str(row.digest)
 
 
-def _fitting(rows: Sequence[ReferrerRow]) -> list[ReferrerRow]:
-    """As many rows from the start as make a page; one at least where there is one."""
+def _limit_size(rows: Sequence[ReferrerRow]) -> list[ReferrerRow]:
+    """Return as many of the first rows as fit into a page, at least one."""
     page: list[ReferrerRow] = []
     size = 0
     for row in rows:
@@ -94,7 +93,7 @@ def _fitting(rows: Sequence[ReferrerRow]) -> list[ReferrerRow]:
     return page
 
 
-def _page(document: object, path: str, n: int, behind: Iterable[str]) -> Response:
-    """A page of names; `behind`: the last of them if more follow, else nothing."""
-    extra = [(b"link", link_next(path, {"n": str(n), "last": name})) for name in behind if n]
-    return responses.whole(json.dumps(document, separators=(",", ":")).encode(), extra=extra)
+def _page(document: object, path: str, n: int, last: Iterable[str]) -> Response:
+    """Return a page of names. `last`: the last name if more follow, otherwise empty."""
+    extra = [(b"link", link_next(path, {"n": str(n), "last": name})) for name in last if n]
+    return responses.with_body(json.dumps(document, separators=(",", ":")).encode(), extra=extra)

@@ -1,7 +1,7 @@
-"""Where things are, as `Location` and `Link` say it.
+"""The URLs of `Location` headers.
 
-Rules kept here: a location is relative, or begins with the configured `public_url`; nothing a client sends (a Host
-or Forwarded header) ever gets into one.
+A location is relative, or begins with the configured `public_url`. Nothing that a client sends (a Host or Forwarded
+header) is used.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Locations:
         self._base = (public_url or "").rstrip("/")
 
     def manifest(self, repository: Repository, digest: Digest) -> str:
-        """Where a manifest can be pulled from."""
+        """Return the URL of a manifest."""
         return f"{self._base}/v2/{repository}/manifests/{digest}"
 
     def blob(self, repository: Repository, digest: Digest) -> str:
-        """Where a blob can be pulled from."""
+        """Return the URL of a blob."""
         return f"{self._base}/v2/{repository}/blobs/{digest}"
 
     def upload(self, repository: Repository, upload: UploadId) -> str:
-        """Where an upload goes on."""
+        """Return the URL of an upload session."""
         return f"{self._base}/v2/{repository}/blobs/uploads/{upload}"

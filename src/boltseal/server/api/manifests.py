@@ -1,8 +1,8 @@
 """Manifests over HTTP: end-3 (GET, HEAD), end-7a and 7b (PUT, also with `?tag=`), end-9 (DELETE).
 
-Rules kept here: bytes go out exactly as they came in, with the media type they were pushed under and no
-parameters, whatever `Accept` says (the spec has no negotiation); a document over the limit is refused before it is
-held; conditions are read strictly. Whether a tag may move is not decided here.
+Bytes are returned exactly as pushed, with the media type of the push without parameters, whatever `Accept` is (the spec
+has no negotiation). A document over the limit is refused before it is read completely. Conditions are parsed strictly.
+The registry decides whether a tag may move.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Repository, Tag
+from boltseal.oci.reference import Tag
 from boltseal.server.api import caching, responses
 from boltseal.server.api.conditional_requests import not_modified, write_conditions
 from boltseal.server.api.errors import UriTooLong
@@ -21,20 +21,17 @@ from boltseal.server.api.paths import ManifestTarget
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.api.settings import ApiSettings
-from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.deletes import Deletes
 from boltseal.server.registry.manifests import Manifests
-from boltseal.server.registry.models import Conditions, ManifestAnswer, Published
+from boltseal.server.registry.models import ManifestAnswer, ManifestUpload, Published
 from boltseal.server.registry.pulls import Pulls
 
 MAX_TAGS: Final = 64
-"""How many `?tag=` one push may carry; the spec asks for at least ten."""
+"""The maximum of `?tag=` parameters in one push; the spec requires at least ten."""
 
-_HEADER_LISTS: Final = 4096
+_MAX_CACHED_HEADERS: Final = 4096
 
-Publish: TypeAlias = Callable[
-    [Repository, Tag | Digest, tuple[Tag, ...], bytes, str | None, Conditions, Actor], Awaitable[Published]
-]
+Publish: TypeAlias = Callable[[ManifestUpload], Awaitable[Published]]
 
 
 class ManifestRoutes:
@@ -49,47 +46,54 @@ class ManifestRoutes:
         self._locations = locations
         self._max_bytes = settings.max_manifest_bytes
         self._anonymous_pull = settings.anonymous_pull
-        self._headers = lru_cache(_HEADER_LISTS)(self._build_headers)
+        self._headers = lru_cache(_MAX_CACHED_HEADERS)(self._build_headers)
 
-    async def get(self, call: Request, at: ManifestTarget) -> Response:
-        """The manifest; 304 to a reader whose `If-None-Match` says that it has it."""
-        return self.answer(call, await self._pulls.manifest(at.repository, at.reference))
+    async def get(self, request: Request, target: ManifestTarget) -> Response:
+        """Return the manifest; 304 if `If-None-Match` matches."""
+        return self.manifest_response(request, await self._pulls.manifest(target.repository, target.reference))
 
-    def answer(self, call: Request, found: ManifestAnswer) -> Response:
-        """The answer that a manifest is."""
+    def manifest_response(self, request: Request, found: ManifestAnswer) -> Response:
+        """Return the response for a manifest that was found."""
         digest = str(found.digest)
-        whole, unchanged = self._headers(found.media_type, digest, found.size, found.sealed, found.by_digest)
-        known = call.header(b"if-none-match")
-        if known is not None and not_modified(known, digest):
+        full, unchanged = self._headers(found.media_type, digest, found.size, found.sealed, found.by_digest)
+        if_none_match = request.header(b"if-none-match")
+        if if_none_match is not None and not_modified(if_none_match, digest):
             return Response(304, unchanged)
-        return Response(200, whole, found.raw)
+        return Response(200, full, found.raw)
 
-    async def put(self, call: Request, at: ManifestTarget, publish: Publish | None = None) -> Response:
-        """Publishes the body under a tag, a digest, or a digest and the tags of the query; all of them or none.
+    async def put(self, request: Request, target: ManifestTarget, publish: Publish | None = None) -> Response:
+        """Publish the body under a tag, a digest, or a digest and the tags of the query: all or none.
 
-        `publish`: who does that; None: this registry by itself.
+        `publish`: publishes the manifest; None: the registry.
         """
-        tags = _tags(call)
-        conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
-        raw = await call.document(self._max_bytes)
-        published = await (publish or self._manifests.put)(
-            at.repository, at.reference, tags, raw, call.header(b"content-type"), conditions, call.actor
+        tags = _tags(request)
+        conditions = write_conditions(request.header(b"if-none-match"), request.header(b"if-match"))
+        raw = await request.read_body(self._max_bytes)
+        upload = ManifestUpload(
+            target.repository,
+            target.reference,
+            raw,
+            request.header(b"content-type"),
+            request.actor,
+            extra_tags=tags,
+            conditions=conditions,
         )
-        return Response(201, self._published(at, published, tags))
+        published = await (publish or self._manifests.put)(upload)
+        return Response(201, self._published(target, published, tags))
 
-    async def delete(self, call: Request, at: ManifestTarget) -> Response:
-        """Deletes a tag, or a manifest with all its tags, unless a seal protects it (405)."""
-        conditions = write_conditions(call.header(b"if-none-match"), call.header(b"if-match"))
-        if isinstance(at.reference, Digest):
-            await self._deletes.manifest(at.repository, at.reference, conditions, call.actor)
+    async def delete(self, request: Request, target: ManifestTarget) -> Response:
+        """Delete a tag, or a manifest with all its tags. Refused with 405 if a sealed tag needs it."""
+        conditions = write_conditions(request.header(b"if-none-match"), request.header(b"if-match"))
+        if isinstance(target.reference, Digest):
+            await self._deletes.manifest(target.repository, target.reference, conditions, request.actor)
         else:
-            await self._deletes.tag(at.repository, at.reference, conditions, call.actor)
+            await self._deletes.tag(target.repository, target.reference, conditions, request.actor)
         return Response(202, responses.EMPTY)
 
     def _build_headers(
         self, media_type: str, digest: str, size: int, sealed: bool, by_digest: bool
     ) -> tuple[Headers, Headers]:
-        """The headers of the answer, and those of a 304. Built once, as long as an image is popular."""
+        """Return the headers of a 200 and of a 304. The result is cached."""
         cache_control = (
             caching.by_digest(anonymous_pull=self._anonymous_pull)
             if by_digest
@@ -104,10 +108,10 @@ class ManifestRoutes:
             responses.NOSNIFF,
         ), unchanged
 
-    def _published(self, at: ManifestTarget, published: Published, asked: tuple[Tag, ...]) -> Headers:
+    def _published(self, target: ManifestTarget, published: Published, asked: tuple[Tag, ...]) -> Headers:
         digest = str(published.digest)
         pairs = [
-            ("location", self._locations.manifest(at.repository, published.digest)),
+            ("location", self._locations.manifest(target.repository, published.digest)),
             ("docker-content-digest", digest),
             ("etag", f'"{digest}"'),
             ("content-length", "0"),
@@ -121,9 +125,9 @@ class ManifestRoutes:
         return responses.headers(pairs)
 
 
-def _tags(call: Request) -> tuple[Tag, ...]:
-    """The tags of `?tag=`, each once. TagInvalid, UriTooLong."""
-    asked = call.query.all("tag")
+def _tags(request: Request) -> tuple[Tag, ...]:
+    """Return the tags of `?tag=` without duplicates. Raises: TagInvalid, UriTooLong."""
+    asked = request.query.all("tag")
     if len(asked) > MAX_TAGS:
-        raise UriTooLong(f"the query names {len(asked)} tags; one push may carry at most {MAX_TAGS}")
+        raise UriTooLong(f"the query has {len(asked)} tags; at most {MAX_TAGS} are allowed in one push")
     return tuple(dict.fromkeys(Tag(tag) for tag in asked))

@@ -1,7 +1,7 @@
-"""`GET /metrics` in the text format of Prometheus: the sums of all workers, and what the store looks like now.
+"""`GET /metrics` in the Prometheus text format: the totals of all workers, and the current state of the store.
 
-Who may read it: this machine, unless a proxy stands before us and makes everybody come from it; an admin of every
-repository; everybody where `[server] public_metrics` says so. Names of repositories never stand in it.
+Access: this machine, unless a proxy in front makes all requests come from it; administrators of all repositories;
+everyone with `[server] public_metrics`. Metrics never contain repository names.
 """
 
 from __future__ import annotations
@@ -36,90 +36,92 @@ if TYPE_CHECKING:
     from boltseal.server.api.request import Request
 
 Gauges = Callable[[], dict[str, tuple[str, float | dict[str, float]]]]
-"""Name -> what it means, and its value now, or one for each upstream."""
+"""Name -> help text, and the current value or one for each upstream."""
 
 COUNTED: Final = {
-    PASSWORD_CHECKS: "Passwords that were compared with a user's hash, which is slow on purpose",
-    PASSED_ON: "Blobs that were passed on to an upstream",
-    MOUNTED: "Blobs that an upstream took from another of its repositories instead",
-    HEADS: "Times that an upstream was asked what a tag means",
-    MANIFESTS_FETCHED: "Manifests that were fetched from an upstream",
-    BLOBS_FETCHED: "Blobs that were fetched from an upstream",
-    SERVED_WITH_WARNING: "Answers from what was here because an upstream gave none",
+    PASSWORD_CHECKS: "Passwords compared with a user's hash (deliberately slow)",
+    PASSED_ON: "Blobs pushed on to an upstream",
+    MOUNTED: "Blobs that an upstream mounted from another of its repositories instead",
+    HEADS: "Requests to an upstream for the digest of a tag",
+    MANIFESTS_FETCHED: "Manifests fetched from an upstream",
+    BLOBS_FETCHED: "Blobs fetched from an upstream",
+    SERVED_WITH_WARNING: "Responses served from the store because the upstream failed",
 }
-"""What is counted apart from requests, and what it means."""
+"""Counters other than requests, with their help texts."""
 
 _EVERYWHERE: Final = "any/repository"
 
 
 class MetricsDenied(Denied):
-    """Somebody from elsewhere, who is no admin."""
+    """The metrics were requested from another machine without administrator rights."""
 
 
 class Metrics(HttpApplication):
-    """The endpoint. `gauges`: asked in a thread. `open_to`: "local", "everybody", or "admins" alone."""
+    """Serves /metrics. `gauges`: called in a thread. `open_to`: `local`, `everybody`, or `admins` only."""
 
-    def __init__(self, observer: RequestLog, gate: RequestAuth, gauges: Gauges, open_to: str) -> None:
+    def __init__(self, observer: RequestLog, auth: RequestAuth, gauges: Gauges, open_to: str) -> None:
         super().__init__(observer)
-        self._gate = gate
+        self._auth = auth
         self._gauges = gauges
         self._open_to = open_to
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Metrics"
-        await self._admit(call)
-        return responses.whole(await asyncio.to_thread(self._exposition), CONTENT_TYPE_LATEST)
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Metrics"
+        await self._admit(request)
+        return responses.with_body(await asyncio.to_thread(self._exposition), CONTENT_TYPE_LATEST)
 
-    def _extra(self, _: Request, error: BoltsealError) -> Headers:
-        return self._gate.challenge(error) if isinstance(error, Unauthenticated) else ()
+    def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
+        return self._auth.challenge(error) if isinstance(error, Unauthenticated) else ()
 
-    async def _admit(self, call: Request) -> None:
+    async def _admit(self, request: Request) -> None:
         if self._open_to == "everybody":
             return
-        authorization = call.header(b"authorization")
-        if authorization is not None and self._gate.access.required():
-            caller = await self._gate.recognise(call, authorization)
-            call.actor = caller.actor
-            if Action.ADMIN in self._gate.access.allowed(caller, _EVERYWHERE):
+        authorization = request.header(b"authorization")
+        if authorization is not None and self._auth.access.required():
+            caller = await self._auth.recognise(request, authorization)
+            request.actor = caller.actor
+            if Action.ADMIN in self._auth.access.allowed(caller, _EVERYWHERE):
                 return
-        if self._open_to == "local" and _is_loopback(call):
-            self._gate.refuse_other_hosts(call)
+        if self._open_to == "local" and _is_loopback(request):
+            self._auth.refuse_other_hosts(request)
             return
-        raise MetricsDenied("metrics are for this machine, for admins of every repository, or see public_metrics")
+        raise MetricsDenied(
+            "metrics are only served to this machine and to administrators of all repositories; see public_metrics"
+        )
 
     def _exposition(self) -> bytes:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Exposed(self._observer.all_totals(), self._gauges()))
+        registry.register(_MetricsCollector(self._observer.all_totals(), self._gauges()))
         return generate_latest(registry)
 
 
-class _Exposed(Collector):
-    """The numbers as families of the library."""
+class _MetricsCollector(Collector):
+    """Converts the totals and gauges to Prometheus metric families."""
 
     def __init__(self, totals: RequestMetrics, gauges: dict[str, tuple[str, float | dict[str, float]]]) -> None:
         self._totals = totals
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
-        """Every family."""
+        """Yield every metric family."""
         yield from _requests(self._totals)
         refusals = CounterMetricFamily("boltseal_refusals", "Requests refused, by reason", labels=["reason"])
         for name, count in sorted(self._totals.refusals.items()):
             refusals.add_metric([name], count)
         yield refusals
-        for counted, means in COUNTED.items():
-            yield CounterMetricFamily(f"boltseal_{counted}", means, value=self._totals.counts.get(counted, 0))
-        for name, (means, value) in self._gauges.items():
-            yield _gauge(name, means, value)
-        build = GaugeMetricFamily("boltseal_build_info", "Which boltseal this is", labels=["version"])
+        for counted, help_text in COUNTED.items():
+            yield CounterMetricFamily(f"boltseal_{counted}", help_text, value=self._totals.counts.get(counted, 0))
+        for name, (help_text, value) in self._gauges.items():
+            yield _gauge(name, help_text, value)
+        build = GaugeMetricFamily("boltseal_build_info", "Version of boltseal", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
 
 
-def _gauge(name: str, means: str, value: float | dict[str, float]) -> Metric:
+def _gauge(name: str, help_text: str, value: float | dict[str, float]) -> Metric:
     if not isinstance(value, dict):
-        return GaugeMetricFamily(name, means, value=value)
-    family = GaugeMetricFamily(name, means, labels=["upstream"])
+        return GaugeMetricFamily(name, help_text, value=value)
+    family = GaugeMetricFamily(name, help_text, labels=["upstream"])
     for upstream, number in value.items():
         family.add_metric([upstream], number)
     return family
@@ -128,29 +130,29 @@ def _gauge(name: str, means: str, value: float | dict[str, float]) -> Metric:
 def _requests(totals: RequestMetrics) -> Iterator[Metric]:
     labels = ["method", "route"]
     count = CounterMetricFamily("boltseal_requests", "Requests answered", labels=[*labels, "status"])
-    received = CounterMetricFamily("boltseal_received_bytes", "Bytes of bodies taken in", labels=labels)
-    sent = CounterMetricFamily("boltseal_sent_bytes", "Bytes of bodies answered", labels=labels)
-    latency = HistogramMetricFamily("boltseal_request_seconds", "From request to answer", labels=labels)
-    together: dict[tuple[str, str], RequestMetrics] = {}
+    received = CounterMetricFamily("boltseal_received_bytes", "Bytes received in request bodies", labels=labels)
+    sent = CounterMetricFamily("boltseal_sent_bytes", "Bytes sent in response bodies", labels=labels)
+    latency = HistogramMetricFamily("boltseal_request_seconds", "Seconds from request to response", labels=labels)
+    by_route: dict[tuple[str, str], RequestMetrics] = {}
     for (method, route, status), sums in sorted(totals.requests.items(), key=lambda row: row[0]):
         count.add_metric([method, route, str(status)], sums.count)
-        one = RequestMetrics()
-        one.requests[method, route, 0] = sums
-        together.setdefault((method, route), RequestMetrics()).add(one)
-    for (method, route), of_route in together.items():
-        (sums,) = of_route.requests.values()
+        row = RequestMetrics()
+        row.requests[method, route, 0] = sums
+        by_route.setdefault((method, route), RequestMetrics()).add(row)
+    for (method, route), route_totals in by_route.items():
+        (sums,) = route_totals.requests.values()
         received.add_metric([method, route], sums.bytes_in)
         sent.add_metric([method, route], sums.bytes_out)
-        below, buckets = 0, []
+        cumulative, buckets = 0, []
         for bound, inside in zip([*map(str, LATENCY_BOUNDS_S), "+Inf"], sums.buckets, strict=True):
-            below += inside
-            buckets.append((bound, below))
+            cumulative += inside
+            buckets.append((bound, cumulative))
         latency.add_metric([method, route], buckets, sums.seconds)
     yield from (count, received, sent, latency)
 
 
-def _is_loopback(call: Request) -> bool:
-    host, _ = call.scope.get("client") or ("", 0)
+def _is_loopback(request: Request) -> bool:
+    host, _ = request.scope.get("client") or ("", 0)
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,23 +1,22 @@
-"""From the bytes of a request's path to what it is about: one function, parsed from the right.
+"""Parses the path of a request: one function, from the right.
 
-    /v2/                                    Base
-    /v2/_catalog                            Catalog
-    /v2/<name>/tags/list                    Tags
-    /v2/<name>/manifests/<tag or digest>    ManifestTarget
-    /v2/<name>/referrers/<digest>           Referrers
-    /v2/<name>/blobs/<digest>               BlobTarget
-    /v2/<name>/blobs/uploads[/]             Uploads
-    /v2/<name>/blobs/uploads/<id>           UploadTarget
-    /v2/[<name>/]_oci/ext/discover          Discover
-    /v2/<name>/_oci/tag-history/<tag>       TagHistoryTarget
-    /v2/<name>/_boltseal/history[/<tag>]    History
-    /v2/<name>/_boltseal/records            RecordsTarget
-    /v2/<name>/_boltseal/observations[/<tag>]  Observed
+    /v2/                                       BaseTarget
+    /v2/_catalog                               CatalogTarget
+    /v2/<name>/tags/list                       TagListTarget
+    /v2/<name>/manifests/<tag or digest>       ManifestTarget
+    /v2/<name>/referrers/<digest>              ReferrersTarget
+    /v2/<name>/blobs/<digest>                  BlobTarget
+    /v2/<name>/blobs/uploads[/]                UploadsTarget
+    /v2/<name>/blobs/uploads/<id>              UploadTarget
+    /v2/[<name>/]_oci/ext/discover             DiscoverTarget
+    /v2/<name>/_oci/tag-history/<tag>          TagHistoryTarget
+    /v2/<name>/_boltseal/history[/<tag>]       HistoryTarget
+    /v2/<name>/_boltseal/records               RecordsTarget
+    /v2/<name>/_boltseal/observations[/<tag>]  ObservationsTarget
 
 From the right, because a repository may itself be called `a/manifests/b`, `x/tags/list` or `a/blobs/uploads`.
-The rules kept here: only `%3A` inside a digest is decoded, so that no two paths the grammar tells apart become
-one name; any other escape, and every name outside the grammar, is refused before anything is looked up. Which
-methods a path takes is in `asgi`; whether what it names exists is the registry's to say.
+Only `%3A` in a digest is decoded, so that two different paths never become one name. Any other escape and every name
+outside the grammar is refused before anything is looked up. `distribution` has the methods of each path.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ from boltseal.oci.reference import NameInvalid, Repository, Tag, TagInvalid
 from boltseal.server.storage.blobs.protocol import UploadId
 
 MAX_PATH_BYTES: Final = 1024
-"""Longer than any path that can be right: 255 bytes of name, a sha512 digest, and the words between."""
+"""Longer than any valid path: 255 bytes of name, a sha512 digest, and the words between."""
 
 _PREFIX: Final = b"/v2/"
 
 
 @dataclass(frozen=True, slots=True)
 class BaseTarget:
-    """The API itself: does it exist, may I talk to it (end-1)."""
+    """The API itself (end-1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogTarget:
-    """The names of all repositories."""
+    """The list of all repositories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class ManifestTarget:
 
 @dataclass(frozen=True, slots=True)
 class ReferrersTarget:
-    """What names this digest as its subject (end-12)."""
+    """The manifests whose subject is this digest (end-12)."""
 
     repository: Repository
     digest: Digest
@@ -80,7 +79,7 @@ class BlobTarget:
 
 @dataclass(frozen=True, slots=True)
 class UploadsTarget:
-    """Where uploads begin (end-4, 11)."""
+    """The upload sessions of a repository (end-4, 11)."""
 
     repository: Repository
 
@@ -95,14 +94,14 @@ class UploadTarget:
 
 @dataclass(frozen=True, slots=True)
 class DiscoverTarget:
-    """Which extensions there are, of the registry (None) or of a repository."""
+    """The extensions of the registry (None) or of a repository."""
 
     repository: Repository | None
 
 
 @dataclass(frozen=True, slots=True)
 class TagHistoryTarget:
-    """What a tag meant, as distribution-spec PR #606 wants it told."""
+    """The history of a tag (distribution-spec PR #606)."""
 
     repository: Repository
     tag: Tag
@@ -110,7 +109,7 @@ class TagHistoryTarget:
 
 @dataclass(frozen=True, slots=True)
 class HistoryTarget:
-    """The ledger's entries about a repository, or about one of its tags."""
+    """The ledger entries of a repository or of one of its tags."""
 
     repository: Repository
     tag: Tag | None
@@ -118,7 +117,7 @@ class HistoryTarget:
 
 @dataclass(frozen=True, slots=True)
 class ObservationsTarget:
-    """The entries of the log of observations about a mirrored repository, or about one of its tags."""
+    """The entries of the log of observations for a mirrored repository or one of its tags."""
 
     repository: Repository
     tag: Tag | None
@@ -126,7 +125,7 @@ class ObservationsTarget:
 
 @dataclass(frozen=True, slots=True)
 class RecordsTarget:
-    """What was said of a repository's images: built, rebuild.requested, released."""
+    """The records of a repository's images: built, rebuild.requested, released."""
 
     repository: Repository
 
@@ -166,12 +165,14 @@ ROUTE_NAMES: Final[Mapping[type, str]] = {
 
 
 def parse_path(raw_path: bytes) -> Target | None:
-    """What the path (as sent, still escaped, without the query) is about; None when it is no route of this API.
+    """Return the target of a path, or None if it is no route of this API.
 
-    NameInvalid, TagInvalid, DigestInvalid or UploadUnknown when it has a route's shape and a wrong name in it.
+    `raw_path`: as sent, with escapes, without the query.
+
+    Raises: NameInvalid, TagInvalid, DigestInvalid, UploadUnknown: the path is that of a route, but has an invalid name.
     """
     if len(raw_path) > MAX_PATH_BYTES:
-        msg = f"the path is {len(raw_path)} bytes long; no valid one has more than {MAX_PATH_BYTES}"
+        msg = f"the path has {len(raw_path)} bytes; at most {MAX_PATH_BYTES} are allowed"
         raise NameInvalid(msg)
     if raw_path == b"/v2":
         return BaseTarget()
@@ -228,7 +229,7 @@ def _repository(parts: list[str]) -> Repository:
 
 
 def _tag_of_history(text: str) -> Tag:
-    """NameInvalid, so that no history is ever answered with a 404: that would say that there is no such extension."""
+    """Return a tag. Raises NameInvalid, because a 404 would report that the extension does not exist."""
     try:
         return Tag(text)
     except TagInvalid as error:
@@ -239,12 +240,12 @@ def _as_text(path: bytes) -> str:
     try:
         return path.decode("ascii")
     except UnicodeDecodeError as error:
-        msg = f"byte {path[error.start]:#04x} can't stand in a path; names are ASCII letters, digits and . _ - /"
+        msg = f"byte {path[error.start]:#04x} is not allowed in a path; names have ASCII letters, digits and . _ - /"
         raise NameInvalid(msg) from error
 
 
 def _split(path: str) -> list[str]:
-    """The parts of a path, without the one trailing slash that has a meaning, each free of what no name has."""
+    """Return the parts of a path, checked for invalid characters, without the trailing slash of `blobs/uploads/`."""
     parts = path.split("/")
     if parts[-3:] == ["blobs", "uploads", ""]:
         parts.pop()
@@ -254,9 +255,9 @@ def _split(path: str) -> list[str]:
         if part == "":
             msg = "the path has an empty part (a doubled or a trailing slash); names have none"
         elif "%" in part:
-            msg = f"the path holds an escape in {quote(part)}; only the colon of a digest may be escaped"
+            msg = f"the path has an escape in {quote(part)}; only the colon of a digest may be escaped"
         elif part in {".", ".."} or not part.isprintable():
-            msg = f"the path holds {quote(part)}, which can be no part of a name"
+            msg = f"the path has {quote(part)}, which is not valid in a name"
         else:
             continue
         raise NameInvalid(msg)

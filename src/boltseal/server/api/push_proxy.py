@@ -1,4 +1,4 @@
-"""Writes to upstreams' names: the same requests and answers as for ours, passed on by the gate (`server.mirror.push_proxy`)."""
+"""Writes to upstreams' names: requests and responses of a local repository, forwarded by `server.mirror.push_proxy`."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 
 
 class PushProxyRoutes:
-    """The handlers of what is pushed to an upstream's name."""
+    """The handlers for pushes to an upstream's name."""
 
-    def __init__(self, mirror: Mirror, push_gate: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
+    def __init__(self, mirror: Mirror, push_proxy: PushProxy, manifests: ManifestRoutes, uploads: UploadRoutes) -> None:
         self._mirror = mirror
-        self._push_gate = push_gate
+        self._push_proxy = push_proxy
         self._manifests = manifests
         self._uploads = uploads
 
-    async def put(self, call: Request, at: ManifestTarget) -> Response:
-        """A manifest: 201 when upstream has it."""
-        return await self._manifests.put(call, at, partial(self._push_gate.put, self._upstream(call)))
+    async def put(self, request: Request, target: ManifestTarget) -> Response:
+        """Push a manifest; 201 when upstream has it."""
+        return await self._manifests.put(request, target, partial(self._push_proxy.put, self._upstream(request)))
 
-    async def start(self, call: Request, at: UploadsTarget) -> Response:
-        """Begins an upload, or makes it unnecessary; a blob that is whole is passed on."""
-        upstream = self._upstream(call)
-        await self._push_gate.begin(upstream, at.repository)
-        answer = await self._uploads.start(call, at)
-        if answer.status == 201:
-            named = call.query.one("mount") or call.query.one("digest")
-            self._push_gate.arrived(upstream, at.repository, Digest.parse(named or ""))
-        return answer
+    async def start(self, request: Request, target: UploadsTarget) -> Response:
+        """Begin an upload, or mount the blob; a complete blob is forwarded."""
+        upstream = self._upstream(request)
+        await self._push_proxy.begin(upstream, target.repository)
+        response = await self._uploads.start(request, target)
+        if response.status == 201:
+            named = request.query.value("mount") or request.query.value("digest")
+            self._push_proxy.forward_blob(upstream, target.repository, Digest.parse(named or ""))
+        return response
 
-    async def finish(self, call: Request, at: UploadTarget) -> Response:
-        """Ends an upload; the blob is passed on."""
-        answer = await self._uploads.finish(call, at)
-        if answer.status == 201:
-            digest = Digest.parse(call.query.one("digest") or "")
-            self._push_gate.arrived(self._upstream(call), at.repository, digest)
-        return answer
+    async def finish(self, request: Request, target: UploadTarget) -> Response:
+        """Finish an upload and forward the blob."""
+        response = await self._uploads.finish(request, target)
+        if response.status == 201:
+            digest = Digest.parse(request.query.value("digest") or "")
+            self._push_proxy.forward_blob(self._upstream(request), target.repository, digest)
+        return response
 
-    def _upstream(self, call: Request) -> Upstream:
-        if call.upstream is None:  # the table of routes asks only for what led to one
-            raise AssertionError("no upstream")
-        return self._mirror.upstream(call.upstream)
+    def _upstream(self, request: Request) -> Upstream:
+        if request.upstream is None:  # only requests with an upstream are routed here
+            raise AssertionError("request without upstream")
+        return self._mirror.upstream(request.upstream)

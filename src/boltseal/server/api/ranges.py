@@ -1,9 +1,8 @@
-"""Byte ranges, both ways: `Range` on a GET (RFC 9110, section 14) and `Content-Range` on a chunk of an upload.
+"""Byte ranges: `Range` of a GET (RFC 9110, section 14) and `Content-Range` of an upload chunk.
 
-Rules kept here: one range is served as asked, clamped to what is there, or refused (416) where there is none of it;
-several ranges, another unit, or what is no range at all mean the whole. A chunk that can't be placed is refused: a
-misread one would corrupt the blob. The chunk's form is the distribution spec's ("Pushing a blob in chunks"),
-`<start>-<end>` without a unit.
+One range is limited to the existing bytes, or refused (416) if there are none. Several ranges, another unit or invalid
+syntax are ignored, as if no range was sent. A chunk that cannot be placed is refused: a misread one would corrupt the
+blob. A chunk has the form of the distribution spec ("Pushing a blob in chunks"), `<start>-<end>` without a unit.
 """
 
 from __future__ import annotations
@@ -15,78 +14,76 @@ from boltseal.errors import RangeInvalid, quote
 from boltseal.server.api.errors import RangeNotSatisfiable
 
 _HUGE: Final = 2**63 - 1
-"""What a number too long to be an offset of anything counts as."""
+"""The value of a number with too many digits for an offset."""
 
 _MAX_DIGITS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The bytes [start, start + length) of something larger; length is at least 1."""
+    """The bytes [start, start + length) of a larger object; length is at least 1."""
 
     start: int
     length: int
 
     def content_range(self, size: int) -> str:
-        """The value of the answer's Content-Range."""
+        """Return the Content-Range of a response."""
         return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Where a chunk of an upload says it begins, and how many bytes it says it has."""
+    """The declared start and length of an upload chunk."""
 
     start: int
     length: int
 
 
 def parse_range(header: str, size: int) -> ByteRange | None:
-    """The range that `Range: <header>` asks of `size` bytes; None where the whole is to be served (200).
+    """Return the requested range of `size` bytes, or None if the full content must be sent (200).
 
-    RangeNotSatisfiable when it begins behind the end, or ends before it begins.
+    Raises: RangeNotSatisfiable: the range begins after the end, or ends before it begins.
     """
     unit, _, ranges = header.partition("=")
     first, dash, last = (part.strip() for part in ranges.partition("-"))
     start, end = _offset(first), _offset(last)
     readable = dash and (first or last) and (start is not None or not first) and (end is not None or not last)
     if unit.strip().lower() != "bytes" or not readable:
-        return None  # another unit, several ranges, or no range at all: as if it had not been sent
+        return None  # another unit, several ranges or invalid syntax
     if start is None:
         start, end = max(size - (end or 0), 0), size - 1
     end = size - 1 if end is None else min(end, size - 1)
     if start > end:
-        raise RangeNotSatisfiable(f"range {quote(header)} is not in the blob, which has {size} bytes", size)
+        raise RangeNotSatisfiable(f"range {quote(header)} is outside of the blob, which has {size} bytes", size)
     return ByteRange(start, end - start + 1)
 
 
 def parse_content_range(header: str | None, content_length: int | None) -> Chunk | None:
-    """Where a chunk belongs; None when it does not say, and follows what is there.
+    """Return where a chunk belongs, or None without Content-Range: it follows the bytes received so far.
 
-    RangeInvalid when it has another form, ends before it begins, or disagrees with Content-Length.
+    Raises: RangeInvalid: invalid syntax, an end before the start, or a length other than Content-Length.
     """
     if header is None:
         return None
     first, dash, last = header.partition("-")
     start, end = _offset(first), _offset(last)
     if not dash or start is None or end is None or end < start:
-        msg = (
-            f"Content-Range {quote(header)} can't be read; expected <first>-<last> of the chunk's bytes, such as 0-1023"
-        )
+        msg = f"Content-Range {quote(header)} cannot be parsed; expected <first>-<last>, such as 0-1023"
         raise RangeInvalid(msg)
     length = end - start + 1
     if content_length is not None and content_length != length:
-        msg = f"Content-Range {quote(header)} means {length} bytes; Content-Length says {content_length}"
+        msg = f"Content-Range {quote(header)} has {length} bytes; Content-Length is {content_length}"
         raise RangeInvalid(msg)
     return Chunk(start, length)
 
 
-def held(size: int) -> str:
-    """The `Range` header of an upload session that holds `size` bytes: `0-<last>`, and `0-0` before any byte."""
+def upload_range(size: int) -> str:
+    """Return the `Range` header of an upload session with `size` bytes: `0-<last>`, and `0-0` before any byte."""
     return f"0-{max(size - 1, 0)}"
 
 
 def _offset(text: str) -> int | None:
-    """A number of ASCII digits, however long; None for anything else."""
+    """Return a number of ASCII digits of any length, or None."""
     if not (text.isascii() and text.isdigit()):
         return None
     text = text.lstrip("0") or "0"

@@ -1,6 +1,6 @@
-"""Records of images over HTTP: what is said of them goes into the ledger, and is listed from it.
+"""Records of images over HTTP: writes them to the ledger and lists them.
 
-    POST /v2/<name>/_boltseal/records       needs the right to push there
+    POST /v2/<name>/_boltseal/records       needs the right to push
     {"kind": "built" | "rebuild.requested" | "released", "digest": "sha256:...",
      "tag": "1.4.2", "reason": "...", "extra": {"base.digest": "sha256:...", ...}}
     201 {"index": 123}
@@ -8,8 +8,8 @@
     GET /v2/<name>/_boltseal/records?after=<index>&n=<number>       needs the right to pull
     {"size": ..., "entries": [{"index": ..., "line": ...}]}
 
-`tag`, `reason` and `extra` may be left out; a key that is none of these is refused. The registry checks that the image is
-there and that the tag means it, or meant it; what else is said is said by whoever sent it.
+`tag`, `reason` and `extra` are optional; unknown keys are refused. The registry checks that the image exists and that
+the tag resolves or resolved to it. Everything else is a claim of the client.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Tag
 from boltseal.server.api import responses
-from boltseal.server.api.history import asked_page, entries_answer
+from boltseal.server.api.history import entries_response, page_parameters
 from boltseal.server.api.responses import Response
 from boltseal.server.registry.records import LedgerRecord, RecordInvalid
 
@@ -40,13 +40,13 @@ JSON_TYPE: Final = "application/json"
 
 
 class NotJson(Invalid):
-    """A body that is not said to be JSON; a page in somebody's browser can't send one that is, unasked."""
+    """The content type is not JSON. A web page of another site cannot send JSON without a preflight request (CSRF)."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
 
 
-class _Said(msgspec.Struct, forbid_unknown_fields=True):
-    """The body, as it is sent."""
+class _RecordBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON body of a new record."""
 
     kind: str
     digest: str
@@ -55,11 +55,11 @@ class _Said(msgspec.Struct, forbid_unknown_fields=True):
     extra: dict[str, str] = {}
 
 
-async def json_body(call: Request, what: str) -> bytes:
-    """The body of a request that has to be called JSON. NotJson, TooLarge."""
-    if (call.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
-        raise NotJson(f"{what} is sent as {JSON_TYPE}")
-    return await call.document(MAX_BODY_BYTES)
+async def json_body(request: Request) -> bytes:
+    """Return the body of a request whose content type must be JSON. Raises: NotJson, TooLarge."""
+    if (request.header(b"content-type") or "").partition(";")[0].strip().lower() != JSON_TYPE:
+        raise NotJson(f"the content type must be {JSON_TYPE}")
+    return await request.read_body(MAX_BODY_BYTES)
 
 
 class RecordRoutes:
@@ -69,28 +69,28 @@ class RecordRoutes:
         self._records = records
         self._ledger = ledger
 
-    async def add(self, call: Request, at: RecordsTarget) -> Response:
-        """Take one record in."""
-        said = _parse(await json_body(call, "a record"))
-        index = await self._records.record(at.repository, said, call.actor)
+    async def add(self, request: Request, target: RecordsTarget) -> Response:
+        """Add one record."""
+        record = _parse(await json_body(request))
+        index = await self._records.record(target.repository, record, request.actor)
         body = json.dumps({"index": index}).encode()
         return Response(201, responses.headers([("content-type", JSON_TYPE), ("content-length", str(len(body)))]), body)
 
-    async def listed(self, call: Request, at: RecordsTarget) -> Response:
-        """What was said of the repository's images, the oldest first."""
-        n, after = asked_page(call)
-        page = await self._ledger.history(at.repository, None, after=after, n=n, kinds=RECORDS)
-        return entries_answer(page, f"/v2/{at.repository}/_boltseal/records", n)
+    async def list(self, request: Request, target: RecordsTarget) -> Response:
+        """List the records of a repository, oldest first."""
+        n, after = page_parameters(request)
+        page = await self._ledger.history(target.repository, None, after=after, n=n, kinds=RECORDS)
+        return entries_response(page, f"/v2/{target.repository}/_boltseal/records", n)
 
 
 def _parse(raw: bytes) -> LedgerRecord:
     try:
-        said = decode(raw, _Said)
+        fields = decode(raw, _RecordBody)
     except ValueError as error:
-        raise RecordInvalid(f"not a record: {error}") from error
+        raise RecordInvalid(f"cannot read the record: {error}") from error
     try:
-        kind = EntryKind(said.kind)
+        kind = EntryKind(fields.kind)
     except ValueError:
-        raise RecordInvalid(f"kind is {quote(said.kind)}; expected {', '.join(sorted(RECORDS))}") from None
-    tag = None if said.tag is None else Tag(said.tag)
-    return LedgerRecord(kind, Digest.parse(said.digest), tag, said.reason, said.extra)
+        raise RecordInvalid(f"kind is {quote(fields.kind)}; expected {', '.join(sorted(RECORDS))}") from None
+    tag = None if fields.tag is None else Tag(fields.tag)
+    return LedgerRecord(kind, Digest.parse(fields.digest), tag, fields.reason, fields.extra)

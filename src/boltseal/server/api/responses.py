@@ -1,8 +1,7 @@
-"""The answers that handlers return, and how each of them leaves: whole, as a file the kernel sends, or in pieces.
+"""The responses that handlers return, and how each is sent: from memory, as a file by the server, or as a stream.
 
-Rules kept here: HEAD is GET without the bytes, headers included; every answer with bytes states their length
-beforehand, and breaks the connection rather than end early in silence; header lists may be shared between
-answers and are therefore tuples. What an answer says is the handlers' business.
+HEAD is GET without the bytes, headers included. Every response with a body states its length first, and closes the
+connection rather than end early unnoticed. Header lists may be shared between responses and are therefore tuples.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from boltseal.errors import BoltsealError, ErrorCode
 from boltseal.server.api import caching
-from boltseal.server.api.errors import answer_of, error_body, headers_of
+from boltseal.server.api.errors import error_body, error_headers, status_and_code
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -27,13 +26,13 @@ JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
 EMPTY: Final[Headers] = ((b"content-length", b"0"),)
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
-"""Pushed bytes are anybody's; no browser may take them for a page of ours."""
+"""A client controls the pushed bytes; a browser must not interpret them as a page of ours."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Response:
-    """Status, headers (Content-Length included where there is one), and a body held in memory."""
+    """Status, headers (with Content-Length if there is a body), and a body in memory."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -43,13 +42,13 @@ class Response:
         self.body = body
 
     async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it; to a HEAD without the body."""
+        """Send the response; to a HEAD without the body."""
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
 
 
 class FileResponse(Response):
-    """A whole file of a known size, which a server that offers `http.response.pathsend` sends by itself."""
+    """A complete file of a known size, sent by a server that supports `http.response.pathsend`."""
 
     __slots__ = ("path",)
 
@@ -63,7 +62,7 @@ class FileResponse(Response):
 
 
 class StreamResponse(Response):
-    """Bytes that come piece by piece. The first is taken before anything is sent, so that a miss is still an answer."""
+    """A body sent in chunks. The first is read before anything is sent, so that an error can become a response."""
 
     __slots__ = ("first", "rest")
 
@@ -74,65 +73,65 @@ class StreamResponse(Response):
 
     async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        gone = asyncio.ensure_future(_disconnected(receive))
+        disconnect = asyncio.ensure_future(_disconnected(receive))
         try:
             await send({"type": "http.response.body", "body": self.first, "more_body": True})
-            async for piece in self.rest:
-                # A server may take what is sent to a client that left without a word, and it tells so only to
-                # those who listen; a pause, because neither a cached read nor a send need ever yield.
+            async for chunk in self.rest:
+                # A server may accept bytes for a client that left and reports that only to `receive`.
+                # The pause lets that task run: neither a cached read nor a send need ever yield.
                 await asyncio.sleep(0)
-                if gone.done():
+                if disconnect.done():
                     return
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
-            gone.cancel()
+            disconnect.cancel()
             await close(self.rest)
 
 
-async def stream(status: int, headers: Headers, pieces: AsyncIterator[bytes], length: int) -> Response:
-    """An answer of `length` bytes, in one piece where they come in one."""
+async def stream(status: int, headers: Headers, chunks: AsyncIterator[bytes], length: int) -> Response:
+    """Return a response of `length` bytes; from memory if the first chunk is all of it."""
     try:
-        first = await anext(pieces, b"")
+        first = await anext(chunks, b"")
     except BaseException:
-        await close(pieces)
+        await close(chunks)
         raise
     if len(first) == length:
-        await close(pieces)
+        await close(chunks)
         return Response(status, headers, first)
-    return StreamResponse(status, headers, first, pieces)
+    return StreamResponse(status, headers, first, chunks)
 
 
-async def close(pieces: AsyncIterator[bytes]) -> None:
-    """Lets go of what an iterator holds (a file, a connection), if it holds anything."""
-    if isinstance(pieces, AsyncGenerator):
-        async with aclosing(pieces):
+async def close(chunks: AsyncIterator[bytes]) -> None:
+    """Close an iterator that has resources (a file, a connection)."""
+    if isinstance(chunks, AsyncGenerator):
+        async with aclosing(chunks):
             pass
 
 
 async def _disconnected(receive: Receive) -> None:
-    """Returns when the client has left. Whatever else it sends is nobody's."""
+    """Return when the client has left; discard anything else it sends."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 def headers(pairs: Iterable[tuple[str, str]]) -> Headers:
-    """Header pairs as they are sent. Values come from parsed types or are percent-encoded: ASCII, one line."""
+    """Return header pairs as they are sent. Values are from parsed types or percent-encoded: ASCII, one line."""
     return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in pairs)
 
 
 def refusal(error: BoltsealError, extra: Headers = ()) -> Response:
-    """The answer that an error is: the spec's JSON, never kept by anybody, with the headers it brings along."""
-    status, code = answer_of(error)
-    return failure(status, code, error.message, (*headers_of(error), *extra))
+    """Return the response of an error: the spec's JSON, not cacheable, with the headers that the error requires."""
+    status, code = status_and_code(error)
+    return failure(status, code, error.message, (*error_headers(error), *extra))
 
 
 def failure(status: int, code: ErrorCode, message: str, extra: Headers = ()) -> Response:
-    """An answer that says why not."""
-    return whole(error_body(code, message), status=status, extra=extra)
+    """Return an error response."""
+    return with_body(error_body(code, message), status=status, extra=extra)
 
 
-def whole(
+def with_body(
     body: bytes,
     content_type: str = JSON,
     *,
@@ -140,6 +139,6 @@ def whole(
     cache_control: str = caching.NO_STORE,
     extra: Iterable[tuple[bytes, bytes]] = (),
 ) -> Response:
-    """An answer of bytes that we made ourselves, kept by nobody unless it is said."""
+    """Return a response with a body made by this server; not cacheable by default."""
     pairs = [("content-type", content_type), ("content-length", str(len(body))), ("cache-control", cache_control)]
     return Response(status, (*headers(pairs), NOSNIFF, *extra), body)

@@ -1,4 +1,4 @@
-"""What the HTTP side may be told: values only, built from the configuration by `app`."""
+"""The settings of the HTTP API, built by `app` from the configuration."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """`public_url`: scheme and host that clients reach us by, for absolute locations; None: relative ones.
+    """The settings of the HTTP API.
 
-    `max_manifest_bytes`: the largest manifest taken in. `anonymous_pull`: whether everybody may read everything,
-    so that caches between us and a client may keep what never changes. `read_only`: why nothing may be changed now, as
-    the sentence that refuses it; None where things may be. `body`: how slowly a body may come. `leads`: where names lead.
+    `public_url`: scheme and host for absolute locations; None: relative ones. `max_manifest_bytes`: the largest
+    accepted manifest. `anonymous_pull`: everyone may pull everything, so that shared caches may store what never
+    changes. `read_only`: returns the error message of a refused write, or None if writes are allowed. `body`: how
+    slowly a body may arrive. `name_resolver`: maps names to upstreams.
     """
 
     public_url: str | None = None
@@ -26,4 +27,4 @@ class ApiSettings:
     anonymous_pull: bool = True
     read_only: Callable[[], str | None] = lambda: None
     body: BodyLimits = DEFAULT_LIMITS
-    leads: NameResolver = NO_UPSTREAMS
+    name_resolver: NameResolver = NO_UPSTREAMS

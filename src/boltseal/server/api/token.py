@@ -1,12 +1,12 @@
-"""The token service: `GET /token` as Docker asks, `POST /token` as OAuth2 clients (containerd) ask first.
+"""The token service: `GET /token` as Docker requests it, `POST /token` as OAuth2 clients (containerd) try first.
 
-    GET  /token?service=S&scope=repository:NAME:pull,push&scope=...     with Basic, or without a login
+    GET  /token?service=S&scope=repository:NAME:pull,push&scope=...     with Basic, or anonymous
     GET  /token?service=S&scope=registry:catalog:*                      for the list of repositories
-    POST /token  grant_type=password&username=..&password=..&scope=..   the same in a form
+    POST /token  grant_type=password&username=..&password=..&scope=..   the parameters in a form
 
-Several scopes in one request, and pulls of what they name at the root mirror, each cut to what the grants give now; what
-is cut is left out, and the request that needed it is refused with the reason. Scopes of other types are ignored. A wrong login is 401, never a token for
-nobody. There are no refresh tokens: a client keeps its login.
+One request may have several scopes. Each is reduced to what the grants allow now, and pulls of the same names at the
+root mirror are added. A request that needs a missing scope is refused later with the reason. Scopes of other types are
+ignored. A wrong login is a 401, never an anonymous token. There are no refresh tokens: a client keeps its login.
 """
 
 from __future__ import annotations
@@ -35,82 +35,82 @@ if TYPE_CHECKING:
 
 MAX_FORM_BYTES: Final = 64 * 1024
 _CHALLENGE: Final[Headers] = ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
-_GIVEN: Final = frozenset({Action.PULL, Action.PUSH, Action.DELETE})
+_TOKEN_ACTIONS: Final = frozenset({Action.PULL, Action.PUSH, Action.DELETE})
 
 
 class ScopeInvalid(Invalid):
-    """More scopes than one token may have, or a form that can't be read."""
+    """The request has too many scopes, or its form cannot be parsed."""
 
     code = ErrorCode.UNSUPPORTED
 
 
 class TokenService(HttpApplication):
-    """The endpoint, as an ASGI application of its own."""
+    """Serves the token endpoint."""
 
-    def __init__(self, observer: RequestLog, gate: RequestAuth, leads: NameResolver = NO_UPSTREAMS) -> None:
+    def __init__(self, observer: RequestLog, auth: RequestAuth, name_resolver: NameResolver = NO_UPSTREAMS) -> None:
         super().__init__(observer)
-        self._gate = gate
-        self._leads = leads
+        self._auth = auth
+        self._names = name_resolver
 
-    async def _answer(self, call: Request) -> Response:
-        call.route = "Token"
-        if call.method == "GET":
-            authorization, scopes = call.header(b"authorization"), call.query.all("scope")
-            return await self._give(call, authorization, scopes)
-        if call.method != "POST":
-            raise ScopeInvalid("a token is asked for with GET or POST")
-        form = _form(await call.document(MAX_FORM_BYTES))
+    async def _respond(self, request: Request) -> Response:
+        request.route = "Token"
+        if request.method == "GET":
+            authorization, scopes = request.header(b"authorization"), request.query.all("scope")
+            return await self._issue_token(request, authorization, scopes)
+        if request.method != "POST":
+            raise ScopeInvalid("method not allowed; use GET or POST")
+        form = _form(await request.read_body(MAX_FORM_BYTES))
         if form.get("grant_type") != ["password"]:
-            raise ScopeInvalid('grant_type must be "password": this registry gives no refresh tokens')
+            raise ScopeInvalid('grant_type must be "password"; this registry issues no refresh tokens')
         user, password = form.get("username", [""])[0], form.get("password", [""])[0]
         basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
-        return await self._give(call, basic, form.get("scope", []))
+        return await self._issue_token(request, basic, form.get("scope", []))
 
-    def _extra(self, _: Request, error: BoltsealError) -> Headers:
+    def _error_headers(self, _: Request, error: BoltsealError) -> Headers:
         return _CHALLENGE if isinstance(error, Unauthenticated) else ()
 
-    async def _give(self, call: Request, authorization: str | None, scopes: Iterable[str]) -> Response:
-        texts = _texts(scopes)
-        asked, catalog = list(_asked(texts)), CATALOG_SCOPE in texts
+    async def _issue_token(self, request: Request, authorization: str | None, scopes: Iterable[str]) -> Response:
+        texts = _split_scopes(scopes)
+        asked, catalog = list(_parse_scopes(texts)), CATALOG_SCOPE in texts
         named = [f"{repository}:{','.join(sorted(actions))}" for repository, actions in asked]
-        call.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
-        caller = await self._gate.recognise(call, authorization)
-        call.actor = caller.actor
-        token = self._gate.access.give_token(caller, [*asked, *self._also(asked)], catalog=catalog)
+        request.asked = " ".join([*named, CATALOG_SCOPE] if catalog else named)
+        caller = await self._auth.recognise(request, authorization)
+        request.actor = caller.actor
+        token = self._auth.access.issue_token(caller, [*asked, *self._root_mirror_scopes(asked)], catalog=catalog)
         body = json.dumps({"token": token, "access_token": token, "expires_in": LIFE_S}).encode()
-        return responses.whole(body)
+        return responses.with_body(body)
 
-    def _also(
+    def _root_mirror_scopes(
         self, asked: Iterable[tuple[Repository, frozenset[Action]]]
     ) -> Iterator[tuple[Repository, frozenset[Action]]]:
-        """Pulls of what the names mean to the root mirror, whether or not it answers for them.
+        """Yield pull scopes for the repositories to which the names resolve at the root mirror.
 
-        Docker asks for a token under the names that it knows, whatever repository our challenge says.
+        Docker requests a token for the names that it knows, whatever repository our challenge has.
         """
         for repository, actions in asked:
-            meant = self._leads.at_root(repository) if Action.PULL in actions else None
-            if meant is not None:
-                yield meant, frozenset({Action.PULL})
+            mirrored = self._names.at_root(repository) if Action.PULL in actions else None
+            if mirrored is not None:
+                yield mirrored, frozenset({Action.PULL})
 
 
 def _form(raw: bytes) -> dict[str, list[str]]:
     try:
         return parse_qs(raw.decode("ascii"), max_num_fields=MAX_SCOPES + 10, strict_parsing=True)
     except ValueError as error:
-        raise ScopeInvalid("the form can't be read") from error
+        raise ScopeInvalid("cannot read the form; expected application/x-www-form-urlencoded") from error
 
 
-def _texts(scopes: Iterable[str]) -> list[str]:
-    """Each scope by itself. ScopeInvalid."""
-    # Several in one parameter come apart at spaces, which our queries, and no name, may have as a plus.
+def _split_scopes(scopes: Iterable[str]) -> list[str]:
+    """Return each scope of all parameters. Raises: ScopeInvalid: there are too many."""
+    # Scopes in one parameter are separated by spaces, which a query may encode as a plus; no name has one.
     texts = [text for scope in scopes for text in scope.replace("+", " ").split()]
     if len(texts) > MAX_SCOPES:
         raise ScopeInvalid(f"{len(texts)} scopes; one token may have at most {MAX_SCOPES}")
     return texts
 
 
-def _asked(texts: Iterable[str]) -> Iterator[tuple[Repository, frozenset[Action]]]:
-    """What was asked for, of repositories that can exist and actions that tokens are for; the rest asks for nothing."""
+def _parse_scopes(texts: Iterable[str]) -> Iterator[tuple[Repository, frozenset[Action]]]:
+    """Yield valid repositories with the actions that tokens may have; other scopes are ignored."""
     for text in texts:
         kind, _, rest = text.partition(":")
         name, _, actions = rest.rpartition(":")
@@ -118,6 +118,6 @@ def _asked(texts: Iterable[str]) -> Iterator[tuple[Repository, frozenset[Action]
         if kind != "repository":
             continue
         try:
-            yield Repository(name), frozenset(action for action in _GIVEN if str(action) in wanted)
+            yield Repository(name), frozenset(action for action in _TOKEN_ACTIONS if str(action) in wanted)
         except NameInvalid:
             continue

@@ -1,17 +1,16 @@
 """Uploads over HTTP: end-4a, 4b, 4c and 11 (POST), end-5 (PATCH), end-6 (PUT), end-13 (GET), end-14 (DELETE).
 
     POST   /v2/<name>/blobs/uploads/                 202  a session
-    POST   ...?mount=<digest>[&from=<name>]          201  held by another repository too: no bytes needed; else 202
+    POST   ...?mount=<digest>[&from=<name>]          201  another repository has the blob; otherwise 202
     POST   ...?digest=<digest>            + bytes    201  the whole blob at once
-    POST   ...?digest-algorithm=<name>               202  a session that will end with such a digest
+    POST   ...?digest-algorithm=<name>               202  a session for a digest of this algorithm
     PATCH  <session>   [Content-Range]    + bytes    202  bytes so far
     PUT    <session>?digest=<digest>     [+ bytes]   201  the blob
     GET    <session>                                 204  bytes so far
-    DELETE <session>                                 204  forgotten
+    DELETE <session>                                 204  cancelled
 
-Rules kept here: a chunk that says where it belongs is refused (416) unless it belongs there, and then nothing has
-changed; `Range` in an answer is what the session holds. Hashing, order and durability are the registry's and the
-store's.
+A chunk with a Content-Range that does not continue the session is refused (416), and nothing has changed. `Range` in a
+response is what the session has. The registry and the store do hashing, ordering and durable writes.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.errors import ClientGone
 from boltseal.server.api.locations import Locations
 from boltseal.server.api.paths import UploadsTarget, UploadTarget
-from boltseal.server.api.ranges import held, parse_content_range
+from boltseal.server.api.ranges import parse_content_range, upload_range
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response, refusal
 from boltseal.server.registry.uploads import UploadManager as RegistryUploads
@@ -34,96 +33,100 @@ from boltseal.server.storage.blobs.protocol import UploadId
 
 
 class DigestMissing(Invalid):
-    """An upload can't end without the digest that its bytes must have."""
+    """The request that finishes an upload has no digest."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.DIGEST_INVALID
 
 
 class UploadRoutes:
-    """The handlers of `Uploads` and `UploadTarget`."""
+    """The handlers of `UploadsTarget` and `UploadTarget`."""
 
-    def __init__(self, uploads: RegistryUploads, locations: Locations, gate: RequestAuth) -> None:
+    def __init__(self, uploads: RegistryUploads, locations: Locations, auth: RequestAuth) -> None:
         self._uploads = uploads
         self._locations = locations
-        self._gate = gate
+        self._auth = auth
 
-    async def start(self, call: Request, at: UploadsTarget) -> Response:
-        """Begins an upload, or makes it unnecessary (mount), or does all of it at once."""
-        mount, digest = call.query.one("mount"), call.query.one("digest")
-        algorithm = call.query.one("digest-algorithm")
+    async def start(self, request: Request, target: UploadsTarget) -> Response:
+        """Begin an upload, mount a blob, or do the whole upload in one request."""
+        mount, digest = request.query.value("mount"), request.query.value("digest")
+        algorithm = request.query.value("digest-algorithm")
         if algorithm is not None:
-            hasher(algorithm)  # refuses one that no digest could be checked with at the end
+            hasher(algorithm)  # raises for an unsupported algorithm before bytes are sent
         if mount is not None:
             wanted = Digest.parse(mount)
-            if await self._mount(call, at.repository, wanted, call.query.one("from")):
-                return self._created(at.repository, wanted)
+            if await self._mount(request, target.repository, wanted, request.query.value("from")):
+                return self._created(target.repository, wanted)
         elif digest is not None:
-            return await self._all_at_once(call, at.repository, Digest.parse(digest))
-        upload = await self._uploads.start(at.repository, call.actor, call.network)
-        return Response(202, (*self._session(at.repository, upload, 0), *responses.EMPTY))
+            return await self._all_at_once(request, target.repository, Digest.parse(digest))
+        upload = await self._uploads.start(target.repository, request.actor, request.network)
+        return Response(202, (*self._session(target.repository, upload, 0), *responses.EMPTY))
 
-    async def append(self, call: Request, at: UploadTarget) -> Response:
-        """Adds a chunk."""
+    async def append(self, request: Request, target: UploadTarget) -> Response:
+        """Append a chunk."""
         try:
-            start, length = _place(call)
-            size = await self._uploads.append(at.repository, at.id, start, length, call.body, call.actor)
+            start, length = _chunk_position(request)
+            size = await self._uploads.append(target.repository, target.id, start, length, request.body, request.actor)
         except RangeInvalid as error:
-            return await self._misplaced(at, error)
-        return Response(202, (*self._session(at.repository, at.id, size), *responses.EMPTY))
+            return await self._range_refusal(target, error)
+        return Response(202, (*self._session(target.repository, target.id, size), *responses.EMPTY))
 
-    async def finish(self, call: Request, at: UploadTarget) -> Response:
-        """Ends the upload with the digest its bytes must have, and the last of them if they come along."""
-        text = call.query.one("digest")
+    async def finish(self, request: Request, target: UploadTarget) -> Response:
+        """Finish the upload with its digest, and with its last bytes if the body has them."""
+        text = request.query.value("digest")
         if text is None:
-            raise DigestMissing("an upload ends with ?digest=<digest>; this request has none")
+            raise DigestMissing("the digest is missing; finish an upload with ?digest=<digest>")
         digest = Digest.parse(text)
         try:
-            start, length = _place(call)
-            await self._uploads.finish(at.repository, at.id, digest, start, length, call.body, call.actor)
+            start, length = _chunk_position(request)
+            await self._uploads.finish(target.repository, target.id, digest, start, length, request.body, request.actor)
         except RangeInvalid as error:
-            return await self._misplaced(at, error)
-        return self._created(at.repository, digest)
+            return await self._range_refusal(target, error)
+        return self._created(target.repository, digest)
 
-    async def status(self, call: Request, at: UploadTarget) -> Response:
-        """How many bytes the session holds."""
-        size = await self._uploads.status(at.repository, at.id)
-        return Response(204, self._session(at.repository, at.id, size))
+    async def status(self, request: Request, target: UploadTarget) -> Response:
+        """Return how many bytes the session has."""
+        size = await self._uploads.status(target.repository, target.id)
+        return Response(204, self._session(target.repository, target.id, size))
 
-    async def cancel(self, call: Request, at: UploadTarget) -> Response:
-        """Forgets the session and its bytes."""
-        await self._uploads.cancel(at.repository, at.id)
+    async def cancel(self, request: Request, target: UploadTarget) -> Response:
+        """Cancel the session and delete its bytes."""
+        await self._uploads.cancel(target.repository, target.id)
         return Response(204, ())
 
-    async def _misplaced(self, at: UploadTarget, error: RangeInvalid) -> Response:
-        """The refusal of a chunk that does not fit, with what the session holds, so that the client can go on."""
-        size = await self._uploads.status(at.repository, at.id)
-        return refusal(error, self._session(at.repository, at.id, size))
+    async def _range_refusal(self, target: UploadTarget, error: RangeInvalid) -> Response:
+        """Return the refusal of a misplaced chunk, with the state of the session so that the client can continue."""
+        size = await self._uploads.status(target.repository, target.id)
+        return refusal(error, self._session(target.repository, target.id, size))
 
-    async def _mount(self, call: Request, repository: Repository, wanted: Digest, source: str | None) -> bool:
-        """Whether the blob could be had from `source`, or from anywhere that the caller may pull.
+    async def _mount(self, request: Request, repository: Repository, wanted: Digest, source: str | None) -> bool:
+        """Mount the blob from `source`, or from any repository that the caller may pull. Return whether it was found.
 
-        A name that can't be one has no blobs, and one that the caller may not read has none for them.
+        An invalid name, and a repository that the caller may not read, have no blobs for this caller.
         """
         try:
-            named = None if source is None else Repository(source)
+            from_repository = None if source is None else Repository(source)
         except NameInvalid:
             return False
         return await self._uploads.mount(
-            repository, wanted, named, may_read=lambda name: self._gate.may_pull(call, name), actor=call.actor
+            repository,
+            wanted,
+            from_repository,
+            may_read=lambda name: self._auth.may_pull(request, name),
+            actor=request.actor,
         )
 
-    async def _all_at_once(self, call: Request, repository: Repository, digest: Digest) -> Response:
-        length = call.content_length()
-        upload = await self._uploads.start(repository, call.actor, call.network)
+    async def _all_at_once(self, request: Request, repository: Repository, digest: Digest) -> Response:
+        length = request.content_length()
+        upload = await self._uploads.start(repository, request.actor, request.network)
         try:
-            await self._uploads.finish(repository, upload, digest, None, length, call.body, call.actor)
+            await self._uploads.finish(repository, upload, digest, None, length, request.body, request.actor)
         except (BoltsealError, ClientGone):
-            await self._forget(repository, upload)
+            await self._discard(repository, upload)
             raise
         return self._created(repository, digest)
 
-    async def _forget(self, repository: Repository, upload: UploadId) -> None:
-        """Drops a session that nobody was told of."""
+    async def _discard(self, repository: Repository, upload: UploadId) -> None:
+        """Cancel a session whose ID no client knows."""
         try:
             await self._uploads.cancel(repository, upload)
         except NotFound:
@@ -133,7 +136,7 @@ class UploadRoutes:
         return responses.headers(
             [
                 ("location", self._locations.upload(repository, upload)),
-                ("range", held(size)),
+                ("range", upload_range(size)),
                 ("docker-upload-uuid", upload),
             ]
         )
@@ -147,8 +150,8 @@ class UploadRoutes:
         return Response(201, responses.headers(pairs))
 
 
-def _place(call: Request) -> tuple[int | None, int | None]:
-    """Where the body says it begins, and how long it says it is. RangeInvalid, LengthInvalid."""
-    length = call.content_length()
-    chunk = parse_content_range(call.header(b"content-range"), length)
+def _chunk_position(request: Request) -> tuple[int | None, int | None]:
+    """Return the declared start and length of the body. Raises: RangeInvalid, LengthInvalid."""
+    length = request.content_length()
+    chunk = parse_content_range(request.header(b"content-range"), length)
     return (None, length) if chunk is None else (chunk.start, chunk.length)

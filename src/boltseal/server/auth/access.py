@@ -1,15 +1,15 @@
-"""Who asks, and what they may do: logins, tokens and grants put together. No HTTP.
+"""Authentication and authorization of callers: combines logins, tokens and grants. No HTTP.
 
-A caller's rights in a repository are what the grants say now, and with a token also what that token was given for. With
-nobody in the users' file and no `[auth]` in the configuration everybody is the same anonymous caller, who may do
-everything but administrate: the registry of one machine, on loopback (promise 12 keeps it there).
+A caller's rights on a repository are those that the grants give now; a token limits them to its scopes. Without users and
+without `[auth]` in the configuration, every caller is anonymous and has all rights but admin: this is the registry of
+one machine, and guarantee 12 keeps it on loopback.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from boltseal.errors import Denied, Unauthenticated
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
@@ -28,9 +28,9 @@ _OPEN: Final = EVERY_ACTION - {Action.ADMIN}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who was recognised. `user` None: without a login. `scopes` None: not limited by a token.
+    """An authenticated or anonymous caller. `user` None: anonymous. `scopes` None: not limited by a token.
 
-    `catalog`: whether that token is also for the catalog.
+    `catalog`: whether the token is also valid for the catalog.
     """
 
     user: str | None = None
@@ -39,19 +39,26 @@ class Caller:
 
     @property
     def actor(self) -> Actor:
-        """Who that is to a ledger or a log, without any right."""
+        """The caller as ledger and log name it, without any right."""
         return Actor(self.user or ANONYMOUS.name)
 
 
-NOBODY: Final = Caller()
+ANONYMOUS_CALLER: Final = Caller()
+
+
+class TokenCaller(NamedTuple):
+    """The caller that a token names, and the token's end in seconds since the epoch."""
+
+    caller: Caller
+    ends_s: int
 
 
 class LoginNeeded(Unauthenticated):
     """The caller needs a login, or another token.
 
-    `scope`: what a token would have to be for, "" where none would help. `insufficient`: the caller's token lacks that
-    scope, and the same caller can have one with it. Not where a login is missing: docker and podman then show their own
-    words ("access to the resource is denied") in place of our message.
+    `scope`: the scope that a token would need, "" where no token would help. `insufficient`: the caller's token lacks that
+    scope, and the same caller can get it. It is not set where a login is missing: docker and podman would then show their
+    own message ("access to the resource is denied") instead of ours.
     """
 
     def __init__(self, message: str, scope: str = "", *, insufficient: bool = False) -> None:
@@ -61,11 +68,11 @@ class LoginNeeded(Unauthenticated):
 
 
 class RightMissing(Denied):
-    """The caller is known and has not got the right."""
+    """The caller is authenticated and lacks the right."""
 
 
 class Access:
-    """Recognises callers and tells their rights. Built anew when the configuration is read again."""
+    """Authenticates callers and decides about their rights. A reload replaces it."""
 
     def __init__(self, grants: Grants, logins: Logins, tokens: Tokens, *, configured: bool) -> None:
         self.grants = grants
@@ -74,37 +81,46 @@ class Access:
         self._configured = configured
 
     def users(self) -> Users:
-        """The users now, as one object while nothing changes. UsersInvalid."""
+        """Return the users now: the same object while the file is unchanged. UsersInvalid: the file cannot be parsed."""
         return self._logins.users()
 
     def required(self, users: Users | None = None) -> bool:
-        """Whether callers are told apart at all; `users`: where they were just looked up. UsersInvalid."""
+        """Return whether callers are authenticated at all. `users`: the users now, where the caller has just read them."""
         return self._configured or bool((users or self.users()).hashes)
 
     async def by_password(self, user: str, password: str, address: str) -> Caller:
-        """The caller with this login. LoginWrong, LoginsTooMany, UsersInvalid."""
+        """Return the caller with this user name and password.
+
+        Raises:
+            LoginWrong: no such user, or another password.
+            LoginsTooMany: the address failed too often.
+        """
         await self._logins.verify(user, password, address)
         return Caller(user)
 
-    def by_token(self, text: str) -> tuple[Caller, int]:
-        """The caller whom a token names, and when it ends (seconds since the epoch). TokenInvalid, KeysUnreadable."""
+    def by_token(self, text: str) -> TokenCaller:
+        """Return the caller that a token names, and the token's end in seconds since the epoch.
+
+        Raises:
+            TokenInvalid: this registry did not issue it, or it is no longer valid.
+        """
         claims = self._tokens.check(text)
-        return Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s
+        return TokenCaller(Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s)
 
     def allowed(self, caller: Caller, repository: str) -> frozenset[Action]:
-        """What the caller may do in a repository now. UsersInvalid."""
+        """Return what the caller may do in a repository now."""
         rights = self._granted(caller, repository)
         return rights if caller.scopes is None else rights & caller.scopes.get(repository, NOTHING)
 
     def may_list(self, caller: Caller, repository: str) -> bool:
-        """Whether the catalog names a repository to the caller: one that they may pull, with a token for it or without.
+        """Return whether the catalog may name a repository to the caller: one that the grants let it pull.
 
-        `check_catalog` comes first: it admits no token that is not for the catalog. UsersInvalid.
+        Call `check_catalog` first, which refuses a token without the catalog scope. Other scopes do not matter here.
         """
         return Action.PULL in self._granted(caller, repository)
 
     def _granted(self, caller: Caller, repository: str) -> frozenset[Action]:
-        """What the grants give the caller in a repository now, whatever a token was asked for."""
+        """Return what the grants give the caller in a repository now, without the limits of a token."""
         users = self.users()
         if not self.required(users):
             return _OPEN
@@ -113,35 +129,44 @@ class Access:
         return self.grants.allowed(caller.user, repository)
 
     def check(self, caller: Caller, repository: Repository, action: Action) -> Actor:
-        """Who acts, if the caller may. LoginNeeded, RightMissing, UsersInvalid."""
+        """Return the actor if the caller may do the action.
+
+        Raises:
+            LoginNeeded: a login or another token could have the right.
+            RightMissing: the caller lacks the right.
+        """
         rights = self.allowed(caller, repository)
         if action in rights:
             return Actor(caller.user or ANONYMOUS.name, admin=Action.ADMIN in rights)
-        self._refuse_if_gone(caller)
+        self._refuse_removed_user(caller)
         granted = action in self.grants.allowed(caller.user, repository)
         if caller.user is None or granted:
-            # Without a login, or with a token that was not asked for this: both are mended by another login or token.
+            # An anonymous caller, or a token without this scope: another login or token can help.
             raise LoginNeeded(
-                f"{action} in {repository} needs a login that may do that",
+                f"{action} in {repository} needs a login with that right",
                 _scope(repository, action),
                 insufficient=granted,
             )
         raise RightMissing(
-            f"{caller.user} may not {action} in {repository}; ask whoever runs this registry for a grant"
+            f"{caller.user} may not {action} in {repository}; ask the operator of this registry for a grant"
         )
 
     def check_any(self, caller: Caller) -> Actor:
-        """Who acts, for what names no repository: anybody known, or who may pull something."""
+        """Return the actor for a request without a repository: any user, and anonymous callers that may pull something."""
         if self.required():
-            self._refuse_if_gone(caller)
+            self._refuse_removed_user(caller)
             if caller.user is None and not self.grants.anonymous_pull:
                 raise LoginNeeded("this registry needs a login")
         return caller.actor
 
     def check_catalog(self, caller: Caller) -> Actor:
-        """Who acts, for the catalog: as `check_any`, and with no token that is not for it. LoginNeeded, UsersInvalid."""
+        """Return the actor for the catalog: as `check_any`, and a token needs the catalog scope.
+
+        Raises:
+            LoginNeeded: a login or another token is needed.
+        """
         if self.required():
-            self._refuse_if_gone(caller)
+            self._refuse_removed_user(caller)
             if not self._may_have_catalog(caller):
                 raise LoginNeeded("the list of repositories needs a login", CATALOG_SCOPE)
             if caller.scopes is not None and not caller.catalog:
@@ -153,54 +178,67 @@ class Access:
         return caller.actor
 
     def _may_have_catalog(self, caller: Caller) -> bool:
-        """Whether the list of repositories is for this caller: every user, and anonymous ones who may pull something."""
+        """Return whether the caller may list repositories: any user, and anonymous callers that may pull something."""
         return not self.required() or caller.user is not None or bool(self.grants.anonymous_pull)
 
     def check_entries(self, caller: Caller) -> Actor:
-        """Who acts, for the ledger's entries of whatever repository. LoginNeeded, RightMissing, UsersInvalid."""
+        """Return the actor for ledger entries of any repository.
+
+        Raises:
+            LoginNeeded: the caller is anonymous or uses a token.
+            RightMissing: the user lacks the right `ledger`.
+        """
         if self.required():
-            self._refuse_if_gone(caller)
+            self._refuse_removed_user(caller)
             if caller.user is None or caller.scopes is not None:
                 raise LoginNeeded("the ledger's entries need a login with the right `ledger`, by user and password")
             if not self.grants.reads_ledger(caller.user):
                 raise RightMissing(
-                    f"{caller.user} may not read the ledger's entries; ask whoever runs this registry for the grant `ledger`"
+                    f"{caller.user} may not read the ledger's entries; ask the operator for the grant `ledger`"
                 )
         return Actor(caller.user or ANONYMOUS.name)
 
     def check_entry(self, caller: Caller, index: int, repository: str) -> Actor:
-        """Who acts, for an entry that was asked for by its number: who may not see it is not told what it is about."""
+        """Return the actor for an entry requested by its index. A refusal does not name the entry's repository.
+
+        Raises:
+            LoginNeeded: a login could have the right.
+            RightMissing: the user may not pull from the repository.
+        """
         if Action.PULL in self.allowed(caller, repository):
             return caller.actor
-        self._refuse_if_gone(caller)
-        about = f"entry {index} is about a repository"
+        self._refuse_removed_user(caller)
+        subject = f"the repository of entry {index}"
         if caller.user is None or caller.scopes is not None:
-            raise LoginNeeded(f"{about} that needs a login, by user and password, which may pull there")
-        raise RightMissing(f"{about} that {caller.user} may not pull from; ask whoever runs this registry for a grant")
+            raise LoginNeeded(f"{subject} needs a login, by user and password, with the right to pull")
+        raise RightMissing(f"{caller.user} may not pull from {subject}; ask the operator of this registry for a grant")
 
-    def _refuse_if_gone(self, caller: Caller) -> None:
+    def _refuse_removed_user(self, caller: Caller) -> None:
         if caller.user is not None and caller.user not in self.users().hashes:
-            raise LoginNeeded("there is no such login any more")
+            raise LoginNeeded("the user of this login was removed")
 
-    def give_token(
-        self, caller: Caller, asked: Iterable[tuple[str, frozenset[Action]]], *, catalog: bool = False
+    def issue_token(
+        self, caller: Caller, requested: Iterable[tuple[str, frozenset[Action]]], *, catalog: bool = False
     ) -> str:
-        """A token for what was asked, cut to what the caller may do now. `catalog`: whether it was asked for, too."""
+        """Return a token for the requested actions by repository, limited to what the caller may do now.
+
+        `catalog`: whether the catalog scope was requested too.
+        """
         scopes: dict[str, frozenset[Action]] = {}
-        for repository, actions in list(asked)[:MAX_SCOPES]:
+        for repository, actions in list(requested)[:MAX_SCOPES]:
             granted = self.allowed(caller, repository) & actions
             if granted:
                 scopes[repository] = scopes.get(repository, NOTHING) | granted
         catalog = catalog and self._may_have_catalog(caller) and (caller.scopes is None or caller.catalog)
-        return self._tokens.give(caller.user, scopes, catalog=catalog)
+        return self._tokens.issue(caller.user, scopes, catalog=catalog)
 
     @property
     def service(self) -> str:
-        """The audience of our tokens."""
+        """The audience of this registry's tokens."""
         return self._tokens.service
 
 
 def _scope(repository: str, action: Action) -> str:
-    """What a token has to be asked for to do this, as the Docker token specification writes it."""
+    """Return the scope that an action needs, as the Docker token specification writes it."""
     actions = {Action.PULL: "pull", Action.PUSH: "pull,push"}.get(action, f"pull,{action}")
     return f"repository:{repository}:{actions}"

@@ -1,4 +1,4 @@
-"""The identity on whose behalf the registry acts. Pure."""
+"""The identity on whose behalf the registry acts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks. The name is what the ledger and a refusal show; an admin may lift what protects a seal."""
+    """The identity behind a request. The ledger and refusals show `name`. An admin may lift the protection of a seal."""
 
     name: str = "anonymous"
     admin: bool = False

@@ -1,9 +1,10 @@
-"""Bearer tokens: who somebody is and what they asked for, signed for five minutes. They give no right by themselves.
+"""Bearer tokens: the caller and the requested actions, signed, valid for five minutes. They give no right by themselves.
 
-A token (JWT, EdDSA) says its subject and, per repository, the actions that were asked for and granted when it was
-given; and whether it is also for the catalog, the list of repositories (type `registry`, name `catalog`, action `*`). What a request may do is what the token says AND what the grants say now: a grant that was taken away is gone at
-once, and a token never does more than it was asked for. Checked, in this order: signature by one of our keys, issuer,
-audience, not before, end; then the claims' form. What can't be read is no token.
+A token (JWT, EdDSA) has a subject and, per repository, the actions that were requested and granted when it was issued. It
+may also cover the catalog, the list of repositories (type `registry`, name `catalog`, action `*`). A request may do what
+both the token and the grants now allow: a withdrawn grant ends at once, and a token never allows more than was requested.
+
+The checks, in this order: signature by one of our keys, issuer, audience, begin and end; then the form of the claims.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ _CATALOG: Final = {"type": "registry", "name": "catalog", "actions": ["*"]}
 
 
 class TokenInvalid(Unauthenticated):
-    """Not one of our tokens, or not any more."""
+    """This registry did not issue the token, or it is no longer valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token says. `user` None: somebody without a login. `ends_s`: seconds since the epoch.
+    """The claims of a token. `user` None: anonymous. `ends_s`: seconds since the epoch.
 
-    `scopes`: actions by repository. `catalog`: whether it is also for the catalog.
+    `scopes`: actions by repository. `catalog`: whether it covers the catalog.
     """
 
     user: str | None
@@ -52,15 +53,19 @@ class Claims:
 
 
 class Tokens:
-    """Gives and checks tokens for one service. `now_us` is the clock."""
+    """Issues and verifies the tokens of one service. `now_us`: the clock, microseconds since the epoch."""
 
     def __init__(self, keys: KeyFile, service: str, now_us: Callable[[], int]) -> None:
         self._keys = keys
         self.service = service
         self._now_us = now_us
 
-    def give(self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False) -> str:
-        """A token for a user and what was granted of what they asked for. `catalog`: also for it. KeysUnreadable."""
+    def issue(self, user: str | None, scopes: Mapping[str, frozenset[Action]], *, catalog: bool = False) -> str:
+        """Return a token with these scopes. `user` None: anonymous. `catalog`: whether it covers the catalog.
+
+        Raises:
+            KeysUnreadable: the signing keys cannot be read.
+        """
         now_s = self._now_us() // 1_000_000
         key = self._keys.current(self._now_us())[0]
         claims: dict[str, Any] = {
@@ -80,10 +85,15 @@ class Tokens:
         return jwt.encode({"alg": _ALGORITHMS[0], "kid": key.id}, claims, _jwk(key), algorithms=_ALGORITHMS)
 
     def check(self, text: str) -> Claims:
-        """What a token says, if it is ours and holds now. TokenInvalid, KeysUnreadable."""
+        """Verify a token and return its claims.
+
+        Raises:
+            TokenInvalid: this registry did not issue it, or it is no longer valid.
+            KeysUnreadable: the signing keys cannot be read.
+        """
         if len(text) > MAX_TOKEN_BYTES:
-            raise TokenInvalid("the token is too long to be one of ours; log in again")
-        until_us: int | None = None  # when the next key took over; what is said to be given later is a thief's
+            raise TokenInvalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes; log in again")
+        until_us: int | None = None  # when the next key took over: a token issued later with this key is forged
         for key in self._keys.current(self._now_us()):
             try:
                 found = jwt.decode(text, _jwk(key), algorithms=_ALGORITHMS)
@@ -99,25 +109,29 @@ class Tokens:
         if claims.get("iss") != ISSUER or claims.get("aud") != self.service:
             raise TokenInvalid("the token is for another service; log in again")
         if not isinstance(user, str) or type(begins_s) is not int or type(ends_s) is not int:
-            raise TokenInvalid("the token can't be read; log in again")
+            raise TokenInvalid("the token has invalid claims; log in again")
         if not begins_s - LEEWAY_S <= now_s < ends_s + LEEWAY_S or ends_s - begins_s > LIFE_S:
-            raise TokenInvalid("the token has ended; ask for another")
+            raise TokenInvalid("the token has expired; request another")
         if until_us is not None and begins_s > until_us // 1_000_000 + LEEWAY_S:
-            raise TokenInvalid("the token was signed by a key that signs no more; ask for another")
+            raise TokenInvalid("the token was signed by a retired key; request another")
         scopes, catalog = _access(claims.get("access"))
         return Claims(user or None, scopes, ends_s, catalog)
 
 
 def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
-    """The actions by repository, and whether the catalog is among what was granted. TokenInvalid."""
+    """Return the actions by repository, and whether the token covers the catalog.
+
+    Raises:
+        TokenInvalid: the claim has another form.
+    """
     try:
-        items = list(access)  # type: ignore[call-overload]  # whatever it is, the except below answers
+        items = list(access)  # type: ignore[call-overload]  # the except below handles any other type
         scopes = {
             item["name"]: frozenset(Action(action) for action in item["actions"]) for item in items if item != _CATALOG
         }
         return scopes, _CATALOG in items
     except (TypeError, KeyError, ValueError) as error:
-        raise TokenInvalid("the token can't be read; log in again") from error
+        raise TokenInvalid("the token has invalid claims; log in again") from error
 
 
 def _jwk(key: StoredSigningKey) -> OKPKey:

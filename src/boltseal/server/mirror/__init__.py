@@ -1,1 +1,1 @@
-"""Other registries' images, served from our store. Whose name leads where is `policy/leads`; HTTP is `api`."""
+"""The pull-through cache and push proxy for other registries. `policy.name_resolution` maps names to upstreams."""

@@ -1,8 +1,8 @@
-"""One blob on its way from upstream into our store, and to everybody who waits for it meanwhile.
+"""A blob that is being fetched from upstream, and is sent to all waiting clients at the same time.
 
-Who waits reads the file that the blob is being written to, each at a pace of their own: nothing is held in memory for
-them. The last HELD_BACK_BYTES are given out when the whole has its digest and is stored, never before (promise 5);
-otherwise the wait ends in an error, and with it the connection. Who brings the bytes is `blobs`.
+Each client reads the file that the blob is written to, at its own pace, so nothing is buffered in memory. The last
+`HELD_BACK_BYTES` are sent only after the whole blob is verified and stored (guarantee 5). If that fails, the client gets
+an error and its connection ends. `blobs` writes the bytes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,11 @@ if TYPE_CHECKING:
     from boltseal.server.storage.blobs.protocol import PartialReader
 
 HELD_BACK_BYTES: Final = 64 * 1024
-PIECE_BYTES: Final = 256 * 1024
-
-
-class FetchLost(Unavailable):
-    """What had arrived was dropped while somebody was reading it: they have to ask again."""
+CHUNK_BYTES: Final = 256 * 1024
 
 
 class Fetch:
-    """What has arrived of a blob. `size`: of the whole, None until it is known. Used by one loop."""
+    """A blob that is being fetched. `size`: of the whole blob, None until it is known. Used by one event loop."""
 
     def __init__(self, pulls: Pulls, digest: Digest, size: int | None) -> None:
         self.digest = digest
@@ -36,101 +32,109 @@ class Fetch:
         self._pulls = pulls
         self._partial: PartialReader | None = None
         self._reading = 0
-        self._over = False
+        self._ended = False
         self._error: BoltsealError | None = None
         self._changed = asyncio.Event()
 
-    # Who waits
+    # For waiting clients
 
-    async def begun(self) -> int:
-        """The size of the blob, once it is known and something has arrived, or all of it. Raises why it never will."""
-        while not self._over and (self.size is None or self.arrived == 0):
-            await self._change()
+    async def wait_started(self) -> int:
+        """Wait until the size is known and bytes have arrived, and return the size. Raises the error of a failed fetch."""
+        while not self._ended and (self.size is None or self.arrived == 0):
+            await self._wait_change()
         self._check()
         return self._size()
 
-    async def whole(self) -> None:
-        """Return when the blob is stored. Raises why it will not be."""
-        while not self._over:
-            await self._change()
+    async def wait_stored(self) -> None:
+        """Wait until the blob is stored. Raises the error of a failed fetch."""
+        while not self._ended:
+            await self._wait_change()
         self._check()
 
-    async def pieces(self) -> AsyncGenerator[bytes]:
-        """Its bytes while they arrive; the last come when all of them are proven and stored."""
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Yield the bytes as they arrive; the last ones after the whole blob is verified and stored."""
         size, position = self._size(), 0
-        while not self._over:
-            here = min(self.arrived, size - HELD_BACK_BYTES) - position
-            if here <= 0:
-                await self._change()
+        while not self._ended:
+            available = min(self.arrived, size - HELD_BACK_BYTES) - position
+            if available <= 0:
+                await self._wait_change()
                 continue
-            piece = await self._read(position, min(here, PIECE_BYTES))
-            position += len(piece)
-            yield piece
+            chunk = await self._read(position, min(available, CHUNK_BYTES))
+            position += len(chunk)
+            yield chunk
         self._check()
-        async for piece in self._pulls.read_blob(self.digest, position, size - position):
-            yield piece
+        async for chunk in self._pulls.read_blob(self.digest, position, size - position):
+            yield chunk
 
     def _size(self) -> int:
         if self.size is None:
-            raise FetchLost(f"nobody says how large {self.digest.short} is; ask again")
+            raise Unavailable(f"the size of {self.digest.short} is not known; try again")
         return self.size
 
     async def _read(self, position: int, length: int) -> bytes:
-        if self._partial is None:  # cannot be: something arrived
-            raise FetchLost("nothing has arrived yet; ask again")
+        if self._partial is None:  # impossible, because bytes have arrived
+            raise Unavailable("nothing has arrived yet; try again")
         self._reading += 1
         try:
-            piece = await self._partial.read_unverified(position, length)
+            chunk = await self._partial.read_unverified(position, length)
         finally:
             self._reading -= 1
-            self._let_go()
-        if not piece:
+            self._close_partial()
+        if not chunk:
             self._check()
-            raise FetchLost(f"what had arrived of {self.digest.short} was dropped; ask again")
-        return piece
+            raise self.dropped()
+        return chunk
 
-    async def _change(self) -> None:
+    async def _wait_change(self) -> None:
         await self._changed.wait()
 
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
-    # Who brings it
+    # For the fetching task
 
-    def look_into(self, partial: PartialReader) -> None:
-        """Where it arrives from now on. FetchLost when it is another place, and somebody read from the one before."""
+    def dropped(self) -> Unavailable:
+        """Return the error for the loss of bytes that clients may have read already."""
+        return Unavailable(f"the bytes of {self.digest.short} that had arrived were deleted; try again")
+
+    def use(self, partial: PartialReader) -> None:
+        """Read from this file from now on.
+
+        Raises:
+            Unavailable: it is another file than before, and clients have read bytes of the first one.
+        """
         before = self._partial
         if before is not None and before.available() >= 0:
             partial.close()
             return
         if before is not None:
             if self.arrived:
-                raise FetchLost(f"what had arrived of {self.digest.short} was dropped; ask again")
+                raise self.dropped()
             before.close()
         self._partial = partial
 
     def advance(self) -> None:
-        """See what has arrived by now, and tell those who wait. FetchLost as in `look_into`."""
+        """Notify the waiting clients of new bytes. Raises as `use` where bytes were deleted."""
         available = -1 if self._partial is None else self._partial.available()
         if available < self.arrived:
-            raise FetchLost(f"what had arrived of {self.digest.short} was dropped; ask again")
+            raise self.dropped()
         if available > self.arrived:
             self.arrived = available
-            self._tell()
+            self._notify()
 
     def end(self, error: BoltsealError | None) -> None:
-        """It is stored (None), or will not be."""
-        self._over = True
+        """End the fetch: the blob is stored (`error` None), or the fetch has failed."""
+        self._ended = True
         self._error = error
-        self._tell()
-        self._let_go()
+        self._notify()
+        self._close_partial()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _let_go(self) -> None:
-        if self._over and not self._reading and self._partial is not None:
+    def _close_partial(self) -> None:
+        if self._ended and not self._reading and self._partial is not None:
             self._partial.close()
             self._partial = None

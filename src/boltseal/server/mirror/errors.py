@@ -1,7 +1,7 @@
-"""How an upstream's failures are told to a client of ours. Only what upstream calls "not found" is a miss.
+"""Maps failures of an upstream to errors for our clients. Only upstream's "not found" is a miss.
 
-An upstream's 401 must not look like ours, or clients would send their login for us once more; and what it calls our
-mistake (400, 409), or what of it can't be read, is none of the client's.
+An upstream's 401 must not become ours, or clients would send us their login again. A 400 or 409 of upstream, or an
+unreadable answer, is no mistake of our client.
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown, Reposit
 from boltseal.server.storage.blobs.protocol import UploadUnknown
 
 
-class UpstreamWantsLogin(Denied):
-    """Upstream shows this to nobody without a login, or not to ours."""
-
-
 class UpstreamFailed(Unavailable):
-    """Upstream did not do what a registry does."""
+    """Upstream did not answer as a registry does."""
 
 
-def told(error: BoltsealError, miss: type[ManifestUnknown | BlobUnknown | RepositoryUnknown]) -> BoltsealError:
-    """The error as our client shall hear it. `miss`: what was asked for, if upstream has none."""
+def client_error(error: BoltsealError, miss: type[ManifestUnknown | BlobUnknown | RepositoryUnknown]) -> BoltsealError:
+    """Return the error to raise for our client. `miss`: the class to use if upstream does not have the content."""
     match error:
         case RemoteNotFound():
             return miss(error.message)
         case LoginNotSent():
-            return UpstreamWantsLogin(error.message)
-        case RemoteUnauthenticated():  # its advice, to log in, is for who asks upstream themselves
+            return Denied(error.message)
+        case RemoteUnauthenticated():  # drop its advice to log in, which is for direct clients of upstream
             reason = error.message.partition(";")[0]
-            return UpstreamWantsLogin(f"{reason}; it is not there, or not for the login of this mirror there")
+            return Denied(f"{reason}; it does not exist, or the mirror's login may not read it")
         case Invalid() | RemoteRefused() | UploadUnknown():
             return UpstreamFailed(error.message)
         case _:

@@ -1,6 +1,6 @@
-"""When mirrored manifests were pulled last: noted in memory, written once a minute, and each at most once an hour.
+"""Records when mirrored manifests were last pulled: in memory, written once a minute, each at most once an hour.
 
-Retention goes by it (`retention`). Losing the last minute of a killed process is accepted.
+`retention` uses these times. A killed process loses the last minute, which is accepted.
 """
 
 from __future__ import annotations
@@ -18,56 +18,60 @@ from boltseal.server.storage.metadata import mirrored
 if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
-EACH_US: Final = 3600 * 1_000_000
-WRITTEN_EVERY_S: Final = 60.0
+ONCE_PER_US: Final = 3600 * 1_000_000
+WRITE_INTERVAL_S: Final = 60.0
 REMEMBERED: Final = 50_000
-WAITING_MOST: Final = 50_000
+PENDING_LIMIT: Final = 50_000
 
 _log = structlog.get_logger(__name__)
 
 
 class LastPulls:
-    """The notes of one process. `clock`: microseconds since the epoch. `waiting_most`: how many wait to be written."""
+    """The pull times of one process.
+
+    `clock`: microseconds since the epoch. `read_only`: returns why nothing may be written, or None. `pending_limit`: how
+    many unwritten times are kept.
+    """
 
     def __init__(
         self,
-        database: Database,
+        database: Metadata,
         clock: Callable[[], int],
         read_only: Callable[[], str | None],
-        waiting_most: int = WAITING_MOST,
+        pending_limit: int = PENDING_LIMIT,
     ) -> None:
         self._database = database
         self._clock = clock
         self._read_only = read_only
-        self._waiting_most = waiting_most
+        self._pending_limit = pending_limit
         self._noted: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()
-        self._waiting: dict[tuple[Repository, Digest], int] = {}
+        self._pending: dict[tuple[Repository, Digest], int] = {}
 
     def note(self, repository: Repository, digest: Digest) -> None:
-        """A manifest is being pulled."""
+        """Record that a manifest is pulled now."""
         key, now_us = (repository, digest), self._clock()
-        if now_us - self._noted.get(key, -EACH_US) < EACH_US or len(self._waiting) >= self._waiting_most:
+        if now_us - self._noted.get(key, -ONCE_PER_US) < ONCE_PER_US or len(self._pending) >= self._pending_limit:
             return
-        self._noted[key] = self._waiting[key] = now_us
+        self._noted[key] = self._pending[key] = now_us
         self._noted.move_to_end(key)
         while len(self._noted) > REMEMBERED:
             self._noted.popitem(last=False)
 
     async def run(self) -> None:
-        """Write now and then, for ever."""
+        """Write the recorded times once a minute, until cancelled."""
         while True:
-            await asyncio.sleep(WRITTEN_EVERY_S)
+            await asyncio.sleep(WRITE_INTERVAL_S)
             await self.write()
 
     async def write(self) -> None:
-        """Write what is noted. What can't be written is left out: an image may then look a little less used."""
-        if not self._waiting or self._read_only() is not None:
+        """Write the recorded times. If that fails they are lost, and an image seems a little less used."""
+        if not self._pending or self._read_only() is not None:
             return
-        waiting, self._waiting = self._waiting, {}
-        pulls = [(repository, str(digest), at_us) for (repository, digest), at_us in waiting.items()]
+        pending, self._pending = self._pending, {}
+        pulls = [(repository, str(digest), at_us) for (repository, digest), at_us in pending.items()]
         try:
             await self._database.write(lambda tx: mirrored.note_pulled(tx, pulls))
         except BoltsealError as error:
-            _log.warning("what was pulled could not be noted", reason=error.message)
+            _log.warning("pull times not written", reason=error.message)

@@ -1,27 +1,29 @@
-"""The gate: a push to an upstream's name, judged by our rules, passed on, and ours only when upstream has it.
+"""The push proxy: forwards a push to an upstream, checked by the local rules before and published here afterwards.
 
-The steps of a push to a tag, alone of all processes (`server.storage.coordination.interprocess_lock`):
+The steps of a push to a tag, under a lock that all processes share (`server.storage.coordination.interprocess_lock`):
 
-1. What another push left behind when its process died is settled: upstream is asked what became of it (HEAD).
-2. The door judges, and the name is reserved (`server.registry.reserved_push`).
-3. Upstream is asked (HEAD) what the name means there, where that matters: a sealed name must be absent or mean this very
-   manifest, one that only grows must be absent or mean what it means here, and conditions hold for what upstream says.
-4. Everything under the manifest is there by now, or is brought: blobs were passed on as they arrived, mounted where the
-   same upstream has them in another repository; children go before what names them.
-5. The manifest is put upstream.
-6. Tag and ledger entry, in one transaction, through the door. Then the client's 201.
+1. Settle what a push whose process died left behind: ask upstream for the outcome (HEAD).
+2. Check the push against the local rules and reserve the tag (`server.registry.reserved_push`).
+3. Ask upstream (HEAD) what the tag resolves to there, where that matters. A sealed tag must be absent or resolve to this
+   manifest. An append-only tag must be absent or resolve to the same digest as here. Preconditions apply to upstream's
+   state.
+4. Forward what upstream lacks under the manifest. Blobs were forwarded as they arrived, or are mounted from another
+   repository of the same upstream. Child manifests are put before the index that contains them.
+5. Put the manifest upstream.
+6. Write tag and ledger entry in one transaction, through the tag writer. Then the client gets its 201.
 
-A refusal before step 5 leaves nothing. What happened to step 5 when its answer is lost is found out by HEAD, at once or, if
-this process dies, by whoever comes next: the next push to the name, or `settle_all` at a start and once a minute.
+A refusal before step 5 leaves nothing behind. If the answer to step 5 is lost, a HEAD finds the outcome: at once, or, if
+this process dies, in the next push to the tag, or in `settle_all`, which runs at the start and once a minute.
 
-An upstream that does not answer refuses the push: nothing is taken in on credit. Pushes past the gate can't be stopped;
-`boltseal watch` reports them.
+An upstream that does not answer refuses the push: nothing is stored to be forwarded later. Pushes that bypass this
+registry cannot be prevented; `boltseal watch` reports them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import structlog
@@ -39,9 +41,8 @@ from boltseal.oci.manifest import LinkKind, Manifest, parse_manifest
 from boltseal.oci.reference import Tag
 from boltseal.policy.rules import Mode
 from boltseal.server.mirror.single_flight import SingleFlight
-from boltseal.server.registry.manifests import prepare
+from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL
-from boltseal.server.registry.preconditions import check_conditions
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.registry.reserved_push import PushInProgress
 
@@ -49,19 +50,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from boltseal.oci.reference import Repository
-    from boltseal.server.auth.actor import Actor
     from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream, Upstreams
     from boltseal.server.registry import Registry
-    from boltseal.server.registry.models import Conditions, Published, PushedManifest
-    from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.registry.reserved_push import ApprovedPush, Reservation, ReservedPushes
+    from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published
+    from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
-TURN_S: Final = 60.0
-BLOB_TURN_S: Final = 600.0
-AT_ONCE: Final = 4
+TAG_LOCK_WAIT_S: Final = 60.0
+BLOB_LOCK_WAIT_S: Final = 600.0
+MAX_CONCURRENT_BLOBS: Final = 4
 PASSED_ON: Final = "gate_blobs_passed_on"
 MOUNTED: Final = "gate_blobs_mounted"
 REMEMBERED: Final = 10_000
@@ -71,32 +70,44 @@ MAX_DEPTH: Final = 5
 _log = structlog.get_logger(__name__)
 
 
-class TakenUpstream(SealedPut):
-    """The name is sealed by our rules, and upstream it means something else already."""
-
-
 class SeveralTags(Invalid):
-    """A push with more than one tag: upstream could take the one and refuse the other."""
+    """A push with more than one tag: upstream could accept one and refuse another."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
 
 
-class UpstreamDenies(Denied):
-    """Upstream does not let this registry push."""
-
-
-class UpstreamUnsettled(Unavailable):
-    """It is not known yet whether upstream has taken a push."""
-
-
 class PartMissing(Invalid):
-    """Something under the manifest is neither here nor upstream."""
+    """Neither this registry nor upstream has a part of the manifest."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
 
 
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """A push to one tag of an upstream."""
+
+    upstream: Upstream
+    push: ManifestPush
+    tag: Tag
+
+    @property
+    def name(self) -> str:
+        return f"{self.push.repository}:{self.tag}"
+
+    @property
+    def remote_name(self) -> str:
+        return f"{self.upstream.remote(self.push.repository)}:{self.tag}"
+
+    @property
+    def canonical(self) -> Digest:
+        return self.push.pushed.identity.canonical
+
+
 class PushProxy:
-    """Every push to upstreams' names. One per process; ended with `aclose`. `registry`: whose rules hold; may be replaced."""
+    """Forwards every push to an upstream's repositories. One per process; ended with `aclose`.
+
+    `registry`: replaced at a reload; its rules apply to pushes that begin afterwards.
+    """
 
     def __init__(
         self,
@@ -104,7 +115,7 @@ class PushProxy:
         store: BlobStore,
         upstreams: Upstreams,
         limits: UpstreamLimits,
-        turns: InterprocessLock,
+        locks: InterprocessLock,
         *,
         count: Callable[[str], None],
     ) -> None:
@@ -112,317 +123,269 @@ class PushProxy:
         self._store = store
         self._upstreams = upstreams
         self._limits = limits
-        self._turns = turns
+        self._locks = locks
         self._count = count
-        self._there: OrderedDict[tuple[str, Digest], None] = OrderedDict()
-        self._passing: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
-        self._pushing: set[asyncio.Task[Published]] = set()
-        self._at_once = asyncio.Semaphore(AT_ONCE)
-
-    @property
-    def _gated(self) -> ReservedPushes:
-        return self.registry.gated
-
-    @property
-    def _pulls(self) -> Pulls:
-        return self.registry.pulls
+        self._known_upstream: OrderedDict[tuple[str, Digest], None] = OrderedDict()
+        """Blobs and child manifests that upstream is known to have, by local repository."""
+        self._forwarding: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
+        self._pushes: set[asyncio.Task[Published]] = set()
+        self._blob_slots = asyncio.Semaphore(MAX_CONCURRENT_BLOBS)
 
     async def aclose(self) -> None:
-        """End what is under way; what upstream has taken of it is settled by the next process."""
-        for task in list(self._pushing):
+        """Cancel what is in progress; the next process settles pushes that upstream has taken."""
+        for task in list(self._pushes):
             task.cancel()
-        await asyncio.gather(*self._pushing, return_exceptions=True)
-        await self._passing.aclose()
+        await asyncio.gather(*self._pushes, return_exceptions=True)
+        await self._forwarding.aclose()
 
     async def begin(self, upstream: Upstream, repository: Repository) -> None:
-        """Before anything is taken in for a repository."""
-        await self._gated.begin(repository, upstream.actor)
+        """Create the local repository before anything is stored for it."""
+        await self.registry.reserved_pushes.ensure_repository(repository, upstream.actor)
 
-    def arrived(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
-        """A blob is here: pass it on, beside whatever the client sends next. What fails is done again before the manifest."""
+    def forward_blob(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
+        """Forward a stored blob in the background. If that fails, the push of the manifest retries it."""
         key = repository, digest
-        self._passing.begin(key, lambda: self._pass_on_quietly(upstream, repository, digest))
+        self._forwarding.begin(key, lambda: self._forward_in_background(upstream, repository, digest))
 
-    async def put(
-        self,
-        upstream: Upstream,
-        repository: Repository,
-        reference: Tag | Digest,
-        extra_tags: tuple[Tag, ...],
-        body: bytes,
-        content_type: str | None,
-        conditions: Conditions,
-        actor: Actor,
-    ) -> Published:
-        """Pass a manifest on, and hold it when upstream has it. A client that leaves in the middle ends nothing."""
-        pushed, tags = prepare(reference, extra_tags, body, content_type)
-        if len(tags) > 1:
+    async def put(self, upstream: Upstream, upload: ManifestUpload) -> Published:
+        """Forward a manifest and publish it once upstream has it. The push goes on when the client disconnects.
+
+        Raises:
+            SeveralTags: the push has more than one tag.
+            PartMissing: neither side has a part of the manifest.
+            PushInProgress: another push to the tag is unfinished.
+            SealedPut: the local rules or upstream refuse the push.
+            Denied: upstream does not allow this registry to push.
+            Unavailable: upstream does not answer.
+        """
+        push = parse_upload(upload)
+        if len(push.tags) > 1:
             raise SeveralTags(
-                f"a push to {upstream.terms.name} may name one tag; push {tags[0]} first, then the others"
+                f"a push to {upstream.terms.name} can have one tag; push {push.tags[0]} first, then the others"
             )
-        await self.begin(upstream, repository)
+        await self.begin(upstream, push.repository)
 
         async def work() -> Published:
             async with self._limits.asking(upstream):
-                if tags:
-                    return await self._put_tag(upstream, repository, tags[0], pushed, conditions, actor)
-                return await self._put_digest(upstream, repository, pushed, conditions, actor)
+                if push.tags:
+                    return await self._put_tag(_Forward(upstream, push, push.tags[0]))
+                return await self._put_digest(upstream, push)
 
         task = asyncio.create_task(work())
-        self._pushing.add(task)
-        task.add_done_callback(self._pushed)
+        self._pushes.add(task)
+        task.add_done_callback(self._push_done)
         try:
             return await asyncio.shield(task)
         except (RemoteUnauthenticated, RemoteDenied, RemoteNotFound) as error:
-            raise UpstreamDenies(f"{upstream.terms.name} does not let this registry push: {error.message}") from error
+            raise Denied(f"{upstream.terms.name} does not let this registry push: {error.message}") from error
 
     async def settle_all(self) -> None:
-        """Find out what became of pushes whose process died. Never raises."""
+        """Find the outcome of pushes whose process died. Never raises."""
         try:
-            left = await self._gated.every()
+            reservations = await self.registry.reserved_pushes.every()
         except BoltsealError as error:
-            _log.warning("reservations could not be looked at", reason=error.message)
+            _log.warning("reservations not readable", reason=error.message)
             return
-        for one in left:
-            upstream = self._upstreams.by_name.get(one.repository.partition("/")[0])
+        for reservation in reservations:
+            repository, tag = reservation.push.repository, reservation.tag
+            upstream = self._upstreams.by_name.get(repository.partition("/")[0])
             if upstream is None or not self._limits.may_spend(upstream):
                 continue
             try:
-                async with self._turns.taken(_turn(one.repository, one.tag), 0.0):
-                    await self._settle(upstream, one.repository, one.tag)
+                async with self._locks.taken(_lock_name(repository, tag), 0.0):
+                    await self._settle(upstream, repository, tag)
             except BoltsealError as error:
-                _log.info("a push could not be settled yet", name=f"{one.repository}:{one.tag}", reason=error.message)
+                _log.info("push not settled yet", name=f"{repository}:{tag}", reason=error.message)
 
     async def run(self) -> None:
-        """Settle what is left over, now and once a minute, until cancelled."""
+        """Settle unfinished pushes now and once a minute, until cancelled."""
         while True:
             await self.settle_all()
             await asyncio.sleep(SETTLE_EVERY_S)
 
-    async def _put_tag(
-        self,
-        upstream: Upstream,
-        repository: Repository,
-        tag: Tag,
-        pushed: PushedManifest,
-        conditions: Conditions,
-        actor: Actor,
-    ) -> Published:
-        async with self._turns.taken(_turn(repository, tag), TURN_S):
+    async def _put_tag(self, forward: _Forward) -> Published:
+        upstream, push, tag = forward.upstream, forward.push, forward.tag
+        reserved_pushes, refusals = self.registry.reserved_pushes, self.registry.refusals
+        async with self._locks.taken(_lock_name(push.repository, tag), TAG_LOCK_WAIT_S):
             # 1
-            await self._settle(upstream, repository, tag)
+            await self._settle(upstream, push.repository, tag)
             # 2
-            allowed = await self._gated.reserve(repository, tag, pushed, actor)
-            with self.registry.refusals.told("push", repository, (tag,), pushed.digest, actor):
-                await self._pass_manifest_on(upstream, repository, tag, pushed, conditions, allowed)
+            approved = await reserved_pushes.reserve(push)
+            with refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
+                await self._forward(forward, approved)
             # 6
-            return await self._gated.publish(repository, tag, pushed, actor)
+            return await reserved_pushes.publish(push)
 
-    async def _pass_manifest_on(
-        self,
-        upstream: Upstream,
-        repository: Repository,
-        tag: Tag,
-        pushed: PushedManifest,
-        conditions: Conditions,
-        allowed: ApprovedPush,
-    ) -> None:
+    async def _forward(self, forward: _Forward, approved: ApprovedPush) -> None:
+        upstream, push, tag = forward.upstream, forward.push, forward.tag
         try:
             # 3
-            there = await self._means(upstream, repository, tag, allowed.mode, conditions)
-            check_conditions(conditions, f"tag {tag} of {repository}", None if there is None else str(there))
-            self._judge(upstream, repository, tag, pushed, allowed.mode, allowed.ours, there)
+            remote = None
+            if approved.mode is not Mode.FLOATING or push.conditions != UNCONDITIONAL:
+                remote = await self._head(upstream, push.repository, tag)
+            push.conditions.check(f"tag {tag} of {push.repository}", remote)
+            _check_remote(forward, approved, remote)
             # 4
-            await self._bring_parts(upstream, repository, pushed.manifest)
+            await self._forward_parts(upstream, push.repository, push.pushed.manifest)
         except BaseException:
-            await self._gated.drop(repository, tag)
+            await self.registry.reserved_pushes.drop(push.repository, tag)
             raise
         # 5
-        if there is None or there != pushed.identity.canonical:
-            await self._put_upstream(upstream, repository, tag, pushed, only_new=allowed.mode is Mode.SEALED)
+        if remote != forward.canonical:
+            await self._put_upstream(forward, only_new=approved.mode is Mode.SEALED)
 
-    async def _put_digest(
-        self, upstream: Upstream, repository: Repository, pushed: PushedManifest, conditions: Conditions, actor: Actor
-    ) -> Published:
-        if conditions != UNCONDITIONAL:
-            held = await self._held_manifest(repository, pushed.digest)
-            check_conditions(
-                conditions, f"manifest {pushed.digest.short}", None if held is None else str(pushed.digest)
-            )
-        await self._gated.check(repository, pushed, actor)
-        await self._bring_parts(upstream, repository, pushed.manifest)
+    async def _put_digest(self, upstream: Upstream, push: ManifestPush) -> Published:
+        repository, pushed = push.repository, push.pushed
+        if push.conditions != UNCONDITIONAL:
+            stored = await self._stored_manifest(repository, pushed.digest)
+            push.conditions.check(f"manifest {pushed.digest.short}", None if stored is None else pushed.digest)
+        await self.registry.reserved_pushes.check(push)
+        await self._forward_parts(upstream, repository, pushed.manifest)
         await upstream.pushing.put_manifest(upstream.remote(repository), pushed.digest, pushed.manifest)
         self._remember(repository, pushed.digest)
-        return await self._gated.put(repository, pushed, actor)
-
-    async def _means(
-        self, upstream: Upstream, repository: Repository, tag: Tag, mode: Mode, conditions: Conditions
-    ) -> Digest | None:
-        """What a name means upstream, by HEAD, where anything follows from that; None: nothing, or it does not matter."""
-        if mode is Mode.FLOATING and conditions == UNCONDITIONAL:
-            return None
-        return await self._head(upstream, repository, tag)
+        return await self.registry.reserved_pushes.put(push)
 
     async def _head(self, upstream: Upstream, repository: Repository, tag: Tag) -> Digest | None:
+        """Return the digest that a tag resolves to upstream, or None."""
         try:
-            found = await upstream.client.resolve(upstream.remote(repository), tag)
+            resolved = await upstream.client.resolve(upstream.remote(repository), tag)
         except RemoteNotFound:
             return None
         except RemoteUnauthenticated as error:
-            # Docker Hub says so of a repository that is not there yet; whoever may push there will see.
+            # Docker Hub answers 401 for a repository that does not exist yet. The push shows whether the login may push.
             if upstream.terms.username is not None:
                 return None
-            raise UpstreamDenies(f"{upstream.terms.name} wants a login: {error.message}") from error
-        return found.digest
+            raise Denied(f"{upstream.terms.name} requires a login: {error.message}") from error
+        return resolved.digest
 
-    def _judge(
-        self,
-        upstream: Upstream,
-        repository: Repository,
-        tag: Tag,
-        pushed: PushedManifest,
-        mode: Mode,
-        ours: Digest | None,
-        there: Digest | None,
-    ) -> None:
-        if there is None or there == pushed.identity.canonical or mode is Mode.FLOATING:
-            return
-        name = f"{upstream.remote(repository)}:{tag}"
-        if mode is Mode.SEALED:
-            raise TakenUpstream(
-                f"{repository}:{tag} is sealed by our rules, and {upstream.terms.name} has {name} already: there it means "
-                f"{there}, this push is {pushed.identity.canonical}; publish it under another tag"
-            )
-        if there != ours:
-            here = "nothing" if ours is None else str(ours)
-            raise TakenUpstream(
-                f"{repository}:{tag} only grows, and was changed past this registry: {upstream.terms.name} says {there}, "
-                f"here it means {here}, this push is {pushed.identity.canonical}"
-            )
-
-    async def _put_upstream(
-        self, upstream: Upstream, repository: Repository, tag: Tag, pushed: PushedManifest, *, only_new: bool
-    ) -> None:
-        """Step 5. What was decided by upstream drops the reservation; what is not known keeps it."""
-        remote = upstream.remote(repository)
+    async def _put_upstream(self, forward: _Forward, *, only_new: bool) -> None:
+        """Step 5. Drop the reservation if upstream refuses; keep it while the outcome is unknown."""
+        upstream, push = forward.upstream, forward.push
+        reserved_pushes, remote = self.registry.reserved_pushes, upstream.remote(push.repository)
         try:
-            await upstream.pushing.put_manifest(remote, tag, pushed.manifest, only_new=only_new)
+            await upstream.pushing.put_manifest(remote, forward.tag, push.pushed.manifest, only_new=only_new)
         except RemoteUnavailable as error:
             try:
-                there = await self._head(upstream, repository, tag)
+                found = await self._head(upstream, push.repository, forward.tag)
             except BoltsealError:
-                raise UpstreamUnsettled(
-                    f"{upstream.terms.name} did not say whether it took {remote}:{tag}, and can't be asked now: push it "
-                    f"again in a moment; {error.message}"
+                raise Unavailable(
+                    f"{upstream.terms.name} did not answer whether it took {forward.remote_name}, and cannot be asked "
+                    f"now: push it again in a moment; {error.message}"
                 ) from error
-            if there != pushed.identity.canonical:
-                await self._gated.drop(repository, tag)
+            if found != forward.canonical:
+                await reserved_pushes.drop(push.repository, forward.tag)
                 raise
         except BoltsealError as error:
-            await self._gated.drop(repository, tag)
-            self._there.clear()  # it may lack what it had
+            await reserved_pushes.drop(push.repository, forward.tag)
+            self._known_upstream.clear()  # upstream may have deleted content
             if isinstance(error, RemoteRefused):
-                raise TakenUpstream(f"{upstream.terms.name} refuses {remote}:{tag}: {error.message}") from error
+                raise SealedPut(f"{upstream.terms.name} refuses {forward.remote_name}: {error.message}") from error
             raise
 
     async def _settle(self, upstream: Upstream, repository: Repository, tag: Tag) -> None:
-        """Step 1. PushInProgress where it can't be told yet."""
-        left = await self._gated.reserved(repository, tag)
-        if left is None:
+        """Step 1.
+
+        Raises:
+            PushInProgress: the outcome of an earlier push cannot be found yet.
+        """
+        reserved_pushes = self.registry.reserved_pushes
+        reservation = await reserved_pushes.find(repository, tag)
+        if reservation is None:
             return
         try:
-            there = await self._head(upstream, repository, tag)
+            remote = await self._head(upstream, repository, tag)
         except BoltsealError as error:
-            if await self._gated.drop_if_over(repository, tag):
+            if await reserved_pushes.drop_if_expired(repository, tag):
                 return
             raise PushInProgress(
-                f"a push of {left.pushed.digest.short} to {repository}:{tag} was on its way when its process died, and "
-                f"{upstream.terms.name} can't be asked what became of it: {error.message}"
+                f"the process of an earlier push of {reservation.push.pushed.digest.short} to {repository}:{tag} died, and "
+                f"{upstream.terms.name} cannot be asked for the outcome: {error.message}"
             ) from error
-        await self._conclude(left, there)
+        await self._conclude(reservation, remote)
 
-    async def _conclude(self, left: Reservation, there: Digest | None) -> None:
-        name = f"{left.repository}:{left.tag}"
-        if there != left.pushed.identity.canonical:
-            await self._gated.drop(left.repository, left.tag)
-            _log.warning("a push that was under way never came through", name=name, digest=str(left.pushed.digest))
+    async def _conclude(self, reservation: Reservation, remote: Digest | None) -> None:
+        push, reserved_pushes = reservation.push, self.registry.reserved_pushes
+        name, digest = f"{push.repository}:{reservation.tag}", str(push.pushed.digest)
+        if remote != push.pushed.identity.canonical:
+            await reserved_pushes.drop(push.repository, reservation.tag)
+            _log.warning("unfinished push dropped", name=name, digest=digest)
             return
         try:
-            await self._gated.publish(left.repository, left.tag, left.pushed, left.actor)
-        except (SealedPut, Invalid) as error:  # the rules, or what is held, have changed since it was reserved
-            await self._gated.drop(left.repository, left.tag)
-            _log.error("upstream has what our rules refuse now", name=name, reason=error.message)
+            await reserved_pushes.publish(push)
+        except (SealedPut, Invalid) as error:  # the rules or the stored content have changed since the reservation
+            await reserved_pushes.drop(push.repository, reservation.tag)
+            _log.error("local rules refuse a push that upstream has taken", name=name, reason=error.message)
         else:
-            _log.warning("a push whose process died is published", name=name, digest=str(left.pushed.digest))
+            _log.warning("unfinished push published", name=name, digest=digest)
 
-    async def _bring_parts(
+    async def _forward_parts(
         self, upstream: Upstream, repository: Repository, manifest: Manifest, depth: int = 0
     ) -> None:
-        """Step 4: what the manifest names is upstream."""
+        """Step 4: make sure that upstream has everything that the manifest references."""
         if depth > MAX_DEPTH:
-            raise PartMissing(f"indexes are nested deeper than {MAX_DEPTH} in each other")
+            raise PartMissing(f"indexes are nested deeper than {MAX_DEPTH}")
         blobs, children = [], []
         for link in manifest.references():
             if link.kind is LinkKind.CHILD:
                 children.append(link.descriptor.digest)
             elif link.kind in (LinkKind.CONFIG, LinkKind.LAYER):
                 blobs.append(link.descriptor.digest)
-        bringing = (self._bring_blob(upstream, repository, digest) for digest in dict.fromkeys(blobs))
-        for failed in await asyncio.gather(*bringing, return_exceptions=True):
-            if failed is not None:
-                raise failed
+        forwards = (self._forward_part(upstream, repository, digest) for digest in dict.fromkeys(blobs))
+        for failure in await asyncio.gather(*forwards, return_exceptions=True):
+            if failure is not None:
+                raise failure
         for digest in children:
-            await self._bring_child(upstream, repository, digest, depth)
+            await self._forward_child(upstream, repository, digest, depth)
 
-    async def _bring_blob(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
-        for _ in range(3):  # the first may be one that began when the blob arrived, and failed
-            await self._passing.once((repository, digest), lambda: self._pass_on(upstream, repository, digest))
-            if (repository, digest) in self._there:
+    async def _forward_part(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
+        for _ in range(3):  # the first may join a background transfer that fails
+            await self._forwarding.once(
+                (repository, digest), lambda: self._forward_stored_blob(upstream, repository, digest)
+            )
+            if (repository, digest) in self._known_upstream:
                 return
-        raise UpstreamUnsettled(f"{digest.short} could not be passed on to {upstream.terms.name}; push again")
+        raise Unavailable(f"{digest.short} could not be forwarded to {upstream.terms.name}; push again")
 
-    async def _bring_child(self, upstream: Upstream, repository: Repository, digest: Digest, depth: int) -> None:
-        if (repository, digest) in self._there:
+    async def _forward_child(self, upstream: Upstream, repository: Repository, digest: Digest, depth: int) -> None:
+        if (repository, digest) in self._known_upstream:
             return
         remote = upstream.remote(repository)
         try:
             await upstream.pushing.resolve(remote, digest)
         except RemoteNotFound:
-            manifest = await self._held_manifest(repository, digest)
+            manifest = await self._stored_manifest(repository, digest)
             if manifest is None:
-                raise PartMissing(f"{digest} is neither here nor at {upstream.terms.name}: push it first") from None
-            await self._bring_parts(upstream, repository, manifest, depth + 1)
+                raise _missing(upstream, digest) from None
+            await self._forward_parts(upstream, repository, manifest, depth + 1)
             await upstream.pushing.put_manifest(remote, digest, manifest)
         self._remember(repository, digest)
 
-    async def _held_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
+    async def _stored_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
         try:
-            held = await self._pulls.manifest(repository, digest)
+            stored = await self.registry.pulls.manifest(repository, digest)
         except ManifestUnknown:
             return None
-        return parse_manifest(held.raw, held.media_type)
+        return parse_manifest(stored.raw, stored.media_type)
 
-    async def _pass_on_quietly(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
+    async def _forward_in_background(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
         try:
             async with self._limits.asking(upstream):
-                await self._pass_on(upstream, repository, digest)
+                await self._forward_stored_blob(upstream, repository, digest)
         except BoltsealError as error:
-            _log.info("a blob could not be passed on yet", repository=repository, reason=error.message)
+            _log.info("blob not forwarded yet", repository=repository, reason=error.message)
 
-    async def _pass_on(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
-        """A blob is upstream: it was, or it is mounted, or its bytes are sent."""
-        if (repository, digest) in self._there:
+    async def _forward_stored_blob(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
+        """Make sure that upstream has a blob: it does, or it can mount it, or its bytes are sent."""
+        if (repository, digest) in self._known_upstream:
             return
         remote = upstream.remote(repository)
-        async with self._at_once, self._turns.taken(f"blob {repository} {digest}", BLOB_TURN_S):
+        async with self._blob_slots, self._locks.taken(f"blob {repository} {digest}", BLOB_LOCK_WAIT_S):
             if await upstream.pushing.has_blob(remote, digest) is None:
                 try:
-                    size = (await self._pulls.blob(repository, digest)).size
+                    size = (await self.registry.pulls.blob(repository, digest)).size
                 except BlobUnknown as error:
-                    raise PartMissing(
-                        f"{digest} is neither here nor at {upstream.terms.name}: push it first"
-                    ) from error
-                others = await self._gated.holders(digest, f"{upstream.terms.name}/")
+                    raise _missing(upstream, digest) from error
+                others = await self.registry.reserved_pushes.repositories_with_blob(digest, f"{upstream.terms.name}/")
                 source = next((upstream.remote(other) for other in others if other != repository), None)
 
                 def body() -> AsyncIterator[bytes]:
@@ -433,15 +396,37 @@ class PushProxy:
         self._remember(repository, digest)
 
     def _remember(self, repository: Repository, digest: Digest) -> None:
-        self._there[repository, digest] = None
-        while len(self._there) > REMEMBERED:
-            self._there.popitem(last=False)
+        self._known_upstream[repository, digest] = None
+        while len(self._known_upstream) > REMEMBERED:
+            self._known_upstream.popitem(last=False)
 
-    def _pushed(self, task: asyncio.Task[Published]) -> None:
-        self._pushing.discard(task)
+    def _push_done(self, task: asyncio.Task[Published]) -> None:
+        self._pushes.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at: the client may have left
+            task.exception()  # retrieved here, because the client may have disconnected
 
 
-def _turn(repository: Repository, tag: Tag) -> str:
+def _check_remote(forward: _Forward, approved: ApprovedPush, remote: Digest | None) -> None:
+    """Refuse a push where upstream's tag resolves to another manifest than the rules allow."""
+    if remote is None or remote == forward.canonical or approved.mode is Mode.FLOATING:
+        return
+    upstream = forward.upstream.terms.name
+    if approved.mode is Mode.SEALED:
+        raise SealedPut(
+            f"{forward.name} is sealed by the local rules, but {upstream} already has {forward.remote_name} at {remote}; "
+            f"this push is {forward.canonical}; publish it under another tag"
+        )
+    if remote != approved.current:
+        local = "absent" if approved.current is None else f"at {approved.current}"
+        raise SealedPut(
+            f"{forward.name} is append-only and was changed past this registry: {upstream} has it at {remote}, "
+            f"here it is {local}, this push is {forward.canonical}"
+        )
+
+
+def _missing(upstream: Upstream, digest: Digest) -> PartMissing:
+    return PartMissing(f"neither this registry nor {upstream.terms.name} has {digest}: push it first")
+
+
+def _lock_name(repository: Repository, tag: Tag) -> str:
     return f"gate {repository}:{tag}"

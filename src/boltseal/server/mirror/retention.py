@@ -1,45 +1,44 @@
-"""Which mirrored images are let go: those that nobody pulled for `keep_for`, and then the longest unused ones until the
-rest fits into `keep_bytes`. `plan` is pure; `retain` does it.
+"""Retention of mirrored images: deletes those not pulled for `keep_for`, then the least recently pulled ones until the
+rest fits into `keep_bytes`. `plan` is a pure function that selects them; `retain` deletes them.
 
-An image goes as a whole or stays as a whole: a manifest that no other contains, with all that is below it and all that
-speaks of it (signatures, SBOMs), was used when any of that was pulled last. What two images share stays with the one that
-stays. Never let go is
+An image is deleted as a whole: a manifest that no other one contains, with everything under it and its referrers
+(signatures, SBOMs). It was last used when any part of it was last pulled. A part of two images stays as long as one of
+them does. Retention never deletes
 
-- what a tag of our own means, sealed or not, with all below it;
-- what a hold on an upstream's tag keeps serving;
-- what somebody pushed, and not the mirror brought.
+- an image that a local tag resolves to, sealed or not;
+- an image that is served while a change of an upstream's tag is held back;
+- content that a client pushed.
 
-Rows go in a transaction that looks at all of that once more; bytes go later, by the rules of `server.storage.garbage_collection`.
+The transaction that deletes rows checks all of this again. Bytes are deleted later by
+`server.storage.garbage_collection`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.server.storage.garbage_collection import GarbageItem
-from boltseal.server.storage.metadata import mirrored
-from boltseal.server.storage.metadata.database import Transaction
+from boltseal.server.storage.metadata import mirrored, queries
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.storage.metadata.database import Database
     from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 YOUNG_US: Final = 3600 * 1_000_000
-"""What was used in the last hour is not let go for its size: somebody may be in the middle of pulling it."""
+"""Images used in the last hour are not deleted for `keep_bytes`: a pull may be in progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionUnit:
-    """An image of a repository, as a whole. `root`: the manifest, or the blob that no manifest names."""
+    """An image of a repository with all its parts. `root`: its manifest, or a blob that no manifest references."""
 
     repository: str
     root: str
@@ -50,14 +49,14 @@ class RetentionUnit:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredImage:
-    """An image that is let go, and why."""
+    """An image to delete, and why."""
 
     unit: RetentionUnit
     reason: str
 
 
 def units_of(holdings: MirroredContent, actor: str) -> list[RetentionUnit]:
-    """All images of a repository. `actor`: who brought what may be let go."""
+    """Return all images of a repository. `actor`: the mirror; content of other actors is kept."""
     rows = {row.digest: row for row in (*holdings.manifests, *holdings.blobs)}
     contained = {
         child
@@ -70,7 +69,7 @@ def units_of(holdings: MirroredContent, actor: str) -> list[RetentionUnit]:
     manifests = frozenset(row.digest for row in holdings.manifests)
     seen: set[str] = set()
     found = [_unit(holdings, rows, manifests, root, actor, seen) for root in roots]
-    # What contains itself in a circle has no root: each of it is one.
+    # Manifests that contain each other have no root, so each of them is one.
     found += [_unit(holdings, rows, manifests, digest, actor, seen) for digest in rows if digest not in seen]
     return found
 
@@ -82,7 +81,10 @@ def plan(
     keep_for_us: int | None,
     keep_bytes: int | None,
 ) -> list[ExpiredImage]:
-    """What is let go, longest unused first. `sizes`: bytes by digest; what several images share counts once."""
+    """Return the images to delete, the least recently used first.
+
+    `sizes`: bytes by digest. A part of several images counts once.
+    """
     waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
     holders = Counter(part for unit in units for part in unit.parts)
     held = sum(sizes.get(part, 0) for part in holders)
@@ -93,8 +95,8 @@ def plan(
         too_much = keep_bytes is not None and held > keep_bytes and age_us > YOUNG_US
         if not too_old and not too_much:
             continue
-        days = f"nobody pulled it for {age_us / DAY_US:.0f} days"
-        goes.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror holds more than keep_bytes"))
+        days = f"not pulled for {age_us / DAY_US:.0f} days"
+        goes.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror has more than keep_bytes"))
         for part in unit.parts:
             holders[part] -= 1
             if not holders[part]:
@@ -103,9 +105,12 @@ def plan(
 
 
 def retain(
-    database: Database, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool
+    database: Metadata, upstreams: Iterable[UpstreamTerms], now_us: int, *, dry_run: bool
 ) -> Iterator[GarbageItem]:
-    """Let go, or with `dry_run` only name, what upstreams' terms no longer keep. Blocks: not for the loop. Unavailable."""
+    """Delete the images that the upstreams' terms no longer keep, and yield what is deleted.
+
+    `dry_run`: delete nothing. This blocks, so do not call it on the event loop.
+    """
     for terms in upstreams:
         if terms.keep_for_us is None and terms.keep_bytes is None:
             continue
@@ -117,59 +122,67 @@ def retain(
         for goes in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
             planned.setdefault(goes.unit.repository, []).append(goes)
         for name, going in planned.items():
-            job = _letting_go(name, {goes.unit.root: goes for goes in going}, actor, dry_run=dry_run)
+            images = {goes.unit.root: goes for goes in going}
             if dry_run:
-                yield from database.read_and_wait(partial(_only_read, job, now_us))
+                yield from database.read_and_wait(partial(_still_expired, name, images, actor)).items()
             else:
-                yield from database.write_and_wait(job)
+                yield from database.write_and_wait(partial(_remove_expired, name, images, actor))
 
 
-def _letting_go(
-    name: str, going: Mapping[str, ExpiredImage], actor: str, *, dry_run: bool
-) -> Callable[[Transaction], list[GarbageItem]]:
-    """The job that lets go of images of a repository that are still as they were when that was decided."""
+@dataclass(frozen=True, slots=True)
+class _ExpiredRows:
+    """Rows of a repository that belong to expired images and to no other, with the reason by digest."""
 
-    def job(tx: Transaction) -> list[GarbageItem]:
-        holdings = mirrored.holdings(tx.connection, name)
-        if holdings is None:
-            return []
-        units = units_of(holdings, actor)
-        stays: set[str] = set()
-        goes: dict[str, str] = {}
-        for unit in units:
-            planned = going.get(unit.root)
-            if planned is None or unit.kept or unit.used_us > planned.unit.used_us:
-                stays |= unit.parts
-            else:
-                goes |= dict.fromkeys(unit.parts, planned.reason)
-        manifests = _ours(holdings.manifests, goes, stays, actor)
-        blobs = _ours(holdings.blobs, goes, stays, actor)
-        if not dry_run and (manifests or blobs):
-            mirrored.let_go(
-                tx, holdings.repository_id, [row.digest for row in manifests], [row.digest for row in blobs]
-            )
+    repository: str
+    repository_id: int = 0
+    manifests: tuple[MirroredRow, ...] = ()
+    blobs: tuple[MirroredRow, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def items(self) -> list[GarbageItem]:
+        """The rows as they are reported."""
         return [
-            GarbageItem(what, f"{name}@{row.digest}", row.size, goes[row.digest])
-            for what, rows in (("manifest", manifests), ("blob", blobs))
+            GarbageItem(what, f"{self.repository}@{row.digest}", row.size, self.reasons[row.digest])
+            for what, rows in (("manifest", self.manifests), ("blob", self.blobs))
             for row in rows
         ]
 
-    return job
+
+def _still_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, snapshot: Snapshot) -> _ExpiredRows:
+    """Return the rows of those planned images that are still as they were when the plan was made."""
+    holdings = mirrored.content_of(snapshot, name)
+    if holdings is None:
+        return _ExpiredRows(name)
+    stays: set[str] = set()
+    goes: dict[str, str] = {}
+    for unit in units_of(holdings, actor):
+        image = planned.get(unit.root)
+        if image is None or unit.kept or unit.used_us > image.unit.used_us:
+            stays |= unit.parts
+        else:
+            goes |= dict.fromkeys(unit.parts, image.reason)
+    manifests = tuple(_ours(holdings.manifests, goes, stays, actor))
+    blobs = tuple(_ours(holdings.blobs, goes, stays, actor))
+    return _ExpiredRows(name, holdings.repository_id, manifests, blobs, goes)
+
+
+def _remove_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, tx: UnitOfWork) -> list[GarbageItem]:
+    queries.lock_repository(tx, name)
+    rows = _still_expired(name, planned, actor, tx)
+    if rows.manifests or rows.blobs:
+        mirrored.remove_rows(
+            tx, rows.repository_id, [row.digest for row in rows.manifests], [row.digest for row in rows.blobs]
+        )
+    return rows.items()
 
 
 def _ours(rows: Iterable[MirroredRow], goes: Mapping[str, str], stays: set[str], actor: str) -> list[MirroredRow]:
     return [row for row in rows if row.digest in goes and row.digest not in stays and row.by == actor]
 
 
-def _all(prefix: str, connection: Connection) -> list[MirroredContent]:
-    found = (mirrored.holdings(connection, name) for name in mirrored.repositories_of(connection, prefix))
+def _all(prefix: str, snapshot: Snapshot) -> list[MirroredContent]:
+    found = (mirrored.content_of(snapshot, name) for name in mirrored.repositories_of(snapshot, prefix))
     return [holdings for holdings in found if holdings is not None]
-
-
-def _only_read(
-    job: Callable[[Transaction], list[GarbageItem]], now_us: int, connection: Connection
-) -> list[GarbageItem]:
-    return job(Transaction(connection, now_us))
 
 
 def _unit(
@@ -190,6 +203,6 @@ def _unit(
         waiting += holdings.contains.get(digest, ())
     seen |= parts
     kept = bool(parts & holdings.needed) or any(rows[part].by != actor for part in parts & manifests)
-    # A blob's time is that of its bringing, which says less than its manifest's: it counts where there is none.
+    # A blob has only the time when it was fetched. That counts where the image has no manifest.
     times = [rows[part].used_us for part in parts & manifests] or [rows[root].used_us]
     return RetentionUnit(holdings.name, root, frozenset(parts), max(times), kept)

@@ -1,6 +1,6 @@
-"""One piece of work for all who ask for the same at the same time, in this process.
+"""Runs one task for all concurrent requests of this process that need the same result.
 
-Who leaves does not end the work: the others wait for it, and its result is kept by the store.
+A client that disconnects does not cancel the task: others wait for it, and the store keeps its result.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ Result = TypeVar("Result")
 
 
 class SingleFlight(Generic[Key, Result]):
-    """What is under way, by what it is for. Ended with `aclose`."""
+    """The running tasks by key. Ended with `aclose`."""
 
     def __init__(self) -> None:
         self._tasks: dict[Key, asyncio.Task[Result]] = {}
 
     async def once(self, key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """The result of `work`, begun here or by somebody before. Raises what it raises."""
+        """Return the result of `work`, started now or already running for this key. Raises what it raises."""
         return await asyncio.shield(self.begin(key, work))
 
     def begin(self, key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> asyncio.Task[Result]:
-        """The work itself."""
+        """Return the running task of a key; start `work` if there is none."""
         task = self._tasks.get(key)
-        if task is None or task.done():  # done, and not yet taken out of here
+        if task is None or task.done():  # done, but not removed yet
             task = self._tasks[key] = asyncio.create_task(work())
             task.add_done_callback(lambda done: self._ended(key, done))
         return task
 
     async def aclose(self) -> None:
-        """End all that is under way, and wait for it."""
+        """Cancel all running tasks and wait for them."""
         for task in (tasks := list(self._tasks.values())):
             task.cancel()
         for task in tasks:
@@ -44,4 +44,4 @@ class SingleFlight(Generic[Key, Result]):
         if self._tasks.get(key) is task:
             del self._tasks[key]
         if not task.cancelled():
-            task.exception()  # looked at: whoever asked may have left
+            task.exception()  # retrieved here, because the client may have disconnected

@@ -1,9 +1,9 @@
-"""Lists of upstream's, relayed: the tags of a repository, and what refers to a manifest.
+"""Relays lists of upstreams: the tags of a repository, and the referrers of a manifest.
 
-A list is asked for once in a window (`fresh`) for all clients of this process, whole, and paged here: upstreams page each
-in their own way. Where upstream gives none, the last one stands in, and behind that what the store knows: the tags that
-were seen, the referrers that were pulled; with a warning, as either may lack something. Where there is nothing to stand
-in, that is an error and no empty list: "no signatures" is an answer that somebody may act on.
+A list is fetched whole, once per window (`fresh`) for all clients of this process, and paged here, because upstreams page
+in different ways. If upstream fails, the last list is served, or else what the store knows: the tags that were seen, the
+referrers that were pulled. Both carry a warning, because they may be incomplete. If there is neither, the answer is an
+error and not an empty list: a client may act on "no signatures".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from boltseal.errors import BoltsealError
 from boltseal.oci.reference import Tag
-from boltseal.server.mirror.errors import UpstreamFailed, told
+from boltseal.server.mirror.errors import UpstreamFailed, client_error
 from boltseal.server.mirror.single_flight import SingleFlight
 from boltseal.server.registry.models import ReferrerRow
 from boltseal.server.registry.pulls import RepositoryUnknown
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 ITEM_BYTES: Final = 100
 FAILED_US: Final = 30_000_000
-"""How long an upstream that failed on a list is not asked for it again where something stands in."""
+"""How long the substitute of a list is served before upstream is asked for the list again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListBounds:
-    """How long a list may be, and how long in coming; and about how much memory the tags, and the referrers, may take."""
+    """The limits of lists: their length, the time to fetch one, and about how much memory each kind may take."""
 
     names: int = 200_000
     referrers: int = 20_000
-    within_s: float = 60.0
-    kept_bytes: int = 64 * 1024 * 1024
+    timeout_s: float = 60.0
+    cache_bytes: int = 64 * 1024 * 1024
 
 
 Item = TypeVar("Item")
@@ -53,20 +53,19 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class UpstreamList(Generic[Item]):
-    """A whole list. `asked_us`: from when on it is fresh, which is when upstream gave it. `warning`: why something may be
-    missing, None where nothing is."""
+    """A whole list. `asked_us`: the time of the answer. `warning`: why it may be incomplete, None where it is not."""
 
     items: tuple[Item, ...]
     asked_us: int = 0
     warning: str | None = None
 
 
-class _Kept(Generic[Item]):
-    """The lists asked for last, up to about `kept_bytes`. `weigh`: about how many bytes an item takes."""
+class _ListCache(Generic[Item]):
+    """A cache of lists, of about `cache_bytes`; the oldest go first. `weigh`: about how many bytes an item takes."""
 
-    def __init__(self, weigh: Callable[[Item], int], kept_bytes: int) -> None:
+    def __init__(self, weigh: Callable[[Item], int], cache_bytes: int) -> None:
         self._weigh = weigh
-        self._kept_bytes = kept_bytes
+        self._limit_bytes = cache_bytes
         self._lists: OrderedDict[Hashable, tuple[UpstreamList[Item], int]] = OrderedDict()
         self._held_bytes = 0
 
@@ -78,7 +77,7 @@ class _Kept(Generic[Item]):
         weight = ITEM_BYTES + sum(map(self._weigh, listed.items))
         self._held_bytes += weight - self._lists.pop(key, (listed, 0))[1]
         self._lists[key] = listed, weight
-        while self._held_bytes > self._kept_bytes:
+        while self._held_bytes > self._limit_bytes:
             self._held_bytes -= self._lists.popitem(last=False)[1][1]
 
 
@@ -92,11 +91,11 @@ def _of_referrer(row: ReferrerRow) -> int:
 
 
 class UpstreamLists:
-    """Lists of all upstreams. One per process. `clock`: microseconds since the epoch."""
+    """The lists of all upstreams. One per process. `clock`: microseconds since the epoch."""
 
     def __init__(
         self,
-        database: Database,
+        database: Metadata,
         pulls: Pulls,
         limits: UpstreamLimits,
         clock: Callable[[], int],
@@ -107,20 +106,25 @@ class UpstreamLists:
         self._limits = limits
         self._clock = clock
         self._bounds = bounds
-        self._tags: _Kept[Tag] = _Kept(_of_tag, bounds.kept_bytes)
-        self._referrers: _Kept[ReferrerRow] = _Kept(_of_referrer, bounds.kept_bytes)
+        self._tags: _ListCache[Tag] = _ListCache(_of_tag, bounds.cache_bytes)
+        self._referrers: _ListCache[ReferrerRow] = _ListCache(_of_referrer, bounds.cache_bytes)
         self._tag_flights: SingleFlight[Hashable, UpstreamList[Tag]] = SingleFlight()
         self._referrer_flights: SingleFlight[Hashable, UpstreamList[ReferrerRow]] = SingleFlight()
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """Cancel running fetches."""
         await self._tag_flights.aclose()
         await self._referrer_flights.aclose()
 
     async def tags(self, upstream: Upstream, repository: Repository) -> UpstreamList[Tag]:
-        """Every tag, sorted by bytes. RepositoryUnknown, and what upstream failed with where nothing stands in."""
+        """Return every tag, sorted by bytes.
 
-        async def ask() -> tuple[Tag, ...]:
+        Raises:
+            RepositoryUnknown: upstream has no such repository.
+            BoltsealError: upstream failed, and there is no substitute.
+        """
+
+        async def fetch() -> tuple[Tag, ...]:
             names = set()
             async for name in upstream.client.tags(upstream.remote(repository)):
                 names.add(name)
@@ -130,16 +134,20 @@ class UpstreamLists:
                     )
             return tuple(sorted(names))
 
-        async def here() -> tuple[Tag, ...]:
-            names = await self._database.read(lambda found: mirrored.tags_seen(found, repository, self._bounds.names))
+        async def stored() -> tuple[Tag, ...]:
+            names = await self._database.read(lambda found: mirrored.known_tags(found, repository, self._bounds.names))
             return tuple(Tag(name) for name in names)
 
-        return await self._list(self._tags, self._tag_flights, repository, upstream, ask, here)
+        return await self._list(self._tags, self._tag_flights, repository, upstream, fetch, stored)
 
     async def referrers(self, upstream: Upstream, repository: Repository, digest: Digest) -> UpstreamList[ReferrerRow]:
-        """All that refers to a manifest, by digest. What upstream failed with where nothing stands in."""
+        """Return all referrers of a manifest, sorted by digest.
 
-        async def ask() -> tuple[ReferrerRow, ...]:
+        Raises:
+            BoltsealError: upstream failed, and there is no substitute.
+        """
+
+        async def fetch() -> tuple[ReferrerRow, ...]:
             found = await upstream.client.referrers(upstream.remote(repository), digest)
             if len(found) > self._bounds.referrers:
                 raise UpstreamFailed(
@@ -153,44 +161,44 @@ class UpstreamLists:
             }
             return tuple(rows[name] for name in sorted(rows))
 
-        async def here() -> tuple[ReferrerRow, ...]:
+        async def stored() -> tuple[ReferrerRow, ...]:
             return (await self._pulls.referrers(repository, digest, None, n=self._bounds.referrers)).rows
 
         key = repository, digest
-        return await self._list(self._referrers, self._referrer_flights, key, upstream, ask, here)
+        return await self._list(self._referrers, self._referrer_flights, key, upstream, fetch, stored)
 
     async def _list(
         self,
-        kept: _Kept[Item],
+        cache: _ListCache[Item],
         flights: SingleFlight[Hashable, UpstreamList[Item]],
         key: Hashable,
         upstream: Upstream,
-        ask: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
-        here: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
+        fetch: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
+        stored: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
     ) -> UpstreamList[Item]:
-        before = kept.get(key)
+        before = cache.get(key)
         if before is not None and self._clock() - before.asked_us < upstream.terms.fresh_us:
             return before
 
         async def work() -> UpstreamList[Item]:
             try:
-                async with asyncio.timeout(self._bounds.within_s), self._limits.asking(upstream):
-                    listed = UpstreamList(await ask(), self._clock())
+                async with asyncio.timeout(self._bounds.timeout_s), self._limits.asking(upstream):
+                    listed = UpstreamList(await fetch(), self._clock())
             except TimeoutError:
-                failed: BoltsealError = UpstreamFailed(f"{upstream.terms.name} did not end its list in time")
+                failed: BoltsealError = UpstreamFailed(f"{upstream.terms.name} did not send its list in time")
             except BoltsealError as error:
-                failed = told(error, RepositoryUnknown)
+                failed = client_error(error, RepositoryUnknown)
             else:
-                kept.put(key, listed)
+                cache.put(key, listed)
                 return listed
             if isinstance(failed, RepositoryUnknown):
                 raise failed
-            listed = before or UpstreamList(await here())
+            listed = before or UpstreamList(await stored())
             if not listed.items:
                 raise failed
-            age_us = max(0, upstream.terms.fresh_us - FAILED_US)  # as old as a list that is fresh for FAILED_US more
+            age_us = max(0, upstream.terms.fresh_us - FAILED_US)  # so the substitute is fresh for FAILED_US
             listed = replace(listed, asked_us=self._clock() - age_us, warning=failed.message)
-            kept.put(key, listed)
+            cache.put(key, listed)
             return listed
 
         return await flights.once(key, work)

@@ -1,17 +1,17 @@
-"""What a tag of an upstream means here: asked there by one HEAD, judged by its rule, written down, and remembered.
+"""Resolves tags of upstreams: one HEAD, the decision by the tag's rule, and the record of it.
 
-Rules kept here:
+Rules of this module:
 
-- One HEAD per tag and window (`fresh`), for all clients and all workers together: who asks at the same time waits for the
-  one that is under way (`flights` in this process, `server.storage.coordination.interprocess_lock` among processes), and whoever comes later reads its row.
-- Never a GET, which counts as a pull at some registries.
-- Only "not found" is a miss. Whatever else upstream does, what stands here is served, with a warning; and an upstream that
-  fails is not asked again for every client.
-- What upstream says is written down before it is served (`server.registry.observations`); what can't be written down is not.
-- Who is told of what happened hears it after that; the entry says what of it is news, so that a process which dies in
-  between leaves it to the next (`server.notifications.ledger_feed`).
+- One HEAD per tag and window (`fresh`), for all clients and workers. Concurrent requests share it (`single_flight` in this
+  process, `server.storage.coordination.interprocess_lock` between processes); later ones read the recorded row.
+- Never a GET: some registries count it as a pull.
+- Only "not found" is a miss. After any other failure the recorded digest is served with a warning, and the failed upstream
+  is not asked again for every client.
+- An answer is recorded before it is served (`server.registry.observations`). What cannot be recorded is not served.
+- Notifications follow the record. The entry says what is to be notified, so if this process dies in between, the next one
+  does it (`server.notifications.ledger_feed`).
 
-What a name may mean that was sealed here is not decided by upstream: `cache` looks at that first.
+Upstream does not decide about a tag that is sealed here: `cache` checks that first.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import asyncio
 from collections import OrderedDict
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
-from boltseal.errors import BoltsealError, Denied, ErrorCode, Unavailable
+from boltseal.errors import BoltsealError, Denied, Unavailable
 from boltseal.events import TagHeld, TagMoved
 from boltseal.oci.reference import Reference
 from boltseal.policy.release_tags import looks_like_release
@@ -40,32 +40,30 @@ if TYPE_CHECKING:
     from boltseal.server.mirror.upstream_limits import Tell, UpstreamLimits
     from boltseal.server.mirror.upstreams import Upstream
     from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
-    from boltseal.server.storage.coordination.interprocess_lock import InterprocessLock
+    from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 REMEMBERED: Final = 10_000
 MISSED_US: Final = 10_000_000
-"""How long a tag that upstream has not got is not asked for again: shorter than a window, as somebody may be about to push."""
+"""How long a missing tag is not asked for again: shorter than a window, because it may be pushed soon."""
 FAILED_US: Final = 30_000_000
-PATIENCE_S: Final = 8.0
-TURN_S: Final = 30.0
+TIMEOUT_S: Final = 8.0
+LOCK_WAIT_S: Final = 30.0
 HEADS: Final = "mirror_heads"
 
 Key = tuple["Repository", "Tag"]
 
 
 class TagWithdrawn(RemoteNotFound):
-    """Upstream took the tag away, and `on_gone = "stop"` takes it away here too."""
+    """Upstream deleted the tag, and `on_gone = "stop"` stops serving it here too."""
 
 
 class TagHeldBack(Denied):
-    """The tag was never seen here before, and `first_seen = "hold"` wants somebody to accept it."""
-
-    code: ClassVar[ErrorCode | None] = ErrorCode.DENIED
+    """The tag is new here, and `first_seen = "hold"` requires an operator to accept it."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTag:
-    """What a tag means. `size` -1: not said. `warning`: why this may not be what upstream would say now, for a person."""
+    """What a tag resolves to. `size` -1: unknown. `warning`: why upstream may have another digest now, None where it cannot."""
 
     digest: Digest
     media_type: str
@@ -74,11 +72,10 @@ class UpstreamTag:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    """Upstream was asked and nothing could be written of it. `error`: why; since when, and how long that counts.
+class _Failure:
+    """A failed request that left no record. `since_us`: when; `for_us`: how long it is not repeated.
 
-    It is never raised itself, only copies of it: what was raised holds on to the frames that it came through, and to more
-    of them each time.
+    Only copies of `error` are raised: a raised exception keeps the frames that it passed, more of them each time.
     """
 
     error: BoltsealError
@@ -87,179 +84,188 @@ class _Tried:
 
 
 class UpstreamTags:
-    """Asks for the tags of every upstream. One per process; ended with `aclose`.
+    """Resolves the tags of every upstream. One per process; ended with `aclose`.
 
-    `clock`: microseconds. `tell` is handed what happened. `read_only`: why nothing may be written now, or None. `count`: takes
-    the name of what has happened once more. `patience_s`: how long upstream may take where there is something to serve without it.
+    `clock`: microseconds since the epoch. `tell`: takes events. `read_only`: returns why nothing may be written, or None.
+    `count`: counts an event by name. `timeout_s`: how long upstream may take where a recorded digest can be served.
     """
 
     def __init__(
         self,
         observations: Observations,
         limits: UpstreamLimits,
-        turns: InterprocessLock,
+        locks: InterprocessLock,
         *,
         clock: Callable[[], int],
         tell: Tell,
         read_only: Callable[[], str | None],
         count: Callable[[str], None],
-        patience_s: float = PATIENCE_S,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._observations = observations
         self._limits = limits
-        self._turns = turns
+        self._locks = locks
         self._clock = clock
         self._tell = tell
         self._read_only = read_only
         self._count = count
-        self._patience_s = patience_s
-        self._tried: OrderedDict[Key, _Tried] = OrderedDict()
+        self._timeout_s = timeout_s
+        self._failures: OrderedDict[Key, _Failure] = OrderedDict()
         self._flights: SingleFlight[Key, UpstreamTag] = SingleFlight()
 
     async def aclose(self) -> None:
-        """End what is under way."""
+        """Cancel running requests."""
         await self._flights.aclose()
 
-    async def meaning(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
-        """What a tag means (`repository`: ours, `docker.io/library/node`). RemoteNotFound, TagWithdrawn, TagHeldBack, and
-        what `client` raises where nothing stands here."""
-        stands = self._observations.look(repository, tag)
-        if stands is not None and self._fresh(upstream, stands):
-            return _served(upstream, repository, tag, stands, stands.known.serves)
-        tried = self._tried.get((repository, tag))
-        if tried is not None and 0 <= self._clock() - tried.since_us < tried.for_us:
-            return _without(upstream, repository, tag, stands, copy(tried.error))
+    async def resolve(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
+        """Resolve a tag. `repository`: the local name, such as `docker.io/library/node`.
+
+        Raises:
+            RemoteNotFound: upstream has no such tag.
+            TagWithdrawn: upstream deleted it, and the terms stop serving it.
+            TagHeldBack: it is new and held back.
+            BoltsealError: upstream failed, and nothing is recorded.
+        """
+        observed = await self._observations.find(repository, tag)
+        if observed is not None and self._fresh(upstream, observed):
+            return _served(upstream, repository, tag, observed, observed.known.serves)
+        failure = self._failures.get((repository, tag))
+        if failure is not None and 0 <= self._clock() - failure.since_us < failure.for_us:
+            return _without_answer(upstream, repository, tag, observed, copy(failure.error))
         return await self._flights.once((repository, tag), lambda: self._ask(upstream, repository, tag))
 
-    async def meant_before(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
-        """What a tag was served as before it meant `now`, the newest first."""
-        return await self._observations.meant_before(repository, tag, now)
+    async def earlier_digests(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
+        """Return the digests that a tag resolved to before `now`, the newest first."""
+        return await self._observations.earlier_digests(repository, tag, now)
 
-    def told(self, upstream: Upstream, repository: Repository, tag: Tag, noted: ObservationResult) -> None:
-        """Hand over what an answer of upstream's, or somebody's word, has changed."""
-        event = _event(upstream, repository, tag, noted)
+    def _notify(self, upstream: Upstream, repository: Repository, tag: Tag, result: ObservationResult) -> None:
+        """Report the event of a recorded answer, if it is one."""
+        event = _event(upstream, repository, tag, result)
         if event is not None:
             self._tell(event)
 
     async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
-        stands = self._observations.look(repository, tag)
+        observed = await self._observations.find(repository, tag)
         try:
-            reason = self._read_only() or self._limits.resting(upstream)
+            reason = self._read_only() or self._limits.backoff_reason(upstream)
             if reason is not None:
                 raise Unavailable(f"{upstream.terms.name} was not asked: {reason}")
-            async with self._turns.taken(f"tag {repository}:{tag}", 0.0 if stands is not None else TURN_S):
-                stands = self._observations.look(repository, tag)
-                if stands is not None and self._fresh(upstream, stands):  # another worker was quicker
-                    return _served(upstream, repository, tag, stands, stands.known.serves)
-                return await self._ask_alone(upstream, repository, tag, stands)
+            async with self._locks.taken(f"tag {repository}:{tag}", 0.0 if observed is not None else LOCK_WAIT_S):
+                observed = await self._observations.find(repository, tag)
+                if observed is not None and self._fresh(upstream, observed):  # another worker has asked meanwhile
+                    return _served(upstream, repository, tag, observed, observed.known.serves)
+                return await self._ask_locked(upstream, repository, tag, observed)
         except LockNotAcquired as error:
-            return _without(upstream, repository, tag, stands, error)
+            return _without_answer(upstream, repository, tag, observed, error)
         except (TagWithdrawn, TagHeldBack):
             raise
         except BoltsealError as error:
             self._remember((repository, tag), error, upstream)
             if isinstance(error, RemoteNotFound):
                 raise
-            return _without(upstream, repository, tag, stands, error)
+            return _without_answer(upstream, repository, tag, observed, error)
 
-    async def _ask_alone(
-        self, upstream: Upstream, repository: Repository, tag: Tag, stands: ObservedTag | None
+    async def _ask_locked(
+        self, upstream: Upstream, repository: Repository, tag: Tag, observed: ObservedTag | None
     ) -> UpstreamTag:
-        said = await self._head(upstream, repository, tag, patient=stands is None)
+        answer = await self._head(upstream, repository, tag, wait_long=observed is None)
         terms = upstream.terms.decide(upstream.remote(repository), tag)
-        noted = await self._observations.note(
-            repository, tag, said, terms, upstream.actor, on_gone=upstream.terms.on_gone
+        result = await self._observations.note(
+            repository, tag, answer, terms, upstream.actor, on_gone=upstream.terms.on_gone
         )
-        self._tried.pop((repository, tag), None)
-        self.told(upstream, repository, tag, noted)
-        if noted.now is None:
+        self._failures.pop((repository, tag), None)
+        self._notify(upstream, repository, tag, result)
+        if result.now is None:
             raise RemoteNotFound(f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag}")
-        return _served(upstream, repository, tag, noted.now, said)
+        return _served(upstream, repository, tag, result.now, answer)
 
     async def _head(
-        self, upstream: Upstream, repository: Repository, tag: Tag, *, patient: bool
+        self, upstream: Upstream, repository: Repository, tag: Tag, *, wait_long: bool
     ) -> UpstreamAnswer | None:
-        """What upstream says; None: it has no such tag."""
+        """Return upstream's answer, None where it has no such tag."""
         self._count(HEADS)
         try:
             async with self._limits.asking(upstream):
-                resolved = await self._resolved(upstream, repository, tag, None if patient else self._patience_s)
+                resolved = await self._resolved(upstream, repository, tag, None if wait_long else self._timeout_s)
         except RemoteNotFound:
             return None
         return UpstreamAnswer(resolved.digest, resolved.media_type, resolved.size)
 
-    async def _resolved(self, upstream: Upstream, repository: Repository, tag: Tag, within_s: float | None) -> Resolved:
+    async def _resolved(
+        self, upstream: Upstream, repository: Repository, tag: Tag, timeout_s: float | None
+    ) -> Resolved:
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 return await upstream.client.resolve(upstream.remote(repository), tag)
         except TimeoutError as error:
-            raise RemoteUnavailable(f"{upstream.terms.name} did not answer within {within_s:g} seconds") from error
+            raise RemoteUnavailable(f"{upstream.terms.name} did not answer within {timeout_s:g} seconds") from error
 
-    def _fresh(self, upstream: Upstream, stands: ObservedTag) -> bool:
-        # A clock that was set back must not keep an answer for ever.
-        return 0 <= self._clock() - stands.asked_us < upstream.terms.fresh_us
+    def _fresh(self, upstream: Upstream, observed: ObservedTag) -> bool:
+        # After the clock was set back, an answer must not stay fresh for ever.
+        return 0 <= self._clock() - observed.asked_us < upstream.terms.fresh_us
 
     def _remember(self, key: Key, error: BoltsealError, upstream: Upstream) -> None:
-        """Not asked again for a while, however many ask us."""
+        """Remember a failure, so that upstream is not asked again for each client."""
         span_us = MISSED_US if isinstance(error, RemoteNotFound) else FAILED_US
-        again_s: float | None = getattr(error, "retry_after_s", None)
-        if again_s is not None:
-            span_us = round(again_s * 1_000_000)
-        self._tried[key] = _Tried(copy(error), self._clock(), min(span_us, upstream.terms.fresh_us))
-        self._tried.move_to_end(key)
-        while len(self._tried) > REMEMBERED:
-            self._tried.popitem(last=False)
+        retry_after_s: float | None = getattr(error, "retry_after_s", None)
+        if retry_after_s is not None:
+            span_us = round(retry_after_s * 1_000_000)
+        self._failures[key] = _Failure(copy(error), self._clock(), min(span_us, upstream.terms.fresh_us))
+        self._failures.move_to_end(key)
+        while len(self._failures) > REMEMBERED:
+            self._failures.popitem(last=False)
 
 
 def _served(
-    upstream: Upstream, repository: Repository, tag: Tag, stands: ObservedTag, said: UpstreamAnswer | None
+    upstream: Upstream, repository: Repository, tag: Tag, observed: ObservedTag, answer: UpstreamAnswer | None
 ) -> UpstreamTag:
-    """What stands here, for a client. RemoteNotFound, TagWithdrawn, TagHeldBack."""
-    known, name = stands.known, f"{repository}:{tag}"
+    """Return the recorded state of a tag for a client. Raises as `UpstreamTags.resolve`."""
+    known, name = observed.known, f"{repository}:{tag}"
     match answer_of(known, upstream.terms.on_gone):
         case ServedAnswer.UNKNOWN:
             raise RemoteNotFound(f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag}")
         case ServedAnswer.WITHDRAWN:
             raise TagWithdrawn(
-                f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag} any more, and what was withdrawn is not "
+                f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag} any more, and deleted tags are not "
                 'served here (on_gone = "stop")'
             )
         case ServedAnswer.HELD_BACK:
             held = "" if known.held is None else f" at {known.held.digest}"
             raise TagHeldBack(
-                f"{name} was never served here before and is held{held}: whoever runs this registry may say "
-                f"`boltseal accept {name}`"
+                f"{name} is new here and is held back{held}: an operator can accept it with `boltseal accept {name}`"
             )
         case ServedAnswer.SERVED:
             serves = known.serves
     if serves is None:
-        raise AssertionError("what is served is there")
-    return UpstreamTag(serves.digest, serves.media_type, serves.size, warning_of(known, said))
+        raise AssertionError("a served tag has a digest")
+    return UpstreamTag(serves.digest, serves.media_type, serves.size, warning_of(known, answer))
 
 
-def _without(
-    upstream: Upstream, repository: Repository, tag: Tag, stands: ObservedTag | None, error: BoltsealError
+def _without_answer(
+    upstream: Upstream, repository: Repository, tag: Tag, observed: ObservedTag | None, error: BoltsealError
 ) -> UpstreamTag:
-    """What stands here, where upstream's word on it could not be had; `error` where that is nothing."""
-    if stands is None:
+    """Return the recorded state of a tag with a warning, where upstream failed. Raise `error` where nothing is recorded."""
+    if observed is None:
         raise error
-    meaning = _served(upstream, repository, tag, stands, stands.known.serves)
-    return meaning if meaning.warning is not None else replace(meaning, warning=error.message)
+    served = _served(upstream, repository, tag, observed, observed.known.serves)
+    return served if served.warning is not None else replace(served, warning=error.message)
 
 
-def _event(upstream: Upstream, repository: Repository, tag: Tag, noted: ObservationResult) -> TagMoved | TagHeld | None:
-    if noted.now is None:
+def _event(
+    upstream: Upstream, repository: Repository, tag: Tag, result: ObservationResult
+) -> TagMoved | TagHeld | None:
+    if result.now is None:
         return None
     reference = Reference(upstream.terms.name, upstream.remote(repository), tag)
-    served_before = None if noted.before is None or noted.before.serves is None else noted.before.serves.digest
-    serves, held = noted.now.known.serves, noted.now.known.held
-    match noted.told:
+    served_before = None if result.before is None or result.before.serves is None else result.before.serves.digest
+    serves, held = result.now.known.serves, result.now.known.held
+    match result.event:
         case MoveEvent.MOVED:
             now = None if serves is None else serves.digest
             return TagMoved(reference, served_before, now, looks_like_release(tag), "mirror")
         case MoveEvent.GONE:
             return TagMoved(reference, served_before, None, looks_like_release(tag), "mirror")
         case MoveEvent.HELD:
-            return TagHeld(reference, served_before, None if held is None else held.digest, noted.reason)
+            return TagHeld(reference, served_before, None if held is None else held.digest, result.reason)
         case MoveEvent.NOTHING:
             return None

@@ -1,4 +1,4 @@
-"""The upstreams of this process: each with its terms and a client of its own, so that no login meets another's host."""
+"""The upstreams of this process, each with its terms and a client of its own, so that no login reaches another host."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A registry that is mirrored here. `client` asks it, with its login and nobody else's.
+    """A registry that is mirrored here. `client` uses its login only.
 
-    `pushing` asks it too, with more patience: a large blob takes its time at the other end.
+    `pushing` is a client with longer timeouts for pushes, over the transport `patient`: upstream may take minutes to
+    store a large blob.
     """
 
     terms: UpstreamTerms
@@ -31,7 +32,7 @@ class Upstream:
 
     @classmethod
     def over(cls, terms: UpstreamTerms, transport: Transport, patient: Transport | None = None) -> Upstream:
-        """An upstream that is asked through `transport`, and pushed to through `patient`, if that is another."""
+        """Return an upstream that is read over `transport`, and pushed to over `patient`, by default the same."""
         pushing = patient or transport
         return cls(
             terms,
@@ -43,16 +44,16 @@ class Upstream:
 
     @property
     def actor(self) -> Actor:
-        """Who brought what came from there: no user can be called so."""
+        """The actor of everything that the mirror stores from this upstream. No user can have this name."""
         return Actor(f"{MIRROR_ACTOR}{self.terms.name}")
 
     def remote(self, repository: Repository) -> Repository:
-        """A repository of ours, `docker.io/library/node`, as upstream knows it."""
+        """Return the upstream name of a local repository: `library/node` for `docker.io/library/node`."""
         return Repository(repository.removeprefix(f"{self.terms.name}/"))
 
 
 class Upstreams:
-    """All of them, by name. Closed with `aclose`."""
+    """All upstreams by name. Closed with `aclose`."""
 
     def __init__(self, upstreams: Iterable[Upstream]) -> None:
         self.by_name: Mapping[str, Upstream] = {each.terms.name: each for each in upstreams}

@@ -1,13 +1,14 @@
-"""What the ledger says happened, as events: each entry once, whatever ends a process, and no push waits for it.
+"""Turns ledger entries into notification events. No entry is lost when a process dies, and no push waits for delivery.
 
     tag.moved, tag.restored                    TagMoved
-    tag.deleted, tag.purged, tag.expired       TagMoved, to nothing; an alarm where the tag looks like a release, unless
-                                               its stated time was over
+    tag.deleted, tag.purged, tag.expired       TagMoved, to nothing; an alarm if the tag looks like a release and its keep
+                                               time was not over
     released, with project, release and host   ReleaseDone
 
-and what the log of observations says of other registries' tags: `told` in an entry's extra says which entries are news.
+Entries of the log of observations become events about other registries' tags; `told` in an entry's extra says which
+entries do.
 
-Anybody who may push can record a release; its event is worth what the entry is worth.
+Any user with the push right can record a release, so the event is no more trustworthy than the entry.
 """
 
 from __future__ import annotations
@@ -23,17 +24,13 @@ from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
-from boltseal.policy.upstream_moves import TOLD
-from boltseal.policy.upstream_moves import MoveEvent as Telling
+from boltseal.policy.upstream_moves import TOLD, MoveEvent
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.events import Event
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 BATCH: Final = 500
 SEEN_BY: Final = "registry"
@@ -42,53 +39,53 @@ _GONE: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind
 
 
 class _LogFeed(ABC):
-    """One of a store's logs."""
+    """The events of one log of a store."""
 
-    def __init__(self, database: Database, log: Log) -> None:
+    def __init__(self, database: Metadata, log: Log) -> None:
         self._database = database
         self._log = log
 
     @property
     def name(self) -> str:
-        """What the log is called."""
+        """The name of the log."""
         return self._log.name
 
     @abstractmethod
     def _event(self, entry: Entry) -> Event | None:
-        """The event that an entry is, or None. Invalid."""
+        """Return the event of an entry, or None. Invalid: as `event_of`."""
 
     def size(self) -> int:
-        """How many entries there are. Unavailable."""
+        """Return how many entries the log has. Unavailable: the database does not answer."""
 
-        def look(connection: Connection) -> int:
-            head = ledger_store.head(Transaction(connection, 0), self._log)
+        def look_up(snapshot: Snapshot) -> int:
+            head = ledger_store.head(snapshot, self._log)
             return 0 if head is None else head.size
 
-        return self._database.read_and_wait(look)
+        return self._database.read_and_wait(look_up)
 
     def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
-        """The events from the entry `start` on, of some entries, and where to go on. Unavailable."""
+        """Return the events of the next entries from `start` on, and the index to continue at."""
 
-        def look(connection: Connection) -> list[tuple[int, bytes]]:
-            return list(ledger_store.lines(connection, start, until=start + BATCH, log=self._log))
+        def look_up(snapshot: Snapshot) -> list[tuple[int, bytes]]:
+            return list(ledger_store.lines(snapshot, start, until=start + BATCH, log=self._log))
 
-        found = self._database.read_and_wait(look)
-        told = []
+        found = self._database.read_and_wait(look_up)
+        events = []
         for index, line in found:
             try:
                 entry = parse(line)
                 event = self._event(entry)
             except Invalid:
-                continue  # `fsck` and the monitor say so; nobody is told of what can't be read
+                continue  # `fsck` and the ledger monitor report it
             if event is not None:
-                told.append(OutgoingEvent(f"{entry.registry}/{index}", entry.time_us, event))
-        return told, found[-1][0] + 1 if found else start + BATCH
+                events.append(OutgoingEvent(f"{entry.registry}/{index}", entry.time_us, event))
+        return events, found[-1][0] + 1 if found else start + BATCH
 
 
 class LedgerFeed(_LogFeed):
-    """The ledger of one store. `registry`: the name that clients know us by."""
+    """The events of the ledger. `registry`: the name under which clients use this registry."""
 
-    def __init__(self, database: Database, registry: str) -> None:
+    def __init__(self, database: Metadata, registry: str) -> None:
         super().__init__(database, LEDGER)
         self._registry = registry
 
@@ -97,9 +94,9 @@ class LedgerFeed(_LogFeed):
 
 
 class ObservationFeed(_LogFeed):
-    """The log of observations of one store."""
+    """The events of the log of observations."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         super().__init__(database, OBSERVATIONS)
 
     def _event(self, entry: Entry) -> Event | None:
@@ -107,22 +104,30 @@ class ObservationFeed(_LogFeed):
 
 
 def event_of_observation(entry: Entry) -> Event | None:
-    """The event that an observation is, or None. Invalid for one whose names are none."""
-    told = entry.extra.get(TOLD)
+    """Return the event of an observation, or None.
+
+    Raises:
+        Invalid: repository, tag or digest cannot be parsed.
+    """
+    news = entry.extra.get(TOLD)
     upstream, _, repository = entry.repository.partition("/")
-    if told is None or not repository or not entry.tag:
+    if news is None or not repository or not entry.tag:
         return None
     tag = Tag(entry.tag)
     reference = Reference(upstream, Repository(repository), tag)
     was = Digest.parse(entry.was) if entry.was else None
     now = Digest.parse(entry.digest) if entry.digest else None
-    if told == Telling.HELD:
+    if news == MoveEvent.HELD:
         return TagHeld(reference, was, now, entry.reason)
     return TagMoved(reference, was, now, looks_like_release(tag), MIRROR)
 
 
 def event_of(entry: Entry, registry: str) -> Event | None:
-    """The event that an entry is, or None. Invalid for one whose names are none."""
+    """Return the event of a ledger entry, or None. `registry`: the name of this registry in references.
+
+    Raises:
+        Invalid: repository, tag or digest cannot be parsed.
+    """
     if entry.kind is EntryKind.RELEASED:
         number = entry.extra.get(RELEASE_NUMBER, "")
         project, host = entry.extra.get(RELEASE_PROJECT, ""), entry.extra.get(RELEASE_HOST, "")

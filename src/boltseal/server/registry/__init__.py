@@ -1,6 +1,6 @@
-"""The registry: what is pushed, pulled, tagged, sealed and deleted. No HTTP, no SQL.
+"""The registry: pushes, pulls, tags, seals, deletes and the ledger. No HTTP, no SQL.
 
-`app.py` builds one `Registry` per process; `api/` and `cli/` call its parts.
+`store_factory` builds the `Registry` of a process, `app` replaces it at a reload; `api/` and `cli/` call its parts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from boltseal.server.registry.seals import Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 
 if TYPE_CHECKING:
     from boltseal.policy.rules import RuleSet
     from boltseal.server.storage.blobs.protocol import BlobStore
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The parts, built on one database and one blob store."""
+    """The parts of the registry, which share one database and one blob store."""
 
     pulls: Pulls
     manifests: Manifests
@@ -47,31 +47,37 @@ class Registry:
     observations: Observations
     upstreams: UpstreamStates
     refusals: RefusalLog
-    gated: ReservedPushes
+    reserved_pushes: ReservedPushes
 
 
 def build_registry(
-    database: Database,
+    database: Metadata,
     blobs: BlobStore,
     rules: RuleSet,
-    room: DiskReserve | None = None,
-    bounds: QuotaChecks = UNCHECKED,
+    disk_reserve: DiskReserve | None = None,
+    quotas: QuotaChecks = UNCHECKED,
+    *,
+    pulls: Pulls | None = None,
 ) -> Registry:
-    """The registry over one store, all its parts behind the same door. `room`: what uploads must leave free."""
-    door, refusals = TagWriter(rules), RefusalLog(rules)
-    manifests = Manifests(database, door, refusals, bounds)
+    """Return the registry over one store; all parts share one tag writer.
+
+    `disk_reserve`: the space that uploads must leave free. `pulls`: the reading side of the registry that this one
+    replaces, with its caches, which do not depend on rules or quotas.
+    """
+    tag_writer, refusals = TagWriter(rules), RefusalLog(rules)
+    manifests = Manifests(database, tag_writer, refusals, quotas)
     return Registry(
-        pulls=Pulls(database, blobs),
+        pulls=pulls or Pulls(database, blobs),
         manifests=manifests,
-        uploads=UploadManager(database, blobs, room, bounds),
-        deletes=Deletes(database, door, refusals),
-        seals=Seals(database, blobs, door),
-        restores=Restores(database, door),
+        uploads=UploadManager(database, blobs, disk_reserve, quotas),
+        deletes=Deletes(database, tag_writer, refusals),
+        seals=Seals(database, blobs, tag_writer),
+        restores=Restores(database, tag_writer),
         records=Records(database),
         ledger=Ledger(database),
         observed=Ledger(database, OBSERVATIONS),
         observations=Observations(database),
         upstreams=UpstreamStates(database),
         refusals=refusals,
-        gated=ReservedPushes(database, manifests, door, refusals),
+        reserved_pushes=ReservedPushes(database, manifests, tag_writer, refusals),
     )

@@ -1,20 +1,19 @@
-"""What people take away: tags, manifests, blobs. All through the door, none past a seal (promise 6).
+"""Deletion of tags, manifests and blobs over HTTP. The tag writer decides; nothing that a seal covers goes (guarantee 6).
 
-Deleting by digest takes the tags that mean it along. Rows go; bytes of blobs go later, when no row of any repository
-names them (`server.storage.garbage_collection`). What merely speaks of a sealed image (a signature, an SBOM) may be taken back for a day
-by whoever pushed it, and by an admin at any time; that is recorded.
+Deleting a manifest by digest deletes the tags that resolve to it. Rows go at once. The bytes of a blob go later, when no
+row of any repository references them (`server.storage.garbage_collection`). A referrer of a sealed image (a signature,
+an SBOM) can be deleted by its pusher for 24 hours, and by an admin at any time; the ledger records that.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
-from boltseal.errors import ErrorCode, SealedDelete
+from boltseal.errors import SealedDelete
 from boltseal.ledger.entry import EntryKind
 from boltseal.policy import refusal_message
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import RepositoryRow
-from boltseal.server.registry.preconditions import check_conditions
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.storage.metadata import queries
 
@@ -25,108 +24,118 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import Conditions
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
     from boltseal.server.storage.metadata.queries import ManifestRow
 
-TAKE_BACK_US: Final = 24 * 3600 * 1_000_000
-
-
-class ContentProtected(SealedDelete):
-    """A seal covers this manifest or blob."""
-
-    code: ClassVar[ErrorCode | None] = ErrorCode.DENIED
+REFERRER_DELETE_US: Final = 24 * 3600 * 1_000_000
 
 
 class Deletes:
-    """Every delete that comes over the wire."""
+    """Every delete request of the distribution API."""
 
-    def __init__(self, database: Database, door: TagWriter, refusals: RefusalLog) -> None:
+    def __init__(self, database: Metadata, tag_writer: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
-        self._door = door
+        self._tag_writer = tag_writer
         self._refusals = refusals
 
     async def tag(self, repository: Repository, tag: Tag, conditions: Conditions, actor: Actor) -> None:
-        """Take a tag away (end-9); what it meant stays pullable by digest. ManifestUnknown, TagProtected, ..."""
+        """Delete a tag (end-9); its manifest stays pullable by digest.
 
-        def job(tx: Transaction) -> None:
-            place = self._place(tx, repository)
-            if place is None or not self._door.delete(tx, place, tag, actor, conditions):
+        Raises:
+            ManifestUnknown: there is no such tag.
+            Precondition, SealedDelete: as `TagWriter.delete`.
+        """
+
+        def job(tx: UnitOfWork) -> None:
+            row = _find(tx, repository)
+            if row is None:
+                raise ManifestUnknown(f"there is no tag {tag} in {repository}")
+            change = self._tag_writer.change(tx, row, tag, actor, conditions=conditions)
+            if not self._tag_writer.delete(tx, change):
                 raise ManifestUnknown(f"there is no tag {tag} in {repository}")
 
-        with self._refusals.told("delete", repository, (tag,), None, actor):
+        with self._refusals.logged("delete", repository, (tag,), None, actor):
             await self._database.write(job)
 
     async def manifest(self, repository: Repository, digest: Digest, conditions: Conditions, actor: Actor) -> None:
-        """Take a manifest away, and every tag that means it (end-9). ManifestUnknown, ContentProtected, TagProtected."""
+        """Delete a manifest and every tag that resolves to it (end-9).
 
-        def job(tx: Transaction) -> None:
-            place = self._place(tx, repository)
-            row = None if place is None else queries.find_manifest(tx, place.id, str(digest))
-            if place is None or row is None:
-                raise ManifestUnknown(f"{repository} holds no manifest {digest}")
-            check_conditions(conditions, f"manifest {digest.short}", row.digest)
-            taken_back = self._check_manifest(tx, place, digest, row, actor)
-            self._door.delete_meaning(tx, place, digest, actor)
-            tx.takes_away = True
-            queries.remove_manifest(tx, place.id, row.digest)
-            if taken_back is not None:
-                self._record_taken_back(tx, place, row, taken_back, actor)
+        Raises:
+            ManifestUnknown: the repository has no such manifest.
+            Precondition: a precondition does not hold.
+            SealedDelete: a seal covers the manifest or protects one of its tags.
+        """
 
-        with self._refusals.told("delete", repository, (), digest, actor):
+        def job(tx: UnitOfWork) -> None:
+            row = _find(tx, repository)
+            manifest = None if row is None else queries.find_manifest(tx, row.id, str(digest))
+            if row is None or manifest is None:
+                raise ManifestUnknown(f"{repository} has no manifest {digest}")
+            conditions.check(f"manifest {digest.short}", digest)
+            sealed_subject = self._check_manifest(tx, row, digest, manifest, actor)
+            self._tag_writer.delete_tags_at(tx, row, digest, actor)
+            tx.invalidates_caches = True
+            queries.remove_manifest(tx, row.id, manifest.digest)
+            if sealed_subject is not None:
+                sequencer.append(
+                    tx,
+                    EntryKind.TAG_DELETED,
+                    repository=repository,
+                    digest=manifest.digest,
+                    media_type=manifest.media_type,
+                    size_bytes=manifest.size,
+                    actor=actor.name,
+                    reason="a referrer of a sealed image was taken back",
+                    extra={"subject": sealed_subject},
+                )
+
+        with self._refusals.logged("delete", repository, (), digest, actor):
             await self._database.write(job)
 
     async def blob(self, repository: Repository, digest: Digest, actor: Actor) -> None:
-        """Let the repository hold a blob no more (end-10). BlobUnknown, ContentProtected."""
+        """Remove a blob from the repository (end-10).
 
-        def job(tx: Transaction) -> None:
-            place = self._place(tx, repository)
-            if place is None or queries.blob_size(tx, place.id, str(digest)) is None:
-                raise BlobUnknown(f"{repository} holds no blob {digest}")
-            keeping = self._door.protectors(tx, place, digest, through_subjects=True)
-            if keeping:
-                raise ContentProtected(refusal_message.delete_protected("blob", digest, repository, keeping))
-            tx.takes_away = True
-            queries.remove_blob(tx, place.id, str(digest))
+        Raises:
+            BlobUnknown: the repository has no such blob.
+            SealedDelete: a seal covers it.
+        """
 
-        with self._refusals.told("delete", repository, (), digest, actor):
+        def job(tx: UnitOfWork) -> None:
+            row = _find(tx, repository)
+            if row is None or queries.blob_size(tx, row.id, str(digest)) is None:
+                raise BlobUnknown(f"{repository} has no blob {digest}")
+            protecting = self._tag_writer.protecting_tags(tx, row, digest, through_subjects=True)
+            if protecting:
+                raise SealedDelete(refusal_message.delete_protected("blob", digest, repository, protecting))
+            tx.invalidates_caches = True
+            queries.remove_blob(tx, row.id, str(digest))
+
+        with self._refusals.logged("delete", repository, (), digest, actor):
             await self._database.write(job)
 
     def _check_manifest(
-        self, tx: Transaction, place: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, row: ManifestRow, actor: Actor
     ) -> str | None:
-        """Refuse what a seal covers. Returns the sealed subject when this is a referrer that may be taken back."""
-        keeping = self._door.protectors(tx, place, digest, through_subjects=False)
-        if keeping:
-            directly = self._door.own_protectors(tx, place, digest)
-            deletable = self._door.deletable(tx, place, digest)
-            raise ContentProtected(
-                refusal_message.delete_protected("manifest", digest, place.repository, keeping, directly, deletable)
+        """Refuse a manifest that a seal covers. Return the sealed subject when this is a referrer that may be deleted."""
+        writer = self._tag_writer
+        protecting = writer.protecting_tags(tx, repository, digest, through_subjects=False)
+        if protecting:
+            own = writer.protecting_tags_at(tx, repository, digest)
+            deletable = writer.deletable_tags_at(tx, repository, digest)
+            raise SealedDelete(
+                refusal_message.delete_protected("manifest", digest, repository.name, protecting, own, deletable)
             )
-        keeping = self._door.protectors(tx, place, digest, through_subjects=True)
-        if not keeping:
+        protecting = writer.protecting_tags(tx, repository, digest, through_subjects=True)
+        if not protecting:
             return None
         if row.subject is None:
-            raise ContentProtected(refusal_message.delete_signature(digest, place.repository, keeping))
-        own = row.pushed_by == actor.name and tx.now_us - row.pushed_us < TAKE_BACK_US
-        if not own and not actor.admin:
-            raise ContentProtected(refusal_message.delete_referrer(digest, place.repository, keeping))
+            raise SealedDelete(refusal_message.delete_signature(digest, repository.name, protecting))
+        own_recent = row.pushed_by == actor.name and tx.now_us - row.pushed_us < REFERRER_DELETE_US
+        if not own_recent and not actor.admin:
+            raise SealedDelete(refusal_message.delete_referrer(digest, repository.name, protecting))
         return row.subject
 
-    def _record_taken_back(
-        self, tx: Transaction, place: RepositoryRow, row: ManifestRow, subject: str, actor: Actor
-    ) -> None:
-        sequencer.append(
-            tx,
-            EntryKind.TAG_DELETED,
-            repository=place.repository,
-            digest=row.digest,
-            media_type=row.media_type,
-            size_bytes=row.size,
-            actor=actor.name,
-            reason="a referrer of a sealed image was taken back",
-            extra={"subject": subject},
-        )
 
-    def _place(self, tx: Transaction, repository: Repository) -> RepositoryRow | None:
-        found = queries.repository_id(tx, repository)
-        return None if found is None else RepositoryRow(repository, found)
+def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow | None:
+    number = queries.lock_repository(tx, repository)
+    return None if number is None else RepositoryRow(repository, number)

@@ -1,17 +1,18 @@
-"""Brings entries into a log's tree and signs its head. One at a time of all processes of a store.
+"""Adds the entries of a log to its Merkle tree and signs its head. One process of a store at a time.
 
-Entries are true when their transaction is; signing comes after, and may be late, but never wrong. Steps of `integrate`:
+An entry is valid when its transaction is committed. Signing follows; it may be late, but never wrong. The steps of
+`integrate`:
 
-1. Take the lock of whoever signs; read key, mark, and what the database says, in one snapshot.
-2. Compare: the database must hold everything that was ever signed, unchanged (`LedgerInDoubt` says what is not so).
-3. Add the leaves of what is new, up to the mark if it is ahead: then the root must be the mark's, and its note is the
-   head, signed already by somebody who died before step 5.
-4. Sign, and raise the mark: durable from here on, so that no other tree of this size is ever signed.
-5. Write tiles and head in one transaction; from here on they are shown.
+1. Take the signing lock. Read key, high-water mark and database, the database in one snapshot.
+2. Compare: the database must have everything that was ever signed, unchanged. `LedgerInDoubt` names the difference.
+3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
+   is the head: a process signed it and died before step 5.
+4. Sign, and raise the mark. It is durable from here on, so no other tree of this size is ever signed.
+5. Write tiles and head in one transaction. From here on they are published.
 
-The ledger and the log of observations each have their own, with keys of their own.
+The ledger and the log of observations each have an integrator and keys of their own.
 
-What dies or fails between two steps is gone on with by the next call, here or in another process.
+If a step fails or the process dies, the next call continues, in this or another process.
 """
 
 from __future__ import annotations
@@ -29,32 +30,29 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 BATCH: Final = 16_384
-"""How many entries at most one head brings in; a million at once would be held in memory."""
+"""Entries that one head adds at most; a million at once would have to fit in memory."""
 
 SEED_BYTES: Final = 32
 
 
 class LedgerInDoubt(Unavailable):
-    """The database is not, or may not be, what this ledger signed; nothing may be added to it."""
+    """The database does not, or may not, match what was signed, so it takes no entries."""
 
 
 class LedgerKeyMissing(LedgerInDoubt):
-    """There is no key, and there was one."""
+    """The ledger had a key, and it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the database says, in one snapshot. `size`: entries; `head`: what was signed of them, None: nothing yet."""
+    """The log as the database has it, in one snapshot. `size`: its entries. `head`: its signed head, None before the first."""
 
     origin: str
     size: int
@@ -66,49 +64,61 @@ class _Seen:
 
 
 class Integrator:
-    """Signs one store's ledger, or another of its logs. Any process, any thread, several at once."""
+    """Signs one log of a store. Safe to use from several threads and processes at once."""
 
-    def __init__(self, database: Database, keys: LedgerKeys, log: Log = LEDGER) -> None:
+    def __init__(self, database: Metadata, keys: LedgerKeys, log: Log = LEDGER) -> None:
         self.log = log
         self._database = database
         self._keys = keys
-        self._held: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
-        """Mark and head that were compared last: the same ones need no second look."""
+        self._compared: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
+        """The mark and head that were compared last; the same pair needs no second comparison."""
 
     def begin(self) -> None:
-        """Make the key of a ledger that was never signed, its mark first. LedgerKeyUnreadable."""
+        """Create the mark, then the key, of a ledger that was never signed. LedgerKeyUnreadable: as `LedgerKeys.key`."""
         if self._keys.key() is not None:
-            return  # without the lock: a folder that can't be written, as on a full disk, keeps no server from its pulls
+            return  # without the lock, so that a folder that cannot be written (a full disk) does not prevent pulls
         with self._keys.locked():
-            seen = self._look()
+            seen = self._read()
             mark = self._keys.mark()
             if self._keys.key() is not None or seen is None or seen.head is not None:
                 return
             if mark is not None and _unverified(mark).size:
-                return  # signed once, and the key and the database's tree are gone: `check` says so
+                return  # it was signed, but key and stored tree are missing: `check` reports that
             key = SigningKey(seen.origin, secrets.token_bytes(SEED_BYTES))
             self._keys.put_mark(sign_checkpoint(Checkpoint(seen.origin, 0, EMPTY_ROOT), key))
             self._keys.put_key(key)
 
     def check(self) -> None:
-        """Hold the database against key and mark, and change nothing. LedgerInDoubt, LedgerKeyUnreadable."""
-        seen = self._look()
+        """Compare the database with key and mark, and change nothing.
+
+        Raises:
+            LedgerInDoubt: they do not match.
+            LedgerKeyUnreadable: key or mark cannot be read.
+        """
+        seen = self._read()
         if seen is None:
-            return  # a ledger that was not started has signed nothing
+            return  # a ledger that was never started has signed nothing
         key, mark = self._keys.key(), self._keys.mark()
         if key is None and mark is None and seen.head is None:
             return
         self._compare(seen, key, mark)
 
     def integrate(self) -> Checkpoint | None:
-        """Bring in everything that is committed; the head over it, None where there is no key yet. LedgerInDoubt, ..."""
+        """Add and sign every committed entry. Return the head, None where there is no key yet.
+
+        Raises:
+            LedgerInDoubt: the database does not match what was signed.
+        """
         with self._keys.locked():
             return self._integrate()
 
     def rotate(self, actor: str, reason: str) -> SigningKey:
-        """Let a new key sign from now on. The entry that names it is the last thing the old key signs. LedgerInDoubt, ...
+        """Replace the signing key and return the new one. The old key signs the entry that names the new one, as its last.
 
-        A rotation that dies leaves an entry about a key that will never sign, and the old key in force.
+        If the process dies in between, the old key stays in force, and the entry names a key that never signs.
+
+        Raises:
+            LedgerInDoubt: the database does not match what was signed.
         """
         with self._keys.locked():
             self._integrate()
@@ -125,8 +135,10 @@ class Integrator:
             head = self._integrate()
             signed = self._keys.mark()
             if head is None or signed is None:
-                raise LedgerKeyMissing("the ledger's key is gone")
-            receipt = self._database.read_and_wait(lambda held: receipt_of(held, index, head.size, signed, self.log))
+                raise LedgerKeyMissing("the ledger's key is missing")
+            receipt = self._database.read_and_wait(
+                lambda snapshot: receipt_of(snapshot, index, head.size, signed, self.log)
+            )
             self._database.write_and_wait(lambda tx: ledger_tree.add_rotation(tx, index, receipt, self.log))
             both = format_note(head.text(), [*parse_note_unverified(signed).signatures, new.sign(head.text())])
             self._keys.put_mark(both)
@@ -140,14 +152,14 @@ class Integrator:
 
     def _integrate(self) -> Checkpoint | None:
         head = None
-        while True:  # each turn a batch; what comes meanwhile waits for the next call
-            seen = self._look()
+        while True:  # one batch a round; entries that arrive meanwhile wait for the next call
+            seen = self._read()
             key, mark = self._keys.key(), self._keys.mark()
             if seen is None or (key is None and mark is None and seen.head is None):
                 return head
             marked = self._compare(seen, key, mark)
             if key is None:
-                raise AssertionError("`_compare` lets no ledger pass without a key")
+                raise AssertionError("`_compare` accepts no ledger without a key")
             if seen.head is not None and seen.size == seen.signed == marked.size:
                 return marked
             head = self._step(seen, key, marked, mark or b"")
@@ -156,7 +168,7 @@ class Integrator:
 
     def _step(self, seen: _Seen, key: SigningKey, marked: Checkpoint, mark: bytes) -> Checkpoint:
         to = marked.size if marked.size > seen.signed else min(seen.size, seen.signed + BATCH)
-        grown = self._database.read_and_wait(lambda held: _grown(held, seen.signed, to, self.log))
+        grown = self._database.read_and_wait(lambda snapshot: _grown(snapshot, seen.signed, to, self.log))
         head = Checkpoint(seen.origin, grown.size, grown.root)
         if to == marked.size:
             if marked.root != head.root:
@@ -166,80 +178,94 @@ class Integrator:
             note = sign_checkpoint(head, key)
             self._keys.put_mark(note)
         stored = ledger_tree.SignedHead(head.size, note)
-        self._database.write_and_wait(lambda tx: ledger_tree.grow(tx, seen.signed, grown.tiles, stored, self.log))
-        self._held = (note, stored)
+        self._database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, seen.signed, grown.tiles, stored, self.log))
+        self._compared = (note, stored)
         return head
 
     def _compare(self, seen: _Seen, key: SigningKey | None, mark: bytes | None) -> Checkpoint:
-        """Step 2; the mark as it holds. LedgerInDoubt."""
+        """Step 2. Return the verified mark.
+
+        Raises:
+            LedgerInDoubt: the database does not match it.
+        """
         if key is None:
             raise LedgerKeyMissing(
-                "the ledger's key is missing: put the folder of keys back beside the data, or let "
-                "`boltseal ledger recover --accept-loss` begin a new one"
+                "the ledger's key is missing: put the folder of keys back beside the data, or begin a new one with "
+                "`boltseal ledger recover --accept-loss`"
             )
         if mark is None:
-            raise LedgerInDoubt("the folder of keys has the ledger's key, but not its high-water mark: put it back")
+            raise LedgerInDoubt("the ledger's key is there, but its high-water mark is missing: put the file back")
         if key.name != seen.origin:
-            raise LedgerInDoubt(f"the key is of the ledger {key.name}, the data is of {seen.origin}")
+            raise LedgerInDoubt(f"the key belongs to the ledger {key.name}, the data to {seen.origin}")
         try:
             marked = open_checkpoint(mark, key.verifier).checkpoint
         except Invalid as error:
-            raise LedgerInDoubt(f"the ledger's high-water mark does not hold: {error.message}") from error
+            raise LedgerInDoubt(f"the ledger's high-water mark is invalid: {error.message}") from error
         ahead = max(marked.size, seen.signed)
         if ahead > seen.size:
             raise LedgerInDoubt(
-                f"{ahead} entries of the ledger were signed, but the data holds {seen.size}: it is an old copy, or "
-                "entries were taken away; `boltseal ledger recover` brings them back"
+                f"{ahead} entries of the ledger were signed, but the data has {seen.size}: it is an old copy, or entries "
+                "were removed; `boltseal ledger recover` brings them back"
             )
-        if seen.head is not None and self._held != (mark, seen.head):
-            self._database.read_and_wait(lambda held: _compare_tree(held, seen.head, marked, key, self.log))
-        self._held = (mark, seen.head)
+        if seen.head is not None and self._compared != (mark, seen.head):
+            self._database.read_and_wait(lambda snapshot: _compare_tree(snapshot, seen.head, marked, key, self.log))
+        self._compared = (mark, seen.head)
         return marked
 
-    def _look(self) -> _Seen | None:
-        def look(held: Connection) -> _Seen | None:
-            entries = ledger_store.head(Transaction(held, 0), self.log)
+    def _read(self) -> _Seen | None:
+        def look_up(snapshot: Snapshot) -> _Seen | None:
+            entries = ledger_store.head(snapshot, self.log)
             return (
-                None if entries is None else _Seen(entries.origin, entries.size, ledger_tree.head(held, log=self.log))
+                None
+                if entries is None
+                else _Seen(entries.origin, entries.size, ledger_tree.head(snapshot, log=self.log))
             )
 
-        return self._database.read_and_wait(look)
+        return self._database.read_and_wait(look_up)
 
 
-def receipt_of(connection: Connection, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
-    """The receipt of an entry under a head of `size` entries, whose note is given. TileInvalid when tiles are missing."""
+def receipt_of(snapshot: Snapshot, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
+    """Return the receipt of an entry under the head of `size` entries that `note` signs.
+
+    Raises:
+        TileInvalid: tiles are missing.
+    """
     path = inclusion_path(index, size)
-    node = Tiles(size, ledger_tree.tiles(connection, needed(path, size), log)).node
-    line = next(iter(ledger_store.lines(connection, index, batch=1, log=log)))[1]
+    node = Tiles(size, ledger_tree.tiles(snapshot, needed(path, size), log)).node
+    line = next(iter(ledger_store.lines(snapshot, index, batch=1, log=log)))[1]
     return format_receipt(Receipt(index, prove(path, node), note, line))
 
 
-def _grown(connection: Connection, size: int, to: int, log: Log) -> Grown:
-    lines = [line for _, line in ledger_store.lines(connection, size, until=to, log=log)]
+def _grown(snapshot: Snapshot, size: int, to: int, log: Log) -> Grown:
+    lines = [line for _, line in ledger_store.lines(snapshot, size, until=to, log=log)]
     if len(lines) != to - size or not all(isinstance(line, bytes) for line in lines):
-        raise LedgerInDoubt(f"the ledger's entries {size} to {to - 1} are not all there as they were written")
+        raise LedgerInDoubt(f"not all of the ledger's entries {size} to {to - 1} are stored as they were written")
     try:
-        return grow(size, ledger_tree.tiles(connection, edge(size), log), [leaf_hash(line) for line in lines])
+        return grow(size, ledger_tree.tiles(snapshot, edge(size), log), [leaf_hash(line) for line in lines])
     except TileInvalid as error:
-        raise LedgerInDoubt(f"the ledger's stored tree does not hold: {error.message}") from error
+        raise LedgerInDoubt(f"the ledger's stored tree is invalid: {error.message}") from error
 
 
 def _compare_tree(
-    connection: Connection, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
+    snapshot: Snapshot, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
 ) -> None:
-    """The stored tree and head against the mark. LedgerInDoubt."""
+    """Compare the stored tree and head with the mark.
+
+    Raises:
+        LedgerInDoubt: they do not match.
+    """
     if head is None:
         return
     try:
         stored = parse_checkpoint_unverified(parse_note_unverified(head.note).text)
-        if head.size > marked.size:  # the mark is older, so the head must speak for itself
+        if head.size > marked.size:  # the mark is older, so the head's own signature counts
             stored = open_checkpoint(head.note, key.verifier).checkpoint
         common = min(head.size, marked.size)
-        roots = {at: ledger_tree.root(connection, at, head.size, log) for at in {common, head.size}}
+        roots = {at: ledger_tree.root(snapshot, at, head.size, log) for at in {common, head.size}}
     except (Invalid, TileInvalid) as error:
-        raise LedgerInDoubt(f"the ledger's stored head does not hold: {error.message}") from error
+        raise LedgerInDoubt(f"the ledger's stored head is invalid: {error.message}") from error
     if stored.size != head.size or stored.root != roots[head.size]:
-        raise LedgerInDoubt("the ledger's stored head is not over its stored tree")
+        raise LedgerInDoubt("the ledger's stored head does not match its stored tree")
     if common == marked.size and roots[common] != marked.root:
         raise LedgerInDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
 

@@ -1,13 +1,13 @@
-"""What the ledger tells: its signed head, its tree, its entries, receipts, and the history of names. Reads only.
+"""Reads of a log: its signed head, tree, entries and receipts, and the history of tags.
 
-What is not signed yet is not told, so that whoever asks can check it; but for what a tag means, which the registry
-itself answers by at once.
+Entries that are not signed yet are not shown, so that a client can verify what it gets. The history of one tag is the
+exception: it includes them, because the registry already resolves the tag by them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -16,17 +16,15 @@ from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
 from boltseal.server.registry.integrator import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from sqlalchemy import Connection
-
     from boltseal.ledger.entry import Entry
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 CREATED: Final = "created"
 DELETED: Final = "deleted"
@@ -38,20 +36,20 @@ _EVENTS: Final[Mapping[str, str]] = {
     EntryKind.TAG_PURGED: DELETED,
     EntryKind.TAG_EXPIRED: DELETED,
 }
-"""Which entries let a tag mean another manifest, or none; the rest speaks of its protection."""
-_SEEN: Final[Mapping[str, str]] = {EntryKind.OBSERVED: CREATED, EntryKind.ACCEPTED: CREATED}
-"""The same of what upstreams' tags were served as; an observation of nothing is a deletion."""
+"""The entries that change a tag's digest. The other kinds change its protection."""
+_OBSERVED_EVENTS: Final[Mapping[str, str]] = {EntryKind.OBSERVED: CREATED, EntryKind.ACCEPTED: CREATED}
+"""The observations that change the digest that the mirror serves for a tag. One without a digest is a deletion."""
 
 
 class NotInLedger(NotFound):
-    """Nothing of that index, or at that place, is in the signed ledger (yet)."""
+    """The signed ledger has no such entry or tile (yet)."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
 
 
 @dataclass(frozen=True, slots=True)
 class TagEvent:
-    """A tag was given to a manifest, or taken from it. `time_us`: unique in the whole ledger."""
+    """An entry that changed a tag's digest. `event`: `CREATED` or `DELETED`."""
 
     entry: Entry
     event: str
@@ -59,73 +57,98 @@ class TagEvent:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events, the newest first. `more`: older ones follow."""
+    """One page of events, the newest first. `more`: older ones follow."""
 
     events: tuple[TagEvent, ...]
     more: bool
 
 
+class IndexedLine(NamedTuple):
+    """An encoded entry and its index."""
+
+    entry_index: int
+    line: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class EntryPage:
-    """Entries as they stand, by index, the oldest first. `more`: newer ones follow. `size`: of the signed ledger."""
+    """One page of entries, the oldest first. `more`: newer ones follow. `size`: of the signed ledger."""
 
     size: int
-    entries: tuple[tuple[int, bytes], ...]
+    entries: tuple[IndexedLine, ...]
     more: bool
 
 
 class Ledger:
-    """One of a store's logs, as others may see it."""
+    """Reads one log of a store."""
 
-    def __init__(self, database: Database, log: Log = LEDGER) -> None:
+    def __init__(self, database: Metadata, log: Log = LEDGER) -> None:
         self._database = database
         self._log = log
 
     async def checkpoint(self) -> bytes:
-        """The newest signed head, as a note. NotInLedger."""
+        """Return the newest signed head, as a note.
+
+        Raises:
+            NotInLedger: the log is not signed yet.
+        """
         return (await self._database.read(self._head)).note
 
     async def tile(self, at: TileId | BundleId) -> bytes:
-        """A tile of hashes, or a bundle of entries, of any size that was ever signed. NotInLedger."""
-        return await self._database.read(lambda held: self._tile(held, at))
+        """Return a tile of hashes or a bundle of entries, of any size that was ever signed.
+
+        Raises:
+            NotInLedger: the signed log has no such tile.
+        """
+        return await self._database.read(lambda snapshot: self._tile(snapshot, at))
 
     async def rotations(self) -> list[bytes]:
-        """For each key that was rotated out, the receipt of the entry that names the next one."""
-        return await self._database.read(lambda held: ledger_tree.rotations(held, self._log))
+        """Return, for each key that was replaced, the receipt of the entry that names the next key."""
+        return await self._database.read(lambda snapshot: ledger_tree.rotations(snapshot, self._log))
 
     async def entry(self, index: int) -> Entry:
-        """One entry. NotInLedger."""
-        return parse(await self._database.read(lambda held: self._line(held, index)))
+        """Return one entry.
+
+        Raises:
+            NotInLedger: the signed log has no such entry.
+        """
+        return parse(await self._database.read(lambda snapshot: self._line(snapshot, index)))
 
     async def receipt(self, index: int) -> bytes:
-        """The proof that an entry is in the ledger, with the entry itself; under a head that a witness saw, if one did."""
+        """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed head if there is one.
 
-        def query(held: Connection) -> bytes:
-            head = self._head(held)
-            witnessed = ledger_tree.head(held, ledger_tree.WITNESSED, self._log)
+        Raises:
+            NotInLedger: the signed log has no such entry.
+        """
+
+        def query(snapshot: Snapshot) -> bytes:
+            head = self._head(snapshot)
+            witnessed = ledger_tree.head(snapshot, ledger_tree.WITNESSED, self._log)
             if witnessed is not None and index < witnessed.size:
                 head = witnessed
-            self._line(held, index)
-            return receipt_of(held, index, head.size, head.note, self._log)
+            self._line(snapshot, index)
+            return receipt_of(snapshot, index, head.size, head.note, self._log)
 
         return await self._database.read(query)
 
     async def tag_events(
         self, repository: Repository, tag: Tag, *, n: int, before_us: int, since_us: int, digest: Digest | None
     ) -> EventPage:
-        """What a tag meant and when, whoever asks between which times (both exclusive). Empty of what was never there."""
+        """Return the changes of a tag's digest between two times, both exclusive. Empty for an unknown tag.
 
-        events = _EVENTS if self._log is LEDGER else _SEEN
+        `n`: page size. `digest`: only changes to or from this digest.
+        """
+        events = _EVENTS if self._log is LEDGER else _OBSERVED_EVENTS
 
-        def query(held: Connection) -> EventPage:
+        def query(snapshot: Snapshot) -> EventPage:
             found: list[TagEvent] = []
-            lines = ledger_store.newest_of_name(
-                held, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
+            lines = ledger_store.newest_entries(
+                snapshot, repository, tag, list(events), before_us=before_us, since_us=since_us, log=self._log
             )
             for line in lines:
                 entry, event = parse(line), ""
-                if not entry.digest:  # told as what it was, like a deletion
-                    entry, event = self._before(held, entry), DELETED
+                if not entry.digest:  # shown with the digest before it, like a deletion
+                    entry, event = self._before(snapshot, entry), DELETED
                 if digest is not None and entry.digest != str(digest):
                     continue
                 if len(found) == n:
@@ -138,50 +161,50 @@ class Ledger:
     async def history(
         self, repository: Repository, tag: Tag | None, *, after: int, n: int, kinds: Collection[EntryKind] | None = None
     ) -> EntryPage:
-        """The entries of a repository, or of one of its names, behind an index. Empty of what was never there.
+        """Return the signed entries of a repository, or of one of its tags, after an index. Empty for an unknown name.
 
-        `kinds`: of these kinds only.
+        `n`: page size. `kinds`: only these kinds.
         """
 
-        def query(held: Connection) -> EntryPage:
-            size = self._head(held).size
-            rows = ledger_store.of_repository(
-                held, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
+        def query(snapshot: Snapshot) -> EntryPage:
+            size = self._head(snapshot).size
+            rows = ledger_store.entries_of(
+                snapshot, repository, tag, after=after, limit=n + 1, until=size, kinds=kinds, log=self._log
             )
-            return EntryPage(size, tuple(rows[:n]), more=len(rows) > n)
+            return EntryPage(size, tuple(IndexedLine(*row) for row in rows[:n]), more=len(rows) > n)
 
         return await self._database.read(query)
 
-    def _before(self, held: Connection, gone: Entry) -> Entry:
-        """An entry that a tag means nothing any more, with what it meant in it."""
+    def _before(self, snapshot: Snapshot, gone: Entry) -> Entry:
+        """Return the entry about a tag that is gone, with the digest, type and size that it had before."""
         at = gone.previous
         while at >= 0:
-            before = parse(next(iter(ledger_store.lines(held, at, batch=1, log=self._log)))[1])
+            before = parse(next(iter(ledger_store.lines(snapshot, at, batch=1, log=self._log)))[1])
             if before.digest == gone.was:
                 return msgspec.structs.replace(gone, digest=before.digest, type=before.type, size=before.size)
             at = before.previous
         return gone
 
-    def _head(self, held: Connection) -> ledger_tree.SignedHead:
-        head = ledger_tree.head(held, log=self._log)
+    def _head(self, snapshot: Snapshot) -> ledger_tree.SignedHead:
+        head = ledger_tree.head(snapshot, log=self._log)
         if head is None:
-            raise NotInLedger("this ledger is not signed yet")
+            raise NotInLedger("this ledger is not signed yet; try again in a moment")
         return head
 
-    def _line(self, held: Connection, index: int) -> bytes:
-        size = self._head(held).size
+    def _line(self, snapshot: Snapshot, index: int) -> bytes:
+        size = self._head(snapshot).size
         if not 0 <= index < size:
-            raise NotInLedger(f"the signed ledger has entries 0 to {size - 1}, and not {index}; ask again in a moment")
-        return next(iter(ledger_store.lines(held, index, batch=1, log=self._log)))[1]
+            raise NotInLedger(f"the signed ledger has entries 0 to {size - 1}, not {index}; try again in a moment")
+        return next(iter(ledger_store.lines(snapshot, index, batch=1, log=self._log)))[1]
 
-    def _tile(self, held: Connection, at: TileId | BundleId) -> bytes:
-        size = self._head(held).size
-        held_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
-        if at.index * WIDTH + at.width > held_at_level:
+    def _tile(self, snapshot: Snapshot, at: TileId | BundleId) -> bytes:
+        size = self._head(snapshot).size
+        size_at_level = size if isinstance(at, BundleId) else size >> (TILE_LEVELS * at.level)
+        if at.index * WIDTH + at.width > size_at_level:
             raise NotInLedger(f"the signed ledger of {size} entries has no {at.path()}")
         if isinstance(at, TileId):
-            return ledger_tree.tiles(held, [at], self._log)[at]
+            return ledger_tree.tiles(snapshot, [at], self._log)[at]
         start = at.index * WIDTH
         return encode_bundle(
-            [line for _, line in ledger_store.lines(held, start, until=start + at.width, log=self._log)]
+            [line for _, line in ledger_store.lines(snapshot, start, until=start + at.width, log=self._log)]
         )

@@ -1,11 +1,11 @@
-"""Manifests on their way in: one push is one transaction, from its references to its tags.
+"""Manifest pushes. One push is one transaction, from its references to its tags.
 
-The steps of a push, in order:
+The steps of a push:
 
-1. The bytes are parsed and their digest compared with the one in the address; nothing is read from the store.
-2. In the transaction: a digest keeps the media type that it was first pushed with.
-3. Manifest, bytes and links are written if they are not there.
-4. The door is asked for each tag. One refusal undoes everything: a refused push adds no row.
+1. Parse the bytes and compare their digest with the one in the URL. This reads nothing from the store.
+2. In the transaction: check that a digest keeps the media type that it was first pushed with.
+3. Write manifest, bytes and links if they are not stored yet.
+4. Pass each tag to the tag writer. One refusal rolls back everything: a refused push adds no row.
 """
 
 from __future__ import annotations
@@ -16,154 +16,131 @@ from typing import TYPE_CHECKING
 from boltseal.oci.digest import SHA256, Digest, DigestInvalid
 from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.seal import Identity
-from boltseal.server.registry.models import Published, PushedManifest, RepositoryRow
-from boltseal.server.registry.preconditions import check_conditions
+from boltseal.server.registry.models import ManifestPush, Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.queries import ManifestRow
 
 if TYPE_CHECKING:
-    from boltseal.oci.manifest import Manifest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Conditions
+    from collections.abc import Sequence
+
+    from boltseal.oci.manifest import Link
+    from boltseal.server.registry.models import ManifestUpload
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class Manifests:
-    """Every manifest push of the registry."""
+    """Stores pushed manifests and publishes their tags."""
 
     def __init__(
-        self, database: Database, door: TagWriter, refusals: RefusalLog, bounds: QuotaChecks = UNCHECKED
+        self, database: Metadata, tag_writer: TagWriter, refusals: RefusalLog, quotas: QuotaChecks = UNCHECKED
     ) -> None:
         self._database = database
-        self._door = door
+        self._tag_writer = tag_writer
         self._refusals = refusals
-        self._bounds = bounds
+        self._quotas = quotas
 
-    async def put(
-        self,
-        repository: Repository,
-        reference: Tag | Digest,
-        extra_tags: tuple[Tag, ...],
-        body: bytes,
-        content_type: str | None,
-        conditions: Conditions,
-        actor: Actor,
-    ) -> Published:
-        """Hold a manifest and let the tags mean it (end-7). See the door for what is refused.
+    async def put(self, upload: ManifestUpload) -> Published:
+        """Store a manifest and let its tags resolve to it (end-7).
 
-        ManifestInvalid: it can't be read, or is not what it says. DigestInvalid: it has another digest than addressed.
+        Raises:
+            ManifestInvalid: the manifest cannot be parsed, or contradicts what is stored.
+            DigestInvalid: its digest is not the one in the URL.
+            SealedPut, Precondition: as `TagWriter.publish`.
+            Denied: a quota is exceeded.
         """
-        pushed, tags = prepare(reference, extra_tags, body, content_type)
+        push = parse_upload(upload)
+        with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
+            return await self._database.write(lambda tx: self.publish(tx, push))
 
-        def job(tx: Transaction) -> Published:
-            return self.publish(tx, repository, pushed, tags, conditions, actor)
-
-        with self._refusals.told("push", repository, tags, pushed.digest, actor):
-            return await self._database.write(job)
-
-    def publish(
-        self,
-        tx: Transaction,
-        repository: Repository,
-        pushed: PushedManifest,
-        tags: tuple[Tag, ...],
-        conditions: Conditions,
-        actor: Actor,
-    ) -> Published:
-        """The same in a transaction that is under way, of what was prepared."""
-        with self._bounds.counting(tx, actor.name):
-            return self._publish(tx, repository, pushed, tags, conditions, actor)
-
-    def _publish(
-        self,
-        tx: Transaction,
-        repository: Repository,
-        pushed: PushedManifest,
-        tags: tuple[Tag, ...],
-        conditions: Conditions,
-        actor: Actor,
-    ) -> Published:
-        place = RepositoryRow(repository, queries.ensure_repository(tx, repository, actor.name))
-        there = queries.find_manifest(tx, place.id, str(pushed.digest))
-        if not tags:
-            check_conditions(conditions, f"manifest {pushed.digest.short}", there.digest if there else None)
-        self._write(tx, place, pushed, tags, there, actor)
-        standings = [self._door.publish(tx, place, tag, pushed, conditions, actor) for tag in tags]
+    def publish(self, tx: UnitOfWork, push: ManifestPush) -> Published:
+        """Store and publish a parsed push within a transaction. Raises as `put`."""
+        pushed, actor = push.pushed, push.actor
+        with self._quotas.counting(tx, actor.name):
+            repository = RepositoryRow(push.repository, queries.ensure_repository(tx, push.repository, actor.name))
+            stored = queries.find_manifest(tx, repository.id, str(pushed.digest))
+            if not push.tags:
+                push.conditions.check(f"manifest {pushed.digest.short}", pushed.digest if stored else None)
+            self._store(tx, repository, push, stored)
+            results = []
+            for tag in push.tags:
+                change = self._tag_writer.change(tx, repository, tag, actor, conditions=push.conditions)
+                results.append(self._tag_writer.publish(tx, change, pushed))
         subject = pushed.manifest.subject
         return Published(
             digest=pushed.digest,
-            tags=tags,
+            tags=push.tags,
             subject=None if subject is None else subject.digest,
-            ledger_index=standings[0].entry_index if standings else None,
-            created=there is None or any(standing.changed for standing in standings),
+            ledger_index=results[0].entry_index if results else None,
+            created=stored is None or any(result.changed for result in results),
         )
 
-    def _write(
-        self,
-        tx: Transaction,
-        place: RepositoryRow,
-        pushed: PushedManifest,
-        tags: tuple[Tag, ...],
-        there: ManifestRow | None,
-        actor: Actor,
-    ) -> None:
-        manifest = pushed.manifest
-        first = {there.media_type} if there else queries.media_types_of(tx, place.id, str(pushed.identity.canonical))
-        if first and manifest.media_type not in first:
+    def _store(self, tx: UnitOfWork, repository: RepositoryRow, push: ManifestPush, stored: ManifestRow | None) -> None:
+        """Steps 2 and 3."""
+        pushed, manifest = push.pushed, push.pushed.manifest
+        known = (
+            {stored.media_type} if stored else queries.media_types_of(tx, repository.id, str(pushed.identity.canonical))
+        )
+        if known and manifest.media_type not in known:
             raise ManifestInvalid(
-                f"{pushed.digest.short} was first pushed to {place.repository} as {min(first)} and keeps that media type; "
+                f"{pushed.digest.short} was first pushed to {repository.name} as {min(known)} and keeps that media type; "
                 f"this push says {manifest.media_type}"
             )
-        subjects = (self._door.spoken_of(tx, place, tag) for tag in tags)
-        spoken_of = [subject for subject in subjects if subject is not None]
-        if there is None:
-            self._check_sizes(tx, place, manifest)
-            if manifest.subject is not None:
-                self._bounds.check_referrers(tx, place.id, manifest.subject.digest)
-            links = [(str(link.descriptor.digest), str(link.kind)) for link in manifest.references()]
-            links += [(str(subject), str(LinkKind.SIGNATURE_TAG)) for subject in spoken_of]
-            queries.add_manifest(tx, place.id, _row(pushed, manifest, tx.now_us, actor), manifest.raw, links)
-        else:
-            for subject in spoken_of:
-                queries.add_link(tx, place.id, str(pushed.digest), str(subject), str(LinkKind.SIGNATURE_TAG))
-
-    def _check_sizes(self, tx: Transaction, place: RepositoryRow, manifest: Manifest) -> None:
-        """A manifest that says another size than what is held has could be published, and pulled by nobody."""
-        named = {
-            str(link.descriptor.digest): link.descriptor
-            for link in manifest.references()
-            if link.kind is not LinkKind.SUBJECT
-        }
-        for digest, size in queries.held_sizes(tx, place.id, list(named)).items():
-            if named[digest].size != size:
-                raise ManifestInvalid(
-                    f"the manifest says that {named[digest].digest.short} has {named[digest].size} bytes, "
-                    f"but what {place.repository} holds has {size}; build and push the image again"
-                )
+        signed = [image for tag in push.tags if (image := self._tag_writer.signed_image(tx, repository, tag))]
+        if stored is not None:
+            for image in signed:
+                queries.add_link(tx, repository.id, str(pushed.digest), str(image), str(LinkKind.SIGNATURE_TAG))
+            return
+        references = list(manifest.references())
+        _check_sizes(tx, repository, references)
+        if manifest.subject is not None:
+            self._quotas.check_referrers(tx, repository.id, manifest.subject.digest)
+        links = [(str(link.descriptor.digest), str(link.kind)) for link in references]
+        links += [(str(image), str(LinkKind.SIGNATURE_TAG)) for image in signed]
+        queries.add_manifest(tx, repository.id, _row(push, tx.now_us), manifest.raw, links)
 
 
-def prepare(
-    reference: Tag | Digest, extra_tags: tuple[Tag, ...], body: bytes, content_type: str | None
-) -> tuple[PushedManifest, tuple[Tag, ...]]:
-    """What is pushed, and which tags shall mean it, each once. ManifestInvalid, DigestInvalid."""
-    manifest = parse_manifest(body, content_type)
-    canonical = Digest.of(body)
-    digest = canonical
-    tags = extra_tags
-    if isinstance(reference, Digest):
-        digest = canonical if reference.algorithm == SHA256 else Digest.of(body, reference.algorithm)
-        if digest != reference:
-            raise DigestInvalid(f"the manifest has digest {digest}, but was sent to {reference}")
+def parse_upload(upload: ManifestUpload) -> ManifestPush:
+    """Parse an uploaded manifest and list its tags, each once (step 1).
+
+    Raises:
+        ManifestInvalid: it cannot be parsed.
+        DigestInvalid: its digest is not the one in the URL.
+    """
+    manifest = parse_manifest(upload.body, upload.content_type)
+    canonical = digest = Digest.of(upload.body)
+    tags = upload.extra_tags
+    if isinstance(upload.reference, Digest):
+        if upload.reference.algorithm != SHA256:
+            digest = Digest.of(upload.body, upload.reference.algorithm)
+        if digest != upload.reference:
+            raise DigestInvalid(f"the manifest has digest {digest}, but was sent to {upload.reference}")
     else:
-        tags = (reference, *extra_tags)
-    return PushedManifest(digest, Identity(canonical, manifest.media_type), manifest), tuple(dict.fromkeys(tags))
+        tags = (upload.reference, *tags)
+    return ManifestPush(
+        repository=upload.repository,
+        pushed=PushedManifest(digest, Identity(canonical, manifest.media_type), manifest),
+        tags=tuple(dict.fromkeys(tags)),
+        actor=upload.actor,
+        conditions=upload.conditions,
+    )
 
 
-def _row(pushed: PushedManifest, manifest: Manifest, now_us: int, actor: Actor) -> ManifestRow:
+def _check_sizes(tx: UnitOfWork, repository: RepositoryRow, references: Sequence[Link]) -> None:
+    """Refuse a manifest that states another size than the stored content has: no client could pull it."""
+    named = {str(link.descriptor.digest): link.descriptor for link in references if link.kind is not LinkKind.SUBJECT}
+    for digest, size in queries.sizes_of(tx, repository.id, list(named)).items():
+        if named[digest].size != size:
+            raise ManifestInvalid(
+                f"the manifest says that {named[digest].digest.short} has {named[digest].size} bytes, "
+                f"but the content in {repository.name} has {size}; build and push the image again"
+            )
+
+
+def _row(push: ManifestPush, now_us: int) -> ManifestRow:
+    pushed, manifest = push.pushed, push.pushed.manifest
     return ManifestRow(
         digest=str(pushed.digest),
         canonical=str(pushed.identity.canonical),
@@ -173,5 +150,5 @@ def _row(pushed: PushedManifest, manifest: Manifest, now_us: int, actor: Actor) 
         artifact_type=manifest.artifact_type,
         annotations=json.dumps(dict(manifest.annotations)) if manifest.annotations else None,
         pushed_us=now_us,
-        pushed_by=actor.name,
+        pushed_by=push.actor.name,
     )

@@ -1,7 +1,6 @@
-"""What goes in and comes out of the registry's parts (pulls, manifests, uploads, deletes, the door): values only.
+"""Values that the modules of the registry exchange: requests, results and pages.
 
-Rules kept here: every value is frozen, holds parsed types (a digest is a `Digest`, never a loose text) and
-knows nothing of HTTP, SQL or files. Who decides what they hold is in the modules next door.
+Every value is frozen and holds parsed types: a digest is a `Digest`, never text. Nothing here knows HTTP, SQL or files.
 """
 
 from __future__ import annotations
@@ -9,27 +8,58 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from boltseal.errors import Precondition, quote
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
+from boltseal.server.auth.actor import Actor
+
+if TYPE_CHECKING:
+    from boltseal.server.storage.metadata.tag_row import TagRow
+
+_MAX_SHOWN_CONDITIONS: Final = 3
 
 Item = TypeVar("Item", Repository, Tag)
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What the client says must be so for its write to count; checked inside the transaction.
+    """The preconditions of a write (`If-Match`, `If-None-Match`), checked inside its transaction.
 
-    `if_none_match_any`: the name must not exist (`If-None-Match: *`).
-    `if_match`: the name must mean one of these digests, as text; `"*"` in it means it must exist.
-    None asks for nothing; an empty set can never hold.
+    `if_none_match_any`: the tag or manifest must not exist (`If-None-Match: *`).
+    `if_match`: its current digest must be one of these texts; `"*"` requires only that it exists. None requires
+    nothing. An empty set always fails.
     """
 
     if_none_match_any: bool = False
     if_match: frozenset[str] | None = None
+
+    def check(self, subject: str, current: Digest | None) -> None:
+        """Check the preconditions against the current digest of a tag or manifest, None where it does not exist.
+
+        A failed precondition is reported before any other rule is applied, also for a push of the same digest.
+        `subject` names the tag or manifest in the message.
+
+        Raises:
+            Precondition: when one does not hold.
+        """
+        if self.if_none_match_any and current is not None:
+            raise Precondition(
+                f"{subject} exists ({current}), but the request requires that it does not (If-None-Match: *)"
+            )
+        if self.if_match is None:
+            return
+        if current is None:
+            raise Precondition(f"{subject} does not exist, but the request requires that it does (If-Match)")
+        if "*" not in self.if_match and str(current) not in self.if_match:
+            wanted = [quote(each, 140) for each in sorted(self.if_match)]
+            shown = " or ".join(wanted[:_MAX_SHOWN_CONDITIONS]) or "no valid digest"
+            rest = len(wanted) - _MAX_SHOWN_CONDITIONS
+            more = f" or {rest} others" if rest > 0 else ""
+            raise Precondition(f"{subject} is {current}, but the request requires {shown}{more} (If-Match)")
 
 
 UNCONDITIONAL = Conditions()
@@ -37,7 +67,10 @@ UNCONDITIONAL = Conditions()
 
 @dataclass(frozen=True, slots=True)
 class ManifestAnswer:
-    """A manifest byte for byte as it was pushed. `sealed`: the name it was asked by can never mean other bytes."""
+    """A manifest, byte for byte as it was pushed.
+
+    `sealed`: the reference in the request can never resolve to other bytes. `by_digest`: that reference was a digest.
+    """
 
     raw: bytes
     media_type: str
@@ -49,7 +82,7 @@ class ManifestAnswer:
 
 @dataclass(frozen=True, slots=True)
 class BlobAnswer:
-    """A blob that the repository holds. `path` is a file the kernel can send, None where there is none."""
+    """A blob that the repository has. `path`: a file that the kernel can send, None where there is none."""
 
     digest: Digest
     size: int
@@ -58,7 +91,7 @@ class BlobAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ReferrersPage:
-    """A part of what names a manifest, by digest. `more`: something follows the last row."""
+    """One page of the referrers of a manifest, sorted by digest. `more`: more rows follow."""
 
     rows: tuple[ReferrerRow, ...]
     more: bool
@@ -66,7 +99,7 @@ class ReferrersPage:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """One page of a listing, in order. `more`: something follows the last item."""
+    """One page of a sorted listing. `more`: more items follow."""
 
     items: tuple[Item, ...]
     more: bool
@@ -74,7 +107,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class ReferrerRow:
-    """A manifest that names another as its subject, as the referrers API shows it (spec "Listing Referrers")."""
+    """A manifest whose subject is another manifest, as the referrers API lists it (spec "Listing Referrers")."""
 
     media_type: str
     digest: Digest
@@ -84,11 +117,47 @@ class ReferrerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """What a manifest push did. `tags`: every tag that now means `digest`, in the order asked for.
+class ManifestUpload:
+    """A manifest as the client sent it (end-7).
 
-    `subject`: what the manifest refers to, None without one. `ledger_index`: index of the entry that stands
-    for the (first) tag, None for a push by digest alone. `created`: False when all of it stood there before.
+    `reference`: the tag or digest in the URL. `extra_tags`: the tags in the query. `content_type`: the header's value.
+    """
+
+    repository: Repository
+    reference: Tag | Digest
+    body: bytes
+    content_type: str | None
+    actor: Actor
+    extra_tags: tuple[Tag, ...] = ()
+    conditions: Conditions = UNCONDITIONAL
+
+
+@dataclass(frozen=True, slots=True)
+class PushedManifest:
+    """A parsed manifest. `digest`: as the client addressed it. `identity`: its sha256 and media type."""
+
+    digest: Digest
+    identity: Identity
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPush:
+    """A parsed push: the manifest to store, and the tags that are to resolve to it, each once."""
+
+    repository: Repository
+    pushed: PushedManifest
+    tags: tuple[Tag, ...]
+    actor: Actor
+    conditions: Conditions = UNCONDITIONAL
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The result of a manifest push. `tags`: every tag that now resolves to `digest`, in the order of the request.
+
+    `subject`: the manifest's subject, if it has one. `ledger_index`: the entry of the first tag, None for a push
+    without tags. `created`: False when the push changed nothing.
     """
 
     digest: Digest
@@ -102,22 +171,33 @@ class Published:
 class RepositoryRow:
     """A repository inside a transaction: its name and its number in the database."""
 
-    repository: Repository
+    name: Repository
     id: int
 
 
 @dataclass(frozen=True, slots=True)
-class PushedManifest:
-    """A manifest as it was pushed: its digest as addressed, what makes it itself, and its parts."""
+class TagChange:
+    """A requested change of one tag, with the tag's row before it.
 
-    digest: Digest
-    identity: Identity
-    manifest: Manifest
+    `row` None: the name was never used. `reason`: goes into the ledger entry.
+    """
+
+    repository: RepositoryRow
+    tag: Tag
+    row: TagRow | None
+    actor: Actor
+    reason: str = ""
+    conditions: Conditions = UNCONDITIONAL
+
+    @property
+    def current(self) -> Digest | None:
+        """The digest that the tag resolves to before the change, or None."""
+        return None if self.row is None else self.row.digest
 
 
 @dataclass(frozen=True, slots=True)
 class EntryResult:
-    """How a name stands now: the index of the entry that says so, and whether that entry is new."""
+    """The ledger entry that describes a tag's current state. `changed`: whether this request wrote it."""
 
     entry_index: int
     changed: bool

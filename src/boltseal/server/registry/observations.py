@@ -1,9 +1,9 @@
-"""What upstreams' tags meant, written down: the row of a tag and the entry about it change together, or not at all.
+"""Records which digests upstreams' tags resolved to. A tag's row and its log entry are written in one transaction.
 
-Whether there is anything to write is judged by `policy/moves`, inside the transaction, by what the row says then. Only what
-upstream has gets a row, and only what is new an entry: nobody can make either grow by asking.
+`policy.upstream_moves` decides inside the transaction, from the current row, whether there is something to write. Only a
+tag that exists upstream gets a row, and only a change gets an entry, so requests cannot make either grow.
 
-`was` of an entry is what the tag was last recorded to mean here, so that a log can be read on its own.
+`was` of an entry is the digest that was last recorded for the tag, so the log can be read on its own.
 """
 
 from __future__ import annotations
@@ -21,38 +21,31 @@ from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, Up
 from boltseal.policy.upstreams import OnGone
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import foreign_tags, ledger_store
-from boltseal.server.storage.metadata.schema import OBSERVATIONS
-from boltseal.server.storage.metadata.sqlite import ForeignTagRow
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, ForeignTagRow, Snapshot
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.policy.upstreams import MoveTerms
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
-LOOKED_BACK: Final = 20
-"""How many entries of a tag are looked at for what it meant before."""
+EARLIER_ENTRIES: Final = 20
+"""How many entries of a tag are searched for its earlier digests."""
 
 
 class NoHeldChange(NotFound):
-    """There is nothing to accept: the tag was never seen here, or means what upstream says."""
+    """There is nothing to accept: the tag was never seen, or no change of it is held back."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
-class HeldOther(Precondition):
-    """What is held back is not what was to be accepted."""
-
-
 class ObservationMissing(Unavailable):
-    """The last entry about a tag is not there; so what it says can't be gone on from."""
+    """The log lacks the last entry about a tag, so no entry can follow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedTag:
-    """How an upstream's tag stands here. `asked_us`: when upstream answered last. `entry`: its last entry's index."""
+    """The state of an upstream's tag. `asked_us`: when upstream answered last. `entry`: the index of its last entry."""
 
     known: KnownTag
     asked_us: int
@@ -61,17 +54,20 @@ class ObservedTag:
 
 @dataclass(frozen=True, slots=True)
 class ObservationResult:
-    """What came of an answer: how the tag stands now (None: it was never there), what it was, and who is told of what."""
+    """The result of recording an answer of upstream.
+
+    `now`: the state of the tag, None if it never existed. `before`: what was known. `event`: what to notify about.
+    """
 
     now: ObservedTag | None
     before: KnownTag | None = None
-    told: MoveEvent = MoveEvent.NOTHING
+    event: MoveEvent = MoveEvent.NOTHING
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldTag:
-    """A tag of which something is held back."""
+    """A tag with a change that is held back."""
 
     repository: str
     tag: str
@@ -79,15 +75,15 @@ class HeldTag:
 
 
 class Observations:
-    """What this store has seen of upstreams' tags."""
+    """The observations of upstreams' tags in this store."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
-    def look(self, repository: Repository, tag: Tag) -> ObservedTag | None:
-        """How a tag stands, by the last commit; on the event loop's thread. None: it was never there."""
-        row = self._database.lookups.foreign_tag(repository, tag)
-        return None if row is None else _stands(row)
+    async def find(self, repository: Repository, tag: Tag) -> ObservedTag | None:
+        """Return the committed state of a tag, None if it never existed. Call it on the event loop's thread."""
+        row = await self._database.lookups.foreign_tag(repository, tag)
+        return None if row is None else _observed(row)
 
     async def note(
         self,
@@ -98,9 +94,13 @@ class Observations:
         actor: Actor,
         on_gone: OnGone = OnGone.ALERT,
     ) -> ObservationResult:
-        """Upstream has answered: judge, and write down what is new. LedgerFrozen, LedgerMissing, ClockBehind, Full."""
+        """Record an answer of upstream; None: it has no such tag.
 
-        def job(tx: Transaction) -> ObservationResult:
+        Raises:
+            LedgerFrozen, LedgerMissing, ClockBehind, Full: nothing can be recorded.
+        """
+
+        def job(tx: UnitOfWork) -> ObservationResult:
             return note(tx, repository, tag, answer, terms, actor, on_gone=on_gone)
 
         return await self._database.write(job)
@@ -108,47 +108,57 @@ class Observations:
     async def accept(
         self, repository: Repository, tag: Tag, digest: Digest | None, actor: Actor, reason: str
     ) -> ObservationResult:
-        """Let through what is held back of a tag. NoHeldChange; HeldOther where that is not `digest`."""
+        """Accept the change of a tag that is held back.
 
-        def job(tx: Transaction) -> ObservationResult:
-            row = foreign_tags.find(tx.connection, repository, tag)
-            stands = None if row is None else _stands(row)
-            if stands is None:
-                raise NoHeldChange(f"{repository}:{tag} was never seen here; nothing of it is held")
-            judged = upstream_moves.accept(stands.known, tx.now_us)
+        Raises:
+            NoHeldChange: no change is held back.
+            Precondition: the change is not to `digest`.
+        """
+
+        def job(tx: UnitOfWork) -> ObservationResult:
+            row = foreign_tags.find(tx, repository, tag)
+            observed = None if row is None else _observed(row)
+            if observed is None:
+                raise NoHeldChange(f"{repository}:{tag} was never seen here, so no change of it is held back")
+            judged = upstream_moves.accept(observed.known, tx.now_us)
             if judged is None or judged.entry is None:
-                means = "nothing" if stands.known.serves is None else str(stands.known.serves.digest)
-                raise NoHeldChange(f"nothing is held of {repository}:{tag}; it means {means}")
+                current = "nothing" if observed.known.serves is None else str(observed.known.serves.digest)
+                raise NoHeldChange(f"no change of {repository}:{tag} is held back; it resolves to {current}")
             if digest is not None and judged.entry.digest != digest:
-                raise HeldOther(f"what is held of {repository}:{tag} is {judged.entry.digest}, not {digest}")
-            return _write(tx, repository, tag, stands, judged, stands.asked_us, actor, reason)
+                raise Precondition(
+                    f"the change of {repository}:{tag} that is held back is to {judged.entry.digest}, not to {digest}"
+                )
+            return _write(tx, repository, tag, observed, judged, observed.asked_us, actor, reason)
 
         return await self._database.write(job)
 
-    async def meant_before(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
-        """What a tag was served as before it meant `now`, by its last entries, the newest first and each once."""
+    async def earlier_digests(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
+        """Return the digests that a tag resolved to before `now`, from its last entries: the newest first, each once."""
 
-        def query(connection: Connection) -> list[Digest]:
+        def query(snapshot: Snapshot) -> list[Digest]:
             kinds = [str(EntryKind.OBSERVED), str(EntryKind.ACCEPTED)]
-            lines = ledger_store.newest_of_name(
-                connection, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
+            lines = ledger_store.newest_entries(
+                snapshot, repository, tag, kinds, before_us=MAX_TIME_US + 1, since_us=-1, log=OBSERVATIONS
             )
-            found = (parse(line).digest for line in itertools.islice(lines, LOOKED_BACK))
+            found = (parse(line).digest for line in itertools.islice(lines, EARLIER_ENTRIES))
             return [Digest.parse(digest) for digest in dict.fromkeys(found) if digest not in ("", str(now))]
 
         return await self._database.read(query)
 
     async def held(self) -> list[HeldTag]:
-        """All tags of which something is held back."""
+        """Return all tags with a change that is held back."""
 
-        def query(connection: Connection) -> list[HeldTag]:
-            return [HeldTag(name, tag, _stands(row).known) for name, tag, row in foreign_tags.held(connection)]
+        def query(snapshot: Snapshot) -> list[HeldTag]:
+            return [
+                HeldTag(name, tag, _observed(row).known)
+                for name, tag, row in foreign_tags.tags_with_held_change(snapshot)
+            ]
 
         return await self._database.read(query)
 
 
 def note(
-    tx: Transaction,
+    tx: UnitOfWork,
     repository: Repository,
     tag: Tag,
     answer: UpstreamAnswer | None,
@@ -157,35 +167,36 @@ def note(
     reason: str = "",
     on_gone: OnGone = OnGone.ALERT,
 ) -> ObservationResult:
-    """The same in a transaction that is under way."""
-    row = foreign_tags.find(tx.connection, repository, tag)
-    stands = None if row is None else _stands(row)
-    judged = upstream_moves.judge(None if stands is None else stands.known, answer, terms, tx.now_us, on_gone)
+    """Record an answer of upstream within a transaction. Raises as `Observations.note`.
+
+    `reason`: for the entry; by default the reason of the policy.
+    """
+    row = foreign_tags.find(tx, repository, tag)
+    observed = None if row is None else _observed(row)
+    judged = upstream_moves.judge(None if observed is None else observed.known, answer, terms, tx.now_us, on_gone)
     if judged.change is not None:
-        return _write(tx, repository, tag, stands, judged, tx.now_us, actor, reason or judged.reason)
-    if stands is None:
+        return _write(tx, repository, tag, observed, judged, tx.now_us, actor, reason or judged.reason)
+    if observed is None:
         return ObservationResult(None)
-    foreign_tags.asked(tx, repository, tag, tx.now_us)
-    return ObservationResult(replace(stands, asked_us=tx.now_us), stands.known)
+    foreign_tags.set_asked(tx, repository, tag, tx.now_us)
+    return ObservationResult(replace(observed, asked_us=tx.now_us), observed.known)
 
 
-def recall(tx: Transaction, size: int) -> None:
-    """Set tags whose last entry is lost, of a log of `size` entries, back to what the one before says."""
-    for repository, tag, row in list(foreign_tags.every(tx.connection)):
+def recall(tx: UnitOfWork, size: int) -> None:
+    """Reset tags whose last entry is lost to their last remaining entry. `size`: the entries that the log has."""
+    for repository, tag, row in list(foreign_tags.all_tags(tx)):
         if row.entry_index < size:
             continue
-        left = ledger_store.of_repository(
-            tx.connection, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS
-        )
+        left = ledger_store.entries_of(tx, repository, tag, after=-1, limit=size, until=size, log=OBSERVATIONS)
         if not left:
-            foreign_tags.drop(tx, repository, tag)
+            foreign_tags.remove(tx, repository, tag)
             continue
         index, line = left[-1]
-        stand(tx, Repository(repository), Tag(tag), index, parse(line))
+        reset(tx, Repository(repository), Tag(tag), index, parse(line))
 
 
-def stand(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
-    """Set a tag to what its last entry says; upstream is asked again before anything else is believed."""
+def reset(tx: UnitOfWork, repository: Repository, tag: Tag, index: int, entry: Entry) -> None:
+    """Set a tag to the state in its last entry. Upstream is asked again at the next request."""
     about = UpstreamAnswer(Digest.parse(entry.digest), entry.type, entry.size) if entry.digest else None
     before = UpstreamAnswer(Digest.parse(entry.was), "", -1) if entry.was else None
     if entry.kind is EntryKind.HELD:
@@ -198,18 +209,18 @@ def stand(tx: Transaction, repository: Repository, tag: Tag, index: int, entry: 
 
 
 def _write(
-    tx: Transaction,
+    tx: UnitOfWork,
     repository: Repository,
     tag: Tag,
-    stands: ObservedTag | None,
+    observed: ObservedTag | None,
     judged: MoveDecision,
     asked_us: int,
     actor: Actor,
     reason: str,
 ) -> ObservationResult:
     if judged.change is None:
-        raise AssertionError("there is nothing to write")
-    sequencer.check_recordable(tx, OBSERVATIONS)  # before the log is read: what is doubted may lack what is looked for
+        raise AssertionError("the decision has no change to write")
+    sequencer.check_recordable(tx, OBSERVATIONS)  # before `_recorded` reads it: a frozen log may lack the entry
     about = judged.entry
     index = sequencer.append(
         tx,
@@ -219,8 +230,8 @@ def _write(
         digest="" if about is None else str(about.digest),
         media_type="" if about is None else about.media_type,
         size_bytes=0 if about is None else max(0, about.size),
-        was="" if stands is None else _recorded(tx, stands.entry),
-        previous=-1 if stands is None else stands.entry,
+        was="" if observed is None else _recorded(tx, observed.entry),
+        previous=-1 if observed is None else observed.entry,
         actor=actor.name,
         reason=reason,
         extra={} if judged.told is MoveEvent.NOTHING else {upstream_moves.TOLD: str(judged.told)},
@@ -228,22 +239,22 @@ def _write(
     )
     now = ObservedTag(judged.known, asked_us, index)
     foreign_tags.put(tx, repository, tag, _row(now))
-    return ObservationResult(now, None if stands is None else stands.known, judged.told, reason)
+    return ObservationResult(now, None if observed is None else observed.known, judged.told, reason)
 
 
-def _recorded(tx: Transaction, index: int) -> str:
-    """What a tag was last recorded to mean, "" for nothing: an entry of kind `held` changes nothing of it."""
-    for _, line in ledger_store.lines(tx.connection, index, until=index + 1, log=OBSERVATIONS):
+def _recorded(tx: UnitOfWork, index: int) -> str:
+    """Return the digest last recorded for a tag, "" for none. An entry of kind `held` does not change it."""
+    for _, line in ledger_store.lines(tx, index, until=index + 1, log=OBSERVATIONS):
         entry = parse(line)
         return entry.was if entry.kind is EntryKind.HELD else entry.digest
     raise ObservationMissing(f"the log of observations lacks entry {index}: run `boltseal fsck`")
 
 
-def _stands(row: ForeignTagRow) -> ObservedTag:
+def _observed(row: ForeignTagRow) -> ObservedTag:
     return ObservedTag(
         KnownTag(
-            serves=_seen(row.digest, row.media_type, row.size),
-            held=_seen(row.held_digest, row.held_media_type, row.held_size),
+            serves=_answer(row.digest, row.media_type, row.size),
+            held=_answer(row.held_digest, row.held_media_type, row.held_size),
             held_us=row.held_us,
             gone_us=row.gone_us,
             changes=row.changes,
@@ -254,14 +265,14 @@ def _stands(row: ForeignTagRow) -> ObservedTag:
     )
 
 
-def _seen(digest: str | None, media_type: str | None, size: int | None) -> UpstreamAnswer | None:
+def _answer(digest: str | None, media_type: str | None, size: int | None) -> UpstreamAnswer | None:
     return (
         None if digest is None else UpstreamAnswer(Digest.parse(digest), media_type or "", -1 if size is None else size)
     )
 
 
-def _row(stands: ObservedTag) -> ForeignTagRow:
-    serves, held = stands.known.serves, stands.known.held
+def _row(observed: ObservedTag) -> ForeignTagRow:
+    serves, held = observed.known.serves, observed.known.held
     return ForeignTagRow(
         digest=None if serves is None else str(serves.digest),
         media_type=None if serves is None else serves.media_type,
@@ -269,10 +280,10 @@ def _row(stands: ObservedTag) -> ForeignTagRow:
         held_digest=None if held is None else str(held.digest),
         held_media_type=None if held is None else held.media_type,
         held_size=None if held is None else held.size,
-        held_us=stands.known.held_us,
-        gone_us=stands.known.gone_us,
-        asked_us=stands.asked_us,
-        entry_index=stands.entry,
-        changes=stands.known.changes,
-        changes_since_us=stands.known.changes_since_us,
+        held_us=observed.known.held_us,
+        gone_us=observed.known.gone_us,
+        asked_us=observed.asked_us,
+        entry_index=observed.entry,
+        changes=observed.known.changes,
+        changes_since_us=observed.known.changes_since_us,
     )

@@ -1,15 +1,15 @@
-"""What goes out: manifests, blobs, lists. Reads only, and only what the asked repository holds.
+"""Reads of the registry: manifests, blobs and lists. A request sees only what its repository has.
 
-A sealed tag's meaning and everything addressed by digest can't change, so once seen it is answered from memory. The
-store's generation says when memory may be wrong (something was deleted, unsealed or purged, by whatever process): then
-all of it is dropped. A floating tag is looked up each time.
+The digest of a sealed tag, and content addressed by digest, never change, so they are cached. The store's generation
+changes when any process deletes, unseals or purges something; then all caches are cleared. A mutable tag is looked up
+each time.
 """
 
 from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from boltseal.errors import ErrorCode, NotFound
 from boltseal.oci.digest import Digest
@@ -21,10 +21,8 @@ from boltseal.server.storage.metadata import queries
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from sqlalchemy import Connection
-
     from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
     from boltseal.server.storage.metadata.queries import ManifestRow
 
 Key = TypeVar("Key")
@@ -34,17 +32,17 @@ MANIFEST_CACHE_BYTES: Final = 64 * 1024 * 1024
 ANSWER_OVERHEAD_BYTES: Final = 1000
 CATALOG_BATCH: Final = 1000
 BLOB_CACHE_ITEMS: Final = 50_000
-REFERRERS_HELD_BYTES: Final = 8 * 1024 * 1024
+MAX_REFERRERS_BYTES: Final = 8 * 1024 * 1024
 
 
 class ManifestUnknown(NotFound):
-    """The repository has no such tag or holds no such manifest."""
+    """The repository has no such tag or manifest."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
 class TagDeleted(ManifestUnknown):
-    """The tag is gone and its name is bound: it can come back only as `bound`, a digest as text."""
+    """The sealed tag was deleted. It can return only with the digest `bound`, given as text."""
 
     def __init__(self, message: str, bound: str) -> None:
         super().__init__(message)
@@ -52,7 +50,7 @@ class TagDeleted(ManifestUnknown):
 
 
 class BlobUnknown(NotFound):
-    """The repository holds no such blob, whatever other repositories hold."""
+    """The repository has no such blob, whatever other repositories have."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UNKNOWN
 
@@ -63,8 +61,15 @@ class RepositoryUnknown(NotFound):
     code: ClassVar[ErrorCode | None] = ErrorCode.NAME_UNKNOWN
 
 
-class _Bounded(Generic[Key, Value]):
-    """A mapping that forgets its oldest items. `limit` is the sum of the weights that it keeps."""
+class BlobCopy(NamedTuple):
+    """A repository that has a blob, and the blob's size."""
+
+    repository: Repository
+    size: int
+
+
+class _Cache(Generic[Key, Value]):
+    """A cache that drops its oldest items. `limit`: the total weight of the items that it keeps."""
 
     def __init__(self, limit: int) -> None:
         self._items: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
@@ -92,86 +97,101 @@ class _Bounded(Generic[Key, Value]):
 
 
 class Pulls:
-    """Every read of the registry. One per process, used from the event loop's thread."""
+    """Every read of the registry, with its caches. One per process, used from the event loop's thread."""
 
-    def __init__(self, database: Database, blobs: BlobStore) -> None:
+    def __init__(self, database: Metadata, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
         self._generation = database.generation
         self._cached_generation = -1
-        self._tagged: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(MANIFEST_CACHE_BYTES)
-        self._manifests: _Bounded[tuple[str, str], ManifestAnswer] = _Bounded(MANIFEST_CACHE_BYTES)
-        self._sizes: _Bounded[tuple[str, str], BlobAnswer] = _Bounded(BLOB_CACHE_ITEMS)
+        self._tagged: _Cache[tuple[str, str], ManifestAnswer] = _Cache(MANIFEST_CACHE_BYTES)
+        self._manifests: _Cache[tuple[str, str], ManifestAnswer] = _Cache(MANIFEST_CACHE_BYTES)
+        self._sizes: _Cache[tuple[str, str], BlobAnswer] = _Cache(BLOB_CACHE_ITEMS)
 
-    def known(self, repository: Repository) -> bool:
-        """Whether there is, or ever was, a repository of this name."""
-        return self._database.lookups.repository(repository)
+    async def known(self, repository: Repository) -> bool:
+        """Return whether a repository of this name exists or ever existed."""
+        return await self._database.lookups.repository(repository)
 
     async def manifest(self, repository: Repository, reference: Tag | Digest) -> ManifestAnswer:
-        """The manifest that a tag means now, or that has this digest (end-3). ManifestUnknown, TagDeleted."""
+        """Return the manifest with this digest, or that a tag resolves to now (end-3).
+
+        Raises:
+            ManifestUnknown: the repository has no such manifest or tag.
+            TagDeleted: the tag was sealed and deleted.
+        """
         may_cache = self._may_cache()
         if isinstance(reference, Digest):
-            return self._by_digest(repository, reference, may_cache=may_cache)
+            return await self._by_digest(repository, reference, may_cache=may_cache)
         key = (repository, reference)
         known = self._tagged.get(key) if may_cache else None
         if known is not None and known.sealed:
             return known
-        found = self._database.lookups.tag(repository, reference)
+        found = await self._database.lookups.tag(repository, reference)
         if found is None:
-            raise self._no_tag(repository, reference)
+            raise await self._no_tag(repository, reference)
         if known is not None and str(known.digest) == found.digest and not found.sealed:
             return known
-        held = self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
+        held = await self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
         answer = ManifestAnswer(held.raw, held.media_type, held.digest, held.size, sealed=found.sealed, by_digest=False)
         if may_cache:
             self._tagged.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
 
     async def blob(self, repository: Repository, digest: Digest) -> BlobAnswer:
-        """Size and place of a blob that the repository holds (end-2). BlobUnknown."""
+        """Return the size and path of a blob of the repository (end-2).
+
+        Raises:
+            BlobUnknown: the repository has no such blob.
+        """
         may_cache = self._may_cache()
         key = (repository, str(digest))
         if may_cache:
             known = self._sizes.get(key)
             if known is not None:
                 return known
-        size = self._database.lookups.blob_size(*key)
+        size = await self._database.lookups.blob_size(*key)
         if size is None:
-            raise BlobUnknown(f"{repository} holds no blob {digest}")
+            raise BlobUnknown(f"{repository} has no blob {digest}")
         answer = BlobAnswer(digest, size, self._blobs.path(digest))
         if may_cache:
             self._sizes.put(key, answer)
         return answer
 
     async def named_size(self, repository: Repository, digest: Digest) -> int | None:
-        """How large a blob is by a manifest of the repository that names it, None where none does."""
+        """Return a blob's size as a manifest of the repository states it, None where none does."""
 
-        def query(connection: Connection) -> int | None:
-            named_by = queries.bytes_of_a_parent(connection, repository, str(digest))
+        def query(snapshot: Snapshot) -> int | None:
+            named_by = queries.parent_manifest(snapshot, repository, str(digest))
             if named_by is None:
                 return None
-            links = parse_manifest(named_by[1], named_by[0]).references()  # here, as it may be large
+            # Parsed in the reader thread, because it may be large.
+            links = parse_manifest(named_by[1], named_by[0]).references()
             return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
 
         return await self._database.read(query)
 
     def generation(self) -> int | None:
-        """The store's generation, under which an answer may be kept that is asked for after this; None: none may be now."""
+        """Return the store's generation, for caching answers that are read after this call; None: cache nothing now."""
         now = self._generation.read()
         return now if now % 2 == 0 else None
 
-    async def holders(self, digest: Digest) -> list[tuple[str, int]]:
-        """The repositories that hold a blob, and its size in each. For us alone: between callers there are walls."""
-        return await self._database.read(lambda connection: queries.blob_holders(connection, str(digest), None))
+    async def repositories_with_blob(self, digest: Digest) -> list[BlobCopy]:
+        """Return the repositories that have a blob, and its size in each. Never show this to a client: repositories are isolated."""
+        rows = await self._database.read(lambda snapshot: queries.repositories_with_blob(snapshot, str(digest), None))
+        return [BlobCopy(Repository(name), size) for name, size in rows]
 
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
-        """The bytes [start, start + length) of a blob that `blob` found."""
+        """Return the bytes [start, start + length) of a blob that `blob` has returned."""
         return self._blobs.read(digest, start, length)
 
     async def tags(self, repository: Repository, n: int | None, last: str | None) -> Page[Tag]:
-        """A page of the repository's tags, sorted by bytes, behind `last` (end-8). RepositoryUnknown."""
+        """Return a page of the repository's tags after `last`, sorted by bytes (end-8).
+
+        Raises:
+            RepositoryUnknown: nothing was ever pushed to it.
+        """
         names = await self._database.read(
-            lambda connection: queries.tag_names(connection, repository, last or "", _one_more(n))
+            lambda snapshot: queries.tag_names(snapshot, repository, last or "", _one_more(n))
         )
         if names is None:
             raise RepositoryUnknown(f"nothing was ever pushed to {repository}")
@@ -180,14 +200,14 @@ class Pulls:
     async def catalog(
         self, n: int | None, last: str | None, *, may_read: Callable[[Repository], bool]
     ) -> Page[Repository]:
-        """A page of the repositories that hold something and may be read, sorted by bytes, behind `last`."""
+        """Return a page of the readable, non-empty repositories after `last`, sorted by bytes."""
 
-        def query(connection: Connection) -> list[str]:
+        def query(snapshot: Snapshot) -> list[str]:
             wanted = _one_more(n)
             found: list[str] = []
             after = last or ""
             while wanted is None or len(found) < wanted:
-                names = queries.repository_names(connection, after, CATALOG_BATCH)
+                names = queries.repository_names(snapshot, after, CATALOG_BATCH)
                 found += [name for name in names if may_read(Repository(name))]
                 if len(names) < CATALOG_BATCH:
                     break
@@ -205,55 +225,53 @@ class Pulls:
         *,
         after: str = "",
         n: int | None = None,
-        enough_bytes: int = REFERRERS_HELD_BYTES,
+        max_bytes: int = MAX_REFERRERS_BYTES,
     ) -> ReferrersPage:
-        """What the repository holds that names this digest as its subject (end-12), also by a fallback tag.
+        """Return the manifests whose subject is this digest (end-12), and those that the fallback tag lists.
 
-        In the order of digests, behind `after`, at most `n`, and no more after manifests of `enough_bytes`: somebody
-        may have pushed thousands of annotations of megabytes.
+        They are sorted by digest. The page begins after `after` and has at most `n` rows. It ends early once its manifests
+        have `max_bytes`, because an attacker may have pushed thousands with megabytes of annotations.
         """
 
-        def query(connection: Connection) -> ReferrersPage:
-            sizes = dict(queries.referrers(connection, repository, str(digest), artifact_type))
-            listed = _fallback_tag_lists(connection, repository, digest)
+        def query(snapshot: Snapshot) -> ReferrersPage:
+            sizes = dict(queries.referrers(snapshot, repository, str(digest), artifact_type))
+            listed = _fallback_tag_lists(snapshot, repository, digest)
             for each in listed:
                 if each not in sizes and each > after:
-                    held = queries.held_manifests(connection, repository, [each]).get(each)
+                    held = queries.manifests_of(snapshot, repository, [each]).get(each)
                     if held is not None and artifact_type in (None, held.artifact_type):
                         sizes[each] = held.size
             following = sorted(each for each in sizes if each > after)
-            page = _up_to(following[:n], sizes, enough_bytes)
-            rows = queries.held_manifests(connection, repository, page)
+            page = _up_to(following[:n], sizes, max_bytes)
+            rows = queries.manifests_of(snapshot, repository, page)
             return ReferrersPage(
                 tuple(_referrer(rows[each]) for each in page if each in rows), len(page) < len(following)
             )
 
         return await self._database.read(query)
 
-    def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
-        bound = self._database.lookups.bound(repository, tag)
+    async def _no_tag(self, repository: Repository, tag: Tag) -> ManifestUnknown:
+        bound = await self._database.lookups.bound(repository, tag)
         if bound is None:
             return ManifestUnknown(f"there is no tag {tag} in {repository}")
-        return TagDeleted(
-            f"there is no tag {tag} in {repository} any more; its name can come back only as {bound}", bound
-        )
+        return TagDeleted(f"tag {tag} of {repository} was deleted; it can return only with {bound}", bound)
 
-    def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
+    async def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
         key = (repository, str(digest))
         if may_cache:
             known = self._manifests.get(key)
             if known is not None:
                 return known
-        found = self._database.lookups.manifest(*key)
+        found = await self._database.lookups.manifest(*key)
         if found is None:
-            raise ManifestUnknown(f"{repository} holds no manifest {digest}")
+            raise ManifestUnknown(f"{repository} has no manifest {digest}")
         answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)
         if may_cache:
             self._manifests.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
 
     def _may_cache(self) -> bool:
-        """Whether memory may be used and filled; read before the database is asked, see `server.storage.coordination.generation`."""
+        """Return whether the caches may be used and filled. Call before reading the database (`coordination.generation`)."""
         now = self._generation.read()
         if now != self._cached_generation:
             for cache in (self._tagged, self._manifests, self._sizes):
@@ -270,13 +288,13 @@ def _more(names: list[str], n: int | None) -> bool:
     return n is not None and n > 0 and len(names) > n
 
 
-def _up_to(digests: list[str], sizes: dict[str, int], enough_bytes: int) -> list[str]:
-    """The first of the digests, until their manifests have so many bytes; one at least where there is one."""
-    held = 0
+def _up_to(digests: list[str], sizes: dict[str, int], max_bytes: int) -> list[str]:
+    """Return the first digests whose manifests together have about `max_bytes`, and at least one."""
+    total_bytes = 0
     for number, digest in enumerate(digests):
-        if held >= enough_bytes:
+        if total_bytes >= max_bytes:
             return digests[:number]
-        held += sizes[digest]
+        total_bytes += sizes[digest]
     return digests
 
 
@@ -290,9 +308,9 @@ def _referrer(row: ManifestRow) -> ReferrerRow:
     )
 
 
-def _fallback_tag_lists(connection: Connection, repository: Repository, digest: Digest) -> list[str]:
-    """What a client listed at the tag that the spec has for a registry without referrers API ("Referrers Tag Schema")."""
-    found = queries.tagged_bytes(connection, repository, f"{digest.algorithm}-{digest.hex[:64]}")
+def _fallback_tag_lists(snapshot: Snapshot, repository: Repository, digest: Digest) -> list[str]:
+    """Return what a client listed under the fallback tag of the spec ("Referrers Tag Schema")."""
+    found = queries.tagged_manifest(snapshot, repository, f"{digest.algorithm}-{digest.hex[:64]}")
     if found is None:
         return []
     try:

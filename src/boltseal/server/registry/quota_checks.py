@@ -1,8 +1,8 @@
-"""What users may add: their quotas, how many uploads they may have open, how many referrers an image may have.
+"""Enforces what users may add: quotas, open uploads per user, referrers per image.
 
-The rules are `policy.quotas`, the totals `server.storage.metadata.usage`. Quotas are looked at twice: before bytes are taken in, so that
-nobody sends for an hour what is refused at its end, and in the transaction that adds the rows, which alone decides: two
-pushes at once can't both take what is left.
+`policy.quotas` has the rules, `server.storage.metadata.usage` the totals. Quotas are checked twice: before an upload, so
+that a client does not send bytes for an hour and is refused at the end, and in the transaction that adds the rows. Only
+the second check decides, so two concurrent pushes cannot both use the same remainder.
 """
 
 from __future__ import annotations
@@ -17,66 +17,76 @@ from boltseal.policy.quotas import NO_QUOTAS, UNLIMITED, Quotas
 from boltseal.server.storage.metadata import queries, usage
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.oci.digest import Digest
-    from boltseal.server.storage.metadata.database import Database, Transaction
-
-
-class ReferrersTooMany(Denied):
-    """An image that has as many referrers as it may."""
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaChecks:
-    """Every bound in force; 0: none."""
+    """Every limit in force. 0 means no limit."""
 
     quotas: Quotas = NO_QUOTAS
     uploads_per_user: int = 0
     referrers_per_image: int = 0
 
     @contextmanager
-    def counting(self, tx: Transaction, user: str) -> Iterator[None]:
-        """Around whatever adds rows for a user: QuotaExceeded when they hold more than before, and too much."""
+    def counting(self, tx: UnitOfWork, user: str) -> Iterator[None]:
+        """Check the user's quota after a block that adds rows for that user.
+
+        Raises:
+            QuotaExceeded: the block added something, and the total is over the quota.
+        """
         quota = self.quotas.of(user)
         if quota is UNLIMITED:
             yield
             return
-        before = usage.held(tx.connection, user)
+        before = usage.total_of(tx, user)
         yield
-        after = usage.held(tx.connection, user)
+        after = usage.total_of(tx, user)
         quota.check(
             user,
             after.size_bytes if after.size_bytes > before.size_bytes else 0,
             after.repositories if after.repositories > before.repositories else 0,
         )
 
-    async def left_bytes(self, database: Database, user: str, repository: str) -> int | None:
-        """How much a user may add to a repository now, None: any amount. QuotaExceeded when it is nothing."""
+    async def left_bytes(self, database: Metadata, user: str, repository: str) -> int | None:
+        """Return how many bytes a user may add to a repository now; None: any amount.
+
+        Raises:
+            QuotaExceeded: none.
+        """
         quota = self.quotas.of(user)
         if quota is UNLIMITED:
             return None
 
-        def look(connection: Connection) -> tuple[usage.UserUsage, bool]:
-            return usage.held(connection, user), queries.repository_exists(connection, repository)
+        def look_up(snapshot: Snapshot) -> tuple[usage.UserUsage, bool]:
+            return usage.total_of(snapshot, user), queries.repository_exists(snapshot, repository)
 
-        held, exists = await database.read(look)
-        quota.check(user, held.size_bytes + 1, 0 if exists else held.repositories + 1)
-        return None if quota.max_bytes is None else quota.max_bytes - held.size_bytes
+        used, exists = await database.read(look_up)
+        quota.check(user, used.size_bytes + 1, 0 if exists else used.repositories + 1)
+        return None if quota.max_bytes is None else quota.max_bytes - used.size_bytes
 
     def check_bytes(self, user: str, left_bytes: int, size_bytes: int) -> None:
-        """QuotaExceeded when an upload that has grown so large is more than was left."""
+        """Check a growing upload against the bytes that were left when it began.
+
+        Raises:
+            QuotaExceeded: the upload is larger.
+        """
         quota = self.quotas.of(user)
         if size_bytes > left_bytes and quota.max_bytes is not None:
             quota.check(user, quota.max_bytes - left_bytes + size_bytes, 0)
 
-    def check_referrers(self, tx: Transaction, repository_id: int, subject: Digest) -> None:
-        """ReferrersTooMany when another one is too many."""
-        most = self.referrers_per_image
-        if most and queries.count_referrers(tx, repository_id, str(subject), most) >= most:
-            raise ReferrersTooMany(
-                f"{subject.short} has {most} referrers (signatures, SBOMs, ...) and may have no more: delete what is not "
-                "needed any more, or ask whoever runs this registry to raise max_referrers_per_image"
+    def check_referrers(self, tx: UnitOfWork, repository_id: int, subject: Digest) -> None:
+        """Check that an image may have one more referrer.
+
+        Raises:
+            Denied: it has the maximum.
+        """
+        limit = self.referrers_per_image
+        if limit and queries.count_referrers(tx, repository_id, str(subject), limit) >= limit:
+            raise Denied(
+                f"{subject.short} has {limit} referrers (signatures, SBOMs, ...), the maximum: delete referrers that are "
+                "no longer needed, or ask the operator to raise max_referrers_per_image"
             )
 
 

@@ -1,8 +1,8 @@
-"""Is the registry fit to be asked: what keeps it from serving, and what only keeps it from taking new things in.
+"""Readiness of the registry: what prevents it from serving, and what only prevents writes.
 
-Blockers make it not ready, so that traffic goes elsewhere: the database does not answer, the clock is behind the ledger.
-Notes leave it ready, as pulls go on: read-only, the disk's reserve is reached, a reload that failed or left something
-out.
+Blockers make it not ready, so that a load balancer sends traffic elsewhere: the database does not answer, or the clock is
+behind the ledger. Notes leave it ready, because pulls work: it is read-only, the disk reserve is reached, or a reload
+failed in whole or in part.
 """
 
 from __future__ import annotations
@@ -14,45 +14,48 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.sequencer import check_clock
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.database import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
-ANSWERS_WITHIN_S: Final = 5.0
+DATABASE_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """`blockers`: why it is not ready, one sentence each. `notes`: what else whoever runs it must know."""
+    """`blockers`: why the registry is not ready, one sentence each. `notes`: what else the operator has to know."""
 
     blockers: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 async def readiness(
-    database: Database, room: DiskReserve, read_only: str | None, notes: tuple[str, ...], clock: Callable[[], int]
+    database: Metadata,
+    disk_reserve: DiskReserve,
+    read_only: str | None,
+    notes: tuple[str, ...],
+    clock: Callable[[], int],
 ) -> Readiness:
-    """What is so now. `read_only`: why nothing is taken in, None where things are."""
+    """Return the readiness now. `read_only`: why writes are refused, None where they are not."""
     blockers: list[str] = []
     found = list(notes)
     try:
-        now = clock()
-        async with asyncio.timeout(ANSWERS_WITHIN_S):
-            head = await database.read(lambda held: ledger_store.head(Transaction(held, now)))
+        now_us = clock()
+        async with asyncio.timeout(DATABASE_TIMEOUT_S):
+            head = await database.read(lambda snapshot: ledger_store.head(snapshot))
         if head is not None:
-            check_clock(head.last_time_us, now)
+            check_clock(head.last_time_us, now_us)
     except TimeoutError:
-        blockers.append(f"the database has not answered for {ANSWERS_WITHIN_S:g} seconds")
+        blockers.append(f"the database has not answered for {DATABASE_TIMEOUT_S:g} seconds")
     except BoltsealError as error:
         blockers.append(error.message)
     if read_only is not None:
         found.append(read_only)
     try:
-        room.check(0)
+        disk_reserve.check(0)
     except BoltsealError as error:
         found.append(error.message)
     return Readiness(tuple(blockers), tuple(found))

@@ -1,10 +1,10 @@
-"""What people and programs say of an image that is here: it was built so, its rebuild was asked for, it was released.
+"""Takes statements about stored images: it was built, its rebuild was requested, it was released.
 
-A record is an entry of the ledger, in the one order with all others, and changes nothing: no tag, no protection. Who says
-it may push to the repository; the image has to be in it, and a tag that is named has to mean it, or have meant it once.
-What else is said (`extra`) is the teller's word, and nobody else's.
+A record is a ledger entry in the same order as all others. It changes no tag and no protection. The actor needs the push
+right on the repository. The repository must have the image; a tag that the record names must resolve to it, or have
+resolved to it before. The rest (`extra`) is the claim of the actor alone.
 
-A record is no link of its name's chain: `previous` is the last entry that changed the name, and no later change points
+A record is no link of its tag's chain: its `previous` is the last entry that changed the tag, and no later change points
 to a record (docs/adr/0016).
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from boltseal.oci.digest import Digest
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 MAX_KEYS: Final = 40
 MAX_EXTRA_BYTES: Final = 8 * 1024
@@ -34,16 +34,19 @@ MAX_REASON_BYTES: Final = 500
 
 
 class RecordInvalid(Invalid):
-    """Something that is no record, or a longer one than is kept for ever."""
+    """The record has an unknown kind or exceeds a limit."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.UNSUPPORTED
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerRecord:
-    """What is said of a manifest. RecordInvalid when it is another kind than a record has, or too long.
+    """A statement about a manifest.
 
-    `tag`: the name that it is about, None for the manifest under any. `extra`: more, by key, as entries have it.
+    `tag`: the tag that it is about, None for the manifest itself. `extra`: further keys of the ledger entry.
+
+    Raises:
+        RecordInvalid: the kind is not one of a record, or a limit is exceeded.
     """
 
     kind: EntryKind
@@ -56,51 +59,59 @@ class LedgerRecord:
         if self.kind not in RECORDS:
             raise RecordInvalid(f"kind is {quote(self.kind)}; expected {', '.join(sorted(RECORDS))}")
         if len(self.extra) > MAX_KEYS:
-            raise RecordInvalid(f"extra has {len(self.extra)} keys; at most {MAX_KEYS} are kept")
+            raise RecordInvalid(f"extra has {len(self.extra)} keys; expected at most {MAX_KEYS}")
         if len(self.reason.encode("utf-8", "surrogatepass")) > MAX_REASON_BYTES:
             raise RecordInvalid(f"reason is longer than {MAX_REASON_BYTES} bytes")
         size = sum(len(f"{key}{text}".encode("utf-8", "surrogatepass")) for key, text in self.extra.items())
         if size > MAX_EXTRA_BYTES:
-            raise RecordInvalid(f"extra has {size} bytes; at most {MAX_EXTRA_BYTES} are kept")
+            raise RecordInvalid(f"extra has {size} bytes; expected at most {MAX_EXTRA_BYTES}")
 
 
 class Records:
-    """Takes records in."""
+    """Writes records into the ledger."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
-    async def record(self, repository: Repository, said: LedgerRecord, actor: Actor) -> int:
-        """Write it down; the index of its entry. ManifestUnknown, NeverResolved, EntryInvalid, LedgerFrozen, ClockBehind."""
-        return await self._database.write(lambda tx: _record(tx, repository, said, actor))
+    async def record(self, repository: Repository, record: LedgerRecord, actor: Actor) -> int:
+        """Write a record and return the index of its entry.
+
+        Raises:
+            ManifestUnknown: the repository does not have the manifest.
+            NeverResolved: the tag never resolved to it.
+            EntryInvalid, LedgerFrozen, ClockBehind: as `sequencer.append`.
+        """
+        return await self._database.write(lambda tx: _append(tx, repository, record, actor))
 
 
-def _record(tx: Transaction, repository: Repository, said: LedgerRecord, actor: Actor) -> int:
-    found = queries.repository_id(tx, repository)
-    row = None if found is None else queries.find_manifest(tx, found, str(said.digest))
-    if found is None or row is None:
-        raise ManifestUnknown(f"{repository} holds no {said.digest}: push it first")
-    previous = -1 if said.tag is None else _last_change(tx, RepositoryRow(repository, found), said.tag, said.digest)
+def _append(tx: UnitOfWork, repository: Repository, record: LedgerRecord, actor: Actor) -> int:
+    number = queries.lock_repository(tx, repository)
+    manifest = None if number is None else queries.find_manifest(tx, number, str(record.digest))
+    if number is None or manifest is None:
+        raise ManifestUnknown(f"{repository} has no {record.digest}: push it first")
+    previous = -1
+    if record.tag is not None:
+        previous = _last_change(tx, RepositoryRow(repository, number), record.tag, record.digest)
     return sequencer.append(
         tx,
-        said.kind,
+        record.kind,
         repository=repository,
-        tag=said.tag,
-        digest=str(said.digest),
-        media_type=row.media_type,
-        size_bytes=row.size,
+        tag=record.tag,
+        digest=str(record.digest),
+        media_type=manifest.media_type,
+        size_bytes=manifest.size,
         previous=previous,
         actor=actor.name,
-        reason=said.reason,
-        extra=said.extra,
+        reason=record.reason,
+        extra=record.extra,
     )
 
 
-def _last_change(tx: Transaction, place: RepositoryRow, tag: Tag, digest: Digest) -> int:
-    """The index of the last entry that changed a tag, which must have meant the digest at some time. NeverResolved."""
-    meant, last = False, -1
-    for index, entry in changes_of(tx, place, tag):
-        meant, last = meant or entry.digest == str(digest), index
-    if not meant:
-        raise NeverResolved(f"tag {tag} of {place.repository} never meant {digest}; see `boltseal history`")
+def _last_change(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, digest: Digest) -> int:
+    """Return the index of the last entry that changed a tag. NeverResolved: the tag never resolved to the digest."""
+    resolved, last = False, -1
+    for index, entry in changes_of(tx, repository, tag):
+        resolved, last = resolved or entry.digest == str(digest), index
+    if not resolved:
+        raise NeverResolved(f"tag {tag} of {repository.name} never resolved to {digest}; see `boltseal history`")
     return last

@@ -1,14 +1,14 @@
-"""What brings a doubted ledger back: the entries it lacks, from wherever they are, or the admission that they are lost.
+"""Recovers a frozen ledger: restores missing entries from a copy, or accepts that they are lost.
 
-Steps of `bring_back`, all in one transaction:
+The steps of `bring_back`, all in one transaction:
 
-1. The source's lines behind ours are the ones that were signed: their tree has the root of the mark, or of a newer
-   head that this ledger's key signed.
-2. They keep the rules of a ledger (`ledger.audit`), together with all that is here.
-3. They are written as they are, and each name they speak of is set to their last word on it.
+1. Check that the copy's lines after ours are the ones that were signed: with them the tree has the root of the mark, or
+   of a newer head that this ledger's key signed.
+2. Check that they follow the rules of a ledger (`ledger.audit`), together with all stored entries.
+3. Write them unchanged, and set each tag that they are about to the state in its last entry.
 
-`accept_loss` begins a new origin with a new key. The tree goes on over all entries that are here; the first new one
-names the last head of the old origin, so that whoever held that can see what became of it, and what is missing.
+`accept_loss` begins a new origin with a new key. The tree continues over all stored entries. The first new entry names the
+last head of the old origin, so a client that has that head can see what happened and how many entries are missing.
 """
 
 from __future__ import annotations
@@ -32,30 +32,27 @@ from boltseal.server.registry import observations, sequencer
 from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot, UnitOfWork
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from boltseal.server.registry.tag_writer import TagWriter
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 Lines = Callable[[int, int], Iterable[bytes]]
-"""The entries [start, end) of some copy of a ledger, each as it stands there. Nothing in them is known to be true."""
+"""Returns the entries [start, end) of a copy of a ledger, encoded and not verified."""
 
-MISSING_AT_MOST: Final = 1_000_000
+MAX_MISSING: Final = 1_000_000
 _numbered = re.compile(r"(?P<origin>.*)/(?P<number>[1-9][0-9]{0,8})").fullmatch
 
 
 class RecoveryRefused(Invalid):
-    """What was offered is not what is missing, or nothing is."""
+    """The offered entries are not the missing ones, or no entries are missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """`brought`: how many entries came back. `origin` and `key`: what the ledger is called and signed by from now on."""
+    """The result of a recovery. `origin`, `key`: of the ledger from now on. `brought`: how many entries were restored."""
 
     origin: str
     key: str
@@ -63,48 +60,60 @@ class Recovered:
 
 
 def next_origin(origin: str) -> str:
-    """The name of the ledger that goes on after this one was lost: registry.example.com, then registry.example.com/2."""
+    """Return the origin that follows a lost one: registry.example.com/2 after registry.example.com."""
     match = _numbered(origin)
     return f"{origin}/2" if match is None else f"{match['origin']}/{int(match['number']) + 1}"
 
 
-def entries_here(database: Database, log: Log = LEDGER) -> int:
-    """How many entries this store has."""
-    seen = database.read_and_wait(lambda held: _seen(held, log))
+def entries_here(database: Metadata, log: Log = LEDGER) -> int:
+    """Return how many entries this store has."""
+    seen = database.read_and_wait(lambda snapshot: _read(snapshot, log))
     return 0 if seen is None else seen[1]
 
 
 def bring_back(
-    database: Database, keys: LedgerKeys, door: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
+    database: Metadata, keys: LedgerKeys, tag_writer: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
-    """Write the entries that are missing. `head`: the source's signed head, if it has one. RecoveryRefused, LedgerInDoubt."""
+    """Restore the missing entries. `head`: the copy's signed head, if it has one.
+
+    Raises:
+        RecoveryRefused: the copy does not have the missing entries, or none are missing.
+        LedgerInDoubt: an entry breaks the rules of the ledger.
+        LedgerKeyMissing: key or mark are missing.
+    """
     with keys.locked():
         key, mark = keys.key(), keys.mark()
         if key is None or mark is None:
-            raise LedgerKeyMissing("the folder of keys lacks the ledger's key or its mark; put it back first")
+            raise LedgerKeyMissing(
+                "the ledger's key or its high-water mark is missing; put the folder of keys back first"
+            )
         signed, note = open_checkpoint(mark, key.verifier).checkpoint, mark
         if head is not None:
             offered = open_checkpoint(head, key.verifier).checkpoint
             if offered.size > signed.size:
                 signed, note = offered, head
 
-        def job(tx: Transaction) -> int:
-            return _bring_back(tx, door, lines, signed, log)
+        def job(tx: UnitOfWork) -> int:
+            return _bring_back(tx, tag_writer, lines, signed, log)
 
-        with _undoubted(database, log):
+        with _unfrozen(database, log):
             brought = database.write_and_wait(job)
         if note != mark:
             keys.put_mark(note)
         return Recovered(key.name, str(key.verifier), brought)
 
 
-def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, log: Log = LEDGER) -> Recovered:
-    """Go on with what is here, under a new origin and key, and record what was lost. RecoveryRefused."""
+def accept_loss(database: Metadata, keys: LedgerKeys, actor: str, reason: str, log: Log = LEDGER) -> Recovered:
+    """Continue with the stored entries under a new origin and key, and record the loss.
+
+    Raises:
+        RecoveryRefused: the ledger was never started.
+    """
     with keys.locked():
         mark = keys.mark()
-        seen = database.read_and_wait(lambda held: _seen(held, log))
+        seen = database.read_and_wait(lambda snapshot: _read(snapshot, log))
         if seen is None:
-            raise RecoveryRefused("this ledger was never started; nothing can be lost")
+            raise RecoveryRefused("this ledger was never started, so it has lost nothing")
         origin, size, stored = seen
         last = _last_head(mark, None if stored is None else stored.note)
         key = SigningKey(next_origin(origin), secrets.token_bytes(SEED_BYTES))
@@ -113,14 +122,14 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
             extra["last_size"], extra["last_root"] = str(last.size), last.root.hex()
             extra["lost_entries"] = str(max(0, last.size - size))
 
-        def job(tx: Transaction) -> None:
+        def job(tx: UnitOfWork) -> None:
             ledger_store.set_origin(tx, key.name, log)
-            ledger_tree.clear(tx, log)
+            ledger_tree.remove_tree(tx, log)
             if log is OBSERVATIONS:
                 observations.recall(tx, size)
             sequencer.append(tx, EntryKind.RECOVERED, actor=actor, reason=reason, extra=extra, log=log)
 
-        with _undoubted(database, log):
+        with _unfrozen(database, log):
             database.write_and_wait(job)
         keys.put_mark(sign_checkpoint(Checkpoint(key.name, 0, EMPTY_ROOT), key))
         keys.put_key(key)
@@ -128,8 +137,8 @@ def accept_loss(database: Database, keys: LedgerKeys, actor: str, reason: str, l
 
 
 @contextmanager
-def _undoubted(database: Database, log: Log) -> Iterator[None]:
-    """Lets one transaction record in a log that is doubted; it is doubted again if that fails."""
+def _unfrozen(database: Metadata, log: Log) -> Iterator[None]:
+    """Unfreeze a log for the block. If the block fails, the log is frozen again."""
     doubt = database.doubts.pop(log.name, None)
     try:
         yield
@@ -140,7 +149,7 @@ def _undoubted(database: Database, log: Log) -> Iterator[None]:
 
 
 def _last_head(*notes: bytes | None) -> Checkpoint | None:
-    """The first of these that can be read at all; nobody vouches for it any more."""
+    """Return the first of these heads that can be parsed. It is not verified: its key may be lost."""
     for note in notes:
         with suppress(Invalid):
             if note:
@@ -148,33 +157,31 @@ def _last_head(*notes: bytes | None) -> Checkpoint | None:
     return None
 
 
-def _seen(held: Connection, log: Log = LEDGER) -> tuple[str, int, ledger_tree.SignedHead | None] | None:
-    entries = ledger_store.head(Transaction(held, 0), log)
-    return None if entries is None else (entries.origin, entries.size, ledger_tree.head(held, log=log))
+def _read(snapshot: Snapshot, log: Log = LEDGER) -> tuple[str, int, ledger_tree.SignedHead | None] | None:
+    entries = ledger_store.head(snapshot, log)
+    return None if entries is None else (entries.origin, entries.size, ledger_tree.head(snapshot, log=log))
 
 
-def _bring_back(tx: Transaction, door: TagWriter, lines: Lines, signed: Checkpoint, log: Log) -> int:
-    head = ledger_store.head(tx, log)
-    stored = ledger_tree.head(tx.connection, log=log)
+def _bring_back(tx: UnitOfWork, tag_writer: TagWriter, lines: Lines, signed: Checkpoint, log: Log) -> int:
+    head = ledger_store.lock_head(tx, log)
+    stored = ledger_tree.head(tx, log=log)
     if head is None or head.origin != signed.origin:
-        raise RecoveryRefused(f"this data is not of the ledger {signed.origin}")
+        raise RecoveryRefused(f"the data does not belong to the ledger {signed.origin}")
     missing = signed.size - head.size
-    if not 0 < missing <= MISSING_AT_MOST:
+    if not 0 < missing <= MAX_MISSING:
         raise RecoveryRefused(
-            f"{head.size} entries are here, and {signed.size} were signed: nothing can be brought back"
+            f"{head.size} entries are stored and {signed.size} were signed: there is nothing to restore"
         )
     # 1
     new = list(lines(head.size, signed.size))
     size = 0 if stored is None else stored.size
-    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx.connection, size, log=log)] + [
-        leaf_hash(one) for one in new
-    ]
-    grown = grow(size, ledger_tree.tiles(tx.connection, edge(size), log), leaves)
+    leaves = [leaf_hash(line) for _, line in ledger_store.lines(tx, size, log=log)] + [leaf_hash(line) for line in new]
+    grown = grow(size, ledger_tree.tiles(tx, edge(size), log), leaves)
     if (grown.size, grown.root) != (signed.size, signed.root):
-        raise RecoveryRefused("the entries that were offered are not the ones that were signed")
+        raise RecoveryRefused("the offered entries are not the ones that were signed")
     # 2
     audit = ObservationAudit(origin="") if log is OBSERVATIONS else Audit(origin="")
-    for index, line in ledger_store.lines(tx.connection, log=log):
+    for index, line in ledger_store.lines(tx, log=log):
         audit.take(index, line)
     touched = dict[tuple[str, str], str]()
     for index, line in enumerate(new, start=head.size):
@@ -194,11 +201,11 @@ def _bring_back(tx: Transaction, door: TagWriter, lines: Lines, signed: Checkpoi
             log=log,
         )
         if entry.tag and log is OBSERVATIONS:
-            observations.stand(tx, Repository(entry.repository), Tag(entry.tag), index, entry)
+            observations.reset(tx, Repository(entry.repository), Tag(entry.tag), index, entry)
         elif entry.tag:
             touched[entry.repository, entry.tag] = entry.extra.get("canonical", "")
     for (repository, tag), canonical in touched.items():
-        place = RepositoryRow(Repository(repository), queries.ensure_repository(tx, repository, None))
-        door.recall(tx, place, Tag(tag), audit.names[repository, tag], canonical)
-    tx.takes_away = True
+        row = RepositoryRow(Repository(repository), queries.ensure_repository(tx, repository, None))
+        tag_writer.recall(tx, row, Tag(tag), audit.names[repository, tag], canonical)
+    tx.invalidates_caches = True
     return missing

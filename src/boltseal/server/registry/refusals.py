@@ -1,8 +1,7 @@
-"""Tells of every refusal of the seal, once: what was asked of which name, by whom, and which rule stands there.
+"""Logs every refusal by a seal: the request, the tags, the actor, and the rule that applies.
 
-The person who pushed reads the reason in their client; this is for whoever runs the registry: a line of the log, and
-whoever `tell` hands it on to. Here and not at the door, because the door is asked inside a transaction, and some
-transactions are tried again.
+The client reads the reason in its error message; the log line and the callback are for the operator. The refusal is
+logged here and not in the tag writer, which runs inside a transaction that may be retried.
 """
 
 from __future__ import annotations
@@ -27,9 +26,12 @@ _log = structlog.get_logger(__name__)
 
 
 class RefusedWrite(NamedTuple):
-    """One refusal. `asked`: push or delete. `digest`: of what was pushed, or was to be deleted. `reason`: for the person."""
+    """One refused write.
 
-    asked: str
+    `request`: "push" or "delete". `digest`: of the pushed manifest, or of the one to delete. `reason`: the error message.
+    """
+
+    request: str
     repository: Repository
     tags: tuple[Tag, ...]
     digest: Digest | None
@@ -38,23 +40,23 @@ class RefusedWrite(NamedTuple):
 
 
 class RefusalLog:
-    """Where they pass. `tell` is handed each; it neither waits nor raises."""
+    """Logs refusals. `on_refusal` is called with each; it must neither wait nor raise."""
 
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
-        self.tell: Callable[[RefusedWrite], None] = lambda _: None
+        self.on_refusal: Callable[[RefusedWrite], None] = lambda _: None
 
     @contextmanager
-    def told(
-        self, asked: str, repository: Repository, tags: Sequence[Tag], digest: Digest | None, actor: Actor
+    def logged(
+        self, request: str, repository: Repository, tags: Sequence[Tag], digest: Digest | None, actor: Actor
     ) -> Iterator[None]:
-        """Tells of a SealedPut or SealedDelete that passes through. `asked`: what was asked for, as "push" or "delete"."""
+        """Log each SealedPut and SealedDelete that the block raises. `request`: "push" or "delete"."""
         try:
             yield
         except (SealedPut, SealedDelete) as error:
             _log.warning(
                 "refused",
-                asked=asked,
+                asked=request,
                 repository=repository,
                 tag=" ".join(tags) or None,
                 digest=None if digest is None else str(digest),
@@ -62,5 +64,5 @@ class RefusalLog:
                 rule="; ".join(dict.fromkeys(decide(self._rules, repository, tag).why for tag in tags)) or None,
                 reason=error.message,
             )
-            self.tell(RefusedWrite(asked, repository, tuple(tags), digest, actor.name, error.message))
+            self.on_refusal(RefusedWrite(request, repository, tuple(tags), digest, actor.name, error.message))
             raise

@@ -1,18 +1,18 @@
-"""A push that is passed on to an upstream, as our store sees it: judged and reserved before, published after. No HTTP.
+"""The local side of a push that the push proxy forwards to an upstream. No HTTP.
 
-    reserve    the door judges the push as if it were made now, nothing of that stays, and the name is reserved: one
-               transaction, so that nobody else is let to it meanwhile
-    publish    upstream has it: tag, ledger entry, and what the mirror is to serve, and the reservation is gone: one
-               transaction, through the door like any other push
-    drop       upstream has it not: the reservation is gone, and nothing else was ever there
+    reserve    checks the push as if it were made now, undoes that, and reserves the tag: one transaction, so that no
+               other push gets the tag meanwhile
+    publish    upstream has the manifest: writes tag, ledger entry and what the mirror serves, and deletes the
+               reservation: one transaction, through the tag writer like any other push
+    drop       upstream does not have it: deletes the reservation, the only thing that was written
 
-A reservation is a row of its own: no tag, served to nobody, listed nowhere. It holds the manifest, so that what was passed
-on by a process that died can be published by another. After an hour it stands in nobody's way.
+A reservation is a row of its own: it is no tag, and no client sees it. It has the manifest, so that another process can
+publish a push whose process died after upstream took it. It blocks other pushes for one hour.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Unavailable
@@ -24,8 +24,8 @@ from boltseal.policy.upstream_moves import UpstreamAnswer
 from boltseal.policy.upstreams import MoveTerms, OnMove
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import observations
-from boltseal.server.registry.manifests import prepare
-from boltseal.server.registry.models import UNCONDITIONAL, RepositoryRow
+from boltseal.server.registry.manifests import parse_upload
+from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, RepositoryRow
 from boltseal.server.registry.observations import ObservationMissing
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
 from boltseal.server.storage.metadata import queries, reservations
@@ -33,156 +33,178 @@ from boltseal.server.storage.metadata.reservations import ReservationRow
 
 if TYPE_CHECKING:
     from boltseal.server.registry.manifests import Manifests
-    from boltseal.server.registry.models import Published, PushedManifest
+    from boltseal.server.registry.models import Published
     from boltseal.server.registry.refusals import RefusalLog
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 RESERVED_US: Final = 3_600_000_000
-_OURS: Final = MoveTerms(OnMove.FOLLOW)
-"""What was pushed through our own gate is not held back by a rule about other people's moves."""
+_FOLLOW: Final = MoveTerms(OnMove.FOLLOW)
+"""The rules for tags that moved upstream do not hold back what was pushed through this registry."""
 
 
 class PushInProgress(Unavailable):
-    """Another push to this name is on its way, or was when its process died, and upstream can't be asked what became of it."""
+    """Another push to the tag is unfinished, or its process died and upstream cannot be asked for the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovedPush:
-    """A push that our rules let through. `mode`: what the name is, or becomes; `ours`: what it means here now, or None."""
+    """A push that the local rules accept.
+
+    `mode`: the mode that the tag has or gets. `current`: the digest that it resolves to here now, or None.
+    """
 
     mode: Mode
-    ours: Digest | None
+    current: Digest | None
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A name that is reserved, for whom, and for what."""
+    """A reserved tag: the push that reserved it, which has exactly one tag, and when the reservation ends."""
 
-    repository: Repository
-    tag: Tag
-    pushed: PushedManifest
-    actor: Actor
+    push: ManifestPush
     expires_us: int
+
+    @property
+    def tag(self) -> Tag:
+        """The reserved tag."""
+        return self.push.tags[0]
 
 
 class ReservedPushes:
-    """The store's side of the gate. `door`: whose rules hold."""
+    """Reserves, publishes and drops forwarded pushes.
 
-    def __init__(self, database: Database, manifests: Manifests, door: TagWriter, refusals: RefusalLog) -> None:
+    The preconditions of a push are those that its client set for upstream's state, so the methods here ignore them.
+    """
+
+    def __init__(self, database: Metadata, manifests: Manifests, tag_writer: TagWriter, refusals: RefusalLog) -> None:
         self._database = database
         self._refusals = refusals
         self._manifests = manifests
-        self._door = door
+        self._tag_writer = tag_writer
 
-    async def begin(self, repository: Repository, mirror: Actor) -> None:
-        """Let a repository be there, made by the mirror: else its name would be taken for one of ours at the next start."""
-        if not self._database.lookups.repository(repository):
+    async def ensure_repository(self, repository: Repository, mirror: Actor) -> None:
+        """Create the repository on behalf of the mirror, if it does not exist.
+
+        A repository under an upstream's name that a client created would stop the server at its next start.
+        """
+        if not await self._database.lookups.repository(repository):
             await self._database.write(lambda tx: queries.ensure_repository(tx, repository, mirror.name))
 
-    async def reserve(self, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> ApprovedPush:
-        """Judge a push and reserve its name. What the door raises; PushInProgress."""
+    async def reserve(self, push: ManifestPush) -> ApprovedPush:
+        """Check a push to one tag and reserve the tag.
 
-        def job(tx: Transaction) -> ApprovedPush:
-            place = RepositoryRow(repository, queries.ensure_repository(tx, repository, actor.name))
-            ours = self._door.meaning(tx, place, tag)
-            with tx.undone():
-                self._manifests.publish(tx, repository, pushed, (tag,), UNCONDITIONAL, actor)
-                sealed = self._door.seals(tx, place, tag)
-            held = reservations.find(tx.connection, repository, tag)
-            if held is not None and held.expires_us > tx.now_us:
-                raise PushInProgress(f"another push to {repository}:{tag} is on its way; try again in a moment")
-            reservations.drop(tx, repository, tag)
-            reservations.add(tx, _row(repository, tag, pushed, actor, tx.now_us))
-            mode = decide(self._door.rules, repository, tag).mode
-            return ApprovedPush(Mode.SEALED if sealed else mode, ours)
+        Raises:
+            PushInProgress: another push has reserved it.
+            SealedPut, ManifestInvalid, ...: as `Manifests.put`.
+        """
+        (tag,) = push.tags
 
-        with self._refusals.told("push", repository, (tag,), pushed.digest, actor):
+        def job(tx: UnitOfWork) -> ApprovedPush:
+            number = queries.ensure_repository(tx, push.repository, push.actor.name)
+            repository = RepositoryRow(push.repository, number)
+            current = self._tag_writer.digest_of(tx, repository, tag)
+            with tx.rolled_back():
+                self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
+                sealed = self._tag_writer.is_sealed(tx, repository, tag)
+            row = reservations.find(tx, push.repository, tag)
+            if row is not None and row.expires_us > tx.now_us:
+                raise PushInProgress(f"another push to {push.repository}:{tag} is unfinished; try again in a moment")
+            reservations.remove(tx, push.repository, tag)
+            reservations.add(tx, _row(push, tag, tx.now_us))
+            mode = Mode.SEALED if sealed else decide(self._tag_writer.rules, push.repository, tag).mode
+            return ApprovedPush(mode, current)
+
+        with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             return await self._database.write(job)
 
-    async def publish(self, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> Published:
-        """Upstream has it. What the door raises: our rules may have changed meanwhile."""
+    async def publish(self, push: ManifestPush) -> Published:
+        """Publish a push that upstream has taken. Raises as `Manifests.put`: the rules may have changed meanwhile."""
+        (tag,) = push.tags
 
-        def job(tx: Transaction) -> Published:
-            published = self._manifests.publish(tx, repository, pushed, (tag,), UNCONDITIONAL, actor)
-            self._observe(tx, repository, tag, pushed, actor)
-            reservations.drop(tx, repository, tag)
+        def job(tx: UnitOfWork) -> Published:
+            published = self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
+            _observe(tx, push, tag)
+            reservations.remove(tx, push.repository, tag)
             return published
 
-        with self._refusals.told("push", repository, (tag,), pushed.digest, actor):
+        with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             return await self._database.write(job)
 
-    async def put(self, repository: Repository, pushed: PushedManifest, actor: Actor) -> Published:
-        """Hold a manifest that upstream has, by its digest alone."""
-        return await self._database.write(
-            lambda tx: self._manifests.publish(tx, repository, pushed, (), UNCONDITIONAL, actor)
-        )
+    async def put(self, push: ManifestPush) -> Published:
+        """Store a manifest without tags that upstream has taken."""
+        unconditional = replace(push, conditions=UNCONDITIONAL)
+        return await self._database.write(lambda tx: self._manifests.publish(tx, unconditional))
 
-    async def check(self, repository: Repository, pushed: PushedManifest, actor: Actor) -> None:
-        """Raise what would be raised if a manifest were held by its digest alone; nothing of it stays."""
+    async def check(self, push: ManifestPush) -> None:
+        """Raise what `put` would raise, and write nothing."""
 
-        def job(tx: Transaction) -> None:
-            with tx.undone():
-                self._manifests.publish(tx, repository, pushed, (), UNCONDITIONAL, actor)
+        def job(tx: UnitOfWork) -> None:
+            with tx.rolled_back():
+                self._manifests.publish(tx, replace(push, conditions=UNCONDITIONAL))
 
         await self._database.write(job)
 
     async def drop(self, repository: Repository, tag: Tag) -> None:
-        """Upstream has it not, and will not get it from this push."""
-        await self._database.write(lambda tx: reservations.drop(tx, repository, tag))
+        """Delete the reservation: upstream has not taken the push, and will not."""
+        await self._database.write(lambda tx: reservations.remove(tx, repository, tag))
 
-    async def drop_if_over(self, repository: Repository, tag: Tag) -> bool:
-        """Let a name go whose hour is over; whether it was so."""
+    async def drop_if_expired(self, repository: Repository, tag: Tag) -> bool:
+        """Delete the reservation if its hour is over, and return whether the tag is free now."""
 
-        def job(tx: Transaction) -> bool:
-            row = reservations.find(tx.connection, repository, tag)
+        def job(tx: UnitOfWork) -> bool:
+            row = reservations.find(tx, repository, tag)
             if row is not None and row.expires_us > tx.now_us:
                 return False
-            reservations.drop(tx, repository, tag)
+            reservations.remove(tx, repository, tag)
             return True
 
         return await self._database.write(job)
 
-    async def reserved(self, repository: Repository, tag: Tag) -> Reservation | None:
-        """Who has reserved a name, or None."""
-        row = await self._database.read(lambda held: reservations.find(held, repository, tag))
+    async def find(self, repository: Repository, tag: Tag) -> Reservation | None:
+        """Return the reservation of a tag, or None."""
+        row = await self._database.read(lambda snapshot: reservations.find(snapshot, repository, tag))
         return None if row is None else _reservation(row)
 
     async def every(self) -> list[Reservation]:
-        """All names that are reserved, the oldest first."""
-        return [_reservation(row) for row in await self._database.read(reservations.every)]
+        """Return all reservations, the oldest first."""
+        return [_reservation(row) for row in await self._database.read(reservations.all_reservations)]
 
-    async def holders(self, digest: Digest, prefix: str) -> list[Repository]:
-        """The repositories below a prefix that hold a blob."""
+    async def repositories_with_blob(self, digest: Digest, prefix: str) -> list[Repository]:
+        """Return the repositories whose name starts with a prefix and that have a blob."""
 
-        def names(tx: Transaction) -> list[Repository]:
-            found = queries.blob_holders(tx.connection, str(digest), None)
+        def names(tx: UnitOfWork) -> list[Repository]:
+            found = queries.repositories_with_blob(tx, str(digest), None)
             return [Repository(name) for name, _ in found if name.startswith(prefix)]
 
         return await self._database.write(names)
 
-    def _observe(self, tx: Transaction, repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor) -> None:
-        seen = UpstreamAnswer(pushed.identity.canonical, pushed.manifest.media_type, len(pushed.manifest.raw))
-        try:
-            observations.note(tx, repository, tag, seen, _OURS, actor, "pushed through the gate")
-        except (LedgerFrozen, LedgerMissing, ObservationMissing):
-            tx.takes_away = True  # what was served under that name is over all the same
-            return  # upstream has it, and the ledger says so: a doubted log of observations undoes neither
+
+def _observe(tx: UnitOfWork, push: ManifestPush, tag: Tag) -> None:
+    pushed = push.pushed
+    answer = UpstreamAnswer(pushed.identity.canonical, pushed.manifest.media_type, len(pushed.manifest.raw))
+    try:
+        observations.note(tx, push.repository, tag, answer, _FOLLOW, push.actor, "pushed through the push proxy")
+    except (LedgerFrozen, LedgerMissing, ObservationMissing):
+        # Upstream has the manifest and the ledger records it: a doubted log of observations undoes neither.
+        tx.invalidates_caches = True  # caches may have the digest that the tag had before
 
 
-def _row(repository: Repository, tag: Tag, pushed: PushedManifest, actor: Actor, now_us: int) -> ReservationRow:
+def _row(push: ManifestPush, tag: Tag, now_us: int) -> ReservationRow:
     return ReservationRow(
-        repository=repository,
+        repository=push.repository,
         tag=tag,
-        digest=str(pushed.digest),
-        media_type=pushed.manifest.media_type,
-        raw=pushed.manifest.raw,
-        actor=actor.name,
+        digest=str(push.pushed.digest),
+        media_type=push.pushed.manifest.media_type,
+        raw=push.pushed.manifest.raw,
+        actor=push.actor.name,
         reserved_us=now_us,
         expires_us=now_us + RESERVED_US,
     )
 
 
 def _reservation(row: ReservationRow) -> Reservation:
-    pushed, _ = prepare(Digest.parse(row.digest), (), row.raw, row.media_type)
-    return Reservation(Repository(row.repository), Tag(row.tag), pushed, Actor(row.actor), row.expires_us)
+    upload = ManifestUpload(
+        Repository(row.repository), Digest.parse(row.digest), row.raw, row.media_type, Actor(row.actor)
+    )
+    return Reservation(replace(parse_upload(upload), tags=(Tag(row.tag),)), row.expires_us)

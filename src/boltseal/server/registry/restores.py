@@ -1,17 +1,17 @@
-"""Puts a floating tag back to what it meant before, by digest, by the entry that said so, or by time.
+"""Restores a mutable tag to an earlier digest: named by that digest, by a ledger entry, or by a time.
 
-Only what the tag itself meant once can be restored, as its entries say; anything else is a push. The restore is a move
-like any other: it goes through the door under the rules now in force, a sealed tag stays what it is, and an entry of
-its own says who did it and why. What the tag means until then stays pullable by digest (promise 7).
+Only a digest that the tag itself resolved to before can be restored, as its ledger entries say; anything else is a push.
+A restore is a move: the tag writer applies the rules now in force, a sealed tag stays sealed, and the ledger records the
+actor and the reason. The digest before the restore stays pullable (guarantee 7).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, NotFound
-from boltseal.ledger.entry import CHANGES, EntryKind, format_time, parse
+from boltseal.ledger.entry import CHANGES, Entry, EntryKind, format_time, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
 from boltseal.policy.seal import Identity
@@ -21,52 +21,52 @@ from boltseal.server.storage.metadata import ledger_store, queries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from boltseal.ledger.entry import Entry
     from boltseal.oci.reference import Repository, Tag
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
-_GIVES: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
+_SETS_DIGEST: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
+_DELETIONS: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
 _PAGE: Final = 500
 
 
 class NeverResolved(NotFound):
-    """The tag never meant that, or nothing at that time."""
+    """The tag never resolved to that digest, or did not exist at that time."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
 class NoLongerStored(NotFound):
-    """The tag meant it, and it was deleted since."""
+    """The tag resolved to a manifest that was deleted since."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_UNKNOWN
 
 
 class EntryOfOtherTag(Invalid):
-    """The entry is about something else than this tag's meaning."""
+    """The ledger entry does not set the digest of this tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByIndex:
-    """What the tag meant by the entry of this index."""
+    """The digest in the ledger entry with this index."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class ByTime:
-    """What the tag meant at this time, in microseconds since the epoch."""
+    """The digest that the tag resolved to at this time, in microseconds since the epoch."""
 
     time_us: int
 
 
-Aim = Digest | ByIndex | ByTime
+RestoreTarget = Digest | ByIndex | ByTime
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredTag:
-    """`was`: what the tag meant until now, None when it was not there. `changed`: whether it means another thing now."""
+    """The result of a restore. `was`: the digest before, None when the tag did not exist. `changed`: whether it moved."""
 
     digest: Digest
     was: Digest | None
@@ -74,80 +74,100 @@ class RestoredTag:
     changed: bool
 
 
+class IndexedEntry(NamedTuple):
+    """A ledger entry and its index."""
+
+    entry_index: int
+    entry: Entry
+
+
 class Restores:
-    """The way back. `door`: whose rules hold."""
+    """Restores tags through the tag writer."""
 
-    def __init__(self, database: Database, door: TagWriter) -> None:
+    def __init__(self, database: Metadata, tag_writer: TagWriter) -> None:
         self._database = database
-        self._door = door
+        self._tag_writer = tag_writer
 
-    async def restore(self, repository: Repository, tag: Tag, aim: Aim, actor: Actor, reason: str) -> RestoredTag:
-        """Let the tag mean again what it meant. NeverResolved, NoLongerStored, EntryOfOtherTag, TagSealed, ReferencesMissing."""
+    async def restore(
+        self, repository: Repository, tag: Tag, target: RestoreTarget, actor: Actor, reason: str
+    ) -> RestoredTag:
+        """Let a tag resolve to an earlier digest again.
 
-        def job(tx: Transaction) -> RestoredTag:
-            found = queries.repository_id(tx, repository)
-            if found is None:
+        Raises:
+            NeverResolved: the tag never resolved to it, or did not exist then.
+            NoLongerStored: the repository no longer has that manifest.
+            EntryOfOtherTag: the entry does not set the digest of this tag.
+            SealedPut, ReferencesMissing: as `TagWriter.publish`.
+        """
+
+        def job(tx: UnitOfWork) -> RestoredTag:
+            number = queries.lock_repository(tx, repository)
+            if number is None:
                 raise NeverResolved(f"nothing was ever pushed to {repository}")
-            place = RepositoryRow(repository, found)
-            digest = _aimed(tx, place, tag, aim)
-            held = queries.manifest_bytes(tx, place.id, str(digest))
-            if held is None:
+            row = RepositoryRow(repository, number)
+            digest = _resolve(tx, row, tag, target)
+            stored = queries.manifest_bytes(tx, row.id, str(digest))
+            if stored is None:
                 raise NoLongerStored(
-                    f"tag {tag} of {repository} meant {digest}, which is not held any more: push that image again"
+                    f"tag {tag} of {repository} resolved to {digest}, which is no longer stored: push that image again"
                 )
-            was = self._door.meaning(tx, place, tag)
-            manifest = parse_manifest(held[1], held[0])
-            pushed = PushedManifest(digest, Identity(Digest.of(held[1]), held[0]), manifest)
-            standing = self._door.restore(tx, place, tag, pushed, actor, reason)
-            return RestoredTag(digest, was, standing.entry_index, standing.changed)
+            media_type, raw = stored
+            pushed = PushedManifest(digest, Identity(Digest.of(raw), media_type), parse_manifest(raw, media_type))
+            change = self._tag_writer.change(tx, row, tag, actor, reason=reason)
+            result = self._tag_writer.publish(tx, change, pushed, EntryKind.TAG_RESTORED)
+            return RestoredTag(digest, change.current, result.entry_index, result.changed)
 
         return await self._database.write(job)
 
 
-def _aimed(tx: Transaction, place: RepositoryRow, tag: Tag, aim: Aim) -> Digest:
-    match aim:
+def _resolve(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, target: RestoreTarget) -> Digest:
+    match target:
         case Digest():
-            for _, entry in changes_of(tx, place, tag):
-                if entry.kind in _GIVES and entry.digest == str(aim):
-                    return aim
-            raise NeverResolved(f"tag {tag} of {place.repository} never meant {aim}; see `boltseal history`")
+            for _, entry in changes_of(tx, repository, tag):
+                if entry.kind in _SETS_DIGEST and entry.digest == str(target):
+                    return target
+            raise NeverResolved(f"tag {tag} of {repository.name} never resolved to {target}; see `boltseal history`")
         case ByIndex(index):
-            lines = list(ledger_store.lines(tx.connection, index, until=index + 1))
-            said = parse(lines[0][1]) if lines else None
-            if said is None or (said.repository, said.tag) != (place.repository, tag) or said.kind not in _GIVES:
-                about = f" of {said.repository}:{said.tag}" if said is not None and said.tag else ""
-                what = "is not there" if said is None else f"is a {said.kind}{about}"
+            lines = list(ledger_store.lines(tx, index, until=index + 1))
+            found = parse(lines[0][1]) if lines else None
+            if (
+                found is None
+                or (found.repository, found.tag) != (repository.name, tag)
+                or found.kind not in _SETS_DIGEST
+            ):
+                about = f" of {found.repository}:{found.tag}" if found is not None and found.tag else ""
+                what = "does not exist" if found is None else f"is a {found.kind}{about}"
                 raise EntryOfOtherTag(
-                    f"entry {index} {what}; expected one that gave {place.repository}:{tag} a meaning, as `boltseal "
+                    f"entry {index} {what}; expected one that sets the digest of {repository.name}:{tag}, as `boltseal "
                     "history` lists them"
                 )
-            return Digest.parse(said.digest)
+            return Digest.parse(found.digest)
         case ByTime(time_us):
-            return _at(tx, place, tag, time_us)
+            return _digest_at(tx, repository, tag, time_us)
 
 
-def _at(tx: Transaction, place: RepositoryRow, tag: Tag, time_us: int) -> Digest:
+def _digest_at(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, time_us: int) -> Digest:
     last: Entry | None = None
-    for _, entry in changes_of(tx, place, tag):
+    for _, entry in changes_of(tx, repository, tag):
         if entry.time_us > time_us:
             break
         last = entry
     when = format_time(time_us)
     if last is None:
-        raise NeverResolved(f"tag {tag} of {place.repository} was not there yet at {when}")
-    if last.kind in (EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED):
-        raise NeverResolved(f"tag {tag} of {place.repository} was not there at {when}: it had been deleted")
+        raise NeverResolved(f"tag {tag} of {repository.name} did not exist yet at {when}")
+    if last.kind in _DELETIONS:
+        raise NeverResolved(f"tag {tag} of {repository.name} did not exist at {when}: it had been deleted")
     return Digest.parse(last.digest)
 
 
-def changes_of(tx: Transaction, place: RepositoryRow, tag: Tag) -> Iterator[tuple[int, Entry]]:
-    """Every entry that changed a tag, with its index, the oldest first; what was merely said of it is left out."""
+def changes_of(tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Iterator[IndexedEntry]:
+    """Yield every ledger entry that changed a tag, the oldest first. Records about the tag are left out."""
     after = -1
     while True:
-        rows = ledger_store.of_repository(
-            tx.connection, place.repository, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
+        rows = ledger_store.entries_of(
+            tx, repository.name, tag, after=after, limit=_PAGE, until=2**63 - 1, kinds=CHANGES
         )
-        yield from ((index, parse(line)) for index, line in rows)
+        yield from (IndexedEntry(index, parse(line)) for index, line in rows)
         if len(rows) < _PAGE:
             return
         after = rows[-1][0]

@@ -1,13 +1,13 @@
-"""What an admin may do to a seal: put one on, lift its protection, purge what must not exist, let what is over expire.
+"""Operations of an admin on sealed tags: seal, unseal, purge, expire.
 
-Each is recorded with its reason. None of them lets a sealed name mean something else, ever. These calls are made by
-the offline verbs, on the data folder, beside a running server.
+The ledger records each with its reason. None of them lets a sealed tag resolve to another manifest. The offline commands
+call these on the data folder, beside a running server.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete
 from boltseal.ledger.entry import EntryKind
@@ -20,195 +20,244 @@ from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.storage.metadata import queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from boltseal.oci.reference import Tag
     from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import EntryResult
+    from boltseal.server.registry.models import EntryResult, TagChange
     from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class NeverSealed(Invalid):
-    """The tag floats, so there is no seal to lift."""
+    """The tag is mutable, so there is no seal to lift."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_INVALID
 
 
-class PartOfSealed(SealedDelete):
-    """What is to be purged is part of another sealed image."""
+class KeptPart(NamedTuple):
+    """A part of a purged image that stays, and why."""
+
+    digest: Digest
+    reason: str
+
+
+class OtherCopy(NamedTuple):
+    """A purged manifest or blob that another repository has too, and why it stays there."""
+
+    repository: Repository
+    digest: Digest
+    reason: str
+
+
+class ExpiredTag(NamedTuple):
+    """A tag whose keep time is over."""
+
+    repository: Repository
+    tag: Tag
 
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge did.
+    """The result of a purge.
 
-    `kept`: parts that stay because something else in the repository needs them, with what that is. `elsewhere`: what
-    went here and other repositories hold too, with what it is there: they are walls, so a purge ends at them.
+    `kept`: parts that something else in the repository needs. `elsewhere`: copies in other repositories. A purge does
+    not touch those: repositories are isolated.
     """
 
     digest: Digest
     tags: tuple[Tag, ...]
     manifests: tuple[Digest, ...]
     blobs: tuple[Digest, ...]
-    kept: tuple[tuple[Digest, str], ...]
-    elsewhere: tuple[tuple[Repository, Digest, str], ...]
+    kept: tuple[KeptPart, ...]
+    elsewhere: tuple[OtherCopy, ...]
 
 
 class Seals:
-    """The admin's side of the door."""
+    """Runs the admin operations, each in one transaction."""
 
-    def __init__(self, database: Database, blobs: BlobStore, door: TagWriter) -> None:
+    def __init__(self, database: Metadata, blobs: BlobStore, tag_writer: TagWriter) -> None:
         self._database = database
         self._blobs = blobs
-        self._door = door
+        self._tag_writer = tag_writer
 
     async def seal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
-        """Bind a tag to what it means and protect it for ever. ManifestUnknown, ReferencesMissing."""
-        return await self._change(repository, tag, lambda tx, place: self._door.seal(tx, place, tag, actor, reason))
+        """Seal a tag at its current digest and protect it for ever.
 
-    async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
-        """Allow a sealed tag to be deleted; it still can't move. ManifestUnknown, NeverSealed."""
-
-        def job(tx: Transaction, place: RepositoryRow) -> EntryResult | None:
-            standing = self._door.unseal(tx, place, tag, actor, reason)
-            if standing is None and self._door.meaning(tx, place, tag) is not None:
-                raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
-            return standing
-
-        return await self._change(repository, tag, job)
-
-    async def purge(self, repository: Repository, reference: Tag | Digest, actor: Actor, reason: str) -> Purged:
-        """Remove a manifest, its tags and every part that nothing else needs, bytes included; names stay bound.
-
-        A manifest is gone when it is gone by all of its digests. A signature of a sealed image is not a part.
-        ManifestUnknown; PartOfSealed when another sealed image contains it: that one has to be purged first.
+        Raises:
+            ManifestUnknown: there is no such tag.
+            ReferencesMissing: the repository lacks content under the manifest.
         """
 
-        def job(tx: Transaction) -> Purged:
-            place = self._place(tx, repository)
-            digest = reference if isinstance(reference, Digest) else self._door.meaning(tx, place, reference)
-            if digest is None or queries.find_manifest(tx, place.id, str(digest)) is None:
-                raise ManifestUnknown(f"{repository} holds no {reference}")
-            return self._purge(tx, place, digest, actor, reason)
+        def job(tx: UnitOfWork) -> EntryResult:
+            result = self._tag_writer.seal(tx, self._change(tx, repository, tag, actor, reason))
+            if result is None:
+                raise ManifestUnknown(f"there is no tag {tag} in {repository}")
+            return result
+
+        return await self._database.write(job)
+
+    async def unseal(self, repository: Repository, tag: Tag, actor: Actor, reason: str) -> EntryResult:
+        """Allow a sealed tag to be deleted. It still cannot move.
+
+        Raises:
+            ManifestUnknown: there is no such tag.
+            NeverSealed: the tag is mutable.
+        """
+
+        def job(tx: UnitOfWork) -> EntryResult:
+            change = self._change(tx, repository, tag, actor, reason)
+            result = self._tag_writer.unseal(tx, change)
+            if result is not None:
+                return result
+            if change.current is None:
+                raise ManifestUnknown(f"there is no tag {tag} in {repository}")
+            raise NeverSealed(f"tag {tag} of {repository} was never sealed: there is nothing to unseal")
+
+        return await self._database.write(job)
+
+    async def purge(self, repository: Repository, reference: Tag | Digest, actor: Actor, reason: str) -> Purged:
+        """Delete a manifest, its tags, and every part that nothing else needs, with the bytes. Tags stay sealed.
+
+        This deletes the manifest under all of its digests. A signature of a sealed image is not a part of that image.
+
+        Raises:
+            ManifestUnknown: the repository has no such manifest.
+            SealedDelete: another sealed image contains it; that one has to be purged first.
+        """
+
+        def job(tx: UnitOfWork) -> Purged:
+            row = _find(tx, repository)
+            digest = reference if isinstance(reference, Digest) else self._tag_writer.digest_of(tx, row, reference)
+            if digest is None or queries.find_manifest(tx, row.id, str(digest)) is None:
+                raise ManifestUnknown(f"{repository} has no {reference}")
+            return self._purge(tx, row, digest, actor, reason)
 
         purged = await self._database.write(job)
-        await self._database.write(lambda tx: self._unlink(tx, purged))
+        await self._delete_bytes(purged.blobs)
         return purged
 
-    async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[tuple[Repository, Tag]]:
-        """Take away the tags whose stated time to be kept is over; names stay bound. Returns those, also in a dry run."""
+    async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[ExpiredTag]:
+        """Delete the tags whose keep time is over; their names stay sealed. Return those tags, also in a dry run."""
 
-        def job(tx: Transaction) -> list[tuple[Repository, Tag]]:
+        def job(tx: UnitOfWork) -> list[ExpiredTag]:
             return [
-                (place.repository, tag)
-                for place, tag in self._door.overdue(tx)
-                if dry_run or self._door.expire(tx, place, tag, actor)
+                ExpiredTag(row.name, tag)
+                for row, tag in self._tag_writer.overdue(tx)
+                if dry_run or self._tag_writer.expire(tx, row, tag, actor)
             ]
 
         return await self._database.write(job)
 
-    async def _change(
-        self, repository: Repository, tag: Tag, change: Callable[[Transaction, RepositoryRow], EntryResult | None]
-    ) -> EntryResult:
-        def job(tx: Transaction) -> EntryResult:
-            standing = change(tx, self._place(tx, repository))
-            if standing is None:
-                raise ManifestUnknown(f"there is no tag {tag} in {repository}")
-            return standing
+    def _change(self, tx: UnitOfWork, repository: Repository, tag: Tag, actor: Actor, reason: str) -> TagChange:
+        return self._tag_writer.change(tx, _find(tx, repository), tag, actor, reason=reason)
 
-        return await self._database.write(job)
-
-    def _place(self, tx: Transaction, repository: Repository) -> RepositoryRow:
-        found = queries.repository_id(tx, repository)
-        if found is None:
-            raise ManifestUnknown(f"nothing was ever pushed to {repository}")
-        return RepositoryRow(repository, found)
-
-    def _purge(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
-        twins = self._twins(tx, place, digest)
-        tags = tuple(tag for twin in twins for tag in self._door.purge_meaning(tx, place, twin, actor, reason))
-        self._refuse_part_of_sealed(tx, place, twins)
-        if not tags:  # no tag's entry tells of it, so one of its own does
-            self._record(tx, place, digest, actor, reason)
-        tx.takes_away = True
-        under = {Digest.parse(text) for text in queries.digests(tx, queries.reached_from(place.id, str(digest)))}
-        manifests, blobs, kept = [*twins], [], []
+    def _purge(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> Purged:
+        twins = _all_digests(tx, repository, digest)
+        tags = tuple(
+            tag for twin in twins for tag in self._tag_writer.purge_tags_at(tx, repository, twin, actor, reason)
+        )
+        self._refuse_part_of_sealed(tx, repository, twins)
+        if not tags:  # no entry about a tag records this purge
+            _record_purge(tx, repository, digest, actor, reason)
+        tx.invalidates_caches = True
+        under = {Digest.parse(text) for text in queries.digests(tx, queries.closure(repository.id, str(digest)))}
+        manifests: list[Digest] = [*twins]
+        blobs: list[Digest] = []
+        kept: list[KeptPart] = []
         for twin in twins:
-            queries.remove_manifest(tx, place.id, str(twin))
+            queries.remove_manifest(tx, repository.id, str(twin))
         waiting = under - set(twins)
-        while True:  # a part goes when nothing that is left contains it; each round may free parts of the next level
-            freed = {part for part in waiting if not queries.parents(tx, place.id, str(part))}
+        while True:  # a part goes when nothing that is left contains it; each round can free parts of the next level
+            freed = {part for part in waiting if not queries.parents(tx, repository.id, str(part))}
             if not freed:
                 break
             waiting -= freed
             for part in sorted(freed):
-                if queries.find_manifest(tx, place.id, str(part)) is not None:
-                    needed = self._needed_beyond(tx, place, part)
+                if queries.find_manifest(tx, repository.id, str(part)) is not None:
+                    needed = self._other_use(tx, repository, part)
                     if needed is not None:
-                        kept.append((part, needed))
+                        kept.append(KeptPart(part, needed))
                         continue
-                    queries.remove_manifest(tx, place.id, str(part))
+                    queries.remove_manifest(tx, repository.id, str(part))
                     manifests.append(part)
-                elif queries.blob_size(tx, place.id, str(part)) is not None:
-                    queries.remove_blob(tx, place.id, str(part))
+                elif queries.blob_size(tx, repository.id, str(part)) is not None:
+                    queries.remove_blob(tx, repository.id, str(part))
                     blobs.append(part)
-        kept += ((part, f"it is also part of {self._parent(tx, place, part)}") for part in sorted(waiting))
-        elsewhere = self._elsewhere(tx, (*manifests, *blobs))
-        return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), tuple(elsewhere))
+        kept += (KeptPart(part, f"it is also part of {self._parent(tx, repository, part)}") for part in sorted(waiting))
+        copies = tuple(self._other_copies(tx, (*manifests, *blobs)))
+        return Purged(digest, tags, tuple(manifests), tuple(blobs), tuple(kept), copies)
 
-    def _parent(self, tx: Transaction, place: RepositoryRow, part: Digest) -> str | None:
-        """One manifest that contains it, with a tag that means that; None when nothing does."""
-        parents = queries.parents(tx, place.id, str(part))
+    def _parent(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
+        """Describe one manifest that contains this part, with a tag that resolves to it; None when none does."""
+        parents = queries.parents(tx, repository.id, str(part))
         if not parents:
             return None
         parent = min(parents)
-        name = self._door.first_name(tx, place, Digest.parse(parent))
-        return parent if name is None else f"{parent} (tag {name})"
+        tag = self._tag_writer.first_tag_at(tx, repository, Digest.parse(parent))
+        return parent if tag is None else f"{parent} (tag {tag})"
 
-    def _elsewhere(self, tx: Transaction, gone: Collection[Digest]) -> Iterator[tuple[Repository, Digest, str]]:
-        for number, name, text in queries.holders(tx, [str(digest) for digest in gone]):
-            place, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
-            parent = self._parent(tx, place, digest)
-            yield place.repository, digest, f"{name} holds it too" + (f", as part of {parent}" if parent else "")
+    def _other_copies(self, tx: UnitOfWork, purged: Collection[Digest]) -> Iterator[OtherCopy]:
+        for number, name, text in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
+            repository, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
+            parent = self._parent(tx, repository, digest)
+            part_of = f", as part of {parent}" if parent else ""
+            yield OtherCopy(repository.name, digest, f"{name} has it too{part_of}")
 
-    def _refuse_part_of_sealed(self, tx: Transaction, place: RepositoryRow, twins: list[Digest]) -> None:
-        """Its own tags are gone by now, so what seals it still is something that contains it."""
+    def _refuse_part_of_sealed(self, tx: UnitOfWork, repository: RepositoryRow, twins: list[Digest]) -> None:
+        """Refuse a manifest that a sealed image contains. The manifest's own tags are deleted by now."""
         for twin in twins:
-            keeping = self._door.protectors(tx, place, twin, through_subjects=False)
-            if keeping:
-                raise PartOfSealed(refusal_message.delete_protected("manifest", twin, place.repository, keeping))
+            protecting = self._tag_writer.protecting_tags(tx, repository, twin, through_subjects=False)
+            if protecting:
+                raise SealedDelete(refusal_message.delete_protected("manifest", twin, repository.name, protecting))
 
-    def _needed_beyond(self, tx: Transaction, place: RepositoryRow, part: Digest) -> str | None:
-        """What else than its parents wants a manifest to stay, in words; None: nothing does."""
-        name = self._door.first_name(tx, place, part)
-        if name is not None:
-            return f"tag {name} means it"
-        signed = self._door.protectors(tx, place, part, through_subjects=True)
-        return f"it speaks of what tag {signed.first[0]} seals" if signed else None
+    def _other_use(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
+        """Describe what besides a parent keeps a manifest, or return None."""
+        tag = self._tag_writer.first_tag_at(tx, repository, part)
+        if tag is not None:
+            return f"tag {tag} resolves to it"
+        signed = self._tag_writer.protecting_tags(tx, repository, part, through_subjects=True)
+        return f"it signs or describes the image sealed by tag {signed.first[0]}" if signed else None
 
-    def _twins(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> list[Digest]:
-        """The digest itself, then every other digest under which the same bytes are held."""
-        row = queries.find_manifest(tx, place.id, str(digest))
-        called = [] if row is None else queries.called(tx, place.id, row.canonical)
-        return [digest, *(other for other in map(Digest.parse, called) if other != digest)]
+    async def _delete_bytes(self, digests: Iterable[Digest]) -> None:
+        """Delete the bytes of blobs that no row of any repository refers to.
 
-    def _record(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:
-        held = queries.find_manifest(tx, place.id, str(digest))
-        sequencer.append(
-            tx,
-            EntryKind.TAG_PURGED,
-            repository=place.repository,
-            digest=str(digest),
-            media_type=held.media_type if held is not None else "",
-            size_bytes=held.size if held is not None else 0,
-            actor=actor.name,
-            reason=reason,
-        )
+        After the transaction that removed the rows, because a deletion can't be rolled back. An upload that stored the same
+        bytes before `release_again` gets no row (`uploads`); one that stores them after it has another version.
+        """
+        stored = [found for digest in digests if (found := await self._blobs.stat(digest)) is not None]
 
-    def _unlink(self, tx: Transaction, purged: Purged) -> None:
-        """In a transaction of its own: an unlink can't be rolled back, so the rows have to be gone for good first."""
-        for digest in purged.blobs:
-            if not queries.blob_named(tx, str(digest)):
-                self._blobs.remove(digest)
+        def job(tx: UnitOfWork) -> list[StoredBlob]:
+            return [found for found in stored if queries.release_again(tx, str(found.digest))]
+
+        for found in await self._database.write(job):
+            await self._blobs.delete(found)
+
+
+def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:
+    number = queries.lock_repository(tx, repository)
+    if number is None:
+        raise ManifestUnknown(f"nothing was ever pushed to {repository}")
+    return RepositoryRow(repository, number)
+
+
+def _all_digests(tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> list[Digest]:
+    """Return the digest, then every other digest under which the repository has the same bytes."""
+    row = queries.find_manifest(tx, repository.id, str(digest))
+    others = [] if row is None else queries.digests_of_bytes(tx, repository.id, row.canonical)
+    return [digest, *(other for other in map(Digest.parse, others) if other != digest)]
+
+
+def _record_purge(tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str) -> None:
+    row = queries.find_manifest(tx, repository.id, str(digest))
+    sequencer.append(
+        tx,
+        EntryKind.TAG_PURGED,
+        repository=repository.name,
+        digest=str(digest),
+        media_type=row.media_type if row is not None else "",
+        size_bytes=row.size if row is not None else 0,
+        actor=actor.name,
+        reason=reason,
+    )

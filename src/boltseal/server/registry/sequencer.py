@@ -1,13 +1,13 @@
-"""Gives every entry its place in its log: index, time, salt, and the entry before it of the same name.
+"""Appends entries to a log: assigns index, time and salt, and links the previous entry of the same tag.
 
-Called by the door, inside the transaction that changes the tag: entry and change are there together or not at all. What
-upstreams' tags were seen to mean goes the same way into a log of its own, and nothing else does.
+The tag writer calls this inside the transaction that changes the tag, so entry and change are committed together. The
+observations of upstreams' tags are appended the same way to a log of their own, which has no other entries.
 
-- Indices are gapless: the head row, locked by the transaction, holds the next one.
-- Time is the clock, or one microsecond after the last entry if the clock is behind: times only ever rise.
-- A clock more than five minutes behind the last entry is doubt: nothing is written, and the server is not ready.
-- A store of which is doubted whether it is what was signed takes no entry (`integrator`).
-- The salt makes an entry unguessable from its hash, so hash tiles can be public.
+- Indices have no gaps: the head row, locked by the transaction, has the next one.
+- Time is the clock's, or one microsecond after the last entry if the clock is behind: times always increase.
+- If the clock is more than five minutes behind the last entry, nothing is written and the server is not ready.
+- A log that may not match its signed head takes no entry (`integrator`).
+- The salt prevents guessing an entry from its hash, so hash tiles can be public.
 """
 
 from __future__ import annotations
@@ -20,51 +20,59 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import Unavailable
 from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000
 OBSERVATIONS_ORIGIN: Final = "/observations"
-"""What the log of observations is called, behind the name of the ledger."""
+"""The suffix that the log of observations adds to the name of the ledger."""
 
 
 class ClockBehind(Unavailable):
-    """This machine's clock is far behind the ledger's last entry."""
+    """The clock of this machine is more than five minutes behind the ledger's last entry."""
 
 
 class LedgerMissing(Unavailable):
-    """The ledger was never started in this store: `start_ledger` did not run."""
+    """The log was never started in this store: `start_ledger` did not run."""
 
 
 class LedgerFrozen(Unavailable):
-    """This store may not be what its ledger signed; nothing is recorded in it."""
+    """The log may not match its signed head, so it takes no entries."""
 
 
 def check_clock(last_time_us: int, now_us: int) -> None:
-    """Refuse when the clock is more than five minutes behind the ledger's last entry."""
+    """Check that the clock is at most five minutes behind the ledger's last entry.
+
+    Raises:
+        ClockBehind: it is further behind.
+    """
     behind_us = last_time_us - now_us
     if behind_us > CLOCK_BEHIND_LIMIT_US:
         raise ClockBehind(
             f"the clock of the registry is {behind_us // 1_000_000} s behind its ledger's last entry: "
-            "nothing is written until it is set right"
+            "nothing is written until the clock is corrected"
         )
 
 
-def check_recordable(tx: Transaction, log: Log) -> None:
-    """Refuse where a log may not be what was signed of it. LedgerFrozen."""
+def check_recordable(tx: UnitOfWork, log: Log) -> None:
+    """Check that a log takes entries.
+
+    Raises:
+        LedgerFrozen: it may not match its signed head.
+    """
     doubt = tx.doubts.get(log.name)
     if doubt is not None:
-        raise LedgerFrozen(f"nothing is recorded: {doubt}")
+        raise LedgerFrozen(f"the log takes no entries: {doubt}")
 
 
 def append(
-    tx: Transaction,
+    tx: UnitOfWork,
     kind: EntryKind,
     *,
     repository: Repository | None = None,
@@ -79,14 +87,22 @@ def append(
     extra: Mapping[str, str] | None = None,
     log: Log = LEDGER,
 ) -> int:
-    """Write one entry and return its index. `previous`: the index of the name's last entry in this log, -1 for none."""
+    """Write one entry and return its index.
+
+    `was`: the digest before the change. `previous`: the index of the tag's last entry in this log, -1 for none.
+
+    Raises:
+        LedgerFrozen: the log may not match its signed head.
+        LedgerMissing: the log was never started.
+        ClockBehind: the clock is more than five minutes behind the last entry.
+    """
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
-        raise AssertionError(f"{kind} has no place in {log.name}")
+        raise AssertionError(f"{log.name} takes no entries of kind {kind}")
     check_recordable(tx, log)
-    head = ledger_store.head(tx, log)
+    head = ledger_store.lock_head(tx, log)
     if head is None:
         raise LedgerMissing(
-            f"the registry's {log.name} was not started: nothing was changed; start `boltseal serve` once"
+            f"the registry's {log.name} was never started: nothing was changed; start `boltseal serve` once"
         )
     check_clock(head.last_time_us, tx.now_us)
     time_us = max(tx.now_us, head.last_time_us + 1)
@@ -120,12 +136,12 @@ def append(
     return head.size
 
 
-def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str:
-    """At each start: begin the ledger if this store has none, and record the rules if they are not the last recorded.
+def start_ledger(tx: UnitOfWork, *, origin: str, rules: str, actor: str) -> str:
+    """Start the ledger if this store has none, and record the rules if they differ from the last recorded ones.
 
-    Returns the ledger's origin, which is fixed at the first start whatever the configuration says later.
+    Return the ledger's origin. The first start fixes it, whatever the configuration says later.
     """
-    head = ledger_store.head(tx)
+    head = ledger_store.lock_head(tx)
     if head is None:
         head = ledger_store.start(tx, origin)
         append(tx, EntryKind.LOG_STARTED, actor=actor)
@@ -138,12 +154,16 @@ def start_ledger(tx: Transaction, *, origin: str, rules: str, actor: str) -> str
     return head.origin
 
 
-def start_observations(tx: Transaction, *, actor: str) -> None:
-    """Begin the log of observations if this store has none, under a name below the ledger's. LedgerMissing."""
-    if ledger_store.head(tx, OBSERVATIONS) is not None:
+def start_observations(tx: UnitOfWork, *, actor: str) -> None:
+    """Start the log of observations if this store has none. Its origin is the ledger's with a suffix.
+
+    Raises:
+        LedgerMissing: the ledger was never started.
+    """
+    if ledger_store.lock_head(tx, OBSERVATIONS) is not None:
         return
-    head = ledger_store.head(tx)
+    head = ledger_store.lock_head(tx)
     if head is None:
-        raise LedgerMissing("the registry's ledger was not started: nothing was changed; start `boltseal serve` once")
+        raise LedgerMissing("the registry's ledger was never started: nothing was changed; start `boltseal serve` once")
     ledger_store.start(tx, f"{head.origin}{OBSERVATIONS_ORIGIN}", OBSERVATIONS)
     append(tx, EntryKind.LOG_STARTED, actor=actor, log=OBSERVATIONS)

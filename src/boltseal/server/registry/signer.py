@@ -1,9 +1,11 @@
-"""The thread of a serving process that signs a log soon after each transaction; each log has one.
+"""The thread of a serving process that signs a log soon after each transaction. Each log has one.
 
-At most `PAUSE_S` after an entry was committed here, and once in `LOOK_S` for entries of processes that died or of verbs
-beside the server. A single push is signed at once; under many, each head takes in all that came in the pause.
-Doubt about a log freezes it until it is mended: nothing is recorded in it (`sequencer`), and pulls go on. Trouble that may
-pass (a disk that is full, a lock) is told and tried again; the entries it concerns are durable and wait.
+It signs at most `PAUSE_S` after an entry was committed in this process, and every `POLL_S` for entries of processes that
+died or of commands that run beside the server. A single push is signed at once. Under many, each head covers all entries
+of the pause.
+
+A log that does not match what was signed is frozen: `sequencer` refuses new entries until it is repaired, and pulls go
+on. A temporary failure (a full disk, a lock) is logged and retried; its entries are durable.
 """
 
 from __future__ import annotations
@@ -20,47 +22,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from boltseal.server.registry.integrator import Integrator
-    from boltseal.server.storage.metadata.database import Database
+    from boltseal.server.storage.metadata.protocol import Metadata
 
 PAUSE_S: Final = 0.075
-LOOK_S: Final = 1.0
-AFTER_TROUBLE_S: Final = 1.0
+POLL_S: Final = 1.0
+RETRY_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
 class Signer:
-    """Made, started and closed once. `signed`: called in this thread after each head that is new."""
+    """Signs one log in a thread. `on_signed`: called in that thread after each new head."""
 
-    def __init__(self, integrator: Integrator, database: Database, signed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, integrator: Integrator, database: Metadata, on_signed: Callable[[], None] = lambda: None
+    ) -> None:
         self._integrator = integrator
         self._database = database
-        self._signed = signed
+        self._on_signed = on_signed
         self._log = integrator.log.name
         self._size = -1
         self._work = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="boltseal-sign", daemon=True)
         self.trouble: str | None = None
-        """Why the newest entries are not signed, None where they are or will be in a moment."""
+        """Why the newest entries are not signed; None where they are, or will be within `POLL_S`."""
 
     def start(self) -> None:
-        """From now on entries of this process are signed."""
+        """Begin to sign the entries of this process."""
         self._database.after_append[self._log] = self._work.set
         self._thread.start()
 
     def close(self) -> None:
-        """Sign what is left, and end. The database must still be open."""
+        """Sign the remaining entries and end the thread. The database must still be open."""
         self._ending.set()
         self._work.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._ending.is_set():
-            self._work.wait(LOOK_S)
+            self._work.wait(POLL_S)
             self._work.clear()
             self._sign()
-            self._ending.wait(PAUSE_S if self.trouble is None else AFTER_TROUBLE_S)
+            self._ending.wait(PAUSE_S if self.trouble is None else RETRY_S)
         self._sign()
 
     def _sign(self) -> None:
@@ -68,19 +72,19 @@ class Signer:
             head = self._integrator.integrate()
         except LedgerInDoubt as doubt:
             if self._database.doubts.get(self._log) != doubt.message:
-                _log.error("the ledger is doubted: nothing is taken in", log=self._log, reason=doubt.message)
+                _log.error("ledger frozen", log=self._log, reason=doubt.message)
             self._database.doubts[self._log] = doubt.message
         except BoltsealError as error:
             if self.trouble is None:
-                _log.warning("the ledger could not be signed; trying again", log=self._log, reason=error.message)
+                _log.warning("ledger not signed, retrying", log=self._log, reason=error.message)
             self.trouble = error.message
-        except Exception:  # noqa: BLE001 - the outermost shell of this thread: without it nothing would be signed any more
-            _log.exception("the ledger could not be signed: this is a defect", log=self._log)
-            self.trouble = "this is a defect; the log has it"
+        except Exception:  # noqa: BLE001 - the outermost layer of this thread: if it ended, nothing would be signed any more
+            _log.exception("defect: ledger not signed", log=self._log)
+            self.trouble = "a defect of boltseal; see the log"
         else:
             if self._database.doubts.pop(self._log, None) is not None:
-                _log.warning("the ledger is as it was signed again: what comes is taken in", log=self._log)
+                _log.warning("ledger matches its signed head again, writes resume", log=self._log)
             self.trouble = None
             if head is not None and head.size != self._size:
                 self._size = head.size
-                self._signed()
+                self._on_signed()

@@ -1,4 +1,4 @@
-"""What the row of a tag says, and what it becomes: plain functions of rows. Only the door (`tags`) writes what they give."""
+"""Pure functions that derive values from the row of a tag, and new rows from old ones. Only the tag writer stores them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from boltseal.errors import Unavailable
-from boltseal.oci.digest import Digest
-from boltseal.policy import refusal_message
+from boltseal.oci.digest import SHA256, Digest
+from boltseal.policy.refusal_message import SealedBinding
 from boltseal.policy.rules import Keep
 from boltseal.policy.seal import UNUSED, Identity, TagState
 from boltseal.server.storage.metadata.tag_row import TagRow
@@ -19,41 +19,44 @@ if TYPE_CHECKING:
     from boltseal.server.registry.models import PushedManifest
 
 
-class TagStateUnreadable(Unavailable):
-    """An old entry names a manifest by another digest than its sha256, and nothing says which that is."""
-
-
-def state(row: TagRow | None) -> TagState:
-    """What the seal's rule has to know of a name."""
+def state_of(row: TagRow | None) -> TagState:
+    """Return the tag's state as the seal policy reads it."""
     if row is None:
         return UNUSED
     means = bound = None
     if row.canonical is not None and row.media_type is not None:
-        means = Identity(Digest.parse(row.canonical), row.media_type)
+        means = Identity(row.canonical, row.media_type)
     if row.sealed_canonical is not None and row.sealed_media_type is not None:
-        bound = Identity(Digest.parse(row.sealed_canonical), row.sealed_media_type)
+        bound = Identity(row.sealed_canonical, row.sealed_media_type)
     return TagState(means, bound)
 
 
-def meaning(bound: TagRow | None, pushed: PushedManifest) -> TagRow:
-    """A row that means what was pushed; index, time and actor are filled in when it is recorded."""
-    new = TagRow(
-        digest=str(pushed.digest),
-        canonical=str(pushed.identity.canonical),
+def resolving_to(pushed: PushedManifest) -> TagRow:
+    """Return an unsealed row that resolves to the pushed manifest. Index, time and actor are set when it is recorded."""
+    return TagRow(
+        digest=pushed.digest,
+        canonical=pushed.identity.canonical,
         media_type=pushed.identity.media_type,
         entry_index=-1,
         changed_us=0,
         changed_by="",
     )
-    if bound is None:
-        return new
+
+
+def returned(row: TagRow) -> TagRow:
+    """Return the row of a deleted sealed tag, resolving again to the manifest that it was sealed at."""
     return dataclasses.replace(
-        bound, digest=bound.sealed_digest, canonical=bound.sealed_canonical, media_type=bound.sealed_media_type
+        row, digest=row.sealed_digest, canonical=row.sealed_canonical, media_type=row.sealed_media_type
     )
 
 
+def deleted(row: TagRow) -> TagRow:
+    """Return the row, resolving to nothing. Of a sealed tag this is a tombstone."""
+    return dataclasses.replace(row, digest=None, canonical=None, media_type=None)
+
+
 def sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
-    """The row, bound to what it means. Of a name that is bound already only the keep changes: sealed is written once."""
+    """Return the row, sealed at its current digest. Of a tag that is sealed already only the keep changes."""
     until = keep.until(now_us)
     if row.sealed_digest is not None:
         return dataclasses.replace(row, keep=str(keep), keep_until_us=until)
@@ -69,10 +72,12 @@ def sealed(row: TagRow, keep: Keep, now_us: int, actor: Actor) -> TagRow:
     )
 
 
-def binding(row: TagRow) -> refusal_message.SealedBinding:
-    """What the sentence of a refusal says of a name that is bound."""
-    return refusal_message.SealedBinding(
-        digest=Digest.parse(str(row.sealed_digest)),
+def binding_of(row: TagRow) -> SealedBinding:
+    """Return what a refusal message says about a sealed tag."""
+    if row.sealed_digest is None:
+        raise AssertionError("the tag was never sealed")
+    return SealedBinding(
+        digest=row.sealed_digest,
         since_us=row.sealed_us or 0,
         by=row.sealed_by or "",
         changed_us=row.changed_us,
@@ -80,34 +85,45 @@ def binding(row: TagRow) -> refusal_message.SealedBinding:
     )
 
 
-def recalled(tag: Tag, before: TagRow | None, said: AuditedTag, canonical: str) -> TagRow:
-    """The row of a name as the ledger's last word on it has it; `canonical` as of `TagDoor.recall`. TagStateUnreadable."""
+def recalled(tag: Tag, before: TagRow | None, audited: AuditedTag, canonical: str) -> TagRow:
+    """Return the row of a tag as the ledger's last entry about it describes it.
 
-    def sha256_of(digest: str) -> str | None:
-        if not digest or digest.startswith("sha256:"):
-            return digest or None
-        known = canonical or (before.canonical if before is not None and before.digest == digest else None)
-        if known is None:
-            raise TagStateUnreadable(f"the ledger does not say the sha256 of {digest}, which {tag} is bound to")
-        return known
+    `canonical`: the sha256 of that manifest where its digest has another algorithm, else "".
 
+    Raises:
+        Unavailable: when an old entry names the manifest by another digest, and nothing records its sha256.
+    """
+
+    def sha256_of(digest: Digest | None) -> Digest | None:
+        if digest is None or digest.algorithm == SHA256:
+            return digest
+        if canonical:
+            return Digest.parse(canonical)
+        if before is None or before.digest != digest or before.canonical is None:
+            raise Unavailable(
+                f"the ledger does not record the sha256 of {digest}, which {tag} resolves to or is sealed at"
+            )
+        return before.canonical
+
+    digest = Digest.parse(audited.digest) if audited.digest else None
     row = TagRow(
-        digest=said.digest or None,
-        canonical=sha256_of(said.digest),
-        media_type=said.media_type or None,
-        entry_index=said.index,
-        changed_us=said.changed_us,
-        changed_by=said.actor,
+        digest=digest,
+        canonical=sha256_of(digest),
+        media_type=audited.media_type or None,
+        entry_index=audited.index,
+        changed_us=audited.changed_us,
+        changed_by=audited.actor,
     )
-    if said.bound:
-        row = dataclasses.replace(
-            row,
-            sealed_digest=said.bound,
-            sealed_canonical=sha256_of(said.bound),
-            sealed_media_type=said.bound_type,
-            sealed_us=said.kept_us,
-            sealed_by=said.bound_by,
-            keep=said.keep,
-            keep_until_us=Keep.parse(said.keep).until(said.kept_us),
-        )
-    return row
+    if not audited.bound:
+        return row
+    bound = Digest.parse(audited.bound)
+    return dataclasses.replace(
+        row,
+        sealed_digest=bound,
+        sealed_canonical=sha256_of(bound),
+        sealed_media_type=audited.bound_type,
+        sealed_us=audited.kept_us,
+        sealed_by=audited.bound_by,
+        keep=audited.keep,
+        keep_until_us=Keep.parse(audited.keep).until(audited.kept_us),
+    )

@@ -1,23 +1,24 @@
-"""THE DOOR: the only place where a tag changes.
+"""The tag writer: the only module that changes a tag.
 
-Every method works inside a transaction that it is given, and leaves tag row and ledger entry changed together; the
-caller's COMMIT makes both true or neither (promise 2). What may happen is decided by pure functions (`policy`); this
-module asks them with what the database says at that moment, and the write lock keeps it so until the COMMIT.
+Each method works inside the transaction that it is given and writes tag row and ledger entry together; the caller's
+COMMIT makes both durable, or neither (guarantee 2). Pure functions in `policy` decide what is allowed, from the state
+that the database has at that moment. The write lock keeps that state until the COMMIT.
 
-A publication, in order:
+The steps of a publication:
 
-1. Conditions (`If-Match`, `If-None-Match`): a 412 wins over whatever the seal would say, also over a push of the same digest.
-2. The rule in force decides the mode of the name (`policy.rule_decision`).
-3. The seal's rule judges (`policy.seal`): refused, nothing to do, or a change.
-4. A change that seals needs everything under the manifest to be here.
-5. Row and entry are written.
+1. Check the preconditions (`If-Match`, `If-None-Match`). A 412 takes precedence over any refusal by a seal, and also
+   applies to a push of the same digest.
+2. The rule in force decides the mode of the tag (`policy.rule_decision`).
+3. The seal policy decides: refused, nothing to do, or a change (`policy.seal`).
+4. A change that seals the tag requires that the repository has everything under the manifest.
+5. Write row and entry.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
 from boltseal.ledger.entry import EntryKind
@@ -31,371 +32,359 @@ from boltseal.policy.rule_decision import decide, sha512_beginning, signature_su
 from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
 from boltseal.policy.seal import PushDecision, judge
 from boltseal.server.registry import sequencer, tag_rows
-from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow
-from boltseal.server.registry.preconditions import check_conditions
+from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow, TagChange
 from boltseal.server.storage.metadata import queries, tag_table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Select
+    from collections.abc import Mapping
 
     from boltseal.ledger.audit import AuditedTag
     from boltseal.oci.manifest import Manifest
-    from boltseal.policy.rule_decision import Decision
     from boltseal.policy.rules import RuleSet
     from boltseal.server.auth.actor import Actor
     from boltseal.server.registry.models import Conditions, PushedManifest
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
+    from boltseal.server.storage.metadata.queries import DigestSet
     from boltseal.server.storage.metadata.tag_row import TagRow
+
+_KINDS: Final[Mapping[PushDecision, EntryKind]] = {
+    PushDecision.CREATE: EntryKind.TAG_CREATED,
+    PushDecision.RETURN: EntryKind.TAG_CREATED,
+    PushDecision.SEAL: EntryKind.TAG_SEALED,
+    PushDecision.MOVE: EntryKind.TAG_MOVED,
+    PushDecision.MOVE_AND_SEAL: EntryKind.TAG_MOVED,
+}
+
+
+# The metric `boltseal_refusals_total` counts refusals by the name of their class.
 
 
 class TagSealed(SealedPut):
-    """The name is bound to another manifest."""
+    """The tag is sealed at another manifest."""
 
 
 class NotExtended(SealedPut):
-    """An append-only name would lose something."""
+    """The push to an append-only tag lacks layers or entries of its current manifest."""
 
 
 class TagProtected(SealedDelete):
-    """The tag's own seal, or the seal on what it speaks of, keeps it."""
+    """The tag's own seal, or the seal on the image that it signs, protects it from deletion."""
 
 
 class ReferencesMissing(Invalid):
-    """A manifest can't be sealed before everything it refers to is here."""
+    """A manifest cannot be sealed before the repository has everything that it refers to."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_BLOB_UNKNOWN
 
 
+class OverdueTag(NamedTuple):
+    """A tag whose keep time is over."""
+
+    repository: RepositoryRow
+    tag: Tag
+
+
 class TagWriter:
-    """Moves, seals and drops tags under one set of rules."""
+    """Moves, seals and deletes tags under one set of rules."""
 
     def __init__(self, rules: RuleSet) -> None:
         self.rules = rules
 
-    def publish(
+    def change(
         self,
-        tx: Transaction,
-        place: RepositoryRow,
-        tag: Tag,
-        pushed: PushedManifest,
-        conditions: Conditions,
-        actor: Actor,
-    ) -> EntryResult:
-        """Let a tag mean a manifest whose row is written. ConditionFailed, TagSealed, NotExtended, ReferencesMissing."""
-        row = tag_table.find(tx, place.id, tag)
-        check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest if row else None)
-        return self._judge(tx, place, tag, row, pushed, actor)
-
-    def delete(
-        self,
-        tx: Transaction,
-        place: RepositoryRow,
+        tx: UnitOfWork,
+        repository: RepositoryRow,
         tag: Tag,
         actor: Actor,
+        *,
+        reason: str = "",
         conditions: Conditions = UNCONDITIONAL,
-    ) -> bool:
-        """Take a tag away; False when there is none. A bound name leaves a tombstone. ConditionFailed, TagProtected."""
-        row = tag_table.find(tx, place.id, tag)
-        if row is None or row.digest is None:
+    ) -> TagChange:
+        """Return a change request for a tag, with the tag's row as it is now. Pass it on within the same transaction."""
+        return TagChange(repository, tag, tag_table.lock_tag(tx, repository.id, tag), actor, reason, conditions)
+
+    def publish(
+        self, tx: UnitOfWork, change: TagChange, pushed: PushedManifest, kind: EntryKind | None = None
+    ) -> EntryResult:
+        """Let a tag resolve to a manifest whose row is written.
+
+        `kind`: the kind of the ledger entry; None: as the decision says.
+
+        Raises:
+            Precondition: a precondition of the change does not hold.
+            TagSealed: the tag is sealed at another manifest.
+            NotExtended: the tag is append-only, and the manifest lacks part of the current one.
+            ReferencesMissing: the change seals the tag, and the repository lacks content under the manifest.
+        """
+        repository, tag, row = change.repository, change.tag, change.row
+        # 1
+        change.conditions.check(f"tag {tag} of {repository.name}", change.current)
+        # 2
+        rule = decide(self.rules, repository.name, tag)
+        # 3
+        state = tag_rows.state_of(row)
+        compared = rule.mode is Mode.APPEND_ONLY and state.bound is None and state.means not in (None, pushed.identity)
+        extends = not compared or self._extends(tx, change, pushed.manifest)
+        decision = judge(state, pushed.identity, rule.mode, extends=extends)
+        if row is not None and decision is PushDecision.SAME:
+            return EntryResult(row.entry_index, changed=False)
+        if row is not None and decision not in _KINDS:
+            raise self._refusal(tx, change, row, pushed, decision)
+        # 4
+        sealing = rule.mode is Mode.SEALED or decision is PushDecision.RETURN
+        if sealing:
+            self._check_complete(tx, repository, pushed.digest)
+        # 5
+        keep = None
+        if row is not None and row.sealed_digest is not None and decision is PushDecision.RETURN:
+            # The client may have addressed the same bytes by another digest than the one that the tag is sealed at.
+            queries.add_alias(tx, repository.id, str(pushed.digest), str(row.sealed_digest))
+            new = tag_rows.returned(row)
+        else:
+            new = tag_rows.resolving_to(pushed)
+        if sealing:
+            keep = rule.keep if rule.mode is Mode.SEALED else FOREVER
+            new = tag_rows.sealed(new, keep, tx.now_us, change.actor)
+        mode = Mode.SEALED if sealing else rule.mode
+        return self._record(tx, change, new, kind or _KINDS[decision], _extra(mode, keep))
+
+    def delete(self, tx: UnitOfWork, change: TagChange) -> bool:
+        """Delete a tag; False when it does not exist. A sealed tag leaves a tombstone.
+
+        Raises:
+            Precondition: a precondition of the change does not hold.
+            TagProtected: a seal protects the tag.
+        """
+        if change.row is None or change.current is None:
             return False
-        check_conditions(conditions, f"tag {tag} of {place.repository}", row.digest)
-        self._check_deletable(tx, place, tag, row)
-        self._drop(tx, place, tag, row, EntryKind.TAG_DELETED, actor, "")
+        change.conditions.check(f"tag {change.tag} of {change.repository.name}", change.current)
+        self._check_deletable(tx, change, change.row)
+        self._drop(tx, change, EntryKind.TAG_DELETED)
         return True
 
-    def delete_meaning(self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor) -> None:
-        """Take away every tag that means this manifest, which is about to go. TagProtected when one may not."""
-        for name, row in tag_table.meaning(tx, place.id, str(digest)):
-            self._check_deletable(tx, place, Tag(name), row)
-            self._drop(tx, place, Tag(name), row, EntryKind.TAG_DELETED, actor, "")
+    def delete_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor) -> None:
+        """Delete every tag that resolves to a manifest that is about to be deleted.
 
-    def restore(
-        self, tx: Transaction, place: RepositoryRow, tag: Tag, pushed: PushedManifest, actor: Actor, reason: str
-    ) -> EntryResult:
-        """Let a floating tag mean again what it meant before. TagSealed, NotExtended, ReferencesMissing."""
-        row = tag_table.find(tx, place.id, tag)
-        return self._judge(tx, place, tag, row, pushed, actor, reason, EntryKind.TAG_RESTORED)
+        Raises:
+            TagProtected: a seal protects one of them.
+        """
+        for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
+            change = TagChange(repository, Tag(name), row, actor)
+            self._check_deletable(tx, change, row)
+            self._drop(tx, change, EntryKind.TAG_DELETED)
 
-    def seal(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
-        """Bind a tag to what it means now and protect it for ever; None when there is no such tag. ReferencesMissing."""
-        row = tag_table.find(tx, place.id, tag)
+    def seal(self, tx: UnitOfWork, change: TagChange) -> EntryResult | None:
+        """Seal a tag at its current digest and protect it for ever; None when the tag does not exist.
+
+        Raises:
+            ReferencesMissing: the repository lacks content under the manifest.
+        """
+        row = change.row
         if row is None or row.digest is None:
             return None
         if row.sealed_digest is not None and row.keep == str(FOREVER):
             return EntryResult(row.entry_index, changed=False)
-        self._check_complete(tx, place, row.digest)
-        tx.takes_away = True  # under an upstream's name: what that one said
-        sealed = tag_rows.sealed(row, FOREVER, tx.now_us, actor)
-        return self._record(
-            tx, place, tag, row, sealed, EntryKind.TAG_SEALED, actor, reason, _extra(Mode.SEALED, FOREVER)
-        )
+        self._check_complete(tx, change.repository, row.digest)
+        tx.invalidates_caches = True  # caches may have the digest that a mirrored tag had upstream
+        new = tag_rows.sealed(row, FOREVER, tx.now_us, change.actor)
+        return self._record(tx, change, new, EntryKind.TAG_SEALED, _extra(Mode.SEALED, FOREVER))
 
-    def unseal(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor, reason: str) -> EntryResult | None:
-        """Lift the protection against deletion, and nothing else; None when the tag was never sealed or is gone."""
-        row = tag_table.find(tx, place.id, tag)
+    def unseal(self, tx: UnitOfWork, change: TagChange) -> EntryResult | None:
+        """Lift only the protection against deletion; None when the tag was never sealed or does not exist."""
+        row = change.row
         if row is None or row.digest is None or row.sealed_digest is None:
             return None
         if row.keep == str(DELETABLE):
             return EntryResult(row.entry_index, changed=False)
-        tx.takes_away = True
-        open_ = dataclasses.replace(row, keep=str(DELETABLE), keep_until_us=None)
-        extra = _extra(Mode.SEALED, DELETABLE)
-        return self._record(tx, place, tag, row, open_, EntryKind.TAG_UNSEALED, actor, reason, extra)
+        tx.invalidates_caches = True
+        new = dataclasses.replace(row, keep=str(DELETABLE), keep_until_us=None)
+        return self._record(tx, change, new, EntryKind.TAG_UNSEALED, _extra(Mode.SEALED, DELETABLE))
 
-    def purge_meaning(
-        self, tx: Transaction, place: RepositoryRow, digest: Digest, actor: Actor, reason: str
+    def purge_tags_at(
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, actor: Actor, reason: str
     ) -> list[Tag]:
-        """Take away every tag that means this manifest, whatever protects it (its bytes must go); their names."""
-        names = []
-        for name, row in tag_table.meaning(tx, place.id, str(digest)):
-            self._drop(tx, place, Tag(name), row, EntryKind.TAG_PURGED, actor, reason)
-            names.append(Tag(name))
-        return names
+        """Delete every tag that resolves to a manifest, protected or not, because its bytes must go. Return the tags."""
+        tags = []
+        for name, row in tag_table.tags_resolving_to(tx, repository.id, str(digest)):
+            self._drop(tx, TagChange(repository, Tag(name), row, actor, reason), EntryKind.TAG_PURGED)
+            tags.append(Tag(name))
+        return tags
 
-    def expire(self, tx: Transaction, place: RepositoryRow, tag: Tag, actor: Actor) -> bool:
-        """Take away a tag whose stated time to be kept is over; False when it is not so (any more)."""
-        row = tag_table.find(tx, place.id, tag)
+    def expire(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag, actor: Actor) -> bool:
+        """Delete a tag whose keep time is over; False when it is not over (any more)."""
+        row = tag_table.lock_tag(tx, repository.id, tag)
         if row is None or row.digest is None or row.keep_until_us is None or row.keep_until_us > tx.now_us:
             return False
-        self._drop(tx, place, tag, row, EntryKind.TAG_EXPIRED, actor, f"its keep of {row.keep} is over")
+        change = TagChange(repository, tag, row, actor, f"its keep of {row.keep} is over")
+        self._drop(tx, change, EntryKind.TAG_EXPIRED)
         return True
 
-    def recall(self, tx: Transaction, place: RepositoryRow, tag: Tag, said: AuditedTag, canonical: str) -> None:
-        """Set a name to the ledger's last word on it, whose entries were just brought back. It may mean what is not here.
+    def recall(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag, audited: AuditedTag, canonical: str) -> None:
+        """Set a tag to the state in its last ledger entry, after entries were recovered.
 
-        `canonical`: the sha256 of what it means, where that is not its digest. TagStateUnreadable.
+        The repository may lack that manifest. `canonical`: its sha256 where its digest has another algorithm.
+
+        Raises:
+            Unavailable: nothing records that sha256.
         """
-        row = tag_table.find(tx, place.id, tag)
-        recalled = tag_rows.recalled(tag, row, said, canonical)
-        (tag_table.add if row is None else tag_table.change)(tx, place.id, tag, recalled)
+        row = tag_table.lock_tag(tx, repository.id, tag)
+        recalled = tag_rows.recalled(tag, row, audited, canonical)
+        (tag_table.add if row is None else tag_table.change)(tx, repository.id, tag, recalled)
 
-    def meaning(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> Digest | None:
-        """The digest that a tag means now, or None."""
-        row = tag_table.find(tx, place.id, tag)
-        return None if row is None or row.digest is None else Digest.parse(row.digest)
+    def digest_of(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Digest | None:
+        """Return the digest that a tag resolves to now, or None."""
+        row = tag_table.find(tx, repository.id, tag)
+        return None if row is None else row.digest
 
-    def seals(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> bool:
-        """Whether a name is bound."""
-        row = tag_table.find(tx, place.id, tag)
+    def is_sealed(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> bool:
+        """Return whether a tag was ever sealed."""
+        row = tag_table.find(tx, repository.id, tag)
         return row is not None and row.sealed_digest is not None
 
-    def first_name(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> Tag | None:
-        """The first tag, by name, that resolves to a manifest now; None when none does."""
-        name = tag_table.first_at(tx, place.id, str(digest))
+    def first_tag_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> Tag | None:
+        """Return the first tag, by name, that resolves to a manifest now; None when none does."""
+        name = tag_table.first_tag_at(tx, repository.id, str(digest))
         return None if name is None else Tag(name)
 
-    def overdue(self, tx: Transaction) -> list[tuple[RepositoryRow, Tag]]:
-        """Every tag whose stated time to be kept is over."""
-        return [(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in tag_table.overdue(tx)]
+    def overdue(self, tx: UnitOfWork) -> list[OverdueTag]:
+        """Return every tag whose keep time is over."""
+        rows = tag_table.overdue(tx)
+        return [OverdueTag(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in rows]
 
-    def protectors(self, tx: Transaction, place: RepositoryRow, digest: Digest, *, through_subjects: bool) -> SomeTags:
-        """The sealed and kept tags whose seal covers a digest (promise 6).
+    def protecting_tags(
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
+    ) -> SomeTags:
+        """Return the sealed and kept tags whose seal covers a digest (guarantee 6).
 
-        `through_subjects`: also the seal on what a manifest merely speaks of (a signature of a sealed image).
+        `through_subjects`: include seals on an image that this manifest refers to, as a signature does.
         """
-        reaching = queries.reaching(place.id, str(digest), through_subjects=through_subjects)
-        keeping = tag_table.kept(tx, place.id, reaching)
-        if through_subjects and not keeping:
-            return self._kept_by_another_digest(tx, place, str(digest), reaching)
-        return keeping
+        covering = queries.covering(repository.id, str(digest), through_subjects=through_subjects)
+        protecting = tag_table.protecting_tags(tx, repository.id, covering)
+        if through_subjects and not protecting:
+            return self._protecting_by_other_digest(tx, repository, str(digest), covering)
+        return protecting
 
-    def own_protectors(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> SomeTags:
-        """Those of them that resolve to this very digest."""
-        return tag_table.kept_at(tx, place.id, str(digest))
+    def protecting_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> SomeTags:
+        """Return the sealed and kept tags that resolve to this very digest."""
+        return tag_table.protecting_tags_at(tx, repository.id, str(digest))
 
-    def deletable(self, tx: Transaction, place: RepositoryRow, digest: Digest) -> SomeTags:
-        """The tags that resolve to a manifest and can be deleted by themselves, whatever else keeps the manifest."""
-        return tag_table.deletable_at(tx, place.id, str(digest))
+    def deletable_tags_at(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> SomeTags:
+        """Return the tags that resolve to a manifest and can be deleted, whatever else protects the manifest."""
+        return tag_table.deletable_at(tx, repository.id, str(digest))
 
-    def spoken_of(self, tx: Transaction, place: RepositoryRow, tag: Tag) -> Digest | None:
-        """The digest that a signature tool's tag speaks of; of a sha512 one the repository has to hold the manifest."""
+    def signed_image(self, tx: UnitOfWork, repository: RepositoryRow, tag: Tag) -> Digest | None:
+        """Return the digest of the image that a signature tool's tag names.
+
+        The tag has only the beginning of a sha512 digest. That image must be in the repository.
+        """
         beginning = sha512_beginning(tag)
         if beginning is None:
             return signature_subject(tag)
-        whole = queries.digest_that_begins(tx, place.id, beginning)
+        whole = queries.digest_with_prefix(tx, repository.id, beginning)
         return None if whole is None else Digest.parse(whole)
 
-    def _kept_by_another_digest(
-        self, tx: Transaction, place: RepositoryRow, digest: str, reaching: Select[str]
+    def _protecting_by_other_digest(
+        self, tx: UnitOfWork, repository: RepositoryRow, digest: str, covering: DigestSet
     ) -> SomeTags:
-        """The same, where a signature names the signed image by its sha256 and the tag by its sha512, or so."""
-        also_called = queries.also_called(tx, place.id)
+        """Find protecting tags where a signature and a tag address one image by digests of different algorithms."""
+        also_called = queries.aliases(tx, repository.id)
         if not also_called:
             return SomeTags()
         same = defaultdict(set)
         for one, other in also_called:
             same[one].add(other)
             same[other].add(one)
-        found = {digest} | queries.digests(tx, reaching)
+        found = {digest} | queries.digests(tx, covering)
         waiting = list(found)
         while waiting:
             for twin in same[waiting.pop()] - found:
-                reaching = queries.reaching(place.id, twin, through_subjects=True)
-                keeping = tag_table.kept(tx, place.id, reaching)
-                if keeping:
-                    return keeping
-                more = queries.digests(tx, reaching) - found
+                covering = queries.covering(repository.id, twin, through_subjects=True)
+                protecting = tag_table.protecting_tags(tx, repository.id, covering)
+                if protecting:
+                    return protecting
+                more = queries.digests(tx, covering) - found
                 found |= more
                 waiting += more
         return SomeTags()
 
-    def _judge(
-        self,
-        tx: Transaction,
-        place: RepositoryRow,
-        tag: Tag,
-        row: TagRow | None,
-        pushed: PushedManifest,
-        actor: Actor,
-        reason: str = "",
-        kind: EntryKind | None = None,
-    ) -> EntryResult:
-        """Steps 2 to 5. `kind`: what the entry says that it was, None: what the verdict says."""
-        decision = decide(self.rules, place.repository, tag)
-        state = tag_rows.state(row)
-        asked = decision.mode is Mode.APPEND_ONLY and state.bound is None and state.means not in (None, pushed.identity)
-        extends = not asked or row is None or self._extends(tx, place, row, pushed.manifest)
-        verdict = judge(state, pushed.identity, decision.mode, extends=extends)
-        match verdict:
-            case PushDecision.SAME if row is not None:
-                return EntryResult(row.entry_index, changed=False)
-            case PushDecision.REFUSED_BOUND | PushDecision.REFUSED_TOMBSTONE | PushDecision.REFUSED_NOT_EXTENDED if (
-                row is not None
-            ):
-                raise self._refusal(tx, place, tag, row, pushed, verdict)
-            case _:
-                return self._write(tx, place, tag, row, pushed, verdict, decision, actor, reason, kind)
-
-    def _check_deletable(self, tx: Transaction, place: RepositoryRow, tag: Tag, row: TagRow) -> None:
+    def _check_deletable(self, tx: UnitOfWork, change: TagChange, row: TagRow) -> None:
+        repository, tag = change.repository, change.tag
         if row.kept_at(tx.now_us):
-            raise TagProtected(refusal_message.delete_sealed_tag(tag, place.repository, tag_rows.binding(row)))
-        subject = self.spoken_of(tx, place, tag)
-        if subject is not None:
-            keeping = self.protectors(tx, place, subject, through_subjects=True)
-            if keeping:
-                raise TagProtected(refusal_message.delete_signature_tag(tag, place.repository, keeping))
+            raise TagProtected(refusal_message.delete_sealed_tag(tag, repository.name, tag_rows.binding_of(row)))
+        signed = self.signed_image(tx, repository, tag)
+        if signed is not None:
+            protecting = self.protecting_tags(tx, repository, signed, through_subjects=True)
+            if protecting:
+                raise TagProtected(refusal_message.delete_signature_tag(tag, repository.name, protecting))
 
-    def _check_complete(self, tx: Transaction, place: RepositoryRow, digest: str) -> None:
-        if (place.id, digest) in tx.whole:  # a push of 64 tags looks once, and nobody takes away beside it
+    def _check_complete(self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest) -> None:
+        checked = (repository.id, str(digest))
+        if checked in tx.complete_manifests:  # a push of 64 tags checks this once: its transaction deletes nothing
             return
-        absent = queries.missing(tx, place.id, digest)
+        absent = queries.missing_parts(tx, repository.id, str(digest))
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ReferencesMissing(
-                f"{place.repository} lacks {absent[0]}{more}, which {Digest.parse(digest).short} needs: "
+                f"{repository.name} lacks {absent[0]}{more}, which {digest.short} needs: "
                 "push what is missing, then the manifest again"
             )
-        tx.whole.add((place.id, digest))
+        tx.complete_manifests.add(checked)
 
-    def _extends(self, tx: Transaction, place: RepositoryRow, row: TagRow, new: Manifest) -> bool:
-        if row.digest is None:
+    def _extends(self, tx: UnitOfWork, change: TagChange, new: Manifest) -> bool:
+        if change.current is None:
             return True
-        old = queries.manifest_bytes(tx, place.id, row.digest)
+        old = queries.manifest_bytes(tx, change.repository.id, str(change.current))
         return old is not None and append_only.extends(parse_manifest(old[1], old[0]), new)
 
     def _refusal(
-        self,
-        tx: Transaction,
-        place: RepositoryRow,
-        tag: Tag,
-        row: TagRow,
-        pushed: PushedManifest,
-        verdict: PushDecision,
+        self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision
     ) -> SealedPut:
-        if verdict is PushDecision.REFUSED_NOT_EXTENDED:
-            return NotExtended(
-                refusal_message.not_extended(tag, place.repository, Digest.parse(str(row.digest)), pushed.digest)
-            )
+        repository, tag = change.repository, change.tag
+        if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
+            return NotExtended(refusal_message.not_extended(tag, repository.name, row.digest, pushed.digest))
 
         def taken(name: str) -> bool:
-            other = tag_table.find(tx, place.id, name)
+            other = tag_table.find(tx, repository.id, name)
             return other is not None and (other.digest is not None or other.sealed_digest is not None)
 
-        free = next_free(tag, taken)
-        if verdict is PushDecision.REFUSED_TOMBSTONE:
-            return TagSealed(
-                refusal_message.put_tombstone(tag, place.repository, tag_rows.binding(row), pushed.digest, free)
-            )
-        return TagSealed(refusal_message.put_sealed(tag, place.repository, tag_rows.binding(row), pushed.digest, free))
-
-    def _write(
-        self,
-        tx: Transaction,
-        place: RepositoryRow,
-        tag: Tag,
-        row: TagRow | None,
-        pushed: PushedManifest,
-        verdict: PushDecision,
-        decision: Decision,
-        actor: Actor,
-        reason: str,
-        kind: EntryKind | None,
-    ) -> EntryResult:
-        sealing = decision.mode is Mode.SEALED or verdict is PushDecision.RETURN
-        if sealing:
-            self._check_complete(tx, place, str(pushed.digest))
-        bound = row if verdict is PushDecision.RETURN else None
-        if bound is not None and bound.sealed_digest is not None:
-            # The name returns as what it is bound to, however the bytes were addressed this time.
-            queries.also_hold(tx, place.id, str(pushed.digest), bound.sealed_digest)
-        new = tag_rows.meaning(bound, pushed)
-        keep = decision.keep if decision.mode is Mode.SEALED else FOREVER
-        if sealing:
-            new = tag_rows.sealed(new, keep, tx.now_us, actor)
-        kind = (
-            kind
-            or {
-                PushDecision.CREATE: EntryKind.TAG_CREATED,
-                PushDecision.RETURN: EntryKind.TAG_CREATED,
-                PushDecision.SEAL: EntryKind.TAG_SEALED,
-                PushDecision.MOVE: EntryKind.TAG_MOVED,
-                PushDecision.MOVE_AND_SEAL: EntryKind.TAG_MOVED,
-            }[verdict]
+        message = (
+            refusal_message.put_tombstone if decision is PushDecision.REFUSED_TOMBSTONE else refusal_message.put_sealed
         )
-        mode = Mode.SEALED if sealing else decision.mode
-        return self._record(tx, place, tag, row, new, kind, actor, reason, _extra(mode, keep if sealing else None))
+        binding, free = tag_rows.binding_of(row), next_free(tag, taken)
+        return TagSealed(message(tag, repository.name, binding, pushed.digest, free))
 
-    def _drop(
-        self, tx: Transaction, place: RepositoryRow, tag: Tag, row: TagRow, kind: EntryKind, actor: Actor, reason: str
-    ) -> None:
-        tx.takes_away = True
-        gone = dataclasses.replace(row, digest=None, canonical=None, media_type=None)
-        self._record(tx, place, tag, row, gone, kind, actor, reason, {})
+    def _drop(self, tx: UnitOfWork, change: TagChange, kind: EntryKind) -> None:
+        if change.row is None:
+            raise AssertionError("a tag that never existed cannot be deleted")
+        tx.invalidates_caches = True
+        self._record(tx, change, tag_rows.deleted(change.row), kind, {})
 
     def _record(
-        self,
-        tx: Transaction,
-        place: RepositoryRow,
-        tag: Tag,
-        old: TagRow | None,
-        new: TagRow,
-        kind: EntryKind,
-        actor: Actor,
-        reason: str,
-        extra: dict[str, str],
+        self, tx: UnitOfWork, change: TagChange, new: TagRow, kind: EntryKind, extra: dict[str, str]
     ) -> EntryResult:
-        """Row and entry, together. An entry of something that went names what it was; `was` is what it meant before."""
+        """Write row and entry. The entry of a deletion names the deleted digest; `was` is the digest before the change."""
+        repository, tag, old = change.repository, change.tag, change.row
         shown = new if new.digest is not None else old
         if shown is None or shown.digest is None:
-            raise AssertionError("a tag that was never there can't go")
+            raise AssertionError("a tag that never existed cannot be deleted")
         if shown.digest != shown.canonical:
-            extra = {**extra, "canonical": str(shown.canonical)}  # what the name is, for whoever has the entries alone
+            extra = {**extra, "canonical": str(shown.canonical)}  # for readers that have only the entries
         index = sequencer.append(
             tx,
             kind,
-            repository=place.repository,
+            repository=repository.name,
             tag=tag,
-            digest=shown.digest,
+            digest=str(shown.digest),
             media_type=shown.media_type or "",
-            size_bytes=queries.manifest_size(tx, place.id, shown.digest),
-            was=(old.digest or "") if old is not None else "",
+            size_bytes=queries.manifest_size(tx, repository.id, str(shown.digest)),
+            was=str(change.current or ""),
             previous=old.entry_index if old is not None else -1,
-            actor=actor.name,
-            reason=reason,
+            actor=change.actor.name,
+            reason=change.reason,
             extra=extra,
         )
-        written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=actor.name)
-        (tag_table.add if old is None else tag_table.change)(tx, place.id, tag, written)
+        written = dataclasses.replace(new, entry_index=index, changed_us=tx.now_us, changed_by=change.actor.name)
+        (tag_table.add if old is None else tag_table.change)(tx, repository.id, tag, written)
         return EntryResult(index, changed=True)
 
 

@@ -1,8 +1,8 @@
-"""Blobs on their way in: sessions, chunks in order, the digest at the end, mounts from other repositories.
+"""Blob uploads: sessions, ordered chunks, the digest check at the end, and mounts from other repositories.
 
-The bytes are the blob store's business, and its promises are the ground this stands on. What is added here is that a
-repository holds a blob only by a row of its own (walls), and that the row is written after the bytes are durable and
-only if they are still there (a collect may run beside us).
+The blob store keeps the bytes and guarantees durability. This module adds the repository's row for the blob: a
+repository has a blob only through a row of its own (repository isolation). The row is written after the bytes are
+durable, and only if they still exist, because garbage collection may run at the same time.
 """
 
 from __future__ import annotations
@@ -24,49 +24,55 @@ if TYPE_CHECKING:
     from boltseal.server.auth.actor import Actor
     from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
     from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
-ASKED_EACH_BYTES: Final = 8 * 1024 * 1024
+CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
 
 Check = Callable[[int, int], None]
 
 
 class LengthWrong(Invalid):
-    """A body that is shorter or longer than was said."""
+    """The body is shorter or longer than announced."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.SIZE_INVALID
 
 
 class ChunkOutOfOrder(RangeInvalid):
-    """A chunk that does not begin where the session ends, or is not as long as its range."""
+    """The chunk does not begin where the session ends, or has another length than its range."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
-
-
-class BytesVanished(Unavailable):
-    """The bytes went between their arrival and their row; the client has to send them again."""
 
 
 class UploadManager:
     """Upload sessions of all repositories. A session belongs to the repository it was started in."""
 
     def __init__(
-        self, database: Database, blobs: BlobStore, room: DiskReserve | None = None, bounds: QuotaChecks = UNCHECKED
+        self,
+        database: Metadata,
+        blobs: BlobStore,
+        disk_reserve: DiskReserve | None = None,
+        quotas: QuotaChecks = UNCHECKED,
     ) -> None:
         self._database = database
         self._blobs = blobs
-        self._room = room
-        self._bounds = bounds
+        self._disk_reserve = disk_reserve
+        self._quotas = quotas
 
     async def start(self, repository: Repository, actor: Actor = ANONYMOUS, address: str = "") -> UploadId:
-        """Begin a session (end-4). UploadsTooMany, QuotaExceeded. `address`: by which somebody without a login is known."""
-        if self._room is not None:
-            self._room.check(0)
-        await self._bounds.left_bytes(self._database, actor.name, repository)
+        """Begin a session (end-4). `address`: identifies an anonymous client.
+
+        Raises:
+            UploadsTooMany: the user has too many open sessions.
+            QuotaExceeded: the user may add nothing.
+            ReserveReached: the disk reserve is used up.
+        """
+        if self._disk_reserve is not None:
+            self._disk_reserve.check(0)
+        await self._quotas.left_bytes(self._database, actor.name, repository)
         owner = f"{actor.name} at {address}" if actor.name == ANONYMOUS.name else actor.name
         upload = UploadId.new(owner)
-        await self._blobs.start_upload(UploadKey(repository, upload), self._bounds.uploads_per_user)
+        await self._blobs.start_upload(UploadKey(repository, upload), self._quotas.uploads_per_user)
         return upload
 
     async def mount(
@@ -78,23 +84,25 @@ class UploadManager:
         may_read: Callable[[Repository], bool],
         actor: Actor = ANONYMOUS,
     ) -> bool:
-        """Hold a blob that another repository (`source`, or any that the caller may read) holds (end-11).
+        """Mount a blob from `source`, or from any repository that the caller may read (end-11).
 
-        False: it can't be had that way, whether it is not there or not for this caller.
+        Return False when that is impossible, whether the blob does not exist or the caller may not read it.
         """
 
-        def job(tx: Transaction) -> bool:
-            found = queries.blob_holders(tx.connection, str(digest), source)
+        def job(tx: UnitOfWork) -> bool:
+            found = queries.repositories_with_blob(tx, str(digest), source)
             size = next((size for name, size in found if may_read(Repository(name))), None)
-            if size is None or not self._blobs.present(digest):
+            if size is None:
                 return False
-            self._hold(tx, repository, digest, size, actor)
+            self._add_row(tx, repository, digest, size, actor)
             return True
 
+        if await self._blobs.stat(digest) is None:  # lost: to be uploaded again
+            return False
         return await self._database.write(job)
 
     async def status(self, repository: Repository, upload: UploadId) -> int:
-        """Bytes held so far (end-13)."""
+        """Return how many bytes the session has (end-13)."""
         return await self._blobs.upload_size(UploadKey(repository, upload))
 
     async def append(
@@ -106,8 +114,11 @@ class UploadManager:
         body: AsyncIterator[bytes],
         actor: Actor = ANONYMOUS,
     ) -> int:
-        """Add a chunk (end-5). `start`, `length`: what its range says, None where it says nothing. Bytes held after."""
-        check = await self._checks(repository, actor)
+        """Append a chunk (end-5) and return how many bytes the session has then.
+
+        `start`, `length`: from the chunk's range, None where the client sent none.
+        """
+        check = await self._upload_check(repository, actor)
         async with self._blobs.open_upload(UploadKey(repository, upload)) as writer:
             await _receive(writer, start, length, body, check)
             await writer.flush()
@@ -123,84 +134,118 @@ class UploadManager:
         body: AsyncIterator[bytes],
         actor: Actor = ANONYMOUS,
     ) -> int:
-        """Add the last chunk, if any, and turn the session into a blob of the repository (end-6). Returns its size."""
-        check = await self._checks(repository, actor)
+        """Append the last chunk, if any, and make the session a blob of the repository (end-6). Return its size."""
+        check = await self._upload_check(repository, actor)
         async with self._blobs.open_upload(UploadKey(repository, upload), digest.algorithm) as writer:
             await _receive(writer, start, length, body, check)
-            await self._check_whole(writer, repository, actor)
+            await self._check_quota(writer, repository, actor)
+            released_us = await self.released(digest)
             size = await writer.commit(digest)
-
-        def job(tx: Transaction) -> None:
-            self._hold(tx, repository, digest, size, actor)
-
-        await self._database.write(job)
+        await self.add_committed(repository, digest, size, actor, released_us)
         return size
 
-    async def hold(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
-        """Let the repository hold a blob whose verified bytes are in the store already. BytesVanished."""
+    async def add_blob(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
+        """Add a blob that another repository has to this one.
 
-        def job(tx: Transaction) -> None:
-            self._hold(tx, repository, digest, size, actor)
+        Raises:
+            Unavailable: no repository has it any more.
+        """
+        if await self._blobs.stat(digest) is None:
+            raise _vanished(digest)
+
+        def job(tx: UnitOfWork) -> None:
+            # Bytes are deleted only while no row refers to them.
+            if not queries.is_blob_referenced(tx, str(digest)):
+                raise _vanished(digest)
+            self._add_row(tx, repository, digest, size, actor)
+
+        await self._database.write(job)
+
+    async def released(self, digest: Digest) -> int | None:
+        """Return what `add_committed` needs to know from before the commit of a blob's bytes."""
+        return await self._database.lookups.released(str(digest))
+
+    async def add_committed(
+        self, repository: Repository, digest: Digest, size: int, actor: Actor, released_us: int | None
+    ) -> None:
+        """Add a blob whose bytes this request has committed to the repository.
+
+        `released_us`: what `released` returned before the commit: when the last row of the blob was removed. Another time now
+        means that the last row was removed since, and that the committed bytes may have been deleted with it.
+
+        Raises:
+            Unavailable: that is the case, and no repository has the blob.
+        """
+
+        def job(tx: UnitOfWork) -> None:
+            unchanged = queries.released_since(tx, str(digest)) == released_us
+            if not unchanged and not queries.is_blob_referenced(tx, str(digest)):
+                raise _vanished(digest)
+            self._add_row(tx, repository, digest, size, actor)
 
         await self._database.write(job)
 
     async def cancel(self, repository: Repository, upload: UploadId) -> None:
-        """End a session and drop its bytes (end-14)."""
+        """Cancel a session and delete its bytes (end-14)."""
         await self._blobs.cancel_upload(UploadKey(repository, upload))
 
-    def _hold(self, tx: Transaction, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
-        # Asked while holding the database's write lock, as collect does when it unlinks: so bytes that are here now
-        # are here when the row is.
-        if not self._blobs.present(digest):
-            raise BytesVanished(f"the bytes of {digest.short} went before they were recorded; push again")
-        with self._bounds.counting(tx, actor.name):
-            place = queries.ensure_repository(tx, repository, actor.name)
-            queries.add_blob(tx, place, str(digest), size, actor.name)
+    def _add_row(self, tx: UnitOfWork, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
+        with self._quotas.counting(tx, actor.name):
+            number = queries.ensure_repository(tx, repository, actor.name)
+            queries.add_blob(tx, number, str(digest), size, actor.name)
 
-    async def _check_whole(self, writer: UploadWriter, repository: Repository, actor: Actor) -> None:
-        """Refuse what has grown over the quota since it was asked last, before its bytes may stay. QuotaExceeded."""
+    async def _check_quota(self, writer: UploadWriter, repository: Repository, actor: Actor) -> None:
+        """Check the finished upload against the quota again, before its bytes are committed.
+
+        Raises:
+            QuotaExceeded: it is larger than what is left.
+        """
         try:
-            left = await self._bounds.left_bytes(self._database, actor.name, repository)
+            left = await self._quotas.left_bytes(self._database, actor.name, repository)
             if left is not None:
-                self._bounds.check_bytes(actor.name, left, writer.offset)
+                self._quotas.check_bytes(actor.name, left, writer.offset)
         except Denied:
             await writer.rollback()
             raise
 
-    async def _checks(self, repository: Repository, actor: Actor) -> Check:
-        """What is asked while bytes arrive: does the session's size go with the quota, is there room on the disk."""
-        left = await self._bounds.left_bytes(self._database, actor.name, repository)
+    async def _upload_check(self, repository: Repository, actor: Actor) -> Check:
+        """Return the check that runs while bytes arrive: of the session's size against quota and disk reserve."""
+        left = await self._quotas.left_bytes(self._database, actor.name, repository)
 
         def check(size: int, expected: int) -> None:
             if left is not None:
-                self._bounds.check_bytes(actor.name, left, size + expected)
-            if self._room is not None:
-                self._room.check(expected)
+                self._quotas.check_bytes(actor.name, left, size + expected)
+            if self._disk_reserve is not None:
+                self._disk_reserve.check(expected)
 
         return check
+
+
+def _vanished(digest: Digest) -> Unavailable:
+    return Unavailable(f"the bytes of {digest.short} were deleted before they were recorded; push again")
 
 
 async def _receive(
     writer: UploadWriter, start: int | None, length: int | None, body: AsyncIterator[bytes], check: Check
 ) -> None:
-    """Write a body behind what is there; a body that is not as said, or has no room, leaves the session as it was.
+    """Append a body to the session. On any refusal the session stays as it was.
 
-    `check` is asked now and then, given how much the session holds and how much more was said to come.
+    `check` is called every `CHECK_INTERVAL_BYTES` with the session's size and how many more bytes were announced.
     """
     before = writer.offset
     if start is not None and start != before:
         raise ChunkOutOfOrder(
-            f"this chunk starts at byte {start}, but the upload holds {before} bytes: the next chunk starts at {before}"
+            f"this chunk starts at byte {start}, but the upload has {before} bytes: the next chunk starts at {before}"
         )
-    asked = before
+    next_check = before
     async for chunk in body:
-        if writer.offset >= asked:
+        if writer.offset >= next_check:
             try:
                 check(writer.offset, max(0, (length or 0) - (writer.offset - before)))
             except (Full, Denied):
                 await writer.rollback()
                 raise
-            asked = writer.offset + ASKED_EACH_BYTES
+            next_check = writer.offset + CHECK_INTERVAL_BYTES
         await writer.write(chunk)
         if length is not None and writer.offset - before > length:
             break
@@ -208,4 +253,4 @@ async def _receive(
     if length is not None and received != length:
         await writer.rollback()
         wrong = LengthWrong if start is None else ChunkOutOfOrder
-        raise wrong(f"the body holds {received} bytes or more, but {length} were announced; send the chunk again")
+        raise wrong(f"the body has {received} bytes or more, but {length} were announced; send the chunk again")

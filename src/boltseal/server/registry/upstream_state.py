@@ -1,6 +1,6 @@
-"""What all workers of a store know of an upstream together: whether it answers, and what is left of its pull limit.
+"""The state of upstreams that all workers share: whether one answers, and what is left of its pull limit.
 
-A change is noticed once for all of them: by whichever transaction makes it.
+A state change is reported once for all workers, by the worker whose transaction writes it.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from boltseal.server.storage.metadata.upstream_table import UpstreamRow
 
 if TYPE_CHECKING:
     from boltseal.client.pull_limit import PullLimit
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
-__all__ = ["QuotaNoted", "UpstreamRow", "UpstreamStates"]
+__all__ = ["QuotaChange", "UpstreamRow", "UpstreamStates"]
 
 
 @dataclass(frozen=True, slots=True)
-class QuotaNoted:
-    """What was known before of the pulls left, None for nothing, and what is now."""
+class QuotaChange:
+    """How many pulls are left of an upstream's limit, and how many were recorded before, None where none were."""
 
     before: int | None
     remaining: int
 
 
 class UpstreamStates:
-    """The rows of all upstreams."""
+    """Reads and writes the rows of all upstreams."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Metadata) -> None:
         self._database = database
 
     async def every(self) -> dict[str, UpstreamRow]:
-        """How they stand, by name."""
-        return await self._database.read(upstream_table.every)
+        """Return the state of each upstream by name."""
+        return await self._database.read(upstream_table.all_upstreams)
 
     def every_and_wait(self) -> dict[str, UpstreamRow]:
-        """The same for a caller that has no event loop."""
-        return self._database.read_and_wait(upstream_table.every)
+        """Return the state of each upstream by name, for a caller without an event loop."""
+        return self._database.read_and_wait(upstream_table.all_upstreams)
 
     async def down(self, name: str, reason: str) -> bool:
-        """It does not answer; whether that is new."""
+        """Record that an upstream does not answer, and return whether that is new."""
 
-        def job(tx: Transaction) -> bool:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> bool:
+            row = upstream_table.find(tx, name)
             if row.down_us is not None:
                 return False
             upstream_table.put(tx, name, replace(row, down_us=tx.now_us, down_reason=reason))
@@ -53,20 +53,20 @@ class UpstreamStates:
         return await self._database.write(job)
 
     async def up(self, name: str) -> None:
-        """It answers."""
+        """Record that an upstream answers."""
 
-        def job(tx: Transaction) -> None:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> None:
+            row = upstream_table.find(tx, name)
             if row.down_us is not None:
                 upstream_table.put(tx, name, replace(row, down_us=None, down_reason=None))
 
         await self._database.write(job)
 
-    async def quota(self, name: str, quota: PullLimit) -> QuotaNoted:
-        """It says what is left."""
+    async def quota(self, name: str, quota: PullLimit) -> QuotaChange:
+        """Record the pull limit that an upstream has stated."""
 
-        def job(tx: Transaction) -> QuotaNoted:
-            row = upstream_table.find(tx.connection, name)
+        def job(tx: UnitOfWork) -> QuotaChange:
+            row = upstream_table.find(tx, name)
             upstream_table.put(
                 tx,
                 name,
@@ -79,6 +79,6 @@ class UpstreamStates:
                     quota_us=tx.now_us,
                 ),
             )
-            return QuotaNoted(row.quota_remaining, quota.remaining)
+            return QuotaChange(row.quota_remaining, quota.remaining)
 
         return await self._database.write(job)

@@ -1,10 +1,11 @@
-"""Witnesses: others who see each head of the ledger, and vouch that it extends what they saw before.
+"""Submits each head of the ledger to witnesses, which cosign that it extends the head that they saw before.
 
-A worker at a time submits the newest head, to every witness by itself: a dead one holds nothing up, nor one that never
-ends its answers. What it cosigns is kept with the head. A witness that saw more than we have, or something else, knows of
-a past that this store lost: if the head that it holds is signed by our own key, it becomes the high-water mark, and with
-that every process of the store takes nothing in (`integrator`). The word of a witness without that signature is only
-told, and what we signed on the way to where the mark is now never lowers it, however late somebody shows it.
+One worker of a store at a time submits the newest head to each witness on its own, so a witness that is down or never
+ends its answers does not delay the others. Cosignatures are stored with the head.
+
+A witness that saw a larger or different head knows entries that this store lost. If our own key signed that head, it
+becomes the high-water mark, and then every process of the store refuses writes (`integrator`). A head without that
+signature is only reported. An old head that we signed never lowers the mark, however late a witness shows it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from boltseal.client.witness import Cosigned, SawOther
+from boltseal.client.witness import Cosigned, SizeConflict
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
@@ -28,82 +29,80 @@ from boltseal.server.storage.metadata import ledger_tree
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
-
     from boltseal.client.witness import WitnessClient
     from boltseal.ledger.note import Signature, SigningKey, VerifierKey
     from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.database import Database, Transaction
+    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 EVERY_S: Final = 1.0
-AFTER_TROUBLE_S: Final = 30.0
-AT_START_S: Final = 3.0
-"""How long a start waits for witnesses to say what they saw."""
+RETRY_S: Final = 30.0
+START_TIMEOUT_S: Final = 3.0
+"""How long a starting server waits for the witnesses' answers."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class WitnessState:
-    """One of them. `size`: of the head that it saw last, as far as we know. `trouble`: why it is not asked now."""
+    """One witness. `size`: of the head that it saw last, as far as known. `trouble`: why it is not asked until `retry_s`."""
 
     client: WitnessClient
     key: VerifierKey
     size: int = 0
     trouble: str | None = None
-    again_s: float = field(default=0.0)
+    retry_s: float = field(default=0.0)
 
 
 class Witnesses:
-    """All of them, of one process."""
+    """All witnesses of one process."""
 
-    def __init__(self, database: Database, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
+    def __init__(self, database: Metadata, keys: LedgerKeys, witnesses: Sequence[WitnessState]) -> None:
         self._database = database
         self._keys = keys
         self._witnesses = witnesses
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Why some of them are not asked, one sentence each."""
-        return tuple(one.trouble for one in self._witnesses if one.trouble is not None)
+        """Why some witnesses are not asked, one sentence each."""
+        return tuple(witness.trouble for witness in self._witnesses if witness.trouble is not None)
 
     async def run(self) -> None:
-        """Submit each new head, until cancelled. One process of a store at a time."""
+        """Submit each new head, until cancelled. Only one process of a store does so at a time."""
         while True:
             try:
-                with self._keys.witnessing() as mine:
-                    if mine:
-                        await asyncio.gather(*(self._go_on(one) for one in self._witnesses))
+                with self._keys.witnessing() as acquired:
+                    if acquired:
+                        await asyncio.gather(*(self._run_one(witness) for witness in self._witnesses))
             except LedgerKeyUnreadable as error:
-                _log.warning("no witness is asked", reason=error.message)
-            await asyncio.sleep(AFTER_TROUBLE_S)
+                _log.warning("witnesses not asked", reason=error.message)
+            await asyncio.sleep(RETRY_S)
 
     async def at_start(self) -> None:
-        """Ask all of them once, for a short while: a store that is behind must not begin to take things in."""
+        """Ask all witnesses once, for at most `START_TIMEOUT_S`: a store that lost entries must not accept writes."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(AT_START_S):
+            async with asyncio.timeout(START_TIMEOUT_S):
                 await self.submit()
 
     async def aclose(self) -> None:
-        """Let go of every connection."""
-        for one in self._witnesses:
-            await one.client.aclose()
+        """Close every connection."""
+        for witness in self._witnesses:
+            await witness.client.aclose()
 
     async def submit(self) -> None:
-        """Show the newest head to every witness that has not seen it."""
-        await asyncio.gather(*(self._submit(one) for one in self._witnesses))
+        """Submit the newest head to every witness that has not seen it."""
+        await asyncio.gather(*(self._submit(witness) for witness in self._witnesses))
 
-    async def _go_on(self, witness: WitnessState) -> None:
+    async def _run_one(self, witness: WitnessState) -> None:
         while True:
             try:
                 await self._submit(witness)
-            except Exception:  # noqa: BLE001 - the outermost shell of this task: the talk with the others goes on
-                _log.exception("a witness could not be asked: this is a defect", witness=witness.key.name)
-                witness.again_s = asyncio.get_running_loop().time() + AFTER_TROUBLE_S
+            except Exception:  # noqa: BLE001 - the outermost layer of this task: the other witnesses must go on
+                _log.exception("defect: witness not asked", witness=witness.key.name)
+                witness.retry_s = asyncio.get_running_loop().time() + RETRY_S
             await asyncio.sleep(EVERY_S)
 
     async def _submit(self, witness: WitnessState) -> None:
-        if witness.again_s > asyncio.get_running_loop().time():
+        if witness.retry_s > asyncio.get_running_loop().time():
             return
         try:
             key, head = self._keys.key(), await self._database.read(ledger_tree.head)
@@ -112,43 +111,47 @@ class Witnesses:
             await self._show(witness, head, key)
         except BoltsealError as error:
             if witness.trouble is None:
-                _log.warning("a witness did not see the ledger's head", witness=witness.key.name, reason=error.message)
+                _log.warning("witness did not cosign the head", witness=witness.key.name, reason=error.message)
             witness.trouble = error.message
-            witness.again_s = asyncio.get_running_loop().time() + AFTER_TROUBLE_S
+            witness.retry_s = asyncio.get_running_loop().time() + RETRY_S
         else:
             witness.trouble = None
 
     async def _show(self, witness: WitnessState, head: ledger_tree.SignedHead, key: SigningKey) -> None:
         checkpoint = open_checkpoint(head.note, key.verifier).checkpoint
-        for _ in range(2):  # the first answer may be the size that it saw last
+        for _ in range(2):  # the first answer may be the size that the witness saw last
             if witness.size > head.size:
                 break
-            proof = await self._database.read(lambda held: _proof(held, witness.size, head.size))
+            proof = await self._database.read(lambda snapshot: _proof(snapshot, witness.size, head.size))
             answer = await witness.client.add_checkpoint(witness.size, proof, head.note)
             if isinstance(answer, Cosigned):
-                await self._keep(witness, head, checkpoint, answer.lines)
+                await self._store(witness, head, checkpoint, answer.lines)
                 return
-            if not isinstance(answer, SawOther) or answer.size == witness.size:
-                break  # of the same size it saw another root
+            if not isinstance(answer, SizeConflict) or answer.size == witness.size:
+                break  # it saw another root of the same size
             witness.size = answer.size
-        await self._heed(witness, key, head)
+        await self._check_larger(witness, key, head)
 
-    async def _keep(
+    async def _store(
         self, witness: WitnessState, head: ledger_tree.SignedHead, checkpoint: Checkpoint, lines: bytes
     ) -> None:
-        """Store a cosignature that holds, beside those that the head has. NoteInvalid."""
+        """Verify a cosignature and store it with the others of the head.
+
+        Raises:
+            NoteInvalid: it does not verify.
+        """
         text = checkpoint.text()
         offered = parse_note_unverified(text.encode() + b"\n" + lines).signatures
-        own = (witness.key.name, witness.key.key_id)
-        mine = [one for one in offered if (one.name, one.key_id) == own]
-        if not mine:
+        configured = (witness.key.name, witness.key.key_id)
+        own = [signature for signature in offered if (signature.name, signature.key_id) == configured]
+        if not own:
             raise NoteInvalid(f"the witness {witness.key.name} signed with another key than the one that is configured")
-        witness.key.verify(text, mine[0])
-        await self._database.write(lambda tx: _add_cosignature(tx, head, mine[0]))
+        witness.key.verify(text, own[0])
+        await self._database.write(lambda tx: _add_cosignature(tx, head, own[0]))
         witness.size = head.size
 
-    async def _heed(self, witness: WitnessState, key: SigningKey, head: ledger_tree.SignedHead) -> None:
-        """It saw something that is not here. If we signed that, it is our mark from now on."""
+    async def _check_larger(self, witness: WitnessState, key: SigningKey, head: ledger_tree.SignedHead) -> None:
+        """Fetch the head that the witness saw and this store lacks. If our key signed it, it becomes the mark."""
         seen = await witness.client.latest(key.name)
         try:
             signed = open_checkpoint(seen, key.verifier).checkpoint
@@ -159,43 +162,45 @@ class Witnesses:
         witness.size = signed.size
         if await asyncio.to_thread(self._raise_mark, seen):
             _log.error(
-                "a witness saw a ledger that is not here", witness=witness.key.name, size=signed.size, here=head.size
+                "witness saw a head that this store lacks", witness=witness.key.name, size=signed.size, here=head.size
             )
 
     def _raise_mark(self, seen: bytes) -> bool:
-        """Make what a witness saw our mark, unless we know it. Everything is looked at again: it may be long ago."""
+        """Make a verified head the mark, unless it is known. Read everything again: the answer may have come late."""
         with self._keys.locked():
             key, mark = self._keys.key(), self._keys.mark()
             head = self._database.read_and_wait(ledger_tree.head)
             if key is None or mark is None or head is None:
-                return False  # doubted already, and a mark made of this would hide why
-            signed, marked = (open_checkpoint(one, key.verifier).checkpoint for one in (seen, mark))
-            if signed.size <= head.size:  # it was asked twice at once, answers late, or forgot
-                root = self._database.read_and_wait(lambda held: ledger_tree.root(held, signed.size, head.size))
+                return False  # frozen already, and a new mark would hide the reason
+            signed, marked = (open_checkpoint(note, key.verifier).checkpoint for note in (seen, mark))
+            if signed.size <= head.size:  # two submissions overlapped, or the witness answered late or lost its state
+                root = self._database.read_and_wait(lambda snapshot: ledger_tree.root(snapshot, signed.size, head.size))
                 if root == signed.root:
                     return False
             elif signed.size < marked.size or signed == marked:
-                return False  # signed, and not in the tree yet: the integrator holds the mark against it
+                return False  # signed, but not in the tree yet: the integrator compares it with the mark
             self._keys.put_mark(seen)
             return True
 
 
-def _proof(held: Connection, old_size: int, size: int) -> tuple[bytes, ...]:
+def _proof(snapshot: Snapshot, old_size: int, size: int) -> tuple[bytes, ...]:
     if old_size in (0, size):
         return ()
     path = consistency_path(old_size, size)
-    return prove(path, Tiles(size, ledger_tree.tiles(held, needed(path, size))).node)
+    return prove(path, Tiles(size, ledger_tree.tiles(snapshot, needed(path, size))).node)
 
 
-def _add_cosignature(tx: Transaction, shown: ledger_tree.SignedHead, signature: Signature) -> None:
-    """Beside the cosignatures that this head has already, of the newest head too if it is still this one."""
+def _add_cosignature(tx: UnitOfWork, shown: ledger_tree.SignedHead, signature: Signature) -> None:
+    """Add a cosignature to the witnessed head, and to the newest head if it is still the same one."""
     for name in (ledger_tree.WITNESSED, ledger_tree.LATEST):
-        stored = ledger_tree.head(tx.connection, name)
+        stored = ledger_tree.head(tx, name)
         if name == ledger_tree.LATEST and (stored is None or stored.size != shown.size):
             continue
         if stored is not None and stored.size > shown.size:
             continue
         same = stored if stored is not None and stored.size == shown.size else shown
         note = parse_note_unverified(same.note)
-        others = [one for one in note.signatures if (one.name, one.key_id) != (signature.name, signature.key_id)]
+        others = [
+            other for other in note.signatures if (other.name, other.key_id) != (signature.name, signature.key_id)
+        ]
         ledger_tree.put_head(tx, name, ledger_tree.SignedHead(shown.size, format_note(note.text, [*others, signature])))

@@ -1,25 +1,30 @@
-"""A copy of a data folder, taken beside a running server, into the same folder again and again; and back.
+"""Backup of a data folder beside a running server, incremental into the same folder, and restore.
 
-    BACKUP/format  BACKUP/boltseal.db        as in a data folder, the database's copy under its own name at last
-    BACKUP/blobs/<algorithm>/<aa>/<hex>      every blob that the copied database names
-    BACKUP/complete                          the time of the last whole backup; absent while one is being made
+    BACKUP/format  BACKUP/boltseal.db        as in a data folder; the database gets its name when its copy is complete
+    BACKUP/blobs/<algorithm>/<aa>/<hex>      every blob that the copied database refers to
+    BACKUP/complete                          the time of the last complete backup; absent while one is being made
 
-Steps of `back_up`: 1. note which blobs lie there, 2. copy the database, by SQLite's own backup, as one snapshot,
-3. take every blob that the snapshot names and the backup lacks: a hard link where both are on one file system, else a
-copy that is hashed as it is read, 4. remove blobs that the snapshot does not name, 5. say that it is complete.
+Steps of `back_up`:
 
-Rules kept here: what was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was, so
-step 3 finds them unless a `collect` or `purge` ran meanwhile; then the backup is refused as not complete and is to be
-made again. Keys and users are not copied: a backup gives no power. Upload sessions are not copied.
-A hard link shares its bytes with the store: blobs are never written to after their commit, so that is safe against the
-registry, but not against a disk that rots; another file system is.
+1. Remove `complete`.
+2. Copy the database by SQLite's own backup, as one snapshot.
+3. Take every blob that the snapshot refers to and the backup lacks: a hard link where both are on one file system, otherwise
+   a copy that is hashed while it is read.
+4. Remove blobs that the snapshot does not refer to.
+5. Write `complete`.
+
+What was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was. So step 3 finds them unless
+garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and users
+are not copied, so a backup gives no rights. Upload sessions are not copied.
+
+A hard link shares its bytes with the store. Blobs are never written to after their commit, so the registry does not change
+them; a failing disk may. A backup on another file system has bytes of its own.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,33 +32,29 @@ from typing import TYPE_CHECKING, Final
 from boltseal.errors import Full, Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, is_no_space, make_folders, write_file
 from boltseal.oci.digest import Digest
+from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, FORMAT, check_data
-from boltseal.server.storage.metadata.sqlite import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
-"""The database of a restore under way: a folder in which one ended halfway is nobody's data folder, and is not served."""
-_COPIED_AT_ONCE: Final = 1024 * 1024
+"""The database of a restore that is not complete, so that the folder is no data folder and is not served."""
+_PIECE_BYTES: Final = 1024 * 1024
 
 
 class BackupRefused(Invalid):
-    """A folder that is no backup, is not complete, or is not empty where it has to be."""
+    """The folder is no backup, is not complete, or is not empty where it has to be."""
 
 
 class BackupFailed(Unavailable):
-    """Something could not be copied. What is there is no whole backup; making it again goes on from it."""
-
-
-class BackupFull(Full):
-    """The backup's disk is full."""
+    """Something could not be copied, so the backup is not complete. Repeating it goes on from what is there."""
 
 
 @dataclass(slots=True)
 class BackupResult:
-    """What a backup or a restore did."""
+    """The result of a backup or a restore."""
 
     blobs: int = 0
     taken: int = 0
@@ -62,18 +63,18 @@ class BackupResult:
 
 
 def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:
-    """Bring a backup up to date with a data folder. BackupRefused, BackupFailed, BackupFull, FormatInvalid."""
+    """Bring a backup up to date with a data folder. BackupRefused, BackupFailed, Full, FormatInvalid."""
     check_data(data)
     _refuse_other_folder(data, target)
     with _errors_named(target):
         make_folders(Disk(), target)
         (target / COMPLETE).unlink(missing_ok=True)
-        _copy_database(data / DATABASE_NAME, target / DATABASE_NAME)
-        copied = _take_blobs(target / DATABASE_NAME, data, target, progress)
-        copied.removed = _drop_unnamed(target)
+        sqlite.copy_file(data / DATABASE_NAME, target / DATABASE_NAME)
+        result = _copy_blobs(target / DATABASE_NAME, data, target, progress)
+        result.removed = _drop_unnamed(target)
         write_file(Disk(), target / "format", f"{FORMAT}\n".encode())
         write_file(Disk(), target / COMPLETE, f"{now_us}\n".encode())
-    return copied
+    return result
 
 
 def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None]) -> BackupResult:
@@ -86,83 +87,70 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     with _errors_named(data):
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME
-        _copy_database(backup / DATABASE_NAME, database)
-        copied = _take_blobs(database, backup, data, progress, links=False)
+        sqlite.copy_file(backup / DATABASE_NAME, database)
+        result = _copy_blobs(database, backup, data, progress, links=False)
         for name in ("uploads", "ledger"):
             make_folders(Disk(), data / name)
         database.replace(data / DATABASE_NAME)
         write_file(Disk(), data / "format", (backup / "format").read_bytes())
-    return copied
+    return result
 
 
-class _errors_named:  # noqa: N801 - reads as a word in `with`
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise BackupFailed(f"the database can't be copied to {self._target}: {error}") from error
-        if isinstance(error, OSError):
-            if is_no_space(error):
-                raise BackupFull(f"no space left under {self._target}; free some and make it again") from error
-            raise BackupFailed(f"can't write {self._target}: {error.strerror or error}") from error
+@contextmanager
+def _errors_named(target: Path) -> Iterator[None]:
+    """Turn errors of the database's copy and of the file system inside the block into BackupFailed and Full."""
+    try:
+        yield
+    except sqlite.CopyFailed as error:
+        raise BackupFailed(f"the database can't be copied to {target}: {error.message}") from error
+    except OSError as error:
+        if is_no_space(error):
+            raise Full(f"no space left under {target}; free some and make it again") from error
+        raise BackupFailed(f"can't write {target}: {error.strerror or error}") from error
 
 
 def _refuse_other_folder(data: Path, target: Path) -> None:
     if target.resolve().is_relative_to(data.resolve()) or data.resolve().is_relative_to(target.resolve()):
-        raise BackupRefused(f"{target} and {data} lie in each other; name a folder elsewhere, best on another disk")
+        raise BackupRefused(f"{target} and {data} are inside each other; name a folder elsewhere, best on another disk")
     known = {"format", "blobs", COMPLETE}
-    strange = [
+    foreign = [
         item.name
         for item in (sorted(target.iterdir()) if target.is_dir() else ())
         if item.name not in known and not item.name.startswith(DATABASE_NAME) and not item.name.endswith(".new")
     ]
-    if strange or (target / "uploads").exists():
-        raise BackupRefused(f"{target} is not empty and no backup (it holds {strange[0]!r}); name another folder")
+    if foreign or (target / "uploads").exists():
+        raise BackupRefused(f"{target} is not empty and no backup (it contains {foreign[0]!r}); name another folder")
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    with closing(sqlite3.connect(f"file:{_quoted(source)}?mode=ro", uri=True, timeout=10.0)) as reads:
-        snapshot(reads, target)
+def _referenced_blobs(database: Path) -> Iterator[tuple[Digest, int]]:
+    for digest, size in sqlite.blob_sizes(database):
+        yield Digest.parse(digest), size
 
 
-def _quoted(path: Path) -> str:
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def _named(database: Path) -> Iterator[tuple[Digest, int]]:
-    with closing(sqlite3.connect(f"file:{_quoted(database)}?mode=ro", uri=True)) as connection:
-        for digest, size in connection.execute("SELECT digest, max(size) FROM blob GROUP BY digest ORDER BY digest"):
-            yield Digest.parse(digest), size
-
-
-def _place(folder: Path, digest: Digest) -> Path:
+def _blob_path(folder: Path, digest: Digest) -> Path:
     return folder / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
 
 
-def _take_blobs(
+def _copy_blobs(
     database: Path, source: Path, target: Path, progress: Callable[[str, int, int], None], *, links: bool = True
 ) -> BackupResult:
-    copied = BackupResult()
-    named = list(_named(database))
-    touched: set[Path] = set()
+    result = BackupResult()
+    named = list(_referenced_blobs(database))
+    folders: set[Path] = set()
     for number, (digest, size) in enumerate(named, start=1):
-        copied.blobs += 1
-        at = _place(target, digest)
+        result.blobs += 1
+        at = _blob_path(target, digest)
         if not _is_whole(at, size):
-            if at.parent not in touched:
+            if at.parent not in folders:
                 make_folders(Disk(), at.parent)
-                touched.add(at.parent)
-            _take(_place(source, digest), at, digest, size, links=links)
-            copied.taken += 1
-            copied.taken_bytes += size
+                folders.add(at.parent)
+            _link_or_copy(_blob_path(source, digest), at, digest, size, links=links)
+            result.taken += 1
+            result.taken_bytes += size
         progress("blobs", number, len(named))
-    for folder in touched:
+    for folder in folders:
         Disk().sync_folder(os.fspath(folder))
-    return copied
+    return result
 
 
 def _is_whole(path: Path, size: int) -> bool:
@@ -172,13 +160,13 @@ def _is_whole(path: Path, size: int) -> bool:
         return False
 
 
-def _take(source: Path, target: Path, digest: Digest, size: int, *, links: bool) -> None:
+def _link_or_copy(source: Path, target: Path, digest: Digest, size: int, *, links: bool) -> None:
     try:
         found = source.stat().st_size
     except FileNotFoundError as error:
         raise BackupFailed(
-            f"the bytes of {digest} are not in {source.parents[3]}: removed meanwhile, or lost; make the backup again, "
-            "and run boltseal fsck if it stays so"
+            f"the bytes of {digest} are not in {source.parents[3]}: removed meanwhile, or lost; repeat the backup, "
+            "and run boltseal fsck if that does not help"
         ) from error
     if found != size:
         raise BackupFailed(f"{digest} has {found} bytes instead of {size} in {source.parents[3]}: run boltseal fsck")
@@ -196,21 +184,23 @@ def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
     beside = target.with_name(f"{target.name}.new")
     running = digest.hasher()
     with source.open("rb") as reads, beside.open("wb") as writes:
-        while piece := reads.read(_COPIED_AT_ONCE):
+        while piece := reads.read(_PIECE_BYTES):
             running.update(piece)
             writes.write(piece)
         writes.flush()
         os.fsync(writes.fileno())
     if running.hexdigest() != digest.hex:
         beside.unlink()
-        raise BackupFailed(f"the bytes of {digest} are damaged where they come from: run boltseal fsck, push it again")
+        raise BackupFailed(
+            f"the bytes of {digest} are damaged in the source: run boltseal fsck, and push the blob again"
+        )
     beside.chmod(0o640)
     beside.replace(target)
 
 
 def _drop_unnamed(target: Path) -> int:
-    """Remove what the snapshot does not name: purged since, or left half copied."""
-    named = {_place(target, digest) for digest, _ in _named(target / DATABASE_NAME)}
+    """Remove blobs that the snapshot does not refer to: purged since, or incompletely copied."""
+    named = {_blob_path(target, digest) for digest, _ in _referenced_blobs(target / DATABASE_NAME)}
     removed = 0
     for path in sorted((target / "blobs").glob("*/*/*")):
         if path not in named:

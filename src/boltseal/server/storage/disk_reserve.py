@@ -1,7 +1,7 @@
-"""Room on the disk: how much is free, and the reserve that uploads leave untouched.
+"""Free space on the disk, and the reserve that uploads must leave.
 
-A disk that is really full can't record a delete either. So uploads are refused while there is still room for the
-database, which has to take manifests, deletes and the ledger.
+A disk that is really full can't record a delete either. So uploads are refused while there is still space for the database,
+which must take manifests, deletes and the ledger.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ _GIB = 1024**3
 
 
 class ReserveReached(Full):
-    """The upload would take what is kept free. Nothing of it was acknowledged beyond what the session says."""
+    """The upload would use the reserve. The session holds what was acknowledged."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
 
 
 class DiskReserve:
-    """The file system under a data folder. `reserve_bytes`: what must stay free; 0: nothing."""
+    """The file system of a data folder. `reserve_bytes`: what must stay free; 0: nothing."""
 
     def __init__(self, data: Path, reserve_bytes: int) -> None:
         self._data = os.fspath(data)
         self._reserve_bytes = reserve_bytes
 
     def free_bytes(self) -> int:
-        """What this process may still write. Unavailable."""
+        """Return the number of bytes that this process may still write. Unavailable."""
         try:
             found = os.statvfs(self._data)
         except OSError as error:
-            raise Unavailable(f"the disk under {self._data} can't be asked: {error.strerror}") from error
+            raise Unavailable(f"the disk under {self._data} can't be read: {error.strerror}") from error
         return found.f_bavail * found.f_frsize
 
     def check(self, wanted_bytes: int) -> None:
-        """Refuse what would leave less than the reserve. ReserveReached, Unavailable."""
+        """Refuse a write of `wanted_bytes` that would leave less than the reserve. ReserveReached, Unavailable."""
         if not self._reserve_bytes:
             return
         free = self.free_bytes()

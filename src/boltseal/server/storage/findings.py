@@ -1,7 +1,7 @@
-"""What an examination of a store says: values that do not change any more, and the notebook they are gathered in.
+"""The result of an examination of a store, and the collector of its findings.
 
-A finding either differs (it was looked at, and is not as it must be) or is unknown (it could not be looked at, and why).
-Neither is ever taken for "holds" (promise 11).
+A finding either differs (it was examined and is not as it must be) or is unknown (it could not be examined, with the
+reason). Neither counts as "holds" (guarantee 11).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 
 class FindingStatus(StrEnum):
-    """What is said of one thing, or of the whole store."""
+    """The status of one thing, or of the whole store."""
 
     HOLDS = "holds"
     DIFFERS = "differs"
@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """What was looked at, sizes in bytes. `unnamed_*`: stored, but named by no repository; no fault, collect's work."""
+    """What was examined; sizes in bytes. `unnamed_*`: stored and unreferenced, which is no fault: left to `collect`."""
 
     entries: int = 0
     observations: int = 0
@@ -53,7 +53,7 @@ class Examined:
 
     @property
     def outcome(self) -> FindingStatus:
-        """Differs when anything does, else unknown when anything could not be looked at, else holds."""
+        """Differs if any finding differs, else unknown if anything could not be examined, else holds."""
         found = {finding.status for finding in self.findings}
         return (
             FindingStatus.DIFFERS
@@ -72,7 +72,7 @@ STEP: Final = 1000
 
 
 class FindingCollector:
-    """What the steps of an examination count and find, on the way to an `Examined`."""
+    """Collects the counts and findings of the steps of an examination."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -84,18 +84,18 @@ class FindingCollector:
         self._counted[name] += number
 
     def differs(self, what: str, problem: str) -> None:
-        """Report what is not as it must be."""
+        """Add a finding: something is not as it must be."""
         self._findings.append(Finding(what, problem))
 
     def unknown(self, what: str, problem: str) -> None:
-        """Report what could not be looked at."""
+        """Add a finding: something could not be examined."""
         self._findings.append(Finding(what, problem, FindingStatus.UNKNOWN))
 
     def passed(self, step: str, done: int, total: int, *, every: int = STEP) -> None:
-        """Tell whoever watches, now and then, and at the end."""
+        """Report progress every `every` rows, and at the end."""
         if done % every == 0 or done == total:
             self._progress(step, done, total)
 
     def close(self) -> Examined:
-        """The result."""
+        """Return the result."""
         return Examined(StoreCounts(**self._counted), tuple(self._findings))

@@ -1,25 +1,25 @@
-"""Is the store what it must be? Read-only, beside a running server or without one; repairs nothing.
+"""Check a whole store. Read-only, beside a running server or without one; repairs nothing.
 
-In this order:
+Steps:
 
-1. The database as such: SQLite's own examination of its pages, indexes and references.
-2. The ledger: every entry canonical and in its place, none missing, times rising, each pointing at the entry before it
-   of the same name; no bound name with two digests; what stands beside a line is what the line says; the tree is over
-   these lines, and what was signed is its head (`fsck_tree`). Then the log of observations, likewise.
-3. The tags: each row is what the ledger's last word on its name says.
-4. The manifests: bytes there, of that digest, size, canonical digest and media type; links and what referrers show as
-   the bytes say; nothing left over from what is gone.
-5. What sealed tags need is held, and signature tags are linked to what they speak of.
+1. The database: its own check of pages, indexes and references.
+2. The ledger: every entry is canonical and in its place, none is missing, times rise, each refers to the previous entry of
+   its tag; no sealed tag has two digests; the columns beside a line are what the line says; the tree is over these lines,
+   and its root is the one that was signed (`fsck_tree`). Then the log of observations, likewise.
+3. The tags: each row is what the ledger's last entry of the tag says.
+4. The manifests: the bytes are stored and have that digest, size, canonical digest and media type; links and what referrers
+   show are what the bytes say; nothing is left of removed manifests.
+5. Everything that sealed tags need is stored, and signature tags are linked to what they sign.
 6. The running totals of users are the sums of the rows.
 7. The blobs: every row has a file of that size whose bytes have that digest.
-8. What nothing names is counted: bytes of refused pushes are no fault, `boltseal collect` takes them away.
+8. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal collect` deletes them.
 
-Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is
-looked at again before it is reported: the server may have deleted or replaced it meanwhile. What can't be looked at
-is a finding of its own, and the rest is looked at all the same.
+Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is read again
+before it is reported: the server may have deleted or replaced it meanwhile. What can't be examined is a finding of its own,
+and the rest is examined anyway.
 
-A liar who can write the data folder and the keys, and rewrites everything consistently, is not found here; that takes
-the hashes of somebody else's checkpoint. Steps 4, 7 and 8 are in `fsck_content`.
+An attacker who can write the data folder and the keys and rewrites everything consistently is not detected here. That needs
+a checkpoint that another party kept. Steps 4, 7 and 8 are in `fsck_content`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,21 @@ from boltseal.policy.rules import Keep, RuleInvalid
 from boltseal.server.storage import fsck_content
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
-from boltseal.server.storage.metadata import foreign_tags, queries, sqlite, usage
-from boltseal.server.storage.metadata.database import Transaction
-from boltseal.server.storage.metadata.schema import LEDGER, OBSERVATIONS, Log, link, manifest, repository, tag
+from boltseal.server.storage.metadata import foreign_tags, queries, usage
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.schema import TABLES, link, manifest, repository, tag
+from boltseal.server.storage.metadata.sql import DatabaseDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import RowMapping
 
     from boltseal.ledger.entry import Entry
     from boltseal.server.storage.blobs.protocol import BlobReader
     from boltseal.server.storage.ledger_key import LedgerKeys
+    from boltseal.server.storage.metadata.protocol import Snapshot
 
 __all__ = ["Examined", "Finding", "FindingStatus", "Progress", "examine"]
 
@@ -56,118 +58,126 @@ KEEP_SLACK_US: Final = 5 * 60 * 1_000_000
 
 
 def examine(
-    database: Path,
+    database: AbstractContextManager[Snapshot],
     blobs: BlobReader,
-    now_us: int,
     progress: Progress = lambda *_: None,
     keys: LedgerKeys | None = None,
 ) -> Examined:
-    """Look at a whole store. Raises Unavailable only when the database can't be opened at all.
+    """Check a whole store and return what was found.
 
-    `keys`: the ledger's key and mark; without them what was signed is compared, but not who signed it.
+    `database`: yields a snapshot of it, read-only. `keys`: key and mark of the ledger; without them what was signed is compared,
+    but not who signed it.
+
+    Raises: Unavailable: the database can't be opened at all.
     """
-    notes = FindingCollector(progress)
-    engine = sqlite.make_engine(database, read_only=True)
-    try:
-        with sqlite.errors_named(), engine.connect() as connection:
-            sqlite.driver(connection).execute("BEGIN")
-            held = _rows(connection, notes, now_us, keys)
-            sqlite.driver(connection).execute("ROLLBACK")  # of a damaged file a COMMIT fails, of nothing too
-            fsck_content.blobs(connection, blobs, held, notes)
-            fsck_content.unnamed(connection, blobs, notes)
-    finally:
-        engine.dispose()
-    return notes.close()
+    findings = FindingCollector(progress)
+    with database as snapshot:
+        snapshot.sql.begin(write=False)
+        expected = _rows(snapshot, findings, keys)
+        snapshot.sql.rollback()  # a COMMIT fails on a damaged file, even if nothing changed
+        fsck_content.blobs(snapshot, blobs, expected, findings)
+        fsck_content.count_unreferenced(snapshot, blobs, findings)
+    return findings.close()
 
 
-def _rows(connection: Connection, notes: FindingCollector, now_us: int, keys: LedgerKeys | None) -> dict[str, int]:
-    """Steps 1 to 6; the blobs that must be there. A step that a damaged database ends does not end the others."""
-    held: dict[str, int] = {}
+def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
+    """Run steps 1 to 6 and return the blobs that must be stored. A step that a damaged database ends does not end the others."""
+    expected: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
-        lambda: _database(connection, notes),
-        lambda: _names(connection, notes, keys),
-        lambda: fsck_content.manifests(connection, notes),
-        lambda: _sealed(Transaction(connection, now_us), notes),
-        lambda: _usage(connection, notes),
-        lambda: held.update(fsck_content.blob_rows(connection, notes)),
+        lambda: _database(snapshot, findings),
+        lambda: _names(snapshot, findings, keys),
+        lambda: fsck_content.manifests(snapshot, findings),
+        lambda: _sealed(snapshot, findings),
+        lambda: _usage(snapshot, findings),
+        lambda: expected.update(fsck_content.blob_rows(snapshot, findings)),
     ]
     for step in steps:
         try:
-            with sqlite.errors_named():
+            with snapshot.sql.errors_named():
                 step()
-        except sqlite.DatabaseDamaged as error:
-            notes.differs("database", error.message)
-    return held
+        except DatabaseDamaged as error:
+            findings.differs("database", error.message)
+    return expected
 
 
-def _database(connection: Connection, notes: FindingCollector) -> None:
-    for problem in sqlite.damage(connection):
-        notes.differs("database", problem)
+def _database(snapshot: Snapshot, findings: FindingCollector) -> None:
+    for problem in snapshot.sql.damage():
+        findings.differs("database", problem)
 
 
-def _names(connection: Connection, notes: FindingCollector, keys: LedgerKeys | None) -> None:
-    audit = _log(connection, notes, keys, LEDGER, Audit())
-    _tags(connection, audit, notes)
+def _names(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> None:
+    audit = _log(snapshot, findings, keys, LEDGER, Audit())
+    _tags(snapshot, audit, findings)
     observing = None if keys is None else keys.of(OBSERVATIONS.name)
-    _foreign_tags(connection, _log(connection, notes, observing, OBSERVATIONS, ObservationAudit()), notes)
+    _foreign_tags(snapshot, _log(snapshot, findings, observing, OBSERVATIONS, ObservationAudit()), findings)
 
 
-def _log(connection: Connection, notes: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
-    head = connection.execute(select(log.head)).mappings().one_or_none()
+def _log(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None, log: Log, audit: Audit) -> Audit:
+    head = snapshot.sql.connection.execute(select(TABLES[log].head)).mappings().one_or_none()
     size = head["size"] if head else 0
-    tree = TreeCheck(connection, keys, notes, log)
-    rows = connection.execute(select(log.entry).order_by(log.entry.c.idx).execution_options(yield_per=1000))
+    tree = TreeCheck(snapshot, keys, findings, log)
+    rows = snapshot.sql.connection.execute(
+        select(TABLES[log].entry).order_by(TABLES[log].entry.c.idx).execution_options(yield_per=1000)
+    )
     for number, row in enumerate(rows.mappings(), start=1):
-        notes.count("entries" if log is LEDGER else log.name)
+        findings.count("entries" if log is LEDGER else log.name)
         tree.take(row["line"])
         problems = audit.take(row["idx"], row["line"])
         for problem in [*problems, *_beside(row, audit.last)]:
-            notes.differs(f"{'entry' if log is LEDGER else 'observation'} {row['idx']}", problem)
-        notes.passed(log.name, number, size)
+            findings.differs(f"{'entry' if log is LEDGER else 'observation'} {row['idx']}", problem)
+        findings.passed(log.name, number, size)
     tree.finish()
     if audit.size != size:
-        notes.differs(
-            log.name, f"it ends at entry {audit.size - 1}, but its head says that {size} entries were written"
+        findings.differs(
+            log.name, f"its last entry is {audit.size - 1}, but its head row says that {size} entries were written"
         )
     if head is not None and audit.origin not in ("", head["origin"]):
-        notes.differs(log.name, f"its head calls it {head['origin']}, its last entry {audit.origin}")
+        findings.differs(log.name, f"its head row has the origin {head['origin']}, its last entry {audit.origin}")
     if head is not None and audit.last_time_us != head["last_time_us"]:
-        notes.differs(log.name, "its head has another time than its last entry")
+        findings.differs(log.name, "its head row has another time than its last entry")
     if log is LEDGER and head is not None and audit.rules_sha256 != Digest.of(head["rules"].encode()).hex:
-        notes.differs("ledger", "its head has other rules than the last entry about rules")
+        findings.differs("ledger", "its head row has other rules than the last entry about rules")
     return audit
 
 
-def _foreign_tags(connection: Connection, audit: Audit, notes: FindingCollector) -> None:
-    """What is served of upstreams' tags must be what was written down of them last."""
+def _foreign_tags(snapshot: Snapshot, audit: Audit, findings: FindingCollector) -> None:
+    """Check that what is served of upstreams' tags is what was recorded of them last."""
     seen = set()
-    for name, tag_name, row in foreign_tags.every(connection):
+    for name, tag_name, row in foreign_tags.all_tags(snapshot):
         seen.add((name, tag_name))
-        said = audit.names.get((name, tag_name))
-        if said is None or said.index != row.entry_index:
-            last = "nothing" if said is None else f"entry {said.index}"
-            notes.differs(
-                f"{name}:{tag_name}", f"it stands on observation {row.entry_index}, the log's last of it is {last}"
+        recorded = audit.names.get((name, tag_name))
+        if recorded is None or recorded.index != row.entry_index:
+            last = "nothing" if recorded is None else f"entry {recorded.index}"
+            findings.differs(
+                f"{name}:{tag_name}",
+                f"the row is of observation {row.entry_index}, the log's last entry of the tag is {last}",
             )
-        elif said.digest and said.digest != row.digest:
-            notes.differs(f"{name}:{tag_name}", f"{row.digest or 'nothing'} is served, the log says {said.digest}")
+        elif recorded.digest and recorded.digest != row.digest:
+            findings.differs(
+                f"{name}:{tag_name}", f"{row.digest or 'nothing'} is served, the log says {recorded.digest}"
+            )
     for unseen in sorted(set(audit.names) - seen):
-        notes.differs(":".join(unseen), "the log of observations speaks of this tag, but it has no row")
+        findings.differs(":".join(unseen), "the log of observations has this tag, but there is no row")
 
 
-def _beside(row: RowMapping, said: Entry | None) -> Iterator[str]:
-    """The columns by which entries are looked for must be what the line says."""
-    if said is None:
-        return  # reported already
-    columns = {"time_us": said.time_us, "kind": str(said.kind), "repository": said.repository, "tag": said.tag}
+def _beside(row: RowMapping, recorded: Entry | None) -> Iterator[str]:
+    """Check that the columns by which entries are searched for are what the line says."""
+    if recorded is None:
+        return  # reported by the audit
+    columns = {
+        "time_us": recorded.time_us,
+        "kind": str(recorded.kind),
+        "repository": recorded.repository,
+        "tag": recorded.tag,
+    }
     for column, value in columns.items():
         if row[column] != value:
-            yield f"the {column} beside the line is {row[column]!r}, the line says {value!r}"
+            yield f"the column {column} is {row[column]!r}, the line says {value!r}"
 
 
-def _tags(connection: Connection, audit: Audit, notes: FindingCollector) -> None:
-    total = connection.execute(select(func.count()).select_from(tag)).scalar_one()
-    rows = connection.execute(
+def _tags(snapshot: Snapshot, audit: Audit, findings: FindingCollector) -> None:
+    total = snapshot.sql.connection.execute(select(func.count()).select_from(tag)).scalar_one()
+    rows = snapshot.sql.connection.execute(
         select(repository.c.name.label("repository"), tag, manifest.c.canonical.label("held_canonical"))
         .join(repository, repository.c.id == tag.c.repository_id)
         .join(
@@ -181,45 +191,45 @@ def _tags(connection: Connection, audit: Audit, notes: FindingCollector) -> None
     )
     seen = set()
     for number, row in enumerate(rows.mappings(), start=1):
-        notes.count("tags")
+        findings.count("tags")
         seen.add((row["repository"], row["name"]))
         for problem in _tag_problems(row, audit.names.get((row["repository"], row["name"]))):
-            notes.differs(f"{row['repository']}:{row['name']}", problem)
-        notes.passed("tags", number, total)
+            findings.differs(f"{row['repository']}:{row['name']}", problem)
+        findings.passed("tags", number, total)
     for unseen in sorted(set(audit.names) - seen):
-        notes.differs(":".join(unseen), "the ledger speaks of this tag, but it has no row")
+        findings.differs(":".join(unseen), "the ledger has this tag, but there is no row")
 
 
-def _tag_problems(row: RowMapping, said: AuditedTag | None) -> Iterator[str]:
-    if said is None:
-        yield "the tag is there, but the ledger never spoke of it"
+def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]:
+    if recorded is None:
+        yield "the tag is there, but the ledger has no entry of it"
         return
-    if row["entry_index"] != said.index:
-        yield f"the tag stands on entry {row['entry_index']}, the ledger's last is {said.index}"
+    if row["entry_index"] != recorded.index:
+        yield f"the row is of entry {row['entry_index']}, the ledger's last entry of the tag is {recorded.index}"
     for column, verb, word in (
-        ("digest", "means", said.digest),
-        ("media_type", "has the media type", said.media_type),
-        ("sealed_digest", "is bound to", said.bound),
-        ("sealed_media_type", "is bound to the media type", said.bound_type),
-        ("sealed_by", "was sealed by", said.bound_by),
-        ("keep", "is kept", said.keep),
-        ("changed_by", "was changed by", said.actor),
+        ("digest", "resolves to", recorded.digest),
+        ("media_type", "has the media type", recorded.media_type),
+        ("sealed_digest", "is sealed to", recorded.bound),
+        ("sealed_media_type", "is sealed to the media type", recorded.bound_type),
+        ("sealed_by", "was sealed by", recorded.bound_by),
+        ("keep", "is kept", recorded.keep),
+        ("changed_by", "was changed by", recorded.actor),
     ):
         if (row[column] or "") != word:
             yield f"the tag {verb} {row[column] or 'nothing'}, the ledger says {word or 'nothing'}"
     if row["digest"] and row["held_canonical"] is None:
-        yield f"the tag means {row['digest']} ({row['media_type']}), which the repository does not hold"
+        yield f"the tag resolves to {row['digest']} ({row['media_type']}), which the repository does not have"
     elif row["digest"] and row["canonical"] != row["held_canonical"]:
         yield f"the tag says its manifest's sha256 is {row['canonical']}, the manifest says {row['held_canonical']}"
     if row["digest"] and row["digest"] == row["sealed_digest"] and row["canonical"] != row["sealed_canonical"]:
-        yield f"the tag is bound to sha256 {row['sealed_canonical']}, but means {row['canonical']}"
-    if not _keeps_until(row["keep_until_us"], said):
-        yield f"the tag is not kept as long as {said.keep} says"
+        yield f"the tag is sealed to sha256 {row['sealed_canonical']}, but resolves to {row['canonical']}"
+    if not _keeps_until(row["keep_until_us"], recorded):
+        yield f"the tag is not kept as long as {recorded.keep} says"
 
 
-def _keeps_until(until_us: int | None, said: AuditedTag) -> bool:
+def _keeps_until(until_us: int | None, recorded: AuditedTag) -> bool:
     try:
-        due_us = Keep.parse(said.keep).until(said.kept_us) if said.keep else None
+        due_us = Keep.parse(recorded.keep).until(recorded.kept_us) if recorded.keep else None
     except RuleInvalid:
         return False
     if due_us is None:
@@ -227,8 +237,8 @@ def _keeps_until(until_us: int | None, said: AuditedTag) -> bool:
     return until_us is not None and abs(until_us - due_us) <= KEEP_SLACK_US
 
 
-def _sealed(tx: Transaction, notes: FindingCollector) -> None:
-    """Step 5."""
+def _sealed(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Run step 5."""
     live = (
         select(repository.c.name, tag.c.repository_id, tag.c.name, tag.c.digest, tag.c.sealed_digest)
         .join(repository, repository.c.id == tag.c.repository_id)
@@ -236,29 +246,32 @@ def _sealed(tx: Transaction, notes: FindingCollector) -> None:
         .order_by(tag.c.repository_id, tag.c.digest, tag.c.name)
     )
     looked_at, missing = None, list[str]()
-    for name, repository_id, tag_name, digest, sealed in tx.connection.execute(live).all():
+    for name, repository_id, tag_name, digest, sealed in snapshot.sql.connection.execute(live).all():
         if sealed is not None:
             if looked_at != (repository_id, digest):  # a big index may have thousands of tags
-                looked_at, missing = (repository_id, digest), queries.missing(tx, repository_id, digest)
+                looked_at, missing = (repository_id, digest), queries.missing_parts(snapshot, repository_id, digest)
             for absent in missing:
-                notes.differs(
-                    f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not hold"
+                findings.differs(
+                    f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not have"
                 )
         subject = signature_subject(tag_name)
-        if subject is not None and not _speaks_of(tx.connection, repository_id, digest, str(subject)):
-            notes.differs(f"{name}:{tag_name}", f"the tag speaks of {subject}, but its manifest is not linked to it")
+        if subject is not None and not _speaks_of(snapshot, repository_id, digest, str(subject)):
+            findings.differs(f"{name}:{tag_name}", f"the tag signs {subject}, but its manifest has no link to it")
 
 
-def _usage(connection: Connection, notes: FindingCollector) -> None:
-    """Step 6."""
-    for user, (total, rows) in usage.wrong(connection).items():
-        notes.differs(
+def _usage(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Run step 6."""
+    for user, (total, rows) in usage.wrong_totals(snapshot).items():
+        findings.differs(
             f"user {user}",
             f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "
             f"{rows.size_bytes} and {rows.repositories}; `boltseal collect` counts again",
         )
 
 
-def _speaks_of(connection: Connection, repository_id: int, parent: str, child: str) -> bool:
+def _speaks_of(snapshot: Snapshot, repository_id: int, parent: str, child: str) -> bool:
     here = (link.c.repository_id == repository_id, link.c.parent == parent, link.c.child == child)
-    return connection.execute(select(link.c.kind).where(*here, link.c.kind == "signature-tag")).first() is not None
+    return (
+        snapshot.sql.connection.execute(select(link.c.kind).where(*here, link.c.kind == "signature-tag")).first()
+        is not None
+    )

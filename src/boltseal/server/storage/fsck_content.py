@@ -1,6 +1,6 @@
-"""The steps of `fsck` that read what was pushed: manifests, links, blobs, and what lies about.
+"""Steps of `fsck` that read what was pushed: manifests, links, blobs, and unreferenced data.
 
-Every function notes what it finds and raises for nothing but a database that can't be read.
+Every function collects its findings and raises only if the database can't be read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from boltseal.server.storage.metadata.schema import blob, content, link, manifes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sqlalchemy import Connection, RowMapping
+    from sqlalchemy import RowMapping
 
     from boltseal.oci.manifest import Manifest
     from boltseal.server.storage.blobs.protocol import BlobReader
     from boltseal.server.storage.findings import FindingCollector
+    from boltseal.server.storage.metadata.protocol import Snapshot
 
 _LINKS: Final = select(link.c.child, link.c.kind).where(
     link.c.repository_id == bindparam("at_repository"),
@@ -35,34 +36,34 @@ _NAMED: Final = select(blob.c.digest).where(blob.c.digest == bindparam("at_diges
 SHOW_EVERY_BYTES: Final = 64 * 1024 * 1024
 
 AT_ONCE: Final = 8
-"""How many manifests are held in memory; one may have 4 MiB."""
+"""How many manifests are expected in memory; one may have 4 MiB."""
 
 
-def manifests(connection: Connection, notes: FindingCollector) -> None:
-    """Every manifest row against its bytes, and nothing left over of what is gone."""
-    total = connection.execute(select(func.count()).select_from(manifest)).scalar_one()
+def manifests(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Check every manifest row against its bytes, and that nothing is left of removed manifests."""
+    total = snapshot.sql.connection.execute(select(func.count()).select_from(manifest)).scalar_one()
     query = (
         select(repository.c.name.label("repository"), manifest, content.c.raw)
         .join(repository, repository.c.id == manifest.c.repository_id)
         .join(content, content.c.canonical == manifest.c.canonical, isouter=True)
         .execution_options(yield_per=AT_ONCE)
     )
-    for number, row in enumerate(connection.execute(query).mappings(), start=1):
-        notes.count("manifests")
-        for problem in _manifest_problems(connection, row):
-            notes.differs(f"{row['repository']}@{row['digest']}", problem)
-        notes.passed("manifests", number, total)
-    _left_over(connection, notes)
-    for name in connection.execute(select(repository.c.name)).scalars():
+    for number, row in enumerate(snapshot.sql.connection.execute(query).mappings(), start=1):
+        findings.count("manifests")
+        for problem in _manifest_problems(snapshot, row):
+            findings.differs(f"{row['repository']}@{row['digest']}", problem)
+        findings.passed("manifests", number, total)
+    _check_leftovers(snapshot, findings)
+    for name in snapshot.sql.connection.execute(select(repository.c.name)).scalars():
         try:
             Repository(name)
         except Invalid as error:
-            notes.differs(f"repository {name!r}", error.message)
+            findings.differs(f"repository {name!r}", error.message)
 
 
-def _manifest_problems(connection: Connection, row: RowMapping) -> Iterator[str]:
+def _manifest_problems(snapshot: Snapshot, row: RowMapping) -> Iterator[str]:
     raw = row["raw"]
-    if not isinstance(raw, bytes):  # None, or a text that somebody wrote by hand
+    if not isinstance(raw, bytes):  # NULL, or text that was written by hand
         yield "the manifest's bytes are missing"
         return
     try:
@@ -82,16 +83,16 @@ def _manifest_problems(connection: Connection, row: RowMapping) -> Iterator[str]
     except Invalid as error:
         yield f"the bytes can't be read as {row['media_type']}: {error}"
         return
-    yield from _shown_problems(row, parsed)
-    links = connection.execute(_LINKS, {"at_repository": row["repository_id"], "at_parent": row["digest"]})
+    yield from _referrer_problems(row, parsed)
+    links = snapshot.sql.connection.execute(_LINKS, {"at_repository": row["repository_id"], "at_parent": row["digest"]})
     written = {(child, kind) for child, kind in links.all()}
-    said = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
-    if written != said:
-        yield f"the links differ from the bytes in {', '.join(sorted({child for child, _ in written ^ said})[:3])}"
+    recorded = {(str(reference.descriptor.digest), str(reference.kind)) for reference in parsed.references()}
+    if written != recorded:
+        yield f"the links differ from the bytes in {', '.join(sorted({child for child, _ in written ^ recorded})[:3])}"
 
 
-def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
-    """What referrers are answered from, without the bytes being read again."""
+def _referrer_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
+    """Check the columns from which referrers are answered without reading the bytes again."""
     subject = None if parsed.subject is None else str(parsed.subject.digest)
     if row["subject"] != subject:
         yield f"the row's subject is {row['subject'] or 'nothing'}, the bytes say {subject or 'nothing'}"
@@ -105,72 +106,74 @@ def _shown_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
         yield "the row's annotations are not those of the bytes"
 
 
-def _left_over(connection: Connection, notes: FindingCollector) -> None:
+def _check_leftovers(snapshot: Snapshot, findings: FindingCollector) -> None:
     unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
-    for canonical in connection.execute(unnamed).scalars():
-        notes.differs(canonical, "manifest bytes that no repository names")
+    for canonical in snapshot.sql.connection.execute(unnamed).scalars():
+        findings.differs(canonical, "manifest bytes that no repository refers to")
     parent = and_(manifest.c.repository_id == link.c.repository_id, manifest.c.digest == link.c.parent)
     dangling = (
         select(repository.c.name, link.c.parent, link.c.child)
         .join(repository, repository.c.id == link.c.repository_id)
         .where(~select(1).where(parent).exists())
     )
-    for name, gone, child in connection.execute(dangling).all():
-        notes.differs(f"{name}@{gone}", f"a link to {child} is left over from this manifest, which is gone")
+    for name, gone, child in snapshot.sql.connection.execute(dangling).all():
+        findings.differs(f"{name}@{gone}", f"a link to {child} is left of this manifest, which was removed")
 
 
-def blob_rows(connection: Connection, notes: FindingCollector) -> dict[str, int]:
-    """Which blobs must be there, with their sizes; repositories that disagree on a size are noted."""
-    held: dict[str, int] = {}
-    for digest, size in connection.execute(select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)).all():
-        if held.setdefault(digest, size) != size:
-            notes.differs(digest, f"one repository says the blob has {held[digest]} bytes, another says {size}")
-    return held
+def blob_rows(snapshot: Snapshot, findings: FindingCollector) -> dict[str, int]:
+    """Return the blobs that must be stored, with their sizes. Repositories that disagree on a size are a finding."""
+    expected: dict[str, int] = {}
+    for digest, size in snapshot.sql.connection.execute(
+        select(blob.c.digest, blob.c.size).distinct().order_by(blob.c.digest)
+    ).all():
+        if expected.setdefault(digest, size) != size:
+            findings.differs(digest, f"one repository says the blob has {expected[digest]} bytes, another says {size}")
+    return expected
 
 
-def blobs(connection: Connection, store: BlobReader, held: Mapping[str, int], notes: FindingCollector) -> None:
-    """Every blob that must be there, all of its bytes; twice before anything is said of it."""
-    total, done = sum(held.values()), 0
-    for text, size in held.items():
-        notes.count("blobs")
-        notes.count("blob_bytes", size)
-        _blob(connection, store, text, size, notes, _Shown(notes, done, total))
+def blobs(snapshot: Snapshot, store: BlobReader, expected: Mapping[str, int], findings: FindingCollector) -> None:
+    """Check every blob that must be stored, reading all of its bytes; twice before a problem is reported."""
+    total, done = sum(expected.values()), 0
+    for text, size in expected.items():
+        findings.count("blobs")
+        findings.count("blob_bytes", size)
+        _blob(snapshot, store, text, size, findings, _BlobProgress(findings, done, total))
         done += size
-        notes.passed("blobs", done, total, every=1)
+        findings.passed("blobs", done, total, every=1)
 
 
-class _Shown:
-    """Progress inside a big blob."""
+class _BlobProgress:
+    """Reports progress within a big blob."""
 
-    def __init__(self, notes: FindingCollector, done: int, total: int) -> None:
-        self._notes, self._done, self._total = notes, done, total
+    def __init__(self, findings: FindingCollector, done: int, total: int) -> None:
+        self._findings, self._done, self._total = findings, done, total
 
     def read(self, count: int) -> None:
         if count % SHOW_EVERY_BYTES == 0:
-            self._notes.passed("blobs", self._done + count, self._total, every=1)
+            self._findings.passed("blobs", self._done + count, self._total, every=1)
 
 
 def _blob(
-    connection: Connection, store: BlobReader, text: str, size: int, notes: FindingCollector, shown: _Shown
+    snapshot: Snapshot, store: BlobReader, text: str, size: int, findings: FindingCollector, progress: _BlobProgress
 ) -> None:
     try:
         digest = Digest.parse(text)
     except Invalid as error:
-        notes.differs(text, f"the row's digest can't be read: {error}")
+        findings.differs(text, f"the row's digest can't be read: {error}")
         return
     for _ in range(2):
         try:
-            problem = _blob_problem(store, digest, size, shown)
+            problem = _blob_problem(store, digest, size, progress)
         except BoltsealError as error:
-            notes.unknown(text, f"could not read the blob: {error.message}")
+            findings.unknown(text, f"could not read the blob: {error.message}")
             return
-        if problem is None or not still_named(connection, text):
+        if problem is None or not is_referenced(snapshot, text):
             return
-    notes.differs(text, str(problem))
+    findings.differs(text, str(problem))
 
 
-def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -> str | None:
-    if not store.present(digest):
+def _blob_problem(store: BlobReader, digest: Digest, size: int, progress: _BlobProgress) -> str | None:
+    if store.look(digest) is None:
         return "the blob's bytes are missing"
     hasher = digest.hasher()
     read = 0
@@ -178,7 +181,7 @@ def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -
         for piece in store.scan(digest):
             hasher.update(piece)
             read += len(piece)
-            shown.read(read)
+            progress.read(read)
     except BlobAbsent:
         return "the blob's bytes are missing"
     if read != size:
@@ -188,19 +191,19 @@ def _blob_problem(store: BlobReader, digest: Digest, size: int, shown: _Shown) -
     return None
 
 
-def still_named(connection: Connection, digest: str) -> bool:
-    """Whether a row names the blob at this moment."""
-    return connection.execute(_NAMED, {"at_digest": digest}).first() is not None
+def is_referenced(snapshot: Snapshot, digest: str) -> bool:
+    """Return whether a row refers to the blob now."""
+    return snapshot.sql.connection.execute(_NAMED, {"at_digest": digest}).first() is not None
 
 
-def unnamed(connection: Connection, store: BlobReader, notes: FindingCollector) -> None:
-    """Counts what no row names, and notes what has no place in a store."""
+def count_unreferenced(snapshot: Snapshot, store: BlobReader, findings: FindingCollector) -> None:
+    """Count what no row refers to, and report files that are neither blob nor session."""
     try:
         for stored in store.walk():
-            if not still_named(connection, str(stored.digest)):
-                notes.count("unnamed_blobs")
-                notes.count("unnamed_bytes", stored.size)
+            if not is_referenced(snapshot, str(stored.digest)):
+                findings.count("unnamed_blobs")
+                findings.count("unnamed_bytes", stored.size)
         for stray in store.strays():
-            notes.differs(stray, "a file in the store that is neither blob nor upload")
+            findings.differs(stray, "a file in the store that is neither blob nor upload")
     except BoltsealError as error:
-        notes.unknown("store", f"could not look through the store: {error.message}")
+        findings.unknown("store", f"could not look through the store: {error.message}")

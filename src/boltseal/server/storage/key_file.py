@@ -1,10 +1,10 @@
-"""The keys that sign tokens, in `<data>.keys/token.json` (mode 0600, beside the data and not in it).
+"""The keys that sign tokens, in `<data>.keys/token.json` (mode 0600), beside the data folder.
 
-The first key signs; the ones behind it were rotated out and still check what they signed before (`server.auth.tokens`). Read
-again when the file changed, so that a rotation reaches every worker without a restart.
+The first key signs. The others were rotated out and still verify what they signed (`server.auth.tokens`). The file is read
+again when it changed, so a rotation reaches every worker without a restart.
 
-Trusted: whoever may read the file. What a liar would gain: any name, at this registry, until five minutes
-after the next rotation.
+Trusted: accounts that can read the file. If it is compromised, the attacker can act as any user of this registry until five
+minutes after the next rotation.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ KEPT: Final = 3
 
 
 class KeysUnreadable(Unavailable):
-    """The keys can't be read or written, so no token can be given or checked."""
+    """The keys can't be read or written, so no token can be issued or verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSigningKey:
-    """An Ed25519 seed. `id` names it in tokens; `since_us`: from when on it signs, microseconds since the epoch."""
+    """An Ed25519 seed. `id` names it in tokens; `since_us`: when it began to sign, microseconds since the epoch."""
 
     id: str
     seed: bytes
@@ -47,7 +47,7 @@ class _Stored(msgspec.Struct):
 
 
 class KeyFile:
-    """The file. `current` costs one stat while nothing changed."""
+    """The key file. `current` costs one stat while the file does not change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +55,7 @@ class KeyFile:
         self._version = (0, 0)
 
     def current(self, now_us: int) -> tuple[StoredSigningKey, ...]:
-        """The keys, the signing one first; made when there is no file. KeysUnreadable."""
+        """Return the keys, the signing one first. Creates a key when there is no file. KeysUnreadable."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class KeyFile:
         return self._held
 
     def rotate(self, now_us: int, *, only_if_missing: bool = False) -> tuple[StoredSigningKey, ...]:
-        """Let a new key sign from now on; the last ones still check what they signed. KeysUnreadable."""
+        """Add a new signing key; the previous ones still verify. KeysUnreadable."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(f"{self.path}.lock", 0o600):

@@ -1,38 +1,36 @@
-"""A copy of a ledger on disk, to bring entries back from. Nothing in it is known to be true; whoever reads it checks it.
+"""A copy of a ledger on disk, to recover entries from. The caller verifies what it reads.
 
 a data folder           boltseal.db: a newer backup, the old disk
-a tree of tiles         checkpoint, tile/entries/...: what was kept of /ledger/ by any C2SP tool
+a tree of tiles         checkpoint, tile/entries/...: a copy of /ledger/ made by any C2SP tool
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.tiles import MAX_ENTRY_BYTES, WIDTH, BundleId, parse_bundle
-from boltseal.server.storage.metadata import ledger_store, ledger_tree, sqlite
+from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from boltseal.server.storage.metadata.schema import LEDGER
+from boltseal.server.storage.metadata.protocol import LEDGER
+from boltseal.server.storage.metadata.sqlite import open_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.schema import Log
+    from boltseal.server.storage.metadata.protocol import Log
 
 MAX_BUNDLE_BYTES: Final = WIDTH * (MAX_ENTRY_BYTES + 2)
 
 
 class CopyInvalid(Invalid):
-    """A folder that holds no copy of a ledger, or not what is asked of it."""
+    """The folder contains no copy of a ledger, or not what was asked for."""
 
 
 class FolderCopy:
-    """Either kind of folder, of which log it may be; a tree of tiles is of one log. CopyInvalid when it is neither."""
+    """A folder of either kind. A tree of tiles is of one log, `log`. CopyInvalid: it is neither."""
 
     def __init__(self, folder: Path, log: Log = LEDGER) -> None:
         self._folder = folder
@@ -40,21 +38,21 @@ class FolderCopy:
         self._database = folder / DATABASE_NAME
         if not self._database.is_file() and not (folder / "checkpoint").is_file():
             raise CopyInvalid(
-                f"{folder} holds no copy of a ledger; expected a data folder, or a tree with checkpoint and tile/entries"
+                f"{folder} contains no copy of a ledger; expected a data folder, or a tree with checkpoint and tile/entries"
             )
 
     def head(self) -> bytes | None:
-        """Its signed head, None where it has none. CopyInvalid, Unavailable."""
+        """Return the signed checkpoint, None if there is none. CopyInvalid, Unavailable."""
         if not self._database.is_file():
             return self._read(self._folder / "checkpoint", MAX_NOTE_BYTES)
-        with _open(self._database) as held:
+        with open_snapshot(self._database) as held:
             head = ledger_tree.head(held, log=self._log)
         return None if head is None else head.note
 
     def lines(self, start: int, end: int) -> Iterator[bytes]:
-        """The entries [start, end), as far as they are there. CopyInvalid, Unavailable."""
+        """Yield the entries [start, end) that the copy has. CopyInvalid, Unavailable."""
         if self._database.is_file():
-            with _open(self._database) as held:
+            with open_snapshot(self._database) as held:
                 yield from [line for _, line in ledger_store.lines(held, start, until=end, log=self._log)]
             return
         for index in range(start // WIDTH, -(-end // WIDTH)):
@@ -63,7 +61,7 @@ class FolderCopy:
             yield from entries[max(start - index * WIDTH, 0) : width]
 
     def _bundle(self, index: int, width: int) -> tuple[bytes, ...]:
-        """At least the first `width` entries of a bundle, from the narrowest file that has them."""
+        """Return at least the first `width` entries of a bundle, from the narrowest file that has them."""
         for wide in range(width, WIDTH + 1):
             path = self._folder / BundleId(index, wide).path()
             if path.is_file():
@@ -79,14 +77,3 @@ class FolderCopy:
         if len(raw) > limit:
             raise CopyInvalid(f"{path} is longer than {limit} bytes")
         return raw
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Connection]:
-    """The database of a copy, read-only, for one look. Unavailable."""
-    engine = sqlite.make_engine(path, read_only=True)
-    try:
-        with sqlite.errors_named(), engine.connect() as connection:
-            yield connection
-    finally:
-        engine.dispose()

@@ -1,16 +1,16 @@
-"""The ledger's signing key and its high-water mark, in `<data>.keys/` (mode 0700): beside the data and not in it.
+"""The ledger's signing key and its high-water mark, in `<data>.keys/` (mode 0700), beside the data folder.
 
-    ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; whoever reads it can sign for this ledger
+    ledger.key    one line, PRIVATE+KEY+<origin>+<id>+<key>; a reader of the file can sign for this ledger
     ledger.mark   the checkpoint that was signed last, as a note
-    ledger.lock   held by whoever signs, of all processes of a store
-    observations.key, .mark, .lock   the same of the log of observations
-    witness.lock  held by whoever talks to witnesses
+    ledger.lock   locked by the process of a store that signs
+    observations.key, .mark, .lock   the same for the log of observations
+    witness.lock  locked by the process of a store that talks to witnesses
 
-The mark is durable before a checkpoint is shown to anybody, and so it knows more than any copy of the data: a data
-folder that was put back from an old backup is behind it. The first mark is written before the first key, so a key
-without a mark means that somebody took the mark away.
+The mark is durable before a checkpoint is published, so it knows at least as much as any copy of the data: a data folder
+that was restored from an old backup is behind it. The first mark is written before the first key, so a key without a mark
+means that the mark was removed.
 
-Trusted: whoever may write the folder. What a liar would gain: a ledger signed at will, with any history.
+Trusted: accounts that can write the folder. If it is compromised, the attacker can sign a ledger with any history.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _PRIVATE: Final = 0o600
 class LedgerKeyUnreadable(Unavailable):
     """The key or the mark can't be read or written, so nothing can be signed or compared.
 
-    Told to clients and by /readyz, and therefore without the path of this machine.
+    The message is sent to clients and shown by /readyz, so it contains no path of this machine.
     """
 
 
 class LedgerKeys:
-    """The folder. `disk`: the system calls of every write. `name`: of the log whose key and mark they are."""
+    """The key and mark of one log. `disk`: makes the system calls of every write. `name`: of the log."""
 
     def __init__(self, folder: Path, disk: Disk | None = None, *, name: str = LEDGER_NAME) -> None:
         self.folder = folder
@@ -48,12 +48,12 @@ class LedgerKeys:
         self._disk = disk or Disk()
 
     def of(self, name: str) -> LedgerKeys:
-        """The same folder, for another log."""
+        """Return key and mark of another log in the same folder."""
         return LedgerKeys(self.folder, self._disk, name=name)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the lock of whoever signs; made, like the folder, where it is missing. LedgerKeyUnreadable."""
+        """Hold the signing lock inside the block. Creates lock file and folder where missing. LedgerKeyUnreadable."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = locked(str(self.folder / self._lock), _PRIVATE)
@@ -69,7 +69,7 @@ class LedgerKeys:
 
     @contextmanager
     def witnessing(self) -> Iterator[bool]:
-        """Whether this process may talk to witnesses: one of a store at a time. LedgerKeyUnreadable."""
+        """Yield whether this process may talk to witnesses: one process of a store at a time. LedgerKeyUnreadable."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -89,7 +89,7 @@ class LedgerKeys:
             os.close(fd)
 
     def key(self) -> SigningKey | None:
-        """The key that signs, None where there is none. LedgerKeyUnreadable."""
+        """Return the signing key, None if there is none. LedgerKeyUnreadable."""
         text = self._read(self._key)
         if text is None:
             return None
@@ -97,24 +97,24 @@ class LedgerKeys:
             return SigningKey.parse(text.decode("ascii").strip())
         except (KeyInvalid, UnicodeDecodeError) as error:
             reason = error.message if isinstance(error, BoltsealError) else "it is not text"
-            raise LedgerKeyUnreadable(f"{self.folder.name}/{self._key} holds no key of a ledger: {reason}") from error
+            raise LedgerKeyUnreadable(f"{self.folder.name}/{self._key} is no ledger key: {reason}") from error
 
     def mark(self) -> bytes | None:
-        """The note of the checkpoint that was signed last, None where there is none. LedgerKeyUnreadable."""
+        """Return the note of the checkpoint that was signed last, None if there is none. LedgerKeyUnreadable."""
         return self._read(self._mark)
 
     def put_key(self, key: SigningKey) -> None:
-        """Let this key sign from now on. LedgerKeyUnreadable."""
+        """Replace the signing key. LedgerKeyUnreadable."""
         self._write(self._key, f"{key.private_text()}\n".encode("ascii"))
 
     def put_mark(self, note: bytes) -> None:
-        """Raise the mark; durable when this returns. LedgerKeyUnreadable."""
+        """Replace the mark; durable when this returns. LedgerKeyUnreadable."""
         self._write(self._mark, note)
 
     def _read(self, name: str) -> bytes | None:
         path = self.folder / name
         try:
-            # What is no file (a pipe) must not make whoever signs wait, nor a large one fill the memory.
+            # A pipe in place of the file must not block the signer, nor a large file fill the memory.
             with open(path, "rb", opener=_open_without_waiting) as file:
                 raw = file.read(MAX_NOTE_BYTES + 1)
         except FileNotFoundError:

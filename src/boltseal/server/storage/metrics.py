@@ -1,10 +1,10 @@
-"""What this process has answered so far, as sums; and the run folder through which the workers of one server add theirs.
+"""The metrics of this process as sums, and the run folder through which the workers of one server add up theirs.
 
-    RUN/<pid>.<start>.json    the sums of one worker, replaced about once a second; they stay when the worker ends
+    RUN/<pid>.<start>.json    the sums of one worker, replaced about once a second; it stays when the worker ends
 
-A counter of a metrics library would take longer than the look-up of a manifest, so a request adds to plain numbers here
-and the exposition (`api/metrics`) is made from the sums when somebody asks. Losing the last second of a killed worker is
-accepted; nothing else depends on these numbers.
+A counter of a metrics library costs more than the look-up of a manifest. So a request adds to plain numbers here, and
+`api.metrics` builds the exposition from the sums when it is asked. Losing the last second of a killed worker is accepted;
+nothing else depends on these numbers.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LATENCY_BOUNDS_S: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
 
 
 Key: TypeAlias = tuple[str, str, int]
-"""What requests are told apart by: method, route, status. All three come from small fixed sets."""
+"""Method, route, status. All three come from small fixed sets."""
 
 
 class MetricSums(msgspec.Struct):
-    """Requests of one key."""
+    """Sums over the requests with one key."""
 
     count: int = 0
     seconds: float = 0.0
@@ -50,7 +50,7 @@ class _Snapshot(msgspec.Struct):
 
 
 class RequestMetrics:
-    """Sums by key, refusals by the name of their error, and what else is counted, by its name."""
+    """Sums of requests by key, counts of refusals by the name of their error, and other counts by name."""
 
     def __init__(self) -> None:
         self.requests: dict[Key, MetricSums] = {}
@@ -73,12 +73,12 @@ class RequestMetrics:
         self.refusals[name] = self.refusals.get(name, 0) + 1
 
     def count(self, name: str) -> None:
-        """Add one of what has that name."""
+        """Add one to the count of this name."""
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def add(self, other: RequestMetrics) -> None:
-        """Add everything of another."""
-        for key, theirs in list(other.requests.items()):  # in one step: others may be adding
+        """Add all sums and counts of another object."""
+        for key, theirs in list(other.requests.items()):  # a copy in one step: another thread may be adding
             ours = self.requests.setdefault(key, MetricSums())
             ours.count += theirs.count
             ours.seconds += theirs.seconds
@@ -91,7 +91,7 @@ class RequestMetrics:
 
 
 class RunFolder:
-    """The folder of one running server, made by its parent before the workers start."""
+    """The run folder of one server. The parent process creates it before the workers start."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -99,7 +99,7 @@ class RunFolder:
 
     @staticmethod
     def make(data: Path) -> Path:
-        """Make the folder of this process under the data folder, and remove those of servers that ended. OSError."""
+        """Create the run folder of this process in the data folder, and remove those of servers that ended. OSError."""
         runs = data / "run"
         runs.mkdir(mode=0o750, exist_ok=True)
         for left in runs.iterdir():
@@ -110,14 +110,14 @@ class RunFolder:
         return folder
 
     def save(self, totals: RequestMetrics) -> None:
-        """Replace this process's sums. OSError."""
+        """Replace the sums of this process. OSError."""
         rows = [_Row(*key, sums) for key, sums in list(totals.requests.items())]
         beside = self._own.with_suffix(".new")
         beside.write_bytes(msgspec.json.encode(_Snapshot(rows, dict(totals.refusals), dict(totals.counts))))
         beside.replace(self._own)
 
     def others(self) -> RequestMetrics:
-        """The sums of every other process of this server, ended ones included; what can't be read is left out."""
+        """Return the sums of every other process of this server, also of ended ones. Leaves out unreadable files."""
         found = RequestMetrics()
         for path in sorted(self._folder.glob("*.json")):
             if path == self._own:

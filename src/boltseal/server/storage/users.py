@@ -1,10 +1,10 @@
-"""The users' file: htpasswd, bcrypt only, read live.
+"""The users' file: htpasswd, bcrypt only, read when it changed.
 
-One line a user, `name:$2b$...`, as Apache's htpasswd -B and other registries write it. It lies outside the data folder
-(`<data>.keys/htpasswd`), is replaced whole when it changes, and is read again when it did: a user that was removed is
-gone at the next request. A line that can't be read is an error, not a user less: doubt refuses.
+One line for each user, `name:$2b$...`, as Apache's `htpasswd -B` and other registries write it. It is outside the data folder
+(`<data>.keys/htpasswd`) and is replaced as a whole. A removed user is refused from the next request on. A line that can't be
+read is an error: a user must not disappear by it.
 
-Trusted: whoever may write the file. What a liar would gain: everything that grants give to the users named in it.
+Trusted: accounts that can write the file. If it is compromised, the attacker has the rights of all users named in it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
 
 
 RESERVED: Final = frozenset({"anonymous", "boltseal"})
-"""Who did it, in the ledger, where nobody logged in, and where it was the server itself."""
+"""Actors in the ledger: a client without a login, and the server itself."""
 
 
 class UsersInvalid(Unavailable):
-    """The users' file can't be read, so nobody can be let in."""
+    """The users' file can't be read, so no login is accepted."""
 
 
 class UserNameInvalid(Invalid):
@@ -54,17 +54,17 @@ NO_USERS: Final = Users({}, (0, 0, 0))
 
 
 def check_user_name(name: str) -> None:
-    """UserNameInvalid unless it can stand in the file, in a grant, in the ledger and in a refusal."""
+    """Refuse a name that can't be written in the file, a grant, the ledger and messages. UserNameInvalid."""
     if not _NAME.fullmatch(name):
         raise UserNameInvalid(
             f"user name {quote(name)}; expected 1 to 64 letters, digits and . _ @ -, first and last a letter or digit"
         )
     if name.lower() in RESERVED:
-        raise UserNameInvalid(f"user name {quote(name)}; in the ledger that is nobody's: choose another")
+        raise UserNameInvalid(f"user name {quote(name)} is reserved for the ledger: choose another")
 
 
 class UserFile:
-    """One htpasswd file. `current` may be called for every request: it costs one stat while nothing changed."""
+    """One htpasswd file. `current` costs one stat while the file does not change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,7 +72,7 @@ class UserFile:
         self._held = NO_USERS
 
     def current(self) -> Users:
-        """The users now; nobody when there is no file. UsersInvalid when it can't be read."""
+        """Return the users now, none if there is no file. UsersInvalid."""
         try:
             status = os.stat(self._name)  # noqa: PTH116 - each request waits for it, and a Path makes it half as fast
         except FileNotFoundError:
@@ -86,12 +86,12 @@ class UserFile:
         return self._held
 
     def put(self, name: str, bcrypt_hash: bytes) -> None:
-        """Add a user, or give a user another password. UserNameInvalid, UsersInvalid."""
+        """Add a user, or replace a user's password. UserNameInvalid, UsersInvalid."""
         check_user_name(name)
         self._change(lambda users: users | {name: bcrypt_hash})
 
     def remove(self, name: str) -> None:
-        """Take a user away. UserUnknown, UsersInvalid."""
+        """Remove a user. UserUnknown, UsersInvalid."""
 
         def without(users: dict[str, bytes]) -> dict[str, bytes]:
             if name not in users:
@@ -132,8 +132,8 @@ def _parse(raw: bytes) -> dict[str, bytes]:
         if match is None:  # never shown: it may hold a password
             raise UsersInvalid(f"the users' file, line {number}: expected name:$2b$..., a bcrypt hash")
         if match[1].lower() in RESERVED:
-            raise UsersInvalid(f"the users' file, line {number}: nobody can be called {quote(match[1])}")
+            raise UsersInvalid(f"the users' file, line {number}: the user name {quote(match[1])} is reserved")
         if match[1] in users:
-            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} stands there twice")
+            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} is there twice")
         users[match[1]] = match[2].encode("ascii")
     return users

@@ -1,11 +1,11 @@
-"""Threads that work for an event loop: a hand-over there, a hand-over back, and nothing else.
+"""Threads that work for an event loop, with one hand-over to the thread and one back.
 
-`run_in_executor` makes two futures and a lock for every job and passes the result on in three steps. A small push
-goes to a thread three times; with this it costs a fifth less. Rules kept:
+`run_in_executor` makes two futures and a lock for every job and passes the result on in three steps. A small push goes to a
+thread three times; with this module it costs a fifth less.
 
-- Jobs of a lane begin in the order in which they were launched. A job that was launched is done, also when nobody
-  waits for it any more: whoever owns what it touches waits for its end (`upload_local.ended`).
-- A lane that was closed has done everything it was given.
+- Jobs of a pool begin in the order in which they were launched. A launched job is done also when its caller gave up; the
+  owner of what the job uses waits for its end (`local_upload.wait_until_done`).
+- A closed pool has done all of its jobs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def deliver(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
-    """Settles a future of an event loop from another thread. One that nobody waits for, or whose loop ended, is let be."""
+    """Settle a future of an event loop from another thread. Ignores a future that is settled, or whose loop is closed."""
     with contextlib.suppress(RuntimeError):  # the loop is closed
         future.get_loop().call_soon_threadsafe(_settle, future, result, error)
 
@@ -41,8 +41,8 @@ class _Job:
     future: asyncio.Future[Any]
 
 
-class WorkerThread:
-    """A number of threads, made when they are first needed."""
+class WorkerPool:
+    """A pool of threads, which are started when they are first needed."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -52,9 +52,9 @@ class WorkerThread:
         self._closed = False
 
     def launch(self, work: Callable[..., object], *arguments: object) -> asyncio.Future[Any]:
-        """Does the work in a thread. Called on an event loop's thread, whose future this returns."""
+        """Run `work` in a thread and return its future. Called on the event loop's thread."""
         if self._closed:
-            raise RuntimeError(f"the lane {self._name} is closed")
+            raise RuntimeError(f"the pool {self._name} is closed")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._jobs.put(_Job(work, arguments, future))
         if len(self._threads) < self._most:
@@ -62,7 +62,7 @@ class WorkerThread:
         return future
 
     def close(self) -> None:
-        """Waits for all that was launched, then ends the threads. Idempotent."""
+        """Wait for all launched jobs, then end the threads. Idempotent."""
         self._closed = True
         for _ in self._threads:
             self._jobs.put(None)
@@ -79,7 +79,7 @@ class WorkerThread:
         while (job := self._jobs.get()) is not None:
             try:
                 result, error = job.work(*job.arguments), None
-            except BaseException as raised:  # noqa: BLE001 - the outermost shell of this thread: whoever waits hears of it
+            except BaseException as raised:  # noqa: BLE001 - the outermost frame of this thread: the caller must get the error
                 result, error = None, raised
             deliver(job.future, result, error)
-            del job, result, error  # or they would be kept until the next job comes
+            del job, result, error  # otherwise they are kept until the next job

@@ -26,8 +26,8 @@ from boltseal.server.registry import build_registry
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.metadata.database import open_database
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.sqlite import open_database
 from tests.shop import INDEX, OCI, SHOP, Clock, Shop
 
 HERE: Final = Path(__file__).parent

@@ -1,18 +1,21 @@
 """Blobs and upload sessions as plain files, which the kernel can send and any tool can read.
 
-    DATA/blobs/<algorithm>/<first two hex digits>/<hex>      a whole blob; its time is that of its commit
+    DATA/blobs/<algorithm>/<first two hex digits>/<hex>      a whole blob; its mtime is that of its commit
     DATA/uploads/<32 hex>.<16 hex>                           a session: UploadKey.name; its size is the offset
 
-Rules kept here, beside the promises of `boltseal.server.storage.blobs.protocol`:
-- A session has no other record than its file, so a restart needs nothing to resume. A known hash is only kept in
-  memory, bound to the file's inode, size and time of change; whoever does not find it reads the file.
-- The lock of a session is `flock` on its file [5]. After locking, the name must still lead to the locked file, and be
-  its only name: what has become a blob, in whatever way, is never written to.
-- A session's name and a blob's name are on one file system, so `rename` moves whole files at once. Both changes of
-  name are one entry of the file system's journal: the blob's folder is synced, the uploads' folder need not be.
-- What lies here and has another shape (a foreign file, a link, a folder) is never read, sent or removed.
+How this module keeps the promises of `blobs.protocol`:
 
-How bytes get into a session is in `upload_local`, which system calls that takes in `durable`.
+- A session has no record but its file, so a restart has nothing to recover. A known hash is only in memory, bound to the
+  file's inode, size and mtime; without it the file is read again.
+- The lock of a session is `flock` on its file [5]. After locking, the name must still be the one name of the locked file:
+  what has become a blob, in whatever way, is never written to.
+- A session and its blob are on one file system, so `rename` moves whole files at once. Both changes of name are one entry of
+  the file system's journal: the blob's folder is synced, the folder of sessions need not be.
+- A delete holds an exclusive `flock` on the blob's folder, and a commit a shared one around its rename. So a delete never
+  removes bytes that were committed after it looked.
+- Entries of another kind (a foreign file, a link, a folder) are never read, sent or removed.
+
+`local_upload` writes the bytes of a session; `files.atomic_files` makes the system calls.
 """
 
 from __future__ import annotations
@@ -31,13 +34,13 @@ from typing import Final
 
 from boltseal.files.atomic_files import Disk, make_folders
 from boltseal.oci.digest import Digest, hasher
-from boltseal.server.storage.blobs.local_partial import LocalPartial, told
+from boltseal.server.storage.blobs.local_partial import LocalPartial, store_error
 from boltseal.server.storage.blobs.local_upload import (
     LocalUploadWriter,
     SessionFile,
     SessionHash,
-    UploadFolder,
-    finished,
+    UploadResources,
+    result_of,
 )
 from boltseal.server.storage.blobs.protocol import (
     OWNER_DIGITS,
@@ -52,7 +55,7 @@ from boltseal.server.storage.blobs.protocol import (
     UploadUnknown,
 )
 from boltseal.server.storage.upload_admission import MemoryBudget
-from boltseal.server.storage.worker_threads import WorkerThread
+from boltseal.server.storage.worker_threads import WorkerPool
 
 ALGORITHMS: Final = {"sha256": 64, "sha512": 128}
 _SESSION_NAME: Final = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{16}")
@@ -63,13 +66,13 @@ _SCAN_BYTES: Final = 1024 * 1024
 _LOCK_POLL_S: Final = 0.02
 
 SHARED_PIECE_BYTES: Final = 256 * 1024
-"""The largest piece of a reader that is not alone; a server may hold two or three of them for each stalled client."""
+"""The largest piece when there are several long readers; a server may hold two or three for each stalled client."""
 
 Stamp = tuple[int, int, int]
 
 
 def _stamp(found: os.stat_result) -> Stamp:
-    """What changes when somebody else writes to a session's file."""
+    """Return what changes when another writer changes a session's file."""
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -95,29 +98,29 @@ class LocalBlobs:
         self._blobs = f"{self._data}/blobs"
         self._uploads = f"{self._data}/uploads"
         self._lock_wait_s = lock_wait_s
-        self._workshop = UploadFolder(
+        self._resources = UploadResources(
             disk=self._disk,
             budget=MemoryBudget(memory_bytes),
-            quick=WorkerThread(quick_threads, "boltseal-quick"),
-            bulk=WorkerThread(bulk_threads, "boltseal-bulk"),
+            quick=WorkerPool(quick_threads, "boltseal-quick"),
+            bulk=WorkerPool(bulk_threads, "boltseal-bulk"),
             syncs=ThreadPoolExecutor(bulk_threads, "boltseal-syncs"),
         )
-        self._hashes: OrderedDict[str, tuple[Stamp, SessionHash]] = OrderedDict()
+        self._known_hashes: OrderedDict[str, tuple[Stamp, SessionHash]] = OrderedDict()
         self._shards_on_disk: set[str] = set()
         self._long_readers = 0
         if create:
             self._make_folders()
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of the threads."""
-        self._workshop.quick.close()
-        self._workshop.bulk.close()
-        self._workshop.syncs.shutdown()
+        """Wait for what is being written, and end the threads."""
+        self._resources.quick.close()
+        self._resources.bulk.close()
+        self._resources.syncs.shutdown()
 
     @property
     def buffered_bytes(self) -> int:
-        """What all writers together hold in memory now."""
-        return self._workshop.budget.held_bytes
+        """Bytes that all writers together have in memory now."""
+        return self._resources.budget.held_bytes
 
     def _make_folders(self) -> None:
         make_folders(self._disk, Path(self._uploads))
@@ -131,15 +134,15 @@ class LocalBlobs:
     # Sessions
 
     async def start_upload(self, key: UploadKey, most: int = 0) -> None:
-        """Makes the session's empty file. It need not survive a power cut, so nothing is synced.
+        """Create the session's empty file. It need not survive a power cut, so nothing is synced.
 
-        In a thread: making a name waits for the file system's journal, which may be busy with somebody's fsync.
+        In a thread: creating a name waits for the file system's journal, which may be busy with another fsync.
         """
-        make = self._workshop.quick.launch(self._make_session, key.name, most)
+        make = self._resources.quick.launch(self._make_session, key.name, most)
         try:
-            await finished(make)
+            await result_of(make)
         except OSError as error:
-            raise told(error, "an upload can't be started") from error
+            raise store_error(error, "an upload can't be started") from error
 
     def _make_session(self, name: str, most: int) -> None:
         if most:
@@ -150,8 +153,8 @@ class LocalBlobs:
             self._disk.close(self._disk.create(f"{self._uploads}/{name}"))
 
     async def upload_size(self, key: UploadKey) -> int:
-        """The size of the session's file."""
-        found = self._look(f"{self._uploads}/{key.name}")
+        """Return the size of the session's file."""
+        found = self._lstat(f"{self._uploads}/{key.name}")
         if found is None or found.st_nlink != 1:
             raise _unknown(key)
         return found.st_size
@@ -160,22 +163,24 @@ class LocalBlobs:
     async def open_upload(
         self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
     ) -> AsyncIterator[LocalUploadWriter]:
-        """Opens, locks, checks that the name leads to the locked file and nothing else does."""
+        """Open and lock the file, and check that its name is still its only one."""
         path = f"{self._uploads}/{key.name}"
         try:
             fd = self._disk.open_to_append(path)
         except FileNotFoundError as error:
             raise _unknown(key) from error
         except OSError as error:
-            raise told(error, "the upload session can't be opened") from error
+            raise store_error(error, "the upload session can't be opened") from error
         try:
             await self._lock(fd, key, self._lock_wait_s if wait_s is None else wait_s)
             found = os.fstat(fd)
-            if not self._leads_to(path, found):
+            if not self._is_only_name_of(path, found):
                 raise _unknown(key)
-            file = SessionFile(key.name, path, fd, lambda: self._leads_to(path, found), lambda d: self._place(path, d))
+            file = SessionFile(
+                key.name, path, fd, lambda: self._is_only_name_of(path, found), lambda d: self._place(path, d)
+            )
             writer = LocalUploadWriter(
-                self._workshop, file, found.st_size, self._known_hash(key.name, found, algorithm)
+                self._resources, file, found.st_size, self._known_hash(key.name, found, algorithm)
             )
             try:
                 yield writer
@@ -185,34 +190,34 @@ class LocalBlobs:
             self._disk.close(fd)
 
     def open_partial(self, key: UploadKey) -> LocalPartial:
-        """The session's file, which may have become a blob's by the time it is read."""
+        """Open the session's file, which may have become a blob by the time it is read."""
         try:
             fd = self._disk.open_to_read(f"{self._uploads}/{key.name}")
         except FileNotFoundError as error:
             raise _unknown(key) from error
         except OSError as error:
-            raise told(error, "the upload session can't be opened") from error
-        return LocalPartial(self._disk, self._workshop.quick, fd)
+            raise store_error(error, "the upload session can't be opened") from error
+        return LocalPartial(self._disk, self._resources.quick, fd)
 
     async def cancel_upload(self, key: UploadKey) -> None:
-        """Takes the name away. Who still writes to the file will not find a name to commit."""
+        """Remove the name. A writer that still has the file finds no name to commit."""
         try:
             self._disk.unlink(f"{self._uploads}/{key.name}")
         except FileNotFoundError as error:
             raise _unknown(key) from error
         except OSError as error:
-            raise told(error, "the upload can't be cancelled") from error
-        self._hashes.pop(key.name, None)
+            raise store_error(error, "the upload can't be cancelled") from error
+        self._known_hashes.pop(key.name, None)
 
     def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
-        """Sessions whose file was changed last before that moment."""
-        for name in _names(self._uploads):
-            found = self._look(f"{self._uploads}/{name}")
+        """Yield the sessions whose file was changed last before a time."""
+        for name in _sorted_names(self._uploads):
+            found = self._lstat(f"{self._uploads}/{name}")
             if found is not None and _is_session(name, found) and _mtime_us(found) < older_than_us:
                 yield UploadFile(name, found.st_size, _mtime_us(found))
 
     def discard(self, upload: UploadFile, older_than_us: int) -> bool:
-        """Locks the session without waiting, looks at its time again, and takes its name away."""
+        """Lock the session without waiting, check its time again, and remove its name."""
         if not _SESSION_NAME.fullmatch(upload.name):
             return False
         path = f"{self._uploads}/{upload.name}"
@@ -242,18 +247,18 @@ class LocalBlobs:
                     msg = f"another request is writing to the upload session {key.id}: wait for it to end, then go on"
                     raise UploadBusy(msg) from error
             except OSError as error:
-                raise told(error, "the upload session can't be locked") from error
+                raise store_error(error, "the upload session can't be locked") from error
             else:
                 return
             await asyncio.sleep(_LOCK_POLL_S)
 
-    def _leads_to(self, path: str, expected: os.stat_result) -> bool:
-        """Whether the path is the one name of that file. A second name would be a blob's, after a crash."""
-        found = self._look(path)
+    def _is_only_name_of(self, path: str, expected: os.stat_result) -> bool:
+        """Return whether the path is the one name of that file. After a crash a second name is a blob's."""
+        found = self._lstat(path)
         return found is not None and found.st_nlink == 1 and os.path.samestat(found, expected)
 
     def _known_hash(self, name: str, found: os.stat_result, algorithm: str) -> SessionHash | None:
-        kept = self._hashes.pop(name, None)
+        kept = self._known_hashes.pop(name, None)
         if found.st_size == 0:
             return SessionHash(algorithm, hasher(algorithm))
         return kept[1] if kept is not None and kept[0] == _stamp(found) else None
@@ -261,24 +266,32 @@ class LocalBlobs:
     def _keep_hash(self, name: str, fd: int, running: SessionHash | None) -> None:
         if running is None:
             return
-        self._hashes[name] = (_stamp(os.fstat(fd)), running)
-        while len(self._hashes) > _HASHES_KEPT:
-            self._hashes.popitem(last=False)
+        self._known_hashes[name] = (_stamp(os.fstat(fd)), running)
+        while len(self._known_hashes) > _HASHES_KEPT:
+            self._known_hashes.popitem(last=False)
 
     def _place(self, source: str, digest: Digest) -> None:
-        """Renames a session's synced file to its blob's name, and syncs the folder. OSError, UploadUnknown."""
+        """Rename a session's synced file to its blob's name, and sync the folder. OSError, UploadUnknown."""
         shard = self._shard(digest)
         if shard not in self._shards_on_disk:
             self._make_shard(shard)
         target = f"{shard}/{digest.hex}"
         try:
-            self._disk.rename(source, target)
+            self._rename(source, shard, target)
         except FileNotFoundError as error:
-            if self._look(source) is None:
+            if self._lstat(source) is None:
                 raise UploadUnknown("the upload session was cancelled meanwhile; start one with POST") from error
             self._make_shard(shard)
-            self._disk.rename(source, target)
+            self._rename(source, shard, target)
         self._disk.sync_folder(shard)
+
+    def _rename(self, source: str, shard: str, target: str) -> None:
+        """Rename while no `delete` is between its comparison and its unlink."""
+        folder = self._disk.lock_folder(shard, exclusive=False)
+        try:
+            self._disk.rename(source, target)
+        finally:
+            self._disk.close(folder)
 
     def _make_shard(self, shard: str) -> None:
         self._disk.make_folder(shard)
@@ -287,22 +300,21 @@ class LocalBlobs:
 
     # Blobs
 
-    async def stat(self, digest: Digest) -> int | None:
-        """One stat, which costs less than a visit to a thread."""
-        found = self._look(self._blob(digest))
-        return found.st_size if found is not None and stat_bits.S_ISREG(found.st_mode) else None
+    async def stat(self, digest: Digest) -> StoredBlob | None:
+        """Look at the file: one system call, which costs less than a hand-over to a thread."""
+        return self.look(digest)
 
-    def present(self, digest: Digest) -> bool:
-        """Whether a file lies under the digest."""
-        found = self._look(self._blob(digest))
-        return found is not None and stat_bits.S_ISREG(found.st_mode)
+    def look(self, digest: Digest) -> StoredBlob | None:
+        """Return what is stored under a digest, None if nothing is."""
+        found = self._lstat(self._blob(digest))
+        return _stored(digest, found) if found is not None and stat_bits.S_ISREG(found.st_mode) else None
 
     def path(self, digest: Digest) -> Path | None:
-        """Where the blob lies, if it is there."""
+        """Return the path of the blob's file, which may not exist."""
         return Path(self._blob(digest))
 
     async def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
-        """A single long reader is fastest with large pieces read at once; several would keep everybody else waiting."""
+        """Yield pieces. One long reader is fastest with large pieces read at once; several would make each other wait."""
         fd = self._open_blob(digest)
         is_long = length > SHARED_PIECE_BYTES
         self._long_readers += is_long
@@ -311,7 +323,7 @@ class LocalBlobs:
             while position < end:
                 alone = not is_long or self._long_readers == 1
                 size = min(PIECE_BYTES if alone else SHARED_PIECE_BYTES, end - position)
-                piece = await self._piece(fd, size, position, digest, at_once=alone)
+                piece = await self._read_piece(fd, size, position, digest, at_once=alone)
                 position += len(piece)
                 yield piece
         finally:
@@ -324,22 +336,22 @@ class LocalBlobs:
         except FileNotFoundError as error:
             raise BlobAbsent(f"blob {digest} is not in the store") from error
         except OSError as error:
-            raise told(error, f"blob {digest} can't be opened") from error
+            raise store_error(error, f"blob {digest} can't be opened") from error
 
-    async def _piece(self, fd: int, size: int, position: int, digest: Digest, *, at_once: bool) -> bytes:
-        """At once if the bytes are in memory and nobody minds, else in a thread."""
+    async def _read_piece(self, fd: int, size: int, position: int, digest: Digest, *, at_once: bool) -> bytes:
+        """Read on the event loop if the bytes are in memory and there is no other long reader, else in a thread."""
         try:
             piece = self._disk.read_cached_at(fd, size, position) if at_once else None
             if piece is None:
-                piece = await finished(self._workshop.quick.launch(self._disk.read_at, fd, size, position))
+                piece = await result_of(self._resources.quick.launch(self._disk.read_at, fd, size, position))
         except OSError as error:
-            raise told(error, f"blob {digest} can't be read") from error
+            raise store_error(error, f"blob {digest} can't be read") from error
         if not piece:
-            raise StoreBroken(f"blob {digest} is shorter than it was: damaged; run `boltseal fsck`, push it again")
+            raise StoreBroken(f"blob {digest} is shorter than its size: damaged; run `boltseal fsck`, push it again")
         return piece
 
     def scan(self, digest: Digest) -> Iterator[bytes]:
-        """From the file that lies there now; if it is replaced or removed meanwhile, the old one is read to its end."""
+        """Yield the file that is there now; if it is replaced or deleted meanwhile, the old one to its end."""
         fd = self._open_blob(digest)
         try:
             position = 0
@@ -347,61 +359,75 @@ class LocalBlobs:
                 position += len(piece)
                 yield piece
         except OSError as error:
-            raise told(error, f"blob {digest} can't be read") from error
+            raise store_error(error, f"blob {digest} can't be read") from error
         finally:
             self._disk.close(fd)
 
     def walk(self) -> Iterator[StoredBlob]:
-        """Folder by folder in order, so that a blob that comes or goes meanwhile disturbs nothing."""
+        """Yield folder by folder in order, so that blobs that come or go meanwhile do not matter."""
         for algorithm in sorted(ALGORITHMS):
             folder = f"{self._blobs}/{algorithm}"
-            for shard in _names(folder):
+            for shard in _sorted_names(folder):
                 if not self._is_shard(algorithm, shard):
                     continue
-                for name in _names(f"{folder}/{shard}"):
-                    found = self._look(f"{folder}/{shard}/{name}")
+                for name in _sorted_names(f"{folder}/{shard}"):
+                    found = self._lstat(f"{folder}/{shard}/{name}")
                     if found is not None and _is_blob(algorithm, shard, name, found):
-                        yield StoredBlob(Digest(algorithm, name), found.st_size, _mtime_us(found))
+                        yield _stored(Digest(algorithm, name), found)
 
     def strays(self) -> Iterator[str]:
-        """Whatever is neither a blob in its place nor a session, relative to the data folder."""
-        for name in _names(self._uploads):
-            found = self._look(f"{self._uploads}/{name}")
+        """Yield what is neither a blob in its place nor a session, relative to the data folder."""
+        for name in _sorted_names(self._uploads):
+            found = self._lstat(f"{self._uploads}/{name}")
             if found is not None and not _is_session(name, found):
                 yield f"uploads/{name}"
-        for algorithm in _names(self._blobs):
+        for algorithm in _sorted_names(self._blobs):
             if algorithm in ALGORITHMS:
                 yield from self._strays_of(algorithm)
             else:
                 yield f"blobs/{algorithm}"
 
     def _strays_of(self, algorithm: str) -> Iterator[str]:
-        for shard in _names(f"{self._blobs}/{algorithm}"):
+        for shard in _sorted_names(f"{self._blobs}/{algorithm}"):
             if not self._is_shard(algorithm, shard):
                 yield f"blobs/{algorithm}/{shard}"
                 continue
-            for name in _names(f"{self._blobs}/{algorithm}/{shard}"):
-                inside = self._look(f"{self._blobs}/{algorithm}/{shard}/{name}")
+            for name in _sorted_names(f"{self._blobs}/{algorithm}/{shard}"):
+                inside = self._lstat(f"{self._blobs}/{algorithm}/{shard}/{name}")
                 if inside is not None and not _is_blob(algorithm, shard, name, inside):
                     yield f"blobs/{algorithm}/{shard}/{name}"
 
     def _is_shard(self, algorithm: str, name: str) -> bool:
-        found = self._look(f"{self._blobs}/{algorithm}/{name}")
+        found = self._lstat(f"{self._blobs}/{algorithm}/{name}")
         return found is not None and _SHARD.fullmatch(name) is not None and stat_bits.S_ISDIR(found.st_mode)
 
-    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
-        """Takes the name away; who is reading the file reads on. A power cut may bring it back, still unnamed."""
-        path = self._blob(digest)
-        if older_than_us is not None:
-            found = self._look(path)
-            if found is not None and _mtime_us(found) >= older_than_us:
-                return False
+    async def delete(self, stored: StoredBlob) -> bool:
+        """Delete as `delete_and_wait` does, in a thread."""
+        deleted: bool = await result_of(self._resources.quick.launch(self.delete_and_wait, stored))
+        return deleted
+
+    def delete_and_wait(self, stored: StoredBlob) -> bool:
+        """Unlink the file if it is still the one that was looked at. A power cut may bring it back, still unreferenced.
+
+        The lock of the folder keeps a commit from replacing the file between the comparison and the unlink.
+        """
+        path = self._blob(stored.digest)
         try:
+            folder = self._disk.lock_folder(self._shard(stored.digest), exclusive=True)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise store_error(error, f"blob {stored.digest} can't be deleted") from error
+        try:
+            if self.look(stored.digest) != stored:
+                return False
             self._disk.unlink(path)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise told(error, f"blob {digest} can't be removed") from error
+            raise store_error(error, f"blob {stored.digest} can't be deleted") from error
+        finally:
+            self._disk.close(folder)
         return True
 
     def _shard(self, digest: Digest) -> str:
@@ -410,25 +436,25 @@ class LocalBlobs:
     def _blob(self, digest: Digest) -> str:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
-    def _look(self, path: str) -> os.stat_result | None:
-        """What lies there, links not followed; None when nothing does. StoreBroken when that can't be told."""
+    def _lstat(self, path: str) -> os.stat_result | None:
+        """Return the status of a path without following links, None if there is nothing. StoreBroken."""
         try:
             return os.lstat(path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise told(error, "the store can't be looked at") from error
+            raise store_error(error, "the store can't be looked at") from error
 
 
-def _names(folder: str) -> list[str]:
-    """The names in a folder in order; none where there is no folder."""
+def _sorted_names(folder: str) -> list[str]:
+    """Return the names in a folder in order; none if there is no folder."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise told(error, "a folder of the store can't be read") from error
+        raise store_error(error, "a folder of the store can't be read") from error
 
 
 def _is_blob(algorithm: str, shard: str, name: str, found: os.stat_result) -> bool:
@@ -438,6 +464,10 @@ def _is_blob(algorithm: str, shard: str, name: str, found: os.stat_result) -> bo
 
 def _is_session(name: str, found: os.stat_result) -> bool:
     return _SESSION_NAME.fullmatch(name) is not None and stat_bits.S_ISREG(found.st_mode)
+
+
+def _stored(digest: Digest, found: os.stat_result) -> StoredBlob:
+    return StoredBlob(digest, found.st_size, _mtime_us(found), f"{found.st_ino}-{found.st_mtime_ns}")
 
 
 def _mtime_us(found: os.stat_result) -> int:

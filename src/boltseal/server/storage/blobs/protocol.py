@@ -1,26 +1,27 @@
-"""What a blob store promises, and the values that go in and out of it.
+"""What a blob store promises: `BlobStore`, its two halves, and the values that go in and out.
 
-A blob store keeps bytes under their digest, and upload sessions: bytes that are still on their way and have no
-digest yet. It knows nothing of repositories' walls, rows or rights: who may see a blob is decided above
-(`registry/`), and whether anything still names one is decided by the rows (`server/storage/metadata/queries.py`).
+A blob store keeps bytes under their digest, and upload sessions: bytes that are not complete and have no digest yet. It
+knows nothing of repositories, rows or rights: `registry` decides who may read a blob, and the rows decide whether a blob is
+referenced (`server/storage/metadata/queries.py`).
 
-The promises, which `tests/contracts/test_blob_store.py` holds every implementation to:
+Promises, which `tests/contracts/test_blob_store.py` checks on every implementation:
 
-1. **Whole or absent.** Under a digest lies a whole blob whose bytes were hashed on their way in, or nothing:
-   also after `kill -9` and after a power cut, at any moment.
-2. **Durable before acknowledged.** When `UploadWriter.commit` returns, the blob survives a power cut. Bytes of a
-   session that `flush` acknowledged survive `kill -9` and a restart, but not necessarily a power cut.
-3. **A refused request has changed nothing.** When `write`, `flush` or `commit` raises, the session is as it was when
-   last acknowledged (opened, or flushed), and can be used again: after a wrong digest, and after a full disk.
-   The one exception: when the disk says that it lost bytes (a failed fsync), the session is gone, because nobody
-   can say what of it is left; the upload starts again from nothing.
-4. **A commit replaces.** A blob that is there already is replaced by the bytes just verified, so a push mends rot.
-5. **One at a time.** A session has at most one writer, over all processes on the store. Sessions are independent.
+1. **Whole or absent.** Under a digest are whole bytes that were hashed on their way in, or nothing: also after `kill -9` and
+   after a power cut, at any moment.
+2. **Durable before acknowledged.** When `UploadWriter.commit` returns, the blob survives a power cut. Bytes of a session that
+   `flush` acknowledged survive `kill -9` and a restart, but not necessarily a power cut.
+3. **A refused request has changed nothing.** When `write`, `flush` or `commit` raises, the session is as it was when last
+   acknowledged (opened, or flushed), and can be used again: after a wrong digest, and after a full disk. The one exception:
+   when the disk reports that it lost bytes (a failed fsync), the session is removed, because its content is not known; the
+   upload starts again from nothing.
+4. **A commit replaces.** A blob that is stored already is replaced by the bytes just verified, so a push repairs damage.
+5. **One writer.** A session has at most one writer, over all processes on the store. Sessions are independent.
 6. **Bounded memory.** All writers together buffer no more than a fixed budget, however many there are.
-7. **Nobody's names reach the disk.** File and object names are made of `Digest`, `UploadId` and hashes only.
+7. **No client's text is a path.** File and object names are made of `Digest`, `UploadId` and hashes only.
 
 Errors: `UploadUnknown` (404), `UploadBusy` (503), `NoSpace` (507), `StoreBroken` (503), `BlobAbsent` (404) and, from
-`boltseal.oci.digest`, `DigestInvalid` (400). Anything but `UploadUnknown` and `BlobAbsent` is never a miss.
+`boltseal.oci.digest`, `DigestInvalid` (400). Only `UploadUnknown` and `BlobAbsent` are a miss. When the answer to a commit or
+a delete is lost, the method raises StoreBroken, and the blob may or may not be there; it is never incomplete.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ PIECE_BYTES: Final = 1024 * 1024
 
 
 class UploadUnknown(NotFound):
-    """No such upload session in this repository: never begun, cancelled, committed, or lost with its disk."""
+    """This repository has no such upload session: never begun, cancelled, committed, or lost with its disk."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_UNKNOWN
 
 
 class UploadBusy(Unavailable):
-    """Another request is writing to this session and did not finish in time. Nothing has changed."""
+    """Another request writes to this session and did not finish in time. Nothing has changed."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
 
@@ -58,7 +59,7 @@ class NoSpace(Full):
 
 
 class StoreBroken(Unavailable):
-    """The store did not do what it was told, and not for want of space. Not done, as far as anybody may rely on."""
+    """The store failed, and not for lack of space. Whether the change was made is not known."""
 
 
 class BlobAbsent(NotFound):
@@ -72,41 +73,41 @@ _UPLOAD_ID = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
 class UploadId(str):
-    """The name of an upload session: a random UUID as 32 lower-case hex digits. A name we never give is unknown."""
+    """The id of an upload session: a random UUID as 32 lower-case hex digits. Other text raises UploadUnknown."""
 
     __slots__ = ()
 
     def __new__(cls, text: str) -> UploadId:
         if not _UPLOAD_ID.fullmatch(text):
             shown = text if len(text) <= 64 else text[:61] + "..."
-            msg = f"no upload session {shown!r}: a session is named by 32 hex digits; start one with POST"
+            msg = f"no upload session {shown!r}: an upload id has 32 hex digits; start an upload with POST"
             raise UploadUnknown(msg)
         return super().__new__(cls, text)
 
     @classmethod
     def new(cls, owner: str = "") -> UploadId:
-        """A name that nobody has used or can guess. Those of one owner begin alike, so that they can be counted."""
+        """Return an id that is unused and can't be guessed. Ids of one owner begin alike, so that they can be counted."""
         return cls(hashlib.sha256(owner.encode()).hexdigest()[:OWNER_DIGITS] + uuid.uuid4().hex[OWNER_DIGITS:])
 
     @classmethod
     def of(cls, digest: Digest) -> UploadId:
-        """The name that everybody gives who brings this digest: where one works already, the others find it."""
+        """Return the id for bringing this digest, the same in every process, so that a second one finds the first."""
         hexed = hashlib.sha256(str(digest).encode()).hexdigest()
         return cls(f"{hexed[:12]}4{hexed[13:16]}8{hexed[17:32]}")
 
 
 class UploadsTooMany(TooMany):
-    """Somebody has as many open uploads as they may."""
+    """The client has as many open uploads as it may have."""
 
     def __init__(self, most: int) -> None:
         super().__init__(
-            f"you have {most} uploads open, and may have no more: end or cancel some, then try again; those that nobody "
-            "goes on with end by themselves after a day"
+            f"you have {most} uploads open, and may have no more: finish or cancel some, then try again; uploads that are "
+            "not continued end by themselves after a day"
         )
 
 
 class UploadKey(NamedTuple):
-    """A session belongs to one repository; the same id under another repository is unknown."""
+    """A session belongs to one repository; the same id in another repository is unknown."""
 
     repository: Repository
     id: UploadId
@@ -118,7 +119,7 @@ class UploadKey(NamedTuple):
 
 
 class FetchKey(UploadKey):
-    """A session of ours, which brings a digest from elsewhere. No request can name it: its name is hashed otherwise."""
+    """A session in which the mirror fetches a digest. No request can name it: its name is hashed in another way."""
 
     __slots__ = ()
 
@@ -129,15 +130,19 @@ class FetchKey(UploadKey):
 
 
 class StoredBlob(NamedTuple):
-    """A blob as `walk` meets it. `mtime_us`: when it was committed last, microseconds since the epoch."""
+    """The bytes that are stored under a digest at one moment.
+
+    `mtime_us`: when they were committed, microseconds since the epoch. `version`: differs after every commit; opaque.
+    """
 
     digest: Digest
     size: int
     mtime_us: int
+    version: str
 
 
 class UploadFile(NamedTuple):
-    """A session as `abandoned` meets it: its name in the store, bytes held, time of the last write."""
+    """A session as `abandoned` finds it: its name in the store, bytes held, time of the last write."""
 
     name: str
     size: int
@@ -145,54 +150,56 @@ class UploadFile(NamedTuple):
 
 
 class UploadWriter(Protocol):
-    """Writes to one session, whose lock is held. Used by one task; not after its `open_upload` block is left."""
+    """Writes to one session, whose lock is held. Used by one task, inside its `open_upload` block."""
 
     @property
     def offset(self) -> int:
-        """Bytes the session holds, those still buffered included."""
+        """Bytes of the session, including those that are still buffered."""
         ...
 
     async def write(self, chunk: bytes) -> None:
-        """Appends. Returns when there is room for more, which is the back-pressure: await it before receiving again.
+        """Append a chunk. Returns when there is space for more; await it before receiving again (back-pressure).
 
-        NoSpace: nothing since the last acknowledgement is kept. StoreBroken.
+        Raises: NoSpace: nothing since the last acknowledgement is kept. StoreBroken.
         """
         ...
 
     async def flush(self) -> None:
-        """Acknowledges: every byte written so far is in the session, and a new process finds it there.
+        """Acknowledge: every byte written so far is in the session, also for a new process.
 
-        NoSpace: nothing since the last acknowledgement is kept. StoreBroken.
+        Raises: NoSpace: nothing since the last acknowledgement is kept. StoreBroken.
         """
         ...
 
     async def rollback(self) -> None:
-        """Forgets everything since the last acknowledgement: the body of a request that is refused after all."""
+        """Drop everything since the last acknowledgement, when a request is refused after its body began."""
         ...
 
     async def commit(self, digest: Digest) -> int:
-        """Makes the session's bytes the blob `digest`, durably, and ends the session. Returns the blob's size.
+        """Make the session's bytes the blob `digest`, durably, and end the session. Returns the size in bytes.
 
-        DigestInvalid when the bytes have another digest: rolled back to the last acknowledgement, session kept.
-        NoSpace likewise. UploadUnknown when the session was cancelled meanwhile. When StoreBroken is raised the
-        blob may nevertheless be there, and whole; the session may be gone.
+        Raises:
+            DigestInvalid: the bytes have another digest. Rolled back to the last acknowledgement; the session is kept.
+            NoSpace: as DigestInvalid.
+            UploadUnknown: the session was cancelled meanwhile.
+            StoreBroken: the blob may be stored, and then it is whole; the session may be removed.
         """
         ...
 
 
 class PartialReader(Protocol):
-    """Looks into a session while it is written to, and after it has become a blob. Closed with `close`."""
+    """Reads a session while it is written to, and after it has become a blob."""
 
     def available(self) -> int:
-        """How many bytes are there now. They may be taken back when the upload fails. -1: the session was dropped."""
+        """Return how many bytes there are now, -1 if the session was removed. A failing upload may take bytes back."""
         ...
 
     async def read_unverified(self, start: int, length: int) -> bytes:
-        """Bytes that nobody has compared with a digest yet; fewer than asked where there are no more. StoreBroken."""
+        """Return bytes that were not compared with a digest; fewer than asked for at the end. StoreBroken."""
         ...
 
     def close(self) -> None:
-        """Lets go of it. Idempotent."""
+        """Close the reader. Idempotent."""
         ...
 
 
@@ -200,95 +207,116 @@ class UploadSessions(Protocol):
     """The half of a blob store that takes bytes in."""
 
     async def start_upload(self, key: UploadKey, most: int = 0) -> None:
-        """Begins an empty session. NoSpace, StoreBroken. Not durable: a power cut may forget an empty session.
+        """Begin an empty session; an existing one is left as it is. Not durable: a power cut may remove an empty session.
 
-        One that is there stays as it is.
-        UploadsTooMany when its owner has `most` already, in all repositories; two that begin at once may both be let in.
+        `most`: how many sessions the owner of the id may have in all repositories, 0: any number. Two that begin at the same time
+        may both be accepted.
+
+        Raises: UploadsTooMany, NoSpace, StoreBroken.
         """
         ...
 
     async def upload_size(self, key: UploadKey) -> int:
-        """Bytes the session holds: the offset at which the next chunk goes on. UploadUnknown."""
+        """Return how many bytes the session holds: the offset of the next chunk. UploadUnknown."""
         ...
 
     def open_upload(
         self, key: UploadKey, algorithm: str = "sha256", wait_s: float | None = None
     ) -> AbstractAsyncContextManager[UploadWriter]:
-        """Locks the session for writing. UploadUnknown; UploadBusy when the lock is not free in `wait_s` seconds.
+        """Lock the session for writing inside the block.
 
-        `wait_s` None: about two.
+        `algorithm`: of the digest that will most likely be given to `commit`; another one costs a second reading. `wait_s`: how long
+        to wait for the lock, None: about two seconds. A block that is left without `flush` or `commit` (the client went away) keeps
+        what reached the session so far, which may be less than what `write` took.
 
-        `algorithm` is the digest that will most likely be asked for at the end; another one costs a second reading.
-        Left without `flush` or `commit` (the client went away), the session keeps what was written to it so far,
-        which may be less than what `write` took.
+        Raises: UploadUnknown. UploadBusy: the lock was not free in time.
         """
         ...
 
     def open_partial(self, key: UploadKey) -> PartialReader:
-        """Looks into a session that somebody else may be writing to, without its lock. UploadUnknown."""
+        """Return a reader of a session that another task may be writing to, without its lock. UploadUnknown."""
         ...
 
     async def cancel_upload(self, key: UploadKey) -> None:
-        """Ends the session and drops its bytes, also while somebody writes to it. UploadUnknown."""
+        """End the session and drop its bytes, also while it is written to. UploadUnknown."""
         ...
 
     def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:
-        """Sessions last written before `older_than_us` (microseconds since the epoch). Blocks: not for the loop."""
+        """Yield the sessions last written before a time (microseconds since the epoch). Blocks: not for the event loop."""
         ...
 
     def discard(self, upload: UploadFile, older_than_us: int) -> bool:
-        """Drops an abandoned session; False, and nothing done, if somebody uses it or wrote to it meanwhile. Blocks."""
+        """Drop an abandoned session. False, and nothing done, if it is in use or was written to meanwhile. Blocks."""
         ...
 
 
 class BlobReader(Protocol):
-    """The half of a blob store that gives bytes out, and lets go of them."""
+    """The half of a blob store that gives bytes out and deletes them."""
 
-    async def stat(self, digest: Digest) -> int | None:
-        """Size in bytes of the whole blob, None when absent. StoreBroken when that can't be told."""
+    async def stat(self, digest: Digest) -> StoredBlob | None:
+        """Return what is stored under a digest, None if nothing is. StoreBroken if that can't be determined.
+
+        Not inside a database transaction: on an object store it is a request over the network.
+        """
         ...
 
-    def present(self, digest: Digest) -> bool:
-        """Whether the blob is there. Cheap, and asked inside the transaction that adds a row. StoreBroken as in `stat`."""
+    def look(self, digest: Digest) -> StoredBlob | None:
+        """Return what `stat` does. Blocks: not for the event loop."""
         ...
 
     def path(self, digest: Digest) -> Path | None:
-        """A file that the kernel can send, None for stores without files. Says nothing about being there."""
+        """Return the file that the kernel can send, None for stores without files. The file may not exist."""
         ...
 
     def read(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
-        """The bytes [start, start + length) in pieces of at most PIECE_BYTES; BlobAbsent at the first one.
+        """Yield the bytes [start, start + length) in pieces of at most PIECE_BYTES. The caller closes the iterator.
 
-        A blob shorter than asked for ends in StoreBroken, never in silence. The caller closes the iterator.
+        Raises: BlobAbsent: at the first piece. StoreBroken: also when the blob is shorter than asked for.
         """
         ...
 
     def scan(self, digest: Digest) -> Iterator[bytes]:
-        """All bytes of the blob as they lie there, in pieces, for whoever hashes them. Blocks: not for the loop.
+        """Yield all bytes of the blob in pieces, to be hashed by the caller. Blocks: not for the event loop.
 
-        BlobAbsent, StoreBroken, at the first piece or later. Close the iterator when it is left early.
+        Close the iterator if it is left early. Raises: BlobAbsent, StoreBroken, at the first piece or later.
         """
         ...
 
     def walk(self) -> Iterator[StoredBlob]:
-        """Every blob, ordered by digest, those committed or removed meanwhile perhaps. Blocks: not for the loop."""
+        """Yield every blob in the order of digests, perhaps those committed or deleted meanwhile. Blocks."""
         ...
 
     def strays(self) -> Iterator[str]:
-        """What lies in the store and is neither blob nor session, as names relative to it. Blocks."""
+        """Yield what is in the store and is neither blob nor session, as names relative to it. Blocks."""
         ...
 
-    def remove(self, digest: Digest, older_than_us: int | None = None) -> bool:
-        """Drops the blob's bytes; False, and nothing done, if they are not there or were committed since that moment.
+    async def delete(self, stored: StoredBlob) -> bool:
+        """Delete the bytes that `stat` or `walk` returned; False, and nothing done, if others are stored now, or none.
 
-        Only inside the transaction that sees no row naming them. Blocks. StoreBroken.
+        Outside the transaction that decided that no row refers to them. A reader that has begun reads to the end.
+        StoreBroken: the bytes may or may not be deleted.
+        """
+        ...
+
+    def delete_and_wait(self, stored: StoredBlob) -> bool:
+        """Delete as `delete` does. Blocks: not for the event loop."""
+        ...
+
+
+class RedirectUrl(Protocol):
+    """An optional capability of a blob store: clients may fetch the bytes of a blob from elsewhere."""
+
+    async def redirect_url(self, digest: Digest, expires_s: int) -> str | None:
+        """Return a URL whose GET returns the blob, valid for `expires_s` seconds; None to send the bytes instead.
+
+        The URL is a secret: who has it can read the blob without a login. Never log it. It does not answer HEAD.
         """
         ...
 
 
 class BlobStore(BlobReader, UploadSessions, Protocol):
-    """Both halves; see the module's docstring for what they promise together."""
+    """A blob store. The module's docstring states their promises."""
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of threads and files."""
+        """Wait for what is being written, and close threads and files."""
         ...

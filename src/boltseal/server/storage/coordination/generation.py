@@ -1,18 +1,11 @@
-"""The store's generation: lets every process keep answers in memory and drop them the moment they may be wrong.
+"""The `Generation` of one host: a file of eight bytes, mapped by every process of a store.
 
-One file of eight bytes, mapped by every process of a store. It is a sequence lock:
+The writer holds the database's write lock when it calls `begin`, `end` or `repair`. COMMIT releases that lock, so the file
+has a lock of its own from `begin` to `end`; otherwise a writer's `end` would make the odd number of the next one even before
+its COMMIT. This lock is always taken after the write lock, and no process waits for the write lock while it holds it. When
+a process dies in between, the kernel releases the lock and the number stays odd until the next `end` or `repair`.
 
-    even   the caches filled under this number are right
-    odd    a transaction that takes something away (delete, unseal, purge; what a tag of an upstream meant) is being
-           committed: no cache is used or filled
-
-The one writer (it holds the database's write lock) makes the number odd before COMMIT and even, two higher, after it.
-COMMIT lets go of the write lock, so the file has a lock of its own from the first to the second: else the next writer's
-odd number would be made even by the one before, while its own COMMIT is still to come. Taken after the write lock
-always, and never waited for by whoever holds it. A process that dies in between leaves the number odd, which costs
-speed and nothing else (the kernel opens its lock); the next start or the next such transaction makes it even again.
-A reader tags what it caches with the number it read BEFORE it asked the database. Reading costs about 100 ns, a
-hundredth of a look-up.
+Reading costs about 100 ns, a hundredth of a look-up.
 """
 
 from __future__ import annotations
@@ -27,8 +20,8 @@ from typing import Self
 _NUMBER = struct.Struct("<Q")
 
 
-class Generation:
-    """The mapped number of one store. Only the holder of the database's write lock may call begin, end and repair."""
+class FileGeneration:
+    """The mapped number. Only the holder of the database's write lock may call begin, end and repair."""
 
     def __init__(self, fd: int, memory: mmap.mmap) -> None:
         self._fd = fd
@@ -36,7 +29,7 @@ class Generation:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Map the file, making it when it is not there."""
+        """Map the file. Creates it if there is none."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
             if os.fstat(fd).st_size < _NUMBER.size:
@@ -47,22 +40,22 @@ class Generation:
             raise
 
     def read(self) -> int:
-        """The number now. Odd: use and fill no cache."""
+        """Return the number now. Odd: use and fill no cache."""
         value: int = _NUMBER.unpack_from(self._memory)[0]
         return value
 
     def begin(self) -> None:
-        """Before the COMMIT of a transaction that takes something away. Waits for the `end` of the one before."""
+        """Make the number odd, before the COMMIT. Waits for the `end` of another process."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         self._write(self.read() | 1)
 
     def end(self) -> None:
-        """After the COMMIT or its failure: even, and another number than any before."""
+        """Make the number even and different from every earlier one, after the COMMIT or its failure."""
         self._write((self.read() | 1) + 1)
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def repair(self) -> None:
-        """At a start, under the write lock: a process may have died between begin and end."""
+        """Make an odd number even that a dead process left."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
             if self.read() & 1:
@@ -71,10 +64,10 @@ class Generation:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Unmap, and let go of the file."""
+        """Unmap and close the file."""
         self._memory.close()
         os.close(self._fd)
 
     def _write(self, value: int) -> None:
-        # One aligned eight-byte store: another process sees the old number or the new one, never half of each.
+        # One aligned store of eight bytes: another process sees the old number or the new one, never a mixture.
         _NUMBER.pack_into(self._memory, 0, value)

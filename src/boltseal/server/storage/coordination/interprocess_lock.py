@@ -1,9 +1,8 @@
-"""Takes turns among all tasks of all processes of a store: whoever does what a key stands for does it alone.
+"""The `InterprocessLock` of one host: byte-range locks in the empty file `DATA/turns.lock`.
 
-One file, `DATA/turns.lock`, of which nothing is ever written. A key is a byte of it, far apart from the others, and a turn
-is a lock of that byte (an open file description lock: it belongs to this process's own opening of the file). The kernel
-lets go of it when its process ends, however that ends: nobody waits for a dead one. Two keys that share a byte, which
-would take some luck, wait for each other and nothing else.
+A key is a byte of the file, chosen by a hash; two keys with the same byte would wait for each other, which is harmless. The
+locks are open file description locks, so they belong to this process's descriptor. The kernel releases them when the process
+ends.
 """
 
 from __future__ import annotations
@@ -23,41 +22,41 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-TURNS_NAME: Final = "turns.lock"
+LOCK_FILE: Final = "turns.lock"
 LOOK_EVERY_S: Final = 0.02
 _FLOCK: Final = "hhqqi0q"  # struct flock of 64-bit Linux: type, whence, start, length, pid (0 for these locks)
 
 
 class LockNotAcquired(Unavailable):
-    """Others have been doing the same for longer than one waits; nothing was done."""
+    """Another task or process held the lock for longer than the caller waited; nothing was done."""
 
 
 class LockUnusable(Unavailable):
-    """The file can't be opened or locked."""
+    """A lock file can't be opened, read or locked."""
 
 
-class InterprocessLock:
-    """Everybody's turns in one store. Closed once."""
+class FileInterprocessLock:
+    """The locks of one data folder. Closed once."""
 
     def __init__(self, data: Path) -> None:
-        self._path = data / TURNS_NAME
+        self._path = data / LOCK_FILE
         self._fd: int | None = None
         self._here: set[int] = set()
 
     def close(self) -> None:
-        """Let go of all of them. Idempotent."""
+        """Release every lock. Idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     @asynccontextmanager
     async def taken(self, key: str, wait_s: float) -> AsyncIterator[None]:
-        """The turn of this key, as soon as nobody else has it. LockNotAcquired after `wait_s`, LockUnusable."""
+        """Hold the lock of a key inside the block. LockNotAcquired after `wait_s` seconds, LockUnusable."""
         at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
         until_s = asyncio.get_running_loop().time() + wait_s
         while not self._take(at):
             if asyncio.get_running_loop().time() >= until_s:
-                raise LockNotAcquired("somebody else is at the same, and takes long; try again in a moment")
+                raise LockNotAcquired("another request does the same work and takes long; try again in a moment")
             await asyncio.sleep(LOOK_EVERY_S)
         try:
             yield
@@ -72,7 +71,7 @@ class InterprocessLock:
         return True
 
     def _lock(self, at: int, kind: int) -> bool:
-        """Whether it could be done without waiting."""
+        """Set or release the lock of a byte without waiting. Returns False when another process holds it."""
         try:
             if self._fd is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -1,12 +1,11 @@
-"""The metadata database: one writer thread with group commit, readers beside it.
+"""The metadata database on SQL: one writer thread with group commit, and reader threads beside it.
 
-A job is a plain function of a Transaction. Jobs that wait together are committed together: one BEGIN, each job in a
-savepoint of its own, one COMMIT, one fsync; so 32 pushes cost the disk little more than one. A job that raises is
-rolled back alone and the error goes to whoever asked. Nothing is acknowledged before the COMMIT returned; if the COMMIT
-fails, every job of the group failed and nothing has changed. Order within a group is the order of arrival.
+Jobs that wait at the same time are committed together: one BEGIN, a savepoint for each job, one COMMIT, one fsync. So 32
+pushes cost the disk little more than one. A job that raises is rolled back alone and its caller gets the error. If the
+COMMIT fails, every job of the group fails and nothing has changed. The order within a group is the order of arrival.
 
-Who owns what: the writer thread owns the writing connection; the event loop's thread owns `lookups`; longer reads run
-on two reader threads. Between processes SQLite's write lock decides (see `sqlite`).
+The writer thread owns the writing session; the event loop's thread owns the session of `lookups`; longer reads run on two
+reader threads. What differs between databases is in the `SqlDriver`.
 """
 
 from __future__ import annotations
@@ -19,133 +18,148 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
-from boltseal.server.storage.coordination.generation import Generation
-from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.schema import LEDGER
+from boltseal.server.storage.metadata.protocol import LEDGER
 from boltseal.server.storage.worker_threads import deliver
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
-    from sqlalchemy import Connection, Engine
+    from boltseal.server.storage.coordination.protocol import Generation
+    from boltseal.server.storage.metadata.protocol import Clock, Job, Lookups, Query
+    from boltseal.server.storage.metadata.sql import SqlSession
 
 T = TypeVar("T")
 
 GROUP_LIMIT: Final = 256
 
 
+class SqlDriver(Protocol):
+    """One database of one kind."""
+
+    def connect(self) -> SqlSession:
+        """Open another connection. Unavailable."""
+        ...
+
+    def lookups(self, session: SqlSession) -> Lookups:
+        """Return the look-ups for pulls on a session that nothing else uses."""
+        ...
+
+    def errors_named(self) -> AbstractContextManager[None]:
+        """Turn the driver's errors inside the block into Full, Unavailable and DatabaseDamaged; leave others as they are."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what the driver holds beside its sessions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SqlSnapshot:
+    """The `Snapshot` of a session: of its transaction, or without one of each statement."""
+
+    sql: SqlSession
+
+
 @dataclass(slots=True)
-class Transaction:
-    """What a job works in: the connection, the time it happens at, and whether caches have to forget.
+class SqlUnitOfWork:
+    """The `UnitOfWork` of a savepoint in the writer's transaction."""
 
-    `doubts`: why nothing may be recorded in a log, by its name. `appended`: the logs in which the job wrote an entry.
-    `whole`: manifests, as (repository number, digest), of which the job saw that everything under them is held.
-    """
-
-    connection: Connection
+    sql: SqlSession
     now_us: int
     doubts: Mapping[str, str] = field(default_factory=dict)
-    takes_away: bool = field(default=False)
+    invalidates_caches: bool = field(default=False)
     appended: set[str] = field(default_factory=set)
-    whole: set[tuple[int, str]] = field(default_factory=set)
+    complete_manifests: set[tuple[int, str]] = field(default_factory=set)
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
-        """What the block does is undone at its end: it was only to see whether it can be done. Raises what it raises."""
-        execute = sqlite.driver(self.connection).execute
-        takes_away, appended, whole = self.takes_away, set(self.appended), set(self.whole)
-        execute("SAVEPOINT undone")
+    def rolled_back(self) -> Iterator[None]:
+        """Undo at its end what the block did. Errors of the block are raised."""
+        invalidates_caches, appended, whole = self.invalidates_caches, set(self.appended), set(self.complete_manifests)
+        self.sql.savepoint("undone")
         try:
             yield
         finally:
-            if sqlite.driver(self.connection).in_transaction:  # not after "disk full": then all of it is undone already
-                execute("ROLLBACK TO undone")
-                execute("RELEASE undone")
-            self.takes_away, self.appended, self.whole = takes_away, appended, whole
-
-
-Job = Callable[[Transaction], T]
-Clock = Callable[[], int]
+            if self.sql.in_transaction:  # "disk full" has undone the whole transaction already
+                self.sql.undo_to("undone")
+                self.sql.release("undone")
+            self.invalidates_caches, self.appended, self.complete_manifests = invalidates_caches, appended, whole
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A job and who waits for it: `is_unwanted` may be asked until it begins, `tell` is told result or error."""
+    """A job and its caller. `is_unwanted`: whether the caller gave up; `settle`: takes the result or the error."""
 
     job: Job[Any]
     is_unwanted: Callable[[], bool]
-    tell: Callable[[Any, BaseException | None], None]
+    settle: Callable[[Any, BaseException | None], None]
 
 
-class Database:
-    """One SQLite file. Made by `open_database`, closed once."""
+class SqlMetadata:
+    """The `Metadata` of one SQL database."""
 
-    def __init__(self, engine: Engine, generation: Generation, clock: Clock) -> None:
+    def __init__(self, driver: SqlDriver, generation: Generation, clock: Clock) -> None:
         self.generation = generation
         self.doubts: dict[str, str] = {}
-        """By a log's name why nothing may be recorded in it (`server.registry.sequencer` asks); set by whoever doubts the store."""
         self.after_append: dict[str, Callable[[], None]] = {}
-        """By a log's name what is called, in the writer's thread, when a COMMIT has brought entries; it neither waits nor
-        raises."""
-        self._engine = engine
+        self._driver = driver
         self._clock = clock
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closed = False
-        self._look = engine.connect()
-        self.lookups = sqlite.Lookups(self._look)
+        self._lookup_session = driver.connect()
+        self.lookups = driver.lookups(self._lookup_session)
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="boltseal-read")
-        self._reading: list[Connection] = []
+        self._reading: list[SqlSession] = []
         self._writer = threading.Thread(target=self._run, name="boltseal-write", daemon=True)
         self._writer.start()
 
     @property
     def frozen(self) -> str | None:
-        """Why nothing may be recorded in the ledger, so that nothing is taken in; None where it may."""
+        """The reason why the ledger takes no entry, None if it does."""
         return self.doubts.get(LEDGER.name)
 
     async def write(self, job: Job[T]) -> T:
-        """Run a job in the next group. Returns after its COMMIT; raises what the job raised, or Full or Unavailable."""
+        """Run a job in the next group and return its result after the COMMIT."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._submit(_Waiting(job, future.cancelled, partial(deliver, future)))
         return await future
 
     def write_and_wait(self, job: Job[T]) -> T:
-        """The same for a caller that has no event loop (the offline verbs)."""
+        """Run a job as `write` does, for callers without an event loop."""
         future: Future[T] = Future()
 
-        def tell(result: T, error: BaseException | None) -> None:
+        def settle(result: T, error: BaseException | None) -> None:
             if error is None:
                 future.set_result(result)
             else:
                 future.set_exception(error)
 
-        self._submit(_Waiting(job, future.cancelled, tell))
+        self._submit(_Waiting(job, future.cancelled, settle))
         return future.result()
 
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a longer query on a reader thread: one snapshot, the last commit or later."""
+    async def read(self, query: Query[T]) -> T:
+        """Run a query on a reader thread, in one snapshot."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
 
-    def read_and_wait(self, query: Callable[[Connection], T]) -> T:
-        """The same for a caller that has no event loop."""
+    def read_and_wait(self, query: Query[T]) -> T:
+        """Run a query as `read` does, for callers without an event loop."""
         return self._readers.submit(self._read, query).result()
 
     def close(self) -> None:
-        """Finish what waits, then close every connection. Idempotent."""
+        """Finish the jobs that were handed in, then close every connection. Idempotent."""
         if self._closed:
             return
         self._closed = True
         self._queue.put(None)
         self._writer.join()
         self._readers.shutdown()
-        self._look.close()
-        for connection in self._reading:
-            connection.close()
-        self._engine.dispose()
+        self._lookup_session.close()
+        for session in self._reading:
+            session.close()
+        self._driver.close()
         self.generation.close()
 
     def _submit(self, waiting: _Waiting) -> None:
@@ -153,20 +167,21 @@ class Database:
             raise Unavailable("the registry is shutting down: nothing was changed; try again")
         self._queue.put(waiting)
 
-    def _read(self, query: Callable[[Connection], T]) -> T:
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._engine.connect()
-            self._reading.append(connection)
-        with sqlite.errors_named():
-            sqlite.driver(connection).execute("BEGIN")
+    def _read(self, query: Query[T]) -> T:
+        session: SqlSession | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = self._driver.connect()
+            self._reading.append(session)
+        with self._driver.errors_named():
+            session.begin(write=False)
             try:
-                return query(connection)
+                return query(SqlSnapshot(session))
             finally:
-                sqlite.driver(connection).execute("COMMIT")
+                session.commit()
 
     def _run(self) -> None:
-        with self._engine.connect() as connection:
+        session = self._driver.connect()
+        try:
             going = True
             while going:
                 group: list[_Waiting] = []
@@ -178,59 +193,59 @@ class Database:
                     waiting = self._queue.get()
                 going = waiting is not None
                 if group:
-                    self._commit_group(connection, group)
+                    self._commit_group(session, group)
+        finally:
+            session.close()
 
-    def _commit_group(self, connection: Connection, group: list[_Waiting]) -> None:
-        # From here on nobody can take a job back; whoever stopped waiting before this has changed nothing.
+    def _commit_group(self, session: SqlSession, group: list[_Waiting]) -> None:
+        # A caller that gave up before this point has changed nothing; after it the job is done whatever the caller does.
         group = [waiting for waiting in group if not waiting.is_unwanted()]
         done: list[tuple[_Waiting, Any]] = []
         failed: list[tuple[_Waiting, BaseException]] = []
         try:
-            with sqlite.errors_named():
-                self._transact(connection, group, done, failed)
-        except BaseException as error:  # noqa: BLE001 - the outermost shell of this thread: whoever waits must hear of it
+            with self._driver.errors_named():
+                self._transact(session, group, done, failed)
+        except BaseException as error:  # noqa: BLE001 - the outermost frame of this thread: every caller must get the error
             failed = [(waiting, error) for waiting in group]
             done = []
         for waiting, result in done:
-            waiting.tell(result, None)
+            waiting.settle(result, None)
         for waiting, reason in failed:
-            waiting.tell(None, reason)
+            waiting.settle(None, reason)
 
     def _transact(
         self,
-        connection: Connection,
+        session: SqlSession,
         group: list[_Waiting],
         done: list[tuple[_Waiting, Any]],
         failed: list[tuple[_Waiting, BaseException]],
     ) -> None:
-        execute = sqlite.driver(connection).execute
-        execute("BEGIN IMMEDIATE")
-        takes_away = begun = False
+        session.begin(write=True)
+        invalidates_caches = begun = False
         appended = set[str]()
         try:
             for waiting in group:
-                transaction = Transaction(connection, self._clock(), self.doubts)
-                execute("SAVEPOINT job")
+                tx = SqlUnitOfWork(session, self._clock(), self.doubts)
+                session.savepoint("job")
                 try:
-                    result = waiting.job(transaction)
+                    result = waiting.job(tx)
                 except Exception as error:
                     # After "disk full" SQLite has rolled back everything already: then the group fails as one.
-                    if not sqlite.driver(connection).in_transaction:
+                    if not session.in_transaction:
                         raise
-                    execute("ROLLBACK TO job")
-                    failed.append((waiting, _named(error)))
+                    session.undo_to("job")
+                    failed.append((waiting, self._named(error)))
                 else:
-                    takes_away = takes_away or transaction.takes_away
-                    appended |= transaction.appended
+                    invalidates_caches = invalidates_caches or tx.invalidates_caches
+                    appended |= tx.appended
                     done.append((waiting, result))
-                execute("RELEASE job")
-            if takes_away:
+                session.release("job")
+            if invalidates_caches:
                 self.generation.begin()
                 begun = True
-            execute("COMMIT")
+            session.commit()
         except BaseException:
-            if sqlite.driver(connection).in_transaction:
-                execute("ROLLBACK")
+            session.rollback()
             raise
         finally:
             if begun:
@@ -238,19 +253,11 @@ class Database:
         for log in appended & self.after_append.keys():
             self.after_append[log]()
 
-
-def _named(error: Exception) -> BaseException:
-    if isinstance(error, BoltsealError):
-        return error
-    try:
-        with sqlite.errors_named():
-            raise error
-    except Exception as named:  # noqa: BLE001 - the same error under our name, or the error itself
-        return named
-
-
-def open_database(path: Path, generation_path: Path, clock: Clock, lock_wait_s: float = sqlite.LOCK_WAIT_S) -> Database:
-    """Open a database whose schema is there (see `migrate`). The store's generation is repaired if a process died."""
-    database = Database(sqlite.make_engine(path, lock_wait_s=lock_wait_s), Generation.open(generation_path), clock)
-    database.write_and_wait(lambda _: database.generation.repair())
-    return database
+    def _named(self, error: Exception) -> BaseException:
+        if isinstance(error, BoltsealError):
+            return error
+        try:
+            with self._driver.errors_named():
+                raise error
+        except Exception as named:  # noqa: BLE001 - the error under our name, or the error itself
+            return named

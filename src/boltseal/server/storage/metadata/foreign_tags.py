@@ -1,4 +1,4 @@
-"""How the tags of mirrored registries stand here: one row for each that was ever there. Reads and writes, no rule."""
+"""State of the tags of upstream registries, one row for each tag that was ever seen. No rules."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
+from boltseal.server.storage.metadata.protocol import ForeignTagRow
 from boltseal.server.storage.metadata.schema import foreign_tag
-from boltseal.server.storage.metadata.sqlite import ForeignTagRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 _COLUMNS: Final = [foreign_tag.c[name] for name in ForeignTagRow._fields]
@@ -22,37 +20,39 @@ _AT: Final = (foreign_tag.c.repository == bindparam("at_repository"), foreign_ta
 _FIND: Final = select(*_COLUMNS).where(*_AT)
 
 
-def find(connection: Connection, repository: str, name: str) -> ForeignTagRow | None:
-    """The row of a name, or None when upstream never had it as far as was asked."""
-    row = connection.execute(_FIND, {"at_repository": repository, "at_name": name}).one_or_none()
+def find(snapshot: Snapshot, repository: str, name: str) -> ForeignTagRow | None:
+    """Return the state of a tag, or None if the upstream was never seen to have it."""
+    row = snapshot.sql.connection.execute(_FIND, {"at_repository": repository, "at_name": name}).one_or_none()
     return None if row is None else _parse(row)
 
 
-def put(tx: Transaction, repository: str, name: str, row: ForeignTagRow) -> None:
-    """Write the row of a name, its first or another; what was answered by the one before is then over."""
+def put(tx: UnitOfWork, repository: str, name: str, row: ForeignTagRow) -> None:
+    """Write the state of a tag. Replacing a state invalidates caches."""
     values = {column.name: getattr(row, column.name) for column in _COLUMNS}
     at = {"at_repository": repository, "at_name": name}
-    if tx.connection.execute(update(foreign_tag).where(*_AT), {**at, **values}).rowcount == 0:
-        tx.connection.execute(insert(foreign_tag), {"repository": repository, "name": name, **values})
+    if tx.sql.connection.execute(update(foreign_tag).where(*_AT), {**at, **values}).rowcount == 0:
+        tx.sql.connection.execute(insert(foreign_tag), {"repository": repository, "name": name, **values})
     else:
-        tx.takes_away = True
+        tx.invalidates_caches = True
 
 
-def asked(tx: Transaction, repository: str, name: str, now_us: int) -> None:
-    """Upstream answered, and nothing has changed."""
+def set_asked(tx: UnitOfWork, repository: str, name: str, now_us: int) -> None:
+    """Record that the upstream answered, and that nothing has changed."""
     at = {"at_repository": repository, "at_name": name}
-    tx.connection.execute(update(foreign_tag).where(*_AT).values(asked_us=now_us), at)
+    tx.sql.connection.execute(update(foreign_tag).where(*_AT).values(asked_us=now_us), at)
 
 
-def drop(tx: Transaction, repository: str, name: str) -> None:
-    """Forget a name, and what was answered by it."""
-    tx.takes_away = True
-    tx.connection.execute(delete(foreign_tag).where(foreign_tag.c.repository == repository, foreign_tag.c.name == name))
+def remove(tx: UnitOfWork, repository: str, name: str) -> None:
+    """Remove a tag. Invalidates caches."""
+    tx.invalidates_caches = True
+    tx.sql.connection.execute(
+        delete(foreign_tag).where(foreign_tag.c.repository == repository, foreign_tag.c.name == name)
+    )
 
 
-def held(connection: Connection) -> list[tuple[str, str, ForeignTagRow]]:
-    """Every name of which something is held back, as (repository, name, row), in order."""
-    rows = connection.execute(
+def tags_with_held_change(snapshot: Snapshot) -> list[tuple[str, str, ForeignTagRow]]:
+    """Return the tags of which a change is held back, as (repository, tag, row), in order."""
+    rows = snapshot.sql.connection.execute(
         select(foreign_tag.c.repository, foreign_tag.c.name, *_COLUMNS)
         .where(foreign_tag.c.held_digest.is_not(None))
         .order_by(foreign_tag.c.repository, foreign_tag.c.name)
@@ -60,10 +60,10 @@ def held(connection: Connection) -> list[tuple[str, str, ForeignTagRow]]:
     return [(row[0], row[1], _parse(row[2:])) for row in rows]
 
 
-def every(connection: Connection) -> Iterator[tuple[str, str, ForeignTagRow]]:
-    """Every row there is, as (repository, name, row)."""
+def all_tags(snapshot: Snapshot) -> Iterator[tuple[str, str, ForeignTagRow]]:
+    """Yield every row, as (repository, tag, row)."""
     query = select(foreign_tag.c.repository, foreign_tag.c.name, *_COLUMNS).execution_options(yield_per=1000)
-    for row in connection.execute(query):
+    for row in snapshot.sql.connection.execute(query):
         yield row[0], row[1], _parse(row[2:])
 
 

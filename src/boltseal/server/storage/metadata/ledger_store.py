@@ -1,8 +1,8 @@
-"""The ledger's entries in the database: appended by the transaction that moves a tag, never changed.
+"""The ledger's entries in the database: added by the transaction that moves a tag, never changed.
 
-The head row is the lock: an index is taken by raising its `size`, so indices are gapless whatever is rolled back
-(a database sequence would leave gaps). Tree, checkpoints and proofs are built from these lines elsewhere. `log`: which
-of the two logs is meant (`schema`).
+The head row is the lock: an index is taken by raising its `size`, so indices have no gaps whatever is rolled back (a
+database sequence would leave gaps). Tree, checkpoints and proofs are built from these lines in `registry.integrator`.
+`log` selects the ledger or the log of observations (`schema`).
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import insert, select, update
 
-from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log
+from boltseal.server.storage.metadata.schema import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerHead:
-    """Where the ledger stands: the next index, the time of the last entry, its name, the rules last recorded."""
+    """The head row: the next index, the time of the last entry, the log's origin, the rules recorded last."""
 
     size: int
     last_time_us: int
@@ -35,7 +33,7 @@ class LedgerHead:
 
 
 class _Statements(NamedTuple):
-    """Every push waits for these three, and for nothing that compiles them anew each time: plain text for the driver."""
+    """Plain text for `SqlSession.plain`: every push waits for these three."""
 
     head: str
     advance: str
@@ -44,28 +42,34 @@ class _Statements(NamedTuple):
 
 @cache
 def _statements(log: Log) -> _Statements:
-    entries, head_ = log.entry.name, log.head.name  # names of ours, from the schema
+    entries, head_ = TABLES[log].entry.name, TABLES[log].head.name  # constants of the schema
     return _Statements(
         f"SELECT size, last_time_us, origin, rules FROM {head_}",  # noqa: S608 - see above
-        f"UPDATE {head_} SET size = ?, last_time_us = ?",  # noqa: S608
+        f"UPDATE {head_} SET size = ?, last_time_us = ? WHERE size = ?",  # noqa: S608
         f"INSERT INTO {entries} (idx, time_us, kind, repository, tag, line) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
     )
 
 
-def head(tx: Transaction, log: Log = LEDGER) -> LedgerHead | None:
-    """The head row, which nobody else changes until the end of the transaction. None: this log was not started yet."""
-    row = sqlite.driver(tx.connection).execute(_statements(log).head).fetchone()
+def head(snapshot: Snapshot, log: Log = LEDGER) -> LedgerHead | None:
+    """Return the head row of a log, None when the log was not started yet."""
+    row = snapshot.sql.plain(_statements(log).head).fetchone()
     return None if row is None else LedgerHead(*row)
 
 
-def start(tx: Transaction, origin: str, log: Log = LEDGER) -> LedgerHead:
-    """Make the head row of a log that was not started yet."""
-    tx.connection.execute(insert(log.head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
+def lock_head(tx: UnitOfWork, log: Log = LEDGER) -> LedgerHead | None:
+    """Return the head row of a log as `head` does, and lock it to the end of the transaction."""
+    row = tx.sql.plain(_statements(log).head + tx.sql.for_update).fetchone()
+    return None if row is None else LedgerHead(*row)
+
+
+def start(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> LedgerHead:
+    """Write the head row of a log that was not started yet."""
+    tx.sql.connection.execute(insert(TABLES[log].head).values(id=1, size=0, last_time_us=0, origin=origin, rules=""))
     return LedgerHead(0, 0, origin, "")
 
 
 def append(
-    tx: Transaction,
+    tx: UnitOfWork,
     index: int,
     *,
     time_us: int,
@@ -75,43 +79,47 @@ def append(
     line: bytes,
     log: Log = LEDGER,
 ) -> None:
-    """Write the entry `index` (the head's size) and raise the head. `line` is stored as it is, for ever."""
-    execute = sqlite.driver(tx.connection).execute
-    execute(_statements(log).append, (index, time_us, kind, str(repository), str(tag), line))
-    execute(_statements(log).advance, (index + 1, time_us))
+    """Add the entry `index`, which is the size in the head that `lock_head` returned, and advance the head.
+
+    `line` is stored byte for byte. AssertionError when the head has another size: it was not locked.
+    """
+    statements = _statements(log)
+    tx.sql.plain(statements.append, (index, time_us, kind, str(repository), str(tag), line))
+    if tx.sql.plain(statements.advance, (index + 1, time_us, index)).rowcount != 1:
+        raise AssertionError(f"entry {index} is not the next one of {log.name}")
 
 
-def set_rules(tx: Transaction, rules: str) -> None:
-    """Remember which rules the ledger last recorded."""
-    tx.connection.execute(update(LEDGER.head).values(rules=rules))
+def set_rules(tx: UnitOfWork, rules: str) -> None:
+    """Record which rules the ledger recorded last."""
+    tx.sql.connection.execute(update(TABLES[LEDGER].head).values(rules=rules))
 
 
-def set_origin(tx: Transaction, origin: str, log: Log = LEDGER) -> None:
-    """Call a log by another name from the next entry on."""
-    tx.connection.execute(update(log.head).values(origin=origin))
+def set_origin(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> None:
+    """Set the origin of a log, from the next entry on."""
+    tx.sql.connection.execute(update(TABLES[log].head).values(origin=origin))
 
 
 def lines(
-    connection: Connection, start_index: int = 0, batch: int = 1000, until: int | None = None, log: Log = LEDGER
+    snapshot: Snapshot, start_index: int = 0, batch: int = 1000, until: int | None = None, log: Log = LEDGER
 ) -> Iterator[tuple[int, bytes]]:
-    """Every entry from `start_index` on, in order, as (index, line); read in batches, so memory stays flat.
+    """Yield the entries from `start_index` on, in order, as (index, line). Reads in batches, so memory use stays constant.
 
-    `until`: the index before which to stop, None for all of them.
+    `until`: the index before which to stop, None for all entries.
     """
-    entry = log.entry
+    entry = TABLES[log].entry
     query = select(entry.c.idx, entry.c.line).order_by(entry.c.idx)
     if until is not None:
         query = query.where(entry.c.idx < until)
     while True:
-        rows = connection.execute(query.where(entry.c.idx >= start_index).limit(batch)).all()
+        rows = snapshot.sql.connection.execute(query.where(entry.c.idx >= start_index).limit(batch)).all()
         yield from rows
         if len(rows) < batch:
             return
         start_index = rows[-1][0] + 1
 
 
-def of_repository(
-    connection: Connection,
+def entries_of(
+    snapshot: Snapshot,
     repository: str,
     tag: str | None,
     *,
@@ -121,11 +129,11 @@ def of_repository(
     kinds: Collection[str] | None = None,
     log: Log = LEDGER,
 ) -> list[tuple[int, bytes]]:
-    """The entries of a repository, or of one of its names, behind the index `after` and before `until`, oldest first.
+    """Return entries of a repository, or of one of its tags, after the index `after` and before `until`, oldest first.
 
-    `kinds`: of these kinds only.
+    `kinds`: only of these kinds.
     """
-    entry = log.entry
+    entry = TABLES[log].entry
     query = select(entry.c.idx, entry.c.line).where(
         entry.c.repository == repository, entry.c.idx > after, entry.c.idx < until
     )
@@ -133,11 +141,11 @@ def of_repository(
         query = query.where(entry.c.tag == tag)
     if kinds is not None:
         query = query.where(entry.c.kind.in_(kinds))
-    return [(row[0], row[1]) for row in connection.execute(query.order_by(entry.c.idx).limit(limit))]
+    return [(row[0], row[1]) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx).limit(limit))]
 
 
-def newest_of_name(
-    connection: Connection,
+def newest_entries(
+    snapshot: Snapshot,
     repository: str,
     tag: str,
     kinds: Collection[str],
@@ -146,8 +154,8 @@ def newest_of_name(
     since_us: int,
     log: Log = LEDGER,
 ) -> Iterator[bytes]:
-    """The lines about a name of these kinds, the newest first, strictly between two times (microseconds)."""
-    entry = log.entry
+    """Yield the lines of a tag of these kinds, newest first, strictly between two times in microseconds."""
+    entry = TABLES[log].entry
     query = (
         select(entry.c.line)
         .where(
@@ -160,4 +168,4 @@ def newest_of_name(
         .order_by(entry.c.idx.desc())
         .execution_options(yield_per=200)
     )
-    yield from connection.execute(query).scalars()
+    yield from snapshot.sql.connection.execute(query).scalars()

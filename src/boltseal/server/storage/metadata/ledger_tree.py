@@ -1,9 +1,8 @@
-"""The ledger's tree in the database: tiles, signed heads, receipts of rotated keys. Plain reads and writes, no rule.
+"""The ledger's Merkle tree in the database: tiles, checkpoints, receipts of rotated keys. No rules.
 
-A tile is stored once, as wide as it is; every narrower one is its beginning, so a partial tile of any size that was
-ever signed can be read as long as the full one can. A full tile is never written again: to try is an error, whatever
-was meant. Entry bundles are not stored: they are the entries (`ledger_store`), cut into pieces. `log`: which of the two
-logs is meant (`schema`).
+A tile is stored once, as wide as it is. Every narrower tile is its beginning, so a partial tile of any size that was ever
+signed can be read. A full tile is never written again; an attempt violates the primary key. Entry bundles are not stored:
+they are the entries (`ledger_store`), cut into pieces. `log` selects the ledger or the log of observations (`schema`).
 """
 
 from __future__ import annotations
@@ -17,20 +16,18 @@ from sqlalchemy import delete, insert, select
 from boltseal.errors import Unavailable
 from boltseal.ledger.merkle import HASH_BYTES, cover, fold
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, needed
-from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.schema import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log
+from boltseal.server.storage.metadata.schema import TABLES
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 LATEST: Final = "latest"
 WITNESSED: Final = "witnessed"
 
 
 class _Statements(NamedTuple):
-    """Each push waits a little for these: plain text for the driver, as in `ledger_store`."""
+    """Plain text for `SqlSession.plain`: every push waits for these, as in `ledger_store`."""
 
     head: str
     advance: str
@@ -41,7 +38,7 @@ class _Statements(NamedTuple):
 
 @cache
 def _statements(log: Log) -> _Statements:
-    tile, checkpoint = log.tile.name, log.checkpoint.name  # names of ours, from the schema
+    tile, checkpoint = TABLES[log].tile.name, TABLES[log].checkpoint.name  # constants of the schema
     return _Statements(
         f"SELECT size, note FROM {checkpoint} WHERE name = ?",  # noqa: S608 - see above
         f"UPDATE {checkpoint} SET size = ?, note = ? WHERE name = ? AND size = ?",  # noqa: S608
@@ -52,51 +49,56 @@ def _statements(log: Log) -> _Statements:
 
 
 class Overtaken(Unavailable):
-    """Another process has brought the tree further meanwhile; nothing was written."""
+    """Another process added to the tree meanwhile; nothing was written."""
 
 
 class SignedHead(NamedTuple):
-    """A signed head as it is stored: how many entries, and the note. Nothing in it is known to be true."""
+    """A stored checkpoint: the number of entries, and the signed note, whose signatures are not verified."""
 
     size: int
     note: bytes
 
 
-def head(connection: Connection, name: str = LATEST, log: Log = LEDGER) -> SignedHead | None:
-    """The head that was signed last, or the one that a witness cosigned last; None where there is none."""
-    row = sqlite.driver(connection).execute(_statements(log).head, (name,)).fetchone()
+def head(snapshot: Snapshot, name: str = LATEST, log: Log = LEDGER) -> SignedHead | None:
+    """Return the checkpoint that was signed last, or with WITNESSED the one that a witness cosigned last; None without one."""
+    row = snapshot.sql.plain(_statements(log).head, (name,)).fetchone()
     return None if row is None else SignedHead(*row)
 
 
-def put_head(tx: Transaction, name: str, new: SignedHead, log: Log = LEDGER) -> None:
-    """Store a head in place of the one of that name."""
-    tx.connection.execute(delete(log.checkpoint).where(log.checkpoint.c.name == name))
-    tx.connection.execute(insert(log.checkpoint).values(name=name, size=new.size, note=new.note))
+def put_head(tx: UnitOfWork, name: str, new: SignedHead, log: Log = LEDGER) -> None:
+    """Replace the checkpoint of this name."""
+    tx.sql.connection.execute(delete(TABLES[log].checkpoint).where(TABLES[log].checkpoint.c.name == name))
+    tx.sql.connection.execute(insert(TABLES[log].checkpoint).values(name=name, size=new.size, note=new.note))
 
 
-def tiles(connection: Connection, wanted: Iterable[TileId], log: Log = LEDGER) -> dict[TileId, bytes]:
-    """Those of the wanted tiles that are there, each exactly as wide as asked for."""
+def tiles(snapshot: Snapshot, wanted: Iterable[TileId], log: Log = LEDGER) -> dict[TileId, bytes]:
+    """Return the stored ones of the wanted tiles, each exactly as wide as wanted."""
     found = {}
     for tile in wanted:
-        row = sqlite.driver(connection).execute(_statements(log).tile, (tile.level, tile.index)).fetchone()
+        row = snapshot.sql.plain(_statements(log).tile, (tile.level, tile.index)).fetchone()
         if row is not None and len(row[0]) >= tile.width * HASH_BYTES:
             found[tile] = row[0][: tile.width * HASH_BYTES]
     return found
 
 
-def root(connection: Connection, size: int, of: int, log: Log = LEDGER) -> bytes:
-    """The root over the first `size` entries of a stored tree of `of` entries. TileInvalid when tiles are missing."""
+def root(snapshot: Snapshot, size: int, of: int, log: Log = LEDGER) -> bytes:
+    """Return the root over the first `size` entries of a stored tree of `of` entries. TileInvalid when tiles are missing."""
     nodes = cover(0, size)
-    held = Tiles(of, tiles(connection, needed([nodes], of), log))
+    held = Tiles(of, tiles(snapshot, needed([nodes], of), log))
     return fold([held.node(one) for one in nodes])
 
 
-def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: SignedHead, log: Log = LEDGER) -> None:
-    """Write new and wider tiles and the head over them. Overtaken when the tree has not `from_size` entries any more."""
-    if from_size == 0 and head(tx.connection, log=log) is None:
-        tx.connection.execute(insert(log.checkpoint).values(name=LATEST, size=0, note=b""))
+def add_tiles(
+    tx: UnitOfWork, from_size: int, written: Mapping[TileId, bytes], new: SignedHead, log: Log = LEDGER
+) -> None:
+    """Write new and wider tiles and the checkpoint over them.
+
+    Raises: Overtaken: the tree does not have `from_size` entries any more.
+    """
+    if from_size == 0 and head(tx, log=log) is None:
+        tx.sql.connection.execute(insert(TABLES[log].checkpoint).values(name=LATEST, size=0, note=b""))
     said = _statements(log)
-    execute = sqlite.driver(tx.connection).execute
+    execute = tx.sql.plain
     if execute(said.advance, (new.size, new.note, LATEST, from_size)).rowcount != 1:
         raise Overtaken("another process has signed the ledger meanwhile")
     for tile, hashes in written.items():
@@ -104,17 +106,21 @@ def grow(tx: Transaction, from_size: int, written: Mapping[TileId, bytes], new: 
         execute(said.add_tile, (tile.level, tile.index, hashes))
 
 
-def clear(tx: Transaction, log: Log = LEDGER) -> None:
-    """Forget tree, heads and rotated keys: a new origin signs its own from the first entry on."""
-    for table in (log.tile, log.checkpoint, log.rotation):
-        tx.connection.execute(delete(table))
+def remove_tree(tx: UnitOfWork, log: Log = LEDGER) -> None:
+    """Remove tree, checkpoints and receipts: a new origin signs its own from the first entry on."""
+    for table in (TABLES[log].tile, TABLES[log].checkpoint, TABLES[log].rotation):
+        tx.sql.connection.execute(delete(table))
 
 
-def add_rotation(tx: Transaction, index: int, receipt: bytes, log: Log = LEDGER) -> None:
-    """Keep the receipt of the entry that names the next key."""
-    tx.connection.execute(insert(log.rotation).values(idx=index, receipt=receipt))
+def add_rotation(tx: UnitOfWork, index: int, receipt: bytes, log: Log = LEDGER) -> None:
+    """Store the receipt of the entry that names the next key."""
+    tx.sql.connection.execute(insert(TABLES[log].rotation).values(idx=index, receipt=receipt))
 
 
-def rotations(connection: Connection, log: Log = LEDGER) -> list[bytes]:
-    """The receipts of all rotations, the oldest first."""
-    return list(connection.execute(select(log.rotation.c.receipt).order_by(log.rotation.c.idx)).scalars())
+def rotations(snapshot: Snapshot, log: Log = LEDGER) -> list[bytes]:
+    """Return the receipts of all key rotations, oldest first."""
+    return list(
+        snapshot.sql.connection.execute(
+            select(TABLES[log].rotation.c.receipt).order_by(TABLES[log].rotation.c.idx)
+        ).scalars()
+    )

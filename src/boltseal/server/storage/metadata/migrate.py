@@ -1,34 +1,34 @@
-"""Make or bring up to date the data folder: `format`, the database's schema, the folders.
+"""Create a data folder or bring it up to date: `format`, the database's schema, the folders.
 
     DATA/format        one number; a newer one is refused, an older one is migrated under a lock after a copy
     DATA/boltseal.db   metadata (SQLite, with its -wal and -shm)
-    DATA/generation    see `generation`
+    DATA/generation    see `coordination.generation`
     DATA/blobs/ DATA/uploads/ DATA/ledger/
 
-A new database is made at once from `schema`; an older one by the alembic revisions in `migrations/`. A test holds the
-two against each other. A migration is one transaction: one that was interrupted has not happened. Before it a copy is
-made, `boltseal.db.before-<revision>`, which is nobody's but the operator's: to go back with.
+A new database is created from `schema`, an older one is migrated by the alembic revisions in `migrations/`; a test compares
+the two. A migration is one transaction: one that was interrupted has not happened. Before it the database is copied to
+`boltseal.db.before-<revision>`, for the operator to go back with; nothing else uses the copy.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import inspect, text
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, write_file
+from boltseal.server.storage.coordination.file_leases import LEASE_SUFFIX
+from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from sqlalchemy import Connection
 
 FORMAT: Final = 4
 HEAD_REVISION: Final = "0005"
@@ -41,19 +41,19 @@ class FormatInvalid(Invalid):
 
 
 def prepare_data(data: Path) -> None:
-    """Make a data folder ready, whatever its age. Safe when several processes do it at once."""
+    """Create a data folder or bring it up to date. Safe when several processes do it at once."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
         raise Unavailable(
-            f"the data folder {data} can't be made: {error.strerror}; choose another with --data"
+            f"the data folder {data} can't be created: {error.strerror}; choose another with --data"
         ) from error
     if _read_format(data) is None:
-        refuse_strangers(data)  # before the lock too: nothing is left in a folder that is somebody else's
+        refuse_foreign_folder(data)  # before the lock too, which would leave a file in a folder of another program
     with _locked(data):
         held = _read_format(data)
         if held is None:
-            refuse_strangers(data)
+            refuse_foreign_folder(data)
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
         _bring_up_to_date(data / DATABASE_NAME)
@@ -62,7 +62,7 @@ def prepare_data(data: Path) -> None:
 
 
 def check_data(data: Path, *, older: bool = False) -> None:
-    """Refuse a folder that is not a data folder of this format, or with `older` of an older one; changes nothing."""
+    """Refuse a folder that is not a data folder of this format, or with `older` of an older one. Changes nothing."""
     held = _read_format(data)
     if held is None:
         raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
@@ -95,7 +95,7 @@ def _read_format(data: Path) -> int | None:
     except (OSError, UnicodeDecodeError) as error:
         raise FormatInvalid(f"{path} can't be read: {_reason(error)}; name a data folder with --data") from error
     if not written.isdecimal():
-        raise FormatInvalid(f"{path} holds {written[:20]!r}, expected a number such as {FORMAT}")
+        raise FormatInvalid(f"{path} contains {written[:20]!r}, expected a number such as {FORMAT}")
     if int(written) > FORMAT:
         raise FormatInvalid(
             f"{data} has data format {int(written)}, this boltseal reads formats up to {FORMAT}; use a newer boltseal"
@@ -107,62 +107,61 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else "it is not text"
 
 
-def refuse_strangers(data: Path) -> None:
-    """Refuse a folder that holds anything but what a first start makes. FormatInvalid."""
-    # Under way, killed, or ended since `format` was looked for. SQLite has a journal before it has a write-ahead log.
-    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME}
+def refuse_foreign_folder(data: Path) -> None:
+    """Refuse a folder that contains anything but what a first start creates. FormatInvalid."""
+    # Of a first start that is under way, was killed, or ended since `format` was read. SQLite has a journal before a WAL.
+    known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME, LOCK_FILE}
     known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
     names = (item.name for item in data.iterdir())
-    strange = sorted(name for name in names if name not in known and not name.startswith((".", "format.")))
-    if strange:
+    created = (name for name in names if name not in known and not name.startswith((".", "format.")))
+    foreign = sorted(name for name in created if not name.endswith(LEASE_SUFFIX))
+    if foreign:
         raise FormatInvalid(
-            f"{data} is not empty and not a boltseal data folder (it holds {strange[0]!r}); choose another with --data"
+            f"{data} is not empty and not a boltseal data folder (it contains {foreign[0]!r}); choose another with --data"
         )
 
 
 def _bring_up_to_date(database: Path) -> None:
     existed = database.exists()
-    engine = sqlite.make_engine(database)
+    driver = sqlite.SqliteDriver(database)
     try:
-        with sqlite.errors_named(), engine.connect() as connection:
-            revision = _revision(connection) if existed else None
+        with sqlite.errors_named(), closing(driver.connect()) as session:
+            revision = _revision(session) if existed else None
             if revision == HEAD_REVISION:
                 return
             if revision is None:
-                _create(connection)
+                _create(session)
                 return
-            sqlite.snapshot(sqlite.driver(connection), database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
-            _upgrade(connection)
+            sqlite.copy_session(session, database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
+            _upgrade(session)
     finally:
-        engine.dispose()
+        driver.close()
 
 
-def _revision(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+def _revision(session: sqlite.SqliteSession) -> str | None:
+    if not inspect(session.connection).has_table("alembic_version"):
         return None
-    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    found: str | None = session.connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
     return found
 
 
-def _create(connection: Connection) -> None:
-    driver = sqlite.driver(connection)
-    driver.execute("BEGIN IMMEDIATE")  # a process that dies in here leaves no half of a schema
-    METADATA.create_all(connection)
-    driver.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-    driver.execute("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
-    sqlite.expect_sizes(connection)
-    driver.execute("COMMIT")
+def _create(session: sqlite.SqliteSession) -> None:
+    session.begin(write=True)  # one transaction: a process that dies in here leaves no half of a schema
+    METADATA.create_all(session.connection)
+    session.plain("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    session.plain("INSERT INTO alembic_version VALUES (?)", (HEAD_REVISION,))
+    sqlite.expect_sizes(session)
+    session.commit()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(session: sqlite.SqliteSession) -> None:
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", "boltseal.server.storage.metadata:migrations")
-    config.attributes["connection"] = connection
-    execute = sqlite.driver(connection).execute
-    execute("BEGIN IMMEDIATE")  # a process that dies in here has changed nothing
+    config.attributes["connection"] = session.connection
+    session.begin(write=True)  # a process that dies in here has changed nothing
     command.upgrade(config, "head")
-    sqlite.expect_sizes(connection)
-    execute("COMMIT")
+    sqlite.expect_sizes(session)
+    session.commit()

@@ -1,4 +1,4 @@
-"""Pushes that are on their way through the gate: one row for each name that is reserved. Reads and writes, no rule."""
+"""Tags that are reserved for a push through the push proxy, one row each. No rules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from sqlalchemy import delete, insert, select
 from boltseal.server.storage.metadata.schema import reservation
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReservationRow:
-    """One name, and the manifest that is being pushed to it, as it was addressed. Times in microseconds."""
+    """A reserved tag and the manifest that is being pushed to it. Times in microseconds since the epoch."""
 
     repository: str
     tag: str
@@ -32,26 +30,31 @@ class ReservationRow:
 _COLUMNS: Final = [reservation.c[name] for name in ReservationRow.__dataclass_fields__]
 
 
-def find(connection: Connection, repository: str, tag: str) -> ReservationRow | None:
-    """Who has reserved a name, or None."""
+def find(snapshot: Snapshot, repository: str, tag: str) -> ReservationRow | None:
+    """Return the reservation of a tag, or None."""
     at = (reservation.c.repository == repository, reservation.c.tag == tag)
-    row = connection.execute(select(*_COLUMNS).where(*at)).one_or_none()
+    row = snapshot.sql.connection.execute(select(*_COLUMNS).where(*at)).one_or_none()
     return None if row is None else _parse(row)
 
 
-def every(connection: Connection) -> list[ReservationRow]:
-    """All of them, the oldest first."""
-    return [_parse(row) for row in connection.execute(select(*_COLUMNS).order_by(reservation.c.reserved_us)).all()]
+def all_reservations(snapshot: Snapshot) -> list[ReservationRow]:
+    """Return all reservations, oldest first."""
+    return [
+        _parse(row)
+        for row in snapshot.sql.connection.execute(select(*_COLUMNS).order_by(reservation.c.reserved_us)).all()
+    ]
 
 
-def add(tx: Transaction, row: ReservationRow) -> None:
-    """Reserve a name that is not."""
-    tx.connection.execute(insert(reservation).values(**{c.name: getattr(row, c.name) for c in _COLUMNS}))
+def add(tx: UnitOfWork, row: ReservationRow) -> None:
+    """Reserve a tag that is not reserved."""
+    tx.sql.connection.execute(insert(reservation).values(**{c.name: getattr(row, c.name) for c in _COLUMNS}))
 
 
-def drop(tx: Transaction, repository: str, tag: str) -> None:
-    """Let a name go."""
-    tx.connection.execute(delete(reservation).where(reservation.c.repository == repository, reservation.c.tag == tag))
+def remove(tx: UnitOfWork, repository: str, tag: str) -> None:
+    """Remove the reservation of a tag."""
+    tx.sql.connection.execute(
+        delete(reservation).where(reservation.c.repository == repository, reservation.c.tag == tag)
+    )
 
 
 def _parse(row: Any) -> ReservationRow:

@@ -1,38 +1,43 @@
-"""The tables of the metadata store, for SQLite and PostgreSQL alike.
+"""The tables of the metadata database, for SQLite and PostgreSQL.
 
-    repository   a name that was ever pushed to; everything below belongs to one repository (promise 13)
-    manifest     what a repository holds by digest; `canonical` is the sha256 of the bytes, however they are addressed
-    content      the manifest bytes, once for all repositories, exactly as pushed
-    blob         which blobs a repository holds; the bytes lie in the blob store
-    released     blobs whose last row went, and when: their bytes may be removed an hour later
-    link         what a manifest refers to, also what is not there yet
-    tag          one row for every name ever used; `digest` NULL: deleted; `sealed_*` is written once and never cleared
-    entry        the ledger's lines as they stand for ever
-    ledger_head  one row: the size of the ledger, its last time, its origin, the rules it last recorded
+    repository   every name that was ever pushed to; the rows below belong to one repository (guarantee 13)
+    manifest     the manifests of a repository by digest; `canonical` is the sha256 of the bytes, whatever the digest is
+    content      manifest bytes, stored once for all repositories, exactly as pushed
+    blob         the blobs of a repository; the bytes are in the blob store
+    released     blobs whose last row was removed, and when: their bytes may be deleted an hour later
+    link         what a manifest refers to, also what is not stored yet
+    tag          one row for every tag ever used; `digest` NULL: deleted; `sealed_*` is written once and never cleared
+    entry        the ledger's lines, never changed
+    ledger_head  one row: the size of the ledger, its last time, its origin, the rules it recorded last
     ledger_tile  the tree over the entries: up to 256 hashes of 32 bytes each; a full tile never changes
-    ledger_checkpoint  the signed heads: `latest`, and `witnessed`, the newest that a witness cosigned
+    ledger_checkpoint  signed checkpoints: `latest`, and `witnessed`, the newest one that a witness cosigned
     ledger_rotation    for each key that was rotated out: the receipt that names the next one, signed by it
-    observation, observation_*   the same five of the second log: what tags of other registries were seen to mean
-    foreign_tag  how such a tag stands: what is served of it, what is held back, when upstream was last asked
-    upstream     how an upstream stands: what is left of its pull limit, since when it does not answer
-    reservation  a push that is on its way through the gate: for an hour nobody else may push to that name
-    pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was brought
-    usage        running totals of what users hold; see `usage`
+    observation, observation_*   the same five tables of the log of observations: what upstreams' tags resolved to
+    foreign_tag  the state of an upstream's tag: what is served, what is held back, when the upstream was last asked
+    upstream     the state of an upstream: what is left of its pull limit, since when it does not answer
+    reservation  a push through the push proxy that is under way: for an hour no other push to that tag is accepted
+    pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was stored
+    usage        running totals of users; see `usage`
 
-There are two logs of one making (`Log`): the ledger of what happened to our tags, and the observations of what upstreams'
-tags meant, apart from it so that strangers, who decide what is asked for, cannot make the ledger grow.
+There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
+They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
 
-Times are microseconds since the epoch. Digests are text, `algorithm:hex`. No rule lives here: who may change a
-row, and when, is the business of `registry/`; only `server/registry/tag_writer.py` (through `tag_table`) changes a tag.
+Times are microseconds since the epoch. Digests are text, `algorithm:hex`. There are no rules here: `registry` decides which
+row may change when, and only `server/registry/tag_writer.py` (through `tag_table`) changes a tag.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
+
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 METADATA = MetaData(
     naming_convention={
@@ -43,7 +48,7 @@ METADATA = MetaData(
     }
 )
 
-# Lists are paged by name: both databases have to sort by bytes, whatever the locale.
+# Lists are paged by name: both databases must sort by bytes, whatever the locale.
 NAME = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 repository = Table(
@@ -139,10 +144,9 @@ tag = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
-    """The tables of one log. `name`: what it is called beside the data (`server.storage.ledger_key`) and in findings."""
+class LogTables:
+    """The tables of one log."""
 
-    name: str
     entry: Table
     head: Table
     tile: Table
@@ -150,9 +154,8 @@ class Log:
     rotation: Table
 
 
-def _log(name: str, entries: str, prefix: str) -> Log:
-    return Log(
-        name,
+def _log(entries: str, prefix: str) -> LogTables:
+    return LogTables(
         entry=Table(
             entries,
             METADATA,
@@ -196,8 +199,11 @@ def _log(name: str, entries: str, prefix: str) -> Log:
     )
 
 
-LEDGER: Final = _log("ledger", "entry", "ledger")
-OBSERVATIONS: Final = _log("observations", "observation", "observation")
+TABLES: Final[Mapping[Log, LogTables]] = {
+    LEDGER: _log("entry", "ledger"),
+    OBSERVATIONS: _log("observation", "observation"),
+}
+"""The tables of each log."""
 
 foreign_tag = Table(
     "foreign_tag",

@@ -1,9 +1,12 @@
-"""SQLite, and everything that only SQLite understands: connections, pragmas, BEGIN IMMEDIATE, its errors, hot look-ups.
+"""SQLite behind the metadata protocols: connections, transactions, errors, look-ups. The only module that imports a driver.
 
-WAL with `synchronous=FULL`: a commit that was acknowledged survives power loss (promise 4). Writers of all processes
-queue at BEGIN IMMEDIATE; a wait longer than ten seconds is doubt and becomes Unavailable. Readers never wait.
-The look-ups at the end run for nearly every request, on the driver's own connection: SQLAlchemy would cost ten times
-the query. They are plain SQL and see the last commit each time.
+WAL with `synchronous=FULL`: a commit that was acknowledged survives power loss (guarantee 4). Writers of all processes
+queue at BEGIN IMMEDIATE, so a write transaction excludes all others and row locks cost nothing; a wait longer than ten
+seconds becomes Unavailable. Readers never wait.
+
+The look-ups run for nearly every request, as plain text on the driver's connection, because SQLAlchemy costs ten times
+the query. They read a local file by a key in about 10 us, less than a hand-over to a thread, so they run on the event
+loop's thread. They are coroutines because on another database they are not local.
 """
 
 from __future__ import annotations
@@ -11,26 +14,34 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.files.atomic_files import Disk
+from boltseal.server.storage.coordination.generation import FileGeneration
+from boltseal.server.storage.metadata.database import SqlMetadata, SqlSnapshot
+from boltseal.server.storage.metadata.protocol import ForeignTagRow, ManifestFound, TagFound
+from boltseal.server.storage.metadata.sql import DatabaseDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Engine
+
+    from boltseal.server.storage.metadata.protocol import Clock, Snapshot
+    from boltseal.server.storage.metadata.sql import SqlSession
 
 LOCK_WAIT_S: Final = 10.0
 _FULL_CODES: Final = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR_WRITE,
     sqlite3.SQLITE_IOERR_FSYNC,
-    sqlite3.SQLITE_IOERR_SHMSIZE,  # the first to open a database needs room for its index of the log
+    sqlite3.SQLITE_IOERR_SHMSIZE,  # the first process to open a database needs space for the index of its log
 }
 _BUSY: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _UNUSABLE: Final = {
@@ -42,48 +53,147 @@ _UNUSABLE: Final = {
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-class DatabaseDamaged(Unavailable):
-    """SQLite can't make sense of the file. Nothing was answered from it, and nothing changed."""
+class CopyFailed(Unavailable):
+    """SQLite could not read the source of a copy, or write its target."""
 
 
-def make_engine(path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> Engine:
-    """An engine whose connections are ours to begin and commit; `read_only` can't change the file whatever is run."""
-    target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
-    engine = create_engine(
-        f"sqlite:///{target}",
-        isolation_level="AUTOCOMMIT",  # we say BEGIN and COMMIT ourselves, once per group
-        connect_args={"timeout": lock_wait_s, "check_same_thread": False, "cached_statements": 512},
-    )
+def open_database(path: Path, generation_path: Path, clock: Clock, lock_wait_s: float = LOCK_WAIT_S) -> SqlMetadata:
+    """Open a database that has its schema (see `migrate`), and repair the generation if a process died in a COMMIT."""
+    database = SqlMetadata(SqliteDriver(path, lock_wait_s=lock_wait_s), FileGeneration.open(generation_path), clock)
+    database.write_and_wait(lambda _: database.generation.repair())
+    return database
 
-    def prepare(connection: sqlite3.Connection, _record: object) -> None:
-        if read_only:
-            connection.execute("PRAGMA query_only=ON")
-            return
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA secure_delete=ON")  # a purged manifest is gone from the file too
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
 
-    event.listen(engine, "connect", prepare)
-    return engine
+@contextmanager
+def open_snapshot(path: Path) -> Iterator[Snapshot]:
+    """Open a database file read-only; every query sees the last commit. Unavailable."""
+    driver = SqliteDriver(path, read_only=True)
+    try:
+        with errors_named():
+            session = driver.connect()
+            try:
+                yield SqlSnapshot(session)
+            finally:
+                session.close()
+    finally:
+        driver.close()
+
+
+class SqliteSession:
+    """The `SqlSession` of one SQLite connection."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.connection = engine.connect()
+        raw = self.connection.connection.driver_connection
+        if not isinstance(raw, sqlite3.Connection):
+            raise TypeError(f"expected a sqlite3 connection, got {type(raw).__name__}")
+        self.driver: Final = raw
+
+    @property
+    def for_update(self) -> str:
+        """Empty: BEGIN IMMEDIATE excludes all other writers."""
+        return ""
+
+    def plain(self, statement: str, values: Sequence[object] = (), /) -> sqlite3.Cursor:
+        """Run a statement with `?` for each value, without SQLAlchemy."""
+        return self.driver.execute(statement, values)
+
+    def begin(self, *, write: bool) -> None:
+        """Begin a transaction; with `write`, wait until no other process writes."""
+        self.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    def savepoint(self, name: str) -> None:
+        """Set a savepoint in the transaction."""
+        self.driver.execute(f"SAVEPOINT {name}")
+
+    def undo_to(self, name: str) -> None:
+        """Undo everything since a savepoint, which stays set."""
+        self.driver.execute(f"ROLLBACK TO {name}")
+
+    def release(self, name: str) -> None:
+        """Remove a savepoint and keep what was done since."""
+        self.driver.execute(f"RELEASE {name}")
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        self.driver.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Undo the transaction. Does nothing when there is none."""
+        if self.driver.in_transaction:
+            self.driver.execute("ROLLBACK")
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is under way. "Disk full" ends it."""
+        return self.driver.in_transaction
+
+    def damage(self) -> list[str]:
+        """Return what SQLite's own checks find wrong with pages, indexes and references; at most a hundred each."""
+        execute = self.driver.execute
+        found = [str(row[0]) for row in execute("PRAGMA integrity_check(100)") if row[0] != "ok"]
+        dangling = execute("PRAGMA foreign_key_check").fetchmany(100)
+        return found + [f"a row of {row[0]} refers to a row of {row[2]} that does not exist" for row in dangling]
+
+    def errors_named(self) -> AbstractContextManager[None]:
+        """Turn SQLite's errors inside the block into the registry's."""
+        return errors_named()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+
+class SqliteDriver:
+    """The `SqlDriver` of one SQLite file. With `read_only` no statement can change the file."""
+
+    def __init__(self, path: Path, *, read_only: bool = False, lock_wait_s: float = LOCK_WAIT_S) -> None:
+        target = f"file:{_quoted(path)}?mode=ro&uri=true" if read_only else str(path)
+        self._engine = create_engine(
+            f"sqlite:///{target}",
+            isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are ours: once for each group of jobs
+            connect_args={"timeout": lock_wait_s, "check_same_thread": False, "cached_statements": 512},
+        )
+
+        def prepare(connection: sqlite3.Connection, _record: object) -> None:
+            if read_only:
+                connection.execute("PRAGMA query_only=ON")
+                return
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute("PRAGMA secure_delete=ON")  # the bytes of a purged manifest leave the file too
+            connection.execute("PRAGMA wal_autocheckpoint=4000")
+
+        event.listen(self._engine, "connect", prepare)
+
+    def connect(self) -> SqliteSession:
+        """Open another connection."""
+        return SqliteSession(self._engine)
+
+    def lookups(self, session: SqlSession) -> SqliteLookups:
+        """Return the look-ups for pulls on a session that nothing else uses."""
+        return SqliteLookups(session)
+
+    def errors_named(self) -> AbstractContextManager[None]:
+        """Turn SQLite's errors inside the block into the registry's."""
+        return errors_named()
+
+    def close(self) -> None:
+        """Close the connections that SQLAlchemy keeps."""
+        self._engine.dispose()
 
 
 def _quoted(path: Path) -> str:
     return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
 
 
-def driver(connection: Connection) -> sqlite3.Connection:
-    """The sqlite3 connection below, for the few statements where the layers above cost more than the query."""
-    raw = connection.connection.driver_connection
-    if not isinstance(raw, sqlite3.Connection):  # pragma: no cover - another driver is another module's
-        raise TypeError(f"expected a sqlite3 connection, got {type(raw).__name__}")
-    return raw
-
-
 @contextmanager
 def errors_named() -> Iterator[None]:
-    """Turn SQLite's errors into ours: no space is Full, a lock or a damaged file Unavailable, the rest stays what it is."""
+    """Turn SQLite's errors inside the block into Full (no space), Unavailable (locked, unusable) and DatabaseDamaged.
+
+    Other errors, such as a wrong statement, are raised as they are.
+    """
     try:
         yield
     except (sqlite3.DatabaseError, DBAPIError) as error:
@@ -128,24 +238,51 @@ _SIZES: Final = (
 )
 
 
-def expect_sizes(connection: Connection) -> None:
-    """Tell the planner how many rows to expect; it is read by connections that are opened after the COMMIT.
+def expect_sizes(session: SqliteSession) -> None:
+    """Tell the query planner how many rows to expect. Connections that are opened after the COMMIT read it.
 
-    SQLite without statistics guesses that a repository has ten of everything, and would read all of its links for one
-    push. What is told here once is never measured again, so a query keeps its plan from the first row to the last.
+    Without statistics SQLite assumes ten rows of everything per repository, and would read all of its links for one push.
+    The numbers are never measured again, so a query keeps its plan from the first row to the last.
     """
-    execute = driver(connection).execute
-    execute("ANALYZE")  # makes the table
-    execute("DELETE FROM sqlite_stat1")
-    driver(connection).executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", _SIZES)
+    session.plain("ANALYZE")  # creates the table
+    session.plain("DELETE FROM sqlite_stat1")
+    session.driver.executemany("INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)", _SIZES)
 
 
-def snapshot(reads: sqlite3.Connection, target: Path) -> None:
-    """Copy a database as it is at one moment; it is whole and on the disk before it takes its name. DatabaseDamaged."""
+def copy_session(session: SqliteSession, target: Path) -> None:
+    """Copy the database of a session, as of one moment. The copy gets its name when it is whole and durable.
+
+    Raises: DatabaseDamaged: the copy does not pass SQLite's check.
+    """
+    _copy(session.driver, target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a database file, as `copy_session` does, beside a server that uses it. DatabaseDamaged, CopyFailed."""
+    try:
+        with closing(
+            sqlite3.connect(f"file:{_quoted(source.absolute())}?mode=ro", uri=True, timeout=LOCK_WAIT_S)
+        ) as reads:
+            _copy(reads, target)
+    except sqlite3.Error as error:
+        raise CopyFailed(str(error)) from error
+
+
+def blob_sizes(path: Path) -> list[tuple[str, int]]:
+    """Return digest and size of every blob that a database file refers to, in the order of digests. CopyFailed."""
+    try:
+        with closing(sqlite3.connect(f"file:{_quoted(path.absolute())}?mode=ro", uri=True)) as connection:
+            query = "SELECT digest, max(size) FROM blob GROUP BY digest ORDER BY digest"
+            return connection.execute(query).fetchall()
+    except sqlite3.Error as error:
+        raise CopyFailed(str(error)) from error
+
+
+def _copy(reads: sqlite3.Connection, target: Path) -> None:
     beside = target.with_name(f"{target.name}.new")
     beside.unlink(missing_ok=True)
     with closing(sqlite3.connect(beside)) as writes:
-        # All pages in one step: one snapshot, and a busy writer can't make it begin again and again.
+        # All pages in one step: one snapshot, and a busy writer can't make it start over again and again.
         reads.backup(writes, pages=-1)
         writes.execute("PRAGMA journal_mode=DELETE")
         if writes.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
@@ -157,48 +294,6 @@ def snapshot(reads: sqlite3.Connection, target: Path) -> None:
         os.close(fd)
     beside.replace(target)
     Disk().sync_folder(os.fspath(target.parent))
-
-
-def damage(connection: Connection) -> list[str]:
-    """What SQLite itself finds wrong with its pages, indexes and references, at most a hundred sentences."""
-    execute = driver(connection).execute
-    found = [str(row[0]) for row in execute("PRAGMA integrity_check(100)") if row[0] != "ok"]
-    dangling = execute("PRAGMA foreign_key_check").fetchmany(100)
-    return found + [f"a row of {row[0]} names a row of {row[2]} that is not there" for row in dangling]
-
-
-class TagFound(NamedTuple):
-    """What a tag means now."""
-
-    digest: str
-    sealed: bool
-
-
-class ManifestFound(NamedTuple):
-    """One manifest of one repository."""
-
-    media_type: str
-    raw: bytes
-
-
-class ForeignTagRow(NamedTuple):
-    """How an upstream's tag stands here. `digest` None: nothing is served. `held_*` None: nothing is held back. Times in microseconds.
-
-    `asked_us`: when upstream answered last. `entry_index`: the name's last entry in the log of observations.
-    """
-
-    digest: str | None
-    media_type: str | None
-    size: int | None
-    held_digest: str | None
-    held_media_type: str | None
-    held_size: int | None
-    held_us: int | None
-    gone_us: int | None
-    asked_us: int
-    entry_index: int
-    changes: int
-    changes_since_us: int
 
 
 _REPOSITORY = "SELECT 1 FROM repository WHERE name = ?"
@@ -220,7 +315,7 @@ WHERE r.name = ? AND m.digest = ?
 _BLOB = """
 SELECT b.size FROM repository r JOIN blob b ON b.repository_id = r.id WHERE r.name = ? AND b.digest = ?
 """
-
+_RELEASED = "SELECT released_us FROM released WHERE digest = ?"
 _FOREIGN_TAG = """
 SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_us, gone_us, asked_us, entry_index,
        changes, changes_since_us
@@ -228,44 +323,49 @@ FROM foreign_tag WHERE repository = ? AND name = ?
 """
 
 
-class Lookups:
-    """Point look-ups for pulls, on one connection, for one thread."""
+class SqliteLookups:
+    """The `Lookups` of one session, for one thread."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._execute = driver(connection).execute
+    def __init__(self, session: SqlSession) -> None:
+        self._plain = session.plain
 
-    def repository(self, name: str) -> bool:
-        """Whether there is, or ever was, a repository of this name."""
+    async def repository(self, name: str) -> bool:
+        """Return whether a repository of this name exists or ever existed."""
         return self._one(_REPOSITORY, (name,)) is not None
 
-    def tag(self, repository: str, name: str) -> TagFound | None:
-        """What the tag means, or None when nothing of that name is there."""
+    async def tag(self, repository: str, name: str) -> TagFound | None:
+        """Return what a tag resolves to, or None if there is no such tag now."""
         row = self._one(_TAG, (repository, name))
         return None if row is None else TagFound(row[0], bool(row[1]))
 
-    def bound(self, repository: str, name: str) -> str | None:
-        """The digest that a deleted tag's name is bound to: its tombstone; None where there is none."""
+    async def bound(self, repository: str, name: str) -> str | None:
+        """Return the digest in the tombstone of a deleted tag, or None if the tag has no tombstone."""
         row = self._one(_BOUND, (repository, name))
         return None if row is None else row[0]
 
-    def manifest(self, repository: str, digest: str) -> ManifestFound | None:
-        """The manifest as pushed, or None when this repository does not hold it."""
+    async def manifest(self, repository: str, digest: str) -> ManifestFound | None:
+        """Return a manifest as it was pushed, or None if this repository does not have it."""
         row = self._one(_MANIFEST, (repository, digest))
         return None if row is None else ManifestFound(row[0], row[1])
 
-    def blob_size(self, repository: str, digest: str) -> int | None:
-        """Size in bytes of a blob that this repository holds, or None."""
+    async def blob_size(self, repository: str, digest: str) -> int | None:
+        """Return the size in bytes of a blob of this repository, or None."""
         row = self._one(_BLOB, (repository, digest))
         return None if row is None else int(row[0])
 
-    def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
-        """How an upstream's tag stands, or None when upstream never had it as far as was asked."""
+    async def released(self, digest: str) -> int | None:
+        """Return when the last row of any repository that referred to a blob was removed; None if there was none."""
+        row = self._one(_RELEASED, (digest,))
+        return None if row is None else int(row[0])
+
+    async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
+        """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
         row = self._one(_FOREIGN_TAG, (repository, name))
         return None if row is None else ForeignTagRow(*row)
 
     def _one(self, query: str, values: tuple[str, ...]) -> Any:
         try:
-            return self._execute(query, values).fetchone()
+            return self._plain(query, values).fetchone()
         except sqlite3.DatabaseError as error:
             named = _named(error)
             if named is None:

@@ -1,27 +1,28 @@
-"""What is known of one name: the row of a tag, as a value. It is written by `tag_table`, and by nobody else."""
+"""The row of a tag as a value. Only `tag_table` writes it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from boltseal.oci.digest import Digest
 from boltseal.policy.rules import DELETABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagRow:
-    """One name. `digest` None: deleted. `sealed_*` None: never sealed. `keep` None: never sealed.
+    """One tag name of a repository. `digest` None: deleted. `sealed_*` and `keep` None: never sealed.
 
-    `canonical` is the sha256 of the manifest's bytes, whatever algorithm `digest` has.
+    `canonical` is the sha256 digest of the manifest's bytes, whatever algorithm `digest` has.
     """
 
-    digest: str | None
-    canonical: str | None
+    digest: Digest | None
+    canonical: Digest | None
     media_type: str | None
     entry_index: int
     changed_us: int
     changed_by: str
-    sealed_digest: str | None = None
-    sealed_canonical: str | None = None
+    sealed_digest: Digest | None = None
+    sealed_canonical: Digest | None = None
     sealed_media_type: str | None = None
     sealed_us: int | None = None
     sealed_by: str | None = None
@@ -29,7 +30,7 @@ class TagRow:
     keep_until_us: int | None = None
 
     def kept_at(self, now_us: int) -> bool:
-        """Whether the name's own seal protects what it means; `tag_table.kept` asks the same of many."""
+        """Return whether the tag's own seal protects its manifest; `tag_table.protecting_tags` answers this for many tags."""
         if self.sealed_digest is None or self.keep == str(DELETABLE):
             return False
         return self.keep_until_us is None or now_us < self.keep_until_us

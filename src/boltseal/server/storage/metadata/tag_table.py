@@ -1,7 +1,7 @@
-"""The tag rows. Only `server/registry/tag_writer.py` (the door) imports this module; import-linter checks it.
+"""The tag rows. Only the tag writer imports this module; import-linter checks it.
 
-A row stays for ever, also when its tag was deleted (`digest` is None then): it is what makes a name bound. What may be
-written when is the door's to decide; this module only reads and writes, within the transaction that it is given.
+A row is never removed: after a delete `digest` is None, and the row is the tombstone of a sealed tag. The tag writer decides
+what may be written; this module only reads and writes, within the transaction that it is given.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, bindparam, func, insert, or_, select, update
 
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
@@ -18,37 +19,48 @@ from boltseal.server.storage.metadata.schema import repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement
 
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import UnitOfWork
+    from boltseal.server.storage.metadata.queries import DigestSet
 
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
+_DIGESTS = ("digest", "canonical", "sealed_digest", "sealed_canonical")
 _AT = (tag.c.repository_id == bindparam("at_repository"), tag.c.name == bindparam("at_name"))
 _FIND = select(*_COLUMNS).where(*_AT)
+_LOCK = _FIND.with_for_update()
 _ADD = insert(tag)
 _CHANGE = update(tag).where(*_AT)
 
 
-def find(tx: Transaction, repository_id: int, name: str) -> TagRow | None:
-    """The row of a name, or None when it was never used."""
-    row = tx.connection.execute(_FIND, {"at_repository": repository_id, "at_name": name}).one_or_none()
+def find(tx: UnitOfWork, repository_id: int, name: str) -> TagRow | None:
+    """Return the row of a tag, or None if the name was never used."""
+    row = tx.sql.connection.execute(_FIND, {"at_repository": repository_id, "at_name": name}).one_or_none()
     return None if row is None else _parse(row)
 
 
-def add(tx: Transaction, repository_id: int, name: str, row: TagRow) -> None:
-    """Write the first row of a name."""
-    tx.connection.execute(_ADD, {"repository_id": repository_id, "name": name, **_values(row)})
+def lock_tag(tx: UnitOfWork, repository_id: int, name: str) -> TagRow | None:
+    """Return the row of a tag as `find` does, and lock it to the end of the transaction."""
+    row = tx.sql.connection.execute(_LOCK, {"at_repository": repository_id, "at_name": name}).one_or_none()
+    return None if row is None else _parse(row)
 
 
-def change(tx: Transaction, repository_id: int, name: str, row: TagRow) -> None:
-    """Replace the row of a name."""
-    tx.connection.execute(_CHANGE, {"at_repository": repository_id, "at_name": name, **_values(row)})
+def add(tx: UnitOfWork, repository_id: int, name: str, row: TagRow) -> None:
+    """Write the first row of a tag."""
+    tx.sql.connection.execute(_ADD, {"repository_id": repository_id, "name": name, **_values(row)})
 
 
-def meaning(tx: Transaction, repository_id: int, digest: str, limit: int | None = None) -> list[tuple[str, TagRow]]:
-    """Every tag that resolves to this digest now, by name; `limit`: the first so many."""
-    rows = tx.connection.execute(
+def change(tx: UnitOfWork, repository_id: int, name: str, row: TagRow) -> None:
+    """Replace the row of a tag."""
+    tx.sql.connection.execute(_CHANGE, {"at_repository": repository_id, "at_name": name, **_values(row)})
+
+
+def tags_resolving_to(
+    tx: UnitOfWork, repository_id: int, digest: str, limit: int | None = None
+) -> list[tuple[str, TagRow]]:
+    """Return the tags that resolve to this digest now, sorted by name, at most `limit`."""
+    rows = tx.sql.connection.execute(
         select(tag.c.name, *_COLUMNS)
         .where(tag.c.repository_id == repository_id, tag.c.digest == digest)
         .order_by(tag.c.name)
@@ -57,36 +69,36 @@ def meaning(tx: Transaction, repository_id: int, digest: str, limit: int | None 
     return [(row[0], _parse(row[1:])) for row in rows]
 
 
-def kept(tx: Transaction, repository_id: int, digests: Select[str]) -> SomeTags:
-    """The sealed tags that resolve to one of these digests and still protect it now."""
-    return _some(tx, repository_id, tag.c.digest.in_(digests), _protects(tx))
+def protecting_tags(tx: UnitOfWork, repository_id: int, digests: DigestSet) -> SomeTags:
+    """Return the sealed tags that resolve to one of these digests and protect it from deletion now."""
+    return _some(tx, repository_id, tag.c.digest.in_(digests.query), _protects(tx))
 
 
-def kept_at(tx: Transaction, repository_id: int, digest: str) -> SomeTags:
-    """The sealed tags that resolve to this very digest and still protect it now."""
+def protecting_tags_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:
+    """Return the sealed tags that resolve to exactly this digest and protect it from deletion now."""
     return _some(tx, repository_id, tag.c.digest == digest, _protects(tx))
 
 
-def deletable_at(tx: Transaction, repository_id: int, digest: str) -> SomeTags:
-    """The tags that resolve to this digest and can be deleted by themselves, of the first thousand or so by name.
+def deletable_at(tx: UnitOfWork, repository_id: int, digest: str) -> SomeTags:
+    """Return the tags that resolve to this digest and can be deleted by themselves, of the first thousand or so by name.
 
-    Without those named as a signature tool's are, which have to stay as long as their image does (`policy.rule_decision`).
+    Leaves out tags named by a signature tool, which stay as long as their image does (`policy.rule_decision`).
     """
-    rows = meaning(tx, repository_id, digest, MAX_COUNTED + 1)
+    rows = tags_resolving_to(tx, repository_id, digest, MAX_COUNTED + 1)
     names = (Tag(name) for name, row in rows if not row.kept_at(tx.now_us))
     alone = (name for name in names if signature_subject(name) is None and sha512_beginning(name) is None)
     return SomeTags.of(alone, more=len(rows) > MAX_COUNTED)
 
 
-def first_at(tx: Transaction, repository_id: int, digest: str) -> str | None:
-    """The first tag, by name, that resolves to this digest now; None when none does."""
+def first_tag_at(tx: UnitOfWork, repository_id: int, digest: str) -> str | None:
+    """Return the first tag by name that resolves to this digest now, or None."""
     query = select(tag.c.name).where(tag.c.repository_id == repository_id, tag.c.digest == digest)
-    return tx.connection.execute(query.order_by(tag.c.name).limit(1)).scalar_one_or_none()
+    return tx.sql.connection.execute(query.order_by(tag.c.name).limit(1)).scalar_one_or_none()
 
 
-def overdue(tx: Transaction) -> list[tuple[int, str, str]]:
-    """Live sealed tags whose stated time to be kept is over, as (repository number, repository, tag)."""
-    rows = tx.connection.execute(
+def overdue(tx: UnitOfWork) -> list[tuple[int, str, str]]:
+    """Return the live sealed tags whose time to be kept is over, as (repository id, repository, tag)."""
+    rows = tx.sql.connection.execute(
         select(repository.c.id, repository.c.name, tag.c.name)
         .join(repository, repository.c.id == tag.c.repository_id)
         .where(tag.c.digest.is_not(None), tag.c.keep_until_us <= tx.now_us, tag.c.keep != str(DELETABLE))
@@ -95,7 +107,7 @@ def overdue(tx: Transaction) -> list[tuple[int, str, str]]:
     return [(number, name, tag_name) for number, name, tag_name in rows]
 
 
-def _protects(tx: Transaction) -> ColumnElement[bool]:
+def _protects(tx: UnitOfWork) -> ColumnElement[bool]:
     return and_(
         tag.c.sealed_digest.is_not(None),
         func.coalesce(tag.c.keep, "") != str(DELETABLE),
@@ -103,15 +115,23 @@ def _protects(tx: Transaction) -> ColumnElement[bool]:
     )
 
 
-def _some(tx: Transaction, repository_id: int, *conditions: ColumnElement[bool]) -> SomeTags:
+def _some(tx: UnitOfWork, repository_id: int, *conditions: ColumnElement[bool]) -> SomeTags:
     query = select(tag.c.name).where(tag.c.repository_id == repository_id, *conditions).limit(MAX_COUNTED + 1)
-    return SomeTags.of(map(Tag, tx.connection.execute(query).scalars()))
+    return SomeTags.of(map(Tag, tx.sql.connection.execute(query).scalars()))
 
 
 def _values(row: TagRow) -> dict[str, Any]:
-    """The row by its columns. Not `asdict`, which copies each text deeply, and every push waits for it."""
-    return {column.name: getattr(row, column.name) for column in _COLUMNS}
+    """Return the row by column. Not `asdict`: its deep copies would delay every push."""
+    values = {column.name: getattr(row, column.name) for column in _COLUMNS}
+    for name in _DIGESTS:
+        if values[name] is not None:
+            values[name] = str(values[name])
+    return values
 
 
 def _parse(row: Any) -> TagRow:
-    return TagRow(**dict(zip((c.name for c in _COLUMNS), row, strict=True)))
+    values = dict(zip((column.name for column in _COLUMNS), row, strict=True))
+    for name in _DIGESTS:
+        if values[name] is not None:
+            values[name] = Digest.parse(values[name])
+    return TagRow(**values)

@@ -1,4 +1,4 @@
-"""How upstreams stand, for all workers: since when one does not answer, and what is left of its pull limit. No rule."""
+"""State of the upstreams, shared by all processes: whether one answers, and what is left of its pull limit. No rules."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from sqlalchemy import insert, select, update
 from boltseal.server.storage.metadata.schema import upstream
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamRow:
-    """One upstream. `down_us` None: it answers, as far as is known. `quota_*` None: it has said nothing of a limit.
+    """One upstream. `down_us` None: it answers, as far as is known. `quota_*` None: no limit is known.
 
-    Times in microseconds; `quota_window_s` in seconds. `quota_source`: who is counted, in upstream's words.
+    Times in microseconds since the epoch; `quota_window_s` in seconds. `quota_source`: whose pulls are counted, as the upstream
+    names it.
     """
 
     down_us: int | None = None
@@ -34,23 +33,23 @@ class UpstreamRow:
 _COLUMNS: Final = [c for c in upstream.c if c.name != "name"]
 
 
-def find(connection: Connection, name: str) -> UpstreamRow:
-    """The row of an upstream; an empty one where nothing was ever written of it."""
-    row = connection.execute(select(*_COLUMNS).where(upstream.c.name == name)).one_or_none()
+def find(snapshot: Snapshot, name: str) -> UpstreamRow:
+    """Return the row of an upstream; an empty one if there is none."""
+    row = snapshot.sql.connection.execute(select(*_COLUMNS).where(upstream.c.name == name)).one_or_none()
     return UpstreamRow() if row is None else _parse(row)
 
 
-def every(connection: Connection) -> dict[str, UpstreamRow]:
-    """All of them, by name."""
-    rows = connection.execute(select(upstream.c.name, *_COLUMNS).order_by(upstream.c.name)).all()
+def all_upstreams(snapshot: Snapshot) -> dict[str, UpstreamRow]:
+    """Return all rows, by name."""
+    rows = snapshot.sql.connection.execute(select(upstream.c.name, *_COLUMNS).order_by(upstream.c.name)).all()
     return {row[0]: _parse(row[1:]) for row in rows}
 
 
-def put(tx: Transaction, name: str, row: UpstreamRow) -> None:
-    """Write the row of an upstream, its first or another."""
+def put(tx: UnitOfWork, name: str, row: UpstreamRow) -> None:
+    """Write the row of an upstream."""
     values = {column.name: getattr(row, column.name) for column in _COLUMNS}
-    if tx.connection.execute(update(upstream).where(upstream.c.name == name).values(**values)).rowcount == 0:
-        tx.connection.execute(insert(upstream).values(name=name, **values))
+    if tx.sql.connection.execute(update(upstream).where(upstream.c.name == name).values(**values)).rowcount == 0:
+        tx.sql.connection.execute(insert(upstream).values(name=name, **values))
 
 
 def _parse(row: Any) -> UpstreamRow:

@@ -1,11 +1,11 @@
-"""What each user holds, as running totals, kept by the transactions that add and take away.
+"""Running totals of what each user's pushes added, corrected by every transaction that adds or removes a row.
 
-    size          bytes of the blobs and manifests that the user's pushes added to repositories, in every repository of
-                  its own: a blob that is mounted or pushed to a second repository counts there again
-    repositories  those that the user's pushes made; their names stay, so this never goes down
+    size          bytes of the blobs and manifests that the user's pushes added, counted in every repository: a blob that
+                  is mounted or pushed to a second repository counts twice
+    repositories  those that the user's pushes created; repositories are never removed, so this never decreases
 
-What was there before this was written down (data format 1) counts for nobody, save manifests, which always said who
-pushed them. What may be held is `policy.quotas`; that the totals are the sums of the rows is looked at by `fsck`.
+Rows of data format 1 count for no user, except manifests, which always recorded who pushed them. `policy.quotas` limits the
+totals; `fsck` checks that they are the sums of the rows.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from sqlalchemy import literal as value
 from boltseal.server.storage.metadata.schema import blob, manifest, repository, usage
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from boltseal.server.storage.metadata.database import Transaction
+    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 class UserUsage(NamedTuple):
-    """What a user holds: bytes, and repositories made."""
+    """Bytes added and repositories created by the pushes of a user."""
 
     size_bytes: int = 0
     repositories: int = 0
@@ -38,23 +36,23 @@ _ADD = (
 )
 
 
-def held(connection: Connection, user: str) -> UserUsage:
-    """The running total of a user."""
-    row = connection.execute(_HELD, {"by": user}).one_or_none()
+def total_of(snapshot: Snapshot, user: str) -> UserUsage:
+    """Return the running total of a user."""
+    row = snapshot.sql.connection.execute(_HELD, {"by": user}).one_or_none()
     return UserUsage() if row is None else UserUsage(*row)
 
 
-def add(tx: Transaction, user: str | None, size_bytes: int, repositories: int = 0) -> None:
-    """Count something for a user, or with less than nothing take it off again. None: it is nobody's."""
+def add(tx: UnitOfWork, user: str | None, size_bytes: int, repositories: int = 0) -> None:
+    """Add to a user's total, or subtract with negative numbers. None: no user."""
     if user is None:
         return
     more = {"by": user, "more": size_bytes, "made": repositories}
-    if not tx.connection.execute(_ADD, more).rowcount:
-        tx.connection.execute(insert(usage).values(holder=user, size=size_bytes, repositories=repositories))
+    if not tx.sql.connection.execute(_ADD, more).rowcount:
+        tx.sql.connection.execute(insert(usage).values(holder=user, size=size_bytes, repositories=repositories))
 
 
-def derived(connection: Connection) -> dict[str, UserUsage]:
-    """What the totals must be, from the rows: reads all of them."""
+def sums_of_rows(snapshot: Snapshot) -> dict[str, UserUsage]:
+    """Return what the totals must be. Reads all rows."""
     blobs = select(blob.c.added_by.label("by"), func.sum(blob.c.size).label("size"), value(0).label("made"))
     manifests = select(manifest.c.pushed_by, func.sum(manifest.c.size), value(0))
     made = select(repository.c.created_by, value(0), func.count())
@@ -65,20 +63,24 @@ def derived(connection: Connection) -> dict[str, UserUsage]:
     ).subquery()
     sums = select(every.c.by, func.sum(every.c.size), func.sum(every.c.made)).where(every.c.by.is_not(None))
     return {
-        by: UserUsage(int(size), int(count)) for by, size, count in connection.execute(sums.group_by(every.c.by)).all()
+        by: UserUsage(int(size), int(count))
+        for by, size, count in snapshot.sql.connection.execute(sums.group_by(every.c.by)).all()
     }
 
 
-def wrong(connection: Connection) -> dict[str, tuple[UserUsage, UserUsage]]:
-    """The users whose total is not what the rows say, as (total, sum of the rows)."""
-    said = {row.holder: UserUsage(row.size, row.repositories) for row in connection.execute(select(usage)).all()}
-    must = derived(connection)
+def wrong_totals(snapshot: Snapshot) -> dict[str, tuple[UserUsage, UserUsage]]:
+    """Return the users whose total is not the sum of the rows, as (total, sum of the rows)."""
+    said = {
+        row.holder: UserUsage(row.size, row.repositories)
+        for row in snapshot.sql.connection.execute(select(usage)).all()
+    }
+    must = sums_of_rows(snapshot)
     pairs = {user: (said.get(user, UserUsage()), must.get(user, UserUsage())) for user in said.keys() | must.keys()}
     return {user: (total, rows) for user, (total, rows) in sorted(pairs.items()) if total != rows}
 
 
-def mend(tx: Transaction) -> None:
-    """Make every total what the rows say."""
-    for user, (_, rows) in wrong(tx.connection).items():
-        tx.connection.execute(delete(usage).where(usage.c.holder == user))
+def correct_totals(tx: UnitOfWork) -> None:
+    """Set every total to the sum of the rows."""
+    for user, (_, rows) in wrong_totals(tx).items():
+        tx.sql.connection.execute(delete(usage).where(usage.c.holder == user))
         add(tx, user, *rows)

@@ -1,0 +1,13 @@
+"""The client context that use cases get from this process."""
+
+from __future__ import annotations
+
+from boltseal.cli.answer import say
+from boltseal.cli.clock import clock_us
+from boltseal.commands.client_context import ClientContext
+from boltseal.config import client_paths, state_folder
+
+
+def client_context() -> ClientContext:
+    """Return this process's user files and clock; notices go to stderr."""
+    return ClientContext(client_paths(), state_folder(), clock_us, say)

@@ -1,0 +1,50 @@
+"""Options of the commands on a Compose project and its releases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ServicesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SERVICE]...", show_default=False, help="Services of the project. Default: all of them."),
+]
+FileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--file", "-f", metavar="FILE", show_default=False, help="A Compose file. Default: as Compose finds it."
+    ),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--project",
+        "-p",
+        metavar="NAME",
+        show_default=False,
+        help="The project's name. Default: Compose's name for it.",
+    ),
+]
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--project-directory", metavar="DIR", show_default=False, help="The project's folder, as for Compose."
+    ),
+]
+ProfileOption = Annotated[
+    list[str] | None, typer.Option("--profile", metavar="NAME", show_default=False, help="Also enable this profile.")
+]
+EnvFileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--env-file", metavar="FILE", show_default=False, help="Read variables from this file instead of .env."
+    ),
+]
+WaitOption = Annotated[
+    str, typer.Option("--wait", metavar="TIME", help="How long services may take to be healthy, such as 120s or 5m.")
+]
+NoRecordOption = Annotated[
+    bool, typer.Option("--no-record", help="Do not record the release in the ledgers of its registries.")
+]

@@ -1,0 +1,15 @@
+"""Output of what a check of the data folder found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from boltseal.cli.answer import CommandOutput
+from boltseal.server.storage.findings import Finding
+
+
+def add_findings(answer: CommandOutput, findings: Iterable[Finding]) -> None:
+    """Add and print each finding."""
+    for finding in findings:
+        answer.add(ref=finding.what, status=finding.status, reason=finding.problem)
+        answer.print(f"{finding.what}: {finding.problem}")

@@ -1,0 +1,21 @@
+"""`boltseal ledger key`: print the public key that signs the ledger."""
+
+from __future__ import annotations
+
+from boltseal.cli.answer import CommandOutput
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ObservationsOption
+from boltseal.cli.server_options import settings_of
+from boltseal.server.commands.ledger import ledger_key as public_key
+
+
+def ledger_key(
+    observations: ObservationsOption = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the public key that signs the ledger, for `boltseal trust` and for tools that read C2SP notes."""
+    with CommandOutput("ledger-key", as_json=as_json) as answer:
+        found = public_key(settings_of(config, data=data), observations=observations)
+        answer.add(ref=found.origin, status="key", key=str(found.key))
+        answer.print(str(found.key))

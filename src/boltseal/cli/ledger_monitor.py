@@ -1,0 +1,90 @@
+"""`boltseal ledger monitor`: follow a ledger from outside, entry by entry."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.options import JsonOption
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.client.ledger_monitor.monitor import MonitorReport
+from boltseal.commands.ledger_monitor import MonitorRequest, monitor_ledger, monitor_outcome
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import ledger_notices
+from boltseal.commands.text import clean
+
+
+def ledger_monitor(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", show_default=False, help="A registry: https://registry.example.com")
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", show_default=False, help="The ledger's key, from its operator."),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state", metavar="DIR", show_default=False, help="Where progress is kept. Default: the user's state."
+        ),
+    ] = None,
+    tags: Annotated[
+        bool, typer.Option("--tags", help="Compare every tag with the ledger, not only those that changed.")
+    ] = False,
+    every: Annotated[
+        int | None,
+        typer.Option("--every", metavar="SECONDS", min=1, show_default=False, help="Repeat; default: check once."),
+    ] = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a ledger from outside: check every entry, the tree over them, and the registry's answers.
+
+    Continues where the last run stopped. Needs the right `ledger` there. Prints one line, for cron.
+
+    Exit code 1: a rule is broken, or the ledger is not a continuation of the one seen before; 3: could not be checked.
+    """
+    with CommandOutput("ledger-monitor", as_json=as_json) as answer:
+        options = registry_options(plain_http, ca_file, anonymous, strict)
+        request = MonitorRequest(url, key, state, every_tag=tags)
+        while True:
+            _print(answer, url, monitor_ledger(request, options))
+            if every is None or answer.outcome is Outcome.DIFFERS:
+                return
+            answer.outcome = Outcome.HOLDS
+            answer.results.clear()
+            time.sleep(every)
+
+
+def _print(answer: CommandOutput, url: str, report: MonitorReport) -> None:
+    for line in ledger_notices(report.followed):
+        say(line)
+    for problem in report.problems:
+        answer.add(ref=url, status="broken", reason=problem)
+        say(f"boltseal: {clean(problem)}")
+    for reason in report.unchecked:
+        answer.add(ref=url, status="unknown", reason=reason)
+        say(f"boltseal: could not check: {clean(reason)}")
+    answer.outcome = monitor_outcome(report)
+    status = "broken" if answer.outcome is Outcome.DIFFERS else str(answer.outcome)
+    answer.add(
+        ref=url,
+        status=status,
+        reason="",
+        size=report.size,
+        read=report.read,
+        names=report.names,
+        compared=report.compared,
+        given=report.followed.given,
+    )
+    answer.print(
+        f"{url}: {report.size} entries, {report.read} of them new, {report.names} names, {report.compared} tags "
+        f"compared: {status}"
+    )

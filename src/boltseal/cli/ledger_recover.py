@@ -1,0 +1,57 @@
+"""`boltseal ledger recover`: recover a ledger that is behind its signed state."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from boltseal.cli.answer import CommandOutput
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ObservationsOption
+from boltseal.cli.remote import CaFileOption, registry_options
+from boltseal.cli.server_options import store_settings
+from boltseal.commands.text import counted
+from boltseal.server.commands.ledger import RecoverRequest, recover_ledger
+
+
+def ledger_recover(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL|DIR",
+            show_default=False,
+            help="A registry that has the entries, another data folder, or a tree of tiles.",
+        ),
+    ] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option("--accept-loss", help="Continue without the missing entries, under a new origin and key."),
+    ] = False,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; recorded permanently. Required with --accept-loss.")
+    ] = "",
+    observations: ObservationsOption = False,
+    ca_file: CaFileOption = None,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recover a ledger that is behind its signed state, or record that entries are lost.
+
+    With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss tags
+    that were sealed in lost entries are free again, and clients that pinned the ledger's key need the new one. A running
+    server accepts writes again by itself. With --observations: the log of observations; a tag whose last observation is
+    lost is served as the one before says.
+    """
+    with CommandOutput("ledger-recover", as_json=as_json) as answer:
+        request = RecoverRequest(source, accept_loss, reason, observations)
+        done = recover_ledger(store_settings(config, data), request, registry_options(ca_file=ca_file))
+        status = "brought back" if source is not None else "loss accepted"
+        answer.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
+        answer.print(done.key)
+        if source is None:
+            answer.say(f"the ledger continues as {done.origin}; give its new key to clients that pinned the old one")
+        else:
+            restored = f"{counted(done.brought, 'entry', 'entries')} restored, and the tags match them"
+            answer.say(restored if observations else f"{restored}; push the blobs again that `boltseal fsck` reports")

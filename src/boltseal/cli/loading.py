@@ -1,0 +1,47 @@
+"""Loads the modules of commands when they are needed: the only place that imports on demand.
+
+Importing all commands takes longer than most of them run, and the server's dependencies are an extra.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import Final
+
+from boltseal.errors import Invalid
+
+SERVER_MODULES: Final = frozenset(
+    {
+        "alembic",
+        "bcrypt",
+        "granian",
+        "joserfc",
+        "prometheus_client",
+        "pydantic",
+        "pydantic_core",
+        "pydantic_settings",
+        "sqlalchemy",
+        "starlette",
+    }
+)
+"""Import names of the libraries of the extra `server`; tests/cli/test_client_install.py compares them with the imports."""
+
+
+class ExtraMissing(Invalid):
+    """A command whose dependencies are not installed."""
+
+
+def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleType:
+    """Import a module of boltseal for a command. `extra`: the extra of the distribution that has its dependencies.
+
+    Raises: ExtraMissing: a module of another distribution is not installed, and the command needs an extra.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if extra is None or missing not in SERVER_MODULES:
+            raise
+        needed = f'boltseal {command} needs the {extra} extra: pip install "boltseal[{extra}]"'
+        raise ExtraMissing(f"{needed} ({missing} is not installed)") from error

@@ -1,0 +1,158 @@
+"""Output of `boltseal outdated`: the images and their bases, requested rebuilds, and the log of rebuilds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from boltseal.cli.answer import CommandOutput, print_wrapped, say
+from boltseal.cli.progress import size_text
+from boltseal.commands.outdated import OutdatedReport
+from boltseal.commands.rebuild_log import RebuildRecord
+from boltseal.commands.text import clean, counted
+from boltseal.ledger.entry import format_time
+from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.changes import BaseChanges, LayerCount
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+from boltseal.project.bases.rebuild_requests import RebuildResult
+
+MAX_SETTINGS: Final = 10
+"""How many changed settings of a base are printed; `--json` has all of them."""
+
+
+def print_report(output: CommandOutput, report: OutdatedReport, *, verbose: bool) -> None:
+    """Print a scan. `verbose`: also why an image is current."""
+    output.outcome = report.outcome
+    for one in report.reports:
+        _print_image_report(output, one, verbose=verbose)
+    for name, reason in report.left_out:
+        output.add(ref=name, status="cannot tell", reason=reason)
+        _print_image(output, "cannot tell", name, [("why", reason)])
+    _print_summary(report)
+
+
+def _print_image_report(output: CommandOutput, one: BaseReport, *, verbose: bool) -> None:
+    verdict = one.verdict
+    output.add(
+        ref=one.wanted.name,
+        digest=None if one.digest is None else str(one.digest),
+        **_fields(verdict),
+        platforms=[_fields(each) for each in one.verdicts] if len(one.verdicts) > 1 else [],
+    )
+    quiet = verdict.status in (BaseStatus.CURRENT, BaseStatus.NO_BASE) and not verbose
+    _print_image(output, verdict.status, one.wanted.name, () if quiet else _details(verdict, one))
+
+
+def _print_image(output: CommandOutput, status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
+    if output.as_json:
+        return
+    print_wrapped(f"{status:<12} ", clean(name))
+    for label, text in details:
+        print_wrapped(f"{label:<10}", clean(text), indent=13)
+
+
+def _fields(verdict: BaseVerdict) -> dict[str, Any]:
+    claim = verdict.claim
+    return {
+        "status": str(verdict.status),
+        "reason": verdict.reason,
+        "platform": verdict.platform,
+        "base": None if claim is None or claim.base is None else str(claim.base),
+        "how": None if claim is None else str(claim.kind),
+        "by": None if claim is None else str(claim.source),
+        "built_on": None if verdict.built_on is None else str(verdict.built_on),
+        "means": None if verdict.now is None else str(verdict.now),
+        "behind": verdict.behind,
+        "behind_exact": verdict.exact,
+        "since": None if verdict.since_us is None else format_time(verdict.since_us),
+        "changes": None if verdict.changes is None else _change_fields(verdict.changes),
+    }
+
+
+def _change_fields(changes: BaseChanges) -> dict[str, Any]:
+    def layers(some: LayerCount) -> dict[str, Any]:
+        return {"layers": some.number, "size": some.size_bytes}
+
+    labels = {one.what: {"was": one.was, "now": one.now} for one in (changes.version, changes.revision) if one}
+    settings = {one.what: {"was": one.was, "now": one.now} for one in changes.settings}
+    return {"removed": layers(changes.removed), "added": layers(changes.added), "settings": settings, "labels": labels}
+
+
+def _details(verdict: BaseVerdict, one: BaseReport) -> Iterator[tuple[str, str]]:
+    """Yield what is printed below an image, each with its label."""
+    claim = verdict.claim
+    if claim is not None and claim.base is not None:
+        yield "base", f"{claim.base} ({claim.kind}: {claim.source})"
+    yield "why", verdict.reason
+    if verdict.status == "outdated" and verdict.now is not None:
+        was = f"{verdict.built_on.short} -> " if verdict.built_on is not None else ""
+        yield "moved", f"{was}{verdict.now.short}{_since(verdict)}"
+    if verdict.changes is not None:
+        yield "changed", _changes_text(verdict.changes)
+    if len(one.verdicts) > 1:
+        yield "for", ", ".join(f"{each.platform}: {each.status}" for each in one.verdicts)
+
+
+def _since(verdict: BaseVerdict) -> str:
+    moves = "1 move" if verdict.behind == 1 else f"{verdict.behind} moves"
+    behind = f", {'' if verdict.exact else 'at least '}{moves} behind"
+    since = (
+        "" if verdict.since_us is None else f", seen since {format_time(verdict.since_us)[:16].replace('T', ' ')} UTC"
+    )
+    return since + behind
+
+
+def _changes_text(changes: BaseChanges) -> str:
+    parts = [
+        f"{what} {some.number} {'layer' if some.number == 1 else 'layers'}"
+        + (f" ({size_text(some.size_bytes)})" if some.size_bytes is not None else "")
+        for what, some in (("lost", changes.removed), ("got", changes.added))
+        if some.number
+    ]
+    parts += [one.what for one in changes.settings[:MAX_SETTINGS]]
+    if len(changes.settings) > MAX_SETTINGS:
+        parts.append(f"{len(changes.settings) - MAX_SETTINGS} more settings")
+    parts += [
+        f"{one.what} {one.was or 'none'} -> {one.now or 'none'}" for one in (changes.version, changes.revision) if one
+    ]
+    return "; ".join(parts) or "nothing that an image built on it would notice"
+
+
+def _print_summary(report: OutdatedReport) -> None:
+    counts = Counter(str(one.verdict.status) for one in report.reports)
+    counts["cannot tell"] += len(report.left_out)
+    numbers = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()) if number)
+    artifacts = f"; {report.artifacts} more are no images (signatures, SBOMs, ...)" if report.artifacts else ""
+    total = counted(len(report.reports) + len(report.left_out), "image")
+    say(f"{total}{': ' if numbers else ''}{numbers}{artifacts}")
+
+
+def print_rebuilds(output: CommandOutput, rebuilds: Iterable[RebuildResult]) -> None:
+    """Print the result of each requested rebuild."""
+    for one in rebuilds:
+        due = one.due
+        output.add(
+            ref=str(due.image),
+            status=f"rebuild {one.outcome}",
+            reason=one.summary,
+            base=str(due.base),
+            means=str(due.now),
+            tries=one.tries,
+        )
+        if not output.as_json:
+            print_wrapped(f"rebuild {one.outcome:<6}  ", clean(f"{due.image}: {one.summary}"))
+        if one.recorded:
+            say(clean(f"boltseal: {due.image}: the ledger does not record it: {one.recorded}"))
+
+
+def print_log(output: CommandOutput, records: Sequence[RebuildRecord]) -> None:
+    """Print the rebuilds that were requested before."""
+    for one in records:
+        output.add(ref=one.image, status=one.outcome, reason=one.reason, time=one.time, base=one.base, means=one.digest)
+        if output.as_json:
+            continue
+        print_wrapped(f"{one.time[:19].replace('T', ' ')}  ", clean(f"{one.outcome:<7} {one.image}"))
+        reason = f": {one.reason}" if one.reason else ""
+        print_wrapped("for ", clean(f"{one.base} at {one.digest[:19]}{reason}"), indent=21)
+    say(counted(len(records), "line"))

@@ -1,0 +1,31 @@
+"""Output that the commands on a project have in common."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from boltseal.cli.answer import CommandOutput, say
+from boltseal.commands.project_images import OpenedProject
+from boltseal.commands.text import clean
+from boltseal.errors import quote
+
+MAX_PATHS: Final = 3
+"""How many paths the message names when no image reference was found in them."""
+
+
+def report_empty(output: CommandOutput, opened: OpenedProject) -> str:
+    """Report that no image reference was found; return the message."""
+    where = ", ".join(quote(str(opened.root / path)) for path in opened.paths[:MAX_PATHS]) or quote(str(opened.root))
+    more = len(opened.paths) - MAX_PATHS
+    where += f" and {more} more" if more > 0 else ""
+    return output.nothing_to_check(
+        f"found 0 image references in {where}", "check PATH, --project and `exclude` in .boltseal.toml"
+    )
+
+
+def report_unread(output: CommandOutput, opened: OpenedProject) -> None:
+    """Report the files that could not be read, and the templates that are not evaluated."""
+    for status, problems in (("unreadable", opened.problems), ("template", opened.notes)):
+        for problem in problems:
+            output.add(ref="", status=status, reason=problem.message, file=problem.path, line=problem.line)
+            say(clean(f"boltseal: {problem}"))

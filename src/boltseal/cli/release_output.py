@@ -1,0 +1,69 @@
+"""Output of the commands that make a release."""
+
+from __future__ import annotations
+
+from boltseal.cli.answer import CommandOutput, print_table, say
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.releases import digest_text
+from boltseal.commands.text import clean, counted
+from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
+
+
+def print_release(answer: CommandOutput, done: DeployResult) -> None:
+    """Print the result of a deploy, rollback or resume, and set the outcome."""
+    release, outcome = done.release, done.outcome
+    failures = {} if outcome is None else {each.service: each for each in outcome.failures}
+    if outcome is not None and not release.good:
+        answer.outcome = Outcome.DIFFERS
+    answer.add(
+        ref=f"{release.project}/{release.number}",
+        status="unchanged" if outcome is None else str(release.end),
+        reason=release.reason,
+        kind=release.kind,
+        of=release.of,
+        back=None if outcome is None else outcome.back,
+    )
+    for service in release.services:
+        failure = failures.get(service.name)
+        answer.add(
+            ref=service.image,
+            status="unchanged" if outcome is None else str(service.state),
+            reason=service.reason or service.scrub,
+            service=service.name,
+            digest=service.digest or None,
+            image=service.image_id,
+            pulled=service.name in done.pulled,
+            log=[] if failure is None else list(failure.log),
+        )
+    if answer.as_json:
+        return
+    if outcome is None:
+        answer.print(
+            f"release {release.number} of {release.project} runs already: nothing was pulled, started or stopped"
+        )
+    else:
+        _print_outcome(answer, done, outcome)
+
+
+def _print_outcome(answer: CommandOutput, done: DeployResult, outcome: ReleaseOutcome) -> None:
+    release = done.release
+    services = [each for each in release.services if not release.chosen or each.name in release.chosen]
+    rows = [(each.name, each.state, each.image, digest_text(each)) for each in services]
+    print_table(("SERVICE", "STATE", "IMAGE", "DIGEST"), rows, whole=("SERVICE", "STATE", "DIGEST"))
+    for service in services:
+        if service.scrub:
+            say(clean(f"{service.name}: {service.scrub}"))
+    if done.abandoned is not None:
+        say(f"release {done.abandoned} was unfinished; release {release.number} replaced it")
+    for failure in outcome.failures:
+        say(clean(f"boltseal: {failure.service or release.project}: {failure.reason}"))
+        for line in failure.log:
+            say(clean(f"    {failure.service} | {line}"))
+    if outcome.back is not None:
+        answer.print(f"release {release.number} of {release.project} failed; release {outcome.back} runs again")
+    elif str(release.end) == "failed":
+        answer.print(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
+    else:
+        of = "" if release.of is None else f", as release {release.of} did"
+        running = f"{counted(len(rows), 'service')}, healthy"
+        answer.print(f"release {release.number} of {release.project} runs{of}: {running}")

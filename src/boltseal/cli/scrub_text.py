@@ -1,0 +1,79 @@
+"""Output of `boltseal scrub`: a line for each image and container, and a line for each difference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from boltseal.cli.answer import print_line, say
+from boltseal.commands.text import counted
+from boltseal.errors import quote
+from boltseal.host.scrub.report import ScrubReport
+
+_STATUS_TEXT: Final = {"holds": "holds", "differs": "DIFFERS", "unknown": "could not check"}
+MAX_REASONS: Final = 3
+MAX_CHANGES: Final = 10
+
+
+def fields(report: ScrubReport) -> dict[str, Any]:
+    """Return a report for `--json`."""
+    return asdict(report) | {"reason": _reason(report)}
+
+
+def _reason(report: ScrubReport) -> str:
+    if report.status == "differs":
+        return counted(report.count, "difference")
+    if report.status == "unknown":
+        return "could not check: " + "; ".join(report.unknown[:MAX_REASONS])
+    if report.what == "container":
+        changed = f"its own layer has {counted(len(report.changed), 'change')}"
+        return f"{changed}; seen through process {report.running}" if report.running else changed
+    return f"{counted(report.layers, 'layer')}, {counted(report.entries, 'entry', 'entries')}"
+
+
+def print_reports(reports: Sequence[ScrubReport], *, quick: bool) -> None:
+    """Print all reports; the path of a store only where there are two of its kind."""
+    roots = {(report.store, report.root) for report in reports}
+    kinds = [store for store, _ in roots]
+    for report in reports:
+        _print(report, _line(report, quick=quick, with_root=kinds.count(report.store) > 1))
+    if sys.stderr.isatty() and any(report.level == "L0" and report.status == "holds" for report in reports):
+        say("L0: checked for consistency only. More: --expect, --lock, --receipt.")
+
+
+def _print(report: ScrubReport, line: str) -> None:
+    """Print the line of one report, and its details."""
+    print_line(line)
+    if report.by and report.status == "holds":
+        print_line(f"  by {report.by}")
+    for each in report.differences:
+        at = quote(each.path, 1000)[1:-1] or ("." if each.layer else "")  # the root of a layer, or no file
+        layer = f"[layer {each.layer[7:19]}]" if each.layer else ""
+        print_line(f"  {' '.join(filter(None, (each.kind, at, layer)))}: expected {each.expected}; got {each.got}")
+    if report.count > len(report.differences):
+        print_line(f"  ... and {report.count - len(report.differences)} more")
+    if report.status == "differs":
+        for reason in report.unknown[:MAX_CHANGES]:
+            print_line(f"  could not check: {reason}")
+    for change in report.changed[:MAX_CHANGES]:
+        by = "" if change.how == "mounted over" else " by the container"
+        print_line(f"  {change.how}{by}: {quote(change.path, 1000)[1:-1]}")
+    if len(report.changed) > MAX_CHANGES:
+        print_line(f"  ... and {len(report.changed) - MAX_CHANGES} more; --json names them")
+
+
+def _line(report: ScrubReport, *, quick: bool, with_root: bool) -> str:
+    status = _STATUS_TEXT[report.status]
+    if report.status == "holds" and report.level is not None:
+        status += f" {report.level}"
+    where = f"{report.store} {report.root if with_root else ''}".strip()
+    location = f" ({where})" if where else ""
+    ref = f"container {report.ref}" if report.what == "container" else report.ref
+    short = report.id.removeprefix("sha256:")[:12]
+    details = [short] if report.what == "image" and short not in report.ref else []
+    reason = "; ".join(report.unknown[:MAX_REASONS]) if report.status == "unknown" else _reason(report)
+    if report.status == "holds" and quick:
+        reason += ", no content read (--quick)"
+    return " ".join(f"{status}: {' '.join((ref, *details))}{location}: {reason}".split())

@@ -1,0 +1,213 @@
+"""Which images a scan for outdated bases looks at: named ones, those of a registry, Compose file, lock or engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from boltseal.build.dockerfile_bases import DockerfileInvalid, read
+from boltseal.client.transport import Transport
+from boltseal.commands.project_images import open_project
+from boltseal.commands.registry_images import registry_images
+from boltseal.engines.address import EngineAddress
+from boltseal.engines.api import Engine, NoSuchImage, connected
+from boltseal.errors import Invalid, quote
+from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
+from boltseal.oci.digest import Digest
+from boltseal.oci.platform import Platform
+from boltseal.oci.reference import HUB, Reference
+from boltseal.project.bases.base_claims import BaseClaim, ClaimSource, claim_from_reference
+from boltseal.project.bases.base_scan import ImageToCheck
+from boltseal.project.platforms import check_platform
+
+
+class NamedImage(NamedTuple):
+    """An image as it was named, and the platforms that are in use of it; () for all of them."""
+
+    name: str
+    reference: Reference
+    platforms: tuple[Platform, ...] = ()
+
+
+class LeftOut(NamedTuple):
+    """An image that can't be scanned, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BaseScanRequest:
+    """Exactly one source of images: `images`, `registry`, `compose`, `lock` or `running` (the containers of `host`).
+
+    `platforms`: those in use; () for all, or as the source says.
+    """
+
+    images: Sequence[str] = ()
+    registry: str | None = None
+    compose: Path | None = None
+    lock: Path | None = None
+    running: bool = False
+    host: str | None = None
+    platforms: Sequence[str] = ()
+
+    @property
+    def from_file(self) -> bool:
+        """Whether a project file names the images, and not the user or their engine."""
+        return self.compose is not None or self.lock is not None
+
+    @property
+    def source(self) -> str:
+        """The source of the images, for a message."""
+        if self.running:
+            return f"the containers of {quote(self.host)}" if self.host else "the containers of this host's engine"
+        return quote(str(self.registry or self.compose or self.lock or " ".join(self.images)))
+
+    @property
+    def registries(self) -> set[str]:
+        """The registries that the request itself names."""
+        named = {Reference.parse(text).registry for text in self.images}
+        return named | ({self.registry} if self.registry is not None else set())
+
+    def check(self) -> None:
+        """Check that there is one source. Raises: Invalid."""
+        sources = [bool(self.images), self.registry, self.compose, self.lock, self.running]
+        if sum(bool(source) for source in sources) != 1:
+            raise Invalid(
+                "name images, or one of --registry HOST, --compose FILE, --lock FILE, --running: "
+                "boltseal outdated localhost:5000/shop/app:1.4.2"
+            )
+
+
+async def images_to_check(
+    request: BaseScanRequest,
+    transport: Transport,
+    engine: Callable[[str | None], EngineAddress],
+    base: BaseClaim | None,
+    allowed: Callable[[str], bool],
+) -> tuple[list[ImageToCheck], list[LeftOut]]:
+    """Return the images of a request, each once, and those that can't be scanned.
+
+    `engine`: the address of an engine, by its --host. `allowed`: which registries a project file may make this client
+    contact. Raises: Invalid, TooManyImages, LockInvalid, EngineUnavailable, PlatformInvalid.
+    """
+    left: list[LeftOut] = []
+    if request.registry is not None:
+        named = [NamedImage(str(one), one) async for one in registry_images(transport, request.registry)]
+    elif request.compose is not None:
+        named = _of_compose(request.compose, left)
+    elif request.lock is not None:
+        named = _of_lock(request.lock)
+    elif request.running:
+        named = await _of_engine(engine(request.host), left)
+    else:
+        named = [NamedImage(text, Reference.parse(text).complete) for text in request.images]
+    if request.from_file:
+        left += [
+            LeftOut(name, f"{one.registry} is not asked: only a file names it; to allow it: --allow {one.registry}")
+            for name, one, _ in named
+            if not allowed(one.registry)
+        ]
+        named = [each for each in named if allowed(each.reference.registry)]
+    if request.platforms:
+        named = [each._replace(platforms=_platforms(request.platforms)) for each in named]
+    return _once(named, base), left
+
+
+def _once(named: Sequence[NamedImage], base: BaseClaim | None) -> list[ImageToCheck]:
+    """Return each image once, under its first name, and for all platforms that it was named for."""
+    once: dict[Reference, NamedImage] = {}
+    for each in named:
+        first = once.setdefault(each.reference, each)
+        union = tuple(dict.fromkeys(first.platforms + each.platforms))
+        once[each.reference] = first._replace(platforms=union if first.platforms and each.platforms else ())
+    return [ImageToCheck(each.name, each.reference, each.platforms, base) for each in once.values()]
+
+
+def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
+    parts = ([*check_platform(text).split("/"), "", ""] for text in texts)
+    return tuple(Platform(system, architecture, variant) for system, architecture, variant, *_ in parts)
+
+
+def _of_compose(file: Path, left: list[LeftOut]) -> list[NamedImage]:
+    if not file.is_file():
+        raise Invalid(f"{file}: there is no such Compose file")
+    opened = open_project(file.parent, [file])
+    left += [LeftOut(problem.path, problem.message) for problem in opened.problems]
+    found = []
+    for image_ref in opened.image_refs:
+        if image_ref.resolved is None:
+            left.append(
+                LeftOut(
+                    image_ref.written,
+                    f"{image_ref.path}:{image_ref.line}: the image can't be determined: {image_ref.why}",
+                )
+            )
+        elif not (
+            image_ref.build and image_ref.resolved.registry == HUB
+        ):  # a name for what is built here, which no registry has
+            platforms = _platforms(opened.settings.platforms)
+            found.append(NamedImage(image_ref.written, image_ref.resolved.complete, platforms))
+    return found
+
+
+def _of_lock(file: Path) -> list[NamedImage]:
+    try:
+        with file.open("rb") as opened:
+            lock = parse_lock(opened.read(MAX_LOCK_BYTES + 1))
+    except OSError as error:
+        raise Invalid(f"{file} can't be read: {error.strerror}") from error
+    return [
+        NamedImage(str(image.reference), replace(image.reference, digest=image.digest))
+        for image in lock.images
+        if not image.local_build
+    ]
+
+
+async def _of_engine(address: EngineAddress, left: list[LeftOut]) -> list[NamedImage]:
+    found = []
+    async with connected(address) as engine:
+        for container in await engine.containers():
+            found += await _of_container(engine, container.name, container.started_as, container.image, left)
+    return found
+
+
+async def _of_container(
+    engine: Engine, name: str, started_as: str, image_id: object, left: list[LeftOut]
+) -> list[NamedImage]:
+    try:
+        image = await engine.image(image_id) if isinstance(image_id, Digest) else None
+    except NoSuchImage:
+        image = None
+    if image is None:
+        left.append(LeftOut(name, f"the engine no longer has the image of container {quote(name)}"))
+        return []
+    pulled = [one for one in image.pulled_as if one.digest is not None]
+    if not pulled:
+        left.append(LeftOut(started_as or name, "it was built here and pushed nowhere, so that no registry knows it"))
+        return []
+    names = {one.name: one for one in image.names}
+    as_started = [one for one in pulled if one.name in names and str(names[one.name]) == started_as] or pulled
+    tagged = names.get(as_started[0].name)
+    reference = replace(as_started[0], tag=None if tagged is None else tagged.tag)
+    return [NamedImage(f"{name}: {started_as or reference}", reference, (image.platform,) if image.platform.os else ())]
+
+
+def inferred_base(dockerfile: Path | None, base: str | None) -> BaseClaim | None:
+    """Return the base that the user states: `base`, or the last FROM of a Dockerfile. Raises: DockerfileInvalid, Invalid."""
+    if base is not None:
+        return claim_from_reference(Reference.parse(base), ClaimSource.GIVEN)
+    if dockerfile is None:
+        return None
+    if not dockerfile.is_file():
+        raise DockerfileInvalid(f"{dockerfile}: there is no such Dockerfile; --dockerfile names the file itself")
+    image_ref = read(dockerfile.parent, Path(dockerfile.name), {}, None).base
+    if image_ref is None:
+        return claim_from_reference(None, ClaimSource.DOCKERFILE)
+    if image_ref.resolved is None:
+        raise DockerfileInvalid(
+            f"{image_ref.path}:{image_ref.line}: {quote(image_ref.written)} can't be determined: {image_ref.why}"
+        )
+    return claim_from_reference(image_ref.resolved, ClaimSource.DOCKERFILE)

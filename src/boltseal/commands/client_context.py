@@ -1,0 +1,42 @@
+"""What a client use case takes from its caller in place of the environment, the clock and a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.state import ClientState
+from boltseal.config import ClientPaths
+from boltseal.engines.address import EngineAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ClientContext:
+    """The user's files, the clock, and a receiver of notices.
+
+    `now_us`: microseconds since 1970. `notice` is called with one line for a person, at once; it is not part of a result.
+    """
+
+    paths: ClientPaths
+    state_folder: Path
+    now_us: Callable[[], int]
+    notice: Callable[[str], None]
+
+    @property
+    def state(self) -> ClientState:
+        """What this user's client remembers of registries and engines."""
+        return ClientState(self.state_folder)
+
+    def now_s(self) -> int:
+        """Return the time in whole seconds since 1970."""
+        return self.now_us() // 1_000_000
+
+    def credentials(self, *, anonymous: bool) -> CredentialStore:
+        """Return the user's registry logins; none if `anonymous`."""
+        return CredentialStore(() if anonymous else self.paths.logins)
+
+    def engine_address(self, host: str | None = None) -> EngineAddress:
+        """Return the address in `host`, else in DOCKER_HOST, else of Docker's socket. Raises: EngineAddressInvalid."""
+        return EngineAddress.parse(host or self.paths.docker_host, self.paths.docker_certificates)

@@ -1,0 +1,156 @@
+"""Copy images between registries, layouts, archives and Docker daemons; every byte is verified on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from boltseal.client.transport import Transport
+from boltseal.commands.image_locations import opened_transfer
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask, followed
+from boltseal.errors import BoltsealError, ExitCode, exit_code
+from boltseal.oci.reference import Reference
+from boltseal.transfer.copy import CopiedImage, Copier, CopyCounts
+from boltseal.transfer.locations import Location, LocationKind
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """What to copy, and where to. `force`: move a tag of the target that has another image, if its registry allows."""
+
+    source: Location
+    target: Location
+    all_tags: bool = False
+    referrers: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        target = self.target.reference
+        if target is not None and target.digest is not None:
+            raise ReferenceUnsuitable(f"the target has a digest; expected a tag, {target.name}:TAG")
+        for location in (self.source, self.target) if self.all_tags else ():
+            if location.kind not in (LocationKind.REGISTRY, LocationKind.LAYOUT) or location.name is not None:
+                raise ReferenceUnsuitable(
+                    f"--all-tags copies whole repositories and layouts; {location.text} names one image"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRow:
+    """One image of a copy: `image` is None where `error` says why it was not copied."""
+
+    ref: str
+    image: CopiedImage | None = None
+    error: BoltsealError | None = None
+
+    @property
+    def status(self) -> str:
+        """copied, unchanged, refused or failed."""
+        if self.image is not None:
+            return "copied" if self.image.changed else "unchanged"
+        return "refused" if self.outcome is Outcome.DIFFERS else "failed"
+
+    @property
+    def outcome(self) -> Outcome:
+        """DIFFERS if the target refused it, UNKNOWN if it failed."""
+        if self.error is None:
+            return Outcome.HOLDS
+        return Outcome.DIFFERS if exit_code(self.error) is ExitCode.DIFFERS else Outcome.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """All images of a copy, and what was transferred."""
+
+    rows: tuple[CopyRow, ...]
+    counts: CopyCounts
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst outcome of an image."""
+        worst = Outcome.HOLDS
+        for row in self.rows:
+            worst = worst.worse(row.outcome)
+        return worst
+
+
+def copy_images(
+    request: CopyRequest,
+    options: RegistryOptions,
+    progress: Callable[[str, int, int], None],
+    on_row: Callable[[CopyRow], None],
+) -> CopyResult:
+    """Copy one image, or all tags of a repository. `on_row` is called after each image.
+
+    An error of one of many images is in its row. Raises: the error of an image that is copied alone; LedgerBroken.
+    """
+    source, target = request.source, request.target
+
+    async def run(transport: Transport) -> CopyResult:
+        if source.reference is not None:
+            await followed(options, transport, source.reference.registry)
+        async with opened_transfer(options.client, transport, source, target, force=request.force) as ends:
+            copier = Copier(
+                ends.source,
+                ends.target,
+                within=ends.within,
+                force=request.force,
+                referrers=request.referrers,
+                progress=progress,
+            )
+            names = [image_names(source, target)]
+            if request.all_tags:
+                names = [(name, name) for name in await ends.source.names()]
+            rows = []
+            for name, target_name in names:
+                row = await _copy_one(copier, request, name, target_name)
+                on_row(row)
+                rows.append(row)
+        return CopyResult(tuple(rows), copier.counts)
+
+    registries = [location.reference.registry for location in (source, target) if location.reference is not None]
+    return ask(options, registries, run)
+
+
+async def _copy_one(copier: Copier, request: CopyRequest, name: str | None, target_name: str | None) -> CopyRow:
+    ref = _ref(request.target, target_name)
+    try:
+        return CopyRow(ref, image=await copier.image(name, target_name))
+    except BoltsealError as error:
+        if not request.all_tags:
+            raise
+        return CopyRow(ref, error=error)
+
+
+def image_names(source: Location, target: Location) -> tuple[str | None, str | None]:
+    """Return the image's name at the source, and its name at the target (None: only its digest).
+
+    The target's name defaults to the source's tag, then to `latest` as Docker has it.
+    """
+    tag = source.name if source.name is not None and ":" not in source.name else None
+    if source.reference is not None:
+        tag = None if source.reference.tag is None else str(source.reference.tag)
+    name = None if source.kind is LocationKind.DAEMON else source.name
+    match target.kind:
+        case LocationKind.REGISTRY | LocationKind.LAYOUT:
+            # a source that is named only by digest gets no tag: `latest` was not asked for
+            by_digest = tag is None and name is not None
+            return name, target.name or tag or (None if by_digest else "latest")
+        case LocationKind.DAEMON | LocationKind.ARCHIVE:
+            reference = target.reference or (Reference.parse(target.name) if target.name else source.reference)
+            if reference is None:
+                return name, None
+            return name, f"{reference.name}:{reference.tag or tag or 'latest'}"
+
+
+def _ref(target: Location, name: str | None) -> str:
+    match target.kind:
+        case LocationKind.REGISTRY if target.reference is not None:
+            return f"{target.reference.name}:{name}" if name is not None else target.reference.name
+        case LocationKind.LAYOUT:
+            return f"oci:{target.path}:{name}"
+        case LocationKind.ARCHIVE:
+            return f"docker-archive:{target.path}"
+        case _:
+            return target.text

@@ -1,0 +1,426 @@
+"""Deploy a Compose project as locked, resume an unfinished release, or roll back."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from boltseal.build.git_state import GitFailed, NotGit, git_state
+from boltseal.client.transport import Transport
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.lock import resolve_lock
+from boltseal.commands.notifications import Notifications
+from boltseal.commands.project_images import open_project, registry_filter
+from boltseal.commands.registry_access import RegistryOptions, ask, followed
+from boltseal.commands.releases import release_folder, unfinished_notice
+from boltseal.commands.text import clean
+from boltseal.config import child_environment, operator
+from boltseal.deploy.compose_lock import with_compose_images
+from boltseal.deploy.compose_model import locked_digests, unlocked_builds
+from boltseal.deploy.compose_program import Compose, ComposeRefused, ProjectFiles, find_compose
+from boltseal.deploy.compose_reading import ComposeReading, read_project
+from boltseal.deploy.deployer import DeployedBy, Deployer
+from boltseal.deploy.ledger_reports import record_release
+from boltseal.deploy.project_files import NoProject, named_files, project_folder
+from boltseal.deploy.release_flow import DeployResult, DeployTimeouts, ReleaseFlow
+from boltseal.deploy.release_images import PullScrubber, ReleaseImages
+from boltseal.deploy.release_store import NoSuchRelease, ReleaseFolder, projects
+from boltseal.deploy.releases import Release, ReleaseKind
+from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
+from boltseal.deploy.up_to_date import current_release
+from boltseal.engines.api import Engine, connected
+from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable, quote
+from boltseal.events import ReleaseDone, ReleaseFailed
+from boltseal.host.engine_images import EngineHost
+from boltseal.host.kept_images import KeptImages
+from boltseal.host.pull import Puller
+from boltseal.lockfile.document import LOCK_NAME, Lock
+from boltseal.lockfile.parse import parse_lock
+from boltseal.oci.reference import Reference
+from boltseal.policy.durations import DurationInvalid, parse_duration
+from boltseal.project.lock_file import read_lock, write_lock
+from boltseal.project.resolve import not_allowed
+
+MAX_WAIT_US: Final = 86_400_000_000
+MAX_REPORTED: Final = 5
+"""How many references the message names when a lock could not be updated."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """How a release is made.
+
+    Attributes:
+        host: address of the engine; default: DOCKER_HOST.
+        wait_s: how long services may take to be healthy.
+        record: record the release in the ledgers of its registries.
+        scrub: verify pulled images on the disk.
+        require_scrub: start no registry's image that was not verified so.
+    """
+
+    host: str | None
+    registries: RegistryOptions
+    wait_s: float
+    record: bool = True
+    scrub: bool = True
+    require_scrub: bool = False
+
+    @property
+    def client(self) -> ClientContext:
+        """The client context of `registries`."""
+        return self.registries.client
+
+
+def project_files(
+    files: Sequence[Path] | None,
+    name: str | None,
+    directory: Path | None,
+    profiles: Sequence[str] | None,
+    env_files: Sequence[Path] | None,
+) -> ProjectFiles:
+    """Return the Compose files of a project, found as Compose does where none is named. Raises: NoProject."""
+    folder = None if directory is None else directory.absolute()
+    named = ProjectFiles(
+        folder or Path.cwd(), tuple(each.absolute() for each in files or ()), name, folder, tuple(profiles or ()),
+        tuple(each.absolute() for each in env_files or ()),
+    )  # fmt: skip
+    return named_files(named, child_environment())
+
+
+def parse_wait(text: str) -> float:
+    """Parse a time such as `120s`; return seconds. Raises: Invalid."""
+    try:
+        wait_us = parse_duration(text)
+    except DurationInvalid as error:
+        raise Invalid(f"--wait is {error.message}") from error
+    if not 0 < wait_us <= MAX_WAIT_US:
+        raise Invalid(f"--wait is {quote(text)}; expected a time of at most a day, such as 120s or 5m")
+    return wait_us / 1_000_000
+
+
+def deployed_by(folder: Path, kind: ReleaseKind) -> DeployedBy:
+    """Return who deploys which git revision; the revision is "" outside of git."""
+    try:
+        state = git_state(folder)
+        revision = state.described if state.dirt is None else f"{state.described}, changed"
+    except (NotGit, GitFailed):
+        revision = ""
+    return DeployedBy(operator(), revision, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class DeployableProject:
+    """A project that Compose has read.
+
+    Attributes:
+        named: its files.
+        services: the services to deploy; () for all.
+        read: what Compose makes of the files.
+        folder: its releases.
+        root: its folder.
+        allowed: which registries may be contacted.
+    """
+
+    options: DeployOptions
+    named: ProjectFiles
+    services: tuple[str, ...]
+    compose: Compose
+    read: ComposeReading
+    folder: ReleaseFolder
+    root: Path
+    allowed: Callable[[str], bool]
+
+    @property
+    def registries(self) -> frozenset[str]:
+        """Every registry that its services name."""
+        return frozenset(service.image.registry for service in self.read.model.services.values())
+
+    def lock(self) -> tuple[Lock | None, Path]:
+        """Return the lock of the project or of a folder above it, and the lock's folder. Raises: LockInvalid."""
+        for each in (self.root, *self.root.resolve().parents):
+            if (each / LOCK_NAME).exists():
+                return read_lock(each), each
+        return None, self.root
+
+    def relock(self, update: Callable[[Reference], bool]) -> Lock:
+        """Write and return a new lock; references for which `update` is true are resolved again.
+
+        Raises: Unavailable: a reference could not be resolved, and the lock is unchanged.
+        """
+        old, folder = self.lock()
+        opened = open_project(folder, self.named.files)
+        image_refs = with_compose_images(opened.image_refs, self.read.model, folder, self.named.files[0])
+        opened = replace(opened, image_refs=image_refs)
+        done = resolve_lock(opened, old or Lock(), self.options.registries, self.allowed, update=update)
+        problems = [f"{each.name}: {each.reason}" for each in done.unresolved] + [str(each) for each in opened.problems]
+        if problems:
+            raise Unavailable(f"the lock is unchanged: {clean('; '.join(problems[:MAX_REPORTED]))}")
+        if write_lock(folder, done.lock):
+            self.options.client.notice(f"{folder / LOCK_NAME} written")
+        return done.lock
+
+    def built(self) -> DeployableProject:
+        """Have Compose build the services that have no locked digest. Raises: LockMismatch, ComposeFailed."""
+        lock, _ = self.lock()
+        digests = locked_digests(self.read.model, lock)
+        names = frozenset(unlocked_builds(self.read.model, lock, digests))
+        for name, service in sorted(self.read.model.services.items()):
+            if service.build and name in digests:
+                source = "its file" if lock is None else LOCK_NAME
+                self.options.client.notice(clean(f"{name}: not built, {source} has {digests[name].short}"))
+
+        async def build() -> None:
+            async with connected(self.options.client.engine_address(self.options.host)) as engine:
+                compose = replace(self.compose, engine=engine.environment())
+                await compose.build(self.named, sorted(names), _progress(self.options))
+
+        if names:  # without a name, Compose builds all
+            asyncio.run(build())
+        return replace(self, read=replace(self.read, built=names))
+
+    def deploy(self, kind: ReleaseKind) -> DeployResult:
+        """Deploy it as locked. The caller holds `folder.deploying`. Raises: as `Deployer.deploy`."""
+        lock, _ = self.lock()
+        current = asyncio.run(self._current(lock))
+        if current is not None:
+            return current
+        by = deployed_by(self.root, kind)
+
+        async def run(deployer: Deployer) -> DeployResult:
+            return await deployer.deploy(self.read, lock, self.services, by)
+
+        return on_engine(self.options, self.folder, self.registries, run, locked=True)
+
+    async def _current(self, lock: Lock | None) -> DeployResult | None:
+        """Return the release that runs if it is what the project asks for, without a request to a registry."""
+        client = self.options.client
+        address = client.engine_address(self.options.host)
+        async with connected(address) as engine:
+            flow = ReleaseFlow(
+                self.compose,
+                engine,
+                self.folder,
+                client.now_us,
+                _progress(self.options),
+                copies=address.scheme == "unix",
+            )
+            release = await current_release(flow, self.read, lock, self.services)
+        return None if release is None else DeployResult(release)
+
+
+def open_deployable(
+    options: DeployOptions, named: ProjectFiles, services: Sequence[str], allow: Sequence[str]
+) -> DeployableProject:
+    """Have Compose read a project. `allow`: registries that it may name, besides those of the user's settings.
+
+    Raises: ComposeRefused, ComposeMissing, RegistryNotAllowed.
+    """
+    client = options.client
+    compose, read = asyncio.run(_read_files(client, options.host, named, services))
+    allowed = registry_filter(options.registries, allow)
+    folder = release_folder(client, read.model.project, client.engine_address(options.host).key)
+    for name, service in sorted(read.model.services.items()):
+        if not allowed(service.image.registry):
+            refusal = not_allowed(service.image.registry)
+            raise type(refusal)(f"{name}: {refusal.message}")
+    return DeployableProject(
+        options=options,
+        named=named,
+        services=tuple(services),
+        compose=compose,
+        read=read,
+        folder=folder,
+        root=project_folder(named),
+        allowed=allowed,
+    )
+
+
+async def _read_files(
+    client: ClientContext, host: str | None, named: ProjectFiles, services: Sequence[str]
+) -> tuple[Compose, ComposeReading]:
+    compose = await find_compose(child_environment(), client.engine_address(host).environment())
+    return compose, await read_project(compose, named, services)
+
+
+def deploy_project(project: DeployableProject, *, update: bool, build: bool) -> DeployResult:
+    """Deploy a project as locked, as the only process that does.
+
+    `update`: lock the digests that tags resolve to now first. `build`: build what is not locked.
+    """
+    with project.folder.deploying():
+        if update:
+            project.relock(lambda _reference: True)
+        return (project.built() if build else project).deploy(ReleaseKind.DEPLOY)
+
+
+def resume(options: DeployOptions, project: str) -> DeployResult:
+    """Continue the unfinished release of a project. Raises: NothingUnfinished, and as `Deployer.resume`."""
+    client = options.client
+    folder = release_folder(client, project, client.engine_address(options.host).key)
+    return on_engine(options, folder, [], lambda deployer: deployer.resume())
+
+
+def roll_back(options: DeployOptions, project: str, number: int | None) -> DeployResult:
+    """Deploy an older release again. `number`: default: the one that ran before.
+
+    Raises: NothingToGoBackTo, and as `Deployer.rollback`.
+    """
+    client = options.client
+    folder = release_folder(client, project, client.engine_address(options.host).key)
+    by = deployed_by(Path.cwd(), ReleaseKind.ROLLBACK)
+    return on_engine(options, folder, [], lambda deployer: deployer.rollback(number, by))
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackFiles:
+    """The project's files after a rollback: those that were restored as recorded, or that differ from what runs."""
+
+    restored: tuple[str, ...] = ()
+    different: tuple[str, ...] = ()
+
+
+def files_after_rollback(options: DeployOptions, release: Release, *, restore: bool) -> RollbackFiles:
+    """Compare the project's own files with those recorded for a release. `restore`: write the recorded ones.
+
+    Raises: NoSuchRelease, ReleaseUnreadable, and errors of writing the files.
+    """
+    client = options.client
+    folder = release_folder(client, release.project, client.engine_address(options.host).key)
+    root, contents = Path(release.directory), folder.contents(release.number)
+    files = with_lock(root, contents.files, contents.lock)
+    changed = tuple(changed_files(root, files))
+    if changed and restore:
+        restore_files(root, files, changed)
+        return RollbackFiles(restored=changed)
+    return RollbackFiles(different=changed)
+
+
+def notify_release(done: DeployResult, host: str | None, client: ClientContext) -> None:
+    """Send the end of a release to the user's receivers, if there was one. `host`: None for this machine.
+
+    A failure is a notice: it does not change the result of the release.
+    """
+    if done.outcome is None:
+        return
+    release = done.release
+    named = (release.project, release.number, host or platform.node() or "here")
+    images = tuple(f"{each.image}@{each.digest}" if each.digest else each.image for each in release.services)
+    event = ReleaseDone(*named, images) if release.good else ReleaseFailed(*named, release.reason)
+    try:
+        notifications = Notifications.of_user(client)
+        notifications.put_now([event])
+    except BoltsealError as error:
+        client.notice(clean(f"boltseal: the notification of this release was not sent: {error.message}"))
+        return
+    notifications.deliver()
+
+
+def on_engine(
+    options: DeployOptions,
+    folder: ReleaseFolder,
+    registries: Iterable[str],
+    call: Callable[[Deployer], Awaitable[DeployResult]],
+    *,
+    locked: bool = False,
+) -> DeployResult:
+    """Make a release of a project, as the only process that does. `locked`: the caller holds `folder.deploying`."""
+
+    async def run(transport: Transport) -> DeployResult:
+        async with _deployer(options, folder, transport) as deployer:
+            done = await call(deployer)
+        if done.outcome is not None and done.release.good and options.record:
+            await _record(options, transport, folder, done.release)
+        return done
+
+    with nullcontext() if locked else folder.deploying():
+        try:
+            return ask(options.registries, registries, run)
+        except (KeyboardInterrupt, BoltsealError) as error:
+            if not isinstance(error, Precondition):  # its message says how to continue
+                with suppress(BoltsealError):
+                    for release in folder.all():
+                        if release.unfinished:
+                            options.client.notice(unfinished_notice(release, options.client))
+            raise
+
+
+async def _record(options: DeployOptions, transport: Transport, folder: ReleaseFolder, release: Release) -> None:
+    """Record a release in the ledgers that its lock knows. A failure is a notice, and does not fail the release."""
+    text = folder.contents(release.number).lock
+    known = frozenset[str]() if text is None else frozenset(parse_lock(text).keys)
+    for report in await record_release(transport, release, known, folder.hmac):
+        if report.index is None:
+            options.client.notice(
+                clean(f"{report.service}: not recorded in the ledger of {report.registry}: {report.why}")
+            )
+
+
+def _progress(options: DeployOptions) -> Callable[[str], None]:
+    return lambda line: options.client.notice(f"  {line}")
+
+
+@asynccontextmanager
+async def _deployer(options: DeployOptions, folder: ReleaseFolder, transport: Transport) -> AsyncIterator[Deployer]:
+    """Connect to the engine and build a deployer. Raises: EngineUnavailable, ComposeMissing."""
+    client, registries = options.client, options.registries
+    async with connected(client.engine_address(options.host)) as engine:
+        host = await EngineHost.of(engine, KeptImages(client.state), client.now_us)
+        scrubs = PullScrubber(host, options.require_scrub) if options.scrub else None
+        puller = Puller(
+            host,
+            transport,
+            client.credentials(anonymous=registries.anonymous),
+            watch=lambda registry: followed(registries, transport, registry),
+            scrub=scrubs,
+        )
+        yield Deployer(await _flow(options, folder, engine), ReleaseImages(host, puller, scrubs))
+
+
+async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine) -> ReleaseFlow:
+    compose = await find_compose(child_environment(), engine.environment())
+    return ReleaseFlow(
+        compose,
+        engine,
+        folder,
+        options.client.now_us,
+        _progress(options),
+        DeployTimeouts(options.wait_s),
+        engine.address.scheme == "unix",
+    )
+
+
+def project_name(name: str | None, client: ClientContext) -> str:
+    """Return the project whose releases are meant: `name`, that of the files here, or the only one with releases.
+
+    Raises: Invalid: several projects have releases; NoSuchRelease, ComposeRefused.
+    """
+    if name is not None:
+        return name
+    try:
+        named = project_files(None, None, None, None, None)
+    except NoProject:
+        pass
+    else:
+        return asyncio.run(_name_of(client, named))
+    found = projects(client.state_folder)
+    if not found:
+        raise NoSuchRelease("there are no releases on this host yet; `boltseal deploy` makes the first")
+    if len(found) > 1:
+        raise Invalid(f"several projects have releases here: {', '.join(found[:20])}; name one with --project")
+    return found[0]
+
+
+async def _name_of(client: ClientContext, named: ProjectFiles) -> str:
+    """Return the name of the project of these files, with all profiles enabled. Raises: ComposeRefused."""
+    try:
+        _, read = await _read_files(client, None, replace(named, profiles=("*",)), ())
+    except Invalid as error:
+        raise ComposeRefused(
+            f"{error.message}; recorded releases do not need the files: name the project with --project"
+        ) from error
+    return read.model.project

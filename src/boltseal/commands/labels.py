@@ -1,0 +1,48 @@
+"""`boltseal labels`: the OCI annotations that say where an image comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltseal.build.git_state import GitState, NotGit, git_state
+from boltseal.build.labels import labels_of
+from boltseal.build.tag_template import describe_tag
+from boltseal.commands.build_inputs import BuildInputs, read_dockerfile, resolve_bases
+from boltseal.commands.registry_access import RegistryOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsRequest:
+    """What to label. `version`: None for what git describe says. `created_us`: the image's time, since 1970."""
+
+    inputs: BuildInputs
+    created_us: int
+    version: str | None = None
+    allow: tuple[str, ...] = ()
+
+
+def image_labels(request: LabelsRequest, options: RegistryOptions) -> dict[str, str]:
+    """Return the labels of an image, by name. Raises: GitFailed, DockerfileInvalid, Invalid, Unavailable, LockInvalid."""
+    inputs = request.inputs
+    git = git_if_any(inputs.context)
+    base = None
+    if inputs.dockerfile.is_file() or inputs.file is not None:
+        image_ref = read_dockerfile(inputs).base
+        if image_ref is not None and image_ref.resolved is not None:
+            base = (image_ref.resolved, resolve_bases([image_ref], inputs.context, options, request.allow)[image_ref])
+    described = "" if git is None else str(describe_tag(git.described, git.dirt))
+    return labels_of(git, described if request.version is None else request.version, request.created_us, base)
+
+
+def git_if_any(context: Path) -> GitState | None:
+    """Return the git state of a folder; None where it is in no repository. Raises: GitFailed."""
+    try:
+        return git_state(context)
+    except NotGit:
+        return None
+
+
+def image_time_us(epoch_s: int | None, now_us: int) -> int:
+    """Return the time that an image says it was made: SOURCE_DATE_EPOCH, else now; in microseconds since 1970."""
+    return now_us if epoch_s is None else epoch_s * 1_000_000

@@ -1,0 +1,186 @@
+"""`boltseal lock`: resolve a project's image references and write the digests to boltseal.lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from boltseal.client.transport import Transport
+from boltseal.commands.interrupted_update import undo_interrupted_update
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
+from boltseal.commands.project_images import (
+    OpenedProject,
+    ledger_follower,
+    open_project,
+    paths_in_project,
+    registry_filter,
+    split_arguments,
+)
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.errors import Invalid
+from boltseal.lockfile.compare import ChangeKind, age, compare_locks
+from boltseal.lockfile.document import Lock, LockedImage, lock_key
+from boltseal.oci.reference import Reference
+from boltseal.project.lock import LockUpdate, MovedReference, Unresolved, relock
+from boltseal.project.lock_file import read_lock, write_lock
+from boltseal.project.resolve import COUNTS_PULLS, Resolver
+
+
+@dataclass(frozen=True, slots=True)
+class LockRequest:
+    """What to lock.
+
+    `arguments`: files and folders of the project, and with `update` also references; () for all of them. `update`: take
+    what the tags resolve to now. `count_pulls`: read platforms on Docker Hub too. `allow_empty`: lock a project without
+    references. `allow`: further registries that its files may name.
+    """
+
+    project: Path
+    arguments: tuple[str, ...] = ()
+    update: bool = False
+    count_pulls: bool = False
+    allow_empty: bool = False
+    allow: tuple[str, ...] = ()
+
+
+class LockRow(NamedTuple):
+    """One locked reference: `status` is added, locked, moved, updated, local-build, resolved (not written) or removed."""
+
+    status: str
+    reference: Reference
+    reason: str
+    image: LockedImage | None = None
+    move: MovedReference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LockReport:
+    """The result. `empty`: the project has no references, and nothing was done. `bare`: Docker Hub images without platforms."""
+
+    outcome: Outcome
+    opened: OpenedProject
+    rows: tuple[LockRow, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
+    notes: tuple[str, ...] = ()
+    images: int = 0
+    bare: int = 0
+    complete: bool = True
+    written: bool = False
+    empty: bool = False
+
+
+def lock_project(request: LockRequest, options: RegistryOptions, progress: Progress = no_progress) -> LockReport:
+    """Lock a project. The lock is written only if every reference could be resolved.
+
+    Raises: Invalid, LockInvalid, KeyDiffers, LedgerBroken, LockNotWritten, EditsRunning: an update runs.
+    """
+    undo_interrupted_update(options.client, request.project)
+    paths, named = _arguments(request)
+    opened = open_project(request.project, paths)
+    if opened.empty and not named and not request.allow_empty:
+        return LockReport(Outcome.UNKNOWN, opened, empty=True)
+    old = read_lock(request.project) or Lock()
+    update = _updates(named, opened, update=request.update)
+    allowed = registry_filter(options, request.allow)
+    done = resolve_lock(
+        opened,
+        old,
+        options,
+        allowed,
+        update=update,
+        count_pulls=request.count_pulls,
+        progress=progress,
+    )
+    complete = not done.unresolved and not opened.problems
+    written = complete and write_lock(request.project, done.lock)
+    images = done.lock.images
+    return LockReport(
+        outcome=Outcome.HOLDS if complete else Outcome.UNKNOWN,
+        opened=opened,
+        rows=_rows(old, done, options.client.now_us(), complete=complete),
+        unresolved=done.unresolved,
+        notes=done.notes,
+        images=len(images),
+        bare=sum(
+            each.digest is not None and not each.platforms and each.reference.registry in COUNTS_PULLS
+            for each in images
+        ),
+        complete=complete,
+        written=written,
+    )
+
+
+def resolve_lock(
+    opened: OpenedProject,
+    old: Lock,
+    options: RegistryOptions,
+    allowed: Callable[[str], bool],
+    *,
+    update: Callable[[Reference], bool],
+    count_pulls: bool = False,
+    progress: Progress = no_progress,
+) -> LockUpdate:
+    """Resolve the project's references and return the new lock, which is not written. Raises: KeyDiffers, LedgerBroken.
+
+    `allowed`: which registries may be contacted. `update`: which known references take what they resolve to now.
+    """
+
+    async def run(transport: Transport) -> LockUpdate:
+        follow = ledger_follower(options, transport, old)
+        resolver = Resolver(transport, allowed, count_pulls=count_pulls, watch=follow, progress=progress)
+        now_us = options.client.now_us()
+        return await relock(opened.image_refs, old, resolver, update=update, now_us=now_us, outside=opened.outside)
+
+    return ask(options, opened.registries, run)
+
+
+def _arguments(request: LockRequest) -> tuple[list[Path], list[Reference]]:
+    if request.update:
+        return split_arguments(request.project, request.arguments)
+    return paths_in_project(request.project, request.arguments), []
+
+
+def _updates(named: Sequence[Reference], opened: OpenedProject, *, update: bool) -> Callable[[Reference], bool]:
+    keys = {lock_key(reference) for reference in named}
+    present = {lock_key(image_ref.resolved) for image_ref in opened.image_refs if image_ref.resolved is not None}
+    for key in keys - present:
+        raise Invalid(f"no file of the project names {key.familiar()}; `boltseal lock --json` lists its references")
+    return lambda reference: update and (not keys or reference in keys)
+
+
+def _rows(old: Lock, done: LockUpdate, now_us: int, *, complete: bool) -> tuple[LockRow, ...]:
+    """Return a row for each image; of a lock that is not written nothing was added, updated or removed."""
+    moved = {each.before.reference: each for each in done.moved}
+    changes = compare_locks(old, done.lock)
+    added = {change.reference for change in changes if change.kind is ChangeKind.ADDED}
+    rows = []
+    for image in done.lock.images:
+        move = moved.get(image.reference)
+        if move is not None:
+            status = "updated" if move.updated and complete else "moved"
+        elif image.reference in added:
+            status = "local-build" if image.local_build else "added" if complete else "resolved"
+        else:
+            status = "locked"
+        reason = _digest(image) if move is None else _move(move, now_us)
+        rows.append(LockRow(status, image.reference, reason, image, move))
+    removed = [change.reference for change in changes if complete and change.kind is ChangeKind.REMOVED]
+    rows += [LockRow("removed", reference, "no file names it any more") for reference in removed]
+    return tuple(rows)
+
+
+def _digest(image: LockedImage) -> str:
+    return "built here; no registry has it" if image.digest is None else str(image.digest)
+
+
+def _move(move: MovedReference, now_us: int) -> str:
+    before = move.before
+    was = "a local build" if before.digest is None else before.digest.short
+    now = "nothing" if move.to is None else move.to.short
+    ago = age(before.first_seen_us, now_us)
+    changed = f" ({move.platforms})" if str(move.platforms) else ""
+    taken = "" if move.updated else f"; kept: take it with `boltseal lock --update {before.reference.familiar()}`"
+    return f"locked {ago} ago to {was}, resolves to {now} now{changed}{taken}"

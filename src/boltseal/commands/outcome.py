@@ -1,0 +1,18 @@
+"""The outcome that every use case reports in one word."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """Whether what was checked holds, differs, or could not be checked (unknown)."""
+
+    HOLDS = "holds"
+    DIFFERS = "differs"
+    UNKNOWN = "unknown"
+
+    def worse(self, other: Outcome) -> Outcome:
+        """Return the worse of two outcomes: differs, then unknown, then holds."""
+        order = (Outcome.HOLDS, Outcome.UNKNOWN, Outcome.DIFFERS)
+        return max(self, other, key=order.index)

@@ -1,0 +1,180 @@
+"""`boltseal pin`: write digests into a project's files, or remove them; by boltseal.lock, or by what the tags resolve to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltseal.client.transport import Transport
+from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
+from boltseal.commands.project_images import (
+    OpenedProject,
+    garbage_collection_paused,
+    ledger_follower,
+    open_project,
+    paths_in_project,
+    registry_filter,
+)
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.errors import BoltsealError, Unavailable
+from boltseal.project.edits import EditResult, FileEdit, edit
+from boltseal.project.generated_files import EMITTER_BY_FORMAT
+from boltseal.project.lock_file import read_lock
+from boltseal.project.pin import Pin, PinStatus, pins_by_lock, pins_by_tag, references_to_resolve, unpins
+from boltseal.project.replace_files import replace_all
+from boltseal.project.resolve import Resolver
+from boltseal.project.source_files import Unreadable
+
+WITHOUT_DIGEST = frozenset({PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN})
+"""What leaves a reference without its digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinRequest:
+    """What to pin. `paths`: () for the whole project. `allow`: further registries that its files may name.
+
+    `write`: replace the files. `to_text`: return their new texts instead. `unpin`: remove digests.
+    """
+
+    project: Path
+    paths: tuple[str, ...] = ()
+    write: bool = False
+    to_text: bool = False
+    unpin: bool = False
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PinReport:
+    """The result.
+
+    Attributes:
+        changes: the files that were or would be changed.
+        refused: why nothing was written or returned; "" where nothing stood against it.
+        text: the files as one stream of YAML documents, with `to_text`.
+        hard_links: written files that have another name, which keeps the old text.
+        error: why the files could not be written or read again (FileChanged, FilesNotWritten, Unavailable).
+    """
+
+    outcome: Outcome
+    opened: OpenedProject
+    pins: tuple[Pin, ...]
+    changes: tuple[FileEdit, ...]
+    refused: str = ""
+    text: str = ""
+    hard_links: tuple[str, ...] = ()
+    error: BoltsealError | None = None
+
+    @property
+    def emits(self) -> list[str]:
+        """The `lock --emit` formats that can hold digests for which the project's own files have no place."""
+        kinds = {
+            each.image_ref.format
+            for each in self.pins
+            if each.status is PinStatus.NO_PLACE and each.image_ref.resolved is not None
+        }
+        return [EMITTER_BY_FORMAT[kind] for kind in sorted(kinds & EMITTER_BY_FORMAT.keys())]
+
+
+def pin_project(request: PinRequest, options: RegistryOptions, progress: Progress = no_progress) -> PinReport:
+    """Pin a project, or show what pinning would change. Files are written all or none.
+
+    Raises: Invalid, ProjectInvalid, LockInvalid, EditsRunning: an update runs.
+    """
+    settle = undo_interrupted_update if request.write else report_interrupted_update
+    settle(options.client, request.project)
+    opened = open_project(request.project, paths_in_project(request.project, request.paths))
+    pins = unpins(opened.image_refs) if request.unpin else _pins(opened, request.allow, options, progress)
+    edited, pins = _edited(opened, pins)
+    refused = _refused(opened, pins, complete=request.to_text)
+    text, hard_links = "", tuple[str, ...]()
+    error: BoltsealError | None = None
+    try:
+        if not refused and request.to_text:
+            text = "".join(_texts(opened, edited.changes))
+        elif not refused and request.write:
+            hard_links = replace_all(opened.asked.project.root, edited.changes)
+    except BoltsealError as failed:
+        error = failed
+    return PinReport(
+        outcome=_outcome(opened, pins),
+        opened=opened,
+        pins=tuple(pins),
+        changes=edited.changes,
+        refused=refused,
+        text=text,
+        hard_links=hard_links,
+        error=error,
+    )
+
+
+def _pins(opened: OpenedProject, allow: Sequence[str], options: RegistryOptions, progress: Progress) -> list[Pin]:
+    lock = read_lock(opened.root)
+    if lock is not None:
+        return pins_by_lock(opened.image_refs, lock)
+    wanted = references_to_resolve(opened.image_refs)
+    if not wanted:
+        return pins_by_tag(opened.image_refs, {})
+    allowed = registry_filter(options, allow)
+
+    async def run(transport: Transport) -> list[Pin]:
+        resolver = Resolver(transport, allowed, watch=ledger_follower(options, transport), progress=progress)
+        return pins_by_tag(opened.image_refs, await resolver.resolve(wanted))
+
+    return ask(options, {reference.registry for reference in wanted}, run)
+
+
+def _edited(opened: OpenedProject, pins: Sequence[Pin]) -> tuple[EditResult, list[Pin]]:
+    """Return the new texts, and the pins with NO_PLACE for each edit that was refused."""
+    wanted = {each.image_ref: each.digest for each in pins if each.status in (PinStatus.PINNED, PinStatus.UNPINNED)}
+    with garbage_collection_paused():
+        edited = edit(opened.asked, opened.found, wanted)
+    reasons = {refusal.image_ref: refusal.reason for refusal in edited.refusals}
+    return edited, [
+        Pin(each.image_ref, PinStatus.NO_PLACE, reasons[each.image_ref]) if each.image_ref in reasons else each
+        for each in pins
+    ]
+
+
+def _outcome(opened: OpenedProject, pins: Sequence[Pin]) -> Outcome:
+    statuses = {each.status for each in pins}
+    if statuses & {PinStatus.NO_PLACE, PinStatus.NOT_LOCKED}:
+        return Outcome.DIFFERS
+    return Outcome.UNKNOWN if PinStatus.UNKNOWN in statuses or opened.problems else Outcome.HOLDS
+
+
+def _refused(opened: OpenedProject, pins: Sequence[Pin], *, complete: bool) -> str:
+    """Return why nothing may be written, or "". `complete`: every reference needs its digest."""
+    if opened.problems:
+        return "a file could not be read"
+    if any(each.status is PinStatus.UNKNOWN and each.image_ref.resolved is not None for each in pins):
+        return "a reference could not be resolved"
+    if complete and any(each.status in WITHOUT_DIGEST for each in pins):
+        return "a reference would be left without its digest"
+    return ""
+
+
+def _texts(opened: OpenedProject, changes: Sequence[FileEdit]) -> Iterator[str]:
+    """Yield the files, changed or not, as `kubectl apply -f` reads them: one stream of documents. Raises: Unavailable."""
+    changed = {change.path: change.after.text for change in changes}
+    files = opened.asked.project
+    names: list[str] = []
+    for path in opened.paths or ("",):
+        at = files.root / path
+        inside = (
+            sorted(each for each in at.iterdir() if each.suffix in (".yaml", ".yml", ".json")) if at.is_dir() else [at]
+        )
+        try:
+            names += [files.name(each) for each in inside if each.is_file()]
+        except Unreadable as error:
+            raise Unavailable(f"{error.problem}; nothing is printed") from error
+    for number, name in enumerate(dict.fromkeys(names)):
+        try:
+            text = changed.get(name) or files.read(name).text
+        except Unreadable as error:
+            raise Unavailable(f"{error.problem}; nothing is printed") from error
+        separator = "---\n" if number and not text.startswith("---") else ""
+        yield separator + text + ("" if text.endswith("\n") else "\n")

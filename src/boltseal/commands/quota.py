@@ -1,0 +1,41 @@
+"""Ask registries what is left of their pull limits; one HEAD each, which counts as no pull."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from boltseal.client.errors import RemoteBusy
+from boltseal.client.pull_limit import PullLimit
+from boltseal.client.transport import RegistryRequest, Transport
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.oci.reference import HUB
+
+HUB_PROBE: Final = "ratelimitpreview/test"
+"""The repository that Docker Hub provides for this question."""
+
+
+def pull_limits(registries: Sequence[str], options: RegistryOptions) -> dict[str, PullLimit | None]:
+    """Return the pull limit of each registry; None for one whose answer has none.
+
+    Raises: RemoteBusy, RemoteUnavailable and other errors of the registry client.
+    """
+
+    async def run(transport: Transport) -> dict[str, PullLimit | None]:
+        found: dict[str, PullLimit | None] = {}
+        for name in dict.fromkeys(registries):
+            if name == HUB:
+                path, scopes = f"/v2/{HUB_PROBE}/manifests/latest", frozenset({f"repository:{HUB_PROBE}:pull"})
+            else:
+                path, scopes = "/v2/", frozenset[str]()
+            try:
+                await transport.request(
+                    RegistryRequest(name, "HEAD", path, "its pull limit", scopes, ok=frozenset({200, 401, 404}))
+                )
+            except RemoteBusy:
+                if name not in transport.quotas:  # a limit of requests, which has no count of pulls
+                    raise
+            found[name] = transport.quotas.get(name)
+        return found
+
+    return ask(options, registries, run)

@@ -1,0 +1,122 @@
+"""Connections to registries, each of whose ledgers is checked before its answers are used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import uvloop
+from stamina.instrumentation import set_on_retry_hooks
+
+from boltseal.client.ledger_trust import LedgerCheck, LedgerWatch, TrustStatus
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.commands.client_context import ClientContext
+from boltseal.errors import Invalid, quote
+from boltseal.ledger.note import VerifierKey
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Tag
+
+T = TypeVar("T")
+
+
+class ReferenceUnsuitable(Invalid):
+    """A reference with a tag or digest where none is expected, or without one where one is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryOptions:
+    """How registries are reached. `strict` refuses a registry whose ledger key is not pinned by `boltseal trust`."""
+
+    client: ClientContext
+    plain_http: bool = False
+    ca_file: Path | None = None
+    anonymous: bool = False
+    strict: bool = False
+
+    def transport(self, registries: Iterable[str]) -> Transport:
+        """Return connections to these registries, with the logins of Docker's and Podman's files."""
+        plain = frozenset(registries) if self.plain_http else frozenset()
+        options = TransportOptions(plain_http=plain, ca_file=self.ca_file)
+        return Transport(self.client.credentials(anonymous=self.anonymous), options)
+
+
+def ask(options: RegistryOptions, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
+    """Run one call on connections to these registries, and close them. Starts an event loop."""
+    set_on_retry_hooks(())  # they would log to stdout; only the result counts
+
+    async def run() -> T:
+        transport = options.transport(registries)
+        try:
+            return await call(transport)
+        finally:
+            await transport.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
+
+
+def ask_followed(options: RegistryOptions, registries: Iterable[str], call: Callable[[Transport], Awaitable[T]]) -> T:
+    """Run one call like `ask`, after the ledger of each of these registries was checked by `followed`."""
+    asked = list(dict.fromkeys(registries))
+
+    async def run(transport: Transport) -> T:
+        for registry in asked:
+            await followed(options, transport, registry)
+        return await call(transport)
+
+    return ask(options, asked, run)
+
+
+async def followed(
+    options: RegistryOptions, transport: Transport, registry: str, lock_key: VerifierKey | None = None
+) -> LedgerCheck:
+    """Compare a registry's ledger with the state seen before and with the key in the project's lock (`lock_key`).
+
+    Raises: LedgerBroken, LedgerUnchecked, NotTrusted, KeyDiffers.
+    """
+    client = options.client
+    watch = LedgerWatch(client.state, transport, client.now_s, strict=options.strict)
+    check = await watch.follow(registry, lock_key)
+    for line in ledger_notices(check):
+        client.notice(line)
+    return check
+
+
+def ledger_notices(check: LedgerCheck) -> list[str]:
+    """Return what a person must know about the trust in a ledger: first use, a rotated key, state that was not saved."""
+    lines = []
+    if check.status is TrustStatus.FIRST_USE and check.named is not None:
+        lines.append(
+            f"first use of the ledger of {check.registry}: it is trusted here because boltseal.lock names the key that "
+            f"signs it, {check.named}. Its author vouches for it. To trust it on this machine: "
+            f"boltseal trust {check.registry} KEY"
+        )
+    elif check.status is TrustStatus.FIRST_USE and check.head is not None:
+        lines.append(
+            f"first use of the ledger of {check.registry} (key ID {check.head.trusted.key_id.hex()}): from now on it is "
+            "compared with its present state. Its key is not verified: a key that the registry itself serves proves "
+            f"nothing. Get the key from its operator, then: boltseal trust {check.registry} KEY"
+        )
+    if check.status is TrustStatus.ROTATED and check.head is not None:
+        lines.append(
+            f"the ledger of {check.registry} is signed by a new key, named by the trusted one: {check.head.trusted.key}"
+        )
+    if check.not_saved and check.head is not None:
+        lines.append(f"the state of the ledger could not be saved: {check.not_saved}")
+    return lines
+
+
+def tag_or_digest(reference: Reference) -> Tag | Digest:
+    """Return the digest of a reference, else its tag, else `latest` as Docker does."""
+    return reference.digest or reference.tag or Tag("latest")
+
+
+def repository_only(text: str) -> Reference:
+    """Parse a reference that names a whole repository. Raises: ReferenceUnsuitable."""
+    reference = Reference.parse(text)
+    if reference.tag is not None or reference.digest is not None:
+        raise ReferenceUnsuitable(f"{quote(text)} names one image; expected a repository, such as {reference.name}")
+    return reference

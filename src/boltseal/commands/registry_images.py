@@ -1,0 +1,46 @@
+"""All images of a registry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from boltseal.client.catalog import list_repositories
+from boltseal.client.errors import RemoteNotFound
+from boltseal.client.registry_client import RegistryClient
+from boltseal.client.transport import Transport
+from boltseal.errors import TooMany
+from boltseal.oci.reference import Reference, Repository
+from boltseal.policy.rule_decision import signature_subject
+
+MAX_IMAGES: Final = 200_000
+"""How many tags of a registry are listed; a hostile one could list them without an end."""
+
+
+class TooManyImages(TooMany):
+    """A registry lists more tags than are accepted."""
+
+
+async def registry_images(
+    transport: Transport,
+    registry: str,
+    most: int | None = MAX_IMAGES,
+    skip: Callable[[Repository], bool] = lambda _: False,
+) -> AsyncIterator[Reference]:
+    """Yield every tag of every repository, without those of signature tools. Raises: TooManyImages.
+
+    `most`: how many tags may be listed; None for no limit. `skip`: returns True for a repository that is left out.
+    """
+    client, listed = RegistryClient(transport, registry), 0
+    async for repository in list_repositories(transport, registry):
+        if skip(repository):
+            continue
+        try:
+            async for tag in client.tags(repository):
+                listed += 1
+                if most is not None and listed > most:
+                    raise TooManyImages(f"{registry} lists more than {most} tags; name the images to scan")
+                if signature_subject(tag) is None:
+                    yield Reference(registry, repository, tag)
+        except RemoteNotFound:
+            continue

@@ -1,0 +1,93 @@
+"""Verify the images in the stores of this host, or on a mounted disk; read-only, without an engine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.scrub_expectations import (
+    ExpectationOptions,
+    digests_in_arguments,
+    documents_of,
+    lock_expectations,
+    receipts_of,
+)
+from boltseal.config import home_folders
+from boltseal.engines.priority import idle_disk
+from boltseal.errors import Invalid, quote
+from boltseal.host.scrub.find_stores import store_at, usual_stores
+from boltseal.host.scrub.layer_check import CheckMode
+from boltseal.host.scrub.report import ScrubReport, outcome
+from boltseal.host.scrub.scrub import ScrubRequest, scrub
+from boltseal.host.scrub.workers import Progress, WorkRate
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubImagesRequest:
+    """What to verify, and how.
+
+    Attributes:
+        images: names or IDs; none for all.
+        roots: stores, mounted disks, layouts or archives; none for this host's stores.
+        mode: how much of a layer is read.
+        rate: how fast.
+        low_priority: give way to other processes.
+    """
+
+    images: tuple[str, ...] = ()
+    roots: tuple[Path, ...] = ()
+    expectations: ExpectationOptions = field(default_factory=ExpectationOptions)
+    mode: CheckMode = field(default_factory=CheckMode)
+    rate: WorkRate = field(default_factory=WorkRate)
+    low_priority: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubResult:
+    """The reports of a scrub. `searched`: where, in words."""
+
+    reports: tuple[ScrubReport, ...]
+    searched: str
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome of all reports together; HOLDS where there is none."""
+        return Outcome(outcome(list(self.reports)))
+
+
+def scrub_images(request: ScrubImagesRequest, client: ClientContext, progress: Progress) -> ScrubResult:
+    """Verify images on the disk. `low_priority` changes this process for good.
+
+    Raises: Invalid: contradicting options; Unavailable: unreadable files; NoStoreFound, ReceiptInvalid, LockInvalid.
+    """
+    wanted = ScrubRequest(
+        images=request.images,
+        expected=digests_in_arguments(request.images, request.expectations.expect),
+        receipts=receipts_of(request.expectations),
+        locks=lock_expectations(request.expectations, client),
+        documents=documents_of(request.expectations),
+        check_mode=request.mode,
+        pace=request.rate,
+    )
+    if request.low_priority:
+        os.nice(19)
+        idle_disk()
+    roots = request.roots
+    stores = [store for path in roots for store in store_at(path)] if roots else usual_stores(home_folders())
+    reports = scrub(stores, wanted, progress)
+    searched = ", ".join(quote(str(root)) for root in roots) or "the usual stores of this host's engines"
+    return ScrubResult(tuple(reports), searched)
+
+
+def parse_rate(text: str) -> WorkRate:
+    """Parse bytes per second, as 50M; "" for no limit. Raises: Invalid."""
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+    number, unit = text.rstrip("KMG"), text[len(text.rstrip("KMG")) :]
+    if not text:
+        return WorkRate()
+    if not number.isascii() or not number.isdigit() or unit not in units or int(number) == 0:
+        raise Invalid(f"--bytes-per-second is {quote(text)}; expected a number such as 50M, 500K or 1000000")
+    return WorkRate(bytes_per_second=int(number) * units[unit])

@@ -1,0 +1,53 @@
+"""List the tags of a repository, at any registry, now or at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from boltseal.client.history import ProvenHistory
+from boltseal.client.registry_client import RegistryClient
+from boltseal.client.transport import Transport
+from boltseal.commands.history import read
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions, ask_followed
+from boltseal.errors import Unavailable
+from boltseal.ledger.history import EntryAt
+from boltseal.oci.reference import Reference, Tag
+
+
+@dataclass(frozen=True, slots=True)
+class PastTags:
+    """The tags of a repository at a time, each with the entry of the ledger that set it."""
+
+    reference: Reference
+    entries: Mapping[str, EntryAt]
+    proven: ProvenHistory
+
+    @property
+    def outcome(self) -> Outcome:
+        """DIFFERS if the history is broken."""
+        return Outcome.DIFFERS if self.proven.problems else Outcome.HOLDS
+
+
+def list_tags(reference: Reference, options: RegistryOptions) -> list[Tag]:
+    """Return all tags of a repository. Raises: errors of the registry client."""
+
+    async def listed(transport: Transport) -> list[Tag]:
+        client = RegistryClient(transport, reference.registry)
+        return [tag async for tag in client.tags(reference.repository)]
+
+    return ask_followed(options, [reference.registry], listed)
+
+
+def tags_at(reference: Reference, time_us: int, options: RegistryOptions) -> PastTags:
+    """Return the tags of a repository at a time, in microseconds since 1970, from the registry's ledger.
+
+    Raises: Unavailable: the registry has no history of whole repositories; LedgerBroken.
+    """
+    found = read(options, reference, None)
+    if not isinstance(found, ProvenHistory):
+        raise Unavailable(
+            f"{reference.registry} keeps no history of whole repositories; ask for one tag's: boltseal history"
+        )
+    return PastTags(reference, found.history.at(time_us), found)

@@ -1,0 +1,19 @@
+"""Small pieces of messages."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from boltseal.errors import quote
+
+MAX_CLEAN: Final = 2000
+
+
+def clean(text: str) -> str:
+    """Return text from files, hosts or registries on one line, with control characters escaped, cut at 2000 characters."""
+    return quote(text, MAX_CLEAN)[1:-1]
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 tag`, `0 tags`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

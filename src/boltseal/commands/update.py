@@ -1,0 +1,194 @@
+"""`boltseal update`: deploy what floating tags resolve to now, and propose newer versions of the other tags.
+
+1. Resolve each floating tag and list the tags of each version. 2. Decide for each service (`deploy.update_plan`).
+3. Record the edits in a journal, then edit the files and the lock. 4. Deploy. 5. A release that is not healthy: undo the
+edits by the journal. A run that is killed leaves the journal, and the next one undoes them (`interrupted_update`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from boltseal.client.registry_client import RegistryClient, Resolved
+from boltseal.client.tag_observations import ObservedInterval, TagObservations
+from boltseal.client.transport import Transport
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.deploy import DeployableProject
+from boltseal.commands.interrupted_update import restore
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions, ask, followed
+from boltseal.deploy.release_flow import DeployResult
+from boltseal.deploy.releases import ReleaseKind, last_good
+from boltseal.deploy.update_plan import (
+    KnownImages,
+    UpdateAction,
+    UpdateStep,
+    failed_before,
+    is_floating,
+    is_version,
+    plan_updates,
+)
+from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.lockfile.document import LOCK_NAME, lock_key
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Tag
+from boltseal.policy.durations import DurationInvalid, parse_duration
+from boltseal.project.edit_journal import EditJournal
+from boltseal.project.edits import FileEdit, ScanRequest
+from boltseal.project.replace_files import replace_all
+from boltseal.project.resolve import Resolver
+from boltseal.project.retag import retag
+from boltseal.project.scan import scan_project
+from boltseal.project.source_files import ProjectTree
+
+Reopen = Callable[[Sequence[str], Sequence[str]], DeployableProject]
+"""Has Compose read the project again: with these services, and registries that it may name."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRequest:
+    """What to update. `cooldown_us`: how long a tag must have resolved to an image. `major`: propose major versions.
+
+    `write`: write proposed versions into the files and deploy them. `dry_run`: decide only.
+    """
+
+    cooldown_us: int = 0
+    major: bool = False
+    write: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """The result. `release`: None where nothing was deployed."""
+
+    outcome: Outcome
+    plan_updates: tuple[UpdateStep, ...]
+    release: DeployResult | None = None
+
+
+def parse_cooldown(text: str) -> int:
+    """Return `--cooldown` in microseconds. Raises: Invalid."""
+    try:
+        return parse_duration(text)
+    except DurationInvalid as error:
+        raise Invalid(f"--cooldown is {error.message}") from error
+
+
+def update_project(
+    request: UpdateRequest,
+    project: DeployableProject,
+    reopen: Reopen,
+    options: RegistryOptions,
+    report: Callable[[Sequence[UpdateStep]], None],
+) -> UpdateReport:
+    """Decide for each service, and deploy what is taken, as the only process that deploys the project.
+
+    `report`: is called with the decisions before anything is deployed. Raises: Invalid: there is no lock; AnotherDeploys,
+    EditsRunning, LedgerBroken, Unavailable: a reference was not resolved, or a version can't be written into the files.
+    """
+    with project.folder.deploying():
+        decided = _decide(request, project, options)
+        report(decided)
+        chosen = [
+            step
+            for step in decided
+            if step.act is UpdateAction.TAKE or (request.write and step.act is UpdateAction.PROPOSE)
+        ]
+        release = None
+        if chosen and not request.dry_run:
+            release = _apply(chosen, project, reopen, options.client)
+    outcome = Outcome.UNKNOWN if any(step.act is UpdateAction.UNKNOWN for step in decided) else Outcome.HOLDS
+    return UpdateReport(outcome, decided, release)
+
+
+def _decide(request: UpdateRequest, project: DeployableProject, options: RegistryOptions) -> tuple[UpdateStep, ...]:
+    """Steps 1 and 2: one HEAD request for each floating tag, and a tag list for each version."""
+    lock, folder = project.lock()
+    if lock is None:
+        raise Invalid(f"there is no {LOCK_NAME} in {folder}: run `boltseal lock` and `boltseal deploy` first")
+    services = list(project.read.model.services.values())
+    floating = [lock_key(each.image) for each in services if is_floating(each)]
+    versions = [lock_key(each.image) for each in services if is_version(each)]
+    now_us = options.client.now_us()
+
+    async def run(transport: Transport) -> KnownImages:
+        resolver = Resolver(transport, project.allowed, watch=lambda registry: followed(options, transport, registry))
+        answers = await resolver.resolve(floating)
+        current = {key: each.digest for key, each in answers.items() if isinstance(each, Resolved)}
+        tags = {each: await _tags(transport, each) for each in dict.fromkeys(versions)}
+        locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
+        past = _past(options.client, current, remember=not request.dry_run)
+        return KnownImages(locked, answers, tags, past, failed_before(project.folder.all()))
+
+    known = ask(options, project.registries, run)
+    return plan_updates(services, known, now_us=now_us, cooldown_us=request.cooldown_us, major=request.major)
+
+
+async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | BoltsealError:
+    try:
+        return [tag async for tag in RegistryClient(transport, image.registry).tags(image.repository)]
+    except BoltsealError as error:
+        return error
+
+
+def _past(
+    client: ClientContext, current: Mapping[Reference, Digest], *, remember: bool
+) -> dict[Reference, Sequence[ObservedInterval]]:
+    """Return since when each tag resolves to its image, by earlier observations. `remember`: record this one too."""
+    with TagObservations(client.state) as observations:
+        if remember and current:
+            observations.record_all(current.items(), client.now_us())
+        return {reference: observations.past(reference) for reference in current}
+
+
+def _apply(
+    chosen: Sequence[UpdateStep], project: DeployableProject, reopen: Reopen, client: ClientContext
+) -> DeployResult:
+    """Steps 3 to 5, for the chosen services only: other changes of the files are for `deploy`."""
+    _, folder = project.lock()
+    names = sorted({step.service for step in chosen})
+    edits = _retagged(project, {step.service: step.tag for step in chosen if step.tag is not None})
+    journal = EditJournal(client.state_folder, folder)
+    with journal.held():
+        journal.begin(
+            project.root,
+            edits,
+            (folder / LOCK_NAME).read_bytes(),
+            project=project.read.model.project,
+            engine=project.folder.engine,
+            release=project.folder.next_number() - 1,
+        )
+        done = None
+        try:
+            replace_all(project.root.resolve(), edits)
+            only = names if last_good(project.folder.all()) is not None else list(project.services)
+            edited = reopen(only, list(project.registries))
+            images = {lock_key(edited.read.model.services[name].image) for name in names}
+            with journal.locking():
+                edited.relock(lambda reference: reference in images)
+            done = edited.deploy(ReleaseKind.UPDATE)
+            return done
+        finally:
+            if done is not None and done.release.good:
+                journal.end()
+            else:
+                restore(client, journal)
+
+
+def _retagged(project: DeployableProject, versions: Mapping[str, Tag]) -> tuple[FileEdit, ...]:
+    """Return the Compose files with these versions, by service. Raises: Unavailable: with the first reason."""
+    if not versions:
+        return ()
+    asked = ScanRequest(ProjectTree(project.root), list(project.named.files))
+    found = scan_project(asked.project, asked.paths)
+    wanted = {f"services.{name}.image": tag for name, tag in versions.items()}
+    image_refs = {image_ref: wanted[image_ref.where] for image_ref in found.image_refs if image_ref.where in wanted}
+    edited = retag(asked, found, image_refs)
+    missing = wanted.keys() - {image_ref.where for image_ref in image_refs}
+    for refusal in edited.refusals:
+        raise Unavailable(f"{refusal.image_ref.path}:{refusal.image_ref.line}: {refusal.reason}; nothing was written")
+    if missing:
+        raise Unavailable(f"{', '.join(sorted(missing))}: not found in the files; nothing was written")
+    return edited.changes

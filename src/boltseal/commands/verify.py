@@ -1,0 +1,99 @@
+"""`boltseal verify`: check that the files of a project still resolve to what boltseal.lock says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from boltseal.client.transport import Transport
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.progress import Progress, no_progress
+from boltseal.commands.project_images import (
+    OpenedProject,
+    ledger_follower,
+    open_project,
+    paths_in_project,
+    registry_filter,
+)
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.lockfile.compare import Weight
+from boltseal.lockfile.document import Lock
+from boltseal.project.lock_file import read_lock
+from boltseal.project.platforms import check_platform
+from boltseal.project.resolve import Resolver
+from boltseal.project.verify import VerifyResult, verify
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """What to verify. `paths`: () for the whole project. `allow`: further registries that its files may name.
+
+    `platforms`: the platforms that the images are used on; () for those of the project's settings. `offline`: contact no
+    registry. `strict`: a note counts as a difference; the project's settings may require it as well.
+    """
+
+    project: Path
+    paths: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    offline: bool = False
+    strict: bool = False
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The result. `note_weight`: what a template that is not evaluated counts as."""
+
+    outcome: Outcome
+    opened: OpenedProject
+    results: tuple[VerifyResult, ...]
+    note_weight: Weight
+
+
+def verify_project(request: VerifyRequest, options: RegistryOptions, progress: Progress = no_progress) -> VerifyReport:
+    """Verify a project. Raises: Invalid, LockInvalid, PlatformInvalid, LedgerBroken."""
+    opened = open_project(request.project, paths_in_project(request.project, request.paths))
+    lock = read_lock(request.project)
+    strict = request.strict or opened.settings.strict
+    options = replace(options, strict=strict)
+    platforms = [check_platform(each) for each in request.platforms or opened.settings.platforms]
+    if request.offline:
+        now_us = options.client.now_us()
+        results = asyncio.run(verify(opened.image_refs, lock, None, now_us=now_us, strict=strict, platforms=platforms))
+    else:
+        allowed = registry_filter(options, request.allow)
+        results = _ask(opened, lock, options, allowed, progress, platforms, strict=strict)
+    return VerifyReport(
+        outcome=_outcome(results, opened, strict=strict),
+        opened=opened,
+        results=results,
+        note_weight=Weight.DIFFERS if strict else Weight.NOTE,
+    )
+
+
+def _ask(
+    opened: OpenedProject,
+    lock: Lock | None,
+    options: RegistryOptions,
+    allowed: Callable[[str], bool],
+    progress: Progress,
+    platforms: Sequence[str],
+    *,
+    strict: bool,
+) -> tuple[VerifyResult, ...]:
+    now_us = options.client.now_us()
+
+    async def run(transport: Transport) -> tuple[VerifyResult, ...]:
+        resolver = Resolver(transport, allowed, watch=ledger_follower(options, transport, lock), progress=progress)
+        return await verify(opened.image_refs, lock, resolver, now_us=now_us, strict=strict, platforms=platforms)
+
+    return ask(options, opened.registries, run)
+
+
+def _outcome(results: Sequence[VerifyResult], opened: OpenedProject, *, strict: bool) -> Outcome:
+    weights = {result.weight for result in results}
+    if Weight.DIFFERS in weights or (strict and opened.notes):
+        return Outcome.DIFFERS
+    return Outcome.UNKNOWN if Weight.UNKNOWN in weights or opened.problems else Outcome.HOLDS

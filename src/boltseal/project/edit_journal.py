@@ -1,0 +1,217 @@
+"""A journal of edits to a project's files that are undone unless the deployment that follows them succeeds.
+
+    STATE/edits/HASH.json   the files before and after the edits, the lock before and after; HASH is of the project's path
+    STATE/edits/HASH.lock   held (flock) by the process that edits or restores
+
+The journal is on the disk before the first edit, so that a run after a kill or a power cut can undo the edits:
+
+1. Every file must be as it was before the edits or as they left it. If one is neither, somebody edited it since, and
+   nothing is restored.
+2. The lock likewise; while it is being written (stage `locking`) it may be anything.
+3. What differs is written back, all files or none. 4. The journal is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from boltseal.errors import Unavailable
+from boltseal.files.atomic_files import Disk, write_file
+from boltseal.lockfile.document import LOCK_NAME
+from boltseal.project.edits import FileEdit
+from boltseal.project.replace_files import replace_all
+from boltseal.project.source_files import SourceFile
+
+_SECRET: Final = 0o600  # the files may hold passwords
+
+
+class JournalUnusable(Unavailable):
+    """The journal can't be read or written."""
+
+
+class EditsRunning(Unavailable):
+    """Another process edits this project and deploys the edits at this moment."""
+
+
+class JournalStage(StrEnum):
+    """How far the edits have come. The files may be edited in every stage."""
+
+    FILES = "files"
+    """The lock was not touched."""
+    LOCKING = "locking"
+    """The lock is being written."""
+    LOCKED = "locked"
+    """The lock was written."""
+
+
+class JournaledFile(msgspec.Struct, frozen=True):
+    """One file's bytes. `path`: relative to the journal's root."""
+
+    path: str
+    before: bytes
+    after: bytes
+
+
+class JournalRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is written. `root`: the folder with the lock. `project`, `engine`, `release`: the last release before the edits."""
+
+    root: str
+    files: tuple[JournaledFile, ...]
+    lock_before: bytes
+    lock_after: bytes
+    stage: JournalStage
+    project: str
+    engine: str
+    release: int
+
+
+class Restored(NamedTuple):
+    """What a restoration did. `refused`: the files that somebody edited since, because of which nothing was restored."""
+
+    files: tuple[str, ...]
+    refused: tuple[str, ...] = ()
+
+
+class EditJournal:
+    """The journal of one project. Everything but `of_project` needs `held`."""
+
+    def __init__(self, state: Path, root: Path, disk: Disk = Disk()) -> None:  # noqa: B008 - it has no state
+        self.root = root.resolve()
+        name = sha256(os.fsencode(self.root)).hexdigest()[:32]
+        self._path = state / "edits" / f"{name}.json"
+        self._disk = disk
+
+    @classmethod
+    def of_project(cls, state: Path, root: Path) -> tuple[EditJournal, ...]:
+        """Return the journals of a folder, of folders in it, and of those above it, without taking their locks.
+
+        Raises: JournalUnusable.
+        """
+        whole = root.resolve()
+        found = []
+        for path in sorted((state / "edits").glob("*.json")):
+            record = _read(path)
+            at = None if record is None else Path(record.root)
+            if at is not None and (at == whole or at in whole.parents or whole in at.parents):
+                found.append(cls(state, at))
+        return tuple(found)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only process that edits this project. Raises: EditsRunning, JournalUnusable."""
+        with self._errors():
+            for folder in (self._path.parent.parent, self._path.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(
+                self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _SECRET
+            )
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise EditsRunning(f"{self.root} is being updated by another process; run it again later") from error
+            yield
+        finally:
+            os.close(fd)
+
+    def read(self) -> JournalRecord | None:
+        """Return what is recorded, None where no edits are. Raises: JournalUnusable."""
+        return _read(self._path)
+
+    def begin(
+        self, edited: Path, edits: Sequence[FileEdit], lock: bytes, *, project: str, engine: str, release: int
+    ) -> None:
+        """Record edits before they are made. `edited`: the folder of their paths. Raises: JournalUnusable."""
+        below = edited.resolve().relative_to(self.root)
+        files = tuple(JournaledFile((below / one.path).as_posix(), one.before.raw, one.after.raw) for one in edits)
+        record = JournalRecord(
+            root=str(self.root),
+            files=files,
+            lock_before=lock,
+            lock_after=lock,
+            stage=JournalStage.FILES,
+            project=project,
+            engine=engine,
+            release=release,
+        )
+        self._write(record)
+
+    @contextlib.contextmanager
+    def locking(self) -> Iterator[None]:
+        """Record that the block writes the lock, and what it wrote. Raises: JournalUnusable."""
+        record = self.read()
+        if record is None:
+            raise AssertionError("begin comes first")
+        self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKING))
+        yield
+        after = _bytes(self.root / LOCK_NAME) or b""
+        self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKED, lock_after=after))
+
+    def end(self) -> None:
+        """Forget the edits: they stay. Raises: JournalUnusable."""
+        with self._errors():
+            self._path.unlink(missing_ok=True)
+            self._disk.sync_folder(os.fspath(self._path.parent))
+
+    def restore(self) -> Restored:
+        """Undo the recorded edits, all files or none, and forget them. Raises: JournalUnusable, FilesNotWritten, FileChanged."""
+        record = self.read()
+        if record is None:
+            return Restored(())
+        changes, refused = [], []
+        any_lock = record.stage is JournalStage.LOCKING
+        lock = JournaledFile(LOCK_NAME, record.lock_before, record.lock_after)
+        for file in (*record.files, lock):
+            now = _bytes(self.root / file.path)
+            if now == file.before:
+                continue
+            if now is None or not (now == file.after or (any_lock and file is lock)):
+                refused.append(file.path)
+                continue
+            changes.append(FileEdit(SourceFile.of(file.path, now), SourceFile.of(file.path, file.before)))
+        if not refused:
+            replace_all(self.root, changes, self._disk)
+        self.end()
+        return Restored((), tuple(refused)) if refused else Restored(tuple(change.path for change in changes))
+
+    def _write(self, record: JournalRecord) -> None:
+        with self._errors():
+            write_file(self._disk, self._path, msgspec.json.encode(record), _SECRET)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise JournalUnusable(f"{self._path} can't be written: {error.strerror}; nothing was edited") from error
+
+
+def _read(path: Path) -> JournalRecord | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=JournalRecord)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise JournalUnusable(f"{path} can't be read: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise JournalUnusable(
+            f"{path} is not a journal of edits: {error}; compare the project's files with their history, and remove it"
+        ) from error
+
+
+def _bytes(path: Path) -> bytes | None:
+    """Return a file's bytes; None where there is none, or a link."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+            return file.read()
+    except OSError:
+        return None

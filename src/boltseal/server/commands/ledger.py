@@ -1,0 +1,106 @@
+"""Administration of the ledger and of the log of observations: keys, rotation, recovery."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from boltseal.client.ledger_client import LedgerClient, registry_of
+from boltseal.client.transport import Transport
+from boltseal.commands.registry_access import RegistryOptions, ask
+from boltseal.errors import Invalid, NotFound
+from boltseal.ledger.checkpoint import parse_checkpoint_unverified
+from boltseal.ledger.note import VerifierKey, parse_note_unverified
+from boltseal.server.commands.data_folder import local_admin, required_reason
+from boltseal.server.registry.recovery import Recovered, accept_loss, bring_back, entries_here
+from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.settings import Settings
+from boltseal.server.storage.ledger_copy import FolderCopy
+from boltseal.server.storage.ledger_key import LedgerKeys
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS
+from boltseal.server.store_factory import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerKey:
+    """The key of a log, with the name of its origin."""
+
+    origin: str
+    key: VerifierKey
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverRequest:
+    """How to recover a log: copy missing entries from `source` (URL or folder), or accept their loss (None).
+
+    `reason`: required to accept a loss. `observations`: the log of observations instead of the ledger.
+    """
+
+    source: str | None
+    accept_loss: bool
+    reason: str
+    observations: bool
+
+    def __post_init__(self) -> None:
+        if self.accept_loss == (self.source is not None):
+            raise Invalid("give --from URL|DIR to copy the missing entries, or --accept-loss to continue without them")
+
+
+def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:
+    """Return the public key of a log. Raises: NotFound: nothing was signed here yet."""
+    name = OBSERVATIONS.name if observations else LEDGER.name
+    found = LedgerKeys(settings.keys, name=name).key()
+    if found is None:
+        raise NotFound(
+            "no observations were signed here yet"
+            if observations
+            else "no ledger was signed here yet: `boltseal serve` makes the key at its first start"
+        )
+    return LedgerKey(found.name, found.verifier)
+
+
+def rotate_key(settings: Settings, reason: str, *, observations: bool) -> LedgerKey:
+    """Sign a log with a new key from now on; the old key's last entry names it."""
+    reason = required_reason(reason)
+    with open_store(settings) as store:
+        log = store.observing if observations else store.integrator
+        new = log.rotate(local_admin().name, reason).verifier
+    return LedgerKey(new.name, new)
+
+
+def recover_ledger(settings: Settings, request: RecoverRequest, registries: RegistryOptions) -> Recovered:
+    """Copy missing entries into a log, or record that they are lost. Raises: Invalid, and errors of recovery."""
+    if request.source is None:
+        return _accept_loss(settings, required_reason(request.reason), observations=request.observations)
+    log = OBSERVATIONS if request.observations else LEDGER
+    with open_store(settings) as store:
+        writer, keys = TagWriter(settings.rules), store.keys.of(log.name)
+        if "://" not in request.source:
+            copy = FolderCopy(Path(request.source), log)
+            return bring_back(store.database, keys, writer, copy.lines, copy.head(), log)
+        start = entries_here(store.database, log)
+        suffix = "/observations" if request.observations else ""
+        head, lines = _fetch_unverified(request.source, start, registries, suffix)
+        return bring_back(
+            store.database, keys, writer, lambda first, end: lines[first - start : end - start], head, log
+        )
+
+
+def _fetch_unverified(url: str, start: int, registries: RegistryOptions, suffix: str) -> tuple[bytes, list[bytes]]:
+    """Return the checkpoint of another registry's log, and its entries from `start` on; `bring_back` verifies them."""
+
+    async def fetch(transport: Transport) -> tuple[bytes, list[bytes]]:
+        client = LedgerClient(transport, f"{registry_of(url)}{suffix}")
+        head = await client.checkpoint()
+        size = parse_checkpoint_unverified(parse_note_unverified(head).text).size
+        return head, await client.entries(start, size) if size > start else []
+
+    return ask(registries, [registry_of(url)], fetch)
+
+
+def _accept_loss(settings: Settings, reason: str, *, observations: bool) -> Recovered:
+    with open_store(settings) as store:
+        if observations:
+            keys = store.keys.of(OBSERVATIONS.name)
+            return accept_loss(store.database, keys, local_admin().name, reason, OBSERVATIONS)
+        return accept_loss(store.database, store.keys, local_admin().name, reason)

@@ -1,0 +1,45 @@
+"""The pull limits that the mirror's upstreams reported last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from boltseal.client.pull_limit import PullLimit
+from boltseal.server.commands.data_folder import on_store
+from boltseal.server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamLimit:
+    """An upstream's pull limit at `time_us`; `limit` None: it reported none. `down_us`: since when it does not answer."""
+
+    registry: str
+    reserve: int
+    limit: PullLimit | None
+    time_us: int | None
+    down_us: int | None
+    down_reason: str
+
+
+def upstream_limits(settings: Settings) -> list[UpstreamLimit]:
+    """Return the recorded pull limits of all configured upstreams. Sends no request."""
+    recorded = on_store(settings, lambda store: store.registry.upstreams.every())
+    found = []
+    for terms in settings.upstreams:
+        row = recorded.get(terms.name)
+        limit = None
+        if row is not None and row.quota_limit is not None:
+            limit = PullLimit(
+                row.quota_limit, row.quota_remaining or 0, row.quota_window_s or 0, row.quota_source or ""
+            )
+        found.append(
+            UpstreamLimit(
+                registry=terms.name,
+                reserve=terms.reserve,
+                limit=limit,
+                time_us=None if row is None or limit is None else row.quota_us,
+                down_us=None if row is None else row.down_us,
+                down_reason="" if row is None else row.down_reason or "",
+            )
+        )
+    return found

@@ -1,0 +1,48 @@
+"""Move a mutable tag back to an earlier digest."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from boltseal.commands.timestamps import parse_timestamp
+from boltseal.errors import Invalid, quote
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+from boltseal.server.commands.data_folder import local_admin, local_reference, on_store, required_reason
+from boltseal.server.registry.restores import ByIndex, ByTime, RestoredTag, RestoreTarget
+from boltseal.server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """A tag that was moved back."""
+
+    reference: Reference
+    restored: RestoredTag
+
+
+def restore_tag(settings: Settings, ref: str, to: str, reason: str) -> RestoreResult:
+    """Move a tag back to `to`: a digest, the index of a ledger entry, or a time.
+
+    Raises: Invalid: not a tag of this registry, no reason, or another `to`; NeverResolved, NoLongerStored, TagSealed.
+    """
+    reason, local = required_reason(reason), local_reference(ref, settings)
+    tag, target = local.tag_for("restored", "latest"), parse_target(to)
+    restored = on_store(
+        settings, lambda store: store.registry.restores.restore(local.repository, tag, target, local_admin(), reason)
+    )
+    return RestoreResult(local.reference, restored)
+
+
+def parse_target(text: str) -> RestoreTarget:
+    """Parse a digest, the index of a ledger entry, or a time. Raises: Invalid."""
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return ByIndex(int(text))
+    if ":" in text and re.match(r"[a-z0-9]+:[0-9a-f]{32}", text):
+        return Digest.parse(text)
+    time_us = parse_timestamp(text)
+    if time_us is None:
+        expected = "a digest, the index of an entry, or a time such as 2026-11-24T08:29"
+        raise Invalid(f"--to is {quote(text)}; expected {expected}")
+    return ByTime(time_us)

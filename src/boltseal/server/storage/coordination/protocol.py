@@ -1,0 +1,87 @@
+"""How the processes of one store agree with each other: `Generation`, `InterprocessLock` and `Leases`.
+
+`tests/contracts/test_coordination.py` checks the promises on every implementation. The ones here are for one host: files
+and locks that the kernel releases when a process ends. Several hosts need a database.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+
+class Generation(Protocol):
+    """A number that changes when cached answers may be wrong; a sequence lock over all processes of a store.
+
+    Even: caches filled under this number are right. Odd: a transaction that takes something away is being committed, and no
+    cache may be used or filled. A process that cannot confirm the number reads an odd one. A process that dies between
+    `begin` and `end` leaves the number odd, which costs speed and nothing else, until the next `end` or `repair`.
+    """
+
+    def read(self) -> int:
+        """Return the number now. Read it before asking the database for what will be cached under it. Does not block."""
+        ...
+
+    def begin(self) -> None:
+        """Make the number odd, before such a COMMIT. Waits for the `end` of another process."""
+        ...
+
+    def end(self) -> None:
+        """Make the number even and different from every earlier one, after the COMMIT or its failure."""
+        ...
+
+    def repair(self) -> None:
+        """Make an odd number even that a dead process left. Called under the database's write lock."""
+        ...
+
+    def close(self) -> None:
+        """Release what the object holds. Called once."""
+        ...
+
+
+class InterprocessLock(Protocol):
+    """Locks by key, over all tasks of all processes of a store. A lock ends with the process that holds it.
+
+    A lock avoids work that is done twice. It does not protect data: what is written under it must be right without it.
+    """
+
+    def taken(self, key: str, wait_s: float) -> AbstractAsyncContextManager[None]:
+        """Hold the lock of a key inside the block. LockNotAcquired after `wait_s` seconds, LockUnusable."""
+        ...
+
+    def close(self) -> None:
+        """Release every lock. Idempotent."""
+        ...
+
+
+class Lease(Protocol):
+    """The right to do one kind of work, until it is released or lost."""
+
+    @property
+    def epoch(self) -> int:
+        """A number that is higher than that of every earlier lease of this name.
+
+        The holder writes it in the transactions of its work, and a transaction with a lower epoch than one already written
+        is refused. So a holder that has lost its lease without noticing changes nothing.
+        """
+        ...
+
+    def held(self) -> bool:
+        """Whether the lease was not lost as far as this process can tell. Does not block for long."""
+        ...
+
+    def release(self) -> None:
+        """Give the lease back. Idempotent."""
+        ...
+
+
+class Leases(Protocol):
+    """Decides which process does a kind of work for the whole store. At most one lease of a name is valid at a time."""
+
+    def acquire(self, name: str) -> Lease | None:
+        """Return a lease, or None while another process holds the one of this name. LockUnusable. Not for the event loop."""
+        ...
+
+    def close(self) -> None:
+        """Release every lease of this object. Idempotent."""
+        ...

@@ -1,0 +1,184 @@
+"""What the registry may ask of the metadata database: `Metadata`, `UnitOfWork`, `Snapshot` and `Lookups`.
+
+Promises, which `tests/contracts/test_metadata.py` checks on every implementation:
+
+1. **Atomic.** A unit of work takes effect as a whole or not at all. A job that raises has changed nothing, and the other
+   jobs of its group are not affected.
+2. **Durable.** `write` returns only after a COMMIT that survives power loss. It raises Full or Unavailable when nothing was
+   changed. If the answer to a COMMIT is lost (a broken connection), it raises Unavailable and the change may or may not have
+   been made. Callers repeat the request: a repeated push or delete finds the change and makes no second one.
+3. **Isolated.** Between its first read and its COMMIT a unit of work sees no change of another one in the rows that it
+   locked (`lock_repository`, `lock_tag`, `lock_head` in the modules of this package). SQLite has one writer at a time,
+   over all processes, so a lock of a row costs nothing there; PostgreSQL locks by `SELECT ... FOR UPDATE`.
+4. **In order.** Units of work of one process are committed in the order in which they were handed in.
+5. **Snapshots.** A read sees the last commit before it began, or a later one, and no part of a commit after that.
+6. **Caches.** A unit of work with `invalidates_caches` set changes the generation around its COMMIT.
+
+Nothing here names SQLAlchemy or a driver. Queries are functions of the modules beside this one; they reach the
+connection by `Snapshot.sql`, which is for modules of `server.storage` only (`tests/server/storage/test_layering.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from boltseal.server.storage.coordination.protocol import Generation
+    from boltseal.server.storage.metadata.sql import SqlSession
+
+T = TypeVar("T")
+Clock = Callable[[], int]
+"""Returns the time: microseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One of the two transparency logs of a store. `name`: names its files beside the data, and its findings."""
+
+    name: str
+
+
+LEDGER: Final = Log("ledger")
+"""The ledger: what happened to the tags of this store."""
+OBSERVATIONS: Final = Log("observations")
+"""What upstreams' tags were seen to resolve to."""
+
+
+class Snapshot(Protocol):
+    """The database as of one moment. An argument of the query functions of this package; valid until they return."""
+
+    @property
+    def sql(self) -> SqlSession:
+        """The connection, for modules of `server.storage` only."""
+        ...
+
+
+class UnitOfWork(Snapshot, Protocol):
+    """One job's transaction: a snapshot that may also be written to.
+
+    `now_us`: the time of the transaction, microseconds since the epoch.
+    `doubts`: by a log's name, the reason why no entry may be added to it.
+    `invalidates_caches`: set by the job when cached answers may be wrong after the COMMIT.
+    `appended`: names of the logs to which the job added an entry.
+    `complete_manifests`: manifests, as (repository id, digest), whose closure the job found complete.
+    """
+
+    now_us: int
+    doubts: Mapping[str, str]
+    invalidates_caches: bool
+    appended: set[str]
+    complete_manifests: set[tuple[int, str]]
+
+    def rolled_back(self) -> AbstractContextManager[None]:
+        """Undo at its end what the block did. Errors of the block are raised."""
+        ...
+
+
+Job = Callable[[UnitOfWork], T]
+Query = Callable[[Snapshot], T]
+
+
+class TagFound(NamedTuple):
+    """The digest that a tag resolves to now."""
+
+    digest: str
+    sealed: bool
+
+
+class ManifestFound(NamedTuple):
+    """One manifest of one repository."""
+
+    media_type: str
+    raw: bytes
+
+
+class ForeignTagRow(NamedTuple):
+    """State of an upstream's tag. Times in microseconds since the epoch.
+
+    `digest` None: nothing is served. `held_*` None: no change is held back. `asked_us`: time of the upstream's last answer.
+    `entry_index`: the tag's last entry in the log of observations.
+    """
+
+    digest: str | None
+    media_type: str | None
+    size: int | None
+    held_digest: str | None
+    held_media_type: str | None
+    held_size: int | None
+    held_us: int | None
+    gone_us: int | None
+    asked_us: int
+    entry_index: int
+    changes: int
+    changes_since_us: int
+
+
+class Lookups(Protocol):
+    """Point look-ups for pulls, each of the last commit or a later one. Called on the event loop. Unavailable."""
+
+    async def repository(self, name: str) -> bool:
+        """Return whether a repository of this name exists or ever existed."""
+        ...
+
+    async def tag(self, repository: str, name: str) -> TagFound | None:
+        """Return what a tag resolves to, or None if there is no such tag now."""
+        ...
+
+    async def bound(self, repository: str, name: str) -> str | None:
+        """Return the digest in the tombstone of a deleted tag, or None if the tag has no tombstone."""
+        ...
+
+    async def manifest(self, repository: str, digest: str) -> ManifestFound | None:
+        """Return a manifest as it was pushed, or None if this repository does not have it."""
+        ...
+
+    async def blob_size(self, repository: str, digest: str) -> int | None:
+        """Return the size in bytes of a blob of this repository, or None."""
+        ...
+
+    async def released(self, digest: str) -> int | None:
+        """Return when the last row of any repository that referred to a blob was removed; None if there was none."""
+        ...
+
+    async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
+        """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
+        ...
+
+
+class Metadata(Protocol):
+    """A metadata database. Closed once; `write` and `read` from the event loop, the `..._and_wait` ones from threads."""
+
+    generation: Generation
+    lookups: Lookups
+    doubts: dict[str, str]
+    """By a log's name, the reason why no entry may be added to it. Set by whatever doubts the store."""
+    after_append: dict[str, Callable[[], None]]
+    """By a log's name, a callback after a COMMIT with new entries. Called on the writer thread; must not wait or raise."""
+
+    @property
+    def frozen(self) -> str | None:
+        """The reason why the ledger takes no entry, so that nothing may be pushed; None if it does."""
+        ...
+
+    async def write(self, job: Job[T]) -> T:
+        """Run a job as a unit of work and return its result after the COMMIT. Full, Unavailable, or what the job raised."""
+        ...
+
+    def write_and_wait(self, job: Job[T]) -> T:
+        """Run a job as `write` does, for callers without an event loop."""
+        ...
+
+    async def read(self, query: Query[T]) -> T:
+        """Run a query on another thread, in one snapshot. Unavailable, or what the query raised."""
+        ...
+
+    def read_and_wait(self, query: Query[T]) -> T:
+        """Run a query as `read` does, for callers without an event loop."""
+        ...
+
+    def close(self) -> None:
+        """Finish the jobs that were handed in, then close every connection. Idempotent."""
+        ...

@@ -1,0 +1,94 @@
+"""The SQL connections below `Snapshot.sql`: what differs between databases, so that the queries do not.
+
+`SqlSession` runs statements and transactions; `database.SqlDriver` opens sessions. SQLite's implementations are in
+`sqlite`, the only module that imports a driver. Queries are SQLAlchemy Core expressions. The few that every push waits for are plain
+text for `SqlSession.plain`, because compiling and binding by SQLAlchemy costs ten times such a query.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from boltseal.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Connection
+
+
+class DatabaseDamaged(Unavailable):
+    """The database file is damaged. Nothing was answered from it, and nothing changed."""
+
+
+class Rows(Protocol):
+    """The result of a plain statement: the part of DB-API 2.0 (PEP 249) that all drivers share."""
+
+    @property
+    def rowcount(self) -> int:
+        """The number of rows that an UPDATE or DELETE changed."""
+        ...
+
+    def fetchone(self) -> Any:
+        """Return the next row, or None."""
+        ...
+
+
+class SqlSession(Protocol):
+    """One connection, used by one thread at a time."""
+
+    @property
+    def connection(self) -> Connection:
+        """SQLAlchemy's connection, in the transaction of this session."""
+        ...
+
+    @property
+    def for_update(self) -> str:
+        """The end of a plain SELECT that locks its rows; empty where a write transaction excludes all others anyway."""
+        ...
+
+    def plain(self, statement: str, values: Sequence[object] = (), /) -> Rows:
+        """Run a statement with `?` for each value, without SQLAlchemy."""
+        ...
+
+    def begin(self, *, write: bool) -> None:
+        """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit."""
+        ...
+
+    def savepoint(self, name: str) -> None:
+        """Set a savepoint in the transaction."""
+        ...
+
+    def undo_to(self, name: str) -> None:
+        """Undo everything since a savepoint, which stays set."""
+        ...
+
+    def release(self, name: str) -> None:
+        """Remove a savepoint and keep what was done since."""
+        ...
+
+    def commit(self) -> None:
+        """Make the transaction durable."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo the transaction. Does nothing when there is none."""
+        ...
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is under way. An error such as "disk full" may have ended it."""
+        ...
+
+    def damage(self) -> list[str]:
+        """Return what the database's own check finds wrong with its pages, indexes and references; at most 200 texts."""
+        ...
+
+    def errors_named(self) -> AbstractContextManager[None]:
+        """Turn the driver's errors inside the block into Full, Unavailable and DatabaseDamaged; leave others as they are."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...

@@ -1,0 +1,176 @@
+"""boltseal installed without extras: every client command works, and a server command names the extra that it needs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import pytest
+
+import boltseal
+from boltseal.cli import root
+from boltseal.cli.loading import SERVER_MODULES, load_module
+from tests.cli.client_install import ClientInstall, install_client
+from tests.host.scrub.making import DockerStore
+from tests.images import image, push
+from tests.servers import Server
+
+SOURCE: Final = Path(boltseal.__file__).parent
+MOST_PACKAGES: Final = 30
+SERVER_LIBRARIES: Final = {"alembic", "apprise", "granian", "prometheus-client", "sqlalchemy", "starlette"}
+SERVER_COMMANDS: Final = (
+    ("serve", "--listen", "127.0.0.1:0"),
+    ("config",),
+    ("seal", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
+    ("unseal", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
+    ("restore", "localhost:5000/shop/app:latest", "--to", "2026-11-23", "--reason", "r"),
+    ("accept", "docker.io/library/node:16.13", "--reason", "r"),
+    ("purge", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
+    ("expire",),
+    ("fsck",),
+    ("collect",),
+    ("backup", "copy"),
+    ("restore-backup", "copy"),
+    ("quota",),
+    ("user", "list"),
+    ("token", "rotate"),
+    ("ledger", "key"),
+    ("rules",),
+)
+
+
+def third_party(folder: Path) -> set[str]:
+    """The top-level modules of other distributions that the files below a folder import."""
+    found = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                found |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").partition(".")[0])
+    return found - set(sys.stdlib_module_names) - {"boltseal", "compression"}
+
+
+def test_the_modules_of_the_server_extra_are_those_that_only_the_server_imports() -> None:
+    """Otherwise a server command without the extra would end as a defect of boltseal."""
+    client = set().union(*(third_party(folder) for folder in SOURCE.iterdir() if folder.name != "server"))
+
+    assert third_party(SOURCE / "server") - client == SERVER_MODULES
+
+
+def test_every_dependency_is_imported_by_the_part_that_declares_it() -> None:
+    """The core has no library of the server, and no dependency is left over."""
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]
+    imports = {"backports-zstd": "backports", "pyyaml": "yaml"}
+    declared = {
+        part: {imports.get(name, name.replace("-", "_")) for name in (re.split(r"[\[<>=;]", text)[0] for text in texts)}
+        for part, texts in {"core": project["dependencies"], **project["optional-dependencies"]}.items()
+    }
+
+    assert declared["core"] | declared["notify"] | declared["server"] <= third_party(SOURCE)
+    assert declared["server"] == SERVER_MODULES - {"pydantic", "pydantic_core"}
+    assert declared["notify"] == {"apprise"}
+
+
+def test_another_missing_module_is_a_defect() -> None:
+    """Only libraries of the extra have a remedy."""
+    with pytest.raises(ModuleNotFoundError):
+        load_module("boltseal.nothing", command="fsck", extra="server")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> ClientInstall:
+    return install_client(tmp_path_factory.mktemp("client") / "venv")
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user with no login and no settings."""
+    return {"HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": str(tmp_path / "home"), "DOCKER_CONFIG": "/nowhere"}
+
+
+@pytest.mark.slow
+def test_the_client_is_at_most_thirty_packages(client: ClientInstall) -> None:
+    """None of them is for serving or for Apprise."""
+    assert len(client.distributions) <= MOST_PACKAGES
+    assert not SERVER_LIBRARIES & set(client.distributions)
+
+
+@pytest.mark.slow
+def test_every_command_shows_its_help(client: ClientInstall) -> None:
+    """The list of commands and the help of every client command need no extra."""
+    names = [command.name for command in root._COMMANDS if command.extra is None]
+
+    assert client.run("--help").code == 0
+    assert len(names) > 20
+    for name in names:
+        done = client.run(*name.split(), "--help")
+        assert (name, done.code, done.err) == (name, 0, "")
+
+
+@pytest.mark.slow
+async def test_client_commands_work(
+    server: Server, client: ClientInstall, user: dict[str, str], tmp_path: Path
+) -> None:
+    """digest, lock and verify ask a registry, scrub reads a store on disk."""
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:
+        assert (await push(http, "shop/app", "1.4.2", image("app"))).status_code == 201
+    reference = f"{server.address}/shop/app:1.4.2"
+    project = tmp_path / "project"
+    project.mkdir()
+    project.joinpath("compose.yaml").write_text(f"services:\n  web:\n    image: {reference}\n")
+    store = DockerStore.at(tmp_path)
+    store.image("shop/app:1.4.2", {"etc/passwd": b"root"})
+
+    digest = client.run("digest", reference, environment=user)
+    locked = client.run("lock", cwd=project, environment=user)
+    verified = client.run("verify", cwd=project, environment=user)
+    scrubbed = client.run("scrub", "--root", store.root, cwd=project, environment=user)
+
+    assert (digest.code, digest.out.partition(":")[0]) == (0, "sha256"), digest.err
+    assert locked.code == 0, locked.err
+    assert digest.out.strip() in project.joinpath("boltseal.lock").read_text()
+    assert verified.code == 0, verified.err
+    assert (scrubbed.code, scrubbed.out.partition(":")[0]) == (0, "holds L0"), scrubbed.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", SERVER_COMMANDS, ids=" ".join)
+def test_a_server_command_names_the_extra(
+    client: ClientInstall, user: dict[str, str], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """One line on stderr, exit code 2."""
+    done = client.run(*arguments, cwd=tmp_path, environment=user)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f'boltseal {arguments[0]} needs the server extra: pip install "boltseal[server]"\n'
+
+
+@pytest.mark.slow
+def test_json_names_the_extra_as_well(client: ClientInstall, user: dict[str, str], tmp_path: Path) -> None:
+    """The missing extra is no internal error."""
+    done = client.run("fsck", "--json", cwd=tmp_path, environment=user)
+
+    assert done.code == 2
+    assert [error["code"] for error in done.json["errors"]] == ["UNSUPPORTED"]
+    assert "boltseal[server]" in done.json["errors"][0]["message"]
+
+
+@pytest.mark.slow
+def test_a_receiver_of_apprise_names_the_notify_extra(
+    client: ClientInstall, user: dict[str, str], tmp_path: Path
+) -> None:
+    """A command that notifies refuses the settings before it does anything."""
+    settings = tmp_path / "home/boltseal/boltseal.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('[[notify]]\nname = "chat"\nurl_env = "CHAT"\n')
+    chat = {"CHAT": "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"}
+    done = client.run("watch", "127.0.0.1:1/shop/app:latest", cwd=tmp_path, environment=user | chat)
+
+    assert done.code == 2
+    assert done.err == 'boltseal: notify chat: its url needs the notify extra: pip install "boltseal[notify]"\n'

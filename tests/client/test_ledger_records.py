@@ -1,0 +1,184 @@
+"""Records about images in a registry's ledger: added and read back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
+from boltseal.client.ledger_records import NoRecords, add_record, list_entries, list_observations, list_records
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.errors import Invalid
+from boltseal.ledger.entry import Entry, EntryKind, encode
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository
+from tests.images import image, push
+from tests.server.spec.test_tag_history import signed
+from tests.serving import Serving
+
+HOST = "localhost:5000"
+SHOP = Repository("shop/app")
+IMAGE = image("one")
+DIGEST = Digest.parse(IMAGE.digest)
+REFERENCE = Reference.parse(f"{HOST}/shop/app:1.0.0")
+
+LINE = encode(
+    Entry(
+        kind=EntryKind.TAG_MOVED,
+        time_us=1_795_500_000_000_000,
+        registry=HOST,
+        repository="shop/app",
+        tag="latest",
+        digest=IMAGE.digest,
+        type=IMAGE.media_type,
+        size=1,
+        was=image("two").digest,
+        previous=0,
+        salt="0" * 32,
+    )
+).decode()
+
+
+def transport_to(app: object) -> Transport:
+    inner = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # two words for one kind of application
+    return Transport(CredentialStore(()), TransportOptions(attempts=2), app=inner)
+
+
+@pytest.fixture
+async def transport(registry: Serving) -> AsyncIterator[Transport]:
+    await push(registry.client, "shop/app", "1.0.0", IMAGE)
+    made = transport_to(registry.app)
+    yield made
+    await made.aclose()
+
+
+async def test_a_record_is_read_back(registry: Serving, transport: Transport) -> None:
+    """Kind, tag, digest, reason and extra keys."""
+    index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
+    untagged = await add_record(transport, EntryKind.BUILT, Reference(HOST, SHOP), DIGEST, {})
+    await signed(registry.client, untagged + 1)
+    found = await list_records(transport, HOST, SHOP)
+
+    assert [number for number, _ in found] == [index, untagged]
+    assert (found[0][1].kind, found[0][1].tag, found[0][1].extra) == ("released", "1.0.0", {"host": "web1"})
+    assert found[0][1].reason == "deploy 17"
+    assert found[1][1].tag == ""
+
+
+async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: Transport) -> None:
+    """Records and moves in one list; a repository that is not mirrored has no observations."""
+    for content in ("one", "two"):
+        await push(registry.client, "shop/app", "latest", image(content))
+    index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {})
+    await signed(registry.client, index + 1)
+    kinds = {EntryKind.TAG_MOVED, EntryKind.RELEASED}
+    found = await list_entries(transport, HOST, SHOP, kinds)
+
+    assert [(str(one.kind), one.tag) for one in found] == [("tag.moved", "latest"), ("released", "1.0.0")]
+    assert await list_observations(transport, HOST, SHOP, {EntryKind.OBSERVED}) == []
+
+
+async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
+    """An older version does; entries of another repository are refused."""
+    moved, created = LINE, LINE.replace("tag.moved", "tag.created")
+
+    async def every(_: Request) -> Response:
+        lines = [{"index": 1, "line": created}, {"index": 2, "line": moved}]
+        return JSONResponse({"size": 3, "entries": lines})
+
+    transport = transport_to(Starlette(routes=[Route("/v2/{name:path}/_boltseal/history", every)]))
+    found = await list_entries(transport, HOST, SHOP, {EntryKind.TAG_MOVED})
+    with pytest.raises(RemoteMismatch, match="entry 1 is not about shop/other"):
+        await list_entries(transport, HOST, Repository("shop/other"), {EntryKind.TAG_MOVED})
+    await transport.aclose()
+
+    assert [one.kind for one in found] == ["tag.moved"]
+
+
+async def test_a_missing_image_is_reported(transport: Transport) -> None:
+    """The error differs from that of a registry without records."""
+    gone = Digest.of(b"gone")
+    with pytest.raises(RemoteNotFound, match=f"has no {gone}: push it first") as raised:
+        await add_record(transport, EntryKind.BUILT, REFERENCE, gone, {})
+
+    assert not isinstance(raised.value, NoRecords)
+
+
+async def test_a_refusal_carries_the_registrys_message(transport: Transport) -> None:
+    """As for a record that is too large."""
+    with pytest.raises(Invalid, match="8192 are kept"):
+        await add_record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
+
+
+def answering(status: int, body: bytes, seen: list[str]) -> Transport:
+    async def answer(request: Request) -> Response:
+        seen.append(request.method)
+        return Response(body, status_code=status)
+
+    return transport_to(Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])]))
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_another_registry_accepts_no_records(status: int) -> None:
+    """The error differs from every other failure."""
+    other = answering(status, b"", [])
+    with pytest.raises(NoRecords, match="no boltseal registry"):
+        await add_record(other, EntryKind.BUILT, REFERENCE, DIGEST, {})
+    await other.aclose()
+
+
+async def test_a_record_is_sent_only_once() -> None:
+    """A lost answer must not cause a second record."""
+    seen: list[str] = []
+    failing = answering(503, b"", seen)
+    with pytest.raises(RemoteUnavailable):
+        await add_record(failing, EntryKind.BUILT, REFERENCE, DIGEST, {})
+    await failing.aclose()
+
+    assert seen.count("POST") == 1
+
+
+@pytest.mark.parametrize("body", [b"", b'{"index":"x"}', b"[]"])
+async def test_a_malformed_answer_is_a_mismatch(body: bytes) -> None:
+    """The entry's index is unknown."""
+    lying = answering(201, body, [])
+    with pytest.raises(RemoteMismatch):
+        await add_record(lying, EntryKind.BUILT, REFERENCE, DIGEST, {})
+    await lying.aclose()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"size":1,"entries":[{"index":0,"line":"{}"}]}', b'{"entries":[]}', b"nothing"],
+)
+async def test_malformed_records_are_a_mismatch(body: bytes) -> None:
+    """`ledger.entry` parses them."""
+    lying = answering(200, body, [])
+    with pytest.raises(RemoteMismatch):
+        await list_records(lying, HOST, SHOP)
+    await lying.aclose()
+
+
+async def test_a_registry_without_records_raises_no_records() -> None:
+    """It is the only miss."""
+    other = answering(404, b"", [])
+    with pytest.raises(NoRecords):
+        await list_records(other, HOST, SHOP)
+    await other.aclose()
+
+
+async def test_entries_of_another_kind_are_no_records(registry: Serving, transport: Transport) -> None:
+    """A registry can't present a push as a build."""
+    await signed(registry.client, 3)
+    lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
+    lying = answering(200, lines, [])
+    with pytest.raises(RemoteMismatch, match="is no record"):
+        await list_records(lying, HOST, SHOP)
+    await lying.aclose()

@@ -1,0 +1,49 @@
+"""Whether a tag may be published."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.commands.check import CheckRequest, CheckResult, TagStatus
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import ReferenceUnsuitable
+from boltseal.oci.digest import Digest
+
+DIGEST = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("ref", "digest", "message"),
+    [
+        ("r.test/a", None, "has no tag; expected one, such as r.test/a:1.4.2"),
+        (f"r.test/a:1@{DIGEST}", DIGEST, "the digest is given twice"),
+    ],
+)
+def test_a_request_needs_a_tag_and_at_most_one_digest(ref: str, digest: str | None, message: str) -> None:
+    """Anything else is a usage error."""
+    with pytest.raises(ReferenceUnsuitable, match=message):
+        CheckRequest.parse(ref, digest)
+
+
+@pytest.mark.parametrize(("ref", "digest"), [(f"r.test/a:1@{DIGEST}", None), ("r.test/a:1", DIGEST)])
+def test_the_digest_may_be_in_the_reference_or_beside_it(ref: str, digest: str | None) -> None:
+    """The registry is asked for the tag alone."""
+    request = CheckRequest.parse(ref, digest)
+
+    assert (str(request.reference), request.digest) == ("r.test/a:1", Digest.parse(DIGEST))
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (TagStatus.FREE, Outcome.HOLDS),
+        (TagStatus.SAME, Outcome.HOLDS),
+        (TagStatus.TAKEN, Outcome.DIFFERS),
+        (TagStatus.DELETED, Outcome.DIFFERS),
+    ],
+)
+def test_a_tag_may_be_published_if_it_is_free_or_has_the_image(status: TagStatus, outcome: Outcome) -> None:
+    """A tombstone is not free."""
+    reference = CheckRequest.parse("r.test/a:1", None).reference
+
+    assert CheckResult(reference, status, DIGEST).outcome is outcome

@@ -1,0 +1,15 @@
+"""The outcome of a use case."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.commands.outcome import Outcome
+
+
+@pytest.mark.parametrize("other", list(Outcome))
+def test_differs_beats_unknown_and_unknown_beats_holds(other: Outcome) -> None:
+    """As exit code 1 beats 3, and 3 beats 0."""
+    assert other.worse(Outcome.DIFFERS) is Outcome.DIFFERS
+    assert other.worse(Outcome.HOLDS) is other
+    assert Outcome.HOLDS.worse(Outcome.UNKNOWN) is Outcome.UNKNOWN

@@ -1,0 +1,44 @@
+"""What is to be pulled, and what of replaced images is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.pull import PullImagesRequest, PullRow
+from boltseal.errors import Invalid, Precondition, Unavailable
+from boltseal.oci.reference import Reference
+
+NAME = Reference.parse("r.test/a:1")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"refs": ("r.test/a:1",), "compose": (Path("compose.yaml"),)}])
+def test_either_references_or_compose_files_are_pulled(arguments: dict[str, Any]) -> None:
+    """Neither and both are usage errors."""
+    with pytest.raises(Invalid, match="and not both"):
+        PullImagesRequest(**arguments)
+
+
+def test_the_project_is_the_folder_of_the_first_compose_file() -> None:
+    """`--project` overrides it."""
+    files = (Path("shop/compose.yaml"), Path("other/compose.yaml"))
+
+    assert PullImagesRequest(compose=files).root == Path("shop")
+    assert PullImagesRequest(compose=files, project=Path("top")).root == Path("top")
+
+
+def test_a_retention_that_is_no_time_is_refused() -> None:
+    """The message names the option."""
+    with pytest.raises(Invalid, match="--keep-for is"):
+        assert PullImagesRequest(refs=("a",), keep_for="soon").policy
+
+
+def test_an_image_that_failed_decides_the_outcome_by_its_error() -> None:
+    """Refused: differs; not pulled: unknown; waiting for others: the others decide."""
+    assert PullRow(NAME, error=Precondition("other bytes")).outcome is Outcome.DIFFERS
+    assert PullRow(NAME, error=Unavailable("busy")).outcome is Outcome.UNKNOWN
+    assert PullRow(NAME, waits_for=2).outcome is Outcome.HOLDS
+    assert "2 other images could not be pulled" in PullRow(NAME, waits_for=2).reason

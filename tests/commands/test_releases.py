@@ -1,0 +1,68 @@
+"""Releases of several engines in one list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boltseal.commands.client_context import ClientContext
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.releases import diff_releases, list_releases, release_folder, unfinished_notice
+from boltseal.config import ClientPaths
+from boltseal.deploy.release_store import NoSuchRelease
+from boltseal.deploy.releases import ReleaseContents
+from tests.deploy.test_releases import release
+
+CONTENTS = ReleaseContents(b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}')
+
+
+def _ignore(_line: str) -> None: ...
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> ClientContext:
+    """A client that has its state in a folder of the test."""
+    paths = ClientPaths((), "unix:///var/run/docker.sock", tmp_path / "boltseal.toml")
+    now_us: Callable[[], int] = lambda: 1_000_000  # noqa: E731 - a clock that stands still
+    return ClientContext(paths, tmp_path / "state", now_us, _ignore)
+
+
+def test_the_newest_healthy_release_of_each_engine_is_current(client: ClientContext) -> None:
+    """A failed one that is newer does not run."""
+    here, there = release_folder(client, "shop"), release_folder(client, "shop", "ssh://web2")
+    here.begin(release(1), CONTENTS)
+    here.begin(release(2, None), CONTENTS)
+    there.begin(release(3), CONTENTS)
+
+    assert [(each.release.number, each.current) for each in list_releases("shop", client)] == [
+        (1, True),
+        (2, False),
+        (3, True),
+    ]
+
+
+def test_releases_of_all_projects_are_listed_without_a_name(client: ClientContext) -> None:
+    """No project, no releases."""
+    assert list_releases(None, client) == []
+    release_folder(client, "shop").begin(release(1), CONTENTS)
+
+    assert [each.release.project for each in list_releases(None, client)] == ["shop"]
+
+
+def test_a_release_equals_itself(client: ClientContext) -> None:
+    """A missing one is an error."""
+    release_folder(client, "shop").begin(release(1), CONTENTS)
+
+    assert diff_releases("shop", 1, 1, client).outcome is Outcome.HOLDS
+    with pytest.raises(NoSuchRelease):
+        diff_releases("shop", 1, 9, client)
+
+
+def test_the_notice_names_the_engine_of_an_unfinished_release_elsewhere(client: ClientContext) -> None:
+    """The command can be copied."""
+    release_folder(client, "shop", "ssh://web2").begin(release(1, None), CONTENTS)
+    [listed] = list_releases("shop", client)
+
+    assert "--project shop --host ssh://web2`" in unfinished_notice(listed.release, client)

@@ -1,0 +1,25 @@
+"""Where running containers are listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.commands.running import ContainerFilter
+from boltseal.errors import Invalid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kube": "prod", "hosts": ("ssh://web1",)}, "--kube can't be combined with --host or --compose"),
+        ({"kube": "prod", "compose": Path("compose.yaml")}, "--kube can't be combined with --host or --compose"),
+        ({"namespace": "shop"}, "--namespace needs --kube"),
+    ],
+)
+def test_contradicting_places_are_refused(arguments: dict[str, Any], message: str) -> None:
+    """A cluster is read by kubectl, and has no engines of its own to name."""
+    with pytest.raises(Invalid, match=message):
+        ContainerFilter(**arguments)

@@ -1,0 +1,372 @@
+"""What every metadata database promises (`boltseal.server.storage.metadata.protocol`), checked on each implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from boltseal.errors import NotFound, Unavailable
+from boltseal.oci.digest import Digest
+from boltseal.server.storage.coordination.generation import FileGeneration
+from boltseal.server.storage.metadata import ledger_store, queries, tag_table
+from boltseal.server.storage.metadata.database import SqlMetadata
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession, open_database
+from boltseal.server.storage.metadata.tag_row import TagRow
+
+NOW_US = 1_000_000
+DIGEST = Digest.of(b"a")
+Opener = Callable[[], Metadata]
+
+
+@pytest.fixture(params=["sqlite"])
+def open_metadata(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Open the database of this test; a second object stands for another process."""
+    assert request.param == "sqlite"
+    data = tmp_path / "data"
+    prepare_data(data)
+    opened: list[Metadata] = []
+
+    def open_() -> Metadata:
+        opened.append(open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US))
+        return opened[-1]
+
+    yield open_
+    for metadata in opened:
+        metadata.close()
+
+
+@pytest.fixture
+def metadata(open_metadata: Opener) -> Metadata:
+    return open_metadata()
+
+
+def add(name: str, tx: UnitOfWork, *, fail: bool = False) -> str:
+    """Create a repository."""
+    queries.ensure_repository(tx, f"test/{name}", None)
+    if fail:
+        raise NotFound(f"{name} was refused")
+    return name
+
+
+def names_in(snapshot: Snapshot) -> list[str]:
+    """The repositories that there are."""
+    return sorted(name.removeprefix("test/") for name, _ in queries.repositories_below(snapshot, "test/"))
+
+
+def names(metadata: Metadata) -> list[str]:
+    return metadata.read_and_wait(names_in)
+
+
+def take_away(tx: UnitOfWork) -> None:
+    tx.invalidates_caches = True
+
+
+async def test_a_job_that_returns_is_committed(open_metadata: Opener) -> None:
+    """The result of a job is visible to every reader of every process."""
+    metadata, other = open_metadata(), open_metadata()
+    returned = await metadata.write(partial(add, "a"))
+
+    assert returned == "a"
+    assert names(metadata) == ["a"]
+    assert names(other) == ["a"]
+
+
+def test_a_caller_without_an_event_loop_gets_the_result(metadata: Metadata) -> None:
+    """`write_and_wait` and `read_and_wait` do the same from any thread."""
+    assert metadata.write_and_wait(partial(add, "a")) == "a"
+    assert names(metadata) == ["a"]
+
+
+async def test_a_job_that_raises_changes_nothing_and_does_not_affect_its_group(metadata: Metadata) -> None:
+    """Of a group that is committed together only the failed job is rolled back."""
+    results = await asyncio.gather(
+        *(metadata.write(partial(add, f"r{n:02}", fail=n % 3 == 0)) for n in range(30)), return_exceptions=True
+    )
+
+    assert [isinstance(result, NotFound) for result in results] == [n % 3 == 0 for n in range(30)]
+    assert names(metadata) == [f"r{n:02}" for n in range(30) if n % 3]
+
+
+async def test_jobs_are_done_in_the_order_in_which_they_were_handed_in(metadata: Metadata) -> None:
+    """Each job sees the changes of those before it."""
+
+    def job(name: str, tx: UnitOfWork) -> int:
+        add(name, tx)
+        return len(names_in(tx))
+
+    seen = await asyncio.gather(*(metadata.write(partial(job, f"{n:02}")) for n in range(40)))
+
+    assert seen == list(range(1, 41))
+
+
+async def test_a_job_whose_caller_gave_up_before_it_began_is_not_done(metadata: Metadata) -> None:
+    """A client that went away before its turn has changed nothing."""
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(_: UnitOfWork) -> None:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+
+    first = asyncio.create_task(metadata.write(slow))
+    await asyncio.sleep(0.05)
+    second = asyncio.create_task(metadata.write(partial(add, "late")))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    await first
+    await metadata.write(partial(add, "next"))
+
+    assert names(metadata) == ["next"]
+
+
+async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_goes_on(metadata: Metadata) -> None:
+    """An error that is not ours is rolled back and raised as it is."""
+
+    def broken(_: UnitOfWork) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await metadata.write(broken)
+    await metadata.write(partial(add, "after"))
+
+    assert names(metadata) == ["after"]
+
+
+async def test_what_was_tried_is_undone(metadata: Metadata) -> None:
+    """A block of `rolled_back` leaves rows and the marks of the unit of work as they were."""
+
+    def job(tx: UnitOfWork) -> tuple[list[str], bool]:
+        add("kept", tx)
+        with tx.rolled_back():
+            add("tried", tx)
+            tx.invalidates_caches = True
+        return names_in(tx), tx.invalidates_caches
+
+    assert await metadata.write(job) == (["kept"], False)
+    assert names(metadata) == ["kept"]
+
+
+async def test_a_read_sees_one_snapshot(open_metadata: Opener) -> None:
+    """A commit during a read is not seen by its later queries."""
+    metadata, other = open_metadata(), open_metadata()
+    await metadata.write(partial(add, "before"))
+    committed = threading.Event()
+    began = threading.Event()
+
+    def query(snapshot: Snapshot) -> tuple[list[str], list[str]]:
+        first = names_in(snapshot)
+        began.set()
+        assert committed.wait(10)
+        return first, names_in(snapshot)
+
+    reading = asyncio.create_task(metadata.read(query))
+    await asyncio.to_thread(began.wait, 10)
+    await other.write(partial(add, "during"))
+    committed.set()
+
+    assert await reading == (["before"], ["before"])
+    assert names(metadata) == ["before", "during"]
+
+
+async def test_writers_of_two_processes_exclude_each_other(open_metadata: Opener) -> None:
+    """Read, decide and write under a lock: of concurrent appends none takes an index twice, and none is lost."""
+    one, two = open_metadata(), open_metadata()
+    await one.write(lambda tx: ledger_store.start(tx, "registry.test"))
+
+    def append(tx: UnitOfWork) -> int:
+        head = ledger_store.lock_head(tx)
+        assert head is not None
+        ledger_store.append(
+            tx, head.size, time_us=NOW_US, kind="tag.created", repository="a", tag="b", line=b"%d" % head.size
+        )
+        return head.size
+
+    indices = await asyncio.gather(*(writer.write(append) for _ in range(60) for writer in (one, two)))
+    lines = two.read_and_wait(lambda snapshot: list(ledger_store.lines(snapshot)))
+
+    assert sorted(indices) == list(range(120))
+    assert [tuple(line) for line in lines] == [(index, b"%d" % index) for index in range(120)]
+
+
+async def test_an_entry_behind_a_head_that_was_not_locked_is_a_defect(metadata: Metadata) -> None:
+    """An index that is not the next one is never written."""
+    await metadata.write(lambda tx: ledger_store.start(tx, "registry.test"))
+
+    def append(tx: UnitOfWork) -> None:
+        ledger_store.append(tx, 1, time_us=NOW_US, kind="tag.created", repository="a", tag="b", line=b"", log=LEDGER)
+
+    with pytest.raises(AssertionError, match="entry 1 is not the next one"):
+        await metadata.write(append)
+    assert metadata.read_and_wait(lambda snapshot: list(ledger_store.lines(snapshot))) == []
+
+
+async def test_a_locked_row_is_the_row_itself(metadata: Metadata) -> None:
+    """The functions that lock a row return what those without a lock return."""
+    row = TagRow(digest=DIGEST, canonical=DIGEST, media_type="m", entry_index=0, changed_us=1, changed_by="a")
+
+    def job(tx: UnitOfWork) -> tuple[object, ...]:
+        number = queries.ensure_repository(tx, "test/app", None)
+        absent = tag_table.lock_tag(tx, number, "1.0")
+        tag_table.add(tx, number, "1.0", row)
+        return (
+            absent,
+            queries.lock_repository(tx, "test/app") == number,
+            queries.lock_repository(tx, "test/none"),
+            tag_table.lock_tag(tx, number, "1.0") == tag_table.find(tx, number, "1.0") == row,
+        )
+
+    assert await metadata.write(job) == (None, True, None, True)
+
+
+async def test_lookups_see_the_last_commit(open_metadata: Opener) -> None:
+    """A pull that begins after an acknowledged push of any process finds it."""
+    metadata, other = open_metadata(), open_metadata()
+    before = await other.lookups.repository("test/app")
+
+    def job(tx: UnitOfWork) -> None:
+        number = queries.ensure_repository(tx, "test/app", None)
+        queries.add_blob(tx, number, "sha256:1", 5, "a")
+
+    await metadata.write(job)
+
+    assert not before
+    assert await other.lookups.repository("test/app")
+    assert await other.lookups.blob_size("test/app", "sha256:1") == 5
+    assert await other.lookups.blob_size("test/other", "sha256:1") is None
+    assert await other.lookups.tag("test/app", "1.0") is None
+    assert await other.lookups.released("sha256:1") is None
+
+
+async def test_bytes_that_are_released_again_have_another_time(metadata: Metadata) -> None:
+    """What compares the times sees every release, also two in one microsecond; referenced bytes are not released."""
+
+    def job(tx: UnitOfWork) -> tuple[bool, bool, bool]:
+        number = queries.ensure_repository(tx, "test/app", None)
+        queries.add_blob(tx, number, "sha256:1", 5, "a")
+        named = queries.release_again(tx, "sha256:1")
+        queries.remove_blob(tx, number, "sha256:1")
+        first = queries.released_since(tx, "sha256:1")
+        again = queries.release_again(tx, "sha256:1")
+        return named, again, queries.released_since(tx, "sha256:1") != first
+
+    assert await metadata.write(job) == (False, True, True)
+
+
+async def test_taking_away_changes_the_generation_for_every_process(open_metadata: Opener) -> None:
+    """Caches of another process see at once that something was removed; additions leave them alone."""
+    one, two = open_metadata(), open_metadata()
+    before = two.generation.read()
+    await one.write(partial(add, "a"))
+    unchanged = two.generation.read()
+    await one.write(take_away)
+
+    assert unchanged == before
+    assert two.generation.read() not in (before, before + 1)
+    assert two.generation.read() % 2 == 0
+
+
+async def test_a_refused_job_that_would_take_away_leaves_caches_alone(metadata: Metadata) -> None:
+    """A delete that was rolled back removed nothing."""
+
+    def refused(tx: UnitOfWork) -> None:
+        tx.invalidates_caches = True
+        raise NotFound("no")
+
+    before = metadata.generation.read()
+    with pytest.raises(NotFound):
+        await metadata.write(refused)
+
+    assert metadata.generation.read() == before
+
+
+async def test_appended_entries_are_announced_after_the_commit(metadata: Metadata) -> None:
+    """The callback of a log finds the entries that it is called for; a job that failed announces nothing."""
+    await metadata.write(lambda tx: ledger_store.start(tx, "registry.test"))
+    announced: list[list[str]] = []
+    metadata.after_append[LEDGER.name] = lambda: announced.append(names(metadata))
+
+    def job(tx: UnitOfWork, *, fail: bool) -> None:
+        add("app", tx)
+        tx.appended.add(LEDGER.name)
+        if fail:
+            raise NotFound("no")
+
+    with pytest.raises(NotFound):
+        await metadata.write(partial(job, fail=True))
+    await metadata.write(partial(job, fail=False))
+
+    assert announced == [["app"]]
+
+
+async def test_writes_after_close_are_refused(open_metadata: Opener) -> None:
+    """A server that is shutting down acknowledges nothing more; closing twice is closing once."""
+    metadata = open_metadata()
+    metadata.close()
+    metadata.close()
+
+    with pytest.raises(Unavailable):
+        await metadata.write(partial(add, "a"))
+
+
+class LosingSession(SqliteSession):
+    """A session whose next COMMIT fails: before it is done, or done and without an answer."""
+
+    lose: str | None = None
+
+    def commit(self) -> None:
+        lose, self.lose = self.lose, None
+        if lose == "before":
+            raise Unavailable("the connection broke")
+        super().commit()
+        if lose == "after":
+            raise Unavailable("the connection broke")
+
+
+class LosingDriver(SqliteDriver):
+    """A driver that hands out such sessions."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.sessions: list[LosingSession] = []
+
+    def connect(self) -> LosingSession:
+        self.sessions.append(LosingSession(self._engine))
+        return self.sessions[-1]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_failed_commit_may_be_repeated(when: str, tmp_path: Path) -> None:
+    """Not done, or done and the answer lost: the caller gets an error, and its repetition finds or makes one change."""
+    prepare_data(tmp_path)
+    driver = LosingDriver(tmp_path / DATABASE_NAME)
+    metadata = SqlMetadata(driver, FileGeneration.open(tmp_path / GENERATION_NAME), lambda: NOW_US)
+
+    def job(tx: UnitOfWork) -> int:
+        tx.invalidates_caches = True
+        return queries.ensure_repository(tx, "test/app", None)
+
+    await metadata.write(take_away)
+    before = metadata.generation.read()
+    for session in driver.sessions:
+        session.lose = when
+    with pytest.raises(Unavailable):
+        await metadata.write(job)
+    for session in driver.sessions:
+        session.lose = None
+    after = metadata.generation.read()
+    left = names(metadata)
+    await metadata.write(job)
+
+    assert left == ([] if when == "before" else ["app"])
+    assert names(metadata) == ["app"]
+    assert after != before
+    assert after % 2 == 0
+    metadata.close()

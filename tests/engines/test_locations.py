@@ -1,0 +1,80 @@
+"""Image stores of a host: default folders, configurations and links, never outside of its disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.engines.locations import USUAL, inside, store_locations
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """The root of a host's disk, with a folder beside it that is none of its own."""
+    for made in ("disk/srv/docker", "disk/var/lib", "disk/etc", "outside/docker"):
+        (tmp_path / made).mkdir(parents=True)
+    return tmp_path / "disk"
+
+
+@pytest.mark.parametrize("target", ["/srv/docker", "../../srv/docker", "../../../../../../srv/docker"])
+def test_absolute_links_start_at_the_disks_root(disk: Path, target: str) -> None:
+    """As on the disk's own host."""
+    (disk / "var/lib/docker").symlink_to(target)
+
+    assert inside(disk, "var/lib/docker") == disk / "srv/docker"
+
+
+def test_a_link_never_leads_out_of_the_disk(disk: Path) -> None:
+    """This host's own files are another host's."""
+    (disk / "var/lib/docker").symlink_to(disk.parent / "outside/docker")
+
+    assert inside(disk, "var/lib/docker") is None
+
+
+def test_a_link_to_itself_leads_nowhere(disk: Path) -> None:
+    """As in the kernel."""
+    (disk / "var/lib/docker").symlink_to("docker")
+
+    assert inside(disk, "var/lib/docker") is None
+
+
+CONFIGS = {
+    "etc/docker/daemon.json": b'{"data-root": "/srv/docker", "debug": true}',
+    "etc/containerd/config.toml": b'version = 2\nroot = "/srv/docker"\n[grpc]\naddress = "/x"\n',
+    "etc/containers/storage.conf": b'[storage]\ndriver = "overlay"\ngraphroot = "/srv/docker"\n',
+}
+
+
+def written(disk: Path, name: str, raw: bytes) -> None:
+    (disk / name).parent.mkdir(exist_ok=True)
+    (disk / name).write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configured_folder_is_found(disk: Path, name: str) -> None:
+    """Beside the default folders, which may have an older store."""
+    written(disk, name, CONFIGS[name])
+
+    assert store_locations(disk) == ([*USUAL, "srv/docker"], [])
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"[" * 100_000, b'{"data-root":'], ids=["no-text", "deep", "cut-off"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_malformed_configuration_is_reported(disk: Path, name: str, raw: bytes) -> None:
+    """Its engine's folder is unknown."""
+    written(disk, name, raw)
+
+    found, (unknown,) = store_locations(disk)
+
+    assert found == list(USUAL)
+    assert str(disk / name) in unknown
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"data = 1", b"root = 7", b"[storage]\ngraphroot = [1]"])
+def test_a_configuration_without_a_folder_uses_the_default(disk: Path, raw: bytes) -> None:
+    """The package's folder."""
+    written(disk, "etc/containerd/config.toml" if b"=" in raw or not raw else "etc/docker/daemon.json", raw)
+    written(disk, "etc/containers/storage.conf", raw if b"=" in raw else b"")
+
+    assert store_locations(disk) == (list(USUAL), [])

@@ -1,0 +1,143 @@
+"""Edits of a project that a killed process leaves behind are undone: all files or none."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boltseal.project.edit_journal import EditJournal, EditsRunning, JournalUnusable
+from boltseal.project.edits import FileEdit
+from boltseal.project.source_files import SourceFile
+
+BEFORE = {"compose.yaml": b"a: 1\n", "deploy/web.yaml": b"b: 1\n"}
+AFTER = {"compose.yaml": b"a: 2\n", "deploy/web.yaml": b"b: 2\n"}
+LOCK = "boltseal.lock"
+
+EDITS = """
+import os, signal, sys
+from pathlib import Path
+from boltseal.files.atomic_files import Disk
+from boltseal.project.edit_journal import EditJournal
+from boltseal.project.replace_files import replace_all
+from tests.project.test_edit_journal import edits
+
+state, root, stage = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Killed(Disk):
+    renamed = 0
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        self.renamed += 1
+        if stage == f"rename {self.renamed}":
+            die()
+
+journal = EditJournal(state, root)
+with journal.held():
+    journal.begin(root, edits(), (root / "boltseal.lock").read_bytes(), project="shop", engine="", release=0)
+    if stage == "begun":
+        die()
+    replace_all(root, edits(), Killed())
+    with journal.locking():
+        (root / "boltseal.lock").write_text("new\\n")
+        if stage == "locking":
+            die()
+    die()
+"""
+
+
+def edits() -> list[FileEdit]:
+    return [FileEdit(SourceFile.of(name, raw), SourceFile.of(name, AFTER[name])) for name, raw in BEFORE.items()]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {name: (root / name).read_bytes() for name in (*BEFORE, LOCK)}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    for name, raw in (*BEFORE.items(), (LOCK, b"old\n")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+def killed(tmp_path: Path, root: Path, stage: str) -> EditJournal:
+    """Edit in a process that SIGKILL ends in this stage; return the journal that it left."""
+    ended = subprocess.run([sys.executable, "-c", EDITS, str(tmp_path / "state"), str(root), stage], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    [journal] = EditJournal.of_project(tmp_path / "state", root)
+    return journal
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("stage", ["begun", "rename 1", "rename 2", "locking", "deploying"])
+def test_a_kill_in_any_stage_is_undone(tmp_path: Path, root: Path, stage: str) -> None:
+    """The files and the lock are what they were, and the journal is gone."""
+    journal = killed(tmp_path, root, stage)
+    with journal.held():
+        restored = journal.restore()
+
+    assert contents(root) == {**BEFORE, LOCK: b"old\n"}
+    assert restored.refused == ()
+    assert journal.read() is None
+
+
+@pytest.mark.lengthy
+def test_a_file_that_was_edited_since_keeps_all_files_as_they_are(tmp_path: Path, root: Path) -> None:
+    """The user's edit is not lost, and no file is restored without the others."""
+    journal = killed(tmp_path, root, "deploying")
+    (root / "compose.yaml").write_text("a: 3\n")
+    with journal.held():
+        restored = journal.restore()
+
+    assert contents(root) == {"compose.yaml": b"a: 3\n", "deploy/web.yaml": b"b: 2\n", LOCK: b"new\n"}
+    assert (restored.files, restored.refused) == ((), ("compose.yaml",))
+    assert journal.read() is None
+
+
+@pytest.mark.lengthy
+def test_a_lock_that_was_written_since_keeps_all_files_as_they_are(tmp_path: Path, root: Path) -> None:
+    """A pull of the project brought another lock."""
+    journal = killed(tmp_path, root, "deploying")
+    (root / LOCK).write_text("other\n")
+    with journal.held():
+        restored = journal.restore()
+
+    assert restored.refused == (LOCK,)
+    assert contents(root) == {**AFTER, LOCK: b"other\n"}
+
+
+def test_only_one_process_edits(tmp_path: Path, root: Path) -> None:
+    """A journal whose process runs is not an interrupted one."""
+    first, second = EditJournal(tmp_path / "state", root), EditJournal(tmp_path / "state", root)
+
+    with first.held(), pytest.raises(EditsRunning, match="updated by another process"), second.held():
+        pass
+
+
+def test_journals_of_other_projects_are_not_found(tmp_path: Path, root: Path) -> None:
+    """A folder has those of folders in it and above it."""
+    journal = EditJournal(tmp_path / "state", root)
+    journal._path.parent.mkdir(parents=True)
+    journal.begin(root, edits(), b"old\n", project="shop", engine="", release=0)
+    found = [EditJournal.of_project(tmp_path / "state", at) for at in (tmp_path, root, root / "deploy", tmp_path / "b")]
+
+    assert [len(each) for each in found] == [1, 1, 1, 0]
+
+
+def test_a_journal_that_is_none_is_refused(tmp_path: Path, root: Path) -> None:
+    """Nothing is written by guess."""
+    (tmp_path / "state/edits").mkdir(parents=True)
+    (tmp_path / "state/edits/0.json").write_text("{")
+
+    with pytest.raises(JournalUnusable, match="not a journal of edits"):
+        EditJournal.of_project(tmp_path / "state", root)

@@ -1,0 +1,170 @@
+"""The outermost layer: a defect is a 500 with only a request ID, and a broken body breaks the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+import structlog
+from starlette.types import Message, Receive, Scope, Send
+
+from boltseal.errors import Full, Unavailable
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.server.api.distribution import DistributionApi
+from boltseal.server.api.settings import ApiSettings
+from boltseal.server.registry import Registry
+from boltseal.server.registry.models import BlobAnswer
+from tests.asgi import Answer, send
+from tests.gates import open_gate
+from tests.images import digest_of
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_comes() -> None:
+    """Use structlog's default configuration (stdout), which other tests of this process change."""
+    structlog.reset_defaults()
+
+
+BLOB = f"/v2/shop/app/blobs/{digest_of(b'')}"
+INSIDE = "row 7 of table logins"
+
+
+class Failing:
+    """Reads that raise `error`: immediately, or after the first chunk of a blob of `size` bytes."""
+
+    def __init__(self, error: BaseException, size: int | None = None) -> None:
+        self._error = error
+        self._size = size
+
+    async def blob(self, _: Repository, digest: Digest) -> BlobAnswer:
+        if self._size is None:
+            raise self._error
+        return BlobAnswer(digest, self._size, None)
+
+    async def read_blob(self, _: Digest, start: int, length: int) -> AsyncIterator[bytes]:
+        yield bytes(length // 2)
+        raise self._error
+
+
+def api(pulls: Failing) -> DistributionApi:
+    """Return an API whose registry has only these reads."""
+    parts = cast("Any", (pulls, *[None] * 12))
+    return DistributionApi(Registry(*parts), ApiSettings(), open_gate())
+
+
+async def asked(error: BaseException) -> Answer:
+    return await send(api(Failing(error)), "GET", BLOB)
+
+
+async def test_a_defect_is_a_500_without_its_reason() -> None:
+    """The client gets the request ID and nothing about the cause."""
+    answer = await asked(RuntimeError(INSIDE))
+
+    assert answer.status == 500
+    assert INSIDE not in answer.body.decode() + str(answer.headers)
+    assert re.search(rb"under [0-9a-f]{10}-[0-9a-f]+\"", answer.body)
+    assert answer.headers["x-request-id"].encode() in answer.body
+
+
+async def test_the_log_has_the_cause_under_the_request_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """The operator can find the traceback."""
+    answer = await asked(RuntimeError("disk on fire"))
+    logged = capsys.readouterr()
+
+    assert answer.headers["x-request-id"] in logged.out + logged.err
+    assert "disk on fire" in logged.out + logged.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Unavailable("the store does not answer"), 503), (Full("no space"), 507)]
+)
+async def test_an_error_of_the_server_is_returned_and_logged(
+    error: Exception, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The client gets the message, and the operator finds it in the log."""
+    answer = await asked(error)
+    logged = capsys.readouterr()
+
+    assert answer.status == status
+    assert str(error) in answer.body.decode()
+    assert str(error) in logged.out + logged.err
+
+
+async def test_an_expected_error_is_logged_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk is not a defect: its traceback is logged only at level debug."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    try:
+        await asked(Full("no space"))
+    finally:
+        structlog.reset_defaults()
+
+    assert "Traceback" not in capsys.readouterr().out
+
+
+async def test_a_blob_that_breaks_in_the_middle_breaks_the_connection() -> None:
+    """The headers are already sent, so the body must not end normally."""
+    messages: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def take(message: Message) -> None:
+        messages.append(message)
+
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": BLOB,
+        "raw_path": BLOB.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+    await api(Failing(RuntimeError("rot"), size=10_000_000))(scope, receive, take)
+
+    assert messages[0]["status"] == 200
+    assert messages[-1]["more_body"] is True
+
+
+async def test_a_disconnect_reported_by_the_server_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """Some servers raise an OSError on a disconnect; that is not a defect."""
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def gone(_: Message) -> None:
+        raise OSError
+
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v2/",
+        "raw_path": b"/v2/",
+        "query_string": b"",
+        "headers": [],
+    }
+    await api(Failing(RuntimeError()))(scope, receive, gone)
+
+    assert capsys.readouterr().out == ""
+
+
+async def test_a_request_that_is_cancelled_stays_cancelled() -> None:
+    """A server that shuts down must not wait for responses that no client receives."""
+    with pytest.raises(asyncio.CancelledError):
+        await asked(asyncio.CancelledError())
+
+
+async def test_a_server_without_raw_paths_can_be_served() -> None:
+    """`raw_path` is optional in ASGI; without it escapes in the decoded path are still refused."""
+
+    async def without(scope: Scope, receive: Receive, send_: Send) -> None:
+        del scope["raw_path"]
+        await api(Failing(Unavailable("reached")))(scope, receive, send_)
+
+    assert (await send(without, "GET", BLOB)).status == 503
+    assert (await send(without, "GET", "/v2/shop%2525/tags/list")).status == 400

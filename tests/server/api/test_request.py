@@ -1,0 +1,217 @@
+"""Requests: bodies within limits, and clients that leave or stop sending in the middle of a body."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import pytest
+from starlette.types import Message, Receive
+
+from boltseal.server.api.errors import BodyStalled, ClientGone
+from boltseal.server.api.request import DEFAULT_LIMITS, Body, BodyLimits, DocumentTooLarge, LengthInvalid, Request
+from tests.hasty import in_no_time
+
+GONE: Message = {"type": "http.disconnect"}
+
+
+def chunks(*parts: bytes, then: Message | None = None) -> Receive:
+    """Return a `receive` that yields these chunks; the last one ends the body unless `then` follows."""
+    last = len(parts) - 1
+    messages: list[Message] = [
+        {"type": "http.request", "body": part, "more_body": then is not None or index < last}
+        for index, part in enumerate(parts)
+    ]
+    return handing_over([*messages, GONE if then is None else then])
+
+
+def handing_over(messages: Iterable[Message]) -> Receive:
+    """Return a `receive` that yields these messages and then waits for ever."""
+    left = iter(messages)
+
+    async def receive() -> Message:
+        for message in left:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    return receive
+
+
+def trickling(pause_s: float, piece: bytes = b"x", first: bytes | None = None) -> Receive:
+    """Return a `receive` that yields one piece after each pause, without an end."""
+    pieces = iter([first or piece])
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause_s)
+        return {"type": "http.request", "body": next(pieces, piece), "more_body": True}
+
+    return receive
+
+
+def call(receive: Receive, *headers: tuple[bytes, bytes], limits: BodyLimits = DEFAULT_LIMITS) -> Request:
+    """Return a PUT request with these headers."""
+    scope = {"type": "http", "method": "PUT", "headers": list(headers), "query_string": b""}
+    return Request(scope, receive, limits=limits)
+
+
+async def test_a_body_comes_in_its_chunks() -> None:
+    """Empty messages are skipped."""
+    got = [chunk async for chunk in Body(chunks(b"ab", b"", b"c", b""))]
+
+    assert got == [b"ab", b"c"]
+
+
+async def test_a_client_that_leaves_is_not_a_shorter_body() -> None:
+    """A truncated manifest must never be taken for a complete one."""
+    body = Body(chunks(b"ab", then=GONE))
+    with pytest.raises(ClientGone):
+        await body.read(100)
+
+
+@in_no_time
+async def test_a_client_that_stops_sending_is_refused() -> None:
+    """Otherwise it would keep the lock of an upload."""
+    with pytest.raises(BodyStalled, match="no byte of the body arrived for 60 seconds"):
+        await Body(trickling(3600.0)).read(100)
+
+
+@in_no_time
+async def test_a_byte_a_minute_is_refused_after_two() -> None:
+    """Single bytes reset the idle timeout, but keep the session locked."""
+    body = Body(trickling(59.0))
+    with pytest.raises(BodyStalled, match="less than 512 bytes per second"):
+        await body.read(100_000)
+
+    assert body.received_bytes == 1
+    assert asyncio.get_running_loop().time() < 120
+
+
+@in_no_time
+async def test_a_client_just_above_the_minimum_rate_is_not_refused() -> None:
+    """Slightly above the minimum rate for two hours."""
+    body = Body(trickling(1.0, b"x" * 600))
+    with pytest.raises(DocumentTooLarge):
+        await body.read(7200 * 600)
+
+    assert body.received_bytes == 7201 * 600
+
+
+@in_no_time
+async def test_only_time_spent_waiting_for_the_client_counts() -> None:
+    """A slow disk does not make a client slow whose bytes have arrived."""
+    body = Body(trickling(0.1, b"x" * 60))
+    for _ in range(2000):
+        await anext(body)
+        await asyncio.sleep(0.89917)  # so that a minute after the begin of a wait is in the middle of one
+
+    assert body.received_bytes == 2000 * 60
+
+
+@in_no_time
+async def test_a_fast_start_does_not_allow_a_slow_rest() -> None:
+    """The rate is measured per interval, not from the beginning."""
+    body = Body(trickling(1.0, first=b"x" * 1_000_000))
+    with pytest.raises(BodyStalled, match="less than"):
+        await body.read(2_000_000)
+
+    assert asyncio.get_running_loop().time() == pytest.approx(120, abs=2)
+
+
+@in_no_time
+async def test_without_a_minimum_rate_only_the_idle_timeout_applies() -> None:
+    """0 disables the minimum rate."""
+    body = Body(trickling(59.0), BodyLimits(min_bytes_per_s=0))
+    with pytest.raises(DocumentTooLarge):
+        await body.read(1000)
+
+    assert body.received_bytes == 1001
+
+
+@in_no_time
+async def test_a_cancellation_from_outside_is_not_converted() -> None:
+    """A server that cancels its tasks does not report a slow client."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await Body(trickling(59.0)).read(100)
+
+
+async def test_a_document_as_long_as_it_says() -> None:
+    """The body is joined from any number of chunks."""
+    assert await call(chunks(b"ab", b"c"), (b"content-length", b"3")).read_body(3) == b"abc"
+
+
+async def test_a_document_over_the_limit_is_refused_before_it_is_read() -> None:
+    """Its Content-Length is enough."""
+    with pytest.raises(DocumentTooLarge):
+        await call(handing_over([]), (b"content-length", b"4")).read_body(3)
+
+
+async def test_a_document_that_grows_over_the_limit() -> None:
+    """Without a Content-Length it is refused at the first byte too many."""
+    sent = call(chunks(*[b"ab"] * 100))
+    with pytest.raises(DocumentTooLarge):
+        await sent.read_body(3)
+
+    assert sent.body.received_bytes == 4
+
+
+@pytest.mark.parametrize("length", [b"", b"-1", b"x", b"3, 4", b"9" * 5000, b"\xb2"])
+async def test_a_content_length_that_is_no_number(length: bytes) -> None:
+    """Most servers refuse these values themselves, but the application must not rely on it."""
+    with pytest.raises(LengthInvalid):
+        await call(chunks(b"abc"), (b"content-length", length)).read_body(10)
+
+
+async def test_a_document_that_is_not_as_long_as_it_says() -> None:
+    """A body shorter than its Content-Length is refused."""
+    with pytest.raises(LengthInvalid):
+        await call(chunks(b"ab"), (b"content-length", b"3")).read_body(10)
+
+
+def test_a_repeated_header_is_a_list() -> None:
+    """Lines of one name are one value (RFC 9110, section 5.3)."""
+    assert (
+        call(chunks(b""), (b"if-match", b'"a"'), (b"x", b"y"), (b"if-match", b'"b"')).header(b"if-match") == '"a", "b"'
+    )
+    assert call(chunks(b"")).header(b"if-match") is None
+
+
+async def test_the_rest_of_a_refused_body_is_drained() -> None:
+    """Otherwise the client's next write fails before it reads the response."""
+    refused = call(chunks(b"a", b"b", b"c"), (b"content-length", b"3"))
+    await refused.drain_body()
+
+    assert refused.body.finished
+    assert refused.body.received_bytes == 3
+
+
+async def test_draining_is_limited_in_size() -> None:
+    """A client that sends without an end is disconnected."""
+    limits = BodyLimits(drain_bytes=10)
+    refused = call(chunks(*[b"ab"] * 100), (b"transfer-encoding", b"chunked"), limits=limits)
+    await refused.drain_body()
+
+    assert refused.body.received_bytes == 10
+
+
+@pytest.mark.parametrize("receive", [lambda: handing_over([]), lambda: chunks(b"a", then=GONE)])
+@in_no_time
+async def test_draining_does_not_wait_for_slow_or_absent_clients(receive: Callable[[], Receive]) -> None:
+    """Such a client already has its response."""
+    answered = call(receive(), (b"content-length", b"30"))
+    await answered.drain_body()
+
+    assert answered.body.finished
+    assert asyncio.get_running_loop().time() <= DEFAULT_LIMITS.drain_s
+
+
+@pytest.mark.parametrize(
+    "headers", [[(b"expect", b"100-Continue"), (b"content-length", b"3")], [(b"content-length", b"0")], []]
+)
+async def test_a_body_that_is_not_sent_is_not_drained(headers: list[tuple[bytes, bytes]]) -> None:
+    """A client with `Expect: 100-continue` has received the refusal; most requests have no body."""
+    refused = call(handing_over([]), *headers)
+    await refused.drain_body()
+
+    assert refused.body.received_bytes == 0

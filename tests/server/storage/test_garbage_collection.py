@@ -1,0 +1,303 @@
+"""Garbage collection deletes unreferenced data and nothing else, also beside pushes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from boltseal.errors import Unavailable
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.registry.pulls import BlobUnknown
+from boltseal.server.registry.uploads import UploadManager
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.blobs.protocol import StoreBroken
+from boltseal.server.storage.garbage_collection import GarbageItem, collect
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from tests.fakes.disk import FailingDisk
+from tests.server.storage.stored import remove
+from tests.shop import DAY_US, SHOP, once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from boltseal.server.storage.blobs.protocol import StoredBlob
+    from boltseal.server.storage.metadata.protocol import Job
+    from tests.shop import Opener, Shop
+
+HOUR_US = DAY_US // 24
+OTHER = Repository("shop/other")
+
+
+def age(shop: Shop, data: bytes, hours: int) -> None:
+    """Make a blob's file as old as if it had been stored so many hours ago by the test's clock."""
+    path = shop.blobs.path(Digest.of(data))
+    assert path is not None
+    then = (shop.clock.now_us - hours * HOUR_US) / 1e6
+    os.utime(path, (then, then))
+
+
+def run(shop: Shop, *, dry_run: bool = False) -> list[GarbageItem]:
+    return list(collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=dry_run))
+
+
+async def in_thread(shop: Shop, *, dry_run: bool = False) -> list[GarbageItem]:
+    return await asyncio.to_thread(lambda: run(shop, dry_run=dry_run))
+
+
+async def test_named_bytes_stay_whatever_their_age(shop: Shop) -> None:
+    """A row of any repository keeps the bytes."""
+    await shop.blob(b"kept")
+    age(shop, b"kept", 1000)
+
+    assert await in_thread(shop) == []
+    assert shop.blobs.look(Digest.of(b"kept")) is not None
+
+
+async def test_unnamed_bytes_go_after_a_day(shop: Shop) -> None:
+    """Stored more than 24 hours ago and released more than one hour ago: gone, with the reason."""
+    await shop.blob(b"goes")
+    age(shop, b"goes", 30)
+    await shop.registry.deletes.blob(SHOP, Digest.of(b"goes"), ANONYMOUS)
+    soon = await in_thread(shop)
+    shop.clock.now_us += 2 * HOUR_US
+    planned = await in_thread(shop, dry_run=True)
+    there = shop.blobs.look(Digest.of(b"goes"))
+    gone = await in_thread(shop)
+
+    assert soon == []
+    assert planned == gone == [GarbageItem("blob", str(Digest.of(b"goes")), 4, "no repository refers to it since 2 h")]
+    assert there
+    assert shop.blobs.look(Digest.of(b"goes")) is None
+    assert await in_thread(shop) == []
+
+
+async def test_young_unnamed_bytes_stay(shop: Shop) -> None:
+    """A push between its bytes and its row is safe for a day."""
+    await shop.blob(b"young")
+    await shop.registry.deletes.blob(SHOP, Digest.of(b"young"), ANONYMOUS)
+    age(shop, b"young", 23)
+    shop.clock.now_us += HOUR_US - 1
+
+    assert await in_thread(shop) == []
+
+
+async def test_bytes_without_a_row_are_given_to_no_repository(shop: Shop) -> None:
+    """A purge may be deleting them: only a repository that has the blob vouches for its bytes."""
+    digest = Digest.of(b"orphan")
+    await shop.blob(b"orphan")
+    await shop.registry.uploads.add_blob(OTHER, digest, 6, ANONYMOUS)
+    for repository in (SHOP, OTHER):
+        await shop.registry.deletes.blob(repository, digest, ANONYMOUS)
+
+    assert shop.blobs.look(digest) is not None
+    with pytest.raises(Unavailable, match="push again"):
+        await shop.registry.uploads.add_blob(OTHER, digest, 6, ANONYMOUS)
+
+
+async def test_purges_beside_pushes_of_the_same_bytes_lose_nothing(shop: Shop) -> None:
+    """A push that is acknowledged has its bytes, whenever a purge deletes them."""
+    digest = Digest.of(b"contested")
+    acknowledged = 0
+
+    async def push() -> None:
+        nonlocal acknowledged
+        with suppress(Unavailable):
+            await shop.blob(b"contested")
+            acknowledged += 1
+
+    async def purge() -> None:
+        with suppress(BlobUnknown):
+            await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+        await shop.registry.seals._delete_bytes([digest])
+
+    for turn in range(60):
+        shop.clock.now_us += 1
+        await asyncio.gather(*(push(), purge()) if turn % 2 else (purge(), push()))
+        if await shop.database.lookups.blob_size(SHOP, str(digest)) is not None:
+            assert shop.blobs.look(digest) is not None
+
+    assert acknowledged > 0
+
+
+async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(shop: Shop) -> None:
+    """Bytes that a purge deleted in that moment are never acknowledged as held."""
+    digest = Digest.of(b"raced")
+    await shop.blob(b"raced")
+    await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+    upload = await shop.registry.uploads.start(SHOP)
+
+    class Purging:
+        """The metadata; before the push's row is written, the bytes are deleted as a purge deletes them."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.database, name)
+
+        async def write(self, job: Job[None]) -> None:
+            shop.clock.now_us += 1
+            await shop.registry.seals._delete_bytes([digest])
+            await shop.database.write(job)
+
+    uploads = UploadManager(Purging(), shop.blobs)  # type: ignore[arg-type]  # the rest by __getattr__
+    with pytest.raises(Unavailable, match="push again"):
+        await uploads.finish(SHOP, upload, digest, None, None, once(b"raced"))
+
+    assert shop.blobs.look(digest) is None
+    assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
+
+
+@pytest.mark.lengthy
+async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
+    """What was acknowledged beside a collect is there afterwards."""
+    bodies = [f"blob {n}".encode() for n in range(60)]
+    for body in bodies:
+        await shop.blob(body)
+        age(shop, body, 48)
+        await shop.registry.deletes.blob(SHOP, Digest.of(body), ANONYMOUS)
+    shop.clock.now_us += 2 * HOUR_US
+    collected, *pushed = await asyncio.gather(
+        in_thread(shop), *(shop.blob(body) for body in bodies), return_exceptions=True
+    )
+    acknowledged = [body for body, result in zip(bodies, pushed, strict=True) if not isinstance(result, BaseException)]
+
+    assert not isinstance(collected, BaseException)
+    assert all(isinstance(result, dict | Unavailable) for result in pushed)
+    assert acknowledged
+    for body in acknowledged:
+        assert shop.blobs.look(Digest.of(body)) is not None
+
+
+async def test_an_abandoned_upload_is_deleted_after_a_day(shop: Shop) -> None:
+    """A session that is not continued is deleted; one that is in use stays."""
+    upload = await shop.registry.uploads.start(SHOP)
+    await shop.registry.uploads.append(SHOP, upload, None, None, once(b"half"))
+    real_now_us = time.time_ns() // 1000
+    shop.clock.now_us = real_now_us + DAY_US // 2
+    early = await in_thread(shop)
+    shop.clock.now_us = real_now_us + DAY_US + HOUR_US
+    gone = await in_thread(shop)
+
+    assert early == []
+    assert [(item.what, item.size_bytes) for item in gone] == [("upload", 4)]
+
+
+async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:
+    """Between the walk and the decision a push may have replaced the bytes: they are new, and its row is on the way."""
+    digest = Digest.of(b"again")
+    await shop.blob(b"again")
+    await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+    age(shop, b"again", 48)
+    shop.clock.now_us += 2 * HOUR_US
+
+    class PushedAgain:
+        """The store, to which the blob is pushed once more right after the walk met it."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.blobs, name)
+
+        def walk(self) -> Iterator[StoredBlob]:
+            yield from shop.blobs.walk()
+            age(shop, b"again", 0)
+
+    items = await asyncio.to_thread(
+        lambda: list(collect(shop.database, PushedAgain(), shop.clock.now_us, dry_run=False))  # type: ignore[arg-type]  # the rest by __getattr__
+    )
+
+    assert items == []
+    assert shop.blobs.look(digest) is not None
+
+
+async def test_bytes_that_never_had_a_row_are_deleted_after_a_day(shop: Shop, tmp_path: Path) -> None:
+    """A push that ended between its bytes and its row leaves such bytes."""
+    await shop.blob(b"refused")
+    age(shop, b"refused", 25)
+    change(tmp_path, "DELETE FROM blob")
+    gone = await in_thread(shop)
+
+    assert [item.reason for item in gone] == ["no repository ever referred to it, and it was stored 25 h ago"]
+
+
+async def test_manifest_bytes_that_nothing_names_go(shop: Shop, tmp_path: Path) -> None:
+    """Whatever left them there; bytes that are named stay, also under another algorithm."""
+    kept, lost = await shop.image("kept"), await shop.image("lost")
+    await shop.push(kept, Digest.of(kept, "sha512"))
+    await shop.push(lost, Digest.of(lost))
+    change(tmp_path, "DELETE FROM link WHERE parent = ?", str(Digest.of(lost)))
+    change(tmp_path, "DELETE FROM manifest WHERE digest = ?", str(Digest.of(lost)))
+    planned = await in_thread(shop, dry_run=True)
+    gone = await in_thread(shop)
+
+    assert planned == gone == [GarbageItem("manifest", str(Digest.of(lost)), len(lost), "no repository refers to it")]
+    assert await in_thread(shop) == []
+    assert (await shop.registry.pulls.manifest(SHOP, Digest.of(kept, "sha512"))).raw == kept
+
+
+async def test_a_dry_run_waits_for_no_lock_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
+    """Another process may hold the write lock all the while."""
+    await shop.blob(b"goes")
+    await shop.registry.deletes.blob(SHOP, Digest.of(b"goes"), ANONYMOUS)
+    age(shop, b"goes", 48)
+    shop.clock.now_us += 2 * HOUR_US
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        planned = await in_thread(shop, dry_run=True)
+
+    assert len(planned) == 1
+    assert shop.blobs.look(Digest.of(b"goes")) is not None
+
+
+async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_shop: Opener, tmp_path: Path) -> None:
+    """The third unlink fails: two items are reported, the error is raised, and the next run deletes the rest."""
+    shop = open_shop()
+    for number in range(5):
+        await shop.blob(f"{number}".encode())
+        await shop.registry.deletes.blob(SHOP, Digest.of(f"{number}".encode()), ANONYMOUS)
+        age(shop, f"{number}".encode(), 48)
+    shop.clock.now_us += 2 * HOUR_US
+    disk = FailingDisk()
+    disk.fail("unlink", errno.EIO, skip=2)
+    blobs = LocalBlobs(tmp_path / "data", disk=disk)
+    told: list[GarbageItem] = []
+
+    def run_until_it_fails() -> None:
+        for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):
+            told.append(item)  # noqa: PERF402  # what was told before the error is the point
+
+    with pytest.raises(StoreBroken, match="can't be deleted"):
+        await asyncio.to_thread(run_until_it_fails)
+    blobs.close()
+    rest = await in_thread(shop)
+
+    assert (len(told), len(rest)) == (2, 3)
+    assert not list(shop.blobs.walk())
+
+
+async def test_notes_on_what_is_gone_or_named_again_are_forgotten(shop: Shop, tmp_path: Path) -> None:
+    """The table of released blobs does not grow for ever."""
+    for data in (b"purged", b"returned", b"waiting"):
+        await shop.blob(data)
+        await shop.registry.deletes.blob(SHOP, Digest.of(data), ANONYMOUS)
+    remove(shop.blobs, Digest.of(b"purged"))
+    await shop.blob(b"returned")
+    shop.clock.now_us += 2 * HOUR_US
+    await in_thread(shop)
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
+        left = connection.execute("SELECT digest FROM released").fetchall()
+
+    assert left == [(str(Digest.of(b"waiting")),)]
+
+
+def change(tmp_path: Path, sql: str, *values: object) -> None:
+    """Changes the database behind the registry's back."""
+    with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection:
+        assert connection.execute(sql, values).rowcount > 0
+        connection.commit()
