@@ -134,7 +134,7 @@ def test_what_has_no_place_is_left_and_named(project: Path) -> None:
     told = pin(project, "--write")
 
     assert told.code == 1
-    assert "compose.yml:4: redis${TAG}: no-place: what the reference ends with depends on a variable" in told.err
+    assert "compose.yml:4: redis${TAG}: no-place: its end depends on a variable" in told.err
     assert (
         "digests without a place in these files can be in a file beside them: `boltseal lock --emit compose-override`"
         in told.err

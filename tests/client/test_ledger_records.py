@@ -113,7 +113,7 @@ async def test_a_missing_image_is_reported(transport: Transport) -> None:
 
 async def test_a_refusal_carries_the_registrys_message(transport: Transport) -> None:
     """As for a record that is too large."""
-    with pytest.raises(Invalid, match="8192 are kept"):
+    with pytest.raises(Invalid, match="at most 8192"):
         await add_record(transport, EntryKind.BUILT, REFERENCE, DIGEST, {"a": "x" * 9000})
 
 

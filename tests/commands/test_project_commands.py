@@ -89,5 +89,5 @@ def test_a_registry_that_the_user_has_not_allowed_leaves_the_lock_unchanged(
     report = lock_project(LockRequest(project, update=True), options)
 
     assert (report.outcome, report.complete, report.written) == (Outcome.UNKNOWN, False, False)
-    assert "registry.invalid is not asked" in report.unresolved[0].reason
+    assert "registry.invalid is not contacted" in report.unresolved[0].reason
     assert (project / "boltseal.lock").read_bytes() == before

@@ -118,7 +118,7 @@ async def test_a_registry_that_is_not_allowed_gets_no_request() -> None:
         found = await query_registries(registries, [NAME], lambda _: set())
 
     assert (hub.counted.total(), found.histories) == (0, {})
-    assert "is not asked" in str(found.meanings[NAME])
+    assert "is not contacted" in str(found.meanings[NAME])
 
 
 async def test_an_unreachable_ledger_is_asked_once() -> None:
