@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class ErrorCode(StrEnum):
@@ -138,6 +138,10 @@ EXIT_CODES: dict[type[BoltsealError], ExitCode] = {
     Unavailable: ExitCode.UNKNOWN,
     Full: ExitCode.UNKNOWN,
 }
+
+
+MAX_PATH: Final = 4096
+"""Characters of a quoted path: paths are shown whole, since the reader has to find the file."""
 
 
 def quote(text: str, limit: int = 80) -> str:

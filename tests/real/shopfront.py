@@ -73,9 +73,9 @@ class Shopfront:
         """What names the engine and our state."""
         return {"DOCKER_HOST": self.docker.host, "BOLTSEAL_STATE": str(self.state), **self.environment}
 
-    def locked(self) -> None:
-        """Lock the project anew."""
-        said = self.run("lock", "--update")
+    def locked(self, *arguments: str) -> None:
+        """Lock the project again. `--allow-empty`: all services are built here."""
+        said = self.run("lock", "--update", *arguments)
         assert said.code == 0, said.err
 
     def deployed(self, *arguments: str) -> Run:

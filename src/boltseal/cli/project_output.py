@@ -7,7 +7,7 @@ from typing import Final
 from boltseal.cli.answer import CommandOutput, say
 from boltseal.commands.project_images import OpenedProject
 from boltseal.commands.text import clean
-from boltseal.errors import quote
+from boltseal.errors import MAX_PATH, quote
 
 MAX_PATHS: Final = 3
 """How many paths the message names when no image reference was found in them."""
@@ -15,7 +15,9 @@ MAX_PATHS: Final = 3
 
 def report_empty(output: CommandOutput, opened: OpenedProject) -> str:
     """Report that no image reference was found; return the message."""
-    where = ", ".join(quote(str(opened.root / path)) for path in opened.paths[:MAX_PATHS]) or quote(str(opened.root))
+    where = ", ".join(quote(str(opened.root / path), MAX_PATH) for path in opened.paths[:MAX_PATHS]) or quote(
+        str(opened.root), MAX_PATH
+    )
     more = len(opened.paths) - MAX_PATHS
     where += f" and {more} more" if more > 0 else ""
     return output.nothing_to_check(

@@ -18,7 +18,7 @@ from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, 
 from boltseal.commands.tag_watch import TagLook, WatchStatus
 from boltseal.commands.text import clean, counted
 from boltseal.commands.watch import WatchReport, WatchRequest, parse_interval, watch_once
-from boltseal.errors import quote
+from boltseal.errors import MAX_PATH, quote
 from boltseal.ledger.entry import format_time
 
 SPREAD: Final = 0.05
@@ -77,7 +77,7 @@ def watch(
                     report = watch_once(request, options, lambda look: _print_look(output, look), progress)
                 _print(output, report)
                 if report.empty and not allow_empty:
-                    files = " and ".join(quote(str(file)) for file in (lock, compose) if file is not None)
+                    files = " and ".join(quote(str(file), MAX_PATH) for file in (lock, compose) if file is not None)
                     output.nothing_to_check(f"found 0 tags in {files}", "check --lock and --compose")
         except typer.Exit:
             if every_us is None:

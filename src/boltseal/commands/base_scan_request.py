@@ -13,7 +13,7 @@ from boltseal.commands.project_images import open_project
 from boltseal.commands.registry_images import registry_images
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import Engine, NoSuchImage, connected
-from boltseal.errors import Invalid, quote
+from boltseal.errors import MAX_PATH, Invalid, quote
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
@@ -63,7 +63,7 @@ class BaseScanRequest:
         """The source of the images, for a message."""
         if self.running:
             return f"the containers of {quote(self.host)}" if self.host else "the containers of this host's engine"
-        return quote(str(self.registry or self.compose or self.lock or " ".join(self.images)))
+        return quote(str(self.registry or self.compose or self.lock or " ".join(self.images)), MAX_PATH)
 
     @property
     def registries(self) -> set[str]:
