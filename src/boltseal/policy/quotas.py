@@ -70,7 +70,7 @@ class Quotas:
     quotas: tuple[Quota, ...] = ()
 
     def of(self, user: str) -> Quota:
-        """The quota of a user, `anonymous` for somebody without a login. A mirror is no user with a login either."""
+        """Return the quota of a user; `anonymous`: of clients without a login. `*` covers neither these nor mirrors."""
         names = {user} if user == ANONYMOUS or user.startswith(MIRROR_ACTOR) else {user, EVERY_USER}
         return next((quota for quota in self.quotas if quota.users & names), UNLIMITED)
 

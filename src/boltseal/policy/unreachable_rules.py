@@ -34,7 +34,7 @@ Names = tuple[Glob, Glob]
 
 
 class TooComplex(Invalid):
-    """Whether a rule can be reached could not be found out within MAX_STEPS."""
+    """The search whether a rule can apply was stopped after MAX_STEPS."""
 
 
 class Budget:
@@ -44,20 +44,20 @@ class Budget:
         self.left = steps
 
     def spend(self, steps: int) -> None:
-        """So many steps more."""
+        """Count further steps. Raises: TooComplex when the budget is used up."""
         self.left -= steps
         if self.left < 0:
             raise TooComplex(
-                "the globs of this rule and of those before it are too many and too entangled to tell "
+                "the globs of this rule and of those before it are too many and too complex to find out "
                 "whether it can ever apply; use fewer stars, or put it further up"
             )
 
 
 def covering(names: Names, earlier: Sequence[Names], budget: Budget) -> tuple[int, ...] | None:
-    """Which of the `earlier` names together hold all of `names`; None when some pair escapes them.
+    """Return which `earlier` names together match all of `names`; None when they miss a pair.
 
-    The answer holds indices into `earlier` in rising order, none of which could be left out (unless the
-    budget ended while looking for the shortest explanation). It is empty when `names` hold no valid pair.
+    The result has indices into `earlier` in rising order. None of them could be left out, unless the budget ended during
+    the search for the shortest explanation. It is empty when no valid pair matches `names`.
     """
     if _escapes(names, earlier, budget):
         return None

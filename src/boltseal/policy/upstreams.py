@@ -163,7 +163,7 @@ def _refuse_both(where: str, terms: UpstreamTerms, other: UpstreamTerms) -> None
 
 
 class _Table:
-    """One table of the configuration, whose values are asked for by kind."""
+    """One table of the configuration, with typed access to its values."""
 
     def __init__(self, where: str, table: Mapping[str, object], keys: Sequence[str]) -> None:
         self.where = where
@@ -175,7 +175,7 @@ class _Table:
                 raise UpstreamInvalid(f"{where}: unknown key {quote(key)}{hint} (there are {', '.join(keys)})")
 
     def wrong(self, key: str, expected: str) -> UpstreamInvalid:
-        """What is said of a value."""
+        """Return the error for a wrong value of `key`."""
         return UpstreamInvalid(f"{self.where}: {key} is {quote(str(self._table[key]))}; expected {expected}")
 
     def text(self, key: str) -> str | None:
