@@ -21,7 +21,7 @@ EVERY_USER: Final = "*"
 
 
 class GrantInvalid(Invalid):
-    """A grant that can't be read. The server does not start."""
+    """An invalid grant. The server does not start."""
 
 
 class Action(StrEnum):
@@ -41,7 +41,7 @@ _PULL: Final = frozenset({Action.PULL})
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Some users, `*` for all who have a login, may do some actions where the glob matches."""
+    """A grant of actions to users (`*`: all with a login) on the repositories that the glob matches."""
 
     users: frozenset[str]
     repository: Glob

@@ -31,11 +31,11 @@ _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMGT]?i?B|)")
 
 
 class QuotaInvalid(Invalid):
-    """A quota that can't be read. The server does not start."""
+    """An invalid quota. The server does not start."""
 
 
 class QuotaExceeded(Denied):
-    """A push would add more than its user may hold. Nothing of it was kept."""
+    """A push would exceed the user's quota. None of it was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ NO_QUOTAS: Final = Quotas()
 
 
 def parse_quotas(tables: Sequence[Mapping[str, object]]) -> Quotas:
-    """Read the `[[auth.quota]]` tables. QuotaInvalid names the first fault."""
+    """Read the `[[auth.quota]]` tables. Raises: QuotaInvalid for the first fault."""
     if len(tables) > MAX_QUOTAS:
         raise QuotaInvalid(f"{len(tables)} quotas; at most {MAX_QUOTAS} are allowed")
     return Quotas(tuple(_parse(f"quota {number}", table) for number, table in enumerate(tables, start=1)))
