@@ -131,7 +131,10 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     by_hand("UPDATE ledger_head SET size = ?, last_time_us = ?", size + 1, forged.time_us)
     await writes(published)  # the server signs what it finds
 
-    assert f"entry {size}: the name is bound to {TRUE.digest}, and this lets it mean {FALSE.digest}" in problems()
+    assert (
+        f"entry {size}: the tag is sealed at {TRUE.digest}, and this entry lets it resolve to {FALSE.digest}"
+        in problems()
+    )
 
 
 @pytest.mark.lengthy

@@ -273,7 +273,7 @@ async def test_a_sealed_tag_is_re_pointed_in_the_database(ledger: FakeLedger, st
     told, report = await history(ledger, state), await monitored(ledger, state)
 
     assert open_receipt(kept, KEY).entry.digest == A
-    assert told.problems == (f"the tag means {B}, and its last entry 2 says {A}",)
+    assert told.problems == (f"the tag resolves to {B}, and its last entry 2 says {A}",)
     assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 differs"]
 
 
@@ -281,7 +281,7 @@ async def test_a_sealed_tag_is_re_pointed_and_the_ledger_goes_along(ledger: Fake
     """With an entry that says so, signed: the name was bound, whoever signs."""
     ledger.push("1.4.2", digest=B)
     told, report = await history(ledger, state), await monitored(ledger, state)
-    bound = f"entry 4: the name is bound to {A}, and this lets it mean {B}"
+    bound = f"entry 4: the tag is sealed at {A}, and this entry lets it resolve to {B}"
 
     assert told.problems == (bound,)
     assert report.problems == [bound]

@@ -79,7 +79,7 @@ async def test_a_tag_that_differs_from_its_history_is_a_problem(ledger: FakeLedg
     ledger.tags["shop/app", TAG] = B
     found = await history(ledger, tmp_path)
 
-    assert found.problems == (f"the tag means {B}, and its last entry 3 says {A}",)
+    assert found.problems == (f"the tag resolves to {B}, and its last entry 3 says {A}",)
 
 
 async def test_a_history_without_a_ledger_is_not_proven(ledger: FakeLedger, tmp_path: Path) -> None:

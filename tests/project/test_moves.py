@@ -143,7 +143,7 @@ async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, t
     assert found.move is not None
     assert (found.move.sealed, found.move.source) == (True, MoveSource.LEDGER)
     assert found.reason.startswith("its sealed tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb")
-    assert "its registry is not trustworthy: the tag means sha256:bbbb" in found.reason
+    assert "its registry is not trustworthy: the tag resolves to sha256:bbbb" in found.reason
 
 
 async def test_a_sealed_tag_that_moved_according_to_the_ledger_differs(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_a_sealed_tag_that_moved_according_to_the_ledger_differs(ledger: F
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
     assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
-    assert "the name is sealed at sha256:aaaa" in found.reason
+    assert "the tag is sealed at sha256:aaaa" in found.reason
 
 
 async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: FakeLedger, tmp_path: Path) -> None:

@@ -85,10 +85,10 @@ def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool
 def contradiction(history: Sequence[EntryAt], now: str) -> str | None:
     """Return the contradiction between a tag's entries and what it resolves to `now` ("": nothing); None without one."""
     last = next((one for one in reversed(history) if one.changes), None)
-    entries = "" if last is None or last.gone else last.entry.digest
-    if entries == now:
+    recorded = "" if last is None or last.gone else last.entry.digest
+    if recorded == now:
         return None
     where = (
-        "the ledger says nothing of it" if last is None else f"its last entry {last.index} says {entries or 'nothing'}"
+        "the ledger says nothing of it" if last is None else f"its last entry {last.index} says {recorded or 'nothing'}"
     )
     return f"the tag resolves to {now or 'nothing'}, and {where}"

@@ -71,7 +71,7 @@ async def test_a_problem_is_found_in_every_run(ledger: FakeLedger, tmp_path: Pat
     ledger.add(EntryKind.TAG_MOVED, B, tag="1.0.0")
     found = [(await look(ledger, tmp_path)).problems for _ in range(2)]
 
-    assert found[0] == found[1] == [f"entry 5: the name is bound to {A}, and this lets it mean {B}"]
+    assert found[0] == found[1] == [f"entry 5: the tag is sealed at {A}, and this entry lets it resolve to {B}"]
 
 
 async def test_a_sealed_tag_stays_sealed_over_runs_and_tombstones(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ async def test_a_sealed_tag_stays_sealed_over_runs_and_tombstones(ledger: FakeLe
     ledger.add(EntryKind.TAG_CREATED, B, tag="1.0.0")
     report = await look(ledger, tmp_path)
 
-    assert report.problems == [f"entry 6: the name is bound to another digest, and this lets it mean {B}"]
+    assert report.problems == [f"entry 6: the tag is sealed at another digest, and this entry lets it resolve to {B}"]
 
 
 async def test_a_missing_link_of_a_chain_is_a_problem(ledger: FakeLedger, tmp_path: Path) -> None:
