@@ -1,6 +1,6 @@
 """The messages of refused pushes and deletes: values in, one line out. Pure.
 
-People read the line inside `docker push` or `skopeo copy`: the present state, since when and by whom, what the request
+People read the line inside `docker push` or `skopeo copy`: the present state with its date and user, what the request
 was, and what to do. Digests are shortened to twelve digits unless the reader needs all of them. Every value is of a
 parsed type or cleaned here (actors), so that no line can contain a control character.
 """
@@ -57,7 +57,7 @@ class SomeTags:
 
 @dataclass(frozen=True, slots=True)
 class SealedBinding:
-    """The seal of a tag: its digest, since when and by whom, and how long the bytes are kept (`str(Keep)`).
+    """The seal of a tag: its digest, its time, the user who sealed it, and how long the bytes are kept (`str(Keep)`).
 
     `changed_us`: when the tag's row last changed (of a tombstone: when it was deleted). Times: microseconds since the epoch.
     """

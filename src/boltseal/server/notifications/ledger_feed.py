@@ -24,7 +24,7 @@ from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
-from boltseal.policy.upstream_moves import TOLD, MoveEvent
+from boltseal.policy.upstream_moves import EVENT_KEY, MoveEvent
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 
@@ -109,7 +109,7 @@ def event_of_observation(entry: Entry) -> Event | None:
     Raises:
         Invalid: repository, tag or digest cannot be parsed.
     """
-    news = entry.extra.get(TOLD)
+    news = entry.extra.get(EVENT_KEY)
     upstream, _, repository = entry.repository.partition("/")
     if news is None or not repository or not entry.tag:
         return None

@@ -234,12 +234,12 @@ def _write(
         previous=-1 if observed is None else observed.entry,
         actor=actor.name,
         reason=reason,
-        extra={} if judged.told is MoveEvent.NOTHING else {upstream_moves.TOLD: str(judged.told)},
+        extra={} if judged.event is MoveEvent.NOTHING else {upstream_moves.EVENT_KEY: str(judged.event)},
         log=OBSERVATIONS,
     )
     now = ObservedTag(judged.known, asked_us, index)
     foreign_tags.put(tx, repository, tag, _row(now))
-    return ObservationResult(now, None if observed is None else observed.known, judged.told, reason)
+    return ObservationResult(now, None if observed is None else observed.known, judged.event, reason)
 
 
 def _recorded(tx: UnitOfWork, index: int) -> str:
