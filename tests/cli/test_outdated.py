@@ -320,7 +320,7 @@ def test_what_runs_is_looked_at_by_the_digest_that_it_was_pulled_as(shop: Shop, 
 
     assert told.code == 1
     assert found == {f"web: {shop.ref}:1.0.0": "outdated", "made:1": "cannot tell"}
-    assert "pushed nowhere" in told.out
+    assert "never pushed" in told.out
 
 
 def test_only_the_platforms_in_use_count(shop: Shop, tmp_path: Path) -> None:

@@ -103,7 +103,9 @@ class ChainHead(NamedTuple):
         except ValueError:
             head = cls(-1, b"")
         if head.size < 0 or len(head.chain) != (32 if head.size else 0) or str(head) != text:
-            raise Invalid("malformed log head; expected its number of lines and 64 hex digits, such as 12:ab12...")
+            raise Invalid(
+                "malformed end of the log; expected its number of lines and 64 hex digits, such as 12:ab12..."
+            )
         return head
 
 
@@ -145,7 +147,7 @@ class TagObservations:
             return () if database is None else tuple(_past(database, _key(reference)))
 
     def head(self) -> ChainHead:
-        """Return the head of the log. Raises: ObservationsCorrupt, StateUnusable."""
+        """Return the log's number of lines and chain hash. Raises: ObservationsCorrupt, StateUnusable."""
         with self._reading():
             return self._walked
 

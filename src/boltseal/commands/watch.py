@@ -25,7 +25,7 @@ MIN_INTERVAL_US: Final = 60_000_000
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """Which tags to look at. `extends`: a head of the log that was kept elsewhere; None to skip that check."""
+    """Which tags to look at. `extends`: an earlier end of the log that was stored elsewhere; None to skip that check."""
 
     refs: tuple[str, ...] = ()
     lock: Path | None = None

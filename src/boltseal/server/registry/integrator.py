@@ -52,7 +52,7 @@ class LedgerKeyMissing(LedgerInDoubt):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The log as the database has it, in one snapshot. `size`: its entries. `head`: its signed head, None before the first."""
+    """The log as the database has it, in one snapshot. `size`: its entries. `head`: its checkpoint, None before the first."""
 
     origin: str
     size: int

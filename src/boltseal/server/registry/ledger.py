@@ -1,4 +1,4 @@
-"""Reads of a log: its signed head, tree, entries and receipts, and the history of tags.
+"""Reads of a log: its checkpoint, tree, entries and receipts, and the history of tags.
 
 Entries that are not signed yet are not shown, so that a client can verify what it gets. The history of one tag is the
 exception: it includes them, because the registry already resolves the tag by them.
@@ -87,7 +87,7 @@ class Ledger:
         self._log = log
 
     async def checkpoint(self) -> bytes:
-        """Return the newest signed head, as a note.
+        """Return the newest checkpoint, as a note.
 
         Raises:
             NotInLedger: the log is not signed yet.

@@ -74,7 +74,7 @@ def entries_here(database: Metadata, log: Log = LEDGER) -> int:
 def bring_back(
     database: Metadata, keys: LedgerKeys, tag_writer: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
-    """Restore the missing entries. `head`: the copy's signed head, if it has one.
+    """Restore the missing entries. `head`: the copy's checkpoint, if it has one.
 
     Raises:
         RecoveryRefused: the copy does not have the missing entries, or none are missing.

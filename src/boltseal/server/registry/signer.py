@@ -83,7 +83,7 @@ class Signer:
             self.trouble = "a defect of boltseal; see the log"
         else:
             if self._database.doubts.pop(self._log, None) is not None:
-                _log.warning("ledger matches its signed head again, writes resume", log=self._log)
+                _log.warning("ledger matches its checkpoint again, writes resume", log=self._log)
             self.trouble = None
             if head is not None and head.size != self._size:
                 self._size = head.size
