@@ -192,7 +192,7 @@ def test_a_log_that_was_changed_is_found_by_itself_or_by_a_head_that_was_kept(fo
     broken = program.call("watch", ref)
 
     assert (goes_on.code, rewritten.code, broken.code) == (0, 1, 3)
-    assert "does not go on from" in rewritten.err
+    assert "does not extend" in rewritten.err
     assert "is corrupt" in broken.err
 
 

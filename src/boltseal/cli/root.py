@@ -94,7 +94,7 @@ _COMMANDS: Final = (
     ),
     Command(
         "unseal",
-        "Allow a sealed tag's deletion; it can return only with the same digest.",
+        "Allow a sealed tag to be deleted.",
         f'boltseal unseal {_IMAGE} --reason "built for another customer"',
         extra=_SERVER,
     ),

@@ -13,7 +13,7 @@ or removed. A line states since when the new digest is known and until when the 
 one.
 
 The chain is verified before anything is used. It reveals a line that was changed, inserted or removed. A rewrite of the
-whole chain, or a cut at its end, is revealed only by a head (`TagObservations.head`) kept elsewhere. The state folder
+whole chain, or a cut at its end, is revealed only by an earlier `TagObservations.head` that is stored elsewhere. The state folder
 is trusted, but not the form of its content: a file that boltseal can't have written is refused, and never repaired.
 """
 

@@ -106,7 +106,7 @@ async def images_to_check(
         named = [NamedImage(text, Reference.parse(text).complete) for text in request.images]
     if request.from_file:
         left += [
-            LeftOut(name, f"{one.registry} is not asked: only a file names it; to allow it: --allow {one.registry}")
+            LeftOut(name, f"{one.registry} is not contacted: only a file names it; to allow it: --allow {one.registry}")
             for name, one, _ in named
             if not allowed(one.registry)
         ]

@@ -115,7 +115,7 @@ class Ledger:
         return parse(await self._database.read(lambda snapshot: self._line(snapshot, index)))
 
     async def receipt(self, index: int) -> bytes:
-        """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed head if there is one.
+        """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed checkpoint if there is one.
 
         Raises:
             NotInLedger: the signed log has no such entry.

@@ -1,7 +1,7 @@
 """The thread of a serving process that signs a log soon after each transaction. Each log has one.
 
 It signs at most `PAUSE_S` after an entry was committed in this process, and every `POLL_S` for entries of processes that
-died or of commands that run beside the server. A single push is signed at once. Under many, each head covers all entries
+died or of commands that run beside the server. A single push is signed at once. Under many, each checkpoint covers all entries
 of the pause.
 
 A log that does not match what was signed is frozen: `sequencer` refuses new entries until it is repaired, and pulls go

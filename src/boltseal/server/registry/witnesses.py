@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class WitnessState:
-    """One witness. `size`: of the head that it saw last, as far as known. `trouble`: why it is not asked until `retry_s`."""
+    """One witness. `size`: of the last checkpoint that it saw, if known. `trouble`: why it is not asked until `retry_s`."""
 
     client: WitnessClient
     key: VerifierKey
@@ -111,7 +111,7 @@ class Witnesses:
             await self._show(witness, head, key)
         except BoltsealError as error:
             if witness.trouble is None:
-                _log.warning("witness did not cosign the head", witness=witness.key.name, reason=error.message)
+                _log.warning("witness did not cosign the checkpoint", witness=witness.key.name, reason=error.message)
             witness.trouble = error.message
             witness.retry_s = asyncio.get_running_loop().time() + RETRY_S
         else:
@@ -151,7 +151,7 @@ class Witnesses:
         witness.size = head.size
 
     async def _check_larger(self, witness: WitnessState, key: SigningKey, head: ledger_tree.SignedHead) -> None:
-        """Fetch the head that the witness saw and this store lacks. If our key signed it, it becomes the mark."""
+        """Fetch the checkpoint that the witness saw and this store lacks. If the ledger key signed it, it becomes the mark."""
         seen = await witness.client.latest(key.name)
         try:
             signed = open_checkpoint(seen, key.verifier).checkpoint
@@ -166,7 +166,7 @@ class Witnesses:
             )
 
     def _raise_mark(self, seen: bytes) -> bool:
-        """Make a verified head the mark, unless it is known. Read everything again: the answer may have come late."""
+        """Make a verified checkpoint the mark, unless it is known. Read everything again: the answer may have come late."""
         with self._keys.locked():
             key, mark = self._keys.key(), self._keys.mark()
             head = self._database.read_and_wait(ledger_tree.head)
