@@ -278,7 +278,7 @@ def test_a_project_tells_nobody(tmp_path: Path) -> None:
     [
         ("[notify]\nurl = 'https://a.example'\n", "[[notify]]"),
         ("[[notify]]\nurl = 'https://u:hunter2@a.example'\n", "url_file"),
-        ("[[notify]]\nurl_file = '/nowhere/hunter2'\n", "can't be read"),
+        ("[[notify]]\nurl_file = '/nowhere/hunter2'\n", "can't read its url"),
     ],
 )
 def test_receivers_that_can_not_be_are_said_before_anything_is_asked(tmp_path: Path, text: str, says: str) -> None:
