@@ -144,7 +144,7 @@ def test_an_entry_that_was_rewritten(published: Path, by_hand: Callable[..., Non
     other = encode(replace_actor(entries(published)[index]))
     by_hand("UPDATE entry SET line = ? WHERE idx = ?", other, index)
 
-    assert any("are not the ones that the signed head is over" in one for one in problems())
+    assert any("are not the ones that the checkpoint is over" in one for one in problems())
 
 
 def replace_actor(entry: Entry) -> Entry:

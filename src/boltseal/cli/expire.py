@@ -19,9 +19,9 @@ def expire(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the tags.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete the sealed tags whose `keep` (such as "365d") is over. They stay bound. For cron, before collect.
+    """Delete the sealed tags whose `keep` (such as "365d") is over, for example by cron before `boltseal collect`.
 
-    Their digests stay pullable until they are deleted.
+    The tags can return only with the same digest. Their images stay pullable until they are deleted.
     """
     with CommandOutput("expire", as_json=as_json) as answer:
         settings = store_settings(config, data)
@@ -30,4 +30,6 @@ def expire(
         for repository, tag in tags:
             answer.add(ref=f"{repository}:{tag}", status=status)
             answer.print(f"{repository}:{tag}")
-        answer.say(f"{counted(len(tags), 'tag')} {status}{'; names stay bound' if tags else ''}")
+        answer.say(
+            f"{counted(len(tags), 'tag')} {status}{'; they can return only with the same digest' if tags else ''}"
+        )

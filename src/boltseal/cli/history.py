@@ -1,4 +1,4 @@
-"""`boltseal history`: show what a tag resolved to and when, by whom and why."""
+"""`boltseal history`: show what a tag resolved to, with the time, user and reason of each change."""
 
 from __future__ import annotations
 

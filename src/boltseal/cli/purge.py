@@ -30,4 +30,6 @@ def purge(
         for row in kept:
             answer.say(f"{row.digest.short} stays: {row.reason}")
         removed = f"{counted(done.manifests, 'manifest')} and {counted(done.blobs, 'blob')} removed"
-        answer.say(f"{removed}; tags stay bound{'; if a kept part has the secret, purge that too' if kept else ''}")
+        answer.say(
+            f"{removed}; its tags can return only with the same digest{'; if a kept part has the secret, purge that too' if kept else ''}"
+        )

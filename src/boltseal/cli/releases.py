@@ -1,4 +1,4 @@
-"""`boltseal releases`: list the releases of this host: when, by whom, with which result."""
+"""`boltseal releases`: list the releases of this host with time, user and result."""
 
 from __future__ import annotations
 

@@ -82,14 +82,14 @@ _State = dict[tuple[str, str], tuple[object, ...]]
 
 @dataclass(slots=True)
 class _Printer:
-    """Prints the containers, and with --watch only those that changed. `said`: notes that are not repeated."""
+    """Prints the containers, and with --watch only those that changed. `printed`: notes that are not repeated."""
 
     known: _State = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)
+    printed: set[str] = field(default_factory=set)
 
     def print(self, found: RunningResult, now_us: int) -> None:
         """Print what changed since the last call."""
-        first = not self.said
+        first = not self.printed
         changed, gone = self._changes(found.rows, {name for name, _ in found.found.failed})
         if not first and (changed or gone):
             print_line(f"-- {time_text(now_us)}")
@@ -121,11 +121,11 @@ class _Printer:
     def _say(self, found: RunningResult) -> None:
         """Say once for each host how many containers it has, and once each reason why a registry was not asked."""
         for host in found.found.hosts:
-            if host.name not in self.said:
+            if host.name not in self.printed:
                 containers = counted(len(host.seen), "container")
                 say(f"{clean(host.name)}: {clean(host.kind)}: {containers}; times are UTC")
         for reason in dict.fromkeys(row.unasked for row in found.rows if row.unasked):
-            if reason not in self.said:
+            if reason not in self.printed:
                 say(f"could not ask: {clean(reason)}")
-        self.said.update(host.name for host in found.found.hosts)
-        self.said.update(row.unasked for row in found.rows)
+        self.printed.update(host.name for host in found.found.hosts)
+        self.printed.update(row.unasked for row in found.rows)

@@ -25,8 +25,8 @@ def unseal(
         answer.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
         answer.print(f"{done.reference}@{done.digest}")
         state = (
-            "may be deleted now; it stays bound to this digest"
+            "may be deleted now; it can return only with this digest"
             if done.changed
-            else "could be deleted already; it stays bound to this digest"
+            else "could be deleted already; it can return only with this digest"
         )
         answer.say(f"{done.reference} {state} (ledger entry {done.entry_index})")

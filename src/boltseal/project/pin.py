@@ -24,19 +24,19 @@ class PinStatus(StrEnum):
     """What happens to an image reference."""
 
     PINNED = "pinned"
-    """Its digest is or would be written."""
+    """The digest is or would be written."""
     UNPINNED = "unpinned"
-    """Its digest is or would be removed."""
+    """The digest is or would be removed."""
     UNCHANGED = "unchanged"
-    """It already has the right digest."""
+    """The reference already has the right digest."""
     LOCAL_BUILD = "local-build"
-    """It is built here, so it has no digest in a registry."""
+    """The image is built here, so it has no digest in a registry."""
     NOT_LOCKED = "not-locked"
-    """The lock does not contain it."""
+    """The lock does not contain the reference."""
     NO_PLACE = "no-place"
     """A digest can't be written there safely; a generated file may pin it."""
     UNKNOWN = "unknown"
-    """Its tag could not be resolved."""
+    """The tag could not be resolved."""
 
 
 class Pin(NamedTuple):

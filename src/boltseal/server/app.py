@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from boltseal.events import Event
-    from boltseal.server.mirror.upstream_limits import Tell
+    from boltseal.server.mirror.upstream_limits import EventHandler
     from boltseal.server.registry.refusals import RefusedWrite
     from boltseal.server.settings import Settings
     from boltseal.server.storage.coordination.protocol import Leases
@@ -91,7 +91,7 @@ class Application(Starlette):
         reload: Callable[[], Settings] | None,
         observer: RequestLog,
         witness_app: httpx2.AsyncBaseTransport | None,
-        on_event: Tell,
+        on_event: EventHandler,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -139,7 +139,7 @@ class Application(Starlette):
             database=store.database,
             locks=self._locks,
             clock=self._clock,
-            tell=self._handle_event,
+            on_event=self._handle_event,
             check_disk=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
@@ -357,7 +357,7 @@ def create_app(
     access_log: Write | None = None,
     run: Path | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
-    on_event: Tell | None = None,
+    on_event: EventHandler | None = None,
 ) -> Starlette:
     """Return the application of one process. Its lifespan opens and closes `settings.server.data`.
 

@@ -26,7 +26,7 @@ from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
 
 if TYPE_CHECKING:
-    from boltseal.server.mirror.upstream_limits import Tell
+    from boltseal.server.mirror.upstream_limits import EventHandler
     from boltseal.server.registry import Registry
     from boltseal.server.storage.blobs.protocol import BlobStore
     from boltseal.server.storage.coordination.protocol import InterprocessLock
@@ -69,19 +69,21 @@ def build_mirror(
     locks: InterprocessLock,
     *,
     clock: Callable[[], int],
-    tell: Tell,
+    on_event: EventHandler,
     check_disk: Callable[[int], None],
     read_only: Callable[[], str | None],
     count: Callable[[str], None],
 ) -> MirrorServices:
     """Return the mirror and the push proxy over one registry and its upstreams.
 
-    `locks`: shared by all processes of the store. `tell`: takes the events of upstreams and their tags. `check_disk`:
+    `locks`: shared by all processes of the store. `on_event`: receives the events of upstreams and their tags. `check_disk`:
     raises ReserveReached when that many more bytes do not fit. `read_only`: returns why nothing may be written, or None.
     `count`: counts an event by name.
     """
-    limits = UpstreamLimits(registry.upstreams, clock=clock, tell=tell)
-    tags = UpstreamTags(registry.observations, limits, locks, clock=clock, tell=tell, read_only=read_only, count=count)
+    limits = UpstreamLimits(registry.upstreams, clock=clock, on_event=on_event)
+    tags = UpstreamTags(
+        registry.observations, limits, locks, clock=clock, on_event=on_event, read_only=read_only, count=count
+    )
     mirror = Mirror(
         upstreams=upstreams,
         tags=tags,

@@ -192,7 +192,7 @@ class RebuildScheduler:
             self._clock,
             record=self._record,
             tokens=self._tokens,
-            tell=self._on_outdated,
+            on_outdated=self._on_outdated,
         )
         try:
             with DocumentCache(self._state, now_us=self._clock()) as learned:

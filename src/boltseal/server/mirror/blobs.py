@@ -79,7 +79,7 @@ class MirroredBlobs:
         self._check_disk = check_disk
         self._count = count
         self._fetches: dict[tuple[Repository, Digest], Fetch] = {}
-        self._flights: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
+        self._requests: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
 
     async def stored(self, repository: Repository, digest: Digest) -> bool:
         """Return whether the repository has the blob, row and bytes."""
@@ -98,12 +98,12 @@ class MirroredBlobs:
             return known
         size = await self._pulls.named_size(repository, digest)
         fetch = self._fetches.setdefault(key, Fetch(self._pulls, digest, size))
-        self._flights.begin(key, lambda: self._run(upstream, repository, fetch))
+        self._requests.begin(key, lambda: self._run(upstream, repository, fetch))
         return fetch
 
     async def aclose(self) -> None:
         """Cancel all fetches; bytes that have arrived are kept."""
-        await self._flights.aclose()
+        await self._requests.aclose()
 
     async def _run(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> None:
         error: BoltsealError | None = Unavailable("the registry is shutting down; try again")

@@ -101,7 +101,7 @@ class Mirror:
         self._blobs = MirroredBlobs(
             registry.pulls, registry.uploads, store, limits, locks, check_disk=check_disk, count=count
         )
-        self._flights: SingleFlight[tuple[Repository, Digest], ManifestAnswer] = SingleFlight()
+        self._requests: SingleFlight[tuple[Repository, Digest], ManifestAnswer] = SingleFlight()
         self._clock = clock
         self._cached: OrderedDict[tuple[Repository, Tag], _CachedAnswer] = OrderedDict()
         self._cache_limit = cache_limit
@@ -118,7 +118,7 @@ class Mirror:
     async def aclose(self) -> None:
         """Cancel running fetches and write the times of the last pulls."""
         await self._tags.aclose()
-        await self._flights.aclose()
+        await self._requests.aclose()
         await self._blobs.aclose()
         await self.lists.aclose()
         await self._last_pulls.write()
@@ -184,7 +184,7 @@ class Mirror:
         try:
             found = await self._pulls.manifest(repository, digest)
         except ManifestUnknown:
-            found = await self._flights.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
+            found = await self._requests.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
         self._last_pulls.note(repository, digest)  # only after success, or invented digests would displace real ones
         return found
 

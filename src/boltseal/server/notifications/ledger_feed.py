@@ -1,4 +1,4 @@
-"""Turns ledger entries into notification events. No entry is lost when a process dies, and no push waits for delivery.
+"""Makes notification events of ledger entries. No entry is lost when a process dies, and no push waits for delivery.
 
     tag.moved, tag.restored                    TagMoved
     tag.deleted, tag.purged, tag.expired       TagMoved, to nothing; an alarm if the tag looks like a release and its keep

@@ -1,4 +1,4 @@
-"""Reads of a log: its signed head, tree, entries and receipts, and the history of tags.
+"""Reads of a log: its checkpoint, tree, entries and receipts, and the history of tags.
 
 Entries that are not signed yet are not shown, so that a client can verify what it gets. The history of one tag is the
 exception: it includes them, because the registry already resolves the tag by them.
@@ -87,7 +87,7 @@ class Ledger:
         self._log = log
 
     async def checkpoint(self) -> bytes:
-        """Return the newest signed head, as a note.
+        """Return the newest checkpoint, as a note.
 
         Raises:
             NotInLedger: the log is not signed yet.
@@ -115,7 +115,7 @@ class Ledger:
         return parse(await self._database.read(lambda snapshot: self._line(snapshot, index)))
 
     async def receipt(self, index: int) -> bytes:
-        """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed head if there is one.
+        """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed checkpoint if there is one.
 
         Raises:
             NotInLedger: the signed log has no such entry.

@@ -3,12 +3,12 @@
 The steps of `bring_back`, all in one transaction:
 
 1. Check that the copy's lines after ours are the ones that were signed: with them the tree has the root of the mark, or
-   of a newer head that this ledger's key signed.
+   of a newer checkpoint that this ledger's key signed.
 2. Check that they follow the rules of a ledger (`ledger.audit`), together with all stored entries.
 3. Write them unchanged, and set each tag that they are about to the state in its last entry.
 
 `accept_loss` begins a new origin with a new key. The tree continues over all stored entries. The first new entry names the
-last head of the old origin, so a client that has that head can see what happened and how many entries are missing.
+last checkpoint of the old origin, so a client that has it can see what happened and how many entries are missing.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def entries_here(database: Metadata, log: Log = LEDGER) -> int:
 def bring_back(
     database: Metadata, keys: LedgerKeys, tag_writer: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
-    """Restore the missing entries. `head`: the copy's signed head, if it has one.
+    """Restore the missing entries. `head`: the copy's checkpoint, if it has one.
 
     Raises:
         RecoveryRefused: the copy does not have the missing entries, or none are missing.

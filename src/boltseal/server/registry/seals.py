@@ -139,7 +139,7 @@ class Seals:
         return purged
 
     async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[ExpiredTag]:
-        """Delete the tags whose keep time is over; their names stay sealed. Return those tags, also in a dry run."""
+        """Delete the tags whose keep time is over; they can return only with the same digest. Return those tags, also in a dry run."""
 
         def job(tx: UnitOfWork) -> list[ExpiredTag]:
             return [

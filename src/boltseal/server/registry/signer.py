@@ -1,7 +1,7 @@
 """The thread of a serving process that signs a log soon after each transaction. Each log has one.
 
 It signs at most `PAUSE_S` after an entry was committed in this process, and every `POLL_S` for entries of processes that
-died or of commands that run beside the server. A single push is signed at once. Under many, each head covers all entries
+died or of commands that run beside the server. A single push is signed at once. Under many, each checkpoint covers all entries
 of the pause.
 
 A log that does not match what was signed is frozen: `sequencer` refuses new entries until it is repaired, and pulls go
@@ -83,7 +83,7 @@ class Signer:
             self.trouble = "a defect of boltseal; see the log"
         else:
             if self._database.doubts.pop(self._log, None) is not None:
-                _log.warning("ledger matches its signed head again, writes resume", log=self._log)
+                _log.warning("ledger matches its checkpoint again, writes resume", log=self._log)
             self.trouble = None
             if head is not None and head.size != self._size:
                 self._size = head.size

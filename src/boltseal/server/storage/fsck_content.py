@@ -53,7 +53,7 @@ def manifests(snapshot: Snapshot, findings: FindingCollector) -> None:
         for problem in _manifest_problems(snapshot, row):
             findings.differs(f"{row['repository']}@{row['digest']}", problem)
         findings.passed("manifests", number, total)
-    _check_leftovers(snapshot, findings)
+    _check_unreferenced(snapshot, findings)
     for name in snapshot.sql.connection.execute(select(repository.c.name)).scalars():
         try:
             Repository(name)
@@ -106,7 +106,7 @@ def _referrer_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
         yield "the row's annotations are not those of the bytes"
 
 
-def _check_leftovers(snapshot: Snapshot, findings: FindingCollector) -> None:
+def _check_unreferenced(snapshot: Snapshot, findings: FindingCollector) -> None:
     unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
     for canonical in snapshot.sql.connection.execute(unnamed).scalars():
         findings.differs(canonical, "manifest bytes that no repository refers to")

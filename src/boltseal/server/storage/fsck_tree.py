@@ -107,12 +107,12 @@ class TreeCheck:
                     self._findings.unknown(
                         self._name, "its key is missing, so the signature of its checkpoint can't be verified"
                     )
-                promised["the signed head"] = (
+                promised["the checkpoint"] = (
                     open_checkpoint(self._stored.note, key.verifier).checkpoint
                     if key is not None
                     else parse_checkpoint_unverified(parse_note_unverified(self._stored.note).text)
                 )
-                if promised["the signed head"].size != self._stored.size:
+                if promised["the checkpoint"].size != self._stored.size:
                     self._findings.differs(self._name, "its stored checkpoint has another size than its column")
             if mark is not None and key is not None:
                 promised["the high-water mark"] = open_checkpoint(mark, key.verifier).checkpoint

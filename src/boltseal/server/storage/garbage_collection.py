@@ -1,4 +1,4 @@
-"""Garbage collection: delete unreferenced blobs, leftover manifest bytes and abandoned upload sessions.
+"""Garbage collection: delete unreferenced blobs, unreferenced manifest bytes and abandoned upload sessions.
 
 Deleted are
 

@@ -239,7 +239,7 @@ _SIZES: Final = (
 
 
 def expect_sizes(session: SqliteSession) -> None:
-    """Tell the query planner how many rows to expect. Connections that are opened after the COMMIT read it.
+    """Give the query planner the number of rows to expect. Connections that are opened after the COMMIT read it.
 
     Without statistics SQLite assumes ten rows of everything per repository, and would read all of its links for one push.
     The numbers are never measured again, so a query keeps its plan from the first row to the last.
