@@ -64,7 +64,7 @@ class UpdateReport:
     """The result. `release`: None where nothing was deployed."""
 
     outcome: Outcome
-    plan_updates: tuple[UpdateStep, ...]
+    steps: tuple[UpdateStep, ...]
     release: DeployResult | None = None
 
 
