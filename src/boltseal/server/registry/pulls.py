@@ -165,7 +165,7 @@ class Pulls:
             if named_by is None:
                 return None
             # Parsed in the reader thread, because it may be large.
-            links = parse_manifest(named_by[1], named_by[0]).references()
+            links = parse_manifest(named_by.raw, named_by.media_type).references()
             return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
 
         return await self._database.read(query)
@@ -314,7 +314,7 @@ def _fallback_tag_lists(snapshot: Snapshot, repository: Repository, digest: Dige
     if found is None:
         return []
     try:
-        index = parse_manifest(found[1], found[0])
+        index = parse_manifest(found.raw, found.media_type)
     except ManifestInvalid:
         return []
     return [str(descriptor.digest) for descriptor in index.manifests]

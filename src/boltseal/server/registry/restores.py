@@ -111,8 +111,8 @@ class Restores:
                 raise NoLongerStored(
                     f"tag {tag} of {repository} resolved to {digest}, which is no longer stored: push that image again"
                 )
-            media_type, raw = stored
-            pushed = PushedManifest(digest, Identity(Digest.of(raw), media_type), parse_manifest(raw, media_type))
+            identity = Identity(Digest.of(stored.raw), stored.media_type)
+            pushed = PushedManifest(digest, identity, parse_manifest(stored.raw, stored.media_type))
             change = self._tag_writer.change(tx, row, tag, actor, reason=reason)
             result = self._tag_writer.publish(tx, change, pushed, EntryKind.TAG_RESTORED)
             return RestoredTag(digest, change.current, result.entry_index, result.changed)

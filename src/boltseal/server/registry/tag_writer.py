@@ -287,18 +287,18 @@ class TagWriter:
         self, tx: UnitOfWork, repository: RepositoryRow, digest: str, covering: DigestSet
     ) -> SomeTags:
         """Find protecting tags where a signature and a tag address one image by digests of different algorithms."""
-        also_called = queries.aliases(tx, repository.id)
-        if not also_called:
+        aliases = queries.aliases(tx, repository.id)
+        if not aliases:
             return SomeTags()
-        same = defaultdict(set)
-        for one, other in also_called:
-            same[one].add(other)
-            same[other].add(one)
+        aliases_of = defaultdict(set)
+        for digest_a, digest_b in aliases:
+            aliases_of[digest_a].add(digest_b)
+            aliases_of[digest_b].add(digest_a)
         found = {digest} | queries.digests(tx, covering)
         waiting = list(found)
         while waiting:
-            for twin in same[waiting.pop()] - found:
-                covering = queries.covering(repository.id, twin, through_subjects=True)
+            for alias in aliases_of[waiting.pop()] - found:
+                covering = queries.covering(repository.id, alias, through_subjects=True)
                 protecting = tag_table.protecting_tags(tx, repository.id, covering)
                 if protecting:
                     return protecting
@@ -334,7 +334,7 @@ class TagWriter:
         if change.current is None:
             return True
         old = queries.manifest_bytes(tx, change.repository.id, str(change.current))
-        return old is not None and append_only.extends(parse_manifest(old[1], old[0]), new)
+        return old is not None and append_only.extends(parse_manifest(old.raw, old.media_type), new)
 
     def _refusal(
         self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, func, insert, literal, or_, select
 
 from boltseal.server.storage.metadata import usage
+from boltseal.server.storage.metadata.protocol import ManifestFound
 from boltseal.server.storage.metadata.schema import blob, content, link, manifest, released, repository, tag
 
 if TYPE_CHECKING:
@@ -121,12 +122,12 @@ def media_types_of(tx: UnitOfWork, repository_id: int, canonical: str) -> set[st
     )
 
 
-def manifest_bytes(tx: UnitOfWork, repository_id: int, digest: str) -> tuple[str, bytes] | None:
-    """Return media type and bytes of a manifest of this repository, or None."""
+def manifest_bytes(tx: UnitOfWork, repository_id: int, digest: str) -> ManifestFound | None:
+    """Return a manifest of this repository, or None."""
     query = select(manifest.c.media_type, content.c.raw).join(content, content.c.canonical == manifest.c.canonical)
     query = query.where(manifest.c.repository_id == repository_id, manifest.c.digest == digest)
     row = tx.sql.connection.execute(query).first()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else ManifestFound(row[0], row[1])
 
 
 def add_manifest(
@@ -157,8 +158,8 @@ def add_alias(tx: UnitOfWork, repository_id: int, digest: str, other: str) -> No
             if kind in REFERS_TO:
                 add_link(tx, repository_id, other, child, kind)
         return
-    raw = manifest_bytes(tx, repository_id, digest)
-    add_manifest(tx, repository_id, replace(row, digest=other), raw[1] if raw else b"", pairs)
+    stored = manifest_bytes(tx, repository_id, digest)
+    add_manifest(tx, repository_id, replace(row, digest=other), stored.raw if stored else b"", pairs)
 
 
 def add_link(tx: UnitOfWork, repository_id: int, parent: str, child: str, kind: str) -> None:
@@ -417,8 +418,8 @@ def count_referrers(tx: UnitOfWork, repository_id: int, subject: str, most: int)
     return counted
 
 
-def tagged_manifest(snapshot: Snapshot, name: str, tag_name: str) -> tuple[str, bytes] | None:
-    """Return media type and bytes of the manifest that a tag resolves to, or None."""
+def tagged_manifest(snapshot: Snapshot, name: str, tag_name: str) -> ManifestFound | None:
+    """Return the manifest that a tag resolves to, or None."""
     query = (
         select(manifest.c.media_type, content.c.raw)
         .join(repository, repository.c.id == manifest.c.repository_id)
@@ -427,11 +428,11 @@ def tagged_manifest(snapshot: Snapshot, name: str, tag_name: str) -> tuple[str, 
         .where(repository.c.name == name, tag.c.name == tag_name)
     )
     row = snapshot.sql.connection.execute(query).first()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else ManifestFound(row[0], row[1])
 
 
-def parent_manifest(snapshot: Snapshot, name: str, child: str) -> tuple[str, bytes] | None:
-    """Return media type and bytes of one manifest of the repository that contains this blob or manifest, or None."""
+def parent_manifest(snapshot: Snapshot, name: str, child: str) -> ManifestFound | None:
+    """Return one manifest of the repository that contains this blob or manifest, or None."""
     query = (
         select(manifest.c.media_type, content.c.raw)
         .join(repository, repository.c.id == manifest.c.repository_id)
@@ -440,7 +441,7 @@ def parent_manifest(snapshot: Snapshot, name: str, child: str) -> tuple[str, byt
         .where(repository.c.name == name, link.c.child == child, link.c.kind.in_(CONTAINS))
     )
     row = snapshot.sql.connection.execute(query.limit(1)).first()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else ManifestFound(row[0], row[1])
 
 
 def sizes_of(tx: UnitOfWork, repository_id: int, wanted: Sequence[str]) -> dict[str, int]:
