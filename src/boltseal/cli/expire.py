@@ -23,13 +23,13 @@ def expire(
 
     The tags can return only with the same digest. Their images stay pullable until they are deleted.
     """
-    with CommandOutput("expire", as_json=as_json) as answer:
+    with CommandOutput("expire", as_json=as_json) as output:
         settings = store_settings(config, data)
         status = "would expire" if dry_run else "expired"
         tags = on_store(settings, lambda store: store.registry.seals.expire(local_admin(), dry_run=dry_run))
         for repository, tag in tags:
-            answer.add(ref=f"{repository}:{tag}", status=status)
-            answer.print(f"{repository}:{tag}")
-        answer.say(
+            output.add(ref=f"{repository}:{tag}", status=status)
+            output.print(f"{repository}:{tag}")
+        output.say(
             f"{counted(len(tags), 'tag')} {status}{'; they can return only with the same digest' if tags else ''}"
         )

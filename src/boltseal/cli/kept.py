@@ -35,14 +35,14 @@ def kept(
 
     Exit code 1: one of them is gone, or is not protected from the next prune.
     """
-    with CommandOutput("kept", as_json=as_json) as answer:
+    with CommandOutput("kept", as_json=as_json) as output:
         wanted = None if name is None else tag_name(name)
         found = kept_images(wanted, host, registry_options(), forget_gone=forget_gone)
-        answer.outcome = found.outcome
+        output.outcome = found.outcome
         for each in found.forgotten:
             say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))
         for image in found.images:
-            answer.add(**_fields(image))
+            output.add(**_fields(image))
         if not found.images:
             say("nothing is kept on this engine" if name is None else f"nothing is kept of {name} on this engine")
         elif not as_json:

@@ -25,11 +25,11 @@ def releases(
 
     The one that runs on its engine is marked with *. An unfinished release is shown with its step.
     """
-    with CommandOutput("releases", as_json=as_json) as answer:
+    with CommandOutput("releases", as_json=as_json) as output:
         client = client_context()
         listed = list_releases(project, client)
         for each in listed:
-            answer.add(**_fields(each))
+            output.add(**_fields(each))
         if as_json:
             return
         if not listed:

@@ -55,13 +55,13 @@ def running(
     printer = _Printer()
     while True:
         try:
-            with CommandOutput("running", as_json=as_json) as answer:
+            with CommandOutput("running", as_json=as_json) as output:
                 allowed = _no_registry if offline else registry_filter(options, allow or [])
                 found = list_running(where, project, client, None if offline else options, allowed)
                 for row in found.rows:
-                    answer.add(**row_fields(row))
-                add_broken(answer, found.answers)
-                add_failed(answer, found.found)
+                    output.add(**row_fields(row))
+                add_broken(output, found.answers)
+                add_failed(output, found.found)
                 if not as_json:
                     printer.print(found, client.now_us())
         except typer.Exit:

@@ -21,8 +21,8 @@ def _group() -> None:
 @token.command(epilog="Example: boltseal token rotate --data ./data")
 def rotate(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Sign bearer tokens with a new key from now on. Issued tokens stay valid for at most five minutes."""
-    with CommandOutput("token-rotate", as_json=as_json) as answer:
+    with CommandOutput("token-rotate", as_json=as_json) as output:
         keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(clock_us())
-        answer.add(ref=keys[0].id, status="rotated")
+        output.add(ref=keys[0].id, status="rotated")
         if not as_json:
             say(f"key {keys[0].id} signs from now on")

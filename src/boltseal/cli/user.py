@@ -23,7 +23,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False,
 @user.command(epilog="Example: boltseal user add ci < password.txt")
 def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Add a user, or change a password. It is read from the terminal or from standard input, never from the arguments."""
-    with CommandOutput("user-add", as_json=as_json) as answer:
+    with CommandOutput("user-add", as_json=as_json) as output:
         check_user_name(name)
         users = _file(config, data)
         known = name in users.current().hashes
@@ -32,7 +32,7 @@ def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None
         except ValueError as error:
             raise Invalid(f"no password was set: {error}") from error
         users.put(name, hashed)
-        answer.add(ref=name, status="changed" if known else "added")
+        output.add(ref=name, status="changed" if known else "added")
         if not as_json:
             say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
 
@@ -42,9 +42,9 @@ def remove(
     name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
     """Remove a user; their logins and tokens end at once."""
-    with CommandOutput("user-remove", as_json=as_json) as answer:
+    with CommandOutput("user-remove", as_json=as_json) as output:
         _file(config, data).remove(name)
-        answer.add(ref=name, status="removed")
+        output.add(ref=name, status="removed")
         if not as_json:
             say(f"user {name} removed")
 
@@ -52,9 +52,9 @@ def remove(
 @user.command("list", epilog="Example: boltseal user list --json")
 def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the users."""
-    with CommandOutput("user-list", as_json=as_json) as answer:
+    with CommandOutput("user-list", as_json=as_json) as output:
         for name in sorted(_file(config, data).current().hashes):
-            answer.add(ref=name, status="user")
+            output.add(ref=name, status="user")
             if not as_json:
                 print_line(name)
 
