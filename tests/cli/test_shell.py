@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import CommandOutput
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.root import CommandContext, build, run
 from boltseal.commands.outcome import Outcome
 from boltseal.errors import Denied, ExitCode, Invalid, SealedPut, Unavailable
@@ -375,7 +375,7 @@ def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str])
 
 
 PRINTS = """
-from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.root import run
 import typer
 cli = typer.Typer()

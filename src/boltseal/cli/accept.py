@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.outcome import Outcome
 from boltseal.ledger.entry import format_time

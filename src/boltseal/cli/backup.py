@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import BackupArgument, ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.server.storage.backup import back_up

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.text import counted

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
     LOCATION_HELP,
     AnonymousOption,

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.server_options import flags_of
 from boltseal.server.configuration import load_with_sources
 

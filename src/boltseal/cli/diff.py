@@ -6,10 +6,10 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.commands.deploy import project_name
 from boltseal.commands.releases import diff_releases
 from boltseal.commands.text import clean

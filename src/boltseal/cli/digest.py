@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.text import counted
 from boltseal.server.commands.data_folder import local_admin, on_store

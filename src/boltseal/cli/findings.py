@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from boltseal.cli.answer import CommandOutput
+from boltseal.cli.output import CommandOutput
 from boltseal.server.storage.findings import Finding
 
 

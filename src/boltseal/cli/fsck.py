@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.findings import add_findings
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.outcome import Outcome

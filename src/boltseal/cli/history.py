@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.client.history import ProvenHistory
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
 from boltseal.commands.inspect import inspect_image

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import kept_fields, seconds_text
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, print_table, say
 from boltseal.cli.remote import registry_options
 from boltseal.commands.engine_connection import tag_name
 from boltseal.commands.kept import kept_images

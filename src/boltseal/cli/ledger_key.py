@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ObservationsOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.server.commands.ledger import ledger_key as public_key
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
 from boltseal.client.ledger_monitor.monitor import MonitorReport
 from boltseal.commands.ledger_monitor import MonitorRequest, monitor_ledger, monitor_outcome

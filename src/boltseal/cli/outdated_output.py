@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from boltseal.cli.answer import CommandOutput, print_wrapped, say
+from boltseal.cli.output import CommandOutput, print_wrapped, say
 from boltseal.cli.progress import size_text
 from boltseal.commands.outdated import OutdatedReport
 from boltseal.commands.rebuild_log import RebuildRecord

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import expired_fields, kept_fields, say_expired
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options

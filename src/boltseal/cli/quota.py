@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.loading import load_module
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.outcome import Outcome

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,

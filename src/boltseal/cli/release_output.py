@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput, print_table, say
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.releases import digest_text
 from boltseal.commands.text import clean, counted

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, print_table, say
 from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.deploy.releases import Release

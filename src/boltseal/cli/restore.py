@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.server.commands.restore import restore_tag
 

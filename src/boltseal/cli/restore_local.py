@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import kept_fields
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import registry_options
 from boltseal.commands.engine_connection import tag_name
 from boltseal.commands.restore_local import restore_kept

@@ -6,10 +6,10 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.deploy_options import NameOption, NoRecordOption, WaitOption
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.commands.deploy import (

@@ -18,8 +18,8 @@ import typer.core
 import typer.main
 
 from boltseal import __version__
-from boltseal.cli.answer import host_error, print_line, say
 from boltseal.cli.loading import load_module
+from boltseal.cli.output import host_error, print_line, say
 from boltseal.config import debug_requested
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 

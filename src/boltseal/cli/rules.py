@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.options import ConfigOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_line, print_table, say
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import Repository, Tag

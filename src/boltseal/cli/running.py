@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.project_options import AllowOption, ProjectOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption

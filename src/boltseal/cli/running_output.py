@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.running import FoundContainers, broken_histories
 from boltseal.commands.text import clean

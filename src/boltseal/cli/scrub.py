@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.scrub_text import fields, print_reports
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
 from boltseal.commands.registry_access import repository_only
 from boltseal.commands.tags import PastTags, list_tags, tags_at

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.server_options import settings_of
 from boltseal.server.storage.key_file import KeyFile
 

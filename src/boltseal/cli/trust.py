@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.client.state import KnownLedger
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.trust import forget_ledger, known_ledgers, ledger_name, pin_key

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.server.commands.seals import unseal_tag
 

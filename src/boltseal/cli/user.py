@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server.auth.logins import hash_password

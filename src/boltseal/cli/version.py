@@ -8,8 +8,8 @@ from contextlib import suppress
 from importlib import metadata
 
 from boltseal import __version__
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 
 
 def version(as_json: JsonOption = False) -> None:

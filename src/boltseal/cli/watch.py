@@ -10,8 +10,8 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.options import AllowEmptyOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
