@@ -8,18 +8,16 @@ parsed type or cleaned here (actors), so that no line can contain a control char
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import Mode, Rule
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MAX_NAMED: Final = 3
 """Tags that a line names; the others are counted."""

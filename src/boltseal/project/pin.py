@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
-
-if TYPE_CHECKING:  # with a lock no registry is asked, so the client need not be loaded
-    from boltseal.client.registry_client import Resolved
 
 
 class PinStatus(StrEnum):

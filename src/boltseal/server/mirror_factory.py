@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from boltseal.client.credentials import Credentials, SingleLogin
 from boltseal.client.hosts import api_host, host_name
@@ -20,18 +20,14 @@ from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.last_pull import LastPulls
 from boltseal.server.mirror.push_proxy import PushProxy
-from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
 from boltseal.server.mirror.upstream_lists import UpstreamLists
 from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
-
-if TYPE_CHECKING:
-    from boltseal.server.mirror.upstream_limits import EventHandler
-    from boltseal.server.registry import Registry
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
-    from boltseal.server.storage.metadata.protocol import Metadata
-
+from boltseal.server.registry import Registry
+from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.metadata.protocol import Metadata
 
 # A client waits for each of these requests, and the store may have an older answer.
 TIMEOUT_S: Final = 10.0

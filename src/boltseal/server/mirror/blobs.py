@@ -20,30 +20,25 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
-from boltseal.client.registry_client import PIECE_BYTES, RESUMES
+from boltseal.client.registry_client import PIECE_BYTES, RESUMES, BlobStream
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.reference import Repository
 from boltseal.server.mirror.blob_fetch import Fetch
 from boltseal.server.mirror.errors import client_error
 from boltseal.server.mirror.single_flight import SingleFlight
-from boltseal.server.registry.pulls import BlobUnknown
-from boltseal.server.storage.blobs.protocol import FetchKey, UploadId, UploadUnknown
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.registry.pulls import BlobUnknown, Pulls
+from boltseal.server.registry.uploads import UploadManager
+from boltseal.server.storage.blobs.protocol import BlobStore, FetchKey, UploadId, UploadUnknown, UploadWriter
 from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
-
-if TYPE_CHECKING:
-    from boltseal.client.registry_client import BlobStream
-    from boltseal.oci.reference import Repository
-    from boltseal.server.mirror.upstream_limits import UpstreamLimits
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.registry.uploads import UploadManager
-    from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 BLOBS_FETCHED: Final = "mirror_blobs_fetched"
 WATCH_INTERVAL_S: Final = 0.02

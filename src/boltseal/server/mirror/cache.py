@@ -13,28 +13,26 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.upstreams import UpstreamTerms
+from boltseal.server.mirror.blob_fetch import Fetch
 from boltseal.server.mirror.blobs import MirroredBlobs
 from boltseal.server.mirror.errors import client_error
+from boltseal.server.mirror.last_pull import LastPulls
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstream_lists import UpstreamLists
+from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
+from boltseal.server.mirror.upstreams import Upstream, Upstreams
+from boltseal.server.registry import Registry
 from boltseal.server.registry.models import ManifestAnswer, ManifestUpload
 from boltseal.server.registry.pulls import ManifestUnknown, TagDeleted
-
-if TYPE_CHECKING:
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.mirror.blob_fetch import Fetch
-    from boltseal.server.mirror.last_pull import LastPulls
-    from boltseal.server.mirror.upstream_limits import UpstreamLimits
-    from boltseal.server.mirror.upstream_lists import UpstreamLists
-    from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
-    from boltseal.server.mirror.upstreams import Upstream, Upstreams
-    from boltseal.server.registry import Registry
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
 SERVED_WITH_WARNING: Final = "mirror_served_with_warning"

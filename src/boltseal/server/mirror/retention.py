@@ -19,17 +19,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.storage.garbage_collection import GarbageItem
 from boltseal.server.storage.metadata import mirrored, queries
-from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-
-if TYPE_CHECKING:
-    from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 YOUNG_US: Final = 3600 * 1_000_000

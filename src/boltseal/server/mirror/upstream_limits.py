@@ -12,27 +12,23 @@ Background work stops when no more than `reserve` pulls are left. All workers sh
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from boltseal.client.errors import RemoteBusy, RemoteNotFound, RemoteUnavailable
+from boltseal.client.pull_limit import PullLimit, PullsLeft
 from boltseal.client.ssrf_guard import AddressBlocked
 from boltseal.errors import BoltsealError, Unavailable
-from boltseal.events import QuotaLow, UpstreamDown
+from boltseal.events import Event, QuotaLow, UpstreamDown
+from boltseal.policy.upstreams import UpstreamTerms
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.registry.upstream_state import UpstreamRow, UpstreamStates
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-
-    from boltseal.client.pull_limit import PullLimit, PullsLeft
-    from boltseal.events import Event
-    from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.upstream_state import UpstreamRow, UpstreamStates
-
-    EventHandler = Callable[[Event], None]
-    """Receives an event. It must neither wait nor raise."""
+EventHandler = Callable[[Event], None]
+"""Receives an event. It must neither wait nor raise."""
 
 BACKOFF_US: Final = 60_000_000
 """How long to wait after a 429 without `Retry-After`, and before the next pull when none are left."""

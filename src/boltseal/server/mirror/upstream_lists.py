@@ -10,28 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from boltseal.errors import BoltsealError
-from boltseal.oci.reference import Tag
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.server.mirror.errors import UpstreamFailed, client_error
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.registry.models import ReferrerRow
-from boltseal.server.registry.pulls import RepositoryUnknown
+from boltseal.server.registry.pulls import Pulls, RepositoryUnknown
 from boltseal.server.storage.metadata import mirrored
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository
-    from boltseal.server.mirror.upstream_limits import UpstreamLimits
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import Metadata
 
 ITEM_BYTES: Final = 100
 FAILED_US: Final = 30_000_000

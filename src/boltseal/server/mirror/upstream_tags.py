@@ -18,29 +18,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
+from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError, Denied, Unavailable
 from boltseal.events import TagHeld, TagMoved
-from boltseal.oci.reference import Reference
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import MoveEvent, ServedAnswer, UpstreamAnswer, answer_of, warning_of
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
 from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from boltseal.client.registry_client import Resolved
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 REMEMBERED: Final = 10_000
 MISSED_US: Final = 10_000_000

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import Invalid
-from boltseal.events import ReleaseDone, TagHeld, TagMoved
+from boltseal.events import Event, ReleaseDone, TagHeld, TagMoved
 from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, EntryKind, parse
 from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
@@ -26,11 +26,7 @@ from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import EVENT_KEY, MoveEvent
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
-
-if TYPE_CHECKING:
-    from boltseal.events import Event
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata, Snapshot
 
 BATCH: Final = 500
 SEEN_BY: Final = "registry"

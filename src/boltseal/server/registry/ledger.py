@@ -6,25 +6,20 @@ exception: it includes them, because the registry already resolves the tag by th
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import msgspec
 
 from boltseal.errors import ErrorCode, NotFound
-from boltseal.ledger.entry import EntryKind, parse
+from boltseal.ledger.entry import Entry, EntryKind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry.integrator import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from boltseal.ledger.entry import Entry
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
 
 CREATED: Final = "created"
 DELETED: Final = "deleted"

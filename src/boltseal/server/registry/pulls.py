@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from boltseal.errors import ErrorCode, NotFound
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry.models import BlobAnswer, ManifestAnswer, Page, ReferrerRow, ReferrersPage
+from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.metadata import queries
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
-    from boltseal.server.storage.metadata.queries import ManifestRow
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.metadata.queries import ManifestRow
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import Audit, ObservationAudit
@@ -31,13 +31,10 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import observations, sequencer
 from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
+from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot, UnitOfWork
-
-if TYPE_CHECKING:
-    from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata, Snapshot, UnitOfWork
 
 Lines = Callable[[int, int], Iterable[bytes]]
 """Returns the entries [start, end) of a copy of a ledger, encoded and not verified."""

@@ -15,18 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from boltseal.errors import Unavailable
 from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
+from boltseal.oci.reference import Repository, Tag
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, UnitOfWork
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000

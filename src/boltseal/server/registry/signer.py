@@ -11,18 +11,14 @@ on. A temporary failure (a full disk, a lock) is logged and retried; its entries
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from boltseal.errors import BoltsealError
-from boltseal.server.registry.integrator import LedgerInDoubt
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from boltseal.server.registry.integrator import Integrator
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.storage.metadata.protocol import Metadata
 
 PAUSE_S: Final = 0.075
 POLL_S: Final = 1.0

@@ -18,34 +18,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
+from boltseal.ledger.audit import AuditedTag
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
-from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import append_only, refusal_message
 from boltseal.policy.free_tag import next_free
 from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
-from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
+from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode, RuleSet
 from boltseal.policy.seal import PushDecision, judge
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer, tag_rows
-from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow, TagChange
+from boltseal.server.registry.models import (
+    UNCONDITIONAL,
+    Conditions,
+    EntryResult,
+    PushedManifest,
+    RepositoryRow,
+    TagChange,
+)
 from boltseal.server.storage.metadata import queries, tag_table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from boltseal.ledger.audit import AuditedTag
-    from boltseal.oci.manifest import Manifest
-    from boltseal.policy.rules import RuleSet
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Conditions, PushedManifest
-    from boltseal.server.storage.metadata.protocol import UnitOfWork
-    from boltseal.server.storage.metadata.queries import DigestSet
-    from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.queries import DigestSet
+from boltseal.server.storage.metadata.tag_row import TagRow
 
 _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
     PushDecision.CREATE: EntryKind.TAG_CREATED,

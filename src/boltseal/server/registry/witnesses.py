@@ -11,28 +11,22 @@ without that signature is only reported. An older signed checkpoint never lowers
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
-from boltseal.client.witness import Cosigned, SizeConflict
+from boltseal.client.witness import Cosigned, SizeConflict, WitnessClient
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
-from boltseal.ledger.note import NoteInvalid, format_note, parse_note_unverified
+from boltseal.ledger.note import NoteInvalid, Signature, SigningKey, VerifierKey, format_note, parse_note_unverified
 from boltseal.ledger.tiles import Tiles, needed
-from boltseal.server.storage.ledger_key import LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from boltseal.client.witness import WitnessClient
-    from boltseal.ledger.note import Signature, SigningKey, VerifierKey
-    from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 EVERY_S: Final = 1.0
 RETRY_S: Final = 30.0

@@ -7,21 +7,30 @@ corrects the user's running total (`usage`).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, func, insert, literal, or_, select
+from sqlalchemy import (
+    BindParameter,
+    Integer,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+)
 
 from boltseal.server.storage.metadata import usage
-from boltseal.server.storage.metadata.protocol import ManifestFound
+from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import blob, content, link, manifest, released, repository, tag
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from sqlalchemy import BindParameter, Select
-
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 # Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
 # be stored; if they are, a seal covers them.
