@@ -153,6 +153,7 @@ def _create(session: sqlite.SqliteSession) -> None:
 
 
 def _upgrade(session: sqlite.SqliteSession) -> None:
+    # loaded here because hardly any start migrates
     from alembic import command
     from alembic.config import Config
 
