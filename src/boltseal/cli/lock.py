@@ -121,8 +121,7 @@ def _print_emitted(output: CommandOutput, report: EmitReport, emit: Emit) -> Non
             say("nothing is printed: these would be left as they are")
         return
     output.add(ref="", status=str(emit), reason="", text=report.text)
-    if not output.as_json:
-        print_line(report.text.removesuffix("\n"))
+    output.print(report.text.removesuffix("\n"))
 
 
 def _fields(row: LockRow) -> dict[str, Any]:

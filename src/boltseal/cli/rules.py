@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.options import ConfigOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_line, print_table, say
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import Repository, Tag
@@ -49,9 +49,8 @@ def show_decision(
             raise Invalid(f"{quote(repository)} starts with a host; give the repository without it: {quote(path)}")
         decision = decide(settings_of(config).rules, Repository(repository), Tag(tag))
         output.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
-        if not as_json:
-            print_line(str(decision.mode))
-            say(f"{repository}:{tag} is {_effect(decision.rule)}: {decision.why}")
+        output.print(str(decision.mode))
+        output.say(f"{repository}:{tag} is {_effect(decision.rule)}: {decision.why}")
 
 
 def _number(rule: Rule) -> str:

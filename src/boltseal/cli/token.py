@@ -6,7 +6,7 @@ import typer
 
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
-from boltseal.cli.output import CommandOutput, say
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.server.storage.key_file import KeyFile
 
@@ -24,5 +24,4 @@ def rotate(config: ConfigOption = None, data: DataOption = None, as_json: JsonOp
     with CommandOutput("token-rotate", as_json=as_json) as output:
         keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(clock_us())
         output.add(ref=keys[0].id, status="rotated")
-        if not as_json:
-            say(f"key {keys[0].id} signs from now on")
+        output.say(f"key {keys[0].id} signs from now on")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
-from boltseal.cli.output import CommandOutput, print_line, say
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server.auth.logins import hash_password
@@ -33,8 +33,7 @@ def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None
             raise Invalid(f"no password was set: {error}") from error
         users.put(name, hashed)
         output.add(ref=name, status="changed" if known else "added")
-        if not as_json:
-            say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
+        output.say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
 
 
 @user.command(epilog="Example: boltseal user remove ci")
@@ -45,8 +44,7 @@ def remove(
     with CommandOutput("user-remove", as_json=as_json) as output:
         _file(config, data).remove(name)
         output.add(ref=name, status="removed")
-        if not as_json:
-            say(f"user {name} removed")
+        output.say(f"user {name} removed")
 
 
 @user.command("list", epilog="Example: boltseal user list --json")
@@ -55,8 +53,7 @@ def list_users(config: ConfigOption = None, data: DataOption = None, as_json: Js
     with CommandOutput("user-list", as_json=as_json) as output:
         for name in sorted(_file(config, data).current().hashes):
             output.add(ref=name, status="user")
-            if not as_json:
-                print_line(name)
+            output.print(name)
 
 
 def _file(config: ConfigOption, data: DataOption) -> UserFile:
