@@ -163,7 +163,7 @@ def test_the_list_of_commands_imports_no_command() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
-        f"boltseal.cli.{name}" for name in ("answer", "loading", "root")
+        f"boltseal.cli.{name}" for name in ("loading", "output", "root")
     }
 
 
@@ -175,7 +175,7 @@ def test_a_verb_loads_no_other_verb() -> None:
 
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
-        for name in ("answer", "clock", "context", "digest", "loading", "options", "remote", "root")
+        for name in ("clock", "context", "digest", "loading", "options", "output", "remote", "root")
     }
 
 
