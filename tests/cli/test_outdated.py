@@ -435,7 +435,7 @@ def test_a_rebuild_that_fails_is_a_line_and_the_others_go_on(shop: Shop, configu
     assert f"rebuild failed  {shop.ref}:1.0.0: exit code 4; no space left" in told.out
     assert f"rebuild done    {shop.ref}:2.0.0" in told.out
     assert "no space left" in " ".join(shown.out.split())
-    assert "4 lines" in shown.err
+    assert "4 rebuild requests" in shown.err
 
 
 def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(

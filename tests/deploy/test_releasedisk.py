@@ -52,6 +52,14 @@ def test_a_release_is_read_back(folder: ReleaseFolder) -> None:
     assert projects(folder.folder.parent.parent) == ("shop",)
 
 
+def test_a_project_that_was_only_locked_has_no_releases(folder: ReleaseFolder) -> None:
+    """As after a rollback that found nothing."""
+    with folder.deploying():
+        pass
+
+    assert projects(folder.folder.parent.parent) == ()
+
+
 def test_releases_are_private(folder: ReleaseFolder) -> None:
     """Environments contain secrets."""
     with folder.deploying():

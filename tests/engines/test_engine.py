@@ -323,6 +323,8 @@ async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
     ("wrong", "said"),
     [
         (Wrong(500, b'{"message": "\\u001b[31mdisk"}'), r"the engine failed: \"\\x1b\[31mdisk\""),
+        (Wrong(500, b'{"message":"no TLS"}', "text/plain"), 'the engine failed: "no TLS"'),
+        (Wrong(500, b'{"massage": 1}', "text/plain"), "massage"),
         (Wrong(500, b'{"massage": 1}'), "without an error message in Docker's format"),
         (Wrong(500, b"[]"), "without an error message in Docker's format"),
         (Wrong(500, b"\xff", "text/plain"), "without an error message in Docker's format"),

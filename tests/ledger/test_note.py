@@ -218,8 +218,8 @@ SKEY = ALICE.private_text()
             VKEY.replace("ledger", "le dger"),
             '"reg.example/le dger" is no key name; expected one without spaces and plus',
         ),
-        ("a+12345678+AgAA", "a key of type 2 and 2 bytes; expected Ed25519 (1 or 4), 32"),
-        ("a+12345678+AQAA", "a key of type 1 and 2 bytes; expected Ed25519 (1 or 4), 32"),
+        ("a+12345678+AgAA", "key of type 2, 2 bytes; expected Ed25519 (type 1 or 4), 32 bytes"),
+        ("a+12345678+AQAA", "key of type 1, 2 bytes; expected Ed25519 (type 1 or 4), 32 bytes"),
     ],
 )
 def test_what_is_not_a_key_is_refused(text: str, message: str) -> None:

@@ -20,7 +20,7 @@ def test_a_tag_that_no_rule_names_is_sealed_for_ever(tag: str) -> None:
 
     assert decision.mode is Mode.SEALED
     assert decision.keep == FOREVER
-    assert decision.why == "no rule matches, and what no rule matches is sealed and kept for ever"
+    assert decision.why == "no rule matches; by default a tag is sealed and kept for ever"
 
 
 @pytest.mark.parametrize("tag", ["latest", "edge", "nightly", "main", "master", "dev", "stable"])

@@ -38,6 +38,13 @@ def test_a_push_to_a_sealed_release() -> None:
     )
 
 
+def test_a_tag_that_was_sealed_on_the_command_line_is_shown_with_that_actor() -> None:
+    """Its name has spaces, unlike users' names."""
+    message = refusal_message.put_sealed(Tag("1.4.2"), APP, bound("forever", "root (command line)"), NEW, "1.4.3")
+
+    assert " since 2026-11-24 by root (command line); " in message
+
+
 def test_a_push_to_a_sealed_release_without_a_free_tag() -> None:
     """What is not known to be free is left out."""
 

@@ -216,7 +216,7 @@ def test_an_archive_takes_the_place_of_no_device_and_no_link(tmp_path: Path, the
         path.symlink_to("gone")
     before = path.lstat()
 
-    with pytest.raises((LocationInvalid, TagTaken), match=r"is no plain file|there already"):
+    with pytest.raises((LocationInvalid, TagTaken), match=r"is no plain file|exists already"):
         ArchiveTarget(path, force=force)
 
     assert path.lstat() == before

@@ -112,7 +112,7 @@ async def test_where_the_files_part() -> None:
     found = await compared(short, long)
 
     assert found.sameness is Sameness.DIFFERENT
-    assert found.reasons[0] == "other files: the first 1 layers are the same, then A has 0 and B 2 others"
+    assert found.reasons[0] == "layers differ: 1 in common from the first on; then A has 0 more, B 2"
 
 
 async def test_an_image_that_is_one_platform_of_an_index() -> None:
@@ -136,7 +136,7 @@ async def test_indexes_are_compared_by_platform() -> None:
     assert fewer.reasons == ("only A has linux/arm64",)
     assert noted.sameness is Sameness.CONFIG
     assert changed.sameness is Sameness.DIFFERENT
-    assert changed.reasons[0].startswith("linux/arm64: other files")
+    assert changed.reasons[0].startswith("linux/arm64: layers differ")
 
 
 async def test_what_is_no_image_is_only_compared_by_digest() -> None:

@@ -155,4 +155,4 @@ def print_log(output: CommandOutput, records: Sequence[RebuildRecord]) -> None:
         print_wrapped(f"{one.time[:19].replace('T', ' ')}  ", clean(f"{one.outcome:<7} {one.image}"))
         reason = f": {one.reason}" if one.reason else ""
         print_wrapped("for ", clean(f"{one.base} at {one.digest[:19]}{reason}"), indent=21)
-    say(counted(len(records), "line"))
+    say(counted(len(records), "rebuild request"))

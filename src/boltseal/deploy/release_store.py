@@ -359,5 +359,16 @@ def projects(state: Path) -> tuple[str, ...]:
     found = []
     for name in sorted(names):
         with contextlib.suppress(ReleaseInvalid):
-            found.append(check_project(name))
+            if _may_have_releases(state / "releases" / check_project(name)):
+                found.append(name)
     return tuple(found)
+
+
+def _may_have_releases(folder: Path) -> bool:
+    """Return whether a project's folder has releases, or can't be read. One that was only locked has none."""
+    try:
+        return any(name.isdigit() for name in os.listdir(folder))  # noqa: PTH208 - names, no paths
+    except NotADirectoryError:
+        return False
+    except OSError:
+        return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import BinaryIO, Final
 
 import httpx2
@@ -72,7 +73,11 @@ async def error_message(response: httpx2.Response) -> str | None:
     try:
         if response.headers.get("content-type", "").startswith("application/json"):
             return msgspec.json.decode(raw, type=_Complaint).message
-        return raw.decode()
+        text = raw.decode()
+        if text.startswith("{"):  # Podman sends the JSON of some errors as text/plain
+            with suppress(msgspec.MsgspecError, RecursionError):
+                return msgspec.json.decode(raw, type=_Complaint).message
+        return text
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 

@@ -46,6 +46,9 @@ class StoredImage(msgspec.Struct, frozen=True, rename="kebab"):
     layer: str = ""
     names: list[str] | None = None
     digest: str = ""
+    """The digest of the manifest with which the image was first stored."""
+    big_data_digests: dict[str, str] | None = None
+    """The digests of the documents stored with it, by key. A later pull or commit replaces that of `manifest`."""
     mapped_layers: list[str] | None = None
     """Copies of the top layer with remapped owners, each with copies of all layers below."""
 

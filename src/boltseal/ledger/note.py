@@ -81,7 +81,9 @@ class VerifierKey:
         if not _is_name(self.name):
             raise KeyInvalid(f"{quote(self.name)} is no key name; expected one without spaces and plus")
         if self.type not in (ED25519, COSIGNATURE) or len(self.public) != _KEY_BYTES:
-            raise KeyInvalid(f"a key of type {self.type} and {len(self.public)} bytes; expected Ed25519 (1 or 4), 32")
+            raise KeyInvalid(
+                f"key of type {self.type}, {len(self.public)} bytes; expected Ed25519 (type 1 or 4), 32 bytes"
+            )
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:

@@ -25,7 +25,7 @@ MAX_COUNTED: Final = 1000
 """Tags that are counted; of more a line says that there are more."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_UNCLEAN = re.compile(r"[^!-~]")
+_UNCLEAN = re.compile(r"[^ -~]")
 _DIGIT = re.compile(r"[0-9]", re.ASCII)
 _FEW_PARTS = re.compile(r"v?[0-9]{1,4}(?:\.[0-9]{1,4})?(?:-[A-Za-z][A-Za-z0-9._-]{0,31})?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_-]{0,31}", re.ASCII)

@@ -35,7 +35,7 @@ class Decision:
         if self.rule.number:
             return f"rule {self.rule.number} ({self.rule})"
         if self.rule is BUILT_IN_DEFAULT:
-            return "no rule matches, and what no rule matches is sealed and kept for ever"
+            return "no rule matches; by default a tag is sealed and kept for ever"
         return f"built-in rule ({self.rule})"
 
 

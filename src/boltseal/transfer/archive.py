@@ -215,7 +215,7 @@ class ArchiveTarget:
     def __init__(self, archive: Path, *, force: bool = False, title: str | None = None) -> None:
         self.title = title or f"docker-archive:{archive}"
         if archive.exists() and not force:
-            raise TagTaken(f"{archive} is there already; choose another file, or say --force to replace it")
+            raise TagTaken(f"{archive} exists already; choose another file, or pass --force to replace it")
         check_replaceable(archive)
         self._archive = archive
         try:

@@ -174,4 +174,4 @@ def _layers(a: tuple[str, ...], b: tuple[str, ...]) -> str:
     same = 0
     while same < min(len(a), len(b)) and a[same] == b[same]:
         same += 1
-    return f"other files: the first {same} layers are the same, then A has {len(a) - same} and B {len(b) - same} others"
+    return f"layers differ: {same} in common from the first on; then A has {len(a) - same} more, B {len(b) - same}"

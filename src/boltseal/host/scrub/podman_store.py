@@ -97,23 +97,39 @@ def _documents(
     found: list[Difference],
     allowance: Allowance,
 ) -> Digest | None:
-    """Collect manifests and indexes by their digests, and return the digest of the config in the manifest."""
-    config = None
+    """Collect manifests and indexes by their digests, and return the digest of the config in the manifest.
+
+    An image that is pulled or committed again with other manifest bytes, such as layers that are compressed now, keeps
+    the digest of its first manifest in images.json. Podman then replaces `manifest`, records its new digest under
+    that key, and stores both manifests by their digests: that is no difference if both have the same config.
+    """
+    config = primary = None
+    keys = set()
     for key, raw in store.documents(image):
         actual = Digest.of(raw)
+        keys.add(key)
         if key == "manifest":
-            if image.digest and str(actual) != image.digest:
-                found.append(
-                    difference(DifferenceKind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", actual)
-                )
+            primary = actual
             documents[actual] = allowance.keep(raw)
-            manifest = read_manifest(raw)
-            config = manifest.config.digest if manifest.config is not None else None
+            config = _config(raw)
         elif key.startswith("manifest-"):
             if key != f"manifest-{actual}":
                 found.append(difference(DifferenceKind.MANIFEST, b"", key.removeprefix("manifest-"), actual))
             documents[actual] = allowance.keep(raw)
+    if primary is not None and image.digest and str(primary) != image.digest:
+        first = next((raw for digest, raw in documents.items() if str(digest) == image.digest), None)
+        recorded = (image.big_data_digests or {}).get("manifest") == str(primary) and f"manifest-{primary}" in keys
+        if not recorded or first is None or config is None or _config(first) != config:
+            found.append(
+                difference(DifferenceKind.MANIFEST, b"", f"a manifest whose digest is {image.digest}", primary)
+            )
     return config
+
+
+def _config(raw: bytes) -> Digest | None:
+    """Return the digest of the config in a manifest, None for an index."""
+    manifest = read_manifest(raw)
+    return manifest.config.digest if manifest.config is not None else None
 
 
 def _layers(

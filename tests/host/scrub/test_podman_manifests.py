@@ -1,0 +1,79 @@
+"""The manifests of an image in Podman's store, and the digests that its lists record for them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from boltseal.host.scrub.differences import DifferenceKind
+from boltseal.host.scrub.podman_store import plan
+from boltseal.oci.digest import Digest
+
+CONFIG = b'{"rootfs": {"type": "layers", "diff_ids": []}}'
+
+
+def manifest(config: bytes, comment: str) -> bytes:
+    """Return a manifest without layers."""
+    described = {
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": str(Digest.of(config)),
+        "size": len(config),
+    }
+    document = {"schemaVersion": 2, "config": described, "layers": [], "annotations": {"comment": comment}}
+    return json.dumps(document).encode()
+
+
+FIRST, SECOND = manifest(CONFIG, "first"), manifest(CONFIG, "second")
+OTHER = manifest(b"{}", "another image")
+
+
+def manifest_differences(
+    root: Path, current: bytes, recorded: bytes, *, digest: bytes = FIRST, stored: tuple[bytes, ...] = (FIRST, SECOND)
+) -> int:
+    """Return how many differences of manifests are found in a store of one image.
+
+    `current`: its `manifest`; `recorded`: that of its big-data-digests; `digest`: that of its digest; `stored`: those
+    that are stored by their digests.
+    """
+    id_ = Digest.of(CONFIG).hex
+    folder = root / "overlay-images" / id_
+    folder.mkdir(parents=True)
+    line = {"id": id_, "digest": str(Digest.of(digest)), "big-data-digests": {"manifest": str(Digest.of(recorded))}}
+    (root / "overlay-images/images.json").write_text(json.dumps([line]))
+    documents = {f"manifest-{Digest.of(each)}": each for each in stored} | {str(Digest.of(CONFIG)): CONFIG}
+    for key, raw in documents.items():
+        (folder / f"={base64.b64encode(key.encode()).decode()}").write_bytes(raw)
+    (folder / "manifest").write_bytes(current)
+    (image,) = plan(root).images
+    return sum(each.kind is DifferenceKind.MANIFEST for each in image.differences)
+
+
+@pytest.mark.parametrize("current", [FIRST, SECOND], ids=["as-first-stored", "replaced-by-a-pull"])
+def test_an_image_that_was_pulled_with_another_manifest_of_the_same_config_is_clean(
+    tmp_path: Path, current: bytes
+) -> None:
+    """Its digest in images.json stays the first one's: Podman does so after build, push and pull."""
+    assert manifest_differences(tmp_path, current, current) == 0
+
+
+def test_a_manifest_that_was_changed_beside_the_lists_differs(tmp_path: Path) -> None:
+    """images.json still has the digest of the former one."""
+    assert manifest_differences(tmp_path, SECOND, FIRST) == 1
+
+
+def test_a_replaced_manifest_that_is_not_stored_by_its_digest_differs(tmp_path: Path) -> None:
+    """Podman stores each manifest by its digest too."""
+    assert manifest_differences(tmp_path, SECOND, SECOND, stored=(FIRST,)) == 1
+
+
+def test_a_replaced_manifest_without_the_first_one_differs(tmp_path: Path) -> None:
+    """Podman keeps the first one."""
+    assert manifest_differences(tmp_path, SECOND, SECOND, stored=(SECOND,)) == 1
+
+
+def test_a_replaced_manifest_of_another_config_differs(tmp_path: Path) -> None:
+    """An image keeps its config, whose digest is its ID."""
+    assert manifest_differences(tmp_path, OTHER, OTHER, stored=(FIRST, OTHER)) == 1
