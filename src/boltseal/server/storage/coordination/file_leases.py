@@ -10,6 +10,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
+from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class FileLeases:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 epoch = int(os.pread(fd, _EPOCH_BYTES, 0) or b"0") + 1
                 os.pwrite(fd, b"%0*d" % (_EPOCH_BYTES, epoch), 0)
+                os.fsync(fd)  # after a power cut the next epoch must still be a higher one, and the file readable
+                Disk().sync_folder(os.fspath(self._data))
             except BaseException:
                 os.close(fd)
                 raise
@@ -64,7 +67,7 @@ class FileLeases:
         except (OSError, ValueError) as error:
             raise LockUnusable(f"the lease file {path} can't be used: {error}") from error
         lease = FileLease(fd, epoch)
-        self._leases.append(lease)
+        self._leases = [*(each for each in self._leases if each.held()), lease]
         return lease
 
     def close(self) -> None:
