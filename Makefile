@@ -49,12 +49,12 @@ check-tests: $(VENV)/.works
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) --ignore tests/real --ignore tests/soak || test $$? -eq 5
 
 # Every branch of the pure packages is tested.
-coverage: $(VENV)/.works
+coverage: $(VENV)/.works  ## checks that every branch of the pure packages is tested
 	@$(BIN)/python -m coverage run -m pytest -q -m "not slow and not real" $(PURE)
 	@$(BIN)/python -m coverage report
 
 # Which tests `make check` leaves out as lengthy is measured, not marked by hand.
-timings: $(VENV)/.works
+timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings.json
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
 test: $(VENV)/.works  ## runs every test, real clients included; as root installs missing packages; under twelve minutes

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import doors
+from bench import logins_and_copies
 from bench.measures import Measure, Run, measures
 from bench.peers import LOAD_CORE, PEERS
 from bench.report import Row, table, write_json, write_readme
@@ -34,7 +34,7 @@ def main() -> int:
         print("one core for the server and one for the load are needed", file=sys.stderr)
         return 3
     os.sched_setaffinity(0, {LOAD_CORE})
-    every = [*measures(), *doors.measures()]
+    every = [*measures(), *logins_and_copies.measures()]
     chosen = [one for one in every if not asked.only or any(word in one.name for word in asked.only)]
     if not chosen:
         print(f"no measure has such a name; there are: {' '.join(one.name for one in every)}", file=sys.stderr)

@@ -25,7 +25,7 @@ BOLTSEAL = "boltseal"
 REGISTRY = "docker-registry"
 NGINX = "nginx"
 PEERS = (BOLTSEAL, REGISTRY, NGINX)
-OPEN = "boltseal + nobody asked"
+OPEN = "boltseal + no login"
 """boltseal as it answers on loopback without users, and without an access log: what logins and lines are held against."""
 SKOPEO = "boltseal + skopeo"
 """What `skopeo copy` takes from and to the same servers."""

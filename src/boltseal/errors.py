@@ -3,7 +3,7 @@
 Specific classes are next to the code that raises them and derive from exactly one kind. An error message is written for
 its reader, who may see it inside `docker push`: what failed, got, expected, what to do. It never contains a secret. An
 exception of no kind is a defect and is reported as one (500, exit 3). The exception for commands: a file that the host
-refuses (`cli.answer.of_host`).
+refuses (`cli.output.host_error`).
 """
 
 from __future__ import annotations

@@ -131,7 +131,10 @@ async def test_a_sealed_tag_moved_with_an_entry_that_is_signed(
     by_hand("UPDATE ledger_head SET size = ?, last_time_us = ?", size + 1, forged.time_us)
     await writes(published)  # the server signs what it finds
 
-    assert f"entry {size}: the tag is sealed at {TRUE.digest}, and this entry lets it resolve to {FALSE.digest}" in problems()
+    assert (
+        f"entry {size}: the tag is sealed at {TRUE.digest}, and this entry lets it resolve to {FALSE.digest}"
+        in problems()
+    )
 
 
 @pytest.mark.lengthy
@@ -141,7 +144,7 @@ def test_an_entry_that_was_rewritten(published: Path, by_hand: Callable[..., Non
     other = encode(replace_actor(entries(published)[index]))
     by_hand("UPDATE entry SET line = ? WHERE idx = ?", other, index)
 
-    assert any("are not the ones that the signed head is over" in one for one in problems())
+    assert any("are not the ones that the checkpoint is over" in one for one in problems())
 
 
 def replace_actor(entry: Entry) -> Entry:

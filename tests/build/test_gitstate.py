@@ -201,7 +201,7 @@ def test_a_filter_whose_name_can_not_be_passed_over_ends_it(repository: Path) ->
     """Nothing is asked rather than something run."""
     git(repository, "config", "filter.a=b.clean", f"touch {repository}/.git/ran; cat")
 
-    with pytest.raises(GitFailed, match="names a filter"):
+    with pytest.raises(GitFailed, match="configuration has a filter"):
         git_state(repository)
     assert not (repository / ".git/ran").exists()
 

@@ -101,4 +101,4 @@ def test_a_tag_that_was_re_pointed_in_the_database_is_named(server: Server) -> N
 
     assert changed == 1
     assert told.code == 1
-    assert f"the tag means {evil.digest}" in told.err
+    assert f"the tag resolves to {evil.digest}" in told.err

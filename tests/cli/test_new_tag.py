@@ -188,7 +188,7 @@ async def test_a_tag_that_was_deleted_is_not_free(server: Server, project: Path)
 
     assert unsealed.code == 0
     assert told.code == 1
-    assert f"bound: it was deleted, and can come back only as {app.digest}" in told.err
+    assert f"not free: it was deleted, and can come back only as {app.digest}" in told.err
 
 
 @pytest.mark.slow

@@ -302,7 +302,7 @@ def test_a_built_entry_of_the_ledger_is_believed_most(shop: Shop) -> None:
 
 
 def test_what_runs_is_looked_at_by_the_digest_that_it_was_pulled_as(shop: Shop, tmp_path: Path) -> None:
-    """Also when its tag means another image by now; what was built here and pushed nowhere can't be told."""
+    """Also when its tag means another image by now; an image that was built here and never pushed can't be checked."""
     app = layered("abX", annotations={NAME: f"{shop.address}/base/node:latest", DIGEST: WAS.digest})
     fake = FakeEngine()
     fake.container(
@@ -320,7 +320,7 @@ def test_what_runs_is_looked_at_by_the_digest_that_it_was_pulled_as(shop: Shop, 
 
     assert told.code == 1
     assert found == {f"web: {shop.ref}:1.0.0": "outdated", "made:1": "cannot tell"}
-    assert "pushed nowhere" in told.out
+    assert "never pushed" in told.out
 
 
 def test_only_the_platforms_in_use_count(shop: Shop, tmp_path: Path) -> None:

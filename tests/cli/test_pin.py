@@ -280,7 +280,7 @@ def test_a_name_that_is_too_long_is_not_there(project: Path, verb: str) -> None:
 
     assert (told.code, there.code) == (2, 2)
     assert '": there is no such file or folder' in told.err
-    assert '" is no folder; --project names the folder of a project' in there.err
+    assert '" is not a folder; expected the folder of a project in --project' in there.err
 
 
 def test_a_file_whose_name_is_no_text_is_told_as_json(tmp_path: Path) -> None:

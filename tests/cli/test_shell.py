@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import CommandOutput
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.root import CommandContext, build, run
 from boltseal.commands.outcome import Outcome
 from boltseal.errors import Denied, ExitCode, Invalid, SealedPut, Unavailable
@@ -163,7 +163,7 @@ def test_the_list_of_commands_imports_no_command() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
-        f"boltseal.cli.{name}" for name in ("answer", "loading", "root")
+        f"boltseal.cli.{name}" for name in ("loading", "output", "root")
     }
 
 
@@ -175,7 +175,7 @@ def test_a_verb_loads_no_other_verb() -> None:
 
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
-        for name in ("answer", "clock", "context", "digest", "loading", "options", "remote", "root")
+        for name in ("clock", "context", "digest", "loading", "options", "output", "remote", "root")
     }
 
 
@@ -375,7 +375,7 @@ def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str])
 
 
 PRINTS = """
-from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.root import run
 import typer
 cli = typer.Typer()

@@ -196,7 +196,7 @@ async def test_unseal_lets_a_tag_be_deleted_and_nothing_else(shop: Shop) -> None
     await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, ANONYMOUS)
 
     assert run.code == 0
-    assert "stays bound" in run.err
+    assert "can return only with this digest" in run.err
     with pytest.raises(SealedPut):
         await shop.push(await shop.image("two"), "1.4.2")
 
@@ -214,7 +214,7 @@ async def test_unsealing_what_floats_is_usage(shop: Shop) -> None:
 
 
 async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> None:
-    """Also an answer that the server kept in memory is gone; the name stays bound."""
+    """Also an answer that the server kept in memory is gone; the tag can return only with the same digest."""
     published = await shop.push(await shop.image("secret"), "1.4.2")
     layer = Digest.of(b"layer secret")
     await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))
@@ -376,7 +376,7 @@ async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
 
 
 async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop) -> None:
-    """A keep that ran out ends the tag; the name stays bound, and a dry run only names it."""
+    """A keep that ran out ends the tag; it can return only with the same digest, and a dry run only names it."""
     await shop.push(await shop.image("one"), "1.4.2")
     await shop.push(await shop.image("two"), "1.4.3")
     by_hand = sqlite3.connect(folder(shop) / DATABASE_NAME)

@@ -165,7 +165,7 @@ def test_a_saved_head_reveals_a_rewritten_log(state: ClientState) -> None:
 @pytest.mark.parametrize("text", ["", "x", "1", "1:", "0:00", "-1:" + "0" * 64, "01:" + "0" * 64, "1:" + "AB" * 32])
 def test_a_malformed_head_is_refused(text: str) -> None:
     """There is one spelling."""
-    with pytest.raises(Invalid, match="malformed log head"):
+    with pytest.raises(Invalid, match="malformed end of the log"):
         ChainHead.parse(text)
 
 

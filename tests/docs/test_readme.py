@@ -212,3 +212,17 @@ def test_the_readme_names_every_floating_tag() -> None:
     documented = code(section(README, "Which tags are sealed").split("```")[0])
 
     assert set(FLOATING_TAGS) <= documented
+
+
+def test_the_outputs_in_the_first_table_are_those_of_the_questions_page() -> None:
+    """A test runs that page, so that no row shows a text that boltseal does not print any more."""
+    page = text("docs/questions.md")
+    shown = [part.strip() for row in table(section(README, "What it answers")) for part in code_parts(row[2])]
+
+    assert [part for part in shown if part not in page] == []
+    assert len(shown) >= 10
+
+
+def code_parts(cell: str) -> list[str]:
+    """Return the texts between backquotes in a cell, split where `...` leaves something out."""
+    return [part for quoted in code(cell) for part in quoted.split("...") if part.strip()]

@@ -242,7 +242,7 @@ async def test_a_pull_is_by_digest_and_verified_by_the_image(fake: FakeEngine, e
     id_ = fake.image("app", pulled=(str(PULLED),))
     fake.progress = [{"status": "Downloading", "id": "ab", "progressDetail": {"current": 5, "total": 9}}]
     told: list[EngineProgress] = []
-    found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), tell=told.append)
+    found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), progress=told.append)
 
     at = fake.asked.index("POST images/create")
     sent = json.loads(base64.urlsafe_b64decode(fake.headers[at]["X-Registry-Auth"]))

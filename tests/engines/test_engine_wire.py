@@ -68,7 +68,7 @@ async def test_progress_is_reported_at_once() -> None:
 
     async with _speaking(speak) as address, connected(address) as engine:
         with pytest.raises(EngineFailed, match="disk"):
-            await engine.pull(PULLED, tell=tell)
+            await engine.pull(PULLED, progress=tell)
 
     assert told == ["Pulling", "Done"]
 

@@ -84,16 +84,16 @@ def test_the_newest_entry_that_is_kept_back_is_found_by_what_the_tag_means() -> 
     assert contradiction((), A) == f"the tag resolves to {A}, and the ledger says nothing of it"
 
 
-def test_what_is_no_entry_of_the_repository_is_said() -> None:
-    """Bytes that are none, an order that is none, somebody else's names."""
+def test_what_is_no_entry_of_the_repository_is_reported() -> None:
+    """Invalid bytes, a wrong order, and entries of another repository are reported."""
     ledger = story()
     history = check(
         SHOP,
         [(2, ledger.entries[2]), (1, ledger.entries[1]), (3, ledger.entries[3]), (4, b"{}"), (9, ledger.entries[0])],
     )
 
-    assert len(history.said) == 2
-    assert any(problem.startswith("entry 1: it stands behind") for problem in history.problems)
+    assert len(history.entries) == 2
+    assert any(problem.startswith("entry 1: it follows an entry with a higher index") for problem in history.problems)
     assert "entry 3: it is about shop/other, not shop/app" in history.problems
     assert any(problem.startswith("entry 4: not an entry") for problem in history.problems)
     assert "entry 9: it is about no repository, not shop/app" in history.problems

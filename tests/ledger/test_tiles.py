@@ -103,7 +103,7 @@ def test_a_tree_is_not_grown_from_a_missing_or_cut_tile(tile: TileId) -> None:
     missing = {other: data for other, data in tree.edge.items() if other != tile}
     for held in (missing, {**tree.edge, tile: tree.edge[tile][:-1]}):
         for leaves in ([], [LEAVES[300]]):
-            with pytest.raises(TileInvalid, match=rf"^{tile.path()} must hold {tile.width} hashes, but it "):
+            with pytest.raises(TileInvalid, match=rf"^{tile.path()} must have {tile.width} hashes, but it "):
                 grow(300, held, leaves)
 
 

@@ -77,7 +77,7 @@ def observation(kind: EntryKind, told: str | None, *, digest: str, was: str, tag
         tag=tag,
         digest=digest,
         was=was,
-        reason="held until somebody accepts it" if kind is EntryKind.HELD else "",
+        reason="held until an administrator accepts it" if kind is EntryKind.HELD else "",
         salt="0" * 32,
         extra={} if told is None else {"told": told},
     )
@@ -97,11 +97,11 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
         (observation(EntryKind.OBSERVED, "gone", digest="", was=str(OLD)), TagMoved(NODE, OLD, None, True, "mirror")),
         (
             observation(EntryKind.HELD, "held", digest=str(NEW), was=str(OLD)),
-            TagHeld(NODE, OLD, NEW, "held until somebody accepts it"),
+            TagHeld(NODE, OLD, NEW, "held until an administrator accepts it"),
         ),
         (
             observation(EntryKind.HELD, "held", digest=str(NEW), was=""),
-            TagHeld(NODE, None, NEW, "held until somebody accepts it"),
+            TagHeld(NODE, None, NEW, "held until an administrator accepts it"),
         ),
         (observation(EntryKind.ACCEPTED, None, digest=str(NEW), was=str(OLD)), None),
     ],

@@ -46,7 +46,7 @@ def test_the_first_sight_is_served_and_written_down() -> None:
     """Somebody asked for it by name; nobody is told."""
     judged = story(ALERT, A)
 
-    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (
+    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (
         A,
         MoveChange.OBSERVED,
         A,
@@ -55,11 +55,11 @@ def test_the_first_sight_is_served_and_written_down() -> None:
 
 
 def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
-    """`first_seen = "hold"`: nothing is served until somebody accepts it."""
+    """`first_seen = "hold"`: nothing is served until an administrator accepts it."""
     judged = story(CAREFUL, A)
 
     assert (judged.known.serves, judged.known.held) == (None, A)
-    assert (judged.change, judged.entry, judged.told) == (MoveChange.HELD, A, MoveEvent.HELD)
+    assert (judged.change, judged.entry, judged.event) == (MoveChange.HELD, A, MoveEvent.HELD)
     assert answer_of(judged.known, OnGone.ALERT) is ServedAnswer.HELD_BACK
     assert story(CAREFUL, A, A).change is None
     assert story(CAREFUL, A, B).entry == B
@@ -69,7 +69,7 @@ def test_a_tag_that_never_was_leaves_nothing() -> None:
     """Whoever asks for made-up tags makes nothing grow."""
     judged = story(ALERT, None)
 
-    assert (judged.change, judged.entry, judged.told) == (None, None, MoveEvent.NOTHING)
+    assert (judged.change, judged.entry, judged.event) == (None, None, MoveEvent.NOTHING)
     assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
 
 
@@ -80,10 +80,10 @@ def test_what_means_the_same_is_no_news() -> None:
 
 @pytest.mark.parametrize(("terms", "told"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
 def test_a_move_is_followed_and_told_as_the_rule_says(terms: MoveTerms, told: MoveEvent) -> None:
-    """`follow` is a line of history, `alert` tells somebody."""
+    """`follow` is a line of history, `alert` reports the move."""
     judged = story(terms, A, B)
 
-    assert (judged.known.serves, judged.change, judged.entry, judged.told) == (B, MoveChange.OBSERVED, B, told)
+    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (B, MoveChange.OBSERVED, B, told)
 
 
 def test_a_move_is_held_until_it_is_accepted() -> None:
@@ -93,13 +93,13 @@ def test_a_move_is_held_until_it_is_accepted() -> None:
     accepted = accept(judged.known, NOW)
     assert accepted is not None
 
-    assert (judged.known.serves, judged.known.held, judged.change, judged.told) == (
+    assert (judged.known.serves, judged.known.held, judged.change, judged.event) == (
         A,
         B,
         MoveChange.HELD,
         MoveEvent.HELD,
     )
-    assert "held until somebody accepts it" in judged.reason
+    assert "held until an administrator accepts it" in judged.reason
     assert "which is held" in (warning_of(judged.known, B) or "")
     assert later.change is None
     assert (accepted.known.serves, accepted.known.held, accepted.change) == (B, None, MoveChange.ACCEPTED)
@@ -121,7 +121,7 @@ def test_a_cooldown_lets_it_through_when_it_is_over() -> None:
     assert "or for 7d" in held.reason
     assert before.change is None
     assert (after.known.serves, after.known.held) == (B, None)
-    assert (after.change, after.told, after.reason) == (
+    assert (after.change, after.event, after.reason) == (
         MoveChange.ACCEPTED,
         MoveEvent.MOVED,
         "its cooldown of 7d is over",
@@ -151,7 +151,7 @@ def test_what_is_withdrawn_while_it_is_held_is_dropped() -> None:
     """Upstream went back to what is served."""
     judged = story(HOLD, A, B, A)
 
-    assert (judged.known.serves, judged.known.held, judged.change, judged.told) == (
+    assert (judged.known.serves, judged.known.held, judged.change, judged.event) == (
         A,
         None,
         MoveChange.OBSERVED,
@@ -173,11 +173,11 @@ def test_a_tag_that_is_gone_is_served_or_not_as_told(on_gone: OnGone, answer: Se
     """It may have been withdrawn because it does harm: that is told, once, and written down."""
     judged = story(ALERT, A, None)
 
-    assert (judged.change, judged.entry, judged.told) == (MoveChange.OBSERVED, None, MoveEvent.GONE)
+    assert (judged.change, judged.entry, judged.event) == (MoveChange.OBSERVED, None, MoveEvent.GONE)
     assert answer_of(judged.known, on_gone) is answer
-    assert "not there any more" in (warning_of(judged.known, None) or "")
+    assert "no longer exists" in (warning_of(judged.known, None) or "")
     assert story(ALERT, A, None, None).change is None
-    assert (judge(judge(None, A, ALERT, NOW).known, None, ALERT, NOW, on_gone).told is MoveEvent.GONE) == (
+    assert (judge(judge(None, A, ALERT, NOW).known, None, ALERT, NOW, on_gone).event is MoveEvent.GONE) == (
         on_gone is not OnGone.SERVE
     )
 
@@ -186,20 +186,20 @@ def test_a_tag_that_comes_back_is_served_again() -> None:
     """As it was, or as what it means now."""
     same, other = story(ALERT, A, None, A), story(ALERT, A, None, B)
 
-    assert (same.known.serves, same.known.gone_us, same.change, same.told) == (
+    assert (same.known.serves, same.known.gone_us, same.change, same.event) == (
         A,
         None,
         MoveChange.OBSERVED,
         MoveEvent.NOTHING,
     )
-    assert (other.known.serves, other.known.gone_us, other.told) == (B, None, MoveEvent.MOVED)
+    assert (other.known.serves, other.known.gone_us, other.event) == (B, None, MoveEvent.MOVED)
 
 
 def test_what_was_held_from_the_first_and_goes_was_never_there() -> None:
     """Nothing was served of it, so nobody misses it."""
     judged = story(CAREFUL, A, None)
 
-    assert (judged.told, judged.known.held) == (MoveEvent.NOTHING, None)
+    assert (judged.event, judged.known.held) == (MoveEvent.NOTHING, None)
     assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
     assert warning_of(judged.known, None) is None
 

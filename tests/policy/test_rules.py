@@ -133,7 +133,7 @@ def test_there_may_be_a_thousand_rules_and_no_more() -> None:
     assert refusal(*[{}] * (MAX_RULES + 1)) == "1001 rules; at most 1000 are allowed"
 
 
-def test_rules_too_entangled_to_understand_are_refused() -> None:
+def test_rules_that_are_too_complex_to_check_are_refused() -> None:
     """Doubt refuses."""
     within = 14
     tables: list[dict[str, object]] = [{"repository": "?" * length} for length in range(1, within + 1)]

@@ -39,7 +39,7 @@ async def test_a_pull_by_digest_a_name_more_and_a_name_less(
 ) -> None:
     """The digest is kept, a tag is put on it, and the tag that is taken away takes nothing else along."""
     image, told = _pushed(registry, repository), list[EngineProgress]()
-    pulled = await engine.pull(image, tell=told.append)
+    pulled = await engine.pull(image, progress=told.append)
     name, kept = (Reference(image.registry, image.repository, Tag(tag)) for tag in ("1.4.2", "kept"))
     await engine.tag(pulled.id, name)
     await engine.tag(name, kept)

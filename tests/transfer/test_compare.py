@@ -159,4 +159,4 @@ async def test_layers_that_are_not_the_configs_are_no_image() -> None:
     found = await compared(app, wrapped(app, app.layers[0]))
 
     assert found.sameness is Sameness.DIFFERENT
-    assert "B has 1 layers and a config that knows 2" in found.reasons[0]
+    assert "B is not a valid image: it has 1 layers, but its config has 2 diff_ids" in found.reasons[0]

@@ -1,1 +1,1 @@
-"""What a build is made of, and what it may be called: unique tags, and the labels that say where an image came from."""
+"""Builds: base images and other inputs, unique tags, origin labels, and the programs that build."""

@@ -1,15 +1,16 @@
-"""The programs that build: how each is called, so that its bases are what was found, and no other.
+"""Call the programs that build images, so that each build uses exactly the base images that were resolved.
 
-    buildx     docker buildx build    a source policy: every image that the build takes in, by its digest
-    docker     docker build           the classic builder, which knows no policy: a copy of the Dockerfile with digests in it
-    buildah    buildah bud            the same copy
+    buildx     docker buildx build    a source policy with the digest of every image that the build reads
+    docker     docker build           the classic builder has no policy: a copy of the Dockerfile with digests in it
+    buildah    buildah bud            a copy of the Dockerfile with digests in it
 
-An image for several platforms is an index. buildx writes it into a folder, as an OCI layout, from where the caller pushes it;
-buildah gathers it under a name of its own; the classic builder makes none. For one platform buildx adds no attestations: an
-image with them is an index too, and daemons with containerd's store push the parts of one under the tag itself, one after the
-other, which a tag that is sealed does not take.
+An image for several platforms is an index. buildx writes it into a folder as an OCI layout, and the caller pushes that.
+buildah collects the images in a local manifest list. The classic builder can't build for several platforms. For one platform
+buildx adds no attestations: an image with attestations is an index, and daemons with containerd's store push the parts of an
+index under the tag itself, one after the other. A sealed tag refuses that.
 
-What they print goes where the caller says. A build that fails is an error with its exit code; nothing was pushed then.
+The output of a program goes to the stream that the caller passes. A failed build is an error with the exit code, and nothing
+is pushed.
 """
 
 from __future__ import annotations
@@ -41,33 +42,33 @@ class Builder(StrEnum):
 
     @property
     def takes_policy(self) -> bool:
-        """Whether it is given a source policy, and not a copy of the Dockerfile."""
+        """Whether the builder takes a source policy. The others get a copy of the Dockerfile with digests."""
         return self is Builder.BUILDX
 
     @property
     def program(self) -> str:
-        """What is run."""
+        """The name of the program to run."""
         return "buildah" if self is Builder.BUILDAH else "docker"
 
 
 class BuilderMissing(Invalid):
-    """No program that builds is here."""
+    """No program that builds images is installed."""
 
 
 class OnePlatform(Invalid):
-    """An image for several platforms is wanted of a builder that makes images for one."""
+    """The builder can't build an image for several platforms."""
 
 
 class BuildFailed(Unavailable):
-    """A builder, or its push, did not end well."""
+    """A build or the push of its image failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What is to be built. `dockerfile`: the file that is given to the builder. `more`: further words for it, as typed.
+    """The arguments of one build. `dockerfile`: the file passed to the builder. `more`: further arguments for it, as typed.
 
-    `gathered`: where an image for several platforms is put: for buildx a folder that is not there yet, for buildah a name that
-    nobody else has.
+    `gathered`: where the builder puts an image for several platforms: for buildx a folder that does not exist yet, for buildah
+    a unique local name.
     """
 
     context: Path
@@ -84,21 +85,23 @@ class Build:
 
     @property
     def several(self) -> bool:
-        """Whether it is built for more than one platform."""
+        """Whether the image is built for more than one platform."""
         return self.platform is not None and "," in self.platform
 
 
 def found_builder() -> Builder:
-    """The best builder that is here. BuilderMissing."""
+    """Return the best installed builder: buildx, docker, buildah. Raises: BuilderMissing."""
     if shutil.which("docker"):
         return Builder.BUILDX if _answers("docker", "buildx", "version") else Builder.DOCKER
     if shutil.which("buildah"):
         return Builder.BUILDAH
-    raise BuilderMissing("neither docker nor buildah is here to build with; install one, or name it with --builder")
+    raise BuilderMissing(
+        "neither docker nor buildah is installed; install one of them, or choose a builder with --builder"
+    )
 
 
 def build_command(builder: Builder, build: Build) -> list[str]:
-    """The words of the call. OnePlatform."""
+    """Return the command that builds. Raises: OnePlatform."""
     words, named = ["env"], ["--tag", str(build.image)]
     if build.policy is not None:
         words.append(f"{POLICY_VARIABLE}={build.policy}")
@@ -120,15 +123,15 @@ def build_command(builder: Builder, build: Build) -> list[str]:
 
 
 def gathered_in(builder: Builder, scratch: Path) -> str:
-    """Where an image for several platforms is put before it is pushed. `scratch`: a folder that nobody else has."""
+    """Return where the builder puts an image for several platforms before the push. `scratch`: a private temporary folder."""
     if builder is Builder.BUILDX:
         return str(scratch / "layout")
-    # not the folder's own name, which may end with what no repository's name ends with
+    # A hash, since the folder's name may not be a valid repository name.
     return f"localhost/boltseal-{sha256(os.fsencode(scratch)).hexdigest()[:16]}:gathered"
 
 
 def push_command(builder: Builder, build: Build) -> list[str]:
-    """The words of the call that pushes what was built; none where a folder holds it, for the caller to push."""
+    """Return the command that pushes the built image; empty when the caller pushes it from a folder."""
     image = str(build.image)
     if builder is Builder.BUILDAH and build.several:
         return ["buildah", "manifest", "push", "--all", *_over_http(build), build.gathered, f"docker://{image}"]
@@ -138,7 +141,7 @@ def push_command(builder: Builder, build: Build) -> list[str]:
 
 
 def tidy_command(builder: Builder, build: Build) -> list[str]:
-    """The words of the call that takes away what was only gathered to be pushed; none where nothing is left."""
+    """Return the command that deletes the local manifest list after the push; empty when there is none."""
     return ["buildah", "manifest", "rm", build.gathered] if builder is Builder.BUILDAH and build.several else []
 
 
@@ -147,18 +150,18 @@ def _over_http(build: Build) -> list[str]:
 
 
 def run(words: Sequence[str], output: IO[str]) -> None:
-    """Run a builder to its end; what it prints goes to `output`. BuilderMissing, BuildFailed."""
-    told = next((word for word in words if word in ("docker", "buildah")), words[0])
+    """Run a builder and wait for it; its output goes to `output`. Raises: BuilderMissing, BuildFailed."""
+    program = next((word for word in words if word in ("docker", "buildah")), words[0])
     try:
         done = subprocess.run(  # noqa: S603 - a list of words, no shell
             words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
         )
     except OSError as error:
-        raise BuilderMissing(f"{quote(told)} can't be run: {error.strerror}") from error
+        raise BuilderMissing(f"{quote(program)} can't be run: {error.strerror}") from error
     if done.returncode:
         code = done.returncode
         how = f"ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        what = " ".join(words[words.index(told) :][:3])
+        what = " ".join(words[words.index(program) :][:3])
         raise BuildFailed(f"`{what} ...` {how}; nothing was recorded")
 
 

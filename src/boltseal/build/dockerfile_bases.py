@@ -1,7 +1,7 @@
-"""What a Dockerfile builds on: every image that it names, and the one that its last stage stands on.
+"""Find the images that a Dockerfile uses: every image reference in it, and the base image of the stage that is built.
 
-`--build-arg` is put in where the build puts it in: as the default of an ARG before the first FROM. A value that would
-have to be quoted there is refused where an image's name depends on it, for nobody could say which image it is.
+`--build-arg` is applied as the build applies it: as the default of an ARG before the first FROM. A value that would have
+to be quoted there is refused, since the image reference that depends on it would be ambiguous.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from boltseal.project.references.dockerfile_lines import DockerfileLines, Instru
 from boltseal.project.source_files import ProjectTree, SourceFile, Unreadable
 
 SYNTAX: Final = "syntax"
-"""Where a site says that it is the frontend, which is no part of what is built."""
+"""`where` of an image reference that names the frontend (`# syntax=`), which is not part of the image."""
 _plain = re.compile(r"[A-Za-z0-9._:/@+-]*").fullmatch
 
 
 class DockerfileInvalid(Invalid):
-    """A Dockerfile that can't be read, has no such stage, or has no stage at all."""
+    """A Dockerfile that can't be read, or that lacks the requested stage or any stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dockerfile:
-    """`image_refs`: every image that it names. `base`: the one under the stage that is built; None: it begins with nothing.
+    """A Dockerfile with its image references. `base`: the base image of the stage that is built; None for `scratch`.
 
-    `text`: with the build arguments put in, which is what the sites' places are counted in.
+    `text`: the content after the build arguments were applied. The spans of `image_refs` are positions in it.
     """
 
     raw: bytes
@@ -41,9 +41,9 @@ class Dockerfile:
     base: ImageReference | None
 
     def pinned(self, digests: Mapping[ImageReference, Digest]) -> str:
-        """The text with every image named by its digest, also where a variable names it. DockerfileInvalid."""
+        """Return the text with a digest in every image reference, those in variables included. Raises: DockerfileInvalid."""
         text = self.text
-        for image_ref in sorted(self.image_refs, key=lambda one: one.span, reverse=True):
+        for image_ref in sorted(self.image_refs, key=lambda image_ref: image_ref.span, reverse=True):
             if image_ref.where == SYNTAX or image_ref.resolved is None:
                 continue
             wanted = str(replace(image_ref.resolved, digest=digests[image_ref]))
@@ -57,7 +57,7 @@ class Dockerfile:
 
 
 def read(root: Path, file: Path, build_args: Mapping[str, str], target: str | None) -> Dockerfile:
-    """Read a Dockerfile below `root`. DockerfileInvalid."""
+    """Read a Dockerfile inside `root`. `target`: the stage to build, None for the last. Raises: DockerfileInvalid."""
     try:
         project = ProjectTree(root)
         written = project.read(project.name(file))
@@ -84,7 +84,7 @@ def _with_args(source: SourceFile, lines: DockerfileLines, build_args: Mapping[s
                 continue
             if not _plain(value):
                 raise DockerfileInvalid(
-                    f"{source.path}:{instruction.line}: {name} is given as {quote(value)}, which can't be part of a name"
+                    f"{source.path}:{instruction.line}: {name} is given as {quote(value)}, which can't be part of an image reference"
                 )
             edits.append((word.start, word.end, f"{name}={value}"))
     for start, end, new in reversed(edits):
@@ -109,13 +109,13 @@ def _base(
             )
         at = found[-1]
     below = based_on(source)
-    while (stands_on := below[at]) is not None:
-        if stands_on == SEVERAL:
+    while (base_stage := below[at]) is not None:
+        if base_stage == SEVERAL:
             line, text = stages[at].line, stages[at].rest.words()[0].text
             raise DockerfileInvalid(
                 f"{path}:{line}: {quote(text)} is another stage on every platform; name one by --target"
             )
-        at = stands_on
+        at = base_stage
     where = f"FROM, stage {names[at] or at}"
     return next((image_ref for image_ref in image_refs if image_ref.where == where), None)
 

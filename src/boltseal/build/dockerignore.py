@@ -1,13 +1,13 @@
-"""What of a build's context the builder never sees: `.dockerignore`, by the rules of Docker's pattern matcher. Pure.
+"""Decide which files of a build context are excluded: `.dockerignore`, by the rules of Docker's pattern matcher. Pure.
 
     # at the start of a line      a comment
-    !pattern                      takes back what an earlier line left out
-    *  ?  [a-z]  [^a-z]  \\c      within one part of a path, as Go's filepath.Match has them
-    **                            any number of parts, none too
-    a/b                           matches b in a, and everything below it
+    !pattern                      includes again what an earlier line excluded
+    *  ?  [a-z]  [^a-z]  \\c      within one part of a path, as in Go's filepath.Match
+    **                            any number of parts, including none
+    a/b                           matches b in a, and everything inside it
 
-The last pattern that matches a path, or a folder above it, decides. Matching takes time that grows with pattern times
-path, whatever the pattern: a checked-out project can't keep a build busy with one.
+The last pattern that matches a path, or a folder above it, decides. The time of a match is at most proportional to pattern
+length times path length, so that no pattern of a project can block a build.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_PATTERNS: Final = 10_000
 
 
 class IgnoreInvalid(Invalid):
-    """A pattern that Docker would not take either."""
+    """A pattern that Docker rejects as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One step of a pattern: `takes` says which character it takes; `repeats`: any number of them.
+    """One step of a pattern. `takes`: whether it matches a character; `repeats`: it matches any number of characters.
 
-    `skips`: how many steps further one may go on without taking any.
+    `skips`: by how many steps matching may advance here without reading a character.
     """
 
     takes: Callable[[str], bool]
@@ -43,17 +43,20 @@ Steps: TypeAlias = tuple[_Step, ...]
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """The patterns of a file, in order, each with whether it takes back."""
+    """The patterns of a `.dockerignore` in order, each with whether it begins with `!`."""
 
     patterns: tuple[tuple[Steps, bool], ...] = ()
 
     @property
     def takes_back(self) -> bool:
-        """Whether what lies in a folder that is left out may be in the context all the same."""
+        """Whether the context may contain files of an excluded folder, because a pattern begins with `!`."""
         return any(back for _, back in self.patterns)
 
     def leaves_out(self, path: str, above: Sequence[bool]) -> tuple[bool, tuple[bool, ...]]:
-        """Whether a path is left out, and which patterns matched it or a folder above; `above`: that of its folder."""
+        """Return whether a path is excluded, and for each pattern whether it matches the path or a folder above it.
+
+        `above`: the second result for the path's folder.
+        """
         matched = tuple(
             (bool(above) and above[number]) or _matches(steps, path) for number, (steps, _) in enumerate(self.patterns)
         )
@@ -65,7 +68,7 @@ class Ignore:
 
 
 def parse_ignore(text: str) -> Ignore:
-    """The patterns of a `.dockerignore`. IgnoreInvalid."""
+    """Parse a `.dockerignore`. Raises: IgnoreInvalid."""
     found: list[tuple[Steps, bool]] = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):  # no other character ends a line
         if line.startswith("#") or not line.strip():
@@ -127,7 +130,7 @@ def _is_no_slash(char: str) -> bool:
 
 
 def _class(pattern: str, at: int) -> tuple[Callable[[str], bool], int]:
-    """The characters between brackets, from behind the opening one; and where the pattern goes on."""
+    """Parse the characters of a `[...]` from behind the opening bracket. Return a test for them, and the next position."""
     negated = pattern[at : at + 1] == "^"
     at += negated
     ranges: list[tuple[str, str]] = []
@@ -151,7 +154,7 @@ def _one(pattern: str, at: int) -> tuple[str, int]:
 
 
 def _matches(steps: Steps, path: str) -> bool:
-    """Whether all of the path is taken by all of the steps: every place that could be reached is followed at once."""
+    """Return whether the steps match the whole path. All positions that are possible at a character are followed at once."""
     places = _skipping(steps, {0})
     for char in path:
         reached = {

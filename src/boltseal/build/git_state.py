@@ -1,8 +1,8 @@
-"""What git says of a folder: its nearest tag and commit, what differs from that, and where it came from. By the git program.
+"""Read the state of a git work tree with the git program: nearest tag, commit, uncommitted changes, address of the remote.
 
-Asking changes nothing there, not even git's own index. Nothing that git could be told to run by the repository's own
-configuration is run for asking: no hooks, no file system monitor, no filter, no external diff. What is dirty is hashed from the files
-themselves, so the same changes give the same hash on every machine.
+Reading changes nothing there, not even git's index. git runs no program that the repository's own configuration names: no
+hook, file system monitor, filter or external diff. The hash of uncommitted changes covers the files' contents, so equal
+changes give the same hash on every machine.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ _is_url = re.compile(
 
 
 class NotGit(Invalid):
-    """A folder of no git repository, or one without a commit."""
+    """The folder is in no git repository, or the repository has no commit."""
 
 
 class GitFailed(Unavailable):
-    """git is missing, or did not answer."""
+    """git is not installed, failed, or did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class GitState:
-    """`described` as `git describe --tags --always` says; `dirt`: a hash of what differs from the commit, None if nothing.
+    """The state of a work tree. `described`: the output of `git describe --tags --always`.
 
-    `source`: the address of the repository for people, "" where there is none. `shallow`: tags may be missing.
+    `dirt`: a hash of the uncommitted changes, None without any. `source`: the public address of the repository, "" without
+    one. `shallow`: a shallow clone, in which tags may be missing.
     """
 
     revision: str
@@ -60,7 +61,7 @@ class GitState:
 
 
 def git_state(folder: Path) -> GitState:
-    """Ask git about a folder. NotGit, GitFailed."""
+    """Return the git state of a folder. Raises: NotGit, GitFailed."""
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None:
         raise NotGit(f"{folder} is in no git repository, or git does not trust it")
@@ -80,7 +81,7 @@ def git_state(folder: Path) -> GitState:
 
 
 def public_source(origin: str) -> str:
-    """A remote's address as anybody may read it: https, without user and password; "" for a path of this machine."""
+    """Return a remote's address for publication: https, without user and password; "" for a local path."""
     found = _is_url(origin)
     if found is None:
         found = _is_scp(origin)
@@ -97,13 +98,16 @@ def _path(path: str) -> str:
 
 
 def _dirt(root: Path, nested: int = 0) -> str | None:
-    """A hash of every file that is not as the commit has it: changed, added, taken away; what is ignored does not count."""
+    """Return a hash of all files that were changed, added or deleted since the commit; None without any.
+
+    Ignored files do not count.
+    """
     filters = _without_filters(root)
     listed = _git(
         root, *filters, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", strip=False
     )
     if listed is None:
-        raise GitFailed(f"git can't tell what has changed in {root}")
+        raise GitFailed(f"git status failed in {root}; the uncommitted changes are unknown")
     paths = sorted({entry[3:] for entry in listed.split("\0") if entry})
     if not paths:
         return None
@@ -115,7 +119,10 @@ def _dirt(root: Path, nested: int = 0) -> str | None:
 
 
 def _without_filters(root: Path) -> tuple[str, ...]:
-    """What keeps git from running the filters that the repository itself names; those of the user are the user's. GitFailed."""
+    """Return the options that disable filters of the repository's own configuration. The user's own filters stay.
+
+    Raises: GitFailed.
+    """
     listed = _git(
         root,
         "config",
@@ -126,13 +133,13 @@ def _without_filters(root: Path) -> tuple[str, ...]:
         r"^filter\..*\.(clean|process)$",
         strip=False,
     )
-    said = (listed or "").split("\0")
+    fields = (listed or "").split("\0")
     found: list[str] = []
-    for scope, name in zip(said[::2], said[1::2], strict=False):
+    for scope, name in zip(fields[::2], fields[1::2], strict=False):
         if scope in ("local", "worktree"):
-            if "=" in name:  # which can't be given by -c
+            if "=" in name:  # -c can't set such a key
                 raise GitFailed(
-                    f"{quote(str(root))}: its configuration names a filter {quote(name)}, which would be run: not asked"
+                    f"{quote(str(root))}: its configuration has a filter {quote(name)}, which git would run; remove the filter"
                 )
             found += ("-c", f"{name}=", "-c", f"{name.rpartition('.')[0]}.required=false")
     return tuple(found)
@@ -145,7 +152,7 @@ def _content(path: Path, nested: int) -> bytes:
         return b"gone"
     if stat.S_ISLNK(found.st_mode):
         return b"link " + os.fsencode(path.readlink())
-    if stat.S_ISDIR(found.st_mode):  # a repository within: its commit, and what differs from that
+    if stat.S_ISDIR(found.st_mode):  # a nested repository: its commit and uncommitted changes
         head = _git(path, "rev-parse", "--verify", "--quiet", "HEAD") or ""
         return f"repository {head} {_dirt(path, nested + 1) if head and nested < _MAX_NESTED else ''}".encode()
     if not stat.S_ISREG(found.st_mode):
@@ -161,10 +168,10 @@ def _content(path: Path, nested: int) -> bytes:
 
 
 def _git(folder: Path, *arguments: str, strip: bool = True) -> str | None:
-    """What git prints, None where it fails."""
+    """Run git and return its output; None when it exits with an error. Raises: NotGit, GitFailed."""
     try:
         done = subprocess.run(  # noqa: S603 - fixed words, no shell
-            ["git", *_SAFE, *arguments],  # noqa: S607 - the git of whoever runs the build
+            ["git", *_SAFE, *arguments],  # noqa: S607 - the git of the user who runs the build
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -182,5 +189,5 @@ def _git(folder: Path, *arguments: str, strip: bool = True) -> str | None:
         raise GitFailed(f"git did not answer for {quote(str(folder))} within {TIMEOUT_S:g} s") from error
     if done.returncode != 0:
         return None
-    said = os.fsdecode(done.stdout)
-    return said.strip() if strip else said
+    output = os.fsdecode(done.stdout)
+    return output.strip() if strip else output

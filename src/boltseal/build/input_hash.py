@@ -1,16 +1,16 @@
-"""One hash over everything that a build reads: same inputs, same hash, on every machine.
+"""Hash everything that a build reads, so that equal inputs have an equal hash on every machine.
 
     boltseal input 1
     dockerfile <digest>
-    target <stage>                         only where one was named
-    platform <os/arch>                     only where one was named
+    target <stage>                         only if given
+    platform <os/arch>                     only if given
     arg <name>=<value>                     sorted
-    base <reference as written> <digest>   sorted: of every image that the Dockerfile names
-    <kind> <path> <digest or link target>  sorted: of every file of the context that the builder is sent
+    base <reference as written> <digest>   sorted; every image reference of the Dockerfile
+    <kind> <path> <digest or link target>  sorted; every file of the context that the builder receives
 
-Of a file count its path, its content, and whether it may be run; not its time, owner and other bits of its mode, which
-a checkout makes up. A folder counts only by what is in it, and by its name where nothing is. Texts are written with
-their length before them, so no two lists of inputs are one text.
+The hash covers a file's path, content, and executable bit. It does not cover time, owner and other mode bits, which depend on
+the checkout. A folder counts only if it is empty, by its path. The length precedes each text, so that different lists of
+inputs never give the same bytes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 
 class ContextUnreadable(Unavailable):
-    """A file of the context that can't be read."""
+    """A file of the build context can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What goes into a build, beside its context. `bases`: the text as written, and what it means."""
+    """The inputs of a build, except its context. `bases`: each image reference as written, with its resolved digest."""
 
     dockerfile: bytes
     build_args: Mapping[str, str]
@@ -47,7 +47,7 @@ class Inputs:
 
 
 def input_hash(inputs: Inputs, context: Path, ignore: Ignore) -> str:
-    """The hash, in hex. ContextUnreadable."""
+    """Return the hash of a build's inputs, in hex. Raises: ContextUnreadable."""
     hasher = sha256(_HEAD)
     for line in _lines(inputs, context, ignore):
         hasher.update(b"%d " % len(line) + line + b"\n")
@@ -69,7 +69,10 @@ def _lines(inputs: Inputs, context: Path, ignore: Ignore) -> Iterator[bytes]:
 
 
 def files(context: Path, ignore: Ignore) -> Iterator[tuple[str, str, bytes]]:
-    """Every file of the context that the builder is sent, by path: kind, path, and digest or link target. ContextUnreadable."""
+    """Yield every file of the context that the builder receives, by path: kind, path, and digest or link target.
+
+    Raises: ContextUnreadable.
+    """
     yield from _below(context, "", (), out=False, ignore=ignore)
 
 

@@ -1,4 +1,4 @@
-"""The labels that say where an image came from (image-spec "annotations.md"), as flags of `docker build`. Pure."""
+"""Labels that record the origin of an image (image-spec "annotations.md"), and flags of `docker build` for them. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from boltseal.oci.reference import Reference
 def labels_of(
     git: GitState | None, version: str, created_us: int, base: tuple[Reference, Digest] | None
 ) -> dict[str, str]:
-    """The labels that can be told, by their full names. A revision whose files were changed says so."""
+    """Return the known labels, by full name. `-dirty` follows the revision when there are uncommitted changes."""
     found = {CREATED: f"{datetime.fromtimestamp(created_us // SECOND_US, UTC):%Y-%m-%dT%H:%M:%SZ}"}
     if git is not None:
         found[REVISION] = git.revision if git.dirt is None else f"{git.revision}-dirty"
@@ -30,7 +30,7 @@ def labels_of(
 
 
 def as_flags(labels: Mapping[str, str], *, annotations: bool) -> Iterator[str]:
-    """One flag for each label, quoted for a shell; with `annotations` each also as the flag that only buildx knows."""
+    """Yield a `--label` flag for each label, quoted for a shell. `annotations`: also yield buildx's `--annotation` flags."""
     for name, value in labels.items():
         pair = shlex.quote(f"{name}={value}")
         yield f"--label {pair}"

@@ -1,9 +1,9 @@
-"""The `built` entry of an image: what is written down when it was built, and how the same build is found again. Pure.
+"""The `built` ledger entry: what is recorded about a build, and how an equal build is found. Pure.
 
-base.name, base.digest   the image under the last stage, by the tag's name and what that meant; `scratch` for none
-inputs                   the hash of everything that the build read (`inputs`)
-bases                    every image that the Dockerfile names, as JSON: {"node:16.13": "sha256:...", ...}
-builder, platform        what built it, for what
+base.name, base.digest   the base image of the last stage: its tag, and the digest that the tag resolved to; `scratch` for none
+inputs                   the hash of everything that the build read (`input_hash`)
+bases                    every image reference of the Dockerfile, as JSON: {"node:16.13": "sha256:...", ...}
+builder, platform        the program that built the image, and the platform that it was built for
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ def built_extra(
     builder: str,
     platform: str | None,
 ) -> dict[str, str]:
-    """What an entry says. `bases`: by the text as written; too many of them are left out, and the hash still covers them."""
+    """Return the `extra` of a `built` entry. `bases`: digests by image reference as written.
+
+    More than `MAX_BASES_BYTES` of `bases` are left out; the hash of the inputs still covers them.
+    """
     found = {"inputs": inputs, "builder": builder, BUILT_NAME: SCRATCH}
     if base is not None:
         reference, digest = base
@@ -41,6 +44,6 @@ def built_extra(
 
 
 def same_build(entries: Iterable[Entry], inputs: str) -> Entry | None:
-    """The newest entry of an image that was built of the same inputs, the oldest first; None where there is none."""
+    """Return the newest `built` entry with this hash of inputs; None without one. `entries`: the oldest first."""
     found = [entry for entry in entries if entry.kind is EntryKind.BUILT and entry.extra.get("inputs") == inputs]
     return found[-1] if found else None

@@ -1,7 +1,7 @@
-"""An image in the local Docker daemon: the digest that it has there, and one more tag for it.
+"""Read the ID of an image in the local Docker daemon, and add a tag to it.
 
-A daemon with its classic store keeps no digest of a registry for what it built; the image ID is all that names its
-content. With containerd's store the ID is the digest of the manifest. Either is the same for the same bytes.
+A daemon with the classic store has no manifest digest of an image that it built; only the image ID identifies the content.
+With containerd's store the ID is the digest of the manifest. Equal content has an equal ID in either store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class NotBuilt(NotFound):
 
 
 async def image_id(daemon: EngineAddress, image: Reference) -> Digest:
-    """The ID of an image in the daemon. NotBuilt, and how the door to an engine fails."""
+    """Return the ID of an image in the daemon. Raises: NotBuilt, and the errors of `engines.api`."""
     async with connected(daemon) as engine:
         try:
             return (await engine.image(image)).id
@@ -27,7 +27,7 @@ async def image_id(daemon: EngineAddress, image: Reference) -> Digest:
 
 
 async def add_tag(daemon: EngineAddress, image: Reference, id_: Digest, tag: Tag) -> Reference:
-    """Give the image with this ID one more tag in its repository. NotBuilt, and how the door to an engine fails."""
+    """Add a tag to the image with this ID, in its repository. Raises: NotBuilt, and the errors of `engines.api`."""
     new = Reference(image.registry, image.repository, tag)
     async with connected(daemon) as engine:
         try:

@@ -1,13 +1,13 @@
-"""Tags that no other build takes: how each scheme's words become a valid tag. Pure; time and numbers are passed in.
+"""Make unique tags for builds, one function for each scheme. Pure; the caller passes time and numbers.
 
-    describe   1.4.2-3-gab12cd34ef56 (git describe), with -dirty-<hash> where the files are not those of the commit
+    describe   1.4.2-3-gab12cd34ef56 (git describe), with -dirty-<hash> if there are uncommitted changes
     date       20261124-180000, in UTC
-    build      build-123, by the number that the pipeline gave
-    content    id-<hash>, by the image's own digest
-    input      in-<hash>, by everything that the build reads
+    build      build-123, from the number of the pipeline run
+    content    id-<hash>, from the image's digest
+    input      in-<hash>, from the hash of the build's inputs
 
-A tag has at most 128 characters of [A-Za-z0-9_.-] and begins with none of `.` and `-`. The `+` of a version becomes
-`_`, as Helm writes it; any other character that can't be becomes `-`.
+A tag has at most 128 characters of [A-Za-z0-9_.-] and does not begin with `.` or `-`. The `+` of a version becomes `_`, as
+in Helm; any other invalid character becomes `-`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import MAX_TAG_BYTES, Tag
 
 SHORT_HEX: Final = 20
-"""80 bits: enough that no two builds of a repository ever meet by chance."""
+"""80 bits, so that two builds of a repository do not collide by chance."""
 _DIRTY_HEX: Final = 12
 _is_bare_hash = re.compile(r"[0-9a-f]{7,64}").fullmatch
 
 
 class Scheme(StrEnum):
-    """What a new tag is made of."""
+    """The source of a new tag."""
 
     DESCRIBE = "describe"
     DATE = "date"
@@ -40,11 +40,11 @@ class Scheme(StrEnum):
 
 
 class NoTag(Invalid):
-    """There is nothing that a tag could be made of."""
+    """No valid tag can be made from a text."""
 
 
 def as_tag(text: str) -> Tag:
-    """The valid tag nearest to a text; one that is too long ends in a hash of all of it. NoTag where nothing is left."""
+    """Convert a text to a valid tag. A tag that would be too long is cut and ends in a hash of the text. Raises: NoTag."""
     mapped = re.sub(r"[^A-Za-z0-9_.-]", "-", text.replace("+", "_"), flags=re.ASCII).lstrip(".-")
     if not mapped:
         raise NoTag(f"no tag can be made of {quote(text)}; expected letters or digits in it")
@@ -55,26 +55,26 @@ def as_tag(text: str) -> Tag:
 
 
 def describe_tag(described: str, dirt: str | None) -> Tag:
-    """Of what `git describe` says, and a hash of the files that are not those of the commit."""
+    """Return the tag for the output of `git describe`, and a hash of uncommitted changes (None without any)."""
     named = f"g{described}" if _is_bare_hash(described) else described
     return as_tag(named if dirt is None else f"{named}-dirty-{dirt[:_DIRTY_HEX]}")
 
 
 def date_tag(now_us: int) -> Tag:
-    """Of a time, to the second."""
+    """Return the tag for a time (microseconds since the epoch), in seconds."""
     return Tag(f"{datetime.fromtimestamp(now_us // SECOND_US, UTC):%Y%m%d-%H%M%S}")
 
 
 def build_tag(number: str) -> Tag:
-    """Of a pipeline's number."""
+    """Return the tag for the number of a pipeline run."""
     return as_tag(f"build-{number}")
 
 
 def content_tag(digest: Digest) -> Tag:
-    """Of an image's digest. Not the `sha256-<hex>` of the signature tools, which means something else."""
+    """Return the tag for an image's digest. It differs from `sha256-<hex>`, which signature tools use for other content."""
     return Tag(f"id-{digest.hex[:SHORT_HEX]}")
 
 
 def input_tag(hex_: str) -> Tag:
-    """Of the hash of a build's inputs."""
+    """Return the tag for the hash of a build's inputs (`input_hash`, in hex)."""
     return Tag(f"in-{hex_[:SHORT_HEX]}")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.outcome import Outcome
 from boltseal.ledger.entry import format_time
@@ -34,13 +34,13 @@ def accept(
 
     Exit code 1: nothing is held back of that tag, or another digest.
     """
-    with CommandOutput("accept", as_json=as_json) as answer:
+    with CommandOutput("accept", as_json=as_json) as output:
         settings = store_settings(config, data)
         if ref is None:
-            _list(answer, held_tags(settings))
+            _list(output, held_tags(settings))
             return
         done = accept_tag(settings, upstream_tag(ref, settings), reason)
-        answer.add(
+        output.add(
             ref=str(done.tag),
             status="accepted",
             reason=reason.strip(),
@@ -48,11 +48,11 @@ def accept(
             was=None if done.was is None else str(done.was),
             entry=done.entry,
         )
-        answer.print(f"{done.tag}@{done.digest}")
-        answer.say(f"{done.tag} is served as {done.digest.short} from now on (observation {done.entry})")
+        output.print(f"{done.tag}@{done.digest}")
+        output.say(f"{done.tag} is served as {done.digest.short} from now on (observation {done.entry})")
 
 
-def _list(answer: CommandOutput, tags: Sequence[HeldTag]) -> None:
+def _list(output: CommandOutput, tags: Sequence[HeldTag]) -> None:
     rows = []
     for each in tags:
         held, served = each.known.held, each.known.serves
@@ -60,11 +60,11 @@ def _list(answer: CommandOutput, tags: Sequence[HeldTag]) -> None:
             continue
         name, since = f"{each.repository}:{each.tag}", format_time(each.known.held_us or 0)
         was = None if served is None else str(served.digest)
-        answer.outcome = Outcome.DIFFERS
-        answer.add(ref=name, status="held", reason="", digest=str(held.digest), was=was, time=since)
+        output.outcome = Outcome.DIFFERS
+        output.add(ref=name, status="held", reason="", digest=str(held.digest), was=was, time=since)
         short = "nothing" if served is None else served.digest.hex[:12]
         rows.append((name, held.digest.hex[:12], short, since[:16].replace("T", " ")))
-    if rows and not answer.as_json:
+    if rows and not output.as_json:
         print_table(("TAG", "HELD", "SERVED", "SINCE (UTC)"), rows)
     elif not rows:
-        answer.say("nothing is held back")
+        output.say("nothing is held back")

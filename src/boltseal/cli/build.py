@@ -10,10 +10,10 @@ import typer
 
 from boltseal.build.builders import Builder
 from boltseal.build.tag_template import Scheme
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.build_options import BuildArgOption, DockerfileOption, TargetOption
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.commands.build import BuildRequest, build_image
@@ -86,5 +86,4 @@ def build(
         )
         if report.reason:
             say(f"boltseal: {report.image}: {report.reason}")
-        if not as_json:
-            print_line(f"{report.image}@{report.digest}")
+        output.print(f"{report.image}@{report.digest}")

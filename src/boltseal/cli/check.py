@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
@@ -37,8 +37,8 @@ def check(
 
     Exit code 0: it may; 1: it resolves to another image, or was deleted and is bound to another; 3: could not be checked.
     """
-    with CommandOutput("check", as_json=as_json) as answer:
+    with CommandOutput("check", as_json=as_json) as output:
         found = check_tag(CheckRequest.parse(ref, digest), registry_options(plain_http, ca_file, anonymous, strict))
-        answer.outcome = found.outcome
-        answer.add(ref=str(found.reference), status=found.status, reason=found.reason, digest=found.digest)
-        answer.print(f"{found.reference}: {found.reason}")
+        output.outcome = found.outcome
+        output.add(ref=str(found.reference), status=found.status, reason=found.reason, digest=found.digest)
+        output.print(f"{found.reference}: {found.reason}")

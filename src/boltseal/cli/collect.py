@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.text import counted
@@ -25,13 +25,13 @@ def collect(
     Refused pushes, deletes and abandoned uploads leave such blobs. Mirrored images that an [[upstream]]'s keep_for or
     keep_bytes no longer keeps are released first; their blobs follow after an hour.
     """
-    with CommandOutput("collect", as_json=as_json) as answer:
+    with CommandOutput("collect", as_json=as_json) as output:
         settings = settings_of(config, data=data)
         status = "would be removed" if dry_run else "removed"
         total = 0
         for item in collect_store(settings, dry_run=dry_run):
             total += item.size_bytes
-            answer.add(ref=item.name, what=item.what, status=status, reason=item.reason, size=item.size_bytes)
-            answer.print(f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}")
-        count = len(answer.results)
-        answer.say(f"{counted(count, 'item')} {status}, {size_text(total)}" if count else "nothing to remove")
+            output.add(ref=item.name, what=item.what, status=status, reason=item.reason, size=item.size_bytes)
+            output.print(f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}")
+        count = len(output.results)
+        output.say(f"{counted(count, 'item')} {status}, {size_text(total)}" if count else "nothing to remove")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
     LOCATION_HELP,
     AnonymousOption,
@@ -34,11 +34,11 @@ def compare(
     Exit code 0: the same manifest, or the same config and so the same image ID and files (layers may be compressed
     differently, media types may differ). 1: another image.
     """
-    with CommandOutput("compare", as_json=as_json) as answer:
+    with CommandOutput("compare", as_json=as_json) as output:
         options = registry_options(plain_http, ca_file, anonymous, strict)
         found = compare_images(Location.parse(a), Location.parse(b), options)
-        answer.outcome = found.outcome
-        answer.add(
+        output.outcome = found.outcome
+        output.add(
             ref=a,
             other=b,
             status=found.sameness,
@@ -46,8 +46,8 @@ def compare(
             reasons=found.reasons,
             digests=list(found.digests),
         )
-        answer.print(found.verdict)
+        output.print(found.verdict)
         for reason in found.reasons:
-            answer.print(f"  {reason}")
+            output.print(f"  {reason}")
         for letter, digest in zip("AB", found.digests, strict=True):
-            answer.print(f"  {letter}: {digest}")
+            output.print(f"  {letter}: {digest}")

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.server_options import flags_of
 from boltseal.server.configuration import load_with_sources
 
@@ -18,10 +18,10 @@ def config(config: ConfigOption = None, data: DataOption = None, as_json: JsonOp
     These are the settings with which a server would start now. Passwords and keys are not settings; they are in the keys'
     folder.
     """
-    with CommandOutput("config", as_json=as_json) as answer:
+    with CommandOutput("config", as_json=as_json) as output:
         loaded = load_with_sources(config, flags_of(data=data))
         for value in loaded.values:
-            answer.add(ref=value.name, status=value.source, value=_plain(value.value), where=value.where)
+            output.add(ref=value.name, status=value.source, value=_plain(value.value), where=value.where)
         if not as_json:
             print_table(
                 ("SETTING", "VALUE", "FROM"),

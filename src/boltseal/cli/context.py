@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import say
 from boltseal.cli.clock import clock_us
+from boltseal.cli.output import say
 from boltseal.commands.client_context import ClientContext
 from boltseal.config import client_paths, state_folder
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.remote import (
     LOCATION_HELP,
@@ -40,7 +40,7 @@ def copy(
     Within one registry blobs are mounted, not transferred. Every byte is verified. A copy that was interrupted continues
     where it stopped when it is run again. A tag that has another image is not overwritten.
     """
-    with CommandOutput("copy", as_json=as_json) as answer, Progress() as progress:
+    with CommandOutput("copy", as_json=as_json) as output, Progress() as progress:
         request = CopyRequest(
             Location.parse(src), Location.parse(dst), all_tags=all_tags, referrers=referrers, force=force
         )
@@ -48,17 +48,17 @@ def copy(
         def print_row(row: CopyRow) -> None:
             if row.image is None:
                 message = "" if row.error is None else row.error.message
-                answer.add(ref=row.ref, status=row.status, reason=message)
-                answer.print(f"{row.ref}: {message}")
+                output.add(ref=row.ref, status=row.status, reason=message)
+                output.print(f"{row.ref}: {message}")
                 return
             digest, copied = row.image.digest, row.image.referrers
-            answer.add(ref=row.ref, status=row.status, digest=str(digest), referrers=copied)
-            answer.print(row.ref if "@" in row.ref else f"{row.ref}@{digest}")
+            output.add(ref=row.ref, status=row.status, digest=str(digest), referrers=copied)
+            output.print(row.ref if "@" in row.ref else f"{row.ref}@{digest}")
 
         options = registry_options(plain_http, ca_file, anonymous, strict)
         done = copy_images(request, options, progress, print_row)
-        answer.outcome, counts = done.outcome, done.counts
-        answer.say(
+        output.outcome, counts = done.outcome, done.counts
+        output.say(
             f"sent {counts.sent} blobs ({size_text(counts.bytes_sent)}), mounted {counts.mounted}, "
             f"{counts.present} were there; {counts.manifests} manifests"
         )

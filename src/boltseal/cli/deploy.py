@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.deploy_options import (
     DirectoryOption,
     EnvFileOption,
@@ -19,6 +18,7 @@ from boltseal.cli.deploy_options import (
 )
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
@@ -81,7 +81,7 @@ def deploy(
 
     Exit code 0: it runs; 1: it failed, and the previous release runs again if possible; 3: it could not be tried.
     """
-    with CommandOutput("deploy", as_json=as_json) as answer:
+    with CommandOutput("deploy", as_json=as_json) as output:
         if resume_release and (services or update or build):
             raise Invalid("--resume continues a recorded release; it takes no services, --update or --build")
         options = DeployOptions(
@@ -99,5 +99,5 @@ def deploy(
             undo_interrupted_update(options.client, project_folder(named))
             opened = open_deployable(options, named, services or [], allow or [])
             done = deploy_project(opened, update=update, build=build)
-        print_release(answer, done)
+        print_release(output, done)
         notify_release(done, host, options.client)

@@ -6,10 +6,10 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.commands.deploy import project_name
 from boltseal.commands.releases import diff_releases
 from boltseal.commands.text import clean
@@ -29,12 +29,12 @@ def diff(
 
     Exit code 0: nothing; 1: something.
     """
-    with CommandOutput("diff", as_json=as_json) as answer:
+    with CommandOutput("diff", as_json=as_json) as output:
         client = client_context()
         found = diff_releases(project_name(project, client), before, after, client)
-        answer.outcome = found.outcome
+        output.outcome = found.outcome
         for each in found.changes:
-            answer.add(
+            output.add(
                 ref=each.service or found.project,
                 status=each.what,
                 reason=f"{each.before or 'nothing'} -> {each.after or 'nothing'}",
@@ -42,7 +42,7 @@ def diff(
                 after=each.after or None,
             )
         if not found.changes:
-            answer.print(f"releases {before} and {after} of {found.project} are the same")
+            output.print(f"releases {before} and {after} of {found.project} are the same")
         elif not as_json:
             rows = [(each.service, each.what, _short(each.before), _short(each.after)) for each in found.changes]
             print_table(("SERVICE", "WHAT", f"RELEASE {before}", f"RELEASE {after}"), rows)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
@@ -29,16 +29,16 @@ def digest(
 
     Sends one HEAD request; on Docker Hub it does not count as a pull.
     """
-    with CommandOutput("digest", as_json=as_json) as answer:
+    with CommandOutput("digest", as_json=as_json) as output:
         found = resolve_digest(Reference.parse(ref), registry_options(plain_http, ca_file, anonymous, strict))
         resolved = found.resolved
-        answer.add(
+        output.add(
             ref=str(found.reference),
             status="present",
             digest=str(resolved.digest),
             media_type=resolved.media_type,
             size=None if resolved.size < 0 else resolved.size,
         )
-        answer.print(str(resolved.digest))
+        output.print(str(resolved.digest))
         if found.pull_limit is not None:
-            answer.say(pull_limit_text(found.reference.registry, found.pull_limit))
+            output.say(pull_limit_text(found.reference.registry, found.pull_limit))

@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import WIDTH, CommandOutput, print_line
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import WIDTH, CommandOutput, print_line
 from boltseal.commands.explain import Part, explain_reference
 from boltseal.oci.reference import Reference
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from boltseal.cli.answer import CommandOutput
+from boltseal.cli.output import CommandOutput
 from boltseal.server.storage.findings import Finding
 
 
-def add_findings(answer: CommandOutput, findings: Iterable[Finding]) -> None:
+def add_findings(output: CommandOutput, findings: Iterable[Finding]) -> None:
     """Add and print each finding."""
     for finding in findings:
-        answer.add(ref=finding.what, status=finding.status, reason=finding.problem)
-        answer.print(f"{finding.what}: {finding.problem}")
+        output.add(ref=finding.what, status=finding.status, reason=finding.problem)
+        output.print(f"{finding.what}: {finding.problem}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.findings import add_findings
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.outcome import Outcome
@@ -21,16 +21,16 @@ def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpti
     Every row must have its bytes, all bytes their digest, the ledger no gap; and it must match the tags.
     Exit code 0: all of it holds; 1: something does not; 3: something could not be read.
     """
-    with CommandOutput("fsck", as_json=as_json) as answer:
+    with CommandOutput("fsck", as_json=as_json) as output:
         settings = settings_of(config, data=data)
         with Progress() as progress:
             examined = examine_store(settings, progress)
-        add_findings(answer, examined.findings)
+        add_findings(output, examined.findings)
         counts, verdict = examined.counts, _verdict(examined)
-        answer.outcome = Outcome(examined.outcome)
-        answer.add(ref=str(settings.server.data), status=answer.outcome, reason=verdict, **asdict(counts))
-        answer.print(f"{settings.server.data}: {verdict}")
-        answer.say(
+        output.outcome = Outcome(examined.outcome)
+        output.add(ref=str(settings.server.data), status=output.outcome, reason=verdict, **asdict(counts))
+        output.print(f"{settings.server.data}: {verdict}")
+        output.say(
             f"read {counts.entries} ledger entries, {counts.observations} observations, "
             f"{counts.tags} tags, {counts.manifests} manifests, "
             f"{counts.blobs} blobs ({size_text(counts.blob_bytes)})"
@@ -38,7 +38,7 @@ def fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOpti
         if counts.unnamed_blobs:
             size = size_text(counts.unnamed_bytes)
             unreferenced = counted(counts.unnamed_blobs, "unreferenced blob")
-            answer.say(f"{unreferenced} ({size}); boltseal collect deletes old ones")
+            output.say(f"{unreferenced} ({size}); boltseal collect deletes old ones")
 
 
 def _verdict(examined: Examined) -> str:

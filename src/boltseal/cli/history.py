@@ -1,10 +1,10 @@
-"""`boltseal history`: show what a tag resolved to and when, by whom and why."""
+"""`boltseal history`: show what a tag resolved to, with the time, user and reason of each change."""
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
@@ -39,22 +39,22 @@ def history(
 
     Exit code 1: the history is broken, or empty.
     """
-    with CommandOutput("history", as_json=as_json) as answer:
+    with CommandOutput("history", as_json=as_json) as output:
         found = tag_history(Reference.parse(ref), registry_options(plain_http, ca_file, anonymous, strict))
-        answer.outcome = found.outcome
+        output.outcome = found.outcome
         match found:
             case SignedHistory():
-                _print_signed(answer, found)
+                _print_signed(output, found)
             case UnsignedHistory():
-                _print_unsigned(answer, found)
+                _print_unsigned(output, found)
             case WatchedHistory():
-                _print_watched(answer, found)
-        if not answer.results:
-            answer.outcome = Outcome.DIFFERS
+                _print_watched(output, found)
+        if not output.results:
+            output.outcome = Outcome.DIFFERS
             say(f"{found.reference} was never there")
 
 
-def _print_signed(answer: CommandOutput, found: SignedHistory) -> None:
+def _print_signed(output: CommandOutput, found: SignedHistory) -> None:
     tag, rows = str(found.reference.tag), []
     entries = found.proven.history
     for each in entries.of(tag):
@@ -62,7 +62,7 @@ def _print_signed(answer: CommandOutput, found: SignedHistory) -> None:
         event = "gone" if entry.kind == "observed" and not entry.digest else entry.kind.removeprefix("tag.")
         mode = entry.extra.get("mode", "") if each.changes else ""
         also = entries.also(entry.digest, tag)
-        answer.add(
+        output.add(
             ref=str(found.reference),
             status=event,
             reason=entry.reason,
@@ -78,32 +78,32 @@ def _print_signed(answer: CommandOutput, found: SignedHistory) -> None:
         by = clean(entry.actor) + (f": {clean(entry.reason)}" if entry.reason else "")
         by += f"; also {', '.join(also)}" if also else ""
         rows.append((str(each.index), time_of(each)[:19].replace("T", " "), _short(each), event, mode, by))
-    if rows and not answer.as_json:
+    if rows and not output.as_json:
         whole = ("ENTRY", "WHEN (UTC)", "DIGEST", "EVENT", "MODE")
         print_table((*whole, "BY, AND WHY"), rows, whole)
-    print_proof(answer, found.proven)
+    print_proof(output, found.proven)
 
 
-def _print_unsigned(answer: CommandOutput, found: UnsignedHistory) -> None:
+def _print_unsigned(output: CommandOutput, found: UnsignedHistory) -> None:
     for event in found.events:
-        answer.add(
+        output.add(
             ref=str(found.reference), status=event.event, reason="", time=event.time, digest=event.digest, proven=False
         )
     if found.events:
         say(f"this history is not signed: {found.reference.registry} could change it unnoticed")
-    if found.events and not answer.as_json:
+    if found.events and not output.as_json:
         rows = [(clean(event.time), event.digest[:19], clean(event.event)) for event in found.events]
         print_table(("WHEN", "DIGEST", "EVENT"), rows)
 
 
-def _print_watched(answer: CommandOutput, found: WatchedHistory) -> None:
+def _print_watched(output: CommandOutput, found: WatchedHistory) -> None:
     say(f"{clean(found.error.message)}; this is what `boltseal watch` recorded here")
     rows, was = [], None
     for each in found.intervals:
         status = "gone" if each.digest is None else "first" if each is found.intervals[0] else "moved"
         first, last = format_time(each.first_seen_us), format_time(each.last_seen_us)
         digest = None if each.digest is None else str(each.digest)
-        answer.add(
+        output.add(
             ref=str(found.reference),
             status=status,
             reason="",
@@ -117,7 +117,7 @@ def _print_watched(answer: CommandOutput, found: WatchedHistory) -> None:
         was = digest or was
         short = "" if each.digest is None else each.digest.hex[:12]
         rows.append((first[:19].replace("T", " "), last[:19].replace("T", " "), short, status))
-    if not answer.as_json:
+    if not output.as_json:
         print_table(("FIRST SEEN (UTC)", "LAST SEEN (UTC)", "DIGEST", "EVENT"), rows)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.client.history import ProvenHistory
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
@@ -10,14 +10,14 @@ from boltseal.ledger.entry import format_time
 from boltseal.ledger.history import EntryAt
 
 
-def print_proof(answer: CommandOutput, found: ProvenHistory) -> None:
+def print_proof(output: CommandOutput, found: ProvenHistory) -> None:
     """Print how many entries are proven to be in the ledger, and every contradiction."""
     for problem in found.problems:
-        answer.outcome = Outcome.DIFFERS
-        answer.add(ref=found.followed.registry, status="broken", reason=problem)
+        output.outcome = Outcome.DIFFERS
+        output.add(ref=found.followed.registry, status="broken", reason=problem)
         say(f"boltseal: {problem}")
     head = found.followed.head
-    if head is None or answer.as_json or found.problems:
+    if head is None or output.as_json or found.problems:
         return
     key = f"the {'trusted' if found.followed.given else 'unverified'} key {head.trusted.key_id.hex()}"
     entries = counted(len(found.proven), "entry", "entries")

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
 from boltseal.commands.inspect import inspect_image
@@ -35,13 +35,13 @@ def inspect(
 
     Downloads only the manifests and the config, and verifies their digests. On Docker Hub it counts as one pull.
     """
-    with CommandOutput("inspect", as_json=as_json) as answer:
+    with CommandOutput("inspect", as_json=as_json) as output:
         location = Location.parse(ref)
         found = inspect_image(location, platform, registry_options(plain_http, ca_file, anonymous, strict))
         name = ref if location.reference is None else str(location.reference)
-        answer.add(ref=name, status="present", **_fields(found))
+        output.add(ref=name, status="present", **_fields(found))
         for line in _lines(found):
-            answer.print(line)
+            output.print(line)
 
 
 def _fields(found: Inspected) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import kept_fields, seconds_text
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, print_table, say
 from boltseal.cli.remote import registry_options
 from boltseal.commands.engine_connection import tag_name
 from boltseal.commands.kept import kept_images
@@ -35,14 +35,14 @@ def kept(
 
     Exit code 1: one of them is gone, or is not protected from the next prune.
     """
-    with CommandOutput("kept", as_json=as_json) as answer:
+    with CommandOutput("kept", as_json=as_json) as output:
         wanted = None if name is None else tag_name(name)
         found = kept_images(wanted, host, registry_options(), forget_gone=forget_gone)
-        answer.outcome = found.outcome
+        output.outcome = found.outcome
         for each in found.forgotten:
             say(clean(f"forgotten: {each.name.familiar()} of {(each.digest or each.image).short}"))
         for image in found.images:
-            answer.add(**_fields(image))
+            output.add(**_fields(image))
         if not found.images:
             say("nothing is kept on this engine" if name is None else f"nothing is kept of {name} on this engine")
         elif not as_json:

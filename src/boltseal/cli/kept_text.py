@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from boltseal.cli.answer import say
+from boltseal.cli.output import say
 from boltseal.commands.text import clean
 from boltseal.host.keeper import ExpiryResult
 from boltseal.host.kept_images import KeptImage

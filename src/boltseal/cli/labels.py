@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from boltseal.build.labels import as_flags
-from boltseal.cli.answer import CommandOutput, print_line
 from boltseal.cli.build_options import BuildArgOption, ContextArgument, DockerfileOption, TargetOption
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.commands.build_inputs import BuildInputs

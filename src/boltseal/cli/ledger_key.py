@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ObservationsOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.server.commands.ledger import ledger_key as public_key
 
@@ -15,7 +15,7 @@ def ledger_key(
     as_json: JsonOption = False,
 ) -> None:
     """Print the public key that signs the ledger, for `boltseal trust` and for tools that read C2SP notes."""
-    with CommandOutput("ledger-key", as_json=as_json) as answer:
+    with CommandOutput("ledger-key", as_json=as_json) as output:
         found = public_key(settings_of(config, data=data), observations=observations)
-        answer.add(ref=found.origin, status="key", key=str(found.key))
-        answer.print(str(found.key))
+        output.add(ref=found.origin, status="key", key=str(found.key))
+        output.print(str(found.key))

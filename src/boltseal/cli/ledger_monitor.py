@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
 from boltseal.client.ledger_monitor.monitor import MonitorReport
 from boltseal.commands.ledger_monitor import MonitorRequest, monitor_ledger, monitor_outcome
@@ -51,30 +51,30 @@ def ledger_monitor(
 
     Exit code 1: a rule is broken, or the ledger is not a continuation of the one seen before; 3: could not be checked.
     """
-    with CommandOutput("ledger-monitor", as_json=as_json) as answer:
+    with CommandOutput("ledger-monitor", as_json=as_json) as output:
         options = registry_options(plain_http, ca_file, anonymous, strict)
         request = MonitorRequest(url, key, state, every_tag=tags)
         while True:
-            _print(answer, url, monitor_ledger(request, options))
-            if every is None or answer.outcome is Outcome.DIFFERS:
+            _print(output, url, monitor_ledger(request, options))
+            if every is None or output.outcome is Outcome.DIFFERS:
                 return
-            answer.outcome = Outcome.HOLDS
-            answer.results.clear()
+            output.outcome = Outcome.HOLDS
+            output.results.clear()
             time.sleep(every)
 
 
-def _print(answer: CommandOutput, url: str, report: MonitorReport) -> None:
+def _print(output: CommandOutput, url: str, report: MonitorReport) -> None:
     for line in ledger_notices(report.followed):
         say(line)
     for problem in report.problems:
-        answer.add(ref=url, status="broken", reason=problem)
+        output.add(ref=url, status="broken", reason=problem)
         say(f"boltseal: {clean(problem)}")
     for reason in report.unchecked:
-        answer.add(ref=url, status="unknown", reason=reason)
+        output.add(ref=url, status="unknown", reason=reason)
         say(f"boltseal: could not check: {clean(reason)}")
-    answer.outcome = monitor_outcome(report)
-    status = "broken" if answer.outcome is Outcome.DIFFERS else str(answer.outcome)
-    answer.add(
+    output.outcome = monitor_outcome(report)
+    status = "broken" if output.outcome is Outcome.DIFFERS else str(output.outcome)
+    output.add(
         ref=url,
         status=status,
         reason="",
@@ -84,7 +84,7 @@ def _print(answer: CommandOutput, url: str, report: MonitorReport) -> None:
         compared=report.compared,
         given=report.followed.given,
     )
-    answer.print(
+    output.print(
         f"{url}: {report.size} entries, {report.read} of them new, {report.names} names, {report.compared} tags "
         f"compared: {status}"
     )

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ObservationsOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import CaFileOption, registry_options
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.text import counted
@@ -44,14 +44,14 @@ def ledger_recover(
     server accepts writes again by itself. With --observations: the log of observations; a tag whose last observation is
     lost is served as the one before says.
     """
-    with CommandOutput("ledger-recover", as_json=as_json) as answer:
+    with CommandOutput("ledger-recover", as_json=as_json) as output:
         request = RecoverRequest(source, accept_loss, reason, observations)
         done = recover_ledger(store_settings(config, data), request, registry_options(ca_file=ca_file))
         status = "brought back" if source is not None else "loss accepted"
-        answer.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
-        answer.print(done.key)
+        output.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
+        output.print(done.key)
         if source is None:
-            answer.say(f"the ledger continues as {done.origin}; give its new key to clients that pinned the old one")
+            output.say(f"the ledger continues as {done.origin}; give its new key to clients that pinned the old one")
         else:
             restored = f"{counted(done.brought, 'entry', 'entries')} restored, and the tags match them"
-            answer.say(restored if observations else f"{restored}; push the blobs again that `boltseal fsck` reports")
+            output.say(restored if observations else f"{restored}; push the blobs again that `boltseal fsck` reports")

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.options import AllowEmptyOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty, report_unread
@@ -121,8 +121,7 @@ def _print_emitted(output: CommandOutput, report: EmitReport, emit: Emit) -> Non
             say("nothing is printed: these would be left as they are")
         return
     output.add(ref="", status=str(emit), reason="", text=report.text)
-    if not output.as_json:
-        print_line(report.text.removesuffix("\n"))
+    output.print(report.text.removesuffix("\n"))
 
 
 def _fields(row: LockRow) -> dict[str, Any]:

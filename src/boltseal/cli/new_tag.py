@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from boltseal.build.tag_template import Scheme
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.build_options import BuildArgOption, ContextArgument, DockerfileOption, TargetOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.commands import new_tag as use_case
@@ -80,5 +80,4 @@ def new_tag(
             scheme=scheme,
             applied=report.applied,
         )
-        if not as_json:
-            print_line(tag)
+        output.print(tag)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.event_loop import cancel_on_sigterm
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.outdated_output import print_log, print_rebuilds, print_report
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, pull_limit_text, registry_options

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from boltseal.cli.answer import CommandOutput, print_wrapped, say
+from boltseal.cli.output import CommandOutput, print_wrapped, say
 from boltseal.cli.progress import size_text
 from boltseal.commands.outdated import OutdatedReport
 from boltseal.commands.rebuild_log import RebuildRecord
@@ -24,24 +24,24 @@ MAX_SETTINGS: Final = 10
 def print_report(output: CommandOutput, report: OutdatedReport, *, verbose: bool) -> None:
     """Print a scan. `verbose`: also why an image is current."""
     output.outcome = report.outcome
-    for one in report.reports:
-        _print_image_report(output, one, verbose=verbose)
+    for image in report.reports:
+        _print_image_report(output, image, verbose=verbose)
     for name, reason in report.left_out:
         output.add(ref=name, status="cannot tell", reason=reason)
         _print_image(output, "cannot tell", name, [("why", reason)])
     _print_summary(report)
 
 
-def _print_image_report(output: CommandOutput, one: BaseReport, *, verbose: bool) -> None:
-    verdict = one.verdict
+def _print_image_report(output: CommandOutput, report: BaseReport, *, verbose: bool) -> None:
+    verdict = report.verdict
     output.add(
-        ref=one.wanted.name,
-        digest=None if one.digest is None else str(one.digest),
+        ref=report.wanted.name,
+        digest=None if report.digest is None else str(report.digest),
         **_fields(verdict),
-        platforms=[_fields(each) for each in one.verdicts] if len(one.verdicts) > 1 else [],
+        platforms=[_fields(each) for each in report.verdicts] if len(report.verdicts) > 1 else [],
     )
     quiet = verdict.status in (BaseStatus.CURRENT, BaseStatus.NO_BASE) and not verbose
-    _print_image(output, verdict.status, one.wanted.name, () if quiet else _details(verdict, one))
+    _print_image(output, verdict.status, report.wanted.name, () if quiet else _details(verdict, report))
 
 
 def _print_image(output: CommandOutput, status: str, name: str, details: Iterable[tuple[str, str]]) -> None:
@@ -79,7 +79,7 @@ def _change_fields(changes: BaseChanges) -> dict[str, Any]:
     return {"removed": layers(changes.removed), "added": layers(changes.added), "settings": settings, "labels": labels}
 
 
-def _details(verdict: BaseVerdict, one: BaseReport) -> Iterator[tuple[str, str]]:
+def _details(verdict: BaseVerdict, report: BaseReport) -> Iterator[tuple[str, str]]:
     """Yield what is printed below an image, each with its label."""
     claim = verdict.claim
     if claim is not None and claim.base is not None:
@@ -90,8 +90,8 @@ def _details(verdict: BaseVerdict, one: BaseReport) -> Iterator[tuple[str, str]]
         yield "moved", f"{was}{verdict.now.short}{_since(verdict)}"
     if verdict.changes is not None:
         yield "changed", _changes_text(verdict.changes)
-    if len(one.verdicts) > 1:
-        yield "for", ", ".join(f"{each.platform}: {each.status}" for each in one.verdicts)
+    if len(report.verdicts) > 1:
+        yield "for", ", ".join(f"{each.platform}: {each.status}" for each in report.verdicts)
 
 
 def _since(verdict: BaseVerdict) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.commands.project_images import OpenedProject
 from boltseal.commands.text import clean
 from boltseal.errors import MAX_PATH, quote

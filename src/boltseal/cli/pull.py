@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import expired_fields, kept_fields, say_expired
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
@@ -82,7 +82,7 @@ def pull(
     Kept images stay until --keep or --keep-for releases them; never one that runs, that a lock names or a release holds,
     nor the only copy of one that ran here in the last 30 days.
     """  # fmt: skip
-    with CommandOutput("pull", as_json=as_json) as answer, Progress() as progress:
+    with CommandOutput("pull", as_json=as_json) as output, Progress() as progress:
         options = registry_options(plain_http, ca_file, anonymous, strict)
         request = PullImagesRequest(
             refs=tuple(refs or ()),
@@ -96,7 +96,7 @@ def pull(
             count_pulls=count_pulls,
         )
         allowed = registry_filter(options, allow or []) if compose else _any_registry
-        answer.outcome = pull_images(request, options, allowed, progress, lambda row: _print(answer, row))
+        output.outcome = pull_images(request, options, allowed, progress, lambda row: _print(output, row))
 
 
 def _any_registry(_registry: str) -> bool:
@@ -104,22 +104,22 @@ def _any_registry(_registry: str) -> bool:
     return True
 
 
-def _print(answer: CommandOutput, row: PullRow) -> None:
+def _print(output: CommandOutput, row: PullRow) -> None:
     name = row.name.familiar()
     if row.pulled is not None:
-        _print_pulled(answer, row.pulled)
+        _print_pulled(output, row.pulled)
     elif row.arrived is not None:
-        answer.add(ref=str(row.name), status="arrived", reason=row.reason, digest=str(row.arrived.digest))
+        output.add(ref=str(row.name), status="arrived", reason=row.reason, digest=str(row.arrived.digest))
         say(clean(f"{name}: {row.reason}"))
     else:
         status = "refused" if row.outcome is Outcome.DIFFERS else "failed"
-        answer.add(ref=str(row.name), status=status, reason=row.reason)
+        output.add(ref=str(row.name), status=status, reason=row.reason)
         say(clean(f"boltseal: {row.reason if row.reason.startswith(name) else f'{name}: {row.reason}'}"))
 
 
-def _print_pulled(answer: CommandOutput, pulled: PullResult) -> None:
+def _print_pulled(output: CommandOutput, pulled: PullResult) -> None:
     name = pulled.name.familiar()
-    answer.add(
+    output.add(
         ref=str(pulled.name),
         status=str(pulled.outcome),
         reason=pulled.trouble,
@@ -130,7 +130,7 @@ def _print_pulled(answer: CommandOutput, pulled: PullResult) -> None:
         running=[kept_fields(each) for each in pulled.running],
         let_go=[expired_fields(each) for each in pulled.let_go],
     )
-    answer.print(clean(f"{pulled.outcome:<7} {name}  {pulled.digest}"))
+    output.print(clean(f"{pulled.outcome:<7} {name}  {pulled.digest}"))
     for each in pulled.running:
         was = (each.digest or each.image).short
         say(clean(f"kept {was} as {each.keep_name.familiar()}: a container that was started as {name} runs on it"))

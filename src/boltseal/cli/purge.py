@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.text import counted
 from boltseal.server.commands.purge import purge_image
@@ -20,14 +20,16 @@ def purge(
 
     The tags can come back only with the same digest. Works while the server runs.
     """
-    with CommandOutput("purge", as_json=as_json) as answer:
+    with CommandOutput("purge", as_json=as_json) as output:
         done = purge_image(store_settings(config, data), ref, reason)
         for row in done.rows:
             digest = {"digest": str(row.digest)} if row.status == "purged" else {}
-            answer.add(ref=row.ref, status=row.status, reason=row.reason, **digest)
-            answer.print(f"{row.status}  {row.ref}")
+            output.add(ref=row.ref, status=row.status, reason=row.reason, **digest)
+            output.print(f"{row.status}  {row.ref}")
         kept = [row for row in done.rows if row.status == "kept"]
         for row in kept:
-            answer.say(f"{row.digest.short} stays: {row.reason}")
+            output.say(f"{row.digest.short} stays: {row.reason}")
         removed = f"{counted(done.manifests, 'manifest')} and {counted(done.blobs, 'blob')} removed"
-        answer.say(f"{removed}; tags stay bound{'; if a kept part has the secret, purge that too' if kept else ''}")
+        output.say(
+            f"{removed}; its tags can return only with the same digest{'; if a kept part has the secret, purge that too' if kept else ''}"
+        )

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.loading import load_module
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.outcome import Outcome
@@ -38,26 +38,26 @@ def quota(
 
     Exit code 1: no more are left than the upstream's reserve (of a registry in the arguments: none). 3: no answer.
     """
-    with CommandOutput("quota", as_json=as_json) as answer:
+    with CommandOutput("quota", as_json=as_json) as output:
         rows = []
         if registries:
             options = registry_options(plain_http, ca_file, anonymous)
             for name, limit in pull_limits(registries, options).items():
-                rows.append(_add(answer, name, limit, 0, "now"))
+                rows.append(_add(output, name, limit, 0, "now"))
         else:
-            rows = _of_mirror(answer, config, data)
+            rows = _of_mirror(output, config, data)
         if not as_json and rows:
             print_table(("REGISTRY", "LEFT", "OF", "IN", "COUNTED FOR", "AS OF (UTC)"), rows)
 
 
-def _of_mirror(answer: CommandOutput, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
+def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
     # a client that asks registries needs nothing of the server
     options = load_module("boltseal.cli.server_options", command="quota", extra="server")
     use_case = load_module("boltseal.server.commands.quota", command="quota", extra="server")
     limits = use_case.upstream_limits(options.store_settings(config, data))
     rows = []
     for each in limits:
-        rows.append(_add(answer, each.registry, each.limit, each.reserve, _minute(each.time_us)))
+        rows.append(_add(output, each.registry, each.limit, each.reserve, _minute(each.time_us)))
         if each.down_us is not None:
             say(f"{each.registry} has not answered since {_minute(each.down_us)}: {each.down_reason}")
     if not limits:
@@ -69,15 +69,15 @@ def _minute(time_us: int | None) -> str:
     return "" if time_us is None else format_time(time_us)[:16].replace("T", " ")
 
 
-def _add(answer: CommandOutput, name: str, limit: PullLimit | None, reserve: int, when: str) -> tuple[str, ...]:
+def _add(output: CommandOutput, name: str, limit: PullLimit | None, reserve: int, when: str) -> tuple[str, ...]:
     """Add one registry to the results, and return its row of the table."""
     if limit is None:
-        answer.add(ref=name, status="none", reason="its answer has no pull limit")
+        output.add(ref=name, status="none", reason="its output has no pull limit")
         return name, "-", "-", "", "", when
     low = limit.remaining <= reserve
     if low:
-        answer.outcome = Outcome.DIFFERS
-    answer.add(
+        output.outcome = Outcome.DIFFERS
+    output.add(
         ref=name,
         status="low" if low else "left",
         reason=f"no more are left than the reserve of {reserve}" if low else "",

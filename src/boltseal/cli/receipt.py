@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final
 import typer
 import typer.core
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import (
     AnonymousOption,
     CaFileOption,
@@ -50,7 +50,7 @@ receipt = typer.Typer(
 )
 def write(
     ref: RemoteRefArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", show_default=False, help="File to write.")],
+    target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", show_default=False, help="File to write.")],
     plain_http: PlainHttpOption = False,
     ca_file: CaFileOption = None,
     anonymous: AnonymousOption = False,
@@ -58,13 +58,13 @@ def write(
     as_json: JsonOption = False,
 ) -> None:
     """Write the receipt of what a tag resolves to now to FILE, and its manifests and configs to FILE.oci."""
-    with CommandOutput("receipt", as_json=as_json) as answer:
+    with CommandOutput("receipt", as_json=as_json) as output:
         options = registry_options(plain_http, ca_file, anonymous, strict)
-        done = write_receipt(Reference.parse(ref), output, options)
-        answer.add(status="written", file=str(output), beside=str(done.bundle), **_fields(done.receipt))
-        answer.print(f"{output}, {done.bundle}: {_sentence(done.receipt)}")
+        done = write_receipt(Reference.parse(ref), target, options)
+        output.add(status="written", file=str(output), beside=str(done.bundle), **_fields(done.receipt))
+        output.print(f"{target}, {done.bundle}: {_sentence(done.receipt)}")
         if not done.key_pinned:
-            answer.say("no pinned key verified this; to verify it, get the key from the registry's operator")
+            output.say("no pinned key verified this; to verify it, get the key from the registry's operator")
 
 
 @receipt.command("verify", epilog="Example: boltseal receipt verify app.tlog-proof --key localhost:5000+0e5e4e2f+AX...")
@@ -88,11 +88,11 @@ def verify(
 
     Exit code 1: the receipt is invalid.
     """
-    with CommandOutput("receipt-verify", as_json=as_json) as answer:
+    with CommandOutput("receipt-verify", as_json=as_json) as output:
         check = verify_receipt(file, VerifierKey.parse(key), [VerifierKey.parse(each) for each in witness or []])
-        answer.outcome = check.outcome
+        output.outcome = check.outcome
         if check.receipt is None:
-            answer.add(ref=str(file), status="broken", reason=check.reason)
+            output.add(ref=str(file), status="broken", reason=check.reason)
             say(f"boltseal: {file} is invalid: {check.reason}")
             return
         documents = check.bundle
@@ -103,14 +103,14 @@ def verify(
                 "configs": documents.configs,
                 "layers": documents.layers,
             }
-        answer.add(status="holds", **_fields(check.receipt), **counts)
-        answer.print(_sentence(check.receipt))
+        output.add(status="holds", **_fields(check.receipt), **counts)
+        output.print(_sentence(check.receipt))
         for each in check.receipt.signed.cosignatures:
-            answer.say(f"cosigned by the witness {clean(each.witness)}")
+            output.say(f"cosigned by the witness {clean(each.witness)}")
         if documents is not None:
             missing = f"; {len(documents.missing)} of its documents are not in it" if documents.missing else ""
             found = f"{counted(documents.manifests, 'manifest')}, {counted(documents.configs, 'config')}"
-            answer.say(f"{bundle_of(file)}: {found}, digests verified{missing}")
+            output.say(f"{bundle_of(file)}: {found}, digests verified{missing}")
 
 
 def _fields(receipt: VerifiedReceipt) -> dict[str, Any]:

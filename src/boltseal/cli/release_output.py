@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput, print_table, say
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.releases import digest_text
 from boltseal.commands.text import clean, counted
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
 
 
-def print_release(answer: CommandOutput, done: DeployResult) -> None:
+def print_release(output: CommandOutput, done: DeployResult) -> None:
     """Print the result of a deploy, rollback or resume, and set the outcome."""
     release, outcome = done.release, done.outcome
     failures = {} if outcome is None else {each.service: each for each in outcome.failures}
     if outcome is not None and not release.good:
-        answer.outcome = Outcome.DIFFERS
-    answer.add(
+        output.outcome = Outcome.DIFFERS
+    output.add(
         ref=f"{release.project}/{release.number}",
         status="unchanged" if outcome is None else str(release.end),
         reason=release.reason,
@@ -25,7 +25,7 @@ def print_release(answer: CommandOutput, done: DeployResult) -> None:
     )
     for service in release.services:
         failure = failures.get(service.name)
-        answer.add(
+        output.add(
             ref=service.image,
             status="unchanged" if outcome is None else str(service.state),
             reason=service.reason or service.scrub,
@@ -35,17 +35,17 @@ def print_release(answer: CommandOutput, done: DeployResult) -> None:
             pulled=service.name in done.pulled,
             log=[] if failure is None else list(failure.log),
         )
-    if answer.as_json:
+    if output.as_json:
         return
     if outcome is None:
-        answer.print(
+        output.print(
             f"release {release.number} of {release.project} runs already: nothing was pulled, started or stopped"
         )
     else:
-        _print_outcome(answer, done, outcome)
+        _print_outcome(output, done, outcome)
 
 
-def _print_outcome(answer: CommandOutput, done: DeployResult, outcome: ReleaseOutcome) -> None:
+def _print_outcome(output: CommandOutput, done: DeployResult, outcome: ReleaseOutcome) -> None:
     release = done.release
     services = [each for each in release.services if not release.chosen or each.name in release.chosen]
     rows = [(each.name, each.state, each.image, digest_text(each)) for each in services]
@@ -60,10 +60,10 @@ def _print_outcome(answer: CommandOutput, done: DeployResult, outcome: ReleaseOu
         for line in failure.log:
             say(clean(f"    {failure.service} | {line}"))
     if outcome.back is not None:
-        answer.print(f"release {release.number} of {release.project} failed; release {outcome.back} runs again")
+        output.print(f"release {release.number} of {release.project} failed; release {outcome.back} runs again")
     elif str(release.end) == "failed":
-        answer.print(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
+        output.print(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
     else:
         of = "" if release.of is None else f", as release {release.of} did"
         running = f"{counted(len(rows), 'service')}, healthy"
-        answer.print(f"release {release.number} of {release.project} runs{of}: {running}")
+        output.print(f"release {release.number} of {release.project} runs{of}: {running}")

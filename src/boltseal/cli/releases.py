@@ -1,4 +1,4 @@
-"""`boltseal releases`: list the releases of this host: when, by whom, with which result."""
+"""`boltseal releases`: list the releases of this host with time, user and result."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, print_table, say
 from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
 from boltseal.commands.text import clean
 from boltseal.deploy.releases import Release
@@ -25,11 +25,11 @@ def releases(
 
     The one that runs on its engine is marked with *. An unfinished release is shown with its step.
     """
-    with CommandOutput("releases", as_json=as_json) as answer:
+    with CommandOutput("releases", as_json=as_json) as output:
         client = client_context()
         listed = list_releases(project, client)
         for each in listed:
-            answer.add(**_fields(each))
+            output.add(**_fields(each))
         if as_json:
             return
         if not listed:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.server.commands.restore import restore_tag
 
@@ -32,19 +32,19 @@ def restore(
 
     Recorded like every move; a sealed tag is refused. The present digest stays pullable. Works while the server runs.
     """
-    with CommandOutput("restore", as_json=as_json) as answer:
+    with CommandOutput("restore", as_json=as_json) as output:
         done = restore_tag(store_settings(config, data), ref, to, reason)
         reference, restored = done.reference, done.restored
-        answer.add(
+        output.add(
             ref=str(reference),
             status="restored" if restored.changed else "unchanged",
             digest=str(restored.digest),
             was=str(restored.was) if restored.was is not None else None,
             entry=restored.entry_index,
         )
-        answer.print(f"{reference}@{restored.digest}")
+        output.print(f"{reference}@{restored.digest}")
         state = "resolved to this already"
         if restored.changed:
             before = "nothing" if restored.was is None else f"{restored.was.short}, which stays pullable"
             state = f"resolves to this again; before: {before}"
-        answer.say(f"{reference} {state} (ledger entry {restored.entry_index})")
+        output.say(f"{reference} {state} (ledger entry {restored.entry_index})")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from shlex import quote as quoted
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.findings import add_findings
 from boltseal.cli.options import BackupArgument, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.outcome import Outcome
@@ -20,19 +20,19 @@ def restore_backup(folder: BackupArgument, data: DataOption = None, as_json: Jso
     Stop the registry that was backed up for good: two registries that continue from one backup could give one tag two
     digests.
     """
-    with CommandOutput("restore-backup", as_json=as_json) as answer:
+    with CommandOutput("restore-backup", as_json=as_json) as output:
         settings = settings_of(None, data=data)
         target = settings.server.data
         with Progress() as progress:
             copied = restore(folder, target, progress)
             examined = examine_store(settings, progress, with_keys=False)
-        add_findings(answer, examined.findings)
-        answer.outcome = Outcome(examined.outcome)
-        answer.add(ref=str(target), status="restored", blobs=copied.blobs, taken_bytes=copied.taken_bytes)
-        answer.print(f"{target}: restored, {copied.blobs} blobs ({size_text(copied.taken_bytes)})")
-        answer.say("tags that were published after the backup are not in it")
-        answer.say(
+        add_findings(output, examined.findings)
+        output.outcome = Outcome(examined.outcome)
+        output.add(ref=str(target), status="restored", blobs=copied.blobs, taken_bytes=copied.taken_bytes)
+        output.print(f"{target}: restored, {copied.blobs} blobs ({size_text(copied.taken_bytes)})")
+        output.say("tags that were published after the backup are not in it")
+        output.say(
             f"before it accepts writes: copy the former registry's keys and users to {settings.keys}, and recover"
         )
-        answer.say(f"later ledger entries: boltseal ledger recover --from URL|DIR --data {quoted(str(target))}")
-        answer.say("if they are lost: --accept-loss --reason TEXT instead of --from, under a new key")
+        output.say(f"later ledger entries: boltseal ledger recover --from URL|DIR --data {quoted(str(target))}")
+        output.say("if they are lost: --accept-loss --reason TEXT instead of --from, under a new key")

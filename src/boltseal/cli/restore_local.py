@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import kept_fields
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import registry_options
 from boltseal.commands.engine_connection import tag_name
 from boltseal.commands.restore_local import restore_kept
@@ -40,10 +40,10 @@ def restore_local(
 
     The image that has the name now is kept, so the same command can undo this. Containers are not changed: recreate them.
     """
-    with CommandOutput("restore-local", as_json=as_json) as answer:
+    with CommandOutput("restore-local", as_json=as_json) as output:
         done = restore_kept(tag_name(name), to, host, registry_options(), scrub=scrub)
         status = "restored" if done.changed else "unchanged"
-        answer.add(
+        output.add(
             ref=str(done.name),
             status=status,
             reason="",
@@ -52,7 +52,7 @@ def restore_local(
             proof=None if done.proof is None else str(done.proof),
             kept=kept_fields(done.kept),
         )
-        answer.print(clean(f"{status:<9} {done.name.familiar()}  {done.digest or done.image}"))
+        output.print(clean(f"{status:<9} {done.name.familiar()}  {done.digest or done.image}"))
         if done.kept is not None:
             was = (done.kept.digest or done.kept.image).short
             say(clean(f"kept {was} as {done.kept.keep_name.familiar()}; forward again with the same command"))

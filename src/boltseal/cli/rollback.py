@@ -6,10 +6,10 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.deploy_options import NameOption, NoRecordOption, WaitOption
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.commands.deploy import (
@@ -51,13 +51,13 @@ def rollback(
 
     Exit code 0: it runs; 1: it failed, or there is no earlier release; 3: it could not be tried.
     """
-    with CommandOutput("rollback", as_json=as_json) as answer:
+    with CommandOutput("rollback", as_json=as_json) as output:
         registries = registry_options(plain_http, ca_file, anonymous)
         options = DeployOptions(host, registries, parse_wait(wait), record=not no_record)
         done = roll_back(options, project_name(project, options.client), number)
-        print_release(answer, done)
+        print_release(output, done)
         notify_release(done, host, options.client)
-        if answer.outcome is not Outcome.HOLDS:
+        if output.outcome is not Outcome.HOLDS:
             return
         release = done.release
         for service in release.services if done.outcome is not None else ():

@@ -18,8 +18,8 @@ import typer.core
 import typer.main
 
 from boltseal import __version__
-from boltseal.cli.answer import host_error, print_line, say
 from boltseal.cli.loading import load_module
+from boltseal.cli.output import host_error, print_line, say
 from boltseal.config import debug_requested
 from boltseal.errors import BoltsealError, ExitCode, exit_code
 
@@ -94,7 +94,7 @@ _COMMANDS: Final = (
     ),
     Command(
         "unseal",
-        "Allow a sealed tag's deletion; its digest stays bound.",
+        "Allow a sealed tag to be deleted.",
         f'boltseal unseal {_IMAGE} --reason "built for another customer"',
         extra=_SERVER,
     ),
@@ -188,7 +188,7 @@ _COMMANDS: Final = (
     ),
     Command("outdated", "List images whose base image has changed.", f"boltseal outdated {_IMAGE}"),
     Command("deploy", "Deploy a Compose project; roll back if health checks fail.", "boltseal deploy -f compose.yaml"),
-    Command("releases", "List releases: when, by whom, with which result.", "boltseal releases --project shop"),
+    Command("releases", "List releases with time, user and result.", "boltseal releases --project shop"),
     Command("update", "Lock current digests; propose new versions.", "boltseal update --cooldown 3d"),
     Command("rollback", "Deploy an older release again.", "boltseal rollback 41 --project shop"),
     Command("diff", "Show what changed between two releases.", "boltseal diff 41 42 --project shop"),

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, print_table, say
 from boltseal.cli.options import ConfigOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import Repository, Tag
@@ -26,10 +26,10 @@ def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
     """Show the rules in force, in order: the first that matches a tag decides."""
     if context.invoked_subcommand is not None:
         return
-    with CommandOutput("rules", as_json=as_json) as answer:
+    with CommandOutput("rules", as_json=as_json) as output:
         in_force = settings_of(config).rules.rules
         for rule in in_force:
-            answer.add(number=rule.number or None, built_in=not rule.number, **_fields(rule))
+            output.add(number=rule.number or None, built_in=not rule.number, **_fields(rule))
         if not as_json:
             rows = [(_number(rule), *_fields(rule).values()) for rule in in_force]
             print_table(("RULE", "REPOSITORY", "TAG", "MODE", "KEEP"), rows)
@@ -43,15 +43,14 @@ def show_decision(
     as_json: JsonOption = False,
 ) -> None:
     """Show which rule decides about a tag that is pushed now, and why. A sealed tag stays sealed."""
-    with CommandOutput("rules-test", as_json=as_json) as answer:
+    with CommandOutput("rules-test", as_json=as_json) as output:
         host, _, path = repository.partition("/")
         if path and ("." in host or ":" in host):
             raise Invalid(f"{quote(repository)} starts with a host; give the repository without it: {quote(path)}")
         decision = decide(settings_of(config).rules, Repository(repository), Tag(tag))
-        answer.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
-        if not as_json:
-            print_line(str(decision.mode))
-            say(f"{repository}:{tag} is {_effect(decision.rule)}: {decision.why}")
+        output.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
+        output.print(str(decision.mode))
+        output.say(f"{repository}:{tag} is {_effect(decision.rule)}: {decision.why}")
 
 
 def _number(rule: Rule) -> str:

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.project_options import AllowOption, ProjectOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
@@ -55,13 +55,13 @@ def running(
     printer = _Printer()
     while True:
         try:
-            with CommandOutput("running", as_json=as_json) as answer:
+            with CommandOutput("running", as_json=as_json) as output:
                 allowed = _no_registry if offline else registry_filter(options, allow or [])
                 found = list_running(where, project, client, None if offline else options, allowed)
                 for row in found.rows:
-                    answer.add(**row_fields(row))
-                add_broken(answer, found.answers)
-                add_failed(answer, found.found)
+                    output.add(**row_fields(row))
+                add_broken(output, found.answers)
+                add_failed(output, found.found)
                 if not as_json:
                     printer.print(found, client.now_us())
         except typer.Exit:
@@ -82,14 +82,14 @@ _State = dict[tuple[str, str], tuple[object, ...]]
 
 @dataclass(slots=True)
 class _Printer:
-    """Prints the containers, and with --watch only those that changed. `said`: notes that are not repeated."""
+    """Prints the containers, and with --watch only those that changed. `printed`: notes that are not repeated."""
 
     known: _State = field(default_factory=dict)
-    said: set[str] = field(default_factory=set)
+    printed: set[str] = field(default_factory=set)
 
     def print(self, found: RunningResult, now_us: int) -> None:
         """Print what changed since the last call."""
-        first = not self.said
+        first = not self.printed
         changed, gone = self._changes(found.rows, {name for name, _ in found.found.failed})
         if not first and (changed or gone):
             print_line(f"-- {time_text(now_us)}")
@@ -121,11 +121,11 @@ class _Printer:
     def _say(self, found: RunningResult) -> None:
         """Say once for each host how many containers it has, and once each reason why a registry was not asked."""
         for host in found.found.hosts:
-            if host.name not in self.said:
+            if host.name not in self.printed:
                 containers = counted(len(host.seen), "container")
                 say(f"{clean(host.name)}: {clean(host.kind)}: {containers}; times are UTC")
         for reason in dict.fromkeys(row.unasked for row in found.rows if row.unasked):
-            if reason not in self.said:
+            if reason not in self.printed:
                 say(f"could not ask: {clean(reason)}")
-        self.said.update(host.name for host in found.found.hosts)
-        self.said.update(row.unasked for row in found.rows)
+        self.printed.update(host.name for host in found.found.hosts)
+        self.printed.update(row.unasked for row in found.rows)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from boltseal.cli.answer import CommandOutput, say
+from boltseal.cli.output import CommandOutput, say
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.running import FoundContainers, broken_histories
 from boltseal.commands.text import clean
@@ -16,23 +16,23 @@ from boltseal.lockfile.container_check import DigestKind
 from boltseal.lockfile.format import time_text
 
 
-def add_failed(answer: CommandOutput, found: FoundContainers) -> None:
+def add_failed(output: CommandOutput, found: FoundContainers) -> None:
     """Report hosts that could not be read, which makes the outcome unknown, and services without a container."""
     for name, error in found.failed:
-        answer.outcome = Outcome.UNKNOWN if answer.outcome is Outcome.HOLDS else answer.outcome
-        answer.add(ref=name, status="unknown", reason=error.message, weight="unknown")
+        output.outcome = Outcome.UNKNOWN if output.outcome is Outcome.HOLDS else output.outcome
+        output.add(ref=name, status="unknown", reason=error.message, weight="unknown")
         say(f"boltseal: {error.message}")
     for name in found.missing if found.hosts else ():
         reason = "no container runs for this service"
-        answer.add(ref=name, status="not-running", reason=reason, weight="note")
+        output.add(ref=name, status="not-running", reason=reason, weight="note")
         say(f"{clean(name)}: {reason}")
 
 
-def add_broken(answer: CommandOutput, answers: RegistryAnswers) -> None:
+def add_broken(output: CommandOutput, answers: RegistryAnswers) -> None:
     """Report histories that contradict themselves or the signed tree."""
     for repository, problem in broken_histories(answers):
-        answer.outcome = Outcome.DIFFERS
-        answer.add(ref=repository, status="broken", reason=problem)
+        output.outcome = Outcome.DIFFERS
+        output.add(ref=repository, status="broken", reason=problem)
         say(f"boltseal: {repository}: {clean(problem)}")
 
 

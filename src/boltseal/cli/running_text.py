@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from boltseal.cli.answer import WIDTH
+from boltseal.cli.output import WIDTH
 from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.ledger.tag_intervals import in_words, moment

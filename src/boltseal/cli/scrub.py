@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.context import client_context
 from boltseal.cli.options import AllowEmptyOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.scrub_text import fields, print_reports
 from boltseal.commands.scrub import ScrubImagesRequest, parse_rate, scrub_images
@@ -98,7 +98,7 @@ def scrub(
     Each image is verified to a level: L0 it is consistent, L1 it has the expected digest, L2 it is what a ledger's receipt
     proves. Exit code 0: all of it holds; 1: something differs; 3: something could not be checked, or there was no image.
     """  # fmt: skip
-    with CommandOutput("scrub", as_json=as_json) as answer:
+    with CommandOutput("scrub", as_json=as_json) as output:
         request = ScrubImagesRequest(
             images=tuple(images or ()),
             roots=tuple(root or ()),
@@ -117,14 +117,14 @@ def scrub(
         with Progress() as progress:
             found = scrub_images(request, client_context(), _RateProgress(progress))
         gc.freeze()  # a scrub makes no cycles, and Python would search all modules for some at exit
-        answer.outcome = found.outcome
+        output.outcome = found.outcome
         for report in found.reports:
-            answer.add(**fields(report))
+            output.add(**fields(report))
         if not as_json:
             print_reports(found.reports, quick=quick)
         if not found.reports and not allow_empty:
             remedy = "check --root" if root else "name a store with --root"
-            answer.nothing_to_check(f"found 0 images in {found.searched}", remedy)
+            output.nothing_to_check(f"found 0 images in {found.searched}", remedy)
 
 
 class _RateProgress:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from boltseal.cli.answer import print_line, say
+from boltseal.cli.output import print_line, say
 from boltseal.commands.text import counted
 from boltseal.errors import quote
 from boltseal.host.scrub.report import ScrubReport

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.server.commands.seals import seal_tag
 
@@ -16,10 +16,10 @@ def seal(
     as_json: JsonOption = False,
 ) -> None:
     """Seal a mutable tag at its current digest: it can never move again. Works while the server runs."""
-    with CommandOutput("seal", as_json=as_json) as answer:
+    with CommandOutput("seal", as_json=as_json) as output:
         done = seal_tag(store_settings(config, data), ref, reason)
         status = "sealed" if done.changed else "unchanged"
-        answer.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
-        answer.print(f"{done.reference}@{done.digest}")
+        output.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
+        output.print(f"{done.reference}@{done.digest}")
         state = "is sealed now, kept permanently" if done.changed else "was sealed already, kept permanently"
-        answer.say(f"{done.reference} {state} (ledger entry {done.entry_index})")
+        output.say(f"{done.reference} {state} (ledger entry {done.entry_index})")

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from boltseal import __version__
-from boltseal.cli.answer import say
 from boltseal.cli.options import ConfigOption, DataOption
+from boltseal.cli.output import say
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server import logs, supervisor

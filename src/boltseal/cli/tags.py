@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
 from boltseal.commands.registry_access import repository_only
 from boltseal.commands.tags import PastTags, list_tags, tags_at
@@ -34,26 +34,26 @@ def tags(
 
     With --at: the tags at that time and what each resolved to, from the registry's ledger.
     """
-    with CommandOutput("tags", as_json=as_json) as answer:
+    with CommandOutput("tags", as_json=as_json) as output:
         reference = repository_only(repo)
         options = registry_options(plain_http, ca_file, anonymous, strict)
         if at is not None:
             time_us = parse_timestamp(at)
             if time_us is None:
                 raise Invalid(f"--at is {quote(at)}; expected a time such as 2026-11-24T08:29")
-            _print_past(answer, tags_at(reference, time_us, options))
+            _print_past(output, tags_at(reference, time_us, options))
             return
         for tag in list_tags(reference, options):
-            answer.add(ref=f"{reference.name}:{tag}", status="present", tag=tag)
-            answer.print(tag)
+            output.add(ref=f"{reference.name}:{tag}", status="present", tag=tag)
+            output.print(tag)
 
 
-def _print_past(answer: CommandOutput, found: PastTags) -> None:
-    answer.outcome = found.outcome
+def _print_past(output: CommandOutput, found: PastTags) -> None:
+    output.outcome = found.outcome
     rows = []
     for tag, each in found.entries.items():
         mode = each.entry.extra.get("mode", "")
-        answer.add(
+        output.add(
             ref=f"{found.reference.name}:{tag}",
             status="present",
             tag=tag,
@@ -64,8 +64,8 @@ def _print_past(answer: CommandOutput, found: PastTags) -> None:
             proven=each.index in found.proven.proven,
         )
         rows.append((tag, each.entry.digest, time_of(each)[:19] + "Z", mode))
-    if rows and not answer.as_json:
+    if rows and not output.as_json:
         print_table(("TAG", "DIGEST", "SINCE", "MODE"), rows)
     elif not rows:
-        answer.say(f"{found.reference.name} had no tags then")
-    print_proof(answer, found.proven)
+        output.say(f"{found.reference.name} had no tags then")
+    print_proof(output, found.proven)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, say
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.server.storage.key_file import KeyFile
 
@@ -21,8 +21,7 @@ def _group() -> None:
 @token.command(epilog="Example: boltseal token rotate --data ./data")
 def rotate(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Sign bearer tokens with a new key from now on. Issued tokens stay valid for at most five minutes."""
-    with CommandOutput("token-rotate", as_json=as_json) as answer:
+    with CommandOutput("token-rotate", as_json=as_json) as output:
         keys = KeyFile(settings_of(config, data=data).keys / "token.json").rotate(clock_us())
-        answer.add(ref=keys[0].id, status="rotated")
-        if not as_json:
-            say(f"key {keys[0].id} signs from now on")
+        output.add(ref=keys[0].id, status="rotated")
+        output.say(f"key {keys[0].id} signs from now on")

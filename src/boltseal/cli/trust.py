@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table, say
 from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.client.state import KnownLedger
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.trust import forget_ledger, known_ledgers, ledger_name, pin_key
@@ -37,31 +37,31 @@ def trust(
 
     Exit code 1: another key is pinned already, or the state seen before is not signed by this key.
     """
-    with CommandOutput("trust", as_json=as_json) as answer:
+    with CommandOutput("trust", as_json=as_json) as output:
         client = client_context()
         registry = None if host is None else ledger_name(host)
         if registry is not None and forget:
             if key is not None:
                 raise Invalid("--forget takes no KEY")
             known = forget_ledger(registry, client)
-            answer.add(ref=registry, status="forgotten" if known else "unknown")
-            answer.print(f"{registry}: {'forgotten; its next use is a first use' if known else 'nothing was known'}")
+            output.add(ref=registry, status="forgotten" if known else "unknown")
+            output.print(f"{registry}: {'forgotten; its next use is a first use' if known else 'nothing was known'}")
         elif registry is not None and key is not None:
             pinned = pin_key(registry, key, client, replace=replace)
-            answer.add(**_fields(pinned))
-            answer.print(f"{registry}: its ledger is checked with the key {pinned.trusted.key_id.hex()}")
+            output.add(**_fields(pinned))
+            output.print(f"{registry}: its ledger is checked with the key {pinned.trusted.key_id.hex()}")
         else:
             ledgers = known_ledgers(registry, client)
             if registry is not None and not ledgers:
-                answer.outcome = Outcome.DIFFERS
+                output.outcome = Outcome.DIFFERS
                 say(f"nothing is known of a ledger of {registry}")
-            _list(answer, ledgers)
+            _list(output, ledgers)
 
 
-def _list(answer: CommandOutput, ledgers: Sequence[KnownLedger]) -> None:
+def _list(output: CommandOutput, ledgers: Sequence[KnownLedger]) -> None:
     for known in ledgers:
-        answer.add(**_fields(known))
-    if ledgers and not answer.as_json:
+        output.add(**_fields(known))
+    if ledgers and not output.as_json:
         rows = [(known.registry, known.how, _since(known), _seen(known), _key(known)) for known in ledgers]
         print_table(("REGISTRY", "TRUSTED", "SINCE", "SEEN", "KEY"), rows)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.server.commands.seals import unseal_tag
 
@@ -19,14 +19,14 @@ def unseal(
 
     It still cannot move, and can only come back with the same digest. Works while the server runs.
     """
-    with CommandOutput("unseal", as_json=as_json) as answer:
+    with CommandOutput("unseal", as_json=as_json) as output:
         done = unseal_tag(store_settings(config, data), ref, reason)
         status = "unsealed" if done.changed else "unchanged"
-        answer.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
-        answer.print(f"{done.reference}@{done.digest}")
+        output.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
+        output.print(f"{done.reference}@{done.digest}")
         state = (
-            "may be deleted now; it stays bound to this digest"
+            "may be deleted now; it can return only with this digest"
             if done.changed
-            else "could be deleted already; it stays bound to this digest"
+            else "could be deleted already; it can return only with this digest"
         )
-        answer.say(f"{done.reference} {state} (ledger entry {done.entry_index})")
+        output.say(f"{done.reference} {state} (ledger entry {done.entry_index})")

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_table
 from boltseal.cli.deploy_options import (
     DirectoryOption,
     EnvFileOption,
@@ -20,6 +19,7 @@ from boltseal.cli.deploy_options import (
 )
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.release_output import print_release
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options

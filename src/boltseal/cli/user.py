@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server.auth.logins import hash_password
@@ -23,7 +23,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False,
 @user.command(epilog="Example: boltseal user add ci < password.txt")
 def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Add a user, or change a password. It is read from the terminal or from standard input, never from the arguments."""
-    with CommandOutput("user-add", as_json=as_json) as answer:
+    with CommandOutput("user-add", as_json=as_json) as output:
         check_user_name(name)
         users = _file(config, data)
         known = name in users.current().hashes
@@ -32,9 +32,8 @@ def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None
         except ValueError as error:
             raise Invalid(f"no password was set: {error}") from error
         users.put(name, hashed)
-        answer.add(ref=name, status="changed" if known else "added")
-        if not as_json:
-            say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
+        output.add(ref=name, status="changed" if known else "added")
+        output.say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
 
 
 @user.command(epilog="Example: boltseal user remove ci")
@@ -42,21 +41,19 @@ def remove(
     name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
     """Remove a user; their logins and tokens end at once."""
-    with CommandOutput("user-remove", as_json=as_json) as answer:
+    with CommandOutput("user-remove", as_json=as_json) as output:
         _file(config, data).remove(name)
-        answer.add(ref=name, status="removed")
-        if not as_json:
-            say(f"user {name} removed")
+        output.add(ref=name, status="removed")
+        output.say(f"user {name} removed")
 
 
 @user.command("list", epilog="Example: boltseal user list --json")
 def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the users."""
-    with CommandOutput("user-list", as_json=as_json) as answer:
+    with CommandOutput("user-list", as_json=as_json) as output:
         for name in sorted(_file(config, data).current().hashes):
-            answer.add(ref=name, status="user")
-            if not as_json:
-                print_line(name)
+            output.add(ref=name, status="user")
+            output.print(name)
 
 
 def _file(config: ConfigOption, data: DataOption) -> UserFile:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
+from boltseal.cli.output import CommandOutput, print_line
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.commands.text import clean, counted
 from boltseal.commands.verify import VerifyReport
 from boltseal.lockfile.compare import Weight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boltseal.cli.answer import CommandOutput, print_line, say
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
 from boltseal.commands.text import clean, counted
 from boltseal.commands.verify_running import VerifyRunningReport

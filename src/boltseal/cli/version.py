@@ -8,8 +8,8 @@ from contextlib import suppress
 from importlib import metadata
 
 from boltseal import __version__
-from boltseal.cli.answer import CommandOutput
 from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput
 
 
 def version(as_json: JsonOption = False) -> None:
@@ -18,7 +18,7 @@ def version(as_json: JsonOption = False) -> None:
     with suppress(metadata.PackageNotFoundError):  # only the server needs it
         runtime["granian"] = metadata.version("granian")
     runtime["platform"] = platform.platform()
-    with CommandOutput("version", as_json=as_json) as answer:
-        answer.add(version=__version__, **runtime)
-        answer.print(f"boltseal {__version__}")
-        answer.print(", ".join(f"{name} {value}" for name, value in runtime.items()))
+    with CommandOutput("version", as_json=as_json) as output:
+        output.add(version=__version__, **runtime)
+        output.print(f"boltseal {__version__}")
+        output.print(", ".join(f"{name} {value}" for name, value in runtime.items()))

@@ -10,8 +10,8 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.answer import CommandOutput, print_line, say
 from boltseal.cli.options import AllowEmptyOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
@@ -42,14 +42,14 @@ def watch(
         str | None,
         typer.Option("--every", metavar="TIME", show_default=False, help='Look repeatedly, such as every "6h".'),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once and exit. This is the default.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Resolve each tag once and exit. This is the default.")] = False,
     extends: Annotated[
         str | None,
         typer.Option(
             "--extends",
             metavar="HEAD",
             show_default=False,
-            help="Check that the log extends this head, kept elsewhere.",
+            help="Check that the log extends the one that ended in HEAD.",
         ),
     ] = None,
     allow_empty: AllowEmptyOption = False,
@@ -91,10 +91,10 @@ def watch(
 def _print(output: CommandOutput, report: WatchReport) -> None:
     output.outcome = report.outcome
     if report.rewritten:
-        output.add(ref=str(report.log), status="rewritten", reason=f"it does not go on from {report.rewritten}")
+        output.add(ref=str(report.log), status="rewritten", reason=f"it does not extend {report.rewritten}")
         say(
-            f"boltseal: {report.log} does not go on from {report.rewritten}: lines were changed, or cut off; nothing was "
-            "looked at"
+            f"boltseal: {report.log} does not extend {report.rewritten}: lines were changed or removed at its end; no tag "
+            "was resolved"
         )
         return
     for name, reason in report.left_out.items():

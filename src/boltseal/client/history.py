@@ -79,7 +79,7 @@ async def read_history(
             break
         await asyncio.sleep(PAUSE_S)  # it moved between the two questions, or is not signed yet
     followed = await follow(registry)
-    return await _prove(client, followed, history, history.said if tag is None else history.of(tag), missed)
+    return await _prove(client, followed, history, history.entries if tag is None else history.of(tag), missed)
 
 
 async def read_tags(
@@ -182,15 +182,15 @@ async def read_observed(
     log = f"{registry}/{OBSERVATIONS}"
     client = LedgerClient(transport, log)
     history = check(str(repository), [each async for each in client.observed(repository, tag)], observed=True)
-    if not history.said:
+    if not history.entries:
         return None
     followed = await follow(log)
     if followed.head is None:
         problem = f"{registry} shows no log of observations to prove it by"
         return ProvenHistory(history, followed, frozenset(), (*history.problems, problem))
-    lost = await _unproven(client, followed, history.said)
+    lost = await _unproven(client, followed, history.entries)
     problems = (*history.problems, *(f"entry {index}: {why}" for index, why in lost.items()))
-    return ProvenHistory(history, followed, frozenset(entry.index for entry in history.said) - lost.keys(), problems)
+    return ProvenHistory(history, followed, frozenset(entry.index for entry in history.entries) - lost.keys(), problems)
 
 
 async def _read_mirrored(
@@ -203,7 +203,7 @@ async def _read_mirrored(
 
 
 def _last_seen(seen: ProvenHistory) -> str:
-    served = [at.entry.digest for at in seen.history.said if at.entry.kind is not EntryKind.HELD and at.entry.digest]
+    served = [at.entry.digest for at in seen.history.entries if at.entry.kind is not EntryKind.HELD and at.entry.digest]
     return served[-1] if served else ""
 
 

@@ -7,7 +7,7 @@ accepted although its answer was lost.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -15,11 +15,9 @@ from boltseal.client.errors import RemoteMismatch, RemoteNotFound, error_text
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, parse
+from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
-
-if TYPE_CHECKING:
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Reference, Repository
+from boltseal.oci.reference import Reference, Repository
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 _VALUE = re.compile(r"\s*([0-9]{1,9})\s*(?:;\s*w\s*=\s*([0-9]{1,9})\s*)?")
 
@@ -45,8 +46,6 @@ def parse_pull_limit(headers: Mapping[str, str]) -> PullLimit | None:
 
 def parse_retry_after(value: str | None, now_s: float) -> float | None:
     """Return the seconds of a `Retry-After` (seconds or HTTP date), or None if it is missing or malformed."""
-    from email.utils import parsedate_to_datetime
-
     if value is None:
         return None
     if re.fullmatch(r"\s*[0-9]{1,7}\s*", value):

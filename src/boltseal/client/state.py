@@ -1,22 +1,22 @@
-"""The client's state folder, and in it what is known of registries' ledgers.
+"""The client's state folder, with the trusted keys and checkpoints of registries' ledgers.
 
     STATE/format                      a number; a newer one is refused
-    STATE/trust/HOST.json             the ledger that is expected there: origin, key ID, the key, and how it came here
-    STATE/checkpoints/HOST.note       the newest checkpoint that was seen there, as it was read
-    STATE/checkpoints/HOST.none       when it was last found that there is no ledger, in seconds since 1970
-    STATE/evidence/HOST-HASH/         what a registry showed before and now, where the two can't both be true
-    STATE/monitor/HOST                what `boltseal ledger monitor` has read there (`client.ledger_monitor.progress_file`)
-    STATE/watch.db                    what other registries' tags meant over time (`watched`)
-    STATE/learned.db                  manifests, configs, and what bases' tags meant, so that nothing is asked twice (`learned`)
-    STATE/rebuilds.jsonl              which rebuilds were asked for, and what came of each (`project.bases.rebuild_journal`); rebuilds.old.jsonl
-    STATE/rebuilding                  held by whoever asks for rebuilds
-    STATE/kept.db                     the images that are kept on engines (`kept`)
-    STATE/kept.lock                   held by whoever gives names to images on an engine
+    STATE/trust/HOST.json             the trusted ledger of the registry: origin, key ID, key, and how it became trusted
+    STATE/checkpoints/HOST.note       the newest checkpoint that was read from the registry, byte for byte
+    STATE/checkpoints/HOST.none       when the registry was last found to have no ledger, in seconds since 1970
+    STATE/evidence/HOST-HASH/         an earlier and a later answer of a registry that contradict each other
+    STATE/monitor/HOST                the progress of `boltseal ledger monitor` (`client.ledger_monitor.progress_file`)
+    STATE/watch.db                    what other registries' tags resolved to over time (`client.tag_observations`)
+    STATE/learned.db                  cache of manifests, configs, and what tags of base images resolved to (`client.document_cache`)
+    STATE/rebuilds.jsonl              requested rebuilds and their outcomes (`project.bases.rebuild_journal`); older ones in rebuilds.old.jsonl
+    STATE/rebuilding                  lock of the process that requests rebuilds
+    STATE/kept.db                     the images that are kept on engines (`host.kept_images`)
+    STATE/kept.lock                   lock of the process that tags images on an engine
     STATE/edits/                      edits that `boltseal update` has not deployed yet (`project.edit_journal`)
-    STATE/releases/PROJECT/           what was deployed here (`deploy.release_store`)
-    STATE/outbox.db                   what receivers of notifications have not taken yet (`notify.outbox`)
-    STATE/outbox.db.lock              held by whoever tells them
-    STATE/lock                        held by whoever writes
+    STATE/releases/PROJECT/           releases of a project on this host (`deploy.release_store`)
+    STATE/outbox.db                   notifications that are not delivered yet (`notify.outbox`)
+    STATE/outbox.db.lock              lock of the process that delivers them
+    STATE/lock                        lock of the process that writes
 
 HOST is the registry's name as in a reference, percent-encoded. A file is written under a temporary name, synced, and
 renamed. Folders have mode 0700, files 0600.

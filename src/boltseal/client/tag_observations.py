@@ -13,7 +13,7 @@ or removed. A line states since when the new digest is known and until when the 
 one.
 
 The chain is verified before anything is used. It reveals a line that was changed, inserted or removed. A rewrite of the
-whole chain, or a cut at its end, is revealed only by a head (`TagObservations.head`) kept elsewhere. The state folder
+whole chain, or a cut at its end, is revealed only by an earlier `TagObservations.head` that is stored elsewhere. The state folder
 is trusted, but not the form of its content: a file that boltseal can't have written is refused, and never repaired.
 """
 
@@ -103,7 +103,9 @@ class ChainHead(NamedTuple):
         except ValueError:
             head = cls(-1, b"")
         if head.size < 0 or len(head.chain) != (32 if head.size else 0) or str(head) != text:
-            raise Invalid("malformed log head; expected its number of lines and 64 hex digits, such as 12:ab12...")
+            raise Invalid(
+                "malformed end of the log; expected its number of lines and 64 hex digits, such as 12:ab12..."
+            )
         return head
 
 
@@ -145,7 +147,7 @@ class TagObservations:
             return () if database is None else tuple(_past(database, _key(reference)))
 
     def head(self) -> ChainHead:
-        """Return the head of the log. Raises: ObservationsCorrupt, StateUnusable."""
+        """Return the log's number of lines and chain hash. Raises: ObservationsCorrupt, StateUnusable."""
         with self._reading():
             return self._walked
 

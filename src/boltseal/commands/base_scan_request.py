@@ -24,7 +24,7 @@ from boltseal.project.platforms import check_platform
 
 
 class NamedImage(NamedTuple):
-    """An image as it was named, and the platforms that are in use of it; () for all of them."""
+    """An image by its given name, with the platforms of it that are in use; () for all."""
 
     name: str
     reference: Reference
@@ -55,7 +55,7 @@ class BaseScanRequest:
 
     @property
     def from_file(self) -> bool:
-        """Whether a project file names the images, and not the user or their engine."""
+        """Whether a project file names the images, rather than the user or an engine."""
         return self.compose is not None or self.lock is not None
 
     @property
@@ -106,7 +106,7 @@ async def images_to_check(
         named = [NamedImage(text, Reference.parse(text).complete) for text in request.images]
     if request.from_file:
         left += [
-            LeftOut(name, f"{one.registry} is not asked: only a file names it; to allow it: --allow {one.registry}")
+            LeftOut(name, f"{one.registry} is not contacted: only a file names it; to allow it: --allow {one.registry}")
             for name, one, _ in named
             if not allowed(one.registry)
         ]
@@ -147,7 +147,7 @@ def _of_compose(file: Path, left: list[LeftOut]) -> list[NamedImage]:
             )
         elif not (
             image_ref.build and image_ref.resolved.registry == HUB
-        ):  # a name for what is built here, which no registry has
+        ):  # the name of a local build, which no registry has
             platforms = _platforms(opened.settings.platforms)
             found.append(NamedImage(image_ref.written, image_ref.resolved.complete, platforms))
     return found
@@ -186,7 +186,7 @@ async def _of_container(
         return []
     pulled = [one for one in image.pulled_as if one.digest is not None]
     if not pulled:
-        left.append(LeftOut(started_as or name, "it was built here and pushed nowhere, so that no registry knows it"))
+        left.append(LeftOut(started_as or name, "it was built here and never pushed, so no registry knows it"))
         return []
     names = {one.name: one for one in image.names}
     as_started = [one for one in pulled if one.name in names and str(names[one.name]) == started_as] or pulled

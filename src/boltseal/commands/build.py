@@ -1,4 +1,4 @@
-"""`boltseal build`: build and push an image with its base images by digest, and record what it was built of.
+"""`boltseal build`: build and push an image with its base images pinned by digest, and record its inputs.
 
 1. Resolve the images that the Dockerfile names. 2. Hash everything that the build reads. 3. An image of the same inputs is
 in the repository: nothing to do. 4. Build and push under a new tag. 5. Check that the tag resolves to an image of these
@@ -91,7 +91,7 @@ class BuildReport:
 
 
 class EarlierBuild(NamedTuple):
-    """An image of the same inputs. `when`: of its ledger entry; "" where only its tag says so."""
+    """An image of the same inputs. `when`: the time of its ledger entry; "" if it was found by its tag."""
 
     name: str
     digest: str

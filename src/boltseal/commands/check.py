@@ -19,7 +19,7 @@ class TagStatus(StrEnum):
 
     FREE = "free"
     SAME = "same"
-    """It resolves to the image to publish, or did and can again."""
+    """The tag resolves to the image to publish, or did and can again."""
     TAKEN = "taken"
     DELETED = "deleted"
     """A tombstone: it can only come back with its old digest."""
@@ -60,7 +60,7 @@ class CheckResult:
 
     @property
     def reason(self) -> str:
-        """The state in words."""
+        """The status as a sentence."""
         match self.status:
             case TagStatus.FREE:
                 return "free: it may be published"

@@ -1,4 +1,4 @@
-"""What a client use case takes from its caller in place of the environment, the clock and a terminal."""
+"""The context of a client use case: settings, clock and notices, in place of the environment and a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ClientContext:
 
     @property
     def state(self) -> ClientState:
-        """What this user's client remembers of registries and engines."""
+        """The user's client state: trusted keys, checkpoints, observations and records of engines."""
         return ClientState(self.state_folder)
 
     def now_s(self) -> int:

@@ -30,7 +30,7 @@ class CompareResult:
 
     @property
     def verdict(self) -> str:
-        """The sameness in words."""
+        """The sameness as a sentence."""
         return _VERDICTS[self.sameness]
 
     @property

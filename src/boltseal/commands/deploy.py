@@ -48,7 +48,7 @@ from boltseal.project.resolve import not_allowed
 
 MAX_WAIT_US: Final = 86_400_000_000
 MAX_REPORTED: Final = 5
-"""How many references the message names when a lock could not be updated."""
+"""How many references the message lists when a lock could not be updated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class DeployOptions:
         wait_s: how long services may take to be healthy.
         record: record the release in the ledgers of its registries.
         scrub: verify pulled images on the disk.
-        require_scrub: start no registry's image that was not verified so.
+        require_scrub: refuse images of registries that were not verified so.
     """
 
     host: str | None
@@ -248,7 +248,7 @@ async def _read_files(
 
 
 def deploy_project(project: DeployableProject, *, update: bool, build: bool) -> DeployResult:
-    """Deploy a project as locked, as the only process that does.
+    """Deploy a project as locked, while no other process deploys it.
 
     `update`: lock the digests that tags resolve to now first. `build`: build what is not locked.
     """
@@ -328,7 +328,7 @@ def on_engine(
     *,
     locked: bool = False,
 ) -> DeployResult:
-    """Make a release of a project, as the only process that does. `locked`: the caller holds `folder.deploying`."""
+    """Make a release of a project, while no other process does. `locked`: the caller holds `folder.deploying`."""
 
     async def run(transport: Transport) -> DeployResult:
         async with _deployer(options, folder, transport) as deployer:
@@ -350,7 +350,7 @@ def on_engine(
 
 
 async def _record(options: DeployOptions, transport: Transport, folder: ReleaseFolder, release: Release) -> None:
-    """Record a release in the ledgers that its lock knows. A failure is a notice, and does not fail the release."""
+    """Record a release in the ledgers whose keys its lock has. A failure is a notice, and does not fail the release."""
     text = folder.contents(release.number).lock
     known = frozenset[str]() if text is None else frozenset(parse_lock(text).keys)
     for report in await record_release(transport, release, known, folder.hmac):
@@ -395,7 +395,7 @@ async def _flow(options: DeployOptions, folder: ReleaseFolder, engine: Engine) -
 
 
 def project_name(name: str | None, client: ClientContext) -> str:
-    """Return the project whose releases are meant: `name`, that of the files here, or the only one with releases.
+    """Return the project name: `name`, else that of the Compose files here, else the only project with releases.
 
     Raises: Invalid: several projects have releases; NoSuchRelease, ComposeRefused.
     """

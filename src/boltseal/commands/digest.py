@@ -13,7 +13,7 @@ from boltseal.oci.reference import Reference
 
 @dataclass(frozen=True, slots=True)
 class DigestResult:
-    """A resolved reference. `pull_limit`: what the registry's answer said of it, if anything."""
+    """A resolved reference. `pull_limit`: from the registry's answer, None if it has none."""
 
     reference: Reference
     resolved: Resolved
@@ -21,7 +21,7 @@ class DigestResult:
 
 
 def resolve_digest(reference: Reference, options: RegistryOptions) -> DigestResult:
-    """Resolve a reference. Raises: RemoteNotFound, LedgerBroken and other errors of the registry client."""
+    """Resolve a reference at its registry. Raises: RemoteNotFound, LedgerBroken and other errors of the registry client."""
 
     async def resolve(transport: Transport) -> DigestResult:
         client = RegistryClient(transport, reference.registry)

@@ -1,4 +1,4 @@
-"""`boltseal lock --emit`: files that hold the locked digests for Compose, kustomize or BuildKit. No registry is contacted."""
+"""`boltseal lock --emit`: generate files with the locked digests for Compose, kustomize or BuildKit. No registry is contacted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Emit(StrEnum):
 
 
 class EmitRow(NamedTuple):
-    """An image reference that the generated file does not hold. `status`: not-locked or left-out."""
+    """An image reference that the generated file does not contain. `status`: not-locked or left-out."""
 
     status: str
     image_ref: ImageReference

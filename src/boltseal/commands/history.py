@@ -28,7 +28,7 @@ class SignedHistory:
 
     @property
     def outcome(self) -> Outcome:
-        """DIFFERS if the history is broken, or if the tag was never there."""
+        """DIFFERS if the history is broken, or if the tag never existed."""
         entries = self.reference.tag is None or self.proven.history.of(self.reference.tag)
         return Outcome.HOLDS if entries and not self.proven.problems else Outcome.DIFFERS
 
@@ -42,7 +42,7 @@ class UnsignedHistory:
 
     @property
     def outcome(self) -> Outcome:
-        """DIFFERS if the tag was never there."""
+        """DIFFERS if the tag never existed."""
         return Outcome.HOLDS if self.events else Outcome.DIFFERS
 
 

@@ -16,7 +16,7 @@ from boltseal.transfer.protocols import ImageSource, ImageTarget
 
 
 class OpenTransfer(NamedTuple):
-    """Both ends of a copy. `within`: they are the same repository."""
+    """The source and the target of a copy. `within`: whether they are the same repository."""
 
     source: ImageSource
     target: ImageTarget
@@ -32,7 +32,7 @@ def name_within(location: Location) -> str | None:
 async def opened_transfer(
     client: ClientContext, transport: Transport, source: Location, target: Location, *, force: bool, engine: str = ""
 ) -> AsyncIterator[OpenTransfer]:
-    """Open both ends of a copy. The target is discarded unless the block ends without an error.
+    """Open the source and the target of a copy. The target is discarded unless the block ends without an error.
 
     `engine`: address of the daemon; default: DOCKER_HOST.
     """

@@ -14,8 +14,8 @@ from boltseal.project.edit_journal import EditJournal, JournalRecord
 def undo_interrupted_update(client: ClientContext, root: Path) -> None:
     """Restore the files and locks of a project, and of projects in it or around it, as they were before such an update.
 
-    Call it before reading a project's files in order to write them. Edits of which a release is healthy stay.
-    Raises: EditsRunning: the update runs still; JournalUnusable, FilesNotWritten, FileChanged, ReleasesUnusable.
+    Call it before reading a project's files in order to write them. Edits whose release is healthy are kept.
+    Raises: EditsRunning: the update is still running; JournalUnusable, FilesNotWritten, FileChanged, ReleasesUnusable.
     """
     for journal in EditJournal.of_project(client.state_folder, root):
         with journal.held():

@@ -1,4 +1,4 @@
-"""`boltseal new-tag`: a tag for a build that no other build gets."""
+"""`boltseal new-tag`: make a tag for a build that no other build gets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from boltseal.oci.reference import Reference, Tag
 
 @dataclass(frozen=True, slots=True)
 class NewTagRequest:
-    """How a tag is made, and what for.
+    """How to make a tag, and for which image.
 
     `image`: an image of the daemon, whose content makes the tag. `apply`: one that gets the tag as well. `check`: a
     repository in which the tag must be free. `build_number`: of the pipeline; "" outside of one.
@@ -121,7 +121,7 @@ def _taken(repository: str, tag: Tag, options: RegistryOptions) -> str | None:
         except RemoteNotFound as missing:
             if missing.bound is None:
                 return None
-            return f"bound: it was deleted, and can come back only as {missing.bound}"
+            return f"not free: it was deleted, and can come back only as {missing.bound}"
         return f"taken: it resolves to {found.digest}"
 
     return ask(options, [reference.registry], look)

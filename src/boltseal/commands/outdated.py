@@ -35,7 +35,7 @@ from boltseal.project.bases.tag_history import TagHistories, memory_from_cache, 
 from boltseal.project.settings import client_settings
 
 MAX_NAMED: Final = 20
-"""How many rebuilds that were requested before are named in notices."""
+"""How many earlier requested rebuilds the notices list."""
 
 
 class RebuildSettings(NamedTuple):
@@ -64,7 +64,7 @@ class OutdatedRequest:
 
 @dataclass(frozen=True, slots=True)
 class OutdatedReport:
-    """The result. `artifacts`: how many tags of a registry are no images. `limits`: what is left of pull limits, by registry."""
+    """The result. `artifacts`: number of tags that are not images. `limits`: remaining pulls, by registry."""
 
     outcome: Outcome
     reports: tuple[BaseReport, ...]
@@ -144,7 +144,7 @@ async def _scanner(
             watch=lambda registry: followed(options, transport, registry),
             now_us=now_us,
             window_s=window_s,
-            tell=lambda done, total: progress("images", done, total),
+            progress=lambda done, total: progress("images", done, total),
         )
         histories.followed = scanner.followed
         yield scanner
@@ -180,7 +180,7 @@ async def _rebuild(
         options.client.now_us,
         record=recorded,
         tokens=settings.tokens,
-        tell=requesting,
+        on_outdated=requesting,
     )
     rounds = await rebuild_outdated(rebuilder, lambda again: scanner.scan(wanted, refresh=again), first)
     if rounds.elsewhere is not None:
@@ -189,7 +189,7 @@ async def _rebuild(
 
 
 def _without_artifacts(scan: BaseScanRequest, reports: Sequence[BaseReport]) -> tuple[list[BaseReport], int]:
-    """Return the reports without what is no image, and how many those are; all of them where the user named the images."""
+    """Return the reports of images, and the number of other artifacts. Images that the user named are never left out."""
     images = [one for one in reports if scan.registry is None or not isinstance(one.error, NotAnImage)]
     return images, len(reports) - len(images)
 

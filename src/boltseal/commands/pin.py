@@ -29,7 +29,7 @@ from boltseal.project.resolve import Resolver
 from boltseal.project.source_files import Unreadable
 
 WITHOUT_DIGEST = frozenset({PinStatus.NO_PLACE, PinStatus.NOT_LOCKED, PinStatus.UNKNOWN})
-"""What leaves a reference without its digest."""
+"""The statuses that leave a reference without its digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class PinReport:
 
     Attributes:
         changes: the files that were or would be changed.
-        refused: why nothing was written or returned; "" where nothing stood against it.
+        refused: why nothing was written or returned; "" if it was.
         text: the files as one stream of YAML documents, with `to_text`.
         hard_links: written files that have another name, which keeps the old text.
         error: why the files could not be written or read again (FileChanged, FilesNotWritten, Unavailable).
@@ -70,7 +70,7 @@ class PinReport:
 
     @property
     def emits(self) -> list[str]:
-        """The `lock --emit` formats that can hold digests for which the project's own files have no place."""
+        """The `lock --emit` formats for digests that can't be written into the project's own files."""
         kinds = {
             each.image_ref.format
             for each in self.pins

@@ -34,7 +34,7 @@ class OpenedProject:
     """A scanned project.
 
     Attributes:
-        sites: its image references, without files that its settings exclude.
+        image_refs: its image references, without files that its settings exclude.
         problems: files that could not be read.
         notes: templates that are not evaluated.
         paths: the files and folders that the scan was limited to; () for the whole project.
@@ -58,7 +58,7 @@ class OpenedProject:
 
     @property
     def empty(self) -> bool:
-        """Whether no image reference was found, though every file could be read."""
+        """Whether every file could be read and none has an image reference."""
         return not self.image_refs and not self.problems
 
     def outside(self, path: str) -> bool:
@@ -69,7 +69,7 @@ class OpenedProject:
 def open_project(root: Path, paths: Sequence[Path] = ()) -> OpenedProject:
     """Scan a project, or only these files and folders of it. Raises: Invalid, ProjectInvalid."""
     if not os.path.isdir(root):  # noqa: PTH112 - returns False where pathlib raises, as for a name that is too long
-        raise Invalid(f"{quote(str(root))} is no folder; --project names the folder of a project")
+        raise Invalid(f"{quote(str(root))} is not a folder; expected the folder of a project in --project")
     settings = project_settings(root)
     inside = [_inside(root, path) for path in paths]
     limited = bool(inside) and all(inside)

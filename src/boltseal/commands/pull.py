@@ -1,6 +1,6 @@
 """Pull images by their digests, and keep those that they replace.
 
-Images in the arguments are pulled one after the other. Images of Compose files get their names only when all were pulled.
+Images in the arguments are pulled one after the other. Images of Compose files are tagged only when all were pulled.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class PullImagesRequest:
 
     Attributes:
         project: where boltseal.lock is; default: the folder of the first Compose file.
-        keep: keep the newest N of each name; None: all.
-        keep_for: keep what is younger, as `30d`; None: all.
-        scrub: verify what was pulled on the disk before it gets its name.
+        keep: keep the newest N images of each name; None: all.
+        keep_for: keep images that are younger, as `30d`; None: all.
+        scrub: verify each pulled image on the disk before it is tagged.
         copy_to: copy a replaced image to this registry and prefix first.
         host: address of the engine; default: DOCKER_HOST.
         count_pulls: verify by manifests also where reading them counts as a pull.
@@ -79,7 +79,7 @@ class PullImagesRequest:
 
 @dataclass(frozen=True, slots=True)
 class PullRow:
-    """One image: `pulled` if it has its name; else `error`, or `waits_for`: other images that could not be pulled."""
+    """The result for an image: `pulled` if it was tagged, else `error`, or `waits_for`: other images that could not be pulled."""
 
     name: Reference
     pulled: PullResult | None = None
@@ -96,7 +96,7 @@ class PullRow:
 
     @property
     def reason(self) -> str:
-        """Why it has not got its name, or what else went wrong."""
+        """Why the image was not tagged, or what else went wrong."""
         if self.error is not None:
             return self.error.message
         if self.waits_for:
@@ -208,7 +208,7 @@ def _puller(
         scrub=scrub if request.scrub else None,
         policy=policy,
         count_pulls=request.count_pulls,
-        tell=progress,
+        progress=progress,
     )
 
 
@@ -226,7 +226,7 @@ async def _pull_each(puller: Puller, wanted: Sequence[WantedImage], report: Call
 
 
 async def _pull_together(puller: Puller, wanted: Sequence[WantedImage], report: Callable[[PullRow], None]) -> None:
-    """Pull all images, and give them their names if none failed."""
+    """Pull all images, and tag them if none failed."""
     arrived: list[PulledImage] = []
     failed = 0
     for each in wanted:

@@ -1,4 +1,4 @@
-"""Ask registries what is left of their pull limits; one HEAD each, which counts as no pull."""
+"""Ask registries for the remaining pulls of their pull limits, by one HEAD request each, which does not count as a pull."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pull_limits(registries: Sequence[str], options: RegistryOptions) -> dict[str
                     RegistryRequest(name, "HEAD", path, "its pull limit", scopes, ok=frozenset({200, 401, 404}))
                 )
             except RemoteBusy:
-                if name not in transport.quotas:  # a limit of requests, which has no count of pulls
+                if name not in transport.quotas:  # a limit of requests, not of pulls
                     raise
             found[name] = transport.quotas.get(name)
         return found

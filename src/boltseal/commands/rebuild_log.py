@@ -27,7 +27,7 @@ class RebuildRecord(NamedTuple):
 def requested_here(client: ClientContext) -> list[RebuildRecord]:
     """Return the rebuilds that this client requested, oldest first. Raises: StateUnusable."""
     return [
-        RebuildRecord(format_time(one.time_us), one.image, one.base, one.digest, str(one.outcome), one.told)
+        RebuildRecord(format_time(one.time_us), one.image, one.base, one.digest, str(one.outcome), one.summary)
         for one in RebuildJournal(client.state).lines()
     ]
 

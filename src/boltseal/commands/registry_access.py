@@ -1,4 +1,4 @@
-"""Connections to registries, each of whose ledgers is checked before its answers are used."""
+"""Connections to registries; a registry's ledger is checked before its answers are used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class ReferenceUnsuitable(Invalid):
-    """A reference with a tag or digest where none is expected, or without one where one is."""
+    """A reference with an unexpected tag or digest, or without a required one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ async def followed(
 
 
 def ledger_notices(check: LedgerCheck) -> list[str]:
-    """Return what a person must know about the trust in a ledger: first use, a rotated key, state that was not saved."""
+    """Return the notices about trust in a ledger: first use, a rotated key, state that was not saved."""
     lines = []
     if check.status is TrustStatus.FIRST_USE and check.named is not None:
         lines.append(

@@ -1,4 +1,4 @@
-"""All images of a registry."""
+"""List all images of a registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from boltseal.oci.reference import Reference, Repository
 from boltseal.policy.rule_decision import signature_subject
 
 MAX_IMAGES: Final = 200_000
-"""How many tags of a registry are listed; a hostile one could list them without an end."""
+"""How many tags of a registry are listed; a hostile registry could list tags without end."""
 
 
 class TooManyImages(TooMany):

@@ -1,4 +1,4 @@
-"""Give a name on an engine back to an image that was kept."""
+"""Tag a kept image with its former name again, on an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""List the running containers of hosts or a cluster, with what registries, locks and releases say of their images."""
+"""List the running containers of hosts or a cluster, with the state of their images by registries, locks and releases."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def registry_answers(
     registry_options: RegistryOptions | None,
     allowed: Callable[[str], bool],
 ) -> RegistryAnswers:
-    """Return what registries and `boltseal watch` know of these containers' images. Raises: LedgerBroken.
+    """Return the history of these containers' images, from registries and `boltseal watch`. Raises: LedgerBroken.
 
     `registry_options`: None to ask no registry.
     """

@@ -1,4 +1,4 @@
-"""What scrubbed images must be: digests from the command line, receipts, a lock, and documents that stores lack.
+"""Expected digests of scrubbed images: from the command line, receipts, a lock, and documents that stores lack.
 
 A `boltseal.lock` in the working directory is used by default, and a notice says so. It is used only if no other user could
 have written it: root must not trust a lock in a folder that another user controls.
@@ -70,7 +70,7 @@ def digests_in_arguments(images: Sequence[str], expect: str | None) -> dict[str,
 
 
 def receipts_of(options: ExpectationOptions) -> tuple[Expectation, ...]:
-    """Return what receipts prove. Raises: Invalid: no key, or too many; Unavailable: unreadable; ReceiptInvalid."""
+    """Return the digests that receipts prove. Raises: Invalid: no key, or too many; Unavailable: unreadable; ReceiptInvalid."""
     files = options.receipts
     if not files:
         return ()
@@ -83,7 +83,7 @@ def receipts_of(options: ExpectationOptions) -> tuple[Expectation, ...]:
 
 
 def lock_expectations(options: ExpectationOptions, client: ClientContext) -> tuple[Expectation, ...]:
-    """Return what a lock says of its tags. Raises: Invalid: both lock options; Unavailable: unreadable; LockInvalid."""
+    """Return the digests that a lock has for its tags. Raises: Invalid: both lock options; Unavailable: unreadable; LockInvalid."""
     if options.lock is not None:
         if options.no_lock:
             raise Invalid("--lock and --no-lock exclude each other; give one of them")

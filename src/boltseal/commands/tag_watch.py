@@ -1,4 +1,4 @@
-"""Look at tags of other registries once, and compare what they resolve to with what they resolved to before.
+"""Resolve tags of other registries once, and compare their digests with earlier observations.
 
 1. On Docker Hub, where several tags of a repository are watched, its tag list is read first: a tag with the same digest in
    it is unchanged. All other tags are resolved by HEAD, never by GET.
@@ -43,23 +43,23 @@ LISTS_AT_ONCE: Final = 8
 MAX_PAGES: Final = 10
 SEEN_BY: Final = "watch"
 
-Tell = Callable[[Sequence[OutgoingEvent]], None]
+AlarmHandler = Callable[[Sequence[OutgoingEvent]], None]
 
 
 class WatchStatus(StrEnum):
     """The result of one look at a tag."""
 
     FIRST = "first"
-    """It was not looked at before."""
+    """There is no earlier observation."""
     SAME = "same"
     MOVED = "moved"
     GONE = "gone"
     BACK = "back"
-    """It was gone, and resolves to the same image as before."""
+    """The tag was gone, and resolves to the same image as before."""
     ABSENT = "absent"
-    """There is no such tag, and there was none."""
+    """There is no such tag, and there was none before."""
     UNKNOWN = "unknown"
-    """It could not be checked."""
+    """The tag could not be checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class TagLook:
 
     @property
     def changed(self) -> bool:
-        """Whether it resolves to another image than at the look before, or is gone."""
+        """Whether the tag resolves to another image than before, or is gone."""
         return self.status in (WatchStatus.MOVED, WatchStatus.GONE) and self.saw is not None and self.saw.moved
 
     @property
@@ -101,11 +101,11 @@ async def look_at(
     watched: TagObservations,
     references: Iterable[Reference],
     clock_us: Callable[[], int],
-    tell: Tell = lambda _: None,
+    on_alarms: AlarmHandler = lambda _: None,
 ) -> AsyncGenerator[TagLook]:
-    """Look at each tag once, and yield the results as answers arrive. `tell`: gets alarms before they are saved.
+    """Look at each tag once, and yield the results as answers arrive. `on_alarms`: receives alarms before they are saved.
 
-    Raises: ObservationsCorrupt, StateUnusable, and what `tell` raises.
+    Raises: ObservationsCorrupt, StateUnusable, and what `on_alarms` raises.
     """
     wanted = list(dict.fromkeys(reference.by_tag for reference in references))
     batch: list[_Answer] = []
@@ -121,16 +121,16 @@ async def look_at(
             else:
                 alive.add(registry)
             if len(batch) >= BATCH or time.monotonic() - since_s >= BATCH_S:
-                for look in _remember(watched, batch, clock_us(), tell):
+                for look in _remember(watched, batch, clock_us(), on_alarms):
                     yield look
                 batch, since_s = [], time.monotonic()
-    for look in _remember(watched, batch, clock_us(), tell):
+    for look in _remember(watched, batch, clock_us(), on_alarms):
         yield look
     silent = [UpstreamDown(name, error.message) for name, error in down.items() if name not in alive]
     more = [*silent, *_low(transport.quotas)]
     if more:
         now_us = clock_us()
-        tell([OutgoingEvent(uuid.uuid4().hex, now_us, event) for event in more])
+        on_alarms([OutgoingEvent(uuid.uuid4().hex, now_us, event) for event in more])
 
 
 def _low(quotas: dict[str, PullLimit]) -> list[Event]:
@@ -142,8 +142,8 @@ def _low(quotas: dict[str, PullLimit]) -> list[Event]:
     ]
 
 
-def _remember(watched: TagObservations, batch: list[_Answer], now_us: int, tell: Tell) -> list[TagLook]:
-    """Steps 2 and 3."""
+def _remember(watched: TagObservations, batch: list[_Answer], now_us: int, on_alarms: AlarmHandler) -> list[TagLook]:
+    """Save the observations of a batch, and return its results (steps 2 and 3)."""
     looks = [
         TagLook(one.reference, WatchStatus.UNKNOWN, _release(one.reference), error=one.error)
         for one in batch
@@ -157,7 +157,7 @@ def _remember(watched: TagObservations, batch: list[_Answer], now_us: int, tell:
     def put_alarms(saws: Sequence[Observation]) -> None:
         alarms = [_alarm(look, now_us) for saw in saws if (look := _look_of(saw)).alarm]
         if alarms:
-            tell(alarms)
+            on_alarms(alarms)
 
     if seen:
         looks += [_look_of(saw) for saw in watched.record_all(seen, now_us, put_alarms)]
@@ -191,7 +191,7 @@ def _release(reference: Reference) -> bool:
 async def _answers(
     transport: Transport, watched: TagObservations, wanted: Sequence[Reference]
 ) -> AsyncGenerator[_Answer]:
-    """Step 1."""
+    """Yield the answer for each tag (step 1)."""
     listed: set[Reference] = set()
     async for answer in _as_before(transport, watched, wanted):
         listed.add(answer.reference)
@@ -220,7 +220,7 @@ async def _as_before(
             for tag in same:
                 yield _Answer(Reference(HUB, name, tag), tags[tag])
         if not all(answered for _, answered in found):
-            return  # the list service does not answer; the registry is another service
+            return  # the list service does not answer; the registry itself may answer
 
 
 async def _unchanged(

@@ -1,4 +1,4 @@
-"""Small pieces of messages."""
+"""Format pieces of messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pin the key of a registry's ledger, list what is known of ledgers, or forget one."""
+"""Pin the key of a registry's ledger, list the known ledgers, or forget one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ledger_name(text: str) -> str:
 
 
 def known_ledgers(registry: str | None, client: ClientContext) -> list[KnownLedger]:
-    """Return what is known of all ledgers, or of one registry's."""
+    """Return the stored state of all ledgers, or of one registry's."""
     if registry is None:
         return list(client.state.all())
     found = client.state.known(registry)
@@ -36,5 +36,5 @@ def pin_key(registry: str, key: str, client: ClientContext, *, replace: bool) ->
 
 
 def forget_ledger(registry: str, client: ClientContext) -> bool:
-    """Delete what is known of a registry's ledger; return whether anything was."""
+    """Delete the stored state of a registry's ledger; return whether there was any."""
     return client.state.forget(registry)

@@ -64,7 +64,7 @@ class UpdateReport:
     """The result. `release`: None where nothing was deployed."""
 
     outcome: Outcome
-    plan_updates: tuple[UpdateStep, ...]
+    steps: tuple[UpdateStep, ...]
     release: DeployResult | None = None
 
 
@@ -104,7 +104,7 @@ def update_project(
 
 
 def _decide(request: UpdateRequest, project: DeployableProject, options: RegistryOptions) -> tuple[UpdateStep, ...]:
-    """Steps 1 and 2: one HEAD request for each floating tag, and a tag list for each version."""
+    """Return the decision for each service (steps 1 and 2), by one HEAD request per floating tag and one tag list per version."""
     lock, folder = project.lock()
     if lock is None:
         raise Invalid(f"there is no {LOCK_NAME} in {folder}: run `boltseal lock` and `boltseal deploy` first")
@@ -136,7 +136,7 @@ async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | Bolts
 def _past(
     client: ClientContext, current: Mapping[Reference, Digest], *, remember: bool
 ) -> dict[Reference, Sequence[ObservedInterval]]:
-    """Return since when each tag resolves to its image, by earlier observations. `remember`: record this one too."""
+    """Return since when each tag has resolved to its image, by earlier observations. `remember`: record this one too."""
     with TagObservations(client.state) as observations:
         if remember and current:
             observations.record_all(current.items(), client.now_us())
@@ -146,7 +146,7 @@ def _past(
 def _apply(
     chosen: Sequence[UpdateStep], project: DeployableProject, reopen: Reopen, client: ClientContext
 ) -> DeployResult:
-    """Steps 3 to 5, for the chosen services only: other changes of the files are for `deploy`."""
+    """Edit and deploy the chosen services (steps 3 to 5); other changes of the files are left to `boltseal deploy`."""
     _, folder = project.lock()
     names = sorted({step.service for step in chosen})
     edits = _retagged(project, {step.service: step.tag for step in chosen if step.tag is not None})

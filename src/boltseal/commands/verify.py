@@ -1,4 +1,4 @@
-"""`boltseal verify`: check that the files of a project still resolve to what boltseal.lock says."""
+"""`boltseal verify`: check that the image references of a project still resolve to the digests in boltseal.lock."""
 
 from __future__ import annotations
 

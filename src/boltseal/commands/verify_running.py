@@ -1,4 +1,4 @@
-"""`boltseal verify --running`: check that the containers of hosts run what boltseal.lock says."""
+"""`boltseal verify --running`: check that the containers of hosts run the images in boltseal.lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`boltseal watch`: look at tags of other registries once, remember what they resolve to, and send alarms when one moves."""
+"""`boltseal watch`: resolve tags of other registries, store the observations, and send alarms for release tags that moved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIN_INTERVAL_US: Final = 60_000_000
 
 @dataclass(frozen=True, slots=True)
 class WatchRequest:
-    """Which tags to look at. `extends`: a head of the log that was kept elsewhere; None to skip that check."""
+    """Which tags to look at. `extends`: an earlier end of the log that was stored elsewhere; None to skip that check."""
 
     refs: tuple[str, ...] = ()
     lock: Path | None = None
@@ -36,7 +36,7 @@ class WatchRequest:
 
 @dataclass(frozen=True, slots=True)
 class WatchReport:
-    """The result. `log`: the file of observations; `rewritten`: it does not extend the given head, so nothing was looked at.
+    """The result. `log`: the file of observations; `rewritten`: it does not extend the given end of the log, so no tag was resolved.
 
     `counts`: tags by status. `empty`: the files name no tag.
     """
@@ -58,7 +58,7 @@ def parse_interval(text: str | None, *, once: bool) -> int | None:
         raise ReferenceUnsuitable("--once and --every exclude each other")
     interval_us = parse_duration(text)
     if interval_us < MIN_INTERVAL_US:
-        raise DurationInvalid(f'--every {text}: registries are looked at no more often than every "1m"')
+        raise DurationInvalid(f"--every {text}: too often; expected at least 1m")
     return interval_us
 
 
@@ -68,7 +68,7 @@ def watch_once(
     report: Callable[[TagLook], None],
     progress: Progress = no_progress,
 ) -> WatchReport:
-    """Look at each tag once, and deliver alarms. `report`: gets each look as it comes, so that none need be kept.
+    """Resolve each tag once, and deliver alarms. `report`: receives each result at once, so that none need be kept.
 
     Raises: Invalid, LockInvalid, ObservationsCorrupt, StateUnusable, OutboxUnusable.
     """

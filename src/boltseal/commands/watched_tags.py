@@ -45,7 +45,7 @@ def watched_tags(
     for reference in found:
         if not allowed(reference.registry):
             wanted.left_out[str(reference)] = (
-                f"{reference.registry} is not asked: only a file names it; to allow it: --allow {reference.registry}"
+                f"{reference.registry} is not contacted: only a file names it; to allow it: --allow {reference.registry}"
             )
         elif reference.tag is not None or reference.digest is None:
             wanted.references[reference.by_tag] = None

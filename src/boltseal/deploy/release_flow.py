@@ -100,7 +100,7 @@ class DeployResult:
 class ReleaseFlow:
     """Runs releases of one project on one engine.
 
-    `now_us`: the wall clock. `progress`: receives progress lines. `copies`: whether to record copies of files that are
+    `now_us`: the clock, microseconds since the epoch. `progress`: receives progress lines. `copies`: whether to record copies of files that are
     mounted into containers; an engine on another host would not find them.
     """
 

@@ -203,7 +203,7 @@ class Engine:
         return inventory.image(await self._ask("GET", f"images/{name}/json"))
 
     async def pull(
-        self, image: Reference, *, platform: str = "", login: Login | None = None, tell: ProgressCallback = _silent
+        self, image: Reference, *, platform: str = "", login: Login | None = None, progress: ProgressCallback = _silent
     ) -> EngineImage:
         """Make the engine pull exactly this digest, without a tag.
 
@@ -214,7 +214,7 @@ class Engine:
         name = Reference(image.registry, image.repository, digest=image.digest)
         parameters = {"fromImage": str(name)} | ({"platform": platform} if platform else {})
         headers = {} if login is None else {"X-Registry-Auth": _header(login, image.registry)}
-        await self._progress("images/create", tell, params=parameters, headers=headers)
+        await self._progress("images/create", progress, params=parameters, headers=headers)
         return await self.image(name)
 
     async def tag(self, image: Name, new: Reference) -> None:
@@ -241,23 +241,23 @@ class Engine:
                 async for piece in chunks(response, size=PIECE_BYTES):
                     await asyncio.to_thread(file.write, piece)
 
-    async def load(self, archive: Path, *, tell: ProgressCallback = _silent) -> None:
+    async def load(self, archive: Path, *, progress: ProgressCallback = _silent) -> None:
         """Make the engine load the images of an archive. Raises: EngineFailed."""
         with archive.open("rb") as file:
             headers = {"Content-Type": "application/x-tar", "Content-Length": str(os.fstat(file.fileno()).st_size)}
-            await self._progress("images/load", tell, headers=headers, content=file_chunks(file))
+            await self._progress("images/load", progress, headers=headers, content=file_chunks(file))
 
     async def _ask(self, method: str, path: str, **request: Any) -> bytes:
         async with self._stream(method, path, limit_s=ANSWER_S, **request) as response:
             return await read_all(response)
 
-    async def _progress(self, path: str, tell: ProgressCallback, **request: Any) -> None:
+    async def _progress(self, path: str, progress: ProgressCallback, **request: Any) -> None:
         async with self._stream("POST", path, **request) as response:
             async for raw in lines(response):
                 step = inventory.line(raw)
                 if message := _step_error(step):
                     raise _failed(message)
-                tell(_step(step))
+                progress(_step(step))
 
     @asynccontextmanager
     async def _stream(
@@ -338,7 +338,7 @@ async def query_each(
     """Query each key once, with at most CONNECTIONS requests at a time; None where the query raised `missing`."""
     at_once = asyncio.Semaphore(CONNECTIONS)
 
-    async def one(key: K) -> V | None:
+    async def query(key: K) -> V | None:
         async with at_once:
             try:
                 return await ask(key)
@@ -346,7 +346,7 @@ async def query_each(
                 return None
 
     wanted = list(dict.fromkeys(keys))
-    tasks = [asyncio.ensure_future(one(key)) for key in wanted]
+    tasks = [asyncio.ensure_future(query(key)) for key in wanted]
     try:
         return dict(zip(wanted, await asyncio.gather(*tasks), strict=True))
     finally:

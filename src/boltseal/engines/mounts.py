@@ -28,7 +28,7 @@ _MOUNT_ID: Final = re.compile(rb"^mnt_id:\s*([0-9]+)$", re.MULTILINE)
 def mount_points_below(root: Path, folder: bytes) -> list[bytes]:
     """Return the mount points below a folder of a store, relative to it, without mounts on those mounts.
 
-    Raises: StoreUnreadable: the kernel does not tell; StoreMissing, StoreMalformed as `SafeFolder`.
+    Raises: StoreUnreadable: the kernel does not list them; StoreMissing, StoreMalformed as `SafeFolder`.
     """
     for _ in range(TRIES):
         with SafeFolder(root) as files:

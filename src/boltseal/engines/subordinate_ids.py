@@ -20,8 +20,7 @@ MAX_RANGES: Final = 340
 
 
 def id_maps(store: Path) -> tuple[tuple[Range, ...], tuple[Range, ...], bool] | None:
-    """Return the user and group mappings of a rootless store, and whether the user's ranges are known; None for root's
-    store.
+    """Return the user and group maps of a rootless store, and whether the user's ranges are known. None for root's store.
 
     Raises: OSError: the store can't be read.
     """
@@ -44,9 +43,10 @@ def id_maps(store: Path) -> tuple[tuple[Range, ...], tuple[Range, ...], bool] | 
 
 
 def user_ranges(store: Path) -> list[tuple[tuple[Range, ...], tuple[Range, ...]]]:
-    """The ranges of users and groups that the store's disk gives to each of its users, counted from 0 inside.
+    """Return the subordinate user and group IDs that /etc on the store's disk assigns to each user, from 0 inside.
 
-    A container of root's has this map where it has a user's ids: Podman's `--subuidname`, or `--uidmap` with these numbers.
+    A rootful container that runs with a user's subordinate IDs has these maps: Podman's `--subuidname`, or `--uidmap` with
+    the same numbers.
     """
     etc = _etc_of(store)
     if etc is None:

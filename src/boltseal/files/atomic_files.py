@@ -21,7 +21,7 @@ from typing import Final
 FILE_MODE: Final = 0o640
 FOLDER_MODE: Final = 0o750
 _MOST_PARTS: Final = 1024  # IOV_MAX on Linux and macOS
-_CAN_TELL_CACHED: Final = hasattr(os, "RWF_NOWAIT")
+_CAN_READ_CACHED: Final = hasattr(os, "RWF_NOWAIT")
 _PROBE_EVERY_BYTES: Final = 64 * 1024
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -84,7 +84,7 @@ class Disk:
         Reads one byte in each 64 KiB first, since the kernel loads and evicts far more than that at once. Reading all of it without
         waiting would cost a copy more.
         """
-        if not _CAN_TELL_CACHED:
+        if not _CAN_READ_CACHED:
             return None
         byte = bytearray(1)
         try:

@@ -7,7 +7,7 @@
     locks   lock files whose images never expire; paths are percent-encoded, since they may have any bytes
 
 All rows have the engine's address. Docker's classic store loses the registry's digest with the last name of an image,
-containerd's with the name that moves; Podman keeps two digests and does not tell which is which.
+containerd's with the name that moves; Podman keeps two digests and does not distinguish them.
 
 The file is the user's own, but it is not trusted: a malformed row raises StateUnusable and changes nothing. Without the
 file only these records are lost; the images still have their keep tags and are found by them.

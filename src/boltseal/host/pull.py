@@ -149,7 +149,7 @@ class Puller:
     policy: KeepPolicy = field(default_factory=KeepPolicy)
     locked: Collection[Digest] = ()
     count_pulls: bool = False
-    tell: ProgressCallback = lambda step: None
+    progress: ProgressCallback = lambda step: None
 
     def announce(self, wanted: Iterable[PullRequest]) -> None:
         """Announce the tags to resolve, so that one token per registry covers all of them."""
@@ -182,7 +182,9 @@ class Puller:
         outcome = PullOutcome.PULLED if image is None else PullOutcome.NAMED
         if image is None:
             login = await self._login(by_digest)
-            image = await self.host.engine.pull(by_digest, platform=wanted.platform, login=login, tell=self.tell)  # 4
+            image = await self.host.engine.pull(
+                by_digest, platform=wanted.platform, login=login, progress=self.progress
+            )  # 4
         proof = await self._prove(image, wanted, resolved.digest)  # 5
         if self.scrub is not None:
             await self.scrub(image)

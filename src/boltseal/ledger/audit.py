@@ -20,7 +20,7 @@ from typing import Final
 
 from boltseal.ledger.entry import CHANGES, OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryInvalid, EntryKind, parse
 
-GOES: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
+REMOVALS: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
 """Kinds after which the tag resolves to nothing."""
 _NEEDS_IT_THERE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_SEALED, EntryKind.TAG_UNSEALED})
 
@@ -29,8 +29,9 @@ _NEEDS_IT_THERE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_SEALED, E
 class AuditedTag:
     """What the ledger last recorded of a tag. For a tag that does not exist `digest` and `media_type` are "".
 
-    `bound` and `bound_type`: what it was sealed at, "" when it never was; `bound_by`: by whom. `keep`: how long it is
-    protected, "" when it never was sealed; `kept_us`: when that was last said. `actor`, `changed_us`: of the last entry.
+    `bound`, `bound_type`: the digest and media type that it was sealed at; `bound_by`: the actor. `keep`: how long it is
+    protected; `kept_us`: when that was last recorded. All are "" or 0 if the tag was never sealed. `actor`, `changed_us`: of
+    the last entry.
     """
 
     index: int = -1
@@ -47,10 +48,10 @@ class AuditedTag:
 
 @dataclass(slots=True)
 class Audit:
-    """Everything that was taken so far. `origin` "": the first entry says it. `rules_sha256`: of the rules last recorded.
+    """The state of a ledger after the entries taken so far. `origin`: "" until the first entry, which sets it.
 
-    `last`: the entry taken last, None when it could not be read. `partial`: only the entries about some names are taken,
-    so that indices rise with gaps, and what changed the origin may be in one.
+    `rules_sha256`: the hash of the rules last recorded. `last`: the entry taken last, None when it could not be read.
+    `partial`: only entries about some tags are taken, so that indices rise with gaps, and a gap may hide a change of origin.
     """
 
     origin: str = ""
@@ -62,11 +63,11 @@ class Audit:
     partial: bool = False
 
     def take(self, index: int, line: bytes) -> list[str]:
-        """Take the next entry; a sentence for every rule that it breaks."""
+        """Check the next entry and add it to the state. Return a sentence for every rule that it breaks."""
         problems: list[str] = []
         # 1
         if self.partial and index < self.size:
-            problems.append("it stands behind one with a higher index")
+            problems.append("it follows an entry with a higher index")
         if not self.partial and index != self.size:
             problems.append(f"expected entry {self.size} here: something is missing")
         self.size = index + 1
@@ -94,8 +95,8 @@ class Audit:
         """Return the state of the tag that an entry is about. Subclasses with another memory replace this and `keep`."""
         return self.names.setdefault((entry.repository, entry.tag), AuditedTag())
 
-    def keep(self, entry: Entry, said: AuditedTag) -> None:
-        """Store the tag's new state. Here `said` is the object that `recall` returned, so nothing is left to do."""
+    def keep(self, entry: Entry, state: AuditedTag) -> None:
+        """Store the tag's new state. Here `state` is the object that `recall` returned, which is already stored."""
 
     def _content(self, index: int, entry: Entry, problems: list[str]) -> None:
         """Check the entry's content, beyond its position."""
@@ -103,30 +104,30 @@ class Audit:
             self._name(index, entry, problems)
 
     def _name(self, index: int, entry: Entry, problems: list[str]) -> None:
-        said = self.recall(entry)
-        problems += _unchained(entry, said, "ledger")  # 3
-        goes = entry.kind in GOES
-        if goes and entry.digest != said.digest:
-            problems.append(f"it removes {entry.digest}, but the tag resolved to {said.digest or 'nothing'}")
+        state = self.recall(entry)
+        problems += _unchained(entry, state, "ledger")  # 3
+        removed = entry.kind in REMOVALS
+        if removed and entry.digest != state.digest:
+            problems.append(f"it removes {entry.digest}, but the tag resolved to {state.digest or 'nothing'}")
         # 4
-        if not goes and said.bound and entry.digest != said.bound:
-            problems.append(f"the tag is sealed at {said.bound}, and this entry lets it resolve to {entry.digest}")
-        # 5, as far as the sentences above have not said it
-        if entry.was == said.digest and not goes:
-            problems += _unfit(entry, said)
-        self._remember(said, index, entry, goes=goes)
-        self.keep(entry, said)
+        if not removed and state.bound and entry.digest != state.bound:
+            problems.append(f"the tag is sealed at {state.bound}, and this entry lets it resolve to {entry.digest}")
+        # 5, unless a problem above already covers it
+        if entry.was == state.digest and not removed:
+            problems += _unfit(entry, state)
+        self._remember(state, index, entry, removed=removed)
+        self.keep(entry, state)
 
     @staticmethod
-    def _remember(said: AuditedTag, index: int, entry: Entry, *, goes: bool) -> None:
-        said.index = index
-        said.actor, said.changed_us = entry.actor, entry.time_us
-        said.digest, said.media_type = ("", "") if goes else (entry.digest, entry.type)
-        if goes or entry.extra.get("mode") != "sealed":
+    def _remember(state: AuditedTag, index: int, entry: Entry, *, removed: bool) -> None:
+        state.index = index
+        state.actor, state.changed_us = entry.actor, entry.time_us
+        state.digest, state.media_type = ("", "") if removed else (entry.digest, entry.type)
+        if removed or entry.extra.get("mode") != "sealed":
             return
-        said.keep, said.kept_us = entry.extra.get("keep", ""), entry.time_us
-        if not said.bound:
-            said.bound, said.bound_type, said.bound_by = entry.digest, entry.type, entry.actor
+        state.keep, state.kept_us = entry.extra.get("keep", ""), entry.time_us
+        if not state.bound:
+            state.bound, state.bound_type, state.bound_by = entry.digest, entry.type, entry.actor
 
 
 class ObservationAudit(Audit):
@@ -140,27 +141,27 @@ class ObservationAudit(Audit):
         if entry.kind not in OF_OBSERVATIONS or not entry.tag:
             problems.append(f"it is a {entry.kind}, which has no place in a log of observations")
             return
-        said = self.recall(entry)
-        problems += _unchained(entry, said, "log")
+        state = self.recall(entry)
+        problems += _unchained(entry, state, "log")
         if not entry.digest and entry.kind is not EntryKind.OBSERVED:
             problems.append(f"it is a {entry.kind} of nothing")
-        said.index, said.actor, said.changed_us = index, entry.actor, entry.time_us
+        state.index, state.actor, state.changed_us = index, entry.actor, entry.time_us
         if entry.kind is not EntryKind.HELD:
-            said.digest, said.media_type = entry.digest, entry.type
-        self.keep(entry, said)
+            state.digest, state.media_type = entry.digest, entry.type
+        self.keep(entry, state)
 
 
-def _unchained(entry: Entry, said: AuditedTag, log: str) -> Iterator[str]:
-    if entry.previous != said.index:
-        yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {said.index}"
-    if entry.was != said.digest:
-        yield f"it says the tag resolved to {entry.was or 'nothing'} before; the {log} says {said.digest or 'nothing'}"
+def _unchained(entry: Entry, state: AuditedTag, log: str) -> Iterator[str]:
+    if entry.previous != state.index:
+        yield f"its previous is {entry.previous}, the last entry of {entry.repository}:{entry.tag} is {state.index}"
+    if entry.was != state.digest:
+        yield f"it says the tag resolved to {entry.was or 'nothing'} before; the {log} says {state.digest or 'nothing'}"
 
 
-def _unfit(entry: Entry, said: AuditedTag) -> Iterator[str]:
-    if entry.kind is EntryKind.TAG_CREATED and said.digest:
-        yield f"it creates a tag that exists and resolves to {said.digest}"
-    if entry.kind in _NEEDS_IT_THERE and not said.digest:
+def _unfit(entry: Entry, state: AuditedTag) -> Iterator[str]:
+    if entry.kind is EntryKind.TAG_CREATED and state.digest:
+        yield f"it creates a tag that exists and resolves to {state.digest}"
+    if entry.kind in _NEEDS_IT_THERE and not state.digest:
         yield f"it is a {entry.kind} of a tag that does not exist"
-    if entry.kind is EntryKind.TAG_UNSEALED and not said.bound:
+    if entry.kind is EntryKind.TAG_UNSEALED and not state.bound:
         yield "it unseals a tag that was never sealed"

@@ -1,12 +1,12 @@
-"""Checkpoints: the signed head of a ledger (C2SP tlog-checkpoint).
+"""Checkpoints: a ledger's signed size and root hash (C2SP tlog-checkpoint).
 
-    <origin>            which ledger; also the name of the key that signs it
-    <size>              how many entries, in decimal
-    <root>              the root of the tree over them, in base64
-    [extension lines]   ours has none; those of others are kept and mean nothing here
+    <origin>            the ledger's name; also the name of the key that signs it
+    <size>              number of entries, in decimal
+    <root>              root hash of the tree over the entries, in base64
+    [extension lines]   boltseal writes none; those of other logs are kept and ignored
 
-A checkpoint is a promise: who signs a size and a root never signs another root for that size, and each later one
-begins with this. Whether two checkpoints keep it is shown by a consistency proof (`merkle`).
+A ledger commits to its checkpoints: it signs one root for each size, and the tree of each later checkpoint begins with the
+tree of this one. A consistency proof (`merkle`) shows whether two checkpoints agree.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _is_size = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII).fullmatch
 
 
 class CheckpointInvalid(Invalid):
-    """Not a checkpoint, or not one of the ledger it should be of."""
+    """Not a checkpoint, or not a checkpoint of the expected ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a ledger says of itself: `size` entries whose tree has this `root` (32 bytes)."""
+    """A ledger's size in entries, and the root hash (32 bytes) of the tree over them."""
 
     origin: str
     size: int
@@ -39,7 +39,7 @@ class Checkpoint:
     extensions: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """The note's text; CheckpointInvalid when the values can't be in one."""
+        """Return the text of the note. Raises: CheckpointInvalid when a value is not a single line."""
         lines = [self.origin, str(self.size), b64encode(self.root).decode(), *self.extensions]
         text = "".join(f"{line}\n" for line in lines)
         if parse_checkpoint_unverified(text) != self:
@@ -49,7 +49,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Cosignature:
-    """A witness saw this checkpoint, consistent with all it saw before, at `time_s` (seconds since the epoch)."""
+    """A witness's statement that a checkpoint was consistent with all that it had seen, at `time_s` (seconds since the epoch)."""
 
     witness: str
     time_s: int
@@ -57,7 +57,7 @@ class Cosignature:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A checkpoint that its ledger's key vouches for, as it was read, and the known witnesses who saw it."""
+    """A checkpoint with a verified signature of its ledger, the bytes as read, and the verified cosignatures."""
 
     checkpoint: Checkpoint
     raw: bytes
@@ -65,7 +65,7 @@ class SignedCheckpoint:
 
 
 def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> bytes:
-    """The signed note of a checkpoint. The key's name must be the origin."""
+    """Sign a checkpoint and return the note. The key's name must be the origin. Raises: CheckpointInvalid."""
     if key.name != checkpoint.origin:
         raise CheckpointInvalid(f"the key of {quote(key.name)} can't sign for the ledger {quote(checkpoint.origin)}")
     text = checkpoint.text()
@@ -73,7 +73,7 @@ def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> bytes:
 
 
 def parse_checkpoint_unverified(text: str) -> Checkpoint:
-    """Read a note's text as a checkpoint; CheckpointInvalid when it is none."""
+    """Parse a note's text as a checkpoint, without any check of signatures. Raises: CheckpointInvalid."""
     lines = text.split("\n")
     if len(lines) < 4 or lines.pop() != "" or not all(lines):
         raise CheckpointInvalid("not a checkpoint; expected lines of origin, size and root")
@@ -89,12 +89,12 @@ def parse_checkpoint_unverified(text: str) -> Checkpoint:
 
 
 def open_checkpoint(raw: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> SignedCheckpoint:
-    """Read a checkpoint and check it, in this order; NoteInvalid or CheckpointInvalid at the first step that fails.
+    """Read a checkpoint and verify it. Raises: NoteInvalid or CheckpointInvalid at the first step that fails.
 
-    1. It is a note, and no signature by `key` or by one of `witnesses` in it is wrong.
+    1. It is a note, and every signature by `key` or by one of `witnesses` in it is valid.
     2. `key` signed it.
-    3. Its text is a checkpoint.
-    4. It is of the ledger that `key` is named after.
+    3. The note's text is a checkpoint.
+    4. The checkpoint's origin is the name of `key`.
     """
     opened = open_note(raw, [key, *witnesses])
     if opened.by(key) is None:
@@ -105,8 +105,8 @@ def open_checkpoint(raw: bytes, key: VerifierKey, witnesses: Sequence[VerifierKe
             f"the checkpoint is of the ledger {quote(checkpoint.origin)}, the key of {quote(key.name)}"
         )
     seen = {
-        one.signature.name: Cosignature(one.signature.name, one.time_s)
-        for one in opened.verified
-        if one.time_s is not None
+        verified.signature.name: Cosignature(verified.signature.name, verified.time_s)
+        for verified in opened.verified
+        if verified.time_s is not None
     }
     return SignedCheckpoint(checkpoint, raw, tuple(seen.values()))

@@ -1,16 +1,15 @@
-"""The ledger's entries: one line of JSON for everything that happens to a tag, in exactly one form.
+"""Encode and parse ledger entries: one line of canonical JSON for each event of a tag.
 
     {"v":1,"kind":"tag.created","time":"2026-11-24T08:29:01.123456Z","registry":"reg.example",
      "repository":"shop/app","tag":"1.4.2","digest":"sha256:...","type":"application/vnd...","size":1234,
      "was":"","previous":-1,"actor":"ci","reason":"","salt":"<32 hex>","extra":{}}\\n
 
-(on one line). Entries are hashed, so what they mean must have one spelling: every key always present and in
-this order, no white space, UTF-8 without needless escapes, `extra` sorted by key, one newline at the end, at
-most 65,535 bytes (an entry bundle's length field has two). `parse` takes exactly what `encode` emits: it
-encodes what it read again and compares.
+(on one line). Entries are hashed, so the encoding is canonical: every key present and in this order, no white space,
+UTF-8 without needless escapes, `extra` sorted by key, one newline at the end, at most 65,535 bytes (an entry bundle's
+length field has two bytes). `parse` accepts exactly what `encode` emits: it encodes the parsed entry again and compares.
 
-No text in an entry holds control characters, line separators or direction marks: a history is read in terminals and
-must read the same everywhere. Who may write which entry, and the indices, are the registry's business.
+No text in an entry has control characters, line separators or direction marks, since people read a history in terminals
+and must see the same text everywhere. The registry decides who may write which entry, and assigns the indices.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ _MAX_INT = 2**63 - 1
 
 
 class EntryInvalid(Invalid):
-    """Not an entry: bytes that `encode` would never emit, or values that have no place in one."""
+    """Bytes that `encode` never emits, or values that an entry can't have."""
 
 
 class EntryKind(StrEnum):
-    """What an entry says happened. Kinds of version 1; an unknown one is rejected."""
+    """The event that an entry records. These are the kinds of version 1; an unknown kind is rejected."""
 
     LOG_STARTED = "log.started"
     RULES_CHANGED = "rules.changed"
@@ -63,26 +62,26 @@ class EntryKind(StrEnum):
 
 
 OF_OBSERVATIONS: Final = frozenset({EntryKind.OBSERVED, EntryKind.HELD, EntryKind.ACCEPTED})
-"""What is said of other registries' tags, in a log of its own."""
+"""Kinds of entries in the log of observations, about tags of mirrored registries."""
 OF_EVERY_LOG: Final = frozenset({EntryKind.LOG_STARTED, EntryKind.KEY_ROTATED, EntryKind.RECOVERED})
-"""What is said of a log itself."""
+"""Kinds of entries about the log itself."""
 CHANGES: Final = frozenset(kind for kind in EntryKind if kind.startswith("tag."))
-"""What happened to a tag."""
+"""Kinds of entries that change a tag."""
 RECORDS: Final = frozenset({EntryKind.BUILT, EntryKind.REBUILD_REQUESTED, EntryKind.RELEASED})
-"""What was said of an image that is there; no tag is changed by it."""
+"""Kinds of entries that record something about an image and change no tag."""
 RELEASE_PROJECT: Final = "project"
 RELEASE_NUMBER: Final = "release"
 RELEASE_HOST: Final = "host"
-"""Keys of a `released` entry's extra: what was released, as which release of it, and where."""
+"""Keys of a `released` entry's extra: the project, the number of its release, and the host."""
 _OF_A_TAG: Final = CHANGES - {EntryKind.TAG_DELETED, EntryKind.TAG_PURGED}
-"""Kinds that name a tag. A manifest that is deleted or purged by digest may have had none; then it names the digest."""
+"""Kinds that always have a tag. A manifest without a tag can be deleted or purged by digest."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One event. A text that does not apply is "", `size` then 0 and `previous` -1.
+    """One ledger entry. A text that does not apply is "", `size` then 0 and `previous` -1.
 
     `time_us`: microseconds since the epoch. `registry`: the log's origin. `digest`, `type` (media type) and
-    `size` (bytes): of the manifest that the tag means now. `was`: its digest before. `previous`: the index of
+    `size` (bytes): of the manifest that the tag resolves to after the event. `was`: the digest before it. `previous`: the index of
     the last entry of the same repository and tag. `salt`: 16 random bytes in hex, so that a private
     name can't be found by hashing guesses.
     """
@@ -104,7 +103,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys as they stand in the line."""
+    """The keys of the JSON line."""
 
     v: int
     kind: EntryKind
@@ -140,7 +139,7 @@ _unprintable = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def encode(entry: Entry) -> bytes:
-    """The bytes of an entry, ending in a newline; EntryInvalid when its values can't be in one."""
+    """Encode an entry as bytes that end in a newline. Raises: EntryInvalid for values that an entry can't have."""
     _check(entry)
     line = _Line(
         VERSION,
@@ -249,7 +248,7 @@ def _check_manifest(entry: Entry) -> None:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether nothing in a text has to be looked at more closely, as in almost every one."""
+    """Return whether a text needs no closer check of its characters, as almost every text."""
     return text.isascii() and text.isprintable()
 
 
@@ -261,14 +260,14 @@ def _check_text(key: str, text: str) -> None:
 
 
 def format_time(time_us: int) -> str:
-    """A time as entries have it, such as 2026-11-24T08:29:01.123456Z. EntryInvalid before 1970 and after 9999."""
+    """Format a time such as 2026-11-24T08:29:01.123456Z. Raises: EntryInvalid before 1970 and after 9999."""
     if not 0 <= time_us <= MAX_TIME_US:
         raise EntryInvalid(f"time is {time_us} us; expected 1970 to 9999")
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def _parse_time(text: str) -> int:
-    """Microseconds since the epoch, of the one spelling that `format_time` has."""
+    """Parse the output of `format_time` to microseconds since the epoch. Raises: EntryInvalid for any other text."""
     try:
         if _is_time(text) is None:
             raise ValueError

@@ -34,7 +34,7 @@ _ANEW: Final = "if they say that it began anew, `boltseal trust HOST KEY --repla
 
 
 class Fault(StrEnum):
-    """What is wrong with a ledger, in one word."""
+    """The kind of contradiction that was found in a ledger."""
 
     NO_CHECKPOINT = "no-checkpoint"
     OTHER_LEDGER = "other-ledger"
@@ -45,7 +45,7 @@ class Fault(StrEnum):
 
 
 class LedgerBroken(Precondition):
-    """A ledger is not the one that was seen before. Nothing that its registry says was used."""
+    """A ledger contradicts what was seen before. No answer of its registry is used."""
 
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
@@ -101,8 +101,8 @@ def read_checkpoint(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
     if checkpoint.origin != trusted.origin:
         raise LedgerBroken(
             Fault.OTHER_LEDGER,
-            f"it shows the ledger {quote(checkpoint.origin)}, and not {quote(trusted.origin)} that was seen before; if "
-            "its keeper says that it had to begin anew, take the new key with `boltseal trust --replace`",
+            f"it shows the ledger {quote(checkpoint.origin)}, not {quote(trusted.origin)}, which was seen before; if "
+            "its operator confirms that it was started anew, take the new key with `boltseal trust --replace`",
         )
     ids = {one.key_id for one in note.signatures if one.name == trusted.origin}
     if trusted.key_id not in ids:
@@ -120,7 +120,10 @@ def read_checkpoint(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
 def follow_rotations(
     raw: bytes, trusted: Trusted, receipts: Sequence[bytes]
 ) -> tuple[TrustedCheckpoint, tuple[Rotated, ...]]:
-    """Step 2 where another key signed: from the trusted key to that one, each key's last word naming the next."""
+    """Do step 2 when another key signed: follow key rotations from the trusted key to the key that signed.
+
+    The last entry that a key signed names the next key. `receipts`: of the rotations. Raises: LedgerBroken.
+    """
     if trusted.key is None:
         raise LedgerBroken(
             Fault.UNKNOWN_KEY,
@@ -128,12 +131,14 @@ def follow_rotations(
             f"you were given that can't be followed; {_KEPT}; {_ANEW}",
         )
     waiting: list[tuple[VerifierKey, tuple[Rotated, ...]]] = [(trusted.key, ())]
-    tried: set[VerifierKey] = set()  # a rotation that died leaves a key that never signs, so there may be several ways
+    tried: set[VerifierKey] = (
+        set()
+    )  # an unfinished rotation names a key that never signs, so there may be several chains
     while waiting and len(tried) <= MAX_ROTATIONS:
         key, rotated = waiting.pop()
-        head = read_checkpoint(raw, Trusted.by(key))
-        if head is not None:
-            return head, rotated
+        checkpoint = read_checkpoint(raw, Trusted.by(key))
+        if checkpoint is not None:
+            return checkpoint, rotated
         tried.add(key)
         steps = [step for one in receipts[:MAX_ROTATIONS] if (step := _next_key(one, key, rotated)) is not None]
         waiting += [(following, (*rotated, step)) for following, step in steps if following not in tried]
@@ -144,7 +149,7 @@ def follow_rotations(
 
 
 def compare_checkpoints(seen: Checkpoint, now: Checkpoint) -> None:
-    """Step 3."""
+    """Do step 3: check that the ledger did not shrink or fork. Raises: LedgerBroken."""
     if now.size < seen.size:
         raise LedgerBroken(
             Fault.SHRUNK, f"its ledger has {now.size} entries, and had {seen.size}: it was cut back; {_KEPT}"
@@ -161,7 +166,10 @@ def check_extension(
     proof: Sequence[bytes],
     rotated: Mapping[Rotated, Sequence[bytes]],
 ) -> None:
-    """Step 4. `proof`: of consistency; `rotated`: how each rotation is in the tree that is shown now."""
+    """Do step 4: check that the present ledger extends the one seen before. Raises: LedgerBroken.
+
+    `proof`: the consistency proof. `rotated`: the inclusion proof of each key rotation in the present tree.
+    """
     try:
         verify_consistency(seen.size, seen.root, now.size, now.root, proof)
         for one, included in rotated.items():
@@ -180,7 +188,7 @@ def _read(raw: bytes) -> tuple[Note, Checkpoint]:
 
 
 def _next_key(raw: bytes, key: VerifierKey, before: Sequence[Rotated]) -> tuple[VerifierKey, Rotated] | None:
-    """The key that this receipt's entry names, if `key` signed it and it stands behind the rotations before it."""
+    """Return the key that a receipt's entry names, if `key` signed it and it follows the rotations in `before`."""
     try:
         opened = open_receipt(raw, key)
         named = VerifierKey.parse(opened.entry.extra.get("key", ""))

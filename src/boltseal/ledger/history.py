@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from boltseal.ledger.audit import GOES, Audit, ObservationAudit
+from boltseal.ledger.audit import REMOVALS, Audit, ObservationAudit
 from boltseal.ledger.entry import CHANGES, Entry
 from boltseal.ledger.merkle import leaf_hash
 
@@ -29,7 +29,7 @@ class EntryAt:
     @property
     def gone(self) -> bool:
         """Whether the tag no longer exists after it."""
-        return self.entry.kind in GOES
+        return self.entry.kind in REMOVALS
 
     @property
     def changes(self) -> bool:
@@ -42,12 +42,12 @@ class RepositoryHistory:
     """The entries about a repository, the oldest first, and a sentence for each contradiction."""
 
     repository: str
-    said: tuple[EntryAt, ...]
+    entries: tuple[EntryAt, ...]
     problems: tuple[str, ...]
 
     def of(self, tag: str) -> tuple[EntryAt, ...]:
         """Return the entries of one tag, records about its images included."""
-        return tuple(one for one in self.said if one.entry.tag == tag)
+        return tuple(one for one in self.entries if one.entry.tag == tag)
 
     def changes_of(self, tag: str) -> tuple[EntryAt, ...]:
         """Return the entries that changed one tag; the last one says what it resolves to."""
@@ -56,20 +56,20 @@ class RepositoryHistory:
     def at(self, time_us: int) -> Mapping[str, EntryAt]:
         """Return the last entry of each tag that existed at a time (microseconds since the epoch), by tag."""
         last = {
-            one.entry.tag: one for one in self.said if one.entry.tag and one.changes and one.entry.time_us <= time_us
+            one.entry.tag: one for one in self.entries if one.entry.tag and one.changes and one.entry.time_us <= time_us
         }
         return {tag: one for tag, one in sorted(last.items()) if not one.gone}
 
     def also(self, digest: str, tag: str) -> tuple[str, ...]:
         """Return the other tags that ever resolved to a digest."""
-        found = {one.entry.tag for one in self.said if one.entry.digest == digest and one.changes and not one.gone}
+        found = {one.entry.tag for one in self.entries if one.entry.digest == digest and one.changes and not one.gone}
         return tuple(sorted(found - {tag, ""}))
 
 
 def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool = False) -> RepositoryHistory:
     """Check entries of a repository. Lines that are no entry are reported and left out. `observed`: of a log of observations."""
     audit = ObservationAudit(partial=True) if observed else Audit(partial=True)
-    said: list[EntryAt] = []
+    entries: list[EntryAt] = []
     problems: list[str] = []
     for index, line in lines:
         problems += [f"entry {index}: {problem}" for problem in audit.take(index, line)]
@@ -78,15 +78,17 @@ def check(repository: str, lines: Iterable[tuple[int, bytes]], *, observed: bool
         if audit.last.repository != repository:
             problems.append(f"entry {index}: it is about {audit.last.repository or 'no repository'}, not {repository}")
             continue
-        said.append(EntryAt(index, audit.last, leaf_hash(line)))
-    return RepositoryHistory(repository, tuple(said), tuple(problems))
+        entries.append(EntryAt(index, audit.last, leaf_hash(line)))
+    return RepositoryHistory(repository, tuple(entries), tuple(problems))
 
 
 def contradiction(history: Sequence[EntryAt], now: str) -> str | None:
     """Return the contradiction between a tag's entries and what it resolves to `now` ("": nothing); None without one."""
     last = next((one for one in reversed(history) if one.changes), None)
-    said = "" if last is None or last.gone else last.entry.digest
-    if said == now:
+    recorded = "" if last is None or last.gone else last.entry.digest
+    if recorded == now:
         return None
-    where = "the ledger says nothing of it" if last is None else f"its last entry {last.index} says {said or 'nothing'}"
+    where = (
+        "the ledger says nothing of it" if last is None else f"its last entry {last.index} says {recorded or 'nothing'}"
+    )
     return f"the tag resolves to {now or 'nothing'}, and {where}"

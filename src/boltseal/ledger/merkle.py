@@ -1,15 +1,15 @@
-"""The tree over the ledger's entries: hashes, proofs, and what proofs prove (RFC 6962, section 2.1; RFC 9162, 2.1).
+"""The Merkle tree over the ledger's entries: hashes, proofs and their verification (RFC 6962, section 2.1; RFC 9162, 2.1).
 
     leaf   SHA-256(0x00 || entry)
     node   SHA-256(0x01 || left || right)
     root   of no entries: SHA-256(""); of n: split at the largest power of two below n, hash both sides, then the node
 
-A subtree over 2^level entries that starts at a multiple of 2^level never changes once it is full. `Node` names such a
-subtree, and everything here is said in nodes: which ones make up a range of entries (`cover`), which ranges make up a
-proof (`inclusion_path`, `consistency_path`), and what a range hashes to (`fold`). Callers that store nodes
-first ask which are needed, read them, and then compute.
+A subtree over 2^level entries that starts at a multiple of 2^level never changes once it is full. A `Node` identifies such
+a subtree. All functions work on nodes: the nodes of a range of entries (`cover`), the ranges of a proof (`inclusion_path`,
+`consistency_path`), and the hash of a range (`fold`). Callers that store nodes first ask which nodes are needed, read
+them, and then compute.
 
-Verifying needs nothing but the proof: `verify_inclusion`, `verify_consistency`. Where nodes are stored: `tiles`.
+Verification needs only the proof: `verify_inclusion`, `verify_consistency`. `tiles` stores nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EMPTY_ROOT: Final = sha256(b"").digest()
 
 
 class ProofInvalid(Invalid):
-    """A proof that does not prove what it came with: somebody is wrong, or lies."""
+    """A proof does not match the hashes that it should prove."""
 
 
 class Node(NamedTuple):
@@ -43,17 +43,17 @@ Path = tuple[Range, ...]
 
 
 def leaf_hash(entry: bytes) -> bytes:
-    """The hash of an entry's bytes as a leaf."""
+    """Return the leaf hash of an entry's bytes."""
     return sha256(b"\x00" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """The hash of two subtrees that stand side by side."""
+    """Return the hash of the node above two neighbouring subtrees."""
     return sha256(b"\x01" + left + right).digest()
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """The hash of a range, from those of its nodes; of an empty one EMPTY_ROOT."""
+    """Return the hash of a range from the hashes of its nodes; EMPTY_ROOT for an empty range."""
     if not hashes:
         return EMPTY_ROOT
     folded = hashes[-1]
@@ -63,7 +63,7 @@ def fold(hashes: Sequence[bytes]) -> bytes:
 
 
 def cover(start: int, end: int) -> Range:
-    """The nodes that make up the entries [start, end), as the tree splits them.
+    """Return the nodes that make up the entries [start, end), as the tree splits them.
 
     `start` must be a multiple of a power of two that is at least the length, as it is wherever a tree splits.
     """
@@ -76,24 +76,24 @@ def cover(start: int, end: int) -> Range:
 
 
 def inclusion_path(index: int, size: int) -> Path:
-    """The siblings from the entry `index` up to the root of the tree over `size` entries (RFC 6962, 2.1.1)."""
+    """Return the siblings from the entry `index` up to the root of the tree over `size` entries (RFC 6962, 2.1.1)."""
     return tuple(cover(step.start, step.end) for step in _steps_to_entry(index, size))
 
 
 def consistency_path(old_size: int, new_size: int) -> Path:
-    """What shows that the tree over `new_size` entries begins with the one over `old_size` (RFC 6962, 2.1.2)."""
+    """Return the ranges of a proof that the tree over `new_size` entries begins with the one over `old_size` (RFC 6962, 2.1.2)."""
     seam, steps = _steps_to_seam(old_size, new_size)
     path = tuple(cover(step.start, step.end) for step in steps)
     return path if seam is None else (cover(*seam), *path)
 
 
 def prove(path: Path, node: Callable[[Node], bytes]) -> tuple[bytes, ...]:
-    """The hashes of a proof. `node` gives the hash of each subtree that the path names."""
+    """Return the hashes of a proof. `node` returns the hash of each subtree of the path."""
     return tuple(fold([node(one) for one in part]) for part in path)
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
-    """Hold a leaf's hash against a root; ProofInvalid when it is not entry `index` of the tree over `size` entries.
+    """Verify that a leaf hash is entry `index` of the tree over `size` entries with this root. Raises: ProofInvalid.
 
     `size` and `root` must come from one checkpoint: a proof does not show that a root belongs to a size.
     """
@@ -106,7 +106,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
 
 
 def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]) -> None:
-    """Hold two trees against each other; ProofInvalid when the new one does not begin with the old one.
+    """Verify that the new tree begins with the old one. Raises: ProofInvalid.
 
     Each size and its root must come from one checkpoint.
     """
@@ -128,7 +128,7 @@ def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: 
 
 
 class _Step(NamedTuple):
-    """One step up a tree: the sibling covers the entries [start, end), and stands left or right of where we are."""
+    """One step up a tree: the entries [start, end) of the sibling, and whether it is on the left or the right."""
 
     left: bool
     start: int
@@ -136,7 +136,7 @@ class _Step(NamedTuple):
 
 
 def _steps_to_entry(index: int, size: int) -> list[_Step]:
-    """From the entry up to the root."""
+    """Return the steps from an entry up to the root."""
     if not 0 <= index < size:
         raise ProofInvalid(f"entry {index} is not in a tree of {size} entries")
     steps = []
@@ -153,7 +153,7 @@ def _steps_to_entry(index: int, size: int) -> list[_Step]:
 
 
 def _steps_to_seam(old_size: int, new_size: int) -> tuple[tuple[int, int] | None, list[_Step]]:
-    """From the last subtree of the old tree that is whole in the new one (the seam) up to the new root.
+    """Return the steps from the last complete subtree of the old tree (the seam) up to the new root.
 
     The seam is None where it is the old tree itself, whose root the verifier has, and where there is nothing to show.
     """
@@ -173,7 +173,7 @@ def _steps_to_seam(old_size: int, new_size: int) -> tuple[tuple[int, int] | None
 
 
 def _split(length: int) -> int:
-    """The largest power of two below `length` (which is at least 2)."""
+    """Return the largest power of two below `length` (which is at least 2)."""
     return 1 << ((length - 1).bit_length() - 1)
 
 

@@ -1,4 +1,4 @@
-"""Signed notes: a text, and below it who vouches for it (C2SP signed-note, tlog-cosignature).
+"""Signed notes: a text followed by its signatures (C2SP signed-note, tlog-cosignature).
 
     <text, ending in a newline>
                                                        an empty line
@@ -8,8 +8,8 @@ A key is written `<name>+<key ID in hex>+base64(<type byte> || <public key>)` (`
 `PRIVATE+KEY+<name>+<key ID>+base64(<type byte> || <seed>)` (`SigningKey`). Two types are known: Ed25519 over the text
 (01), and the timestamped Ed25519 cosignature of a witness (04), which signs a header and a time before the text.
 
-Nothing in a note may be believed before `open_note` has checked it with keys that came from elsewhere. Signatures
-by unknown keys are passed over; one by a known key that does not hold makes the whole note worthless.
+Nothing in a note is trusted before `open_note` has verified it with keys from another source. Signatures by unknown keys
+are ignored. One invalid signature by a known key makes the whole note invalid.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ _control = re.compile(r"[\x00-\x09\x0b-\x1f]").search
 
 
 class NoteInvalid(Invalid):
-    """Not a signed note, or not one that a trusted key vouches for."""
+    """Not a signed note, or a note without a valid signature of a trusted key."""
 
 
 class KeyInvalid(Invalid):
-    """Not a key, or one whose parts do not belong together."""
+    """Not a key, or a key whose ID does not match its name and public key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One signature line: who says to have signed, with which key, and what."""
+    """One signature line, not verified: the claimed key name and key ID, and the signature."""
 
     name: str
     key_id: bytes
     value: bytes
 
     def line(self) -> str:
-        """The line as it stands in a note, newline included."""
+        """Return the line of a note, newline included."""
         return f"{_DASH}{self.name} {b64encode(self.key_id + self.value).decode()}\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """A signature that holds. `time_s`: when a witness says it signed, in seconds since the epoch; None for others."""
+    """A valid signature. `time_s`: the time that a witness stated, in seconds since the epoch; None for other keys."""
 
     signature: Signature
     time_s: int | None = None
@@ -85,7 +85,7 @@ class VerifierKey:
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
-        """Read `name+id+key`; KeyInvalid when it is not a key, or its ID is another key's."""
+        """Parse `name+id+key`. Raises: KeyInvalid when it is not a key, or the ID is another key's."""
         name, key_id, key = _parse_key(text)
         parsed = cls(name, key[0], key[1:])
         if parsed.key_id != key_id:
@@ -94,11 +94,11 @@ class VerifierKey:
 
     @property
     def key_id(self) -> bytes:
-        """Four bytes that tell a name's keys apart; not a fingerprint to trust a key by."""
+        """Four bytes that distinguish keys of one name. They are too short to identify a key that you trust."""
         return sha256(self.name.encode() + b"\n" + bytes([self.type]) + self.public).digest()[:_ID_BYTES]
 
     def verify(self, text: str, signature: Signature) -> Verified:
-        """Hold one of this key's signatures against the text; NoteInvalid when it does not hold."""
+        """Verify one of this key's signatures of a text. Raises: NoteInvalid when it is not valid."""
         message, value, time_s = text.encode(), signature.value, None
         if self.type == COSIGNATURE:
             time_s = int.from_bytes(value[:_TIME_BYTES])
@@ -130,7 +130,7 @@ class SigningKey:
 
     @classmethod
     def parse(cls, text: str) -> SigningKey:
-        """Read `PRIVATE+KEY+name+id+seed`; KeyInvalid when it is not a key. No message shows any of it but the name."""
+        """Parse `PRIVATE+KEY+name+id+seed`. Raises: KeyInvalid, whose message shows no part of the key but its name."""
         if not text.startswith("PRIVATE+KEY+"):
             raise KeyInvalid("not a private key: it does not begin with PRIVATE+KEY+")
         name, key_id, key = _parse_key(text.removeprefix("PRIVATE+KEY+"))
@@ -141,7 +141,7 @@ class SigningKey:
 
     @property
     def verifier(self) -> VerifierKey:
-        """The public half."""
+        """The public half of the key."""
         return VerifierKey(self.name, self.type, self._private().public_key().public_bytes_raw())
 
     def private_text(self) -> str:
@@ -150,7 +150,7 @@ class SigningKey:
         return f"PRIVATE+KEY+{self.name}+{self.verifier.key_id.hex()}+{seed}"
 
     def sign(self, text: str, time_s: int = 0) -> Signature:
-        """Sign a text. `time_s`: seconds since the epoch, said by cosignatures only."""
+        """Sign a text. `time_s`: seconds since the epoch, part of cosignatures only."""
         if self.type == COSIGNATURE:
             value = time_s.to_bytes(_TIME_BYTES) + self._private().sign(_cosigned(text, time_s))
         else:
@@ -163,7 +163,7 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note as it was read: nothing in it is known to be true."""
+    """A note as it was read. No signature is verified."""
 
     text: str
     signatures: tuple[Signature, ...]
@@ -171,25 +171,25 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class OpenedNote:
-    """A note whose text at least one known key vouches for."""
+    """A note with at least one valid signature by a known key, and none that is invalid."""
 
     text: str
     verified: tuple[Verified, ...]
 
     def by(self, key: VerifierKey) -> Verified | None:
-        """What this key signed, or None."""
+        """Return this key's verified signature, or None."""
         wanted = (key.name, key.key_id)
-        return next((one for one in self.verified if (one.signature.name, one.signature.key_id) == wanted), None)
+        return next((each for each in self.verified if (each.signature.name, each.signature.key_id) == wanted), None)
 
 
 def format_note(text: str, signatures: Sequence[Signature]) -> bytes:
-    """The bytes of a note; NoteInvalid when the text can't be one."""
+    """Format a note as bytes. Raises: NoteInvalid when a note can't contain the text."""
     _check_text(text)
     return (text + "\n" + "".join(signature.line() for signature in signatures)).encode()
 
 
 def parse_note_unverified(raw: bytes) -> Note:
-    """Take a note apart; NoteInvalid when it is none. No signature is checked."""
+    """Parse a note without any check of its signatures. Raises: NoteInvalid when it is not a note."""
     if len(raw) > MAX_NOTE_BYTES:
         raise NoteInvalid(f"a note of {len(raw)} bytes; at most {MAX_NOTE_BYTES} are read")
     try:
@@ -208,10 +208,10 @@ def parse_note_unverified(raw: bytes) -> Note:
 
 
 def open_note(raw: bytes, keys: Iterable[VerifierKey]) -> OpenedNote:
-    """Read a note and check it, in this order; NoteInvalid at the first step that fails.
+    """Read a note and verify it. Raises: NoteInvalid at the first step that fails.
 
     1. It is a note.
-    2. Each signature whose name and key ID are a known key's holds.
+    2. Each signature with the name and key ID of a known key is valid.
     3. There is at least one such signature.
     """
     note = parse_note_unverified(raw)
@@ -228,7 +228,7 @@ def open_note(raw: bytes, keys: Iterable[VerifierKey]) -> OpenedNote:
 
 
 def decode_base64(text: str) -> bytes | None:
-    """Standard base64 in its one canonical spelling; None for anything else."""
+    """Decode standard base64 in its canonical form; None for any other text."""
     try:
         data = b64decode(text, validate=True)
     except ValueError:
@@ -254,7 +254,7 @@ def _parse_key(text: str) -> tuple[str, bytes, bytes]:
 
 def _check_text(text: str) -> None:
     if not text.endswith("\n") or _control(text):
-        raise NoteInvalid("not a note: its text must end in a newline and hold no other control character")
+        raise NoteInvalid("not a note: its text must end in a newline and have no other control character")
 
 
 def _is_name(name: str) -> bool:

@@ -33,12 +33,12 @@ _is_index = re.compile(r"index (0|[1-9][0-9]{0,18})", re.ASCII).fullmatch
 
 
 class ReceiptInvalid(Invalid):
-    """Not a receipt, or one that does not hold together."""
+    """Not a receipt, or a receipt whose parts contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A receipt as it was read or is to be written: nothing in it is known to be true."""
+    """A receipt as it was read or will be written. Nothing in it is verified."""
 
     index: int
     proof: tuple[bytes, ...]
@@ -56,7 +56,7 @@ class VerifiedReceipt:
 
 
 def format_receipt(receipt: Receipt) -> bytes:
-    """The bytes of a receipt."""
+    """Format a receipt as bytes."""
     lines = [HEADER]
     if receipt.extra is not None:
         lines.append(f"extra {b64encode(receipt.extra).decode()}")
@@ -66,7 +66,7 @@ def format_receipt(receipt: Receipt) -> bytes:
 
 
 def parse_receipt_unverified(raw: bytes) -> Receipt:
-    """Take a receipt apart; ReceiptInvalid when it is none. Nothing is checked."""
+    """Parse a receipt without any verification. Raises: ReceiptInvalid when it is not a receipt."""
     if len(raw) > MAX_RECEIPT_BYTES:
         raise ReceiptInvalid(f"a receipt of {len(raw)} bytes; at most {MAX_RECEIPT_BYTES} are read")
     head, blank, checkpoint = raw.partition(b"\n\n")
@@ -86,7 +86,7 @@ def parse_receipt_unverified(raw: bytes) -> Receipt:
 
 
 def open_receipt(raw: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> VerifiedReceipt:
-    """Read a receipt and check it, in this order; an Invalid error at the first step that fails.
+    """Read a receipt and verify it. Raises: an Invalid error at the first step that fails.
 
     1. It is a receipt, and carries an entry.
     2. Its checkpoint is signed by `key`, and by whichever of `witnesses` are in it.

@@ -43,37 +43,37 @@ class Behind(NamedTuple):
 
 
 class ReleaseRecord(NamedTuple):
-    """A release of an image in the ledger: by whom and when."""
+    """A release of an image in the ledger: the actor, the time, and the index of the entry."""
 
     by: str
     time_us: int
     entry: int
 
 
-def steps_of(said: Iterable[EntryAt]) -> dict[str, tuple[TagStep, ...]]:
+def steps_of(entries: Iterable[EntryAt]) -> dict[str, tuple[TagStep, ...]]:
     """Return the steps of each tag from the entries of a repository."""
     found: dict[str, list[TagStep]] = {}
-    for one in said:
+    for one in entries:
         if one.entry.tag and one.entry.kind.startswith("tag."):
             digest = "" if one.gone else one.entry.digest
             found.setdefault(one.entry.tag, []).append(TagStep(one.entry.time_us, digest, one.entry.actor, one.index))
     return {tag: tuple(steps) for tag, steps in found.items()}
 
 
-def released(said: Iterable[EntryAt], digests: Collection[str]) -> ReleaseRecord | None:
+def released(entries: Iterable[EntryAt], digests: Collection[str]) -> ReleaseRecord | None:
     """Return the newest release of one of these digests; None without one."""
-    found = [one for one in said if one.entry.kind is EntryKind.RELEASED and one.entry.digest in digests]
+    found = [one for one in entries if one.entry.kind is EntryKind.RELEASED and one.entry.digest in digests]
     return ReleaseRecord(found[-1].entry.actor, found[-1].entry.time_us, found[-1].index) if found else None
 
 
 def intervals_of(steps: Mapping[str, Sequence[TagStep]], digests: Collection[str]) -> tuple[TagInterval, ...]:
     """Return, per tag, the last interval in which it resolved to one of these digests: current ones first, then the latest."""
-    found = [one for tag, of_tag in steps.items() if (one := _last(tag, of_tag, digests)) is not None]
-    return tuple(sorted(found, key=lambda one: (one.until_us is not None, -(one.until_us or 0), one.tag)))
+    found = [last for tag, of_tag in steps.items() if (last := _last(tag, of_tag, digests)) is not None]
+    return tuple(sorted(found, key=lambda last: (last.until_us is not None, -(last.until_us or 0), last.tag)))
 
 
 def _last(tag: str, steps: Sequence[TagStep], digests: Collection[str]) -> TagInterval | None:
-    """An interval may span several steps: sealing a tag does not change its digest."""
+    """Return the last interval of one tag. It may span several steps, since sealing a tag does not change its digest."""
     begun: TagStep | None = None
     found: TagInterval | None = None
     for step in steps:

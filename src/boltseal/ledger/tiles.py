@@ -1,4 +1,4 @@
-"""Tiles: how the tree and its entries lie in files that never change (C2SP tlog-tiles).
+"""Tiles: store the tree and its entries in files that never change (C2SP tlog-tiles).
 
     tile/<L>/<N>[.p/<W>]         256 (or, partial, W) hashes of 32 bytes: nodes of level 8*L, from N*256 on
     tile/entries/<N>[.p/<W>]     256 (or W) entries, each after its length in two bytes, big-endian
@@ -38,31 +38,31 @@ class TileInvalid(Invalid):
 
 @dataclass(frozen=True, slots=True, order=True)
 class TileId:
-    """A tile by its place. `level` counts in tiles (8 levels of the tree each); `width` below 256 is a partial tile."""
+    """The position of a tile. `level` counts tiles (8 levels of the tree each); a `width` below 256 is a partial tile."""
 
     level: int
     index: int
     width: int = WIDTH
 
     def path(self) -> str:
-        """Where it lies, relative to the ledger's prefix."""
+        """Return the path, relative to the ledger's prefix."""
         return f"tile/{self.level}/{_format_place(self.index, self.width)}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class BundleId:
-    """A bundle of entries by its place; `width` below 256 is a partial one."""
+    """The position of a bundle of entries; a `width` below 256 is a partial bundle."""
 
     index: int
     width: int = WIDTH
 
     def path(self) -> str:
-        """Where it lies, relative to the ledger's prefix."""
+        """Return the path, relative to the ledger's prefix."""
         return f"tile/entries/{_format_place(self.index, self.width)}"
 
 
 def parse_path(text: str) -> TileId | BundleId:
-    """The tile or bundle at a path; TileInvalid for every text that `path` does not return."""
+    """Parse the path of a tile or bundle. Raises: TileInvalid for every text that `path` does not return."""
     match = _is_path(text)
     if match is None:
         raise TileInvalid("not the path of a tile; expected such as tile/0/x001/067 or tile/entries/000.p/12")
@@ -78,7 +78,7 @@ def parse_path(text: str) -> TileId | BundleId:
 
 
 def edge(size: int) -> tuple[TileId, ...]:
-    """The partial tiles of a tree of `size` entries, from the leaves up: what has to be read to add to it."""
+    """Return the partial tiles of a tree of `size` entries, from the leaves up. They are needed to append entries."""
     tiles = []
     level = 0
     while size >> (TILE_LEVELS * level):
@@ -90,7 +90,7 @@ def edge(size: int) -> tuple[TileId, ...]:
 
 
 def tile_of(node: Node, size: int) -> TileId:
-    """The tile in which a node of a tree of `size` entries lies, as wide as it is in that tree."""
+    """Return the tile that contains a node of a tree of `size` entries, as wide as it is in that tree."""
     if (node.offset + 1) << node.level > size:
         raise TileInvalid(f"a tree of {size} entries has no complete node {node.offset} of level {node.level}")
     level, above = divmod(node.level, TILE_LEVELS)
@@ -99,30 +99,30 @@ def tile_of(node: Node, size: int) -> TileId:
 
 
 def needed(path: Iterable[Iterable[Node]], size: int) -> frozenset[TileId]:
-    """The tiles that hold all nodes of a proof in a tree of `size` entries."""
+    """Return the tiles that contain all nodes of a proof in a tree of `size` entries."""
     return frozenset(tile_of(node, size) for part in path for node in part)
 
 
 class Tiles:
-    """The tiles of one tree that somebody has read, and the nodes in them."""
+    """The tiles of one tree that the caller has read, and the nodes in them."""
 
     def __init__(self, size: int, held: Mapping[TileId, bytes]) -> None:
         self._size = size
         self._held = held
 
     def node(self, node: Node) -> bytes:
-        """The hash of a node; TileInvalid when its tile is not held or has another length than it must have."""
+        """Return the hash of a node. Raises: TileInvalid when its tile is missing or has a wrong length."""
         tile = tile_of(node, self._size)
         data = self._held.get(tile)
         if data is None or len(data) != tile.width * HASH_BYTES:
             got = "it is missing" if data is None else f"it has {len(data)} bytes"
-            raise TileInvalid(f"{tile.path()} must hold {tile.width} hashes, but {got}")
+            raise TileInvalid(f"{tile.path()} must have {tile.width} hashes, but {got}")
         above = node.level % TILE_LEVELS
         start = (node.offset << above) % WIDTH
         return _root(data[start * HASH_BYTES : (start + (1 << above)) * HASH_BYTES])
 
     def root(self) -> bytes:
-        """The root of the tree; the tiles of `edge` are enough for it."""
+        """Return the root hash of the tree; the tiles of `edge` are sufficient."""
         return fold([self.node(node) for node in cover(0, self._size)])
 
 
@@ -161,7 +161,7 @@ def grow(size: int, held: Mapping[TileId, bytes], leaves: Sequence[bytes]) -> Gr
 
 
 def encode_bundle(entries: Sequence[bytes]) -> bytes:
-    """Entries as a bundle; TileInvalid when one is too long for its length field."""
+    """Format entries as a bundle. Raises: TileInvalid when an entry is too long for its length field."""
     pieces = []
     for entry in entries:
         if len(entry) > MAX_ENTRY_BYTES:
@@ -171,7 +171,7 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
 
 
 def parse_bundle(raw: bytes, width: int = WIDTH) -> tuple[bytes, ...]:
-    """The entries of a bundle of exactly `width`; TileInvalid otherwise."""
+    """Parse a bundle of exactly `width` entries. Raises: TileInvalid."""
     entries: list[bytes] = []
     at = 0
     while at < len(raw):
@@ -186,7 +186,7 @@ def parse_bundle(raw: bytes, width: int = WIDTH) -> tuple[bytes, ...]:
 
 
 def _root(hashes: bytes) -> bytes:
-    """The hash of a full subtree from the hashes of its leaves, a power of two of them."""
+    """Return the hash of a full subtree from its leaf hashes; their number is a power of two."""
     while len(hashes) > HASH_BYTES:
         pairs = range(0, len(hashes), 2 * HASH_BYTES)
         hashes = b"".join([sha256(b"\x01" + hashes[at : at + 2 * HASH_BYTES]).digest() for at in pairs])

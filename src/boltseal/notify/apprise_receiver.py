@@ -23,7 +23,7 @@ TIMEOUT_S: Final = 30.0
 _WHY: Final = {
     FAILED: "Apprise failed",
     NOT_UNDERSTOOD: "Apprise does not support this URL",
-    BLOCKED: "the URL leads to an internal network or a program: blocked; if that is intended, configure networks",
+    BLOCKED: "the URL addresses an internal network or a program: blocked; if that is intended, configure networks",
 }
 
 

@@ -17,20 +17,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 import stamina
 import structlog
 
 from boltseal.errors import BoltsealError
-from boltseal.events import EventInvalid, EventKind, cloud_event, parse_cloud_event
+from boltseal.events import Event, EventInvalid, EventKind, cloud_event, parse_cloud_event
+from boltseal.notify.apprise_receiver import AppriseReceiver
 from boltseal.notify.outbox import MAX_AGE_US, DueEvent, Outbox, Posting
-from boltseal.notify.webhook import NotDelivered
-
-if TYPE_CHECKING:
-    from boltseal.events import Event
-    from boltseal.notify.apprise_receiver import AppriseReceiver
-    from boltseal.notify.webhook import Webhook
+from boltseal.notify.webhook import NotDelivered, Webhook
 
 MAX_IN_MEMORY: Final = 2000
 LOW_PRIORITY: Final = frozenset({EventKind.TAG_REFUSED})

@@ -11,16 +11,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.config import secret_variable
 from boltseal.errors import Invalid
 from boltseal.notify.apprise_receiver import AppriseReceiver
 from boltseal.notify.dispatch import AppriseSender, Dispatcher, Feed, Receiver, WebhookSender
 from boltseal.notify.webhook import Webhook
-
-if TYPE_CHECKING:
-    from boltseal.policy.notifications import NotifySettings
+from boltseal.policy.notifications import NotifySettings
 
 OUTBOX_NAME: Final = "outbox.db"
 MAX_SECRET_BYTES: Final = 16 * 1024

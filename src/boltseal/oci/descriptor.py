@@ -1,10 +1,8 @@
-"""The descriptor: what a document says of something else that it names by digest (image-spec "descriptor.md").
+"""Descriptors: media type, digest and size of content that a document refers to (image-spec "descriptor.md").
 
-`WireDescriptor` is the JSON as msgspec reads it, `Descriptor` what the product works with; `read` is the only
-way from one to the other. Kept here: a descriptor that exists names a media type, a digest we can compute and a
-size that 64 bits hold; what it carries along in `data` are the bytes it names, otherwise it is refused, because
-clients may take `data` for the content without asking the registry. Whether the named content exists is left
-to the registry.
+`WireDescriptor` is the JSON as msgspec reads it; `Descriptor.read` checks and converts it. A `Descriptor` always has a valid
+media type, a digest of a supported algorithm, and a size of at most 63 bits. Embedded `data` must match the digest, since
+clients may use `data` without asking the registry. The registry checks whether the content exists.
 """
 
 from __future__ import annotations
@@ -28,13 +26,13 @@ PLATFORM_KEYS: Final = frozenset({"os", "architecture", "variant", "os.version",
 
 
 class DescriptorInvalid(Invalid):
-    """A descriptor that can't be right; the message does not say where it stands, its reader adds that."""
+    """An invalid descriptor. The message has no position; the caller adds it."""
 
     code: ClassVar[ErrorCode] = ErrorCode.MANIFEST_INVALID
 
 
 class WirePlatform(msgspec.Struct):
-    """A platform as the JSON has it."""
+    """The JSON of a platform."""
 
     os: str | None = None
     architecture: str | None = None
@@ -44,7 +42,7 @@ class WirePlatform(msgspec.Struct):
 
 
 class WireDescriptor(msgspec.Struct, rename="camel"):
-    """A descriptor as the JSON has it; `null` stands for absent, as Go writes it."""
+    """The JSON of a descriptor; `null` is read as absent, since Go writes it."""
 
     media_type: str
     digest: str
@@ -57,7 +55,7 @@ class WireDescriptor(msgspec.Struct, rename="camel"):
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """Content that a document names: `size` in bytes; empty or None where the document says nothing."""
+    """A reference to content. `size` in bytes; fields that the document lacks are empty or None."""
 
     media_type: str
     digest: Digest
@@ -69,12 +67,12 @@ class Descriptor(msgspec.Struct, frozen=True):
 
     @property
     def foreign(self) -> bool:
-        """Whether a registry need not hold this layer: its type forbids redistribution, or it says where else it lies."""
+        """Whether a registry may lack this layer: its type forbids redistribution, or it has `urls` of other sources."""
         return bool(self.urls) or is_foreign_layer(self.media_type)
 
     @classmethod
     def read(cls, wire: WireDescriptor) -> Descriptor:
-        """The descriptor that this JSON is; DescriptorInvalid says what is wrong with it."""
+        """Check and convert the JSON of a descriptor. Raises: DescriptorInvalid."""
         check_media_type(wire.media_type, "mediaType")
         if wire.artifact_type:
             check_media_type(wire.artifact_type, "artifactType")
@@ -96,7 +94,7 @@ class Descriptor(msgspec.Struct, frozen=True):
 
 
 def check_media_type(text: str, key: str) -> None:
-    """Holds the value of `key` against RFC 6838, with or without parameters; raises DescriptorInvalid."""
+    """Check a media type, with or without parameters (RFC 6838). `key`: for the message. Raises: DescriptorInvalid."""
     if not is_media_type(text) and not is_media_type(text.partition(";")[0]):
         raise DescriptorInvalid(
             f"{key} {quote(text)} is not a media type; expected one such as application/vnd.example+json"

@@ -1,8 +1,8 @@
-"""The digest: the name that content gives itself, `algorithm:hex` (image-spec "descriptor.md", section Digests).
+"""Digests of content, written `algorithm:hex` (image-spec "descriptor.md", section Digests).
 
-A `Digest` that exists is well formed: one of the two algorithms every implementation must know, lower-case
-hex of exactly its length. Nothing else is accepted, also not when built from parts, so a digest may become
-a path or a row without being looked at again. Comparing bytes with a digest is left to whoever holds the bytes.
+A `Digest` object is always well formed: one of the two algorithms that every implementation must support, and lower-case
+hex of exactly its length. The constructor checks this as well, so a digest can be used in a path or a row without a further
+check. The code that has the bytes compares them with the digest.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SHORT_HEX: Final = 12
 
 
 class DigestInvalid(Invalid):
-    """Something that is not a digest, or not the digest of the bytes it came with."""
+    """A text that is not a digest, or a digest that does not match its content."""
 
     code: ClassVar[ErrorCode] = ErrorCode.DIGEST_INVALID
 
 
 class Hasher(Protocol):
-    """What `hashlib` returns, as far as the product uses it."""
+    """The part of `hashlib`'s hash objects that boltseal uses."""
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
     def digest(self) -> bytes: ...
@@ -40,7 +40,7 @@ class Hasher(Protocol):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Digest:
-    """`algorithm` is "sha256" or "sha512", `hex` its lower-case hex of 64 or 128 characters."""
+    """A digest. `algorithm`: "sha256" or "sha512"; `hex`: 64 or 128 lower-case hex digits."""
 
     algorithm: str
     hex: str
@@ -52,7 +52,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """Reads `algorithm:hex`; raises DigestInvalid for everything else."""
+        """Parse `algorithm:hex`. Raises: DigestInvalid for any other text."""
         algorithm, colon, encoded = text.partition(":")
         if not colon:
             raise DigestInvalid(
@@ -62,18 +62,18 @@ class Digest:
 
     @classmethod
     def of(cls, data: bytes, algorithm: str = SHA256) -> Digest:
-        """The digest of these bytes."""
+        """Return the digest of bytes."""
         running = hasher(algorithm)
         running.update(data)
         return cls(algorithm, running.hexdigest())
 
     def hasher(self) -> Hasher:
-        """A new, empty hash of this digest's algorithm."""
+        """Return a new hash object of this digest's algorithm."""
         return hasher(self.algorithm)
 
     @property
     def short(self) -> str:
-        """Enough of it for a person to recognise: `sha256:ab12cd34ef56`. Never compare by it."""
+        """The digest with twelve hex digits, for messages: `sha256:ab12cd34ef56`. Never compare by it."""
         return f"{self.algorithm}:{self.hex[:_SHORT_HEX]}"
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ class Digest:
 
 
 def hasher(algorithm: str) -> Hasher:
-    """A new, empty hash; DigestInvalid when the algorithm is not one of ALGORITHMS."""
+    """Return a new hash object. Raises: DigestInvalid when the algorithm is not one of ALGORITHMS."""
     if algorithm == SHA256:
         return hashlib.sha256()
     if algorithm == SHA512:

@@ -1,7 +1,7 @@
-"""JSON that strangers wrote, read into a type: whatever is wrong with it is one kind of error. Pure.
+"""Decode untrusted JSON into a type, with one kind of error for all invalid input. Pure.
 
-A decoder ends in another way than by its own error on brackets within brackets, deeper than Python can call itself. Such an
-answer must be no more than that: an answer that can't be read.
+msgspec raises RecursionError, not its own error, for nesting deeper than Python's recursion limit. `decode` converts that, so
+that callers can treat such an answer as any other invalid one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def decode(raw: bytes, kind: type[T]) -> T:
-    """The value. msgspec.DecodeError, which is a ValueError."""
+    """Decode JSON into a value of type `kind`. Raises: msgspec.DecodeError, which is a ValueError."""
     try:
         return msgspec.json.decode(raw, type=kind)
     except RecursionError as error:

@@ -1,23 +1,23 @@
-"""Manifests: what the registry must understand of a document before it keeps it (image-spec "manifest.md", "image-index.md").
+"""Parse and check manifests before the registry stores them (image-spec "manifest.md", "image-index.md").
 
-`parse_manifest` turns the bytes of a PUT into a frozen `Manifest` or refuses them with one sentence. It is a
-function of the bytes and the `Content-Type` alone. The bytes stay as they came in `raw`: they are what was hashed.
+`parse_manifest` parses the bytes of a PUT into a frozen `Manifest`, or raises an error of one sentence. The result depends only
+on the bytes and the `Content-Type`. `raw` keeps the bytes as received, since the digest is computed from them.
 
-A document has one meaning, or it is refused. Readers of one JSON text differ (the first or the last of two equal
-keys counts, Go takes `Layers` for `layers`, types that one reader opens another skips: CVE-2021-41190), and whoever
-knows both can show one image to the scanner and another to the host. So:
+An ambiguous document is refused. JSON readers differ: the first or the last of two equal keys counts, Go accepts `Layers` for
+`layers`, one reader opens a type that another skips (CVE-2021-41190). An attacker can use that to show one image to a scanner
+and another to a host. So:
 
-1. The type is said: by `Content-Type`, by the document's `mediaType`, or by both, and then alike. A Docker
-   document must say it itself, because without it an OCI reader takes it for its own.
-2. The type is one of `MANIFEST_TYPES`. Docker's schema 1 and the withdrawn OCI artifact manifest are refused in words.
-3. It is JSON (UTF-8, no BOM), of a size a person could mean: at most MAX_MARKS brackets, commas and colons, MAX_DEPTH
-   levels, MAX_DESCRIPTORS descriptors. Refusing takes milliseconds, whatever the bytes.
-4. No object has a key twice, and no key that matters is written in another case.
-5. It is an image (`config`, `layers`) or an index (`manifests`), as its type says, with nothing of the other.
-   `null` for a list means the empty list, because Go writes it so.
+1. `Content-Type`, the document's `mediaType`, or both state the type; if both do, they are equal. A Docker document must have
+   a `mediaType`, since OCI readers take a document without it for an OCI one.
+2. The type is one of `MANIFEST_TYPES`. Docker's schema 1 and the withdrawn OCI artifact manifest are refused with a reason.
+3. The document is JSON (UTF-8, no BOM) within limits that no real image reaches: MAX_MARKS brackets, commas and colons,
+   MAX_DEPTH levels, MAX_DESCRIPTORS descriptors. A refusal takes milliseconds for any input.
+4. No object has a key twice, and no known key is written in another case.
+5. The document is an image (`config`, `layers`) or an index (`manifests`), as its type requires, and has no key of the other.
+   `null` for a list is accepted as the empty list, since Go writes it.
 
-Unknown fields are nobody's business and stay in `raw`. Whether what a manifest names is there, has the size it says,
-and whether the digest in the URL is the bytes' is left to the registry.
+Unknown fields are ignored and stay in `raw`. The registry checks whether referenced content exists and has the stated size,
+and whether the digest in the URL matches the bytes.
 """
 
 from __future__ import annotations
@@ -76,24 +76,24 @@ _SCHEMA1: Final = (
 
 
 class ManifestInvalid(Invalid):
-    """A document that is no manifest, or has more than one meaning."""
+    """A document that is not a manifest, or is ambiguous."""
 
     code: ClassVar[ErrorCode] = ErrorCode.MANIFEST_INVALID
 
 
 class LinkKind(StrEnum):
-    """Why one thing in a repository holds another. A manifest itself gives all but the last."""
+    """The kind of a reference between contents of a repository. A manifest has all kinds but the last."""
 
     CHILD = "child"
     CONFIG = "config"
     LAYER = "layer"
-    FOREIGN_LAYER = "foreign-layer"  # its bytes need not be here, so it is told apart wherever links are kept
+    FOREIGN_LAYER = "foreign-layer"  # distinguished from LAYER, since the registry may lack its bytes
     SUBJECT = "subject"
     SIGNATURE_TAG = "signature-tag"  # from a tag's name, such as sha256-<hex>.sig; the registry adds it
 
 
 class Link(NamedTuple):
-    """One thing that a manifest names."""
+    """A reference from a manifest to other content."""
 
     kind: LinkKind
     descriptor: Descriptor
@@ -101,10 +101,10 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as pushed (`raw`) and as understood.
+    """A parsed manifest, and its bytes as pushed (`raw`).
 
-    An image has `config` and `layers`, an index has `manifests`; what it has not is None or empty. `artifact_type`
-    is what the referrers API shows: the document's own, else an image's config media type, else None.
+    An image has `config` and `layers`, an index has `manifests`; the others are None or empty. `artifact_type` is the value
+    for the referrers API: the document's own, else the media type of an image's config, else None.
     """
 
     raw: bytes
@@ -118,10 +118,10 @@ class Manifest:
     annotations: Mapping[str, str]
 
     def references(self) -> Iterator[Link]:
-        """Everything it names, once per kind and digest, in the document's order.
+        """Yield each reference once per kind and digest, in the document's order.
 
-        An index entry of a type that is no manifest type is a blob to every registry (BuildKit's caches are
-        such indexes), hence a LAYER.
+        An index entry whose type is not a manifest type is a LAYER, since every registry treats it as a blob. BuildKit's
+        caches are such indexes.
         """
         seen: set[tuple[LinkKind, Digest]] = set()
         for link in self._all_references():
@@ -146,7 +146,7 @@ def _layer(descriptor: Descriptor) -> Link:
 
 
 class _Wire(msgspec.Struct, rename="camel"):
-    """The JSON of an image or an index; `null` stands for absent."""
+    """The JSON of an image or an index; `null` is read as absent."""
 
     schema_version: int
     media_type: str | None = None
@@ -159,11 +159,11 @@ class _Wire(msgspec.Struct, rename="camel"):
 
 
 def parse_manifest(raw: bytes, content_type: str | None) -> Manifest:
-    """Reads the body of a manifest PUT, in the steps of the module's docstring; raises ManifestInvalid or MediaTypeInvalid.
+    """Parse the body of a manifest PUT, in the steps of the module's docstring.
 
-    `content_type`: the header as sent, None without one.
+    `content_type`: the header as sent, None without one. Raises: ManifestInvalid, MediaTypeInvalid.
     """
-    # 1 and 2, as far as the header goes: the cheapest refusal, and the best sentence for a wrong header
+    # 1 and 2 for the header: the cheapest check, with the best message for a wrong header
     sent = parse_content_type(content_type)
     if sent is not None:
         _check_accepted(sent, "Content-Type")
@@ -177,18 +177,18 @@ def parse_manifest(raw: bytes, content_type: str | None) -> Manifest:
     return _build(raw, wire, media_type, is_index=is_index)
 
 
-def _check_accepted(media_type: str, said_by: str) -> None:
+def _check_accepted(media_type: str, source: str) -> None:
     if media_type in SCHEMA1_TYPES:
         raise ManifestInvalid(_SCHEMA1)
     if media_type not in MANIFEST_TYPES:
         raise ManifestInvalid(
-            f"{said_by} {quote(media_type)} is not a manifest this registry can check; {_ACCEPTED}; "
+            f"{source} {quote(media_type)} is not a manifest this registry can check; {_ACCEPTED}; "
             "anything else goes into an OCI image manifest with an artifactType"
         )
 
 
 def _decode(raw: bytes) -> tuple[_Wire, Mapping[str, Any]]:
-    """The typed document, and the keys it really has."""
+    """Return the typed document, and the document with all its keys."""
     if raw.startswith(b"\xef\xbb\xbf"):
         raise ManifestInvalid("the manifest begins with a byte order mark; JSON has none, send it without")
     if sum(raw.count(mark) for mark in (b"{", b"[", b",", b":")) > MAX_MARKS:
@@ -214,7 +214,7 @@ def _decode(raw: bytes) -> tuple[_Wire, Mapping[str, Any]]:
 
 
 def _is_deep(document: dict[str, Any]) -> bool:
-    """Whether it has more than MAX_DEPTH levels: how deep an interpreter can read differs from one to the next."""
+    """Return whether a document has more than MAX_DEPTH levels. The limits of Python versions differ."""
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH):
         inside = (each.values() if isinstance(each, dict) else each for each in level)
@@ -225,7 +225,7 @@ def _is_deep(document: dict[str, Any]) -> bool:
 
 
 def _sentence(error: msgspec.MsgspecError) -> str:
-    """An error of a JSON reader on one line; it may quote what was sent."""
+    """Return the message of a JSON error as one line; it may quote input."""
     return quote(str(error).replace("`", ""), 200)[1:-1]
 
 
@@ -243,7 +243,7 @@ _UNAMBIGUOUS: Final = json.JSONDecoder(object_pairs_hook=_no_key_twice)
 
 
 def _check_spelling(document: Mapping[str, Any]) -> None:
-    """Refuses `Layers`, `DIGEST`, ... wherever a reader that ignores case would take them for what they resemble."""
+    """Refuse `Layers`, `DIGEST`, ... where a reader that ignores case would accept them for the known key."""
     _check_keys(document, MANIFEST_KEYS)
     for key in ("config", "subject"):
         _check_descriptor_keys(document.get(key))
@@ -265,10 +265,10 @@ def _check_keys(found: Mapping[str, Any], known: frozenset[str]) -> None:
         return
     folded = {key.casefold(): key for key in known}
     for key in found.keys() - known:
-        meant = folded.get(key.casefold())
-        if meant is not None:
+        similar = folded.get(key.casefold())
+        if similar is not None:
             raise ManifestInvalid(
-                f"the manifest has the key {quote(key)}, which some readers take for {meant}; write {meant}"
+                f"the manifest has the key {quote(key)}, which some readers take for {similar}; write {similar}"
             )
 
 
@@ -355,7 +355,7 @@ def _descriptor(wire: WireDescriptor, where: str) -> Descriptor:
 
 
 class Described(Protocol):
-    """What an index entry needs: a `Descriptor` has it, and so has a row of referrers."""
+    """The values of an index entry. `Descriptor` and the rows of referrers implement it."""
 
     @property
     def media_type(self) -> str: ...
@@ -384,7 +384,7 @@ class _Index(msgspec.Struct, rename="camel"):
 
 
 def format_index(descriptors: Sequence[Described]) -> bytes:
-    """An OCI index of these, as the referrers API answers (distribution-spec "Listing Referrers"); valid also when empty."""
+    """Format an OCI index as the referrers API returns it (distribution-spec "Listing Referrers"); it may be empty."""
     entries = [
         _IndexEntry(each.media_type, str(each.digest), each.size, each.artifact_type, dict(each.annotations) or None)
         for each in descriptors

@@ -1,9 +1,8 @@
-"""Media types: the ones the registry knows by name, and how a `Content-Type` header is read.
+"""Media types that the registry knows, and the parser of `Content-Type` headers.
 
-Only manifests have to be understood: the four of MANIFEST_TYPES, two kinds (one image, or an index of
-several) from two families (OCI and Docker schema 2). Everything else is content the registry keeps without
-opening it. Header values are compared in lower case and without parameters (RFC 9110, section 8.3.1); inside
-documents a media type is taken letter by letter, because that is how clients compare it.
+The registry parses manifests only: the four of MANIFEST_TYPES, which are images and indexes of OCI and of Docker schema 2. It
+stores all other content without parsing it. Header values are compared in lower case and without parameters (RFC 9110,
+section 8.3.1). In documents, media types are compared exactly, as clients do.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ IMAGE_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFEST_TYPES: Final = IMAGE_TYPES | INDEX_TYPES
 DOCKER_TYPES: Final = frozenset({DOCKER_MANIFEST, DOCKER_LIST})
-# Docker's manifests before content addresses for layers: named only to be refused in words.
+# Docker's old manifests without digests of layers. They are listed so that the error can give the reason.
 SCHEMA1_TYPES: Final = frozenset(
     {
         "application/vnd.docker.distribution.manifest.v1+json",
@@ -49,25 +48,25 @@ _is_media_type: Final = re.compile(rf"{_NAME}/{_NAME}").fullmatch
 
 
 class MediaTypeInvalid(Invalid):
-    """A `Content-Type` that is no media type."""
+    """A `Content-Type` that is not a media type."""
 
     code: ClassVar[ErrorCode] = ErrorCode.MANIFEST_INVALID
 
 
 def is_media_type(text: str) -> bool:
-    """Whether this is `type/subtype` of RFC 6838, without parameters."""
+    """Return whether a text is a `type/subtype` of RFC 6838, without parameters."""
     return _is_media_type(text) is not None
 
 
 def is_foreign_layer(media_type: str) -> bool:
-    """Whether a layer of this type may not be redistributed, so that a registry need not hold it."""
+    """Return whether layers of this type must not be redistributed, so that a registry may lack them."""
     return media_type in _FOREIGN_LAYERS
 
 
 def parse_content_type(header: str | None) -> str | None:
-    """The media type a `Content-Type` header names: lower-case, without parameters; None when there is no header.
+    """Return the media type of a `Content-Type` header, lower-case and without parameters; None without a header.
 
-    Raises MediaTypeInvalid on anything that is not `type/subtype` before the first ";".
+    Raises: MediaTypeInvalid when the text before the first ";" is not `type/subtype`.
     """
     if header is None:
         return None

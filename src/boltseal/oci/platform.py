@@ -1,4 +1,4 @@
-"""Which machine an entry of an index is for (image-spec "image-index.md", property `platform`)."""
+"""The platform of an index entry (image-spec "image-index.md", property `platform`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Words as the document has them, "" where it has none: an attestation's platform is `unknown/unknown`."""
+    """A platform with the document's values, "" for missing ones. Attestations have the platform `unknown/unknown`."""
 
     os: str = ""
     architecture: str = ""

@@ -1,8 +1,8 @@
-"""Names: `Repository`, `Tag`, and the `Reference` people type, `registry/repository:tag@digest`.
+"""Image references: `Repository`, `Tag`, and `Reference`, which is written `registry/repository:tag@digest`.
 
-`Repository` and `Tag` are strings that passed the grammar of the distribution spec ("Pulling manifests"); a
-function that takes one need not look again. `Reference.parse` reads what Docker reads and completes it as
-Docker does, so that one text names one image in every tool:
+`Repository` and `Tag` are strings that match the grammar of the distribution spec ("Pulling manifests"), so functions
+that take them need no further check. `Reference.parse` accepts what Docker accepts and completes it as Docker does, so
+that a text refers to the same image in every tool:
 
     ubuntu                    -> docker.io/library/ubuntu
     ouruser/sinatra:v2        -> docker.io/ouruser/sinatra:v2
@@ -10,9 +10,9 @@ Docker does, so that one text names one image in every tool:
     localhost:5000/app        -> localhost:5000/app        has a "." or ":", or an upper-case letter)
     index.docker.io/ubuntu    -> docker.io/library/ubuntu (the hub's old name)
 
-Two texts that Docker reads in a way nobody can mean are refused here: a first part that has a "." or ":" and
-still can't be a host (Docker makes it a path without a host), and a short form that would be read back as
-something else (`familiar` then stays long). No tag is ever added: `latest` is the caller's decision.
+There are two differences from Docker. A first part that has a "." or ":" but is no valid host is refused; Docker takes it
+for a path without a host. `familiar` does not shorten a reference when the short text would be parsed as another one.
+`parse` never adds a tag: `latest` is the caller's decision.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class NameInvalid(Invalid):
 
 
 class TagInvalid(Invalid):
-    """A tag outside the grammar. The spec has no code of its own for it; conformance expects this one."""
+    """A tag outside the grammar. The spec has no error code for it; its conformance tests expect this one."""
 
     code: ClassVar[ErrorCode] = ErrorCode.MANIFEST_INVALID
 
 
 class Repository(str):
-    """A repository's name without its registry, such as `shop/app`; at most 255 bytes, any number of parts."""
+    """A repository name without the registry, such as `shop/app`; at most 255 bytes."""
 
     __slots__ = ()
 
@@ -76,7 +76,7 @@ class Tag(str):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One image as named by a person, complete: which registry, which repository, which tag or digest or both or neither."""
+    """A complete image reference: registry, repository, and optionally a tag, a digest, or both."""
 
     registry: str
     repository: Repository
@@ -88,16 +88,14 @@ class Reference:
             raise NameInvalid(f"{quote(self.registry)} is not a registry; expected host or host:port")
         if self.registry == _LEGACY_HUB or (self.registry == HUB and "/" not in self.repository):
             raise NameInvalid(
-                f"{self.registry}/{self.repository} is not a complete name; Docker completes it when it is parsed"
+                f"{self.registry}/{self.repository} is not complete; parse the text, which completes it as Docker does"
             )
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Reads and completes what a person typed; raises NameInvalid, TagInvalid or DigestInvalid."""
+        """Parse a reference as users type it, and complete it. Raises: NameInvalid, TagInvalid, DigestInvalid."""
         if _is_image_id(text):
-            raise NameInvalid(
-                f"{quote(text)} is an image ID, not a name; write sha256: before it where a digest is meant"
-            )
+            raise NameInvalid(f"{quote(text)} is an image ID, not a name; write sha256: before it if it is a digest")
         if "://" in text:
             raise NameInvalid(
                 f"{quote(text)} is a URL; an image reference has no scheme, such as localhost:5000/shop/app:1.4.2"
@@ -106,7 +104,9 @@ class Reference:
         registry, rest = _split_host(named)
         repository, colon, tag = rest.partition(":")
         if registry == HUB:
-            Repository(repository.removeprefix(_LIBRARY))  # a refusal quotes what was typed, not what Docker adds
+            Repository(
+                repository.removeprefix(_LIBRARY)
+            )  # so that an error quotes the typed name, without what Docker adds
         return cls(
             registry,
             Repository(repository),
@@ -116,21 +116,21 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """Registry and repository, without tag and digest."""
+        """The registry and repository, without tag and digest."""
         return f"{self.registry}/{self.repository}"
 
     @property
     def complete(self) -> Reference:
-        """The same with the tag that Docker adds: `latest`, where it has neither a tag nor a digest."""
+        """This reference with the tag `latest` if it has neither a tag nor a digest, as Docker completes it."""
         return self if self.tag is not None or self.digest is not None else replace(self, tag=Tag("latest"))
 
     @property
     def by_tag(self) -> Reference:
-        """The same by its tag alone, whatever digest stood beside it; `latest` where it has none."""
+        """This reference with its tag (default: `latest`) and without its digest."""
         return replace(self, tag=self.tag or Tag("latest"), digest=None)
 
     def familiar(self) -> str:
-        """The shortest text that is read back as this reference: without docker.io and library/ where they go without saying."""
+        """Return the shortest text that is parsed as this reference, if possible without docker.io and library/."""
         if self.registry != HUB:
             return str(self)
         name = self.repository.removeprefix(_LIBRARY)
@@ -148,7 +148,7 @@ class Reference:
 
 
 def _split_host(text: str) -> tuple[str, str]:
-    """Registry and the rest, by Docker's rule on the first part, with the hub's short names completed."""
+    """Split off the registry by Docker's rule on the first part, and complete the hub's short names."""
     first, slash, rest = text.partition("/")
     if not slash:
         return HUB, _LIBRARY + text

@@ -1,9 +1,8 @@
-"""When an append-only tag may move: only to a manifest that still contains all of what it means now.
+"""Decide whether an append-only tag may move: only to a manifest that contains all content of the present one. Pure.
 
-cosign rewrites its `.sig` and `.att` tags with one more layer each time; a referrers fallback tag is an index that
-gains an entry. So an append-only tag grows and never forgets. What must stay is the whole descriptor, not only its
-digest: the signature itself stands in an annotation of its layer, and the layer's bytes say no more than what was
-signed.
+cosign rewrites its `.sig` and `.att` tags with one more layer each time; a referrers fallback tag is an index that gains an
+entry. So an append-only tag may gain content, and never lose any. The whole descriptor must stay, not only its digest: the
+signature is in an annotation of its layer, and the layer's bytes contain only the signed payload.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from boltseal.oci.manifest import Manifest
 
 
 def extends(old: Manifest, new: Manifest) -> bool:
-    """Whether `new` contains every layer (image) or entry (index) of `old`, unchanged, and is of the same form.
+    """Return whether `new` contains every layer (image) or entry (index) of `old`, unchanged, and is of the same form.
 
     Order and repetition don't matter, and neither do the config and the manifest's own annotations, which the tools
     write anew each time.

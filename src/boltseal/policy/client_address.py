@@ -13,7 +13,7 @@ _ONE_SENDERS_BITS: Final = 64
 
 
 def whose(address: str) -> str:
-    """The address, or the network that it is in; a text that is no address stays what it is."""
+    """Return the IPv4 address or the IPv6 /64 network of a client; any other text is returned unchanged."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Spans of time as people write them in a configuration or on a command line: `30s`, `10m`, `6h`, `7d`. Pure."""
+"""Parse and format durations of configurations and command lines: `30s`, `10m`, `6h`, `7d`. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _is_duration = re.compile(r"(0|[1-9][0-9]{0,9})([smhd])", re.ASCII).fullmatch
 
 
 class DurationInvalid(Invalid):
-    """A text that is no span of time. The message says what was expected, and not where it stands."""
+    """A text that is not a duration. The message has no position; the caller adds it."""
 
 
 def parse_duration(text: str) -> int:
-    """Microseconds. DurationInvalid for anything but a whole number and one unit, at most a hundred years."""
+    """Parse a whole number and one unit to microseconds. Raises: DurationInvalid, also above a hundred years."""
     match = _is_duration(text)
     span_us = int(match[1]) * UNITS_US[match[2]] if match else -1
     if not 0 <= span_us <= MAX_DAYS * UNITS_US["d"]:
@@ -28,7 +28,7 @@ def parse_duration(text: str) -> int:
 
 
 def format_duration(span_us: int) -> str:
-    """The shortest text that means this span; what is left beyond whole seconds is dropped."""
+    """Return the shortest text for a duration. Fractions of a second are dropped."""
     for unit in "dhm":
         if span_us and span_us % UNITS_US[unit] == 0:
             return f"{span_us // UNITS_US[unit]}{unit}"

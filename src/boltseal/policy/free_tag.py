@@ -1,6 +1,6 @@
-"""The tag to publish under instead: the last number of the version plus one.
+"""Suggest a free tag in a refusal: the last number of the version plus one. Pure.
 
-Offered in refusals only, so a tag whose next one can't be told with reason (a name, a date, a hash) gets none.
+A tag without an obvious next version (a name, a date, a hash) gets no suggestion.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _DATE = re.compile(r"(?<![0-9])[0-9]{4}-[0-9]{2}(?![0-9])", re.ASCII)
 
 
 def next_free(tag: str, taken: Callable[[str], bool]) -> str | None:
-    """The tag one higher than `tag`, or None when there is none to tell or it is not free.
+    """Return the next version after `tag`; None when there is no obvious one or it is not free.
 
-    `taken(name)` is true for tags that exist and for tombstones. What counts up is the last numeric part
-    before the suffix: of 1.4.2 comes 1.4.3, of v1.4.2-alpine3.20 v1.4.3-alpine3.20, of build-007 build-008.
+    `taken(name)` is true for tags that exist and for tombstones. The last numeric part before the suffix is increased:
+    1.4.2 becomes 1.4.3, v1.4.2-alpine3.20 becomes v1.4.3-alpine3.20, build-007 becomes build-008.
     """
     match = _VERSION.fullmatch(tag)
     if match is None or _DATE.search(tag):

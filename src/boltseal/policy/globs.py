@@ -1,4 +1,4 @@
-"""Globs over names: their grammar, and a matcher that no glob and no name can make slow.
+"""Parse and match globs over repository names and tags, in bounded time for every glob and name.
 
     glob      = { literal | "?" | "*" | "**" | class }
     class     = "[" ["!"] member { member } "]"          member = character | character "-" character
@@ -6,10 +6,10 @@
     "**"      any run of characters, "/" included, also an empty one
     "?"       one character other than "/"; a class never matches "/" either
 
-Globs are anchored at both ends and case-sensitive. There is no escape character: what a repository or tag
-can't contain is refused in a glob too, because it could never match.
+Globs are anchored at both ends and case-sensitive. There is no escape character: a character that no repository or tag
+contains is refused in a glob as well, since it could never match.
 
-Whether globs of several rules overlap is decided in `unreachable_rules`; their use is in `rules`.
+`rules` uses globs; `unreachable_rules` decides whether globs of several rules overlap.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ REPOSITORY_CHARACTERS = frozenset(string.ascii_lowercase + string.digits + "._-/
 TAG_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._-")
 
 MAX_GLOB_LENGTH = 512
-"""Characters of a glob's text: more than any name has (255), since classes need several for one."""
+"""Maximum characters of a glob. It is more than a name has (255), since a class needs several for one."""
 
 
 class GlobInvalid(Invalid):
-    """A glob that breaks the grammar, or names a character that no name of its kind contains."""
+    """A glob that breaks the grammar, or has a character that no name of its kind contains."""
 
 
 @dataclass(frozen=True, slots=True)
 class GlobStep:
-    """One position of a glob: the characters it takes, once (`repeat` false) or any number of times."""
+    """One step of a glob: the characters that it matches, once (`repeat` false) or any number of times."""
 
     characters: frozenset[str]
     repeat: bool = False
@@ -44,7 +44,7 @@ _EVERYTHING = (GlobStep(REPOSITORY_CHARACTERS, repeat=True), GlobStep(TAG_CHARAC
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """A parsed glob. `text` is what the user wrote, `steps` what it means, `pattern` what matches it.
+    """A parsed glob. `text`: as the user wrote it. `steps`: the parsed form. `pattern`: a regular expression for it.
 
     Two globs are equal when their texts are. Names are matched whole: `glob.pattern.fullmatch(name)`.
     """
@@ -57,22 +57,22 @@ class Glob:
         return self.text
 
     def matches(self, name: str) -> bool:
-        """True when the whole of `name` is in the glob's language."""
+        """Return whether the glob matches the whole name."""
         return self.pattern.fullmatch(name) is not None
 
     @property
     def matches_all(self) -> bool:
-        """True for a glob that every name of its kind matches by construction ("**", for a tag also "*")."""
+        """Whether the glob matches every name of its kind by construction ("**", for a tag also "*")."""
         return len(self.steps) == 1 and self.steps[0] in _EVERYTHING
 
 
 def parse_repository_glob(text: str) -> Glob:
-    """Parse a glob over repository names. GlobInvalid says what is wrong and what was expected."""
+    """Parse a glob over repository names. Raises: GlobInvalid."""
     return _parse(text, REPOSITORY_CHARACTERS, "repository")
 
 
 def parse_tag_glob(text: str) -> Glob:
-    """Parse a glob over tags. GlobInvalid says what is wrong and what was expected."""
+    """Parse a glob over tags. Raises: GlobInvalid."""
     return _parse(text, TAG_CHARACTERS, "tag")
 
 
@@ -108,7 +108,7 @@ def _parse(text: str, alphabet: frozenset[str], what: str) -> Glob:
 
 
 def _parse_class(body: str, segment: frozenset[str], what: str) -> frozenset[str]:
-    """The characters of `[body]`, `[!body]` being all others of a path segment."""
+    """Return the characters of `[body]`; for `[!body]` all other characters of a path segment."""
     if body.startswith("^"):
         raise GlobInvalid(f"class {quote(f'[{body}]')} is negated with ^; write {quote(f'[!{body[1:]}]')}")
     negated = body.startswith("!")
@@ -144,7 +144,7 @@ def _checked(character: str, alphabet: frozenset[str], what: str) -> str:
 
 
 def _regex(steps: list[GlobStep], alphabet: frozenset[str]) -> str:
-    """A regular expression of the same language whose run time is bounded by the square of the name.
+    """Return an equivalent regular expression whose run time is at most quadratic in the length of the name.
 
     Backtracking is what makes expressions slow: `.*a.*a.*a.*b` tries every way to share out the a's. Here
     each star takes the shortest run after which the fixed characters behind it fit, in an atomic group,

@@ -21,11 +21,11 @@ EVERY_USER: Final = "*"
 
 
 class GrantInvalid(Invalid):
-    """A grant that can't be read. The server does not start."""
+    """An invalid grant. The server does not start."""
 
 
 class Action(StrEnum):
-    """What a right is for. None of them contains another."""
+    """An action that a grant allows. No action includes another."""
 
     PULL = "pull"
     PUSH = "push"
@@ -41,7 +41,7 @@ _PULL: Final = frozenset({Action.PULL})
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Some users, `*` for all who have a login, may do some actions where the glob matches."""
+    """A grant of actions to users (`*`: all with a login) on the repositories that the glob matches."""
 
     users: frozenset[str]
     repository: Glob
@@ -61,7 +61,7 @@ class Grants:
     anonymous_pull: tuple[Glob, ...] = ()
 
     def allowed(self, user: str | None, repository: str) -> frozenset[Action]:
-        """What a user, None for somebody without a login, may do in a repository."""
+        """Return the actions that a user (None: an anonymous client) may do in a repository."""
         if user is None:
             return _PULL if any(glob.matches(repository) for glob in self.anonymous_pull) else NOTHING
         given = [
@@ -69,11 +69,11 @@ class Grants:
             for grant in self.grants
             if (user in grant.users or EVERY_USER in grant.users) and grant.repository.matches(repository)
         ]
-        everybody = _PULL if any(glob.matches(repository) for glob in self.anonymous_pull) else NOTHING
-        return everybody.union(*given)
+        anonymous = _PULL if any(glob.matches(repository) for glob in self.anonymous_pull) else NOTHING
+        return anonymous.union(*given)
 
     def reads_ledger(self, user: str) -> bool:
-        """Whether a user may read the ledger's entries: they are of all repositories at once."""
+        """Return whether a user may read the ledger's entries, which are about all repositories."""
         return any(
             Action.LEDGER in grant.actions and (user in grant.users or EVERY_USER in grant.users)
             for grant in self.grants
@@ -81,7 +81,7 @@ class Grants:
 
     @property
     def all_may_pull(self) -> bool:
-        """Whether everybody may pull everything, so that any cache on the way may keep what never changes."""
+        """Whether anonymous clients may pull everything, so that shared HTTP caches may store immutable content."""
         return any(glob.matches_all for glob in self.anonymous_pull)
 
 

@@ -47,7 +47,7 @@ class MirrorOnly(Denied):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedName:
-    """What a name means. `remote`: the repository as its upstream knows it; both are None for what is local."""
+    """A resolved repository. `remote`: its name at the upstream; `upstream` and `remote` are None for a local one."""
 
     repository: Repository
     upstream: UpstreamTerms | None = None
@@ -56,13 +56,13 @@ class ResolvedName:
 
 @dataclass(frozen=True, slots=True)
 class NameResolver:
-    """All that decides where names lead. `own`: what this registry is called, as `host` or `host:port`, lower case."""
+    """Resolves repository names by the configuration. `own`: this registry's names as `host` or `host:port`, lower case."""
 
     upstreams: tuple[UpstreamTerms, ...] = ()
     local: tuple[Glob, ...] = ()
     own: frozenset[str] = frozenset()
 
-    def lead(
+    def resolve(
         self,
         repository: Repository,
         namespace: str | None,
@@ -94,7 +94,7 @@ class NameResolver:
         return _mapped(next(terms for terms in self.upstreams if terms.root), repository)
 
     def needs_store(self, repository: Repository, namespace: str | None, *, writes: bool) -> bool:
-        """Whether `lead` calls `known_here` for a request. NameInvalid."""
+        """Whether `resolve` calls `known_here` for a request. NameInvalid."""
         return namespace is None and not writes and self.by_name(repository) is None
 
     def by_name(self, repository: Repository) -> ResolvedName | None:
@@ -127,14 +127,14 @@ class NameResolver:
             self._named(namespace, writes=writes)
 
     def reserved(self, names: Iterable[tuple[str, str | None]]) -> str | None:
-        """The first repository that lies where an upstream's belong, and was not brought by its mirror; None: there is none.
+        """Return the first repository under an upstream's prefix that its mirror did not create; None without one.
 
-        `names`: repositories, with who made them.
+        `names`: repositories, each with the actor that created it.
         """
         of_mirrors = {f"{terms.name}/": f"{MIRROR_ACTOR}{terms.name}" for terms in self.upstreams}
-        for name, made_by in names:
+        for name, creator in names:
             for prefix, mirror in of_mirrors.items():
-                if name.startswith(prefix) and made_by != mirror:
+                if name.startswith(prefix) and creator != mirror:
                     return name
         return None
 
@@ -154,8 +154,8 @@ class NameResolver:
 NO_UPSTREAMS: Final = NameResolver()
 
 
-def parse_leads(upstreams: Sequence[UpstreamTerms], local: Sequence[Glob], own: Iterable[str]) -> NameResolver:
-    """All that decides, from what is configured. `own`: names of this registry, in any case."""
+def name_resolver(upstreams: Sequence[UpstreamTerms], local: Sequence[Glob], own: Iterable[str]) -> NameResolver:
+    """Build the resolver from the configuration. `own`: names of this registry, in upper or lower case."""
     return NameResolver(tuple(upstreams), tuple(local), frozenset(name.lower() for name in own))
 
 

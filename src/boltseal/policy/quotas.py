@@ -31,11 +31,11 @@ _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMGT]?i?B|)")
 
 
 class QuotaInvalid(Invalid):
-    """A quota that can't be read. The server does not start."""
+    """An invalid quota. The server does not start."""
 
 
 class QuotaExceeded(Denied):
-    """A push would add more than its user may hold. Nothing of it was kept."""
+    """A push would exceed the user's quota. None of it was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Quotas:
     quotas: tuple[Quota, ...] = ()
 
     def of(self, user: str) -> Quota:
-        """The quota of a user, `anonymous` for somebody without a login. A mirror is no user with a login either."""
+        """Return the quota of a user; `anonymous`: of clients without a login. `*` covers neither these nor mirrors."""
         names = {user} if user == ANONYMOUS or user.startswith(MIRROR_ACTOR) else {user, EVERY_USER}
         return next((quota for quota in self.quotas if quota.users & names), UNLIMITED)
 
@@ -79,7 +79,7 @@ NO_QUOTAS: Final = Quotas()
 
 
 def parse_quotas(tables: Sequence[Mapping[str, object]]) -> Quotas:
-    """Read the `[[auth.quota]]` tables. QuotaInvalid names the first fault."""
+    """Read the `[[auth.quota]]` tables. Raises: QuotaInvalid for the first fault."""
     if len(tables) > MAX_QUOTAS:
         raise QuotaInvalid(f"{len(tables)} quotas; at most {MAX_QUOTAS} are allowed")
     return Quotas(tuple(_parse(f"quota {number}", table) for number, table in enumerate(tables, start=1)))

@@ -1,16 +1,16 @@
-"""What is done when an image's base has moved: the `[[on_outdated]]` tables of a server, or of the user's own file. Pure.
+"""The `[[on_outdated]]` tables of a server or of the user's own file: actions for images with an outdated base. Pure.
 
-    repository = "shop/**"                       which images, by the name of their repository; default "**"
-    tag = "latest"                               and by their tag; default "*"; one without a tag goes by the first alone
+    repository = "shop/**"                       repositories of the images; default "**"
+    tag = "latest"                               tags of the images; default "*"; ignored for an image without a tag
     command = ["/usr/local/bin/rebuild", "{image}", "{base}", "{base_digest}"]
-    url = "https://ci.example.com/hooks/rebuild" or a webhook, which is sent the event `base.outdated` as a CloudEvent
-    token_env = "CI_TOKEN"                       url: the variable that holds its bearer token
-    attempts = 3                                 how often it is tried, 1 to 10
-    timeout = "1h"                               how long one try may take
-    every = "6h"                                 server: how often it looks; at least "5m"
+    url = "https://ci.example.com/hooks/rebuild" or a webhook, which receives the event `base.outdated` as a CloudEvent
+    token_env = "CI_TOKEN"                       url: the environment variable with its bearer token
+    attempts = 3                                 number of attempts, 1 to 10
+    timeout = "1h"                               time limit of one attempt
+    every = "6h"                                 server: interval of the checks; at least "5m"
 
-The first table that matches an image is its own. A command is a list of words and no shell; `{image}`, `{digest}`, `{base}`
-and `{base_digest}` in its words are filled in. It is never read from a project's files: those may be anybody's.
+The first table that matches an image applies. A command is a list of words, run without a shell; `{image}`, `{digest}`,
+`{base}` and `{base_digest}` in its words are replaced. It is never read from a project's files, since these are untrusted.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class OnOutdatedInvalid(Invalid):
-    """An `[[on_outdated]]` that can't be read. The server does not start, and nothing is run."""
+    """An invalid `[[on_outdated]]` table. The server does not start, and no command runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildAction:
-    """One table. Exactly one of `command` and `url` is there. Times in microseconds."""
+    """One `[[on_outdated]]` table. Exactly one of `command` and `url` is set. Times in microseconds."""
 
     repository: Glob
     tag: Glob
@@ -55,26 +55,27 @@ class RebuildAction:
     every_us: int = 6 * 3_600_000_000
 
     def words(self, values: Mapping[str, str]) -> list[str]:
-        """The command's words, filled in by `PLACES`."""
+        """Return the command's words with all `PLACES` replaced by their values."""
         return [_place.sub(lambda found: values[found[1]], word) for word in self.command]
 
 
 def action_for(actions: Sequence[RebuildAction], repository: str, tag: str | None) -> RebuildAction | None:
-    """What is done for an image of this name, None for nothing."""
+    """Return the action for an image, None without one."""
     return next(
-        (one for one in actions if one.repository.matches(repository) and (tag is None or one.tag.matches(tag))), None
+        (each for each in actions if each.repository.matches(repository) and (tag is None or each.tag.matches(tag))),
+        None,
     )
 
 
 def parse_on_outdated(tables: Sequence[Mapping[str, object]]) -> tuple[RebuildAction, ...]:
-    """Read the tables. OnOutdatedInvalid names the first fault."""
+    """Read the `[[on_outdated]]` tables. Raises: OnOutdatedInvalid for the first fault."""
     if len(tables) > MAX_ACTIONS:
         raise OnOutdatedInvalid(f"{len(tables)} [[on_outdated]]; at most {MAX_ACTIONS} are allowed")
     return tuple(_parse(f"on_outdated {number}", table) for number, table in enumerate(tables, start=1))
 
 
 def token_of(variable: str, text: str) -> str:
-    """A bearer token as a header carries it, of what a variable holds. OnOutdatedInvalid, without a word of it."""
+    """Return the bearer token of a variable's value, valid in a header. Raises: OnOutdatedInvalid, without the value."""
     token = text.strip()
     if not token or not all("!" <= character <= "~" for character in token):
         raise OnOutdatedInvalid(

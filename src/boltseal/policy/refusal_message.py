@@ -1,6 +1,6 @@
 """The messages of refused pushes and deletes: values in, one line out. Pure.
 
-People read the line inside `docker push` or `skopeo copy`: the present state, since when and by whom, what the request
+People read the line inside `docker push` or `skopeo copy`: the present state with its date and user, what the request
 was, and what to do. Digests are shortened to twelve digits unless the reader needs all of them. Every value is of a
 parsed type or cleaned here (actors), so that no line can contain a control character.
 """
@@ -8,18 +8,16 @@ parsed type or cleaned here (actors), so that no line can contain a control char
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.globs import parse_repository_glob, parse_tag_glob
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import Mode, Rule
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MAX_NAMED: Final = 3
 """Tags that a line names; the others are counted."""
@@ -57,7 +55,7 @@ class SomeTags:
 
 @dataclass(frozen=True, slots=True)
 class SealedBinding:
-    """The seal of a tag: its digest, since when and by whom, and how long the bytes are kept (`str(Keep)`).
+    """The seal of a tag: its digest, its time, the user who sealed it, and how long the bytes are kept (`str(Keep)`).
 
     `changed_us`: when the tag's row last changed (of a tombstone: when it was deleted). Times: microseconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""Tell which upstream tags look like a release: when one of those moves it is an alarm. Pure.
+"""Recognize upstream tags that look like a release, for which a move is an alarm. Pure.
 
 An upstream does not say which of its tags are immutable. By the custom of publishers:
 

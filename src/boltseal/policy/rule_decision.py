@@ -1,7 +1,8 @@
-"""Which rule decides about a name, and why.
+"""Find the rule that applies to a tag. Pure.
 
-The user's rules in their order, then the built-in ones, then: sealed, kept for ever. Every accepted push asks
-this anew; what a name already is (a floating tag may become sealed, never the other way) is judged elsewhere.
+The user's rules apply in order, then the built-in ones; the last of these seals every tag and keeps its bytes for ever. The
+decision is made anew for every push. `seal` combines it with the present state of the tag: a floating tag may become sealed,
+never the reverse.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from boltseal.policy.rules import BUILT_IN_DEFAULT, BUILT_IN_FLOATING, BUILT_IN_
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What holds for a name published now, and the rule that says so."""
+    """The rule that applies to a tag published now."""
 
     rule: Rule
 
     @property
     def mode(self) -> Mode:
-        """Sealed, floating or append-only."""
+        """Whether the tag is sealed, floating or append-only."""
         return self.rule.mode
 
     @property
     def keep(self) -> Keep:
-        """How long its bytes are kept once it is sealed."""
+        """How long the tag's bytes are kept after it is sealed."""
         return self.rule.keep
 
     @property
     def why(self) -> str:
-        """The rule in words, for `boltseal rules test` and for refusals."""
+        """The rule as a text, for `boltseal rules test` and for refusals."""
         if self.rule.number:
             return f"rule {self.rule.number} ({self.rule})"
         if self.rule is BUILT_IN_DEFAULT:
@@ -39,7 +40,7 @@ class Decision:
 
 
 def decide(rules: RuleSet, repository: str, tag: str) -> Decision:
-    """The first rule that matches the name. There always is one: the last built-in rule matches every name."""
+    """Return the first rule that matches a tag. The last built-in rule matches every tag."""
     for rule in rules.user:
         if rule.matches(repository, tag):
             return Decision(rule)
@@ -50,7 +51,7 @@ def decide(rules: RuleSet, repository: str, tag: str) -> Decision:
 
 
 def signature_subject(tag: str) -> Digest | None:
-    """The digest that a signature tool's tag speaks of: of `sha256-<64 hex>.sig`, sha256:<64 hex>.
+    """Return the digest in a signature tool's tag: sha256:<64 hex> for `sha256-<64 hex>.sig`.
 
     None for every other tag. Also of the referrers fallback tag of the distribution spec, which has no suffix.
     """

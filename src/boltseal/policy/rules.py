@@ -35,7 +35,7 @@ class RuleInvalid(Invalid):
 
 
 class Mode(StrEnum):
-    """What may happen to a published tag."""
+    """The mode of a rule: whether a published tag may move."""
 
     SEALED = "sealed"
     """It resolves to one digest for ever."""
@@ -56,7 +56,7 @@ class Keep:
 
     @classmethod
     def parse(cls, text: str) -> Keep:
-        """Read "forever", "deletable" or a number of days such as "365d"; RuleInvalid for anything else."""
+        """Parse "forever", "deletable" or a number of days such as "365d". Raises: RuleInvalid."""
         if text == "forever":
             return FOREVER
         if text == "deletable":
@@ -74,7 +74,7 @@ class Keep:
         return f"{self.days}d" if self.days else "deletable"
 
     def until(self, sealed_us: int) -> int | None:
-        """When the protection of bytes sealed at `sealed_us` ends by itself (both microseconds since the epoch).
+        """Return when the protection of bytes sealed at `sealed_us` ends by itself (both microseconds since the epoch).
 
         None where no day is stated: what is kept for ever, and what is deletable.
         """
@@ -87,7 +87,7 @@ DELETABLE: Final = Keep(0)
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. `number` is its place in the configuration, from 1; 0 for the built-in ones."""
+    """One rule. `number`: its position in the configuration, from 1; 0 for built-in rules."""
 
     repository: Glob
     tag: Glob
@@ -230,7 +230,7 @@ def _unknown_key(key: str) -> str:
 
 
 def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule], budget: Budget) -> None:
-    """Fail closed: a rule that can never apply is an error, and so is one for which the search ended without an answer."""
+    """Check that each rule can apply. Raises: RuleInvalid, also when the search ends without an answer."""
     covers = covering((rule.repository, rule.tag), [(other.repository, other.tag) for other in earlier], budget)
     if covers is None:
         return

@@ -34,7 +34,7 @@ Names = tuple[Glob, Glob]
 
 
 class TooComplex(Invalid):
-    """Whether a rule can be reached could not be found out within MAX_STEPS."""
+    """The search whether a rule can apply was stopped after MAX_STEPS."""
 
 
 class Budget:
@@ -44,20 +44,20 @@ class Budget:
         self.left = steps
 
     def spend(self, steps: int) -> None:
-        """So many steps more."""
+        """Count further steps. Raises: TooComplex when the budget is used up."""
         self.left -= steps
         if self.left < 0:
             raise TooComplex(
-                "the globs of this rule and of those before it are too many and too entangled to tell "
+                "the globs of this rule and of those before it are too many and too complex to find out "
                 "whether it can ever apply; use fewer stars, or put it further up"
             )
 
 
 def covering(names: Names, earlier: Sequence[Names], budget: Budget) -> tuple[int, ...] | None:
-    """Which of the `earlier` names together hold all of `names`; None when some pair escapes them.
+    """Return which `earlier` names together match all of `names`; None when they miss a pair.
 
-    The answer holds indices into `earlier` in rising order, none of which could be left out (unless the
-    budget ended while looking for the shortest explanation). It is empty when `names` hold no valid pair.
+    The result has indices into `earlier` in rising order. None of them could be left out, unless the budget ended during
+    the search for the shortest explanation. It is empty when no valid pair matches `names`.
     """
     if _escapes(names, earlier, budget):
         return None
@@ -73,7 +73,7 @@ def covering(names: Names, earlier: Sequence[Names], budget: Budget) -> tuple[in
 
 
 def _escapes(names: Names, earlier: Sequence[Names], budget: Budget) -> bool:
-    """True when a valid pair is in `names` and in none of `earlier`."""
+    """Return whether `names` match a valid pair that none of `earlier` matches."""
     repository, tag = names
     if _an_example_escapes(names, earlier):
         return True
@@ -89,7 +89,7 @@ def _escapes(names: Names, earlier: Sequence[Names], budget: Budget) -> bool:
 
 
 def _an_example_escapes(names: Names, earlier: Sequence[Names]) -> bool:
-    """A look at one pair before all of them: most rules can be reached, and most pairs show it."""
+    """Test one example pair before the full search, since one pair shows for most rules that they can apply."""
     repository, tag = (_example(glob) for glob in names)
     try:
         Repository(repository), Tag(tag)
@@ -99,13 +99,13 @@ def _an_example_escapes(names: Names, earlier: Sequence[Names]) -> bool:
 
 
 def _example(glob: Glob) -> str:
-    """A word in the glob, not always a valid name: for a star "z", else the last character in the alphabet."""
+    """Return a text that the glob matches, not always a valid name: "z" for a star, else the last possible character."""
     return "".join("z" if step.repeat else max(step.characters) for step in glob.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """Which names are valid: a deterministic automaton that starts in state 0, and a length limit."""
+    """The grammar of valid names: a deterministic automaton that starts in state 0, and a length limit."""
 
     characters: str
     next_state: Callable[[int, str], int | None]
@@ -127,12 +127,12 @@ _SEPARATORS: Mapping[tuple[int, str], int] = {
 
 
 def _next_in_repository(state: int, character: str) -> int | None:
-    """States: 0 a component must begin, 1 after a letter or digit, 2 after ".", 3 "_", 4 "__", 5 dashes."""
+    """Return the next state. 0: a component must begin; 1: after a letter or digit; 2: ".", 3: "_", 4: "__", 5: dashes."""
     return 1 if character in _ALNUM else _SEPARATORS.get((state, character))
 
 
 def _next_in_tag(state: int, character: str) -> int | None:
-    """States: 0 the tag must begin, 1 within it."""
+    """Return the next state. 0: the tag must begin; 1: inside the tag."""
     return None if state == 0 and character in ".-" else 1
 
 
@@ -143,7 +143,7 @@ TAG: Final = Grammar(string.ascii_letters + string.digits + "._-", _next_in_tag,
 
 
 def _walk(glob: Glob, others: Sequence[Glob], grammar: Grammar, budget: Budget) -> Iterator[frozenset[int]]:
-    """For valid names in `glob`: which of `others` match them too. Repeats and supersets may be left out."""
+    """Yield, for valid names that `glob` matches, which of `others` match them too. Repeats and supersets may be left out."""
     positions = _Positions(others)
     moves = _moves(glob, positions, grammar)
     end = len(glob.steps)
@@ -153,7 +153,7 @@ def _walk(glob: Glob, others: Sequence[Glob], grammar: Grammar, budget: Budget) 
         reached: list[tuple[int, int, int]] = []
         for state, at, held in frontier:
             if held not in seen.get((state, at), (held,)):
-                continue  # a walk just as long, from which more can escape, came to the same place after it
+                continue  # a later walk of equal length reached this place, and fewer globs match it
             for next_state, places, advance, stay in moves[at].get(state, ()):
                 next_held = positions.step(held, advance, stay)
                 for place in places:
@@ -179,7 +179,7 @@ _Move = tuple[int, tuple[int, ...], int, int]
 
 
 def _moves(glob: Glob, positions: _Positions, grammar: Grammar) -> list[dict[int, list[_Move]]]:
-    """For each place in the glob and state of the grammar, the moves that differ, whatever the character."""
+    """Return the distinct moves for each place in the glob and state of the grammar."""
     states = range(grammar.states)
     table: list[dict[int, list[_Move]]] = []
     for at in range(len(glob.steps) + 1):
@@ -202,16 +202,16 @@ def _moves(glob: Glob, positions: _Positions, grammar: Grammar) -> list[dict[int
 
 
 def _rest(glob: Glob, at: int) -> Iterator[int]:
-    """The places where a walk that came to `at` may stand: a star may be passed without a character."""
+    """Yield the possible places of a walk that reached `at`: a star may match no character."""
     yield at
     if at < len(glob.steps) and glob.steps[at].repeat:
         yield at + 1
 
 
 class _Positions:
-    """Where several globs can stand, all at once: glob i has the bits base(i) ... base(i) + its steps.
+    """The possible positions in several globs as one bit mask: glob i has the bits base(i) ... base(i) + its steps.
 
-    No two stars stand side by side in a parsed glob, so that one shift passes over all of them.
+    A parsed glob has no two adjacent stars, so that one shift passes over all stars.
     """
 
     def __init__(self, globs: Sequence[Glob]) -> None:
@@ -235,10 +235,10 @@ class _Positions:
         self.start = bases | (bases & self._stars) << 1
 
     def step(self, held: int, advance: int, stay: int) -> int:
-        """The bits after one more character, whose masks are given."""
+        """Return the mask after one more character. `advance`, `stay`: the masks of the character."""
         held = (held & advance) << 1 | held & stay
         return held | (held & self._stars) << 1
 
     def matched(self, held: int) -> frozenset[int]:
-        """The globs that match what was read."""
+        """Return the globs that match the characters read so far."""
         return frozenset(index for index, end in enumerate(self._ends) if held & end)

@@ -40,7 +40,7 @@ class UpstreamAnswer:
 
 @dataclass(frozen=True, slots=True)
 class KnownTag:
-    """The state of a mirrored tag. `serves` None: nothing is served, since `held` was never accepted.
+    """The state of a mirrored tag. `serves`: the manifest that is served; None: none, since `held` was never accepted.
 
     `held`: the upstream's present manifest, not accepted, since `held_us`. `gone_us`: since when the upstream reports that
     the tag does not exist. `changes`: recorded changes since `changes_since_us`.
@@ -62,8 +62,8 @@ class MoveChange(StrEnum):
     ACCEPTED = "accepted"
 
 
-TOLD: Final = "told"
-"""The key of an entry's extra that holds the event to report."""
+EVENT_KEY: Final = "told"
+"""The key of an entry's extra for the event to report."""
 
 
 class MoveEvent(StrEnum):
@@ -77,19 +77,22 @@ class MoveEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MoveDecision:
-    """`known`: the new state. `change`: the entry to write, None for none. `entry`: its manifest, None: the tag is gone."""
+    """The result of `judge`. `known`: the new state. `change`: the kind of entry to write, None for no entry.
+
+    `entry`: the manifest in the entry, None when the tag is gone. `event`: the event to report. `reason`: of the entry.
+    """
 
     known: KnownTag
     change: MoveChange | None = None
     entry: UpstreamAnswer | None = None
-    told: MoveEvent = MoveEvent.NOTHING
+    event: MoveEvent = MoveEvent.NOTHING
     reason: str = ""
 
 
 def judge(
     known: KnownTag | None, answer: UpstreamAnswer | None, terms: MoveTerms, now_us: int, on_gone: OnGone = OnGone.ALERT
 ) -> MoveDecision:
-    """Decide about one answer. `known` None: never seen. `answer` None: the upstream has no such tag."""
+    """Decide about one answer of the upstream. `known` None: never seen. `answer` None: the upstream has no such tag."""
     if known is None:
         known = KnownTag(None, changes_since_us=now_us)
         if answer is None:
@@ -98,8 +101,8 @@ def judge(
         judged = _hold(known, answer, terms, now_us) if held else _follow(known, answer, MoveEvent.NOTHING)
     else:
         judged = _again(known, answer, terms, now_us)
-        if judged.told is MoveEvent.GONE and on_gone is OnGone.SERVE:
-            judged = replace(judged, told=MoveEvent.NOTHING)
+        if judged.event is MoveEvent.GONE and on_gone is OnGone.SERVE:
+            judged = replace(judged, event=MoveEvent.NOTHING)
     return judged if judged.change is None else _counted(known, judged, now_us)
 
 
@@ -127,9 +130,9 @@ def _again(known: KnownTag, answer: UpstreamAnswer | None, terms: MoveTerms, now
     return _follow(known, answer, MoveEvent.MOVED if terms.on_move is OnMove.ALERT else MoveEvent.NOTHING)
 
 
-def _follow(known: KnownTag, answer: UpstreamAnswer, told: MoveEvent) -> MoveDecision:
+def _follow(known: KnownTag, answer: UpstreamAnswer, event: MoveEvent) -> MoveDecision:
     return MoveDecision(
-        replace(known, serves=answer, held=None, held_us=None, gone_us=None), MoveChange.OBSERVED, answer, told
+        replace(known, serves=answer, held=None, held_us=None, gone_us=None), MoveChange.OBSERVED, answer, event
     )
 
 
@@ -147,7 +150,7 @@ def _hold(known: KnownTag, answer: UpstreamAnswer, terms: MoveTerms, now_us: int
 
 
 def accept(known: KnownTag, now_us: int) -> MoveDecision | None:
-    """Somebody accepts what is held back; None: nothing is."""
+    """Return the decision when an administrator accepts the held digest; None when no digest is held."""
     if known.held is None:
         return None
     judged = MoveDecision(replace(known, serves=known.held, held=None, held_us=None), MoveChange.ACCEPTED, known.held)
@@ -167,12 +170,12 @@ def _count(known: KnownTag, now_us: int) -> KnownTag:
 
 def _until(terms: MoveTerms) -> str:
     if terms.cooldown_us is None:
-        return "held until somebody accepts it"
-    return f"held until somebody accepts it, or for {format_duration(terms.cooldown_us)}"
+        return "held until an administrator accepts it"
+    return f"held until an administrator accepts it, or for {format_duration(terms.cooldown_us)}"
 
 
 class ServedAnswer(StrEnum):
-    """What a client gets of a tag."""
+    """Whether a client gets a mirrored tag, and why not."""
 
     SERVED = "served"
     WITHDRAWN = "withdrawn"
@@ -181,7 +184,7 @@ class ServedAnswer(StrEnum):
 
 
 def answer_of(known: KnownTag, on_gone: OnGone) -> ServedAnswer:
-    """Whether what stands here is served."""
+    """Return whether a tag is served to clients."""
     if known.gone_us is not None and (known.serves is None or on_gone is OnGone.STOP):
         return ServedAnswer.UNKNOWN if known.serves is None else ServedAnswer.WITHDRAWN
     if known.serves is None:
@@ -189,14 +192,17 @@ def answer_of(known: KnownTag, on_gone: OnGone) -> ServedAnswer:
     return ServedAnswer.SERVED
 
 
-def warning_of(known: KnownTag, said: UpstreamAnswer | None) -> str | None:
-    """Why what is served is not what upstream says now; None where it is. `said`: its answer just now, None: not asked."""
+def warning_of(known: KnownTag, answer: UpstreamAnswer | None) -> str | None:
+    """Return why the served digest differs from the upstream's; None when it does not.
+
+    `answer`: the upstream's present answer, None when it was not asked.
+    """
     if known.serves is None:
         return None
     if known.gone_us is not None:
-        return "upstream says that it is not there any more; served as it was"
+        return "the upstream reports that the tag no longer exists; serving the last digest"
     if known.held is not None:
-        return f"upstream says {known.held.digest.short}, which is held until somebody accepts it; served as it was"
-    if said is not None and said.digest != known.serves.digest:
-        return f"upstream changed it more than {MAX_CHANGES} times today; served as it was written down last"
+        return f"upstream has {known.held.digest.short}, which is held until an administrator accepts it; serving the old digest"
+    if answer is not None and answer.digest != known.serves.digest:
+        return f"upstream changed the tag more than {MAX_CHANGES} times today; serving the last recorded digest"
     return None

@@ -80,8 +80,10 @@ Word = TypeVar("Word", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class MoveTerms:
-    """What holds for one upstream tag. `cooldown_us`: a held move is served that long after it was first seen; None: never
-    by itself."""
+    """The terms for one upstream tag. `cooldown_us`: a held digest is served this long after it was first seen.
+
+    None: only after an administrator accepted it.
+    """
 
     on_move: OnMove
     first_seen: FirstSeen = FirstSeen.SERVE
@@ -90,7 +92,7 @@ class MoveTerms:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRule:
-    """One `[[upstream.rule]]`. The globs are over the names that upstream knows. `on_move` None: by how the tag looks."""
+    """One `[[upstream.rule]]`. The globs match the upstream's names. `on_move` None: depends on the form of the tag."""
 
     repository: Glob
     tag: Glob
@@ -99,17 +101,17 @@ class UpstreamRule:
     cooldown_us: int | None = None
 
     def matches(self, repository: Repository, tag: Tag) -> bool:
-        """True when both globs match the whole of their names."""
+        """Return whether both globs match."""
         return self.repository.matches(repository) and self.tag.matches(tag)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamTerms:
-    """One `[[upstream]]`, as configured. See the README's table of settings for what each means.
+    """One `[[upstream]]` table. The README's table of settings describes the keys.
 
-    `authority`: the host, perhaps with a port, that is asked (`docker.io` for the hub, which client/ knows the address of).
-    `plain_http`: it is asked without TLS. `fresh_us`: how long an answer of upstream's is not asked for again.
-    `reserve`: requests left at which only what clients wait for is asked. `keep_for_us`, `keep_bytes`: None: no limit.
+    `authority`: host and optional port (`docker.io` for Docker Hub; `client` knows its address). `plain_http`: without TLS.
+    `fresh_us`: how long an answer of the upstream is valid. `reserve`: when the upstream's rate limit leaves only this many
+    requests, boltseal sends only those that clients wait for. `keep_for_us`, `keep_bytes`: None for no limit.
     """
 
     name: str
@@ -130,7 +132,7 @@ class UpstreamTerms:
     rules: tuple[UpstreamRule, ...] = ()
 
     def decide(self, repository: Repository, tag: Tag) -> MoveTerms:
-        """What holds for a tag of upstream's (`repository`: as upstream knows it): the first rule that matches decides."""
+        """Return the terms for an upstream tag, by the first rule that matches. `repository`: the upstream's name."""
         default = OnMove.ALERT if looks_like_release(tag) else OnMove.FOLLOW
         for rule in self.rules:
             if rule.matches(repository, tag):
@@ -139,7 +141,7 @@ class UpstreamTerms:
 
 
 def parse_upstreams(tables: Sequence[Mapping[str, object]]) -> tuple[UpstreamTerms, ...]:
-    """Read the `[[upstream]]` tables of a configuration. UpstreamInvalid names the first that is wrong."""
+    """Read the `[[upstream]]` tables of a configuration. Raises: UpstreamInvalid for the first fault."""
     if len(tables) > MAX_UPSTREAMS:
         raise UpstreamInvalid(f"{len(tables)} upstreams; at most {MAX_UPSTREAMS} are allowed")
     found: list[UpstreamTerms] = []
@@ -163,7 +165,7 @@ def _refuse_both(where: str, terms: UpstreamTerms, other: UpstreamTerms) -> None
 
 
 class _Table:
-    """One table of the configuration, whose values are asked for by kind."""
+    """One table of the configuration, with typed access to its values."""
 
     def __init__(self, where: str, table: Mapping[str, object], keys: Sequence[str]) -> None:
         self.where = where
@@ -175,7 +177,7 @@ class _Table:
                 raise UpstreamInvalid(f"{where}: unknown key {quote(key)}{hint} (there are {', '.join(keys)})")
 
     def wrong(self, key: str, expected: str) -> UpstreamInvalid:
-        """What is said of a value."""
+        """Return the error for a wrong value of `key`."""
         return UpstreamInvalid(f"{self.where}: {key} is {quote(str(self._table[key]))}; expected {expected}")
 
     def text(self, key: str) -> str | None:
@@ -267,7 +269,7 @@ def _parse(table: _Table) -> UpstreamTerms:
 
 
 def _address(table: _Table, name: str) -> tuple[str, bool]:
-    """The host, with a port where it has one, and whether it is asked without TLS."""
+    """Return the host with an optional port, and whether requests go without TLS."""
     url = table.text("url")
     if url is None:
         return name, False

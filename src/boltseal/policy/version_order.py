@@ -1,7 +1,7 @@
-"""Which of a repository's tags is a newer version of one: same form, same suffix, higher numbers. Pure.
+"""Find tags that are newer versions of a tag: same form, same suffix, higher numbers. Pure.
 
-`1.25.3-alpine` and `1.26.0-alpine` are versions of one line; `1.26.0`, `1.26-alpine` and `1.26.0-rc1` are others: another
-variant, another precision, another stage. What has no numbers in front is no version.
+`1.25.3-alpine` and `1.26.0-alpine` are versions of one line. `1.26.0`, `1.26-alpine` and `1.26.0-rc1` belong to other lines:
+another variant, another precision, another stage. A tag that does not begin with numbers is not a version.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from boltseal.oci.reference import Tag
 
 _VERSION: Final = re.compile(r"(?P<lead>[vV]?)(?P<numbers>[0-9]{1,9}(?:\.[0-9]{1,9}){0,3})(?P<suffix>.*)", re.ASCII)
 _STAMP: Final = 10_000_000
-"""A first number from here on is a date or a build number, and no version's."""
+"""A first number of at least this value is a date or a build number, not a version."""
 
 
 class Version(NamedTuple):
-    """A tag taken apart. `line` is what versions that can be compared have in common."""
+    """A parsed version. Versions are comparable if their `line` is equal."""
 
     numbers: tuple[int, ...]
     line: tuple[str, str, int]
 
 
 class Newer(NamedTuple):
-    """The newest version with the same first number, and the newest of all; None where there is none that is newer."""
+    """The newest version with the same first number, and the newest of all; None without a newer one."""
 
     same_major: Tag | None
     any_major: Tag | None
 
 
 def version_of(tag: Tag) -> Version | None:
-    """The version that a tag is, None for one that is none."""
+    """Parse a tag as a version; None when it is not one."""
     found = _VERSION.fullmatch(tag)
     if found is None:
         return None
@@ -46,7 +46,7 @@ def version_of(tag: Tag) -> Version | None:
 
 
 def newer(tag: Tag, tags: Iterable[Tag]) -> Newer:
-    """The versions of the same line that come after `tag`."""
+    """Return the newest versions after `tag` in its line."""
     now = version_of(tag)
     if now is None:
         return Newer(None, None)

@@ -5,8 +5,8 @@
 
 The journal is on the disk before the first edit, so that a run after a kill or a power cut can undo the edits:
 
-1. Every file must be as it was before the edits or as they left it. If one is neither, somebody edited it since, and
-   nothing is restored.
+1. Every file must be as it was before the edits or as they left it. If one is neither, it was edited since, and nothing
+   is restored.
 2. The lock likewise; while it is being written (stage `locking`) it may be anything. No path may lead out of the project.
 3. What differs is written back, all files or none. 4. The journal is removed.
 """
@@ -75,7 +75,7 @@ class JournalRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restored(NamedTuple):
-    """What a restoration did. `refused`: the files that somebody edited since, because of which nothing was restored."""
+    """What a restoration did. `refused`: files that were edited since the journal; if there are any, nothing was restored."""
 
     files: tuple[str, ...]
     refused: tuple[str, ...] = ()

@@ -8,35 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockedImage, key_in, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from boltseal.project.image_references import ImageReference
 
-if TYPE_CHECKING:  # with a lock no registry is asked, so the client need not be loaded
-    from boltseal.client.registry_client import Resolved
-
 
 class PinStatus(StrEnum):
     """What happens to an image reference."""
 
     PINNED = "pinned"
-    """Its digest is or would be written."""
+    """The digest is or would be written."""
     UNPINNED = "unpinned"
-    """Its digest is or would be removed."""
+    """The digest is or would be removed."""
     UNCHANGED = "unchanged"
-    """It already has the right digest."""
+    """The reference already has the right digest."""
     LOCAL_BUILD = "local-build"
-    """It is built here, so it has no digest in a registry."""
+    """The image is built here, so it has no digest in a registry."""
     NOT_LOCKED = "not-locked"
-    """The lock does not contain it."""
+    """The lock does not contain the reference."""
     NO_PLACE = "no-place"
     """A digest can't be written there safely; a generated file may pin it."""
     UNKNOWN = "unknown"
-    """Its tag could not be resolved."""
+    """The tag could not be resolved."""
 
 
 class Pin(NamedTuple):

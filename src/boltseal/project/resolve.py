@@ -24,7 +24,7 @@ from boltseal.client.ledger_trust import LedgerCheck, TrustStatus
 from boltseal.client.registry_client import LastEvent, RegistryClient, Resolved
 from boltseal.client.transport import Transport
 from boltseal.errors import BoltsealError, Denied
-from boltseal.ledger.audit import GOES
+from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.entry import CHANGES, parse
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.lockfile.document import LockedPlatform
@@ -146,7 +146,7 @@ class Resolver:
                         lines = [line async for line in client.history(reference.repository, reference.tag)]
                     changes = [(index, one) for index, line in lines if (one := parse(line)).kind in CHANGES]
                     index, last = changes[-1] if changes else (0, None)
-                    if last is not None and last.kind not in GOES and last.digest == str(digest):
+                    if last is not None and last.kind not in REMOVALS and last.digest == str(digest):
                         return index
                 except BoltsealError:  # the entry is optional in a lock
                     return None

@@ -68,7 +68,7 @@ class TagMove:
         return "a tag that should never move" if self.source is MoveSource.NAME else "its sealed tag"
 
     def since(self, now_us: int) -> str:
-        """Return when and by whom, after a comma; "" if unknown."""
+        """Return the time and user of the move, after a comma; "" if unknown."""
         if self.moved_us is None:
             return ""
         text = f", on {time_text(self.moved_us)} ({age(self.moved_us, now_us)} ago)"

@@ -12,15 +12,17 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
+import httpx2
 import structlog
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
-from boltseal.events import TagHeld, TagMoved, TagRefused
+from boltseal.events import Event, TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
 from boltseal.notify.receivers import Notifier, build_dispatcher
 from boltseal.oci.reference import Reference
@@ -42,19 +44,21 @@ from boltseal.server.auth.tokens import Tokens
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.retention import retain
-from boltseal.server.mirror.upstream_limits import upstream_gauges
+from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import build_mirror, build_upstreams
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.readiness import Readiness, readiness
+from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.registry.signer import Signer
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
-from boltseal.server.settings import registry_name
+from boltseal.server.settings import Settings, registry_name
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
+from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
@@ -62,16 +66,6 @@ from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.storage.users import UserFile
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
-
-if TYPE_CHECKING:
-    import httpx2
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from boltseal.events import Event
-    from boltseal.server.mirror.upstream_limits import Tell
-    from boltseal.server.registry.refusals import RefusedWrite
-    from boltseal.server.settings import Settings
-    from boltseal.server.storage.coordination.protocol import Leases
 
 METRICS_PATH: Final = "/metrics"
 TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
@@ -91,7 +85,7 @@ class Application(Starlette):
         reload: Callable[[], Settings] | None,
         observer: RequestLog,
         witness_app: httpx2.AsyncBaseTransport | None,
-        on_event: Tell,
+        on_event: EventHandler,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -139,7 +133,7 @@ class Application(Starlette):
             database=store.database,
             locks=self._locks,
             clock=self._clock,
-            tell=self._handle_event,
+            on_event=self._handle_event,
             check_disk=lambda wanted_bytes: self._disk_reserve().check(wanted_bytes),
             read_only=lambda: _read_only(self._settings, store),
             count=self._observer.totals.count,
@@ -357,7 +351,7 @@ def create_app(
     access_log: Write | None = None,
     run: Path | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
-    on_event: Tell | None = None,
+    on_event: EventHandler | None = None,
 ) -> Starlette:
     """Return the application of one process. Its lifespan opens and closes `settings.server.data`.
 

@@ -17,9 +17,10 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from boltseal.config import ConfigInvalid, environment
@@ -31,9 +32,6 @@ from boltseal.policy.rebuild_actions import OnOutdatedInvalid
 from boltseal.policy.rules import RuleInvalid
 from boltseal.policy.upstreams import UpstreamInvalid
 from boltseal.server.settings import ENV_PREFIX, ENV_SEPARATOR, ServerSettings, Settings
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 DEFAULT_FILE: Final = Path("/etc/boltseal/boltseal.toml")
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 import structlog
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the parent process runs without HTTP code
     from boltseal.server.api.access_log import AccessLogLine
 
 Event: TypeAlias = MutableMapping[str, Any]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from boltseal.client.credentials import Credentials, SingleLogin
 from boltseal.client.hosts import api_host, host_name
@@ -20,18 +20,14 @@ from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.last_pull import LastPulls
 from boltseal.server.mirror.push_proxy import PushProxy
-from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
 from boltseal.server.mirror.upstream_lists import UpstreamLists
 from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
-
-if TYPE_CHECKING:
-    from boltseal.server.mirror.upstream_limits import Tell
-    from boltseal.server.registry import Registry
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
-    from boltseal.server.storage.metadata.protocol import Metadata
-
+from boltseal.server.registry import Registry
+from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.metadata.protocol import Metadata
 
 # A client waits for each of these requests, and the store may have an older answer.
 TIMEOUT_S: Final = 10.0
@@ -69,19 +65,21 @@ def build_mirror(
     locks: InterprocessLock,
     *,
     clock: Callable[[], int],
-    tell: Tell,
+    on_event: EventHandler,
     check_disk: Callable[[int], None],
     read_only: Callable[[], str | None],
     count: Callable[[str], None],
 ) -> MirrorServices:
     """Return the mirror and the push proxy over one registry and its upstreams.
 
-    `locks`: shared by all processes of the store. `tell`: takes the events of upstreams and their tags. `check_disk`:
+    `locks`: shared by all processes of the store. `on_event`: receives the events of upstreams and their tags. `check_disk`:
     raises ReserveReached when that many more bytes do not fit. `read_only`: returns why nothing may be written, or None.
     `count`: counts an event by name.
     """
-    limits = UpstreamLimits(registry.upstreams, clock=clock, tell=tell)
-    tags = UpstreamTags(registry.observations, limits, locks, clock=clock, tell=tell, read_only=read_only, count=count)
+    limits = UpstreamLimits(registry.upstreams, clock=clock, on_event=on_event)
+    tags = UpstreamTags(
+        registry.observations, limits, locks, clock=clock, on_event=on_event, read_only=read_only, count=count
+    )
     mirror = Mirror(
         upstreams=upstreams,
         tags=tags,

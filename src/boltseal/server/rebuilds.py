@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import httpx2
 import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.document_cache import DocumentCache
@@ -28,6 +29,7 @@ from boltseal.commands.rebuild_loop import rebuild_outdated
 from boltseal.commands.registry_images import registry_images
 from boltseal.config import secret_variable
 from boltseal.errors import BoltsealError, Denied
+from boltseal.events import BaseOutdated
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.reference import Repository
 from boltseal.policy.grants import Grants
@@ -49,18 +51,13 @@ from boltseal.server.auth.access import Access
 from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
+from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry.records import LedgerRecord
+from boltseal.server.settings import Settings
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.users import UserFile
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from boltseal.events import BaseOutdated
-    from boltseal.server.mirror.cache import Mirror
-    from boltseal.server.mirror.push_proxy import PushProxy
-    from boltseal.server.settings import Settings
-    from boltseal.server.store_factory import OpenStore
+from boltseal.server.store_factory import OpenStore
 
 FOLDER: Final = "outdated"
 FIRST_S: Final = 60.0
@@ -192,7 +189,7 @@ class RebuildScheduler:
             self._clock,
             record=self._record,
             tokens=self._tokens,
-            tell=self._on_outdated,
+            on_outdated=self._on_outdated,
         )
         try:
             with DocumentCache(self._state, now_us=self._clock()) as learned:

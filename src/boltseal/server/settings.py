@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from boltseal.ledger.note import COSIGNATURE, KeyInvalid, VerifierKey
 from boltseal.policy.globs import GlobInvalid, parse_repository_glob
 from boltseal.policy.grants import Grants, parse_grants
-from boltseal.policy.name_resolution import NameResolver, parse_leads
+from boltseal.policy.name_resolution import NameResolver, name_resolver
 from boltseal.policy.notifications import NotifySettings, parse_notify
 from boltseal.policy.quotas import Quotas, parse_quotas
 from boltseal.policy.rebuild_actions import RebuildAction, parse_on_outdated
@@ -279,7 +279,7 @@ class Settings(BaseSettings):
     def name_resolver(self) -> NameResolver:
         """Resolves repository names to local repositories or upstreams."""
         namespaces = [parse_repository_glob(text) for text in self.local.namespaces]
-        return parse_leads(self.upstreams, namespaces, self.own_names)
+        return name_resolver(self.upstreams, namespaces, self.own_names)
 
     @property
     def keys(self) -> Path:

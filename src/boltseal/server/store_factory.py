@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -27,6 +26,7 @@ from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
 from boltseal.server.registry.quota_checks import QuotaChecks
 from boltseal.server.registry.sequencer import LedgerFrozen, start_ledger, start_observations
+from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
@@ -36,9 +36,6 @@ from boltseal.server.storage.metadata import ledger_store, queries
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata, Snapshot
 from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
-
-if TYPE_CHECKING:
-    from boltseal.server.settings import Settings
 
 Clock = Callable[[], int]
 

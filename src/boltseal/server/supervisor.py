@@ -38,7 +38,7 @@ from boltseal.server.settings import ListenAddress, Settings
 from boltseal.server.storage.certificate import check_certificate
 from boltseal.server.storage.metrics import RunFolder
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the parent process runs without HTTP code
     from pathlib import Path
 
     from starlette.types import ASGIApp
@@ -173,7 +173,7 @@ def _worker(settings: Settings, reload: Callable[[], Settings], parent: int, run
     os.setpgid(0, 0)
     logs.configure(settings.server.log_level, as_json=as_json)
 
-    from boltseal.server.app import create_app
+    from boltseal.server.app import create_app  # in the worker: the parent process runs without the application
 
     write = logs.access_writer(settings.server.log_level, as_json=as_json)
     return create_app(settings, reload=reload, access_log=write, run=run)

@@ -1,13 +1,15 @@
-"""Images on their way from one place to another: copied, compared, looked at. Nothing unverified is passed on.
+"""Copy, compare and inspect images in registries, layouts, archives and Docker daemons. All content is verified.
 
-places    what a person types: `oci:DIR:TAG`, `docker-archive:FILE`, `docker-daemon:REF`, or a reference
-holders   what a place that gives images does, and one that takes them (protocols)
-remote    a repository of a registry
-layout    a folder in the OCI image layout
-archive   what `docker save` writes and `docker load` reads
-daemon    a Docker daemon, by way of such an archive
-copy      the flow from one to the other
-compare   are two images the same, and what differs
-image     what an image's config says
-inspect   everything there is to see of an image
+locations         parses `oci:DIR:TAG`, `docker-archive:FILE`, `docker-daemon:REF`, or a reference
+connect           opens a location as a source or a target
+protocols         the interfaces of a source and of a target of images
+remote            a repository of a registry
+layout            a folder in the OCI image layout
+archive           an archive of `docker save` and `docker load`
+daemon            a Docker daemon, through such an archive
+copy              copies images from a source to a target
+compare           compares two images and reports the differences
+image_config      parses the config of an image
+inspect           reads platforms, labels, layers, base and signatures of an image
+manifest_bundle   an archive of an image's manifests and configs, without layers
 """

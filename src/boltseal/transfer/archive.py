@@ -1,14 +1,14 @@
-"""What `docker save` writes and `docker load` reads, as a place: a tar archive, with or without an OCI layout in it.
+"""Archives of `docker save` and `docker load` as source and target: tar files with or without an OCI layout.
 
-    oci-layout, index.json      as in `layout`; Docker 25 and newer write them, and so do we: the manifest keeps its digest
+    oci-layout, index.json      as in `layout`; Docker 25 and newer and boltseal write them, so that the digest is kept
     blobs/sha256/HEX            manifests, configs, layers
     manifest.json               Docker's own list: [{"Config": PATH, "RepoTags": [...], "Layers": [PATH, ...]}]
 
-Older archives have only Docker's list and hold no manifest. One is made then, of the config and the layers as they lie
-there, so the same archive always gives the same image, and each layer is compared with the config's diff_ids.
+Older archives have only Docker's list and no manifest. A manifest is then built from the config and the layers in the archive,
+so that the same archive always gives the same image. Each layer is compared with the config's diff_ids.
 
-Reading unpacks into a scratch folder; only plain files under the names above are taken, links inside the archive are
-followed by name, nothing else is. Writing goes to a file beside the archive, which is renamed when it is whole.
+A source is unpacked into a scratch folder. Only plain files with the names above are read; links are followed only to names
+inside the archive. A target is written to a temporary file beside the archive, which is renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 class ArchiveSource(LayoutLocation):
-    """An archive, unpacked."""
+    """An unpacked archive as a source."""
 
     def __init__(self, folder: Path, title: str) -> None:
         super().__init__(folder)
@@ -64,7 +64,7 @@ class ArchiveSource(LayoutLocation):
 
     @classmethod
     async def open(cls, archive: Path, scratch: Path, title: str | None = None) -> ArchiveSource:
-        """Unpack an archive. LocationNotFound, LocationInvalid, ContentDamaged."""
+        """Unpack an archive. Raises: LocationNotFound, LocationInvalid, ContentDamaged."""
         folder = Path(tempfile.mkdtemp(prefix="archive-", dir=scratch))
         named = title or f"docker-archive:{archive}"
         await asyncio.to_thread(_unpack, archive, folder, named)
@@ -113,7 +113,7 @@ def _take_layout(contents: _Contents, folder: Path) -> None:
 
 
 class _Contents:
-    """The files of an archive by name, links followed."""
+    """The files of an archive by name, with links followed."""
 
     def __init__(self, tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], title: str) -> None:
         self._tar = tar
@@ -210,7 +210,7 @@ def _unzipped_digest(path: Path) -> str:
 
 
 class ArchiveTarget:
-    """An archive that is being written; it holds exactly what this copy puts into it."""
+    """An archive that is being written. It contains only what this copy puts into it."""
 
     def __init__(self, archive: Path, *, force: bool = False, title: str | None = None) -> None:
         self.title = title or f"docker-archive:{archive}"
@@ -229,12 +229,12 @@ class ArchiveTarget:
         self._manifests: dict[Digest, Manifest] = {}
         self._named: list[tuple[str | None, Digest]] = []
 
-    async def meaning(self, name: str) -> Digest | None:
-        """Nothing: it is new."""
+    async def current_digest(self, name: str) -> Digest | None:
+        """Return None, since a new archive has no names."""
         return None
 
     async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
-        """One blob after the other, since they lie one behind the other."""
+        """Append a blob. A lock allows one blob at a time, since a tar archive is sequential."""
         async with self._writing:
             if descriptor.digest in self._held:
                 return BlobTransfer.PRESENT
@@ -246,7 +246,7 @@ class ArchiveTarget:
         return BlobTransfer.SENT
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
-        """A blob; a name is written into the lists when the archive is closed."""
+        """Append a manifest's blob. `close` writes the names into the lists."""
         async with self._writing:
             if digest not in self._held:
                 self._member(_path(digest), manifest.raw)
@@ -262,7 +262,7 @@ class ArchiveTarget:
             raise LocationUnavailable(f"{self.title} can't be written: {error.strerror}") from error
 
     async def close(self, *, complete: bool) -> None:
-        """Write the lists and put the archive in its place; what is not complete is taken away."""
+        """Write the lists and rename the archive to its path. An incomplete archive is deleted."""
         try:
             if complete:
                 self._lists()
@@ -302,7 +302,7 @@ class ArchiveTarget:
         self._member("manifest.json", json.dumps(listed).encode())
 
     def _image(self, manifest: Manifest) -> Manifest | None:
-        """The image that Docker's list names: of an index the one for this machine, since the list knows no platforms."""
+        """Return the image for Docker's list: of an index the one for this machine, since the list has no platforms."""
         if not manifest.is_index:
             return manifest
         machine = _ARCHITECTURES.get(platform.machine(), platform.machine())

@@ -1,15 +1,15 @@
-"""Are two images the same, and if not, what differs and why.
+"""Compare two images: how far they are equal, and what differs.
 
-From the strongest to the weakest, the first that holds decides:
+The first level that applies, from the strongest to the weakest:
 
-1. same manifest: every byte is the same, signatures of the one hold for the other.
-2. same config: the same image ID and, by the config's diff_ids, the same files; only the wrapping differs: layers
-   compressed again, other media types, other annotations. What was signed was the other wrapping. Layers are not
-   unpacked: a wrapping that lies about its config is found by whoever pulls it.
-3. same files: the same diff_ids for the same platform, and another config (labels, command, time of the build).
-4. another image; or the same for one platform of several, which is said.
+1. Same manifest: all bytes are equal, and signatures of one image are valid for the other.
+2. Same config: the image ID and, by the config's diff_ids, the files are equal. Only the manifest differs: layers compressed
+   again, other media types, other annotations. A signature of one manifest does not cover the other. Layers are not unpacked
+   here; a client that pulls the image finds layers that do not match the config.
+3. Same files: the diff_ids and the platform are equal, the configs differ (labels, command, time of the build).
+4. Different images. If one equals a single platform of the other, which is an index, the reasons state that.
 
-An index is compared platform by platform. It is a pure function of documents, except that they are fetched.
+Indexes are compared platform by platform. `read_side` fetches the documents; `compare` is a pure function of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UNKNOWN: Final = "unknown/unknown"
 
 
 class Sameness(StrEnum):
-    """How far two images are the same."""
+    """How far two images are equal."""
 
     MANIFEST = "same-manifest"
     CONFIG = "same-config"
@@ -40,7 +40,7 @@ class Sameness(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two, read: its digest, its manifest, its config, and of an index the children by platform."""
+    """One of the two images: digest, manifest, config, and for an index the children by platform."""
 
     digest: Digest
     manifest: Manifest
@@ -50,14 +50,14 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was found: in one word, and every difference as a sentence."""
+    """The result of a comparison. `reasons`: a sentence for each difference."""
 
     sameness: Sameness
     reasons: tuple[str, ...]
 
 
 async def read_side(source: ImageSource, digest: Digest) -> Side:
-    """Read what has to be known of one of the two."""
+    """Fetch the documents of one image, for `compare`."""
     manifest = await source.manifest(digest)
     children = {}
     for child in manifest.manifests:
@@ -68,7 +68,7 @@ async def read_side(source: ImageSource, digest: Digest) -> Side:
 
 
 def compare(a: Side, b: Side) -> Compared:
-    """What is the same of A and B. The sentences speak of them by these letters."""
+    """Compare two images. The reasons call them A and B."""
     if a.digest == b.digest:
         return Compared(Sameness.MANIFEST, ())
     if a.manifest.is_index and b.manifest.is_index:
@@ -80,20 +80,22 @@ def compare(a: Side, b: Side) -> Compared:
 
 def _images(a: Side, b: Side) -> Compared:
     if a.config is None or b.config is None:
-        return Compared(Sameness.DIFFERENT, ("at least one of them is no image that runs, and their manifests differ",))
+        return Compared(
+            Sameness.DIFFERENT, ("at least one of them is not a container image, and their manifests differ",)
+        )
     for letter, manifest, config in (("A", a.manifest, a.config), ("B", b.manifest, b.config)):
         if len(manifest.layers) != len(config.diff_ids):
-            told_of = f"{letter} has {len(manifest.layers)} layers and a config that knows {len(config.diff_ids)}"
-            return Compared(Sameness.DIFFERENT, (f"{told_of}: it is no image",))
+            counts = f"{len(manifest.layers)} layers, but its config has {len(config.diff_ids)} diff_ids"
+            return Compared(Sameness.DIFFERENT, (f"{letter} is not a valid image: it has {counts}",))
     if a.config.raw == b.config.raw:
-        return Compared(Sameness.CONFIG, tuple(_wrapping(a.manifest, b.manifest)))
+        return Compared(Sameness.CONFIG, tuple(_manifest_differences(a.manifest, b.manifest)))
     if a.config.platform != b.config.platform:
         reason = f"other platform: A is for {a.config.platform or 'none'}, B for {b.config.platform or 'none'}"
         return Compared(Sameness.DIFFERENT, (reason,))
-    told = tuple(_told(a.config, b.config))
+    differences = tuple(_config_differences(a.config, b.config))
     if a.config.diff_ids == b.config.diff_ids:
-        return Compared(Sameness.FILES, (*told, *_wrapping(a.manifest, b.manifest)))
-    return Compared(Sameness.DIFFERENT, (_layers(a.config.diff_ids, b.config.diff_ids), *told))
+        return Compared(Sameness.FILES, (*differences, *_manifest_differences(a.manifest, b.manifest)))
+    return Compared(Sameness.DIFFERENT, (_layers(a.config.diff_ids, b.config.diff_ids), *differences))
 
 
 def _indexes(a: Side, b: Side) -> Compared:
@@ -110,7 +112,7 @@ def _indexes(a: Side, b: Side) -> Compared:
             found = compare(side, other)
             worst = max(worst, found.sameness, key=order.index)
             reasons += [f"{platform}: {reason}" for reason in found.reasons]
-    if worst is Sameness.MANIFEST:  # every platform is, so only what stands around them differs
+    if worst is Sameness.MANIFEST:  # all platforms are equal, so only the indexes differ
         reasons.append(
             "the same images for every platform; the indexes differ in media type, annotations or attestations"
         )
@@ -132,8 +134,8 @@ def _index_and_image(a: Side, b: Side) -> Compared:
     )
 
 
-def _wrapping(a: Manifest, b: Manifest) -> list[str]:
-    """Why two manifests of one config are not the same bytes."""
+def _manifest_differences(a: Manifest, b: Manifest) -> list[str]:
+    """Return the differences between two manifests with the same config."""
     reasons = []
     if a.media_type != b.media_type:
         reasons.append(f"other media type: A is {a.media_type}, B is {b.media_type}")
@@ -142,7 +144,7 @@ def _wrapping(a: Manifest, b: Manifest) -> list[str]:
         size_a, size_b = (sum(layer.size for layer in each.layers) for each in (a, b))
         reasons.append(
             f"{changed} of {len(a.layers)} layers compressed again: A has {size_a} bytes, B {size_b}; "
-            "that they unpack to what the config says was not looked at"
+            "their content was not compared with the config"
         )
     elif [layer.media_type for layer in a.layers] != [layer.media_type for layer in b.layers]:
         reasons.append("the layers are the same bytes under other media types")
@@ -150,14 +152,14 @@ def _wrapping(a: Manifest, b: Manifest) -> list[str]:
         reasons.append("the manifests' annotations differ")
     if a.subject != b.subject:
         reasons.append("they refer to different subjects")
-    return reasons or ["the manifests are written differently and say the same"]
+    return reasons or ["the manifests have the same values and are formatted differently"]
 
 
-def _told(a: ImageConfig, b: ImageConfig) -> list[str]:
-    """What differs in two configs beside the layers."""
+def _config_differences(a: ImageConfig, b: ImageConfig) -> list[str]:
+    """Return the differences between two configs except the layers."""
     reasons = []
     if a.created != b.created:
-        reasons.append(f"created: A {a.created or 'not said'}, B {b.created or 'not said'}")
+        reasons.append(f"created: A {a.created or 'unknown'}, B {b.created or 'unknown'}")
     labels = sorted(name for name in {*a.labels, *b.labels} if a.labels.get(name) != b.labels.get(name))
     if labels:
         reasons.append(f"labels differ: {', '.join(labels)}")

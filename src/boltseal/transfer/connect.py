@@ -1,7 +1,7 @@
-"""Builds the two ends of a transfer from the places that were typed.
+"""Open a location as the source or the target of a transfer.
 
-What talks to a daemon is loaded only where a place is one: it doubles the time that a copy between registries needs to
-get started.
+The client of a Docker daemon is imported only for a daemon's location, since it doubles the start-up time of a copy between
+registries.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from boltseal.transfer.remote import RepositoryLocation
 
 @dataclass(frozen=True, slots=True)
 class TransferContext:
-    """What ends are built with. `scratch`: an empty folder for what must lie on disk for a while.
+    """The resources for opening locations. `scratch`: an empty folder for temporary files.
 
-    `docker_host`, `docker_certificates`: where a daemon is; looked at only when a place is one.
+    `docker_host`, `docker_certificates`: the address of the Docker daemon, used only for a daemon's location.
     """
 
     transport: Transport
@@ -33,33 +33,36 @@ class TransferContext:
 
     @property
     def daemon(self) -> EngineAddress:
-        """The daemon. EngineAddressInvalid."""
+        """The address of the Docker daemon. Raises: EngineAddressInvalid."""
         return EngineAddress.parse(self.docker_host, self.docker_certificates)
 
 
-async def open_source(place: Location, means: TransferContext) -> ImageSource:
-    """A place to read from. A daemon's image is fetched now."""
+async def open_source(place: Location, context: TransferContext) -> ImageSource:
+    """Open a location to read from. The image of a daemon is fetched at once. Raises: LocationInvalid."""
     match place:
         case Location(kind=LocationKind.REGISTRY, reference=reference) if reference is not None:
-            return RepositoryLocation(means.transport, reference.registry, reference.repository)
+            return RepositoryLocation(context.transport, reference.registry, reference.repository)
         case Location(kind=LocationKind.LAYOUT, path=path) if path is not None:
             return LayoutLocation(path)
         case Location(kind=LocationKind.ARCHIVE, path=path) if path is not None:
-            return await ArchiveSource.open(path, means.scratch)
+            return await ArchiveSource.open(path, context.scratch)
         case Location(kind=LocationKind.DAEMON, reference=reference) if reference is not None:
             from boltseal.transfer.daemon import daemon_source
 
-            return await daemon_source(reference, means.daemon, means.scratch)
+            return await daemon_source(reference, context.daemon, context.scratch)
     raise LocationInvalid(f"{place.text} can't be read from")
 
 
 def open_target(
-    place: Location, means: TransferContext, mount_from: Repository | None = None, *, force: bool = False
+    place: Location, context: TransferContext, mount_from: Repository | None = None, *, force: bool = False
 ) -> ImageTarget:
-    """A place to write to. `mount_from`: a repository of the same registry that may be read; `force`: replace files."""
+    """Open a location to write to. Raises: LocationInvalid.
+
+    `mount_from`: a repository of the same registry whose blobs may be mounted. `force`: replace an existing archive.
+    """
     match place:
         case Location(kind=LocationKind.REGISTRY, reference=reference) if reference is not None:
-            return RepositoryLocation(means.transport, reference.registry, reference.repository, mount_from)
+            return RepositoryLocation(context.transport, reference.registry, reference.repository, mount_from)
         case Location(kind=LocationKind.LAYOUT, path=path) if path is not None:
             return LayoutLocation(path)
         case Location(kind=LocationKind.ARCHIVE, path=path) if path is not None:
@@ -67,5 +70,5 @@ def open_target(
         case Location(kind=LocationKind.DAEMON, reference=reference) if reference is not None:
             from boltseal.transfer.daemon import daemon_target
 
-            return daemon_target(reference, means.daemon, means.scratch)
+            return daemon_target(reference, context.daemon, context.scratch)
     raise LocationInvalid(f"{place.text} can't be written to")

@@ -1,16 +1,16 @@
-"""From one place to another: everything verified, nothing moved that need not be, no name overwritten by accident.
+"""Copy images from a source to a target: verify all content, send only what is missing, overwrite no tag by accident.
 
 The steps for one image:
 
-1. What the name means at the source, and what it means at the target: the same, and nothing is to be done; another
-   image, and it is refused unless it was said to overwrite (a sealed tag is then refused by its registry).
-2. The tree of its manifests is read, each verified, each with the size that its parent says.
-3. The blobs, each once, a few at a time: what the target has is not sent, what it can mount is not read.
-4. The manifests, children first, the named one last, so that a name never means an image that is not whole.
-5. What refers to it (signatures, SBOMs), when asked for: by subject, and by the tags of the signature tools.
+1. Resolve the tag at the source and at the target. If both have the same digest, there is nothing to do. If the target's tag
+   resolves to another image, refuse unless `force` is set; the registry still refuses to move a sealed tag.
+2. Read the tree of manifests, and check the digest of each and the size that its parent states.
+3. Copy the blobs, each once, a few at a time. Blobs that the target has are not sent; blobs that it can mount are not read.
+4. Copy the manifests, children first and the tagged one last, so that a tag never resolves to an incomplete image.
+5. With `referrers`, copy signatures and SBOMs: by subject, and by the tags of the signature tools.
 
-Within one repository nothing is below the manifest that is not there already, so only step 4's last part is done. A copy
-that broke off is taken up by doing it again: step 3 finds what arrived.
+Within one repository all children and blobs are already there, so only the last manifest of step 4 is put. To resume an
+interrupted copy, repeat it: step 3 finds the blobs that arrived.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(slots=True)
 class CopyCounts:
-    """What a copy did. Bytes are those of blobs that were sent."""
+    """Numbers of copied contents. `bytes_sent`: the bytes of sent blobs."""
 
     sent: int = 0
     mounted: int = 0
@@ -47,7 +47,7 @@ class CopyCounts:
 
 @dataclass(frozen=True, slots=True)
 class CopiedImage:
-    """One image that is where it was to go. `changed`: False when its name meant it there already."""
+    """A copied image. `changed`: False when the target's tag already resolved to it."""
 
     name: str | None
     digest: Digest
@@ -57,9 +57,9 @@ class CopiedImage:
 
 @dataclass(slots=True)
 class Copier:
-    """Copies images from one source to one target; what was moved for one image is not asked about for the next.
+    """Copies images from one source to one target. It remembers copied blobs, and does not check them again for the next image.
 
-    `within`: source and target are one repository. `force`: a name may be made to mean another image.
+    `within`: source and target are the same repository. `force`: overwrite a tag that resolves to another image.
     """
 
     source: ImageSource
@@ -75,17 +75,20 @@ class Copier:
     _moved: int = 0
 
     async def image(self, name: str | None, target_name: str | None) -> CopiedImage:
-        """Copy one image, under a name or (None) under its digest alone. TagTaken, NotFound, ContentDamaged, ..."""
+        """Copy one image to a tag, or with `target_name` None by digest only.
+
+        Raises: TagTaken, NotFound, ContentDamaged, and the errors of source and target.
+        """
         digest = await self.source.resolve(name)
-        stands = None if target_name is None else await self.target.meaning(target_name)
-        if stands is not None and stands != digest and not self.force:
+        existing = None if target_name is None else await self.target.current_digest(target_name)
+        if existing is not None and existing != digest and not self.force:
             raise TagTaken(
-                f"{target_name} at {self.target.title} means {stands.short}, not {digest.short}; "
-                "choose another tag, or say --force to make it mean the other image"
+                f"{target_name} at {self.target.title} resolves to {existing.short}, not {digest.short}; "
+                "choose another tag, or pass --force to overwrite it"
             )
-        changed = stands != digest or target_name is None
+        changed = existing != digest or target_name is None
         if changed:
-            await self._tree(digest, target_name, only_new=stands is None and not self.force)
+            await self._tree(digest, target_name, only_new=existing is None and not self.force)
         attached = await self._attached(digest) if self.referrers else 0
         return CopiedImage(target_name, digest, changed, attached)
 
@@ -99,7 +102,7 @@ class Copier:
         await self._put(manifests[digest], digest, name, only_new=only_new)
 
     async def _manifests(self, root: Digest) -> dict[Digest, Manifest]:
-        """The manifests of a tree, parents before children, the root first."""
+        """Return the manifests of a tree, parents before children, the root first."""
         found = {root: await self.source.manifest(root)}
         waiting = [] if self.within else [root]
         while waiting:
@@ -112,8 +115,7 @@ class Copier:
                 manifest = await self.source.manifest(child.digest)
                 if len(manifest.raw) != child.size:
                     raise ContentDamaged(
-                        f"{self.source.title}: {child.digest.short} has {len(manifest.raw)} bytes, and not the "
-                        f"{child.size} that its index says"
+                        f"{self.source.title}: {child.digest.short} has {len(manifest.raw)} bytes; its index states {child.size}"
                     )
                 found[child.digest] = manifest
                 waiting.append(child.digest)
@@ -165,13 +167,13 @@ class Copier:
         try:
             await self.target.put_manifest(manifest, digest, name, only_new=only_new)
         except RemoteRefused:
-            # Two who publish the same image at once both mean it: it is there.
-            if not only_new or name is None or await self.target.meaning(name) != digest:
+            # Another client has published the same image at the same time: the tag already resolves to it.
+            if not only_new or name is None or await self.target.current_digest(name) != digest:
                 raise
         self.counts.manifests += 1
 
     async def _attached(self, root: Digest) -> int:
-        """Copy what refers to the manifests of a tree, and to that again; how many there were."""
+        """Copy the referrers of all manifests of a tree, and the referrers of those. Return their number."""
         done: set[Digest] = set()
         waiting = list(await self._manifests(root)) if not self.within else []
         while waiting:
@@ -186,18 +188,18 @@ class Copier:
         return len(done)
 
     async def _signature(self, tag: str) -> set[Digest]:
-        """Copy what stands under a tag of the signature tools, if anything does; its registry lets it only grow."""
+        """Copy the manifest of a signature tool's tag, if the tag exists. The registry treats such a tag as append-only."""
         try:
             digest = await self.source.resolve(tag)
         except NotFound:
             return set()
-        if await self.target.meaning(tag) != digest:
+        if await self.target.current_digest(tag) != digest:
             await self._tree(digest, tag, only_new=False)
         return {digest}
 
 
 def _parents_first(root: Digest, found: dict[Digest, Manifest]) -> list[tuple[Digest, Manifest]]:
-    """The tree so that every manifest stands before all that it names, also where two name the same."""
+    """Sort a tree so that every manifest precedes its children, also children that several manifests share."""
     order: list[Digest] = []
     seen: set[Digest] = set()
     stack: list[tuple[Digest, bool]] = [(root, False)]

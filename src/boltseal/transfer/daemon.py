@@ -1,8 +1,8 @@
-"""A Docker daemon as a place: by its API, one archive at a time (`docker save`, `docker load`).
+"""A Docker daemon as source and target, through its API: one archive at a time (`docker save`, `docker load`).
 
-The daemon's classic store keeps no manifest, so an image read from it gets one made of its config and layers, and has
-another digest than the registry's; with containerd's image store the digest is kept. Reading changes nothing there. The
-archive lies in the scratch folder meanwhile.
+The daemon's classic store keeps no manifests. An image from it gets a manifest built from its config and layers, with another
+digest than in the registry. With containerd's image store the digest is kept. Reading changes nothing in the daemon. The
+archive is a temporary file in the scratch folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from boltseal.transfer.protocols import LocationNotFound, LocationUnavailable
 
 
 async def daemon_source(reference: Reference, daemon: EngineAddress, scratch: Path) -> ArchiveSource:
-    """Fetch an image from the daemon. LocationNotFound, LocationUnavailable."""
+    """Fetch an image from the daemon. Raises: LocationNotFound, LocationUnavailable."""
     title, archive = f"docker-daemon:{reference.familiar()}", scratch / "from-daemon.tar"
     try:
         async with connected(daemon) as engine:
@@ -35,7 +35,7 @@ async def daemon_source(reference: Reference, daemon: EngineAddress, scratch: Pa
 
 
 def daemon_target(reference: Reference, daemon: EngineAddress, scratch: Path) -> ArchiveTarget:
-    """An archive that is loaded into the daemon when it is whole."""
+    """Return an archive that is loaded into the daemon when it is complete."""
     return _DaemonTarget(reference, daemon, scratch)
 
 

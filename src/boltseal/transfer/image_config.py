@@ -1,4 +1,4 @@
-"""What an image's config says (image-spec "config.md"), as far as people ask for it."""
+"""Parse the config of an image (image-spec "config.md"): the values that comparisons and reports need."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Config(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """`diff_ids`: the digests of the layers when they are not compressed; `created` as the config has it, or ""."""
+    """The config of an image. `diff_ids`: digests of the uncompressed layers; `created`: as in the config, or ""."""
 
     raw: bytes
     platform: Platform
@@ -52,7 +52,7 @@ class ImageConfig:
 
 
 async def image_config(source: ImageSource, manifest: Manifest) -> ImageConfig | None:
-    """The config of an image, verified; None for an index, and for what is no image (an SBOM, a signature)."""
+    """Fetch and parse the config of an image, verified; None for an index or an artifact (an SBOM, a signature)."""
     descriptor = manifest.config
     if descriptor is None or descriptor.media_type not in _CONFIG_TYPES:
         return None

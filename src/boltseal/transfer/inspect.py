@@ -1,4 +1,4 @@
-"""Everything there is to see of an image without pulling it: platforms, labels, layers, base, signatures."""
+"""Inspect an image without pulling it: platforms, labels, layers, base and signatures."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _UNKNOWN: Final = "unknown/unknown"
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """One image. `platforms` of an index; `chosen` is the platform that config and layers are of, "" for a plain image.
+    """An inspected image. `platforms`: of an index. `chosen`: the platform of config and layers, "" without an index.
 
-    `base`: what its annotations or labels say it was built from, as (name, digest), each perhaps "".
+    `base`: name and digest of the base image that annotations or labels state, each "" if missing.
     """
 
     digest: Digest
@@ -39,7 +39,10 @@ class Inspected:
 
 
 async def inspect(source: ImageSource, name: str | None, platform: str | None) -> Inspected:
-    """Look at an image; of an index at the one for `platform`, else linux/amd64, else the first. LocationNotFound."""
+    """Inspect an image; in an index the one for `platform`, else for linux/amd64, else the first.
+
+    Raises: LocationNotFound.
+    """
     digest = await source.resolve(name)
     manifest = await source.manifest(digest)
     platforms = {
@@ -57,7 +60,7 @@ async def inspect(source: ImageSource, name: str | None, platform: str | None) -
         image = await source.manifest(platforms[chosen])
     config = await image_config(source, image)
     labels = {} if config is None else config.labels
-    said = {**labels, **manifest.annotations, **image.annotations}
+    stated = {**labels, **manifest.annotations, **image.annotations}
     return Inspected(
         digest,
         manifest,
@@ -65,14 +68,14 @@ async def inspect(source: ImageSource, name: str | None, platform: str | None) -
         chosen,
         image,
         config,
-        (said.get(BASE_NAME, ""), said.get(BASE_DIGEST, "")),
+        (stated.get(BASE_NAME, ""), stated.get(BASE_DIGEST, "")),
         await source.referrers(digest),
         await _signatures(source, digest),
     )
 
 
 async def _signatures(source: ImageSource, digest: Digest) -> dict[str, Digest]:
-    """What stands under the tags of the signature tools."""
+    """Return the digests that the signature tools' tags for an image resolve to, by tag."""
     found = {}
     for suffix in SIGNATURE_SUFFIXES:
         tag = f"{digest.algorithm}-{digest.hex[:64]}{suffix}"

@@ -1,12 +1,12 @@
-"""A folder in the OCI image layout (image-spec "image-layout.md") as a place.
+"""A folder in the OCI image layout (image-spec "image-layout.md") as a source and target.
 
     DIR/oci-layout                 {"imageLayoutVersion": "1.0.0"}
     DIR/index.json                 an index; the annotation org.opencontainers.image.ref.name is an entry's name
     DIR/blobs/ALGORITHM/HEX        manifests, configs and layers, each under its digest
-    DIR/blobs/.arriving-*          a blob that is being written; it becomes one by a rename, when its digest holds
+    DIR/blobs/.arriving-*          a blob that is being written; it is renamed when its digest is verified
 
-What is read is verified, so the folder need not be trusted. A copy that broke off leaves whole blobs behind, which the
-next one finds. The index is written once, at the end of each manifest, by a rename; one writer at a time, by flock.
+All content is verified when it is read, so the folder need not be trusted. An interrupted copy leaves complete blobs, which
+the next copy finds. Each manifest with a name or subject replaces index.json by a rename. flock allows one writer at a time.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _EMPTY: Final = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
 
 class LayoutLocation:
-    """A layout, to read and to write. It is made by the first thing that is put into it."""
+    """An OCI image layout as source and target. The first write creates it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.title = f"oci:{folder}"
 
     async def resolve(self, name: str | None) -> Digest:
-        """From index.json. LocationNotFound, also where there are several images and none was named."""
+        """Resolve a name by index.json. Raises: LocationNotFound, also without a name when there are several images."""
         entries = self._entries()
         if name is not None:
             found = [e for e in entries if e.annotations.get(REF_NAME) == name or str(e.digest) == name]
@@ -64,24 +64,24 @@ class LayoutLocation:
         raise LocationNotFound(f"{self.title} has no single image {quote(name or 'without a name')}; there is: {there}")
 
     async def manifest(self, digest: Digest) -> Manifest:
-        """From its blob. LocationNotFound, ContentDamaged."""
+        """Read a manifest from its blob. Raises: LocationNotFound, ContentDamaged."""
         raw = self._document(self._path(digest), f"manifest {digest.short}")
         if Digest.of(raw, digest.algorithm) != digest:
             raise ContentDamaged(f"{self.title}: the bytes of manifest {digest.short} have another digest")
         return read_manifest(raw, self._type_of(digest), f"{self.title}: {digest.short}")
 
     async def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
-        """From its file. LocationNotFound, ContentDamaged."""
+        """Yield the bytes of a blob's file. Raises: LocationNotFound, ContentDamaged."""
         with self._opened(self._path(descriptor.digest), f"blob {descriptor.digest.short}") as file:
             async for piece in verified(file, descriptor, self.title):
                 yield piece
 
     async def names(self) -> list[str]:
-        """Every name in index.json, each once."""
+        """Return the names in index.json, each once."""
         return list(dict.fromkeys(e.annotations[REF_NAME] for e in self._entries() if REF_NAME in e.annotations))
 
     async def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        """The entries of index.json whose subject it is."""
+        """Return the entries of index.json whose subject is this manifest."""
         found = []
         for entry in self._entries():
             if entry.media_type in MANIFEST_TYPES:
@@ -90,14 +90,14 @@ class LayoutLocation:
                     found.append(entry)
         return tuple(found)
 
-    async def meaning(self, name: str) -> Digest | None:
-        """From index.json."""
+    async def current_digest(self, name: str) -> Digest | None:
+        """Return the digest of a name in index.json; None without an entry or without a layout."""
         if not (self._folder / "index.json").exists():
             return None
         return next((e.digest for e in self._entries() if e.annotations.get(REF_NAME) == name), None)
 
     async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
-        """Written beside its place and renamed into it. What is there already with its size is kept."""
+        """Write a blob to a temporary file and rename it. An existing file of the same size is kept."""
         path = self._path(descriptor.digest)
         if path.exists() and path.stat().st_size == descriptor.size:
             return BlobTransfer.PRESENT
@@ -111,7 +111,7 @@ class LayoutLocation:
         return BlobTransfer.SENT
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
-        """A blob and, under a name or as a referrer, an entry of index.json."""
+        """Write the manifest's blob, and an entry in index.json if it has a name or a subject."""
         with self._writing():
             path = self._path(digest)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class LayoutLocation:
                     self._enter(manifest, digest, name)
 
     async def close(self, *, complete: bool) -> None:
-        """Nothing to do: whole blobs stay for the next time."""
+        """Do nothing: complete blobs stay, so that the next copy can resume."""
 
     def _enter(self, manifest: Manifest, digest: Digest, name: str | None) -> None:
         index = self._index() if (self._folder / "index.json").exists() else json.loads(json.dumps(_EMPTY))
@@ -168,7 +168,7 @@ class LayoutLocation:
         return raw
 
     def _opened(self, path: Path, what: str) -> IO[bytes]:
-        """A plain file of the layout, which may be anybody's: a pipe would keep us waiting for ever."""
+        """Open a plain file of the layout. The layout is untrusted: opening a pipe would block for ever."""
         with self._reading(what):
             file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -201,7 +201,7 @@ def _replaced(held: dict[str, Any], entry: dict[str, Any], name: str | None) -> 
 
 
 def read_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest:
-    """A document whose type may be said nowhere but by its index. LocationInvalid."""
+    """Parse a manifest whose type may be stated only in its index (`media_type`). Raises: LocationInvalid."""
     try:
         document = json.loads(raw)
         guess = OCI_INDEX if "manifests" in document else OCI_MANIFEST
@@ -213,7 +213,10 @@ def read_manifest(raw: bytes, media_type: str | None, what: str) -> Manifest:
 
 
 async def verified(file: IO[bytes], descriptor: Descriptor, title: str) -> AsyncIterator[bytes]:
-    """The next `descriptor.size` bytes of an open file, the last piece only if all of them have the digest."""
+    """Yield the next `descriptor.size` bytes of an open file; the last piece only if the digest matches.
+
+    Raises: ContentDamaged.
+    """
     running, left, held = BackgroundHash(descriptor.digest), descriptor.size, b""
     while left > 0:
         piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, left))
@@ -231,7 +234,7 @@ async def verified(file: IO[bytes], descriptor: Descriptor, title: str) -> Async
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, sync it, and rename it into its place. OSError."""
+    """Write a file atomically: write and sync a temporary file, and rename it. Raises: OSError."""
     with _arriving(path, path.parent) as file:
         file.write(content)
         file.flush()
@@ -240,7 +243,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _arriving(path: Path, beside: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place when the block ends well, and is gone otherwise. The block syncs it."""
+    """Return a temporary file that is renamed to `path` after the block, or deleted on an error. The block syncs it."""
     handle, name = tempfile.mkstemp(prefix=".arriving-", dir=beside)
     arriving = Path(name)
     try:

@@ -1,8 +1,8 @@
-"""The words for a place: a reference, `oci:DIR:TAG`, `docker-archive:FILE[:REF]`, `docker-daemon:REF`. Pure.
+"""Parse the location of an image: a reference, `oci:DIR:TAG`, `docker-archive:FILE[:REF]`, `docker-daemon:REF`. Pure.
 
-As skopeo has them, so that nobody learns them twice: a layout's tag stands behind the last colon, an archive's file ends
-at the first one. A reference that begins with such a word and a colon can't be meant as an image of Docker Hub, since a
-tag has no slash and a repository is never called `oci` there.
+The syntax is skopeo's: the tag of a layout follows the last colon, and the file of an archive ends at the first one. A text
+that begins with such a word and a colon is never an image of Docker Hub, since a tag has no slash and Docker Hub has no
+repository `oci`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from boltseal.transfer.protocols import LocationInvalid
 
 
 class LocationKind(StrEnum):
-    """Which sort of place."""
+    """The kind of a location."""
 
     REGISTRY = "registry"
     LAYOUT = "oci"
@@ -27,7 +27,10 @@ class LocationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """One place, and the name of one image in it (None: not said). `reference` of a registry or daemon, else `path`."""
+    """A location, and the tag or digest of one image there (`name`; None without one).
+
+    `reference`: of a registry or daemon. `path`: of a layout or archive.
+    """
 
     text: str
     kind: LocationKind
@@ -37,12 +40,12 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """What a person typed. LocationInvalid, NameInvalid, TagInvalid, DigestInvalid."""
+        """Parse the text of a location. Raises: LocationInvalid, NameInvalid, TagInvalid, DigestInvalid."""
         word, colon, rest = text.partition(":")
         if not colon or word not in (LocationKind.LAYOUT, LocationKind.ARCHIVE, LocationKind.DAEMON):
             return cls._at(text, LocationKind.REGISTRY, text)
         if not rest:
-            raise LocationInvalid(f"{quote(text)} names no place; expected {_example(LocationKind(word))}")
+            raise LocationInvalid(f"{quote(text)} is not a complete location; expected {_example(LocationKind(word))}")
         match LocationKind(word):
             case LocationKind.LAYOUT:
                 return cls._layout(text, rest)

@@ -1,10 +1,10 @@
-"""The papers of an image beside its receipt: index, manifests and configs in an OCI layout archive, and no layer.
+"""Bundle the manifests and configs of an image for its receipt: an archive of an OCI layout without layers.
 
-Docker's classic store keeps no manifest, and a registry may be gone one day. With these files a receipt's digest leads,
-by hashes alone, down to the digest of every layer and (in the configs) of every layer's files.
+Docker's classic store keeps no manifests, and the registry may cease to exist. With the bundle, hashes alone connect the
+digest in a receipt with the digest of every layer and (in the configs) of every layer's uncompressed files.
 
     oci-layout, index.json      the image, under its reference
-    blobs/ALGORITHM/HEX         the manifest that was named, its children where the registry has them, their configs
+    blobs/ALGORITHM/HEX         the manifest of the receipt, its children as far as the registry has them, their configs
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from boltseal.transfer.protocols import (
     check_replaceable,
 )
 
-MAX_PAPER_BYTES: Final = 8 * 1024 * 1024
-MAX_PAPERS: Final = 2_000
+MAX_DOCUMENT_BYTES: Final = 8 * 1024 * 1024
+MAX_DOCUMENTS: Final = 2_000
 MAX_DEPTH: Final = 8
 _CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
 
 class BundleInvalid(Invalid):
-    """An archive that holds no papers."""
+    """An archive that is not a bundle of manifests and configs."""
 
 
 class BundleMissing(NotFound):
-    """The archive is about another image."""
+    """The archive has another image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What hashes lead to from one digest. `missing`: named, and not in the archive; layers are not meant to be there."""
+    """Numbers of verified documents. `missing`: referenced manifests and configs that the archive lacks; layers are not counted."""
 
     manifests: int
     configs: int
@@ -59,7 +59,7 @@ class Checked:
 
 
 async def collect(source: ImageSource, digest: Digest) -> dict[Digest, bytes]:
-    """Everything below a manifest but layers, verified; what the source lacks of an index's children is left out."""
+    """Fetch a manifest with all its children and configs, verified. Children that the source lacks are left out."""
     found: dict[Digest, bytes] = {}
     waiting = [(digest, 0)]
     while waiting:
@@ -75,24 +75,27 @@ async def collect(source: ImageSource, digest: Digest) -> dict[Digest, bytes]:
         found[wanted] = manifest.raw
         waiting += [(child.digest, depth + 1) for child in _children(manifest) if depth < MAX_DEPTH]
         config = _config(manifest)
-        if config is not None and config.digest not in found and config.size <= MAX_PAPER_BYTES:
+        if config is not None and config.digest not in found and config.size <= MAX_DOCUMENT_BYTES:
             found[config.digest] = b"".join([piece async for piece in source.blob(config)])
-        if len(found) > MAX_PAPERS:
-            raise BundleInvalid(f"{digest.short} has more than {MAX_PAPERS} documents below it")
+        if len(found) > MAX_DOCUMENTS:
+            raise BundleInvalid(f"{digest.short} has more than {MAX_DOCUMENTS} documents below it")
     return found
 
 
-def write(path: Path, papers: Mapping[Digest, bytes], digest: Digest, media_type: str, name: str) -> None:
-    """The archive, whole or not at all. LocationUnavailable."""
+def write(path: Path, documents: Mapping[Digest, bytes], digest: Digest, media_type: str, name: str) -> None:
+    """Write the archive atomically. `documents`: of `collect`; `digest`, `media_type`, `name`: of the image.
+
+    Raises: LocationInvalid, LocationUnavailable.
+    """
     entry = {
         "mediaType": media_type,
         "digest": str(digest),
-        "size": len(papers[digest]),
+        "size": len(documents[digest]),
         "annotations": {REF_NAME: name},
     }
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
     files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode()}
-    files |= {_path(each): raw for each, raw in sorted(papers.items())}
+    files |= {_path(each): raw for each, raw in sorted(documents.items())}
     buffer = BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for file, raw in files.items():
@@ -103,7 +106,7 @@ def write(path: Path, papers: Mapping[Digest, bytes], digest: Digest, media_type
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Put a file into its place, in place of what was there. LocationInvalid, LocationUnavailable."""
+    """Write a file atomically, in place of the old one. Raises: LocationInvalid, LocationUnavailable."""
     check_replaceable(path)
     beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
     try:
@@ -120,7 +123,10 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 
 def check(path: Path, digest: Digest) -> Checked:
-    """Follow the hashes from a digest through an archive. ContentDamaged, BundleInvalid, LocationUnavailable, NotFound."""
+    """Verify all documents of an archive by their digests, starting at `digest`.
+
+    Raises: ContentDamaged, BundleInvalid, LocationUnavailable, NotFound.
+    """
     try:
         with closing(tarfile.open(path)) as tar:
             return _follow(tar, path, digest)
@@ -146,7 +152,7 @@ def _follow(tar: tarfile.TarFile, path: Path, digest: Digest) -> Checked:
         raw = _read(tar, members, path, wanted)
         if raw is None:
             if wanted == digest:
-                raise BundleMissing(f"{path} does not hold {digest}, which the receipt is about")
+                raise BundleMissing(f"{path} lacks {digest}, the image of the receipt")
             missing.append(wanted)
             continue
         seen.add(wanted)
@@ -159,8 +165,8 @@ def _follow(tar: tarfile.TarFile, path: Path, digest: Digest) -> Checked:
                 missing.append(config.digest)
             else:
                 configs.add(config.digest)
-        if len(seen) > MAX_PAPERS:
-            raise BundleInvalid(f"{path} has more than {MAX_PAPERS} documents below {digest.short}")
+        if len(seen) > MAX_DOCUMENTS:
+            raise BundleInvalid(f"{path} has more than {MAX_DOCUMENTS} documents below {digest.short}")
     return Checked(len(seen), len(configs), len(layers), tuple(missing))
 
 
@@ -169,7 +175,7 @@ def _read(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], path: Pa
     file = None if member is None else tar.extractfile(member)
     if member is None or file is None:
         return None
-    if member.size > MAX_PAPER_BYTES:
+    if member.size > MAX_DOCUMENT_BYTES:
         raise BundleInvalid(f"{path}: {digest.short} is too large for what it is")
     raw = file.read()
     if Digest.of(raw, digest.algorithm) != digest:
@@ -180,8 +186,8 @@ def _read(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], path: Pa
 def _parse(raw: bytes, media_type: str | None, path: Path, digest: Digest) -> Manifest:
     try:
         document = json.loads(raw)
-        said = document.get("mediaType") if isinstance(document, dict) else None
-        return parse_manifest(raw, media_type or said or OCI_INDEX)
+        stated = document.get("mediaType") if isinstance(document, dict) else None
+        return parse_manifest(raw, media_type or stated or OCI_INDEX)
     except (ValueError, RecursionError, ManifestInvalid) as error:
         raise BundleInvalid(f"{path}: {quote(str(digest))} is no manifest") from error
 
@@ -191,7 +197,7 @@ def _children(manifest: Manifest) -> tuple[Descriptor, ...]:
 
 
 def _config(manifest: Manifest) -> Descriptor | None:
-    """The config of an image; an artifact's is empty, and says nothing of files."""
+    """Return the config of an image; None for an artifact, whose config does not describe files."""
     return manifest.config if manifest.config is not None and manifest.config.media_type in _CONFIGS else None
 
 

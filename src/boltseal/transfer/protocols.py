@@ -1,8 +1,8 @@
-"""What a place that gives images promises, and one that takes them.
+"""The interfaces of a source and of a target of images.
 
-A name is a tag, or in a layout or archive whatever stands there as one; None means "the one image that is there".
-Digests are the manifest's, as pushed. Errors are kinds of `errors.py`: NotFound is the only miss, what has another digest
-than it must is Unavailable and nothing of it is used.
+A name is a tag, or the name of an entry in a layout or archive; None selects the only image. Digests are those of the
+manifests as pushed. Errors are kinds of `errors.py`: only NotFound reports a missing image. Content with a wrong digest is
+Unavailable, and none of it is used.
 """
 
 from __future__ import annotations
@@ -19,41 +19,44 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import Manifest
 
 Body = Callable[[], AsyncIterator[bytes]]
-"""The bytes of a blob, from the start, each time it is called; the last piece comes only if the whole is right."""
+"""Returns the bytes of a blob from the start at each call. The last piece comes only if all bytes are verified."""
 
 
 class LocationInvalid(Invalid):
-    """A place that can't be meant, or holds something else than images."""
+    """An invalid location, or one that has other content than images."""
 
 
 class LocationNotFound(NotFound):
-    """The place has no such image, or is not there."""
+    """The location does not exist, or has no such image."""
 
 
 class ContentDamaged(Unavailable):
-    """Bytes that are not what their digest or size says. Nothing of them was used."""
+    """Bytes that do not match their digest or size. None of them was used."""
 
 
 class LocationUnavailable(Unavailable):
-    """A place that can't be read or written now."""
+    """A location that can't be read or written now."""
 
 
 class TagTaken(SealedPut):
-    """The name means another image there, and was not to be overwritten."""
+    """The target's tag resolves to another image, and `force` is not set."""
 
 
 def check_replaceable(path: Path) -> None:
-    """Whether a new file may take this place: a plain file's, or nothing's. A device or a link would be lost. LocationInvalid."""
+    """Check that a new file may replace `path`: it does not exist or is a plain file, so that no device or link is lost.
+
+    Raises: LocationInvalid.
+    """
     try:
         found = path.lstat()
-    except OSError:  # what writes there will say why it can't
+    except OSError:  # the later write reports the error
         return
     if not S_ISREG(found.st_mode):
         raise LocationInvalid(f"{path} is no plain file, and a new one would take its place; name another file")
 
 
 class BlobTransfer(StrEnum):
-    """How a blob came to be where it was to go."""
+    """How a blob reached the target."""
 
     PRESENT = "present"
     MOUNTED = "mounted"
@@ -61,43 +64,43 @@ class BlobTransfer(StrEnum):
 
 
 class ImageSource(Protocol):
-    """A place that gives images."""
+    """A source of images."""
 
     @property
     def title(self) -> str:
-        """The place in messages."""
+        """The name of the location in messages."""
 
     async def resolve(self, name: str | None) -> Digest:
-        """The digest that a name means now."""
+        """Return the digest that a name resolves to. Raises: NotFound."""
 
     async def manifest(self, digest: Digest) -> Manifest:
-        """A manifest, verified."""
+        """Return a manifest, verified by its digest. Raises: NotFound."""
 
     def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
-        """A blob's bytes, in pieces; the last one comes only if all of them have the digest and the size."""
+        """Yield a blob's bytes in pieces. The last piece comes only if the digest and the size match."""
 
     async def names(self) -> list[str]:
-        """Every name there is."""
+        """Return all names."""
 
     async def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        """What names this manifest as its subject."""
+        """Return the manifests whose subject is this manifest."""
 
 
 class ImageTarget(Protocol):
-    """A place that takes images. Blobs first, then children, then what names them; `close` ends it, whole or not."""
+    """A target for images. Callers put blobs first, then children, then the manifests above them, and call `close` at the end."""
 
     @property
     def title(self) -> str:
-        """The place in messages."""
+        """The name of the location in messages."""
 
-    async def meaning(self, name: str) -> Digest | None:
-        """The digest that a name means now, None where it is free."""
+    async def current_digest(self, name: str) -> Digest | None:
+        """Return the digest that a name resolves to; None when it does not exist."""
 
     async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
-        """Take a blob, unless it is there."""
+        """Store a blob unless the target has it. `body`: called for the bytes, again after a failed attempt."""
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
-        """Take a manifest under its digest, or under a name. `only_new`: the name must be free, where that can be asked."""
+        """Store a manifest by digest, or under a name. `only_new`: require that the name is free, if the target can check it."""
 
     async def close(self, *, complete: bool) -> None:
-        """Keep what was taken; if it is not complete, what can be taken up the next time, and nothing half."""
+        """Finish. If not `complete`, keep only content with which the next copy can resume."""

@@ -1,4 +1,4 @@
-"""A repository of a registry as a place: everything over `client`, which verifies what comes."""
+"""A repository of a registry as source and target, through `boltseal.client`, which verifies all content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ATTEMPTS = 4
 
 
 class RepositoryLocation:
-    """One repository, to read and to write. `mount_from`: a repository of the same registry whose blobs may be mounted."""
+    """A repository as source and target. `mount_from`: a repository of the same registry whose blobs may be mounted."""
 
     def __init__(
         self, transport: Transport, registry: str, repository: Repository, mount_from: Repository | None = None
@@ -30,34 +30,34 @@ class RepositoryLocation:
         self.title = f"{registry}/{repository}"
 
     async def resolve(self, name: str | None) -> Digest:
-        """By one HEAD. RemoteNotFound."""
+        """Resolve a tag by one HEAD request. Raises: RemoteNotFound."""
         return (await self._client.resolve(self._repository, _named(name or "latest"))).digest
 
     async def manifest(self, digest: Digest) -> Manifest:
-        """By digest. RemoteNotFound, RemoteMismatch."""
+        """Fetch a manifest by digest. Raises: RemoteNotFound, RemoteMismatch."""
         return await self._client.manifest(self._repository, digest)
 
     def blob(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
-        """Taken up where a connection breaks. RemoteNotFound, RemoteMismatch."""
+        """Yield a blob's bytes; resume after a broken connection. Raises: RemoteNotFound, RemoteMismatch."""
         return self._client.blob(self._repository, descriptor.digest, descriptor.size)
 
     async def names(self) -> list[str]:
-        """Every tag."""
+        """Return all tags."""
         return [tag async for tag in self._client.tags(self._repository)]
 
     async def referrers(self, digest: Digest) -> tuple[Descriptor, ...]:
-        """By the referrers API, or what stands in for it."""
+        """Return the referrers from the referrers API, or from the fallback tag."""
         return await self._client.referrers(self._repository, digest)
 
-    async def meaning(self, name: str) -> Digest | None:
-        """By one HEAD."""
+    async def current_digest(self, name: str) -> Digest | None:
+        """Resolve a tag by one HEAD request; None when it does not exist."""
         try:
             return await self.resolve(name)
         except RemoteNotFound:
             return None
 
     async def put_blob(self, descriptor: Descriptor, body: Body) -> BlobTransfer:
-        """Mounted where that can be, otherwise sent; a push that breaks is begun again, unless it arrived after all."""
+        """Mount a blob if possible, otherwise send it. A failed upload starts again, unless the blob arrived."""
         mountable = self._mount_from is not None
         async for attempt in stamina.retry_context(on=RemoteUnavailable, attempts=ATTEMPTS, timeout=None):
             with attempt:
@@ -74,12 +74,12 @@ class RepositoryLocation:
         return await self._client.has_blob(self._repository, descriptor.digest) is not None
 
     async def put_manifest(self, manifest: Manifest, digest: Digest, name: str | None, *, only_new: bool) -> None:
-        """RemoteRefused where the registry will not have it."""
+        """Push a manifest. Raises: RemoteRefused when the registry refuses it."""
         reference = digest if name is None else _named(name)
         await self._client.put_manifest(self._repository, reference, manifest, only_new=only_new)
 
     async def close(self, *, complete: bool) -> None:
-        """Nothing to do: blobs without a manifest are the registry's to collect, or to find the next time."""
+        """Do nothing: the registry keeps blobs for the next copy, or deletes them as unreferenced."""
 
 
 def _named(name: str) -> Tag | Digest:

@@ -257,7 +257,7 @@ async def test_requests_per_run_are_limited(journal: RebuildJournal, tmp_path: P
 async def test_a_ledger_that_refuses_the_record_stops_nothing(journal: RebuildJournal, tmp_path: Path) -> None:
     """The error is reported."""
 
-    async def record(_due: RebuildDue, _outcome: RebuildOutcome, _told: str) -> None:
+    async def record(_due: RebuildDue, _outcome: RebuildOutcome, _summary: str) -> None:
         raise RemoteDenied("may not push")
 
     [asked] = await rebuilder(journal, script(tmp_path, "true"), record=record).rebuild([answered(APP, NODE)])
@@ -390,7 +390,7 @@ def test_an_incomplete_line_is_skipped_and_the_next_is_separate(journal: Rebuild
     journal.append(JournalLine(3, APP, NODE, "e", RebuildOutcome.DONE, 1, "line\nbreak"))
 
     assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "e"}
-    assert [(one.digest, one.told) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
+    assert [(one.digest, one.summary) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
 
 
 def test_a_damaged_journal_is_refused(journal: RebuildJournal) -> None:

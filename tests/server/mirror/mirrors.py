@@ -99,9 +99,9 @@ async def bare_mirror(
     upstreams = build_upstreams(settings.upstreams)
     with open_store(settings, clock=clock) as store:
         registry, locks = store.registry, FileInterprocessLock(settings.server.data)
-        limits = UpstreamLimits(registry.upstreams, clock=clock, tell=_ignore)
+        limits = UpstreamLimits(registry.upstreams, clock=clock, on_event=_ignore)
         told: dict[str, Any] = {"clock": clock, "read_only": _writable, "count": _ignore}
-        asks = tags(registry.observations, limits, locks, tell=_ignore, timeout_s=timeout_s, **told)
+        asks = tags(registry.observations, limits, locks, on_event=_ignore, timeout_s=timeout_s, **told)
         relay = UpstreamLists(store.database, registry.pulls, limits, clock, lists)
         uses = LastPulls(store.database, clock, _writable, pending_limit)
         parts = (upstreams, asks, limits, registry, store.blobs, relay, locks, uses)

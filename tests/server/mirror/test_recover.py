@@ -112,8 +112,8 @@ async def test_without_upstream_what_comes_back_is_served_as_it_was(behind: Behi
         held, gone, moved = [await mirror.client.get(f"{AT}{tag}") for tag in ("held", "gone", "followed")]
 
     assert held.content == gone.content == moved.content == first
-    assert "is held until somebody accepts it" in held.headers["warning"]
-    assert "is not there any more" in gone.headers["warning"]
+    assert "is held until an administrator accepts it" in held.headers["warning"]
+    assert "no longer exists" in gone.headers["warning"]
     assert "warning" in moved.headers
 
 

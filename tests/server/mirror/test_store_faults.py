@@ -46,7 +46,7 @@ class Bench:
             registry.pulls,
             registry.uploads,
             self.store,
-            UpstreamLimits(registry.upstreams, clock=now_us, tell=lambda _: None),
+            UpstreamLimits(registry.upstreams, clock=now_us, on_event=lambda _: None),
             self.locks,
             check_disk=lambda _: None,
             count=lambda _: None,

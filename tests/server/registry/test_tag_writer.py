@@ -247,7 +247,7 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(open_shop: 
 
 
 async def test_a_purge_removes_what_nothing_else_needs(shop: Shop) -> None:
-    """The bytes of a leaked secret are deleted; shared parts stay and are listed; tags stay sealed."""
+    """The bytes of a leaked secret are deleted; shared parts stay and are listed; the tags can return only with the same digest."""
     secret = await shop.image("secret")
     await shop.push(secret, "1.0.0", "1.0")
     shared = await shop.image("secret", annotations={"another": "image"})

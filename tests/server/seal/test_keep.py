@@ -128,7 +128,7 @@ async def test_a_sealed_tag_without_keep_is_kept_for_ever(data: Path) -> None:
 
 
 async def test_a_tag_kept_for_a_year(data: Path) -> None:
-    """`keep = "365d"`: refused until the last second, accepted from then on; the name stays bound."""
+    """`keep = "365d"`: refused until the last second, accepted from then on; the tag can return only with the same digest."""
     clock = Clock(NOON)
     async with serving(data, A_YEAR, clock=clock) as registry:
         client = registry.client

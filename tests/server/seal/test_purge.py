@@ -145,7 +145,7 @@ async def test_purging_an_unknown_tag(registry: Serving) -> None:
 
 @pytest.mark.lengthy
 async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path) -> None:
-    """`expire` takes away tags whose stated time is over, and only those; the name stays bound."""
+    """`expire` takes away tags whose stated time is over, and only those; the tag can return only with the same digest."""
     clock = Clock(NOON)
     async with serving(data, A_YEAR, clock=clock) as registry:
         await push(registry.client, "shop/app", "1.4.2", SECRET)

@@ -61,7 +61,7 @@ def test_an_entry_that_was_rewritten_well_is_found(settings: Settings, by_hand: 
     found = problems(settings)
 
     assert any("tile/0/001 of its tree is not over these entries" in one for one in found)
-    assert any("are not the ones that the signed head is over" in one for one in found)
+    assert any("are not the ones that the checkpoint is over" in one for one in found)
     assert any("are not the ones that the high-water mark is over" in one for one in found)
 
 
@@ -71,7 +71,7 @@ def test_entries_that_were_cut_off_are_found(settings: Settings, by_hand: Callab
     by_hand("UPDATE ledger_head SET size = 500, last_time_us = (SELECT max(time_us) FROM entry)")
     found = problems(settings)
 
-    assert any("the signed head is over" in one and "the store has 500" in one for one in found)
+    assert any("the checkpoint is over" in one and "the store has 500" in one for one in found)
 
 
 def test_a_tile_that_was_changed_is_found(settings: Settings, by_hand: Callable[..., None]) -> None:

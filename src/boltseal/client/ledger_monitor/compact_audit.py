@@ -33,7 +33,7 @@ class CompactAudit(Audit):
         self._held: MonitoredTag | None = None
 
     def recall(self, entry: Entry) -> AuditedTag:
-        """Return the state of the entry's tag, as far as the stored hashes tell."""
+        """Return the state of the entry's tag, as far as the stored hashes show it."""
         names = self.hashed
         self._key = names.hash(f"{entry.repository}:{entry.tag}")
         self._is = names.hash(entry.digest)

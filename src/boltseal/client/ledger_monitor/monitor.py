@@ -2,7 +2,7 @@
 
 The steps, in this order:
 
-1. The ledger's head extends the one seen before, under the trusted key (`client.ledger_trust`).
+1. The ledger's checkpoint extends the one seen before, under the trusted key (`client.ledger_trust`).
 2. Read every new entry, in bundles, and audit it by `ledger.audit`: canonical, gapless, later than the previous one,
    unbroken chains of `previous`, no sealed tag with two digests.
 3. The tree over all entries, hashed here, has the signed root.

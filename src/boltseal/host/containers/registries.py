@@ -126,7 +126,7 @@ class RegistryQueries:
             raise
         except BoltsealError as error:
             return TagHistory(why=error.message)
-        entries = tuple(one for one in found.history.said if one.index in found.proven)
+        entries = tuple(one for one in found.history.entries if one.index in found.proven)
         return TagHistory(steps_of(entries), entries, TagEvidence.LEDGER, problems=found.problems)
 
     async def _unsigned_history(self, repository: RepositoryName, names: Iterable[Reference]) -> TagHistory:

@@ -58,17 +58,17 @@ def plan(root: Path) -> StorePlan:
         store = ContainerdStore(root)
         metadata = store.metadata()
         unknown += metadata.damaged[:MAX_DAMAGED]
-        held = _Held(store, metadata, store.snapshots())
-        images = held.images()
-        containers = held.containers(images)
+        opened = _OpenedStore(store, metadata, store.snapshots())
+        images = opened.images()
+        containers = opened.containers(images)
         store.files.close()
     except (StoreMissing, StoreUnreadable, StoreMalformed) as error:
         unknown.append(error.message)
     return StorePlan(NAME, root, tuple(images), tuple(containers), tuple(unknown))
 
 
-class _Held:
-    """A store with its metadata."""
+class _OpenedStore:
+    """A store with its metadata and snapshots; plans its images and containers."""
 
     def __init__(self, store: ContainerdStore, metadata: Metadata, snapshots: Mapping[str, Snapshot]) -> None:
         self.root = store.root
@@ -77,10 +77,10 @@ class _Held:
         self._metadata = metadata
         self._snapshots = snapshots
         self._ownership = ownership_in(store.root)
-        self._above: dict[tuple[str, str], list[str]] = {}
-        """The keys of the snapshots on top of each snapshot, by the metadata."""
+        self._children: dict[tuple[str, str], list[str]] = {}
+        """The keys of each snapshot's children in the metadata."""
         for (namespace, key), (_, parent) in metadata.snapshots.items():
-            self._above.setdefault((namespace, parent), []).append(key)
+            self._children.setdefault((namespace, parent), []).append(key)
 
     def has(self, blob: Digest) -> bool:
         return self._store.has(blob)
@@ -113,7 +113,7 @@ class _Held:
         return found
 
     def _copies(self, namespace: str, image: ImagePlan) -> tuple[MappedCopy, ...]:
-        """Return the snapshots with other owners that containerd made of an image; their keys are TOP-UID-GID."""
+        """Return containerd's copies of an image with other owners: snapshots with the key TOP-UID-GID."""
         layers = [layer for layer in image.layers if layer.folder is not None]
         if not layers or image.unknown or image.differences:
             return ()
@@ -121,19 +121,19 @@ class _Held:
         top = str(chain_ids([layer.diff_id for layer in layers])[-1])
         name, _ = self._metadata.snapshots.get((namespace, top), ("", ""))
         copies = []
-        for key in self._above.get((namespace, top), ()):
+        for key in self._children.get((namespace, top), ()):
             ids = _MAPPED.fullmatch(key.removeprefix(top))
             snapshot = self._snapshots.get(self._metadata.snapshots[namespace, key][0])
             if ids is not None and snapshot is not None and snapshot.parent == name:
                 users, groups = (IdMap(((0, int(first), _ALL_IDS),)) for first in ids.groups())
                 unproven = "" if self._are_of_a_user(*ids.groups()) else _UNPROVEN.format(":".join(ids.groups()))
                 copies.append(
-                    MappedCopy(folder_of(snapshot), below, users, groups, unproven=unproven, loses_rights=True)
+                    MappedCopy(folder_of(snapshot), below, users, groups, unproven=unproven, loses_privileges=True)
                 )
         return tuple(copies)
 
     def _are_of_a_user(self, first_user: str, first_group: str) -> bool:
-        """Whether these ids, which are root's in the copy, are the first of a user of the store's disk."""
+        """Return whether these IDs, which root has in the copy, are the first of the ranges of a user of the store's disk."""
         return is_confirmed(self.root, *(IdMap(((0, int(first), 1),)) for first in (first_user, first_group)))
 
     def _folders(

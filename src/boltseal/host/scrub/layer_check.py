@@ -33,9 +33,9 @@ from boltseal.oci.digest import SHA256, Digest
 class LayerFiles:
     """The files of a layer. Paths are relative to `root`, and None if this kind of store does not have them.
 
-    `blob_start`, `blob_size`: the part of the file `blob` in an archive; size -1: to the end. `said_size`: the blob's size
-    in the manifest, -1 if unknown. `artifact`: whether the content is no layer, so that only the blob's digest is known.
-    `hint`: the approximate number of bytes to read, from the store, only to distribute the work.
+    `blob_start`, `blob_size`: the blob's part of the file `blob` in an archive, in bytes; size -1: to the end of the file.
+    `manifest_size`: the blob's size in the manifest, -1 if unknown. `artifact`: the content is not a layer, so only the
+    blob's digest is checked. `hint`: roughly how many bytes to read, from the store's metadata; it only distributes the work.
     """
 
     root: Path
@@ -46,7 +46,7 @@ class LayerFiles:
     blob_digest: Digest | None = None
     blob_start: int = 0
     blob_size: int = -1
-    said_size: int = -1
+    manifest_size: int = -1
     artifact: bool = False
     ownership: Ownership = field(default_factory=Ownership)
     hint: int = 0
@@ -54,7 +54,7 @@ class LayerFiles:
 
 @dataclass(frozen=True, slots=True)
 class CheckMode:
-    """How files are read. `quick`: without contents, so no digest proves anything. `from_disk`: bypass the page cache."""
+    """How files are read. `quick`: without contents, so no digest is verified. `from_disk`: bypass the page cache."""
 
     quick: bool = False
     from_disk: bool = False
@@ -64,7 +64,7 @@ class CheckMode:
 class LayerResult:
     """The result for one layer.
 
-    `count`: of all differences; `differences` may be fewer. `unknown`: reasons why something was not checked. `opaque`:
+    `count`: the number of all differences; `differences` may have fewer. `unknown`: reasons why something was not checked. `opaque`:
     folders with an opaque mark that is not in the tar; harmless if no lower layer has the folder.
     """
 
@@ -214,9 +214,9 @@ def _blob(
         if check_mode.from_disk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         size = layer.blob_size if layer.blob_size >= 0 else os.fstat(fd).st_size
-        if 0 <= layer.said_size < size:  # a sparse file is free to create and takes hours to read
-            wrong.append(difference(DifferenceKind.SIZE, b"", f"a blob of {layer.said_size} bytes", size, name))
-            size = layer.said_size
+        if 0 <= layer.manifest_size < size:  # a sparse file is free to create and takes hours to read
+            wrong.append(difference(DifferenceKind.SIZE, b"", f"a blob of {layer.manifest_size} bytes", size, name))
+            size = layer.manifest_size
         file = _Window(raw, layer.blob_start, size)
         tar = BlobTar(file, digest.algorithm if digest else SHA256, count_read)
         try:

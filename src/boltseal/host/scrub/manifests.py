@@ -71,7 +71,7 @@ def image_plans(
         found.unknown.append(error.message)
     images = [manifest for manifest in found.manifests if _is_image(manifest)]
     artifacts = [
-        replace(source.files(each.digest, each.digest, None, artifact=True), said_size=each.size)
+        replace(source.files(each.digest, each.digest, None, artifact=True), manifest_size=each.size)
         for manifest in found.manifests
         if not _is_image(manifest)
         for each in (*manifest.layers, *([manifest.config] if manifest.config is not None else []))
@@ -167,7 +167,7 @@ def _layers(
     for each, diff, folder in zip(described, diffs, folders, strict=True):
         if source.has(each.digest):
             layer = source.files(each.digest, diff, folder, artifact=False)
-            layers.append(source.allowance.once(replace(layer, said_size=each.size)))
+            layers.append(source.allowance.once(replace(layer, manifest_size=each.size)))
         elif not each.foreign:
             why = "its files can't be compared without it" if folder else "it was not pulled"
             unknown.append(f"the blob of layer {each.digest.short} is not in this store, and {why}")

@@ -1,8 +1,9 @@
-"""Compares copies of an image for containers with their own ids (`--uidmap`), where the ids of a mount are not mapped.
+"""Compares copies of an image for containers with their own ID maps (`--uidmap`), where mounts can't map IDs.
 
-Podman and containerd mount the image's layers, change the owner of every file, which copies it up, and keep the result as the
-top layer of such containers. It has no digest, but except for owners it must equal the merged layers, which are proven.
-Changing the owner removes setuid, setgid and capabilities from a file: Podman restores them, containerd does not.
+Podman and containerd mount the image's layers and change the owner of every file. This copies each file up into a new
+layer, which becomes the top image layer of such containers. The copy has no digest, but it must equal the merged layers
+except for owners, and the digests of those layers are verified. Changing the owner removes setuid, setgid and capabilities
+from a file: Podman restores them, containerd does not.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class _Comparison:
         return True
 
     def _owner(self, want: os.stat_result) -> tuple[int | None, int | None] | None:
-        """Whose a file must be in the copy; None where the ids of the store's user are not known."""
+        """Return the owner and group that a file must have in the copy, None if the ID map of the store's user is unknown."""
         copy, ids = self._copy, self._copy.store_ids
         if not ids.whole:
             return None
@@ -108,7 +109,7 @@ class _Comparison:
 
     def _same_mode(self, want: os.stat_result, got: os.stat_result) -> bool:
         expected_mode, mode = stat.S_IMODE(want.st_mode), stat.S_IMODE(got.st_mode)
-        lost = expected_mode & ~mode if self._copy.loses_rights and stat.S_ISREG(want.st_mode) else 0
+        lost = expected_mode & ~mode if self._copy.loses_privileges and stat.S_ISREG(want.st_mode) else 0
         return expected_mode == mode | lost & (stat.S_ISUID | stat.S_ISGID)
 
     def _attributes(self, path: bytes, seen: MergedEntry) -> bool:
@@ -117,20 +118,20 @@ class _Comparison:
         names = set(theirs.names(path, theirs.at(path)))
         own = (
             OVERLAYFS_PREFIXES if self._copy.store_ids.users.ranges else OVERLAYFS_PREFIXES[:1]
-        )  # without root: user.overlay. too
+        )  # in a rootless store overlayfs uses user.overlay. as well
         wanted = {each for each in ours.names(path, ours.at(path)) if not each.startswith(own)}
         for name in sorted((names | wanted) - IGNORED - {METACOPY}):
             want = ours.value_if_there(path, name) if name in wanted else None
             got = theirs.value_if_there(path, name)
-            if want == got or (name == CAPABILITY and self._same_right(want, got)):
+            if want == got or (name == CAPABILITY and self._same_capability(want, got)):
                 continue
             kind = DifferenceKind.CAPABILITY if name == CAPABILITY else DifferenceKind.XATTR
             self._add(kind, path, f"{name}={describe_value(want)}", f"{name}={describe_value(got)}")
         return METACOPY in names
 
-    def _same_right(self, want: bytes | None, got: bytes | None) -> bool:
+    def _same_capability(self, want: bytes | None, got: bytes | None) -> bool:
         if got is None:
-            return self._copy.loses_rights
+            return self._copy.loses_privileges
         return want is not None and same_capability(want, got)
 
     def _file(
@@ -152,7 +153,7 @@ class _Comparison:
 
 
 def _mapped(of_store: IdMap, of_copy: IdMap, number: int) -> int | None:
-    """An id of the layers on the disk, as the copy has it there."""
+    """Return the ID on disk in the copy for an ID on disk in the layers, None if a map lacks it."""
     inside = of_store.inside(number)
     mapped = of_copy.outside(inside) if inside is not None else None
     return of_store.outside(mapped) if mapped is not None else None

@@ -13,24 +13,24 @@ _ALL_IDS: Final = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
-    """A map from owners in headers to owners on disk: ranges `(inside, outside, count)`; without ranges ids are equal."""
+    """A map from IDs in tar headers to IDs on disk: ranges `(inside, outside, count)`. Without ranges both are equal."""
 
     ranges: tuple[tuple[int, int, int], ...] = ()
 
     def outside(self, number: int) -> int | None:
-        """Return the id on disk, None if no range has it."""
+        """Return the ID on disk, None if no range has it."""
         if not self.ranges:
             return number
         return next((o + number - i for i, o, count in self.ranges if i <= number < i + count), None)
 
     def inside(self, number: int) -> int | None:
-        """The id in headers that became this one on the disk, or None where no range holds it."""
+        """Return the ID in headers for an ID on disk, None if no range has it."""
         if not self.ranges:
             return number
         return next((i + number - o for i, o, count in self.ranges if o <= number < o + count), None)
 
     def is_part_of(self, other: IdMap) -> bool:
-        """Whether the other map says all that this one says. A map without ranges is part of none."""
+        """Return whether the other map maps every ID of this one alike. A map without ranges is part of no map."""
         return bool(self.ranges) and all(
             any(outside - inside == o - i and i <= inside and inside + count <= i + more for i, o, more in other.ranges)
             for inside, outside, count in self.ranges
@@ -39,10 +39,11 @@ class IdMap:
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """The maps of a layer's users and groups. `whole`: False where some may be missing, since nobody says them.
+    """The maps of a layer's users and groups.
 
-    `devices`: whether there are device nodes; only root may make them. `unproven`: why the maps can't be relied on, where
-    they are the store's own word: whoever changes owners in the store can change such a map with them.
+    `whole`: False if ranges may be missing, because no file lists them. `devices`: whether the layer can have device nodes;
+    only root may create them. `unproven`: why the maps can't be relied on, "" if they can: an attacker who changes owners in
+    a store can also change the maps in its metadata.
     """
 
     users: IdMap = field(default_factory=IdMap)
@@ -65,10 +66,12 @@ def ownership_in(store: Path) -> Ownership:
 
 
 def is_confirmed(store: Path, users: IdMap, groups: IdMap) -> bool:
-    """Whether a map that a store has written for a copy of an image is also that of a user of its disk. OSError.
+    """Return whether the maps that a store records for a copy of an image are those of a user of the store's disk.
 
-    In root's store: part of what /etc/subuid and /etc/subgid give to one user. In a user's own store: `--userns=keep-id`,
-    where the user keeps the own ids and those before them move up by one.
+    In root's store: part of the ranges that /etc/subuid and /etc/subgid assign to one user. In a user's own store:
+    `--userns=keep-id`, where the user keeps the same ID and all IDs below it are shifted up by one.
+
+    Raises: OSError.
     """
     maps = id_maps(store)
     if maps is None:
@@ -80,5 +83,5 @@ def is_confirmed(store: Path, users: IdMap, groups: IdMap) -> bool:
 
 
 def _keep_id(own: int) -> IdMap:
-    """From the ids in a container to those in its user's namespace, where root is the user."""
+    """Return the `--userns=keep-id` map from IDs in a container to IDs in its user's namespace, where the user is root."""
     return IdMap(((0, 1, own), (own, 0, 1), (own + 1, own + 1, _ALL_IDS)))

@@ -30,7 +30,7 @@ class _Config(msgspec.Struct):
 
 
 class Init(NamedTuple):
-    """A folder between an image's layers with only the files that Docker mounts over.
+    """A folder between an image's layers that has only mount targets of Docker, such as /etc/hosts.
 
     `docker build` and `docker commit` leave it. `layers_below`: the number of the image's layers below it.
     """
@@ -41,11 +41,11 @@ class Init(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MappedCopy:
-    """A copy of all that an image's layers show together, with other owners. `layers`: the topmost first.
+    """A copy of an image's merged layers with other owners. `layers`: the copied ones, topmost first.
 
-    `users`, `groups`: from the ids of the layers to those of the copy, both as the store's user has them: `store_ids` are
-    what these ids are on the disk. `unproven`: why these maps can't be relied on. `loses_rights`: whether setuid, setgid
-    and capabilities may be gone, as who made it did not put them back.
+    `users`, `groups`: map IDs of the layers to those of the copy, inside the namespace of the store's user; `store_ids` maps
+    that namespace to IDs on disk. `unproven`: why `users` and `groups` can't be relied on, "" if they can.
+    `loses_privileges`: whether setuid, setgid and capabilities may be missing, because the engine did not restore them.
     """
 
     folder: bytes
@@ -54,12 +54,12 @@ class MappedCopy:
     groups: IdMap
     store_ids: Ownership = field(default_factory=Ownership)
     unproven: str = ""
-    loses_rights: bool = False
+    loses_privileges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePlan:
-    """One image of one store, with its layers to check.
+    """An image of a store, with its layers to check.
 
     `id`: as its engine shows it. `config`: the digest of its config. `documents`: the store's manifests and indexes of it,
     unverified. `differences`: in metadata and stack. `unknown`: reasons why something can't be checked.
@@ -80,10 +80,10 @@ class ImagePlan:
 
 @dataclass(frozen=True, slots=True)
 class ContainerPlan:
-    """A container on an image.
+    """A container to check.
 
     `upper`: its own layer; `lowers`: the layers below, topmost first, relative to `root`. `init`: Docker's -init layer.
-    `pid`: its first process in the store's metadata, 0 for none; the process may have ended, or be of another host.
+    `pid`: its first process in the store's metadata, 0 for none; the process may have ended, or belong to another host.
     """
 
     store: str

@@ -141,7 +141,7 @@ def _layers(
         )
         return ()
     files = []
-    owned = ownership_in(store.root)
+    store_ids = ownership_in(store.root)
     for layer, diff in zip(chain, diffs, strict=True):
         if layer.diff_digest and layer.diff_digest != str(diff):
             found.append(
@@ -153,14 +153,14 @@ def _layers(
         if reason := _not_understood(store, layer, diff):
             unknown.append(reason)
             continue
-        owners = owned
+        owners = store_ids
         if layer.uidmap or layer.gidmap:
             if owners.users.ranges:
                 unknown.append(
                     f"layer {diff.short} has owners that were mapped twice, by Podman and by its user's namespace"
                 )
                 continue
-            owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_by_store(f"layer {diff.short}"))
+            owners = Ownership(_map(layer.uidmap), _map(layer.gidmap), unproven=_unproven_owners(f"layer {diff.short}"))
         hint = max(layer.diff_size, 0)
         files.append(
             allowance.once(LayerFiles(store.root, diff, folder, split_at(layer.id), ownership=owners, hint=hint))
@@ -196,7 +196,7 @@ def _copies(
     be based on it.
     """
     copies = []
-    owned = ownership_in(store.root)
+    store_ids = ownership_in(store.root)
     for id_ in image.mapped_layers or ():
         layer = layers.get(id_)
         folder = BASE + b"/" + id_.encode()
@@ -216,9 +216,9 @@ def _copies(
             continue
         below = tuple(each.folder for each in reversed(files) if each.folder is not None)
         users, groups = _map(layer.uidmap), _map(layer.gidmap)
-        confirmed = owned.whole and is_confirmed(store.root, users, groups)
-        unproven = "" if confirmed else _by_store(f"the copy {shown(id_)[:12]} of this image")
-        copies.append(MappedCopy(folder + b"/" + COPY, below, users, groups, owned, unproven))
+        confirmed = store_ids.whole and is_confirmed(store.root, users, groups)
+        unproven = "" if confirmed else _unproven_owners(f"the copy {shown(id_)[:12]} of this image")
+        copies.append(MappedCopy(folder + b"/" + COPY, below, users, groups, store_ids, unproven))
     return tuple(copies)
 
 
@@ -241,8 +241,8 @@ def _chain(
     return chain[::-1]
 
 
-def _by_store(what: str) -> str:
-    """Why a map of owners in layers.json proves nothing."""
+def _unproven_owners(what: str) -> str:
+    """Return the reason why an ID map in layers.json proves nothing."""
     return f"{what}: its owners are compared by layers.json (uidmap, gidmap), which nothing outside the store confirms"
 
 

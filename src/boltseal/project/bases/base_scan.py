@@ -139,7 +139,7 @@ class BaseScanner:
         window_s: int = WINDOW_S,
         max_units: int = MAX_UNITS,
         at_once: int = AT_ONCE,
-        tell: Callable[[int, int], None] = lambda _done, _all: None,
+        progress: Callable[[int, int], None] = lambda _done, _all: None,
     ) -> None:
         self.transport = transport
         self._documents = documents
@@ -154,7 +154,7 @@ class BaseScanner:
         self._after_us = now_us - window_s * 1_000_000
         self._max_units = max_units
         self._at_once = at_once
-        self._tell = tell
+        self._progress = progress
         self._units = 0
 
     async def scan(self, wanted: Sequence[ImageToCheck], *, refresh: bool = False) -> list[BaseReport]:
@@ -190,7 +190,7 @@ class BaseScanner:
             async with gate:
                 await self._read(image)
             done += 1
-            self._tell(done, len(found))
+            self._progress(done, len(found))
 
         await asyncio.gather(*map(read, found))
         former = await self._former_images(images)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from boltseal.errors import BoltsealError, TooLarge
-from boltseal.ledger.audit import GOES
+from boltseal.ledger.audit import REMOVALS
 from boltseal.ledger.entry import Entry, EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
@@ -30,7 +30,7 @@ from boltseal.project.bases.layer_match import Candidate
 
 MAX_FORMER: Final = 5_000
 """Maximum number of former images per scan."""
-MOVED_OR_GONE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED}) | GOES
+MOVED_OR_GONE: Final = frozenset({EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED}) | REMOVALS
 """Kinds of entries after which a tag resolves to another image; a tag that never moved has none of them."""
 SERVED_KINDS: Final = frozenset({EntryKind.OBSERVED, EntryKind.ACCEPTED})
 """Kinds of observations that record what an upstream's tag was served as."""

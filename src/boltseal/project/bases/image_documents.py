@@ -229,12 +229,12 @@ def images_of_index(index: Manifest) -> list[IndexChild]:
     return found
 
 
-def same_platform(one: Platform, other: Platform) -> bool:
+def same_platform(first: Platform, second: Platform) -> bool:
     """Return whether two platforms run on the same machine. arm64 is arm64/v8, and a missing variant matches any."""
-    if (one.os, one.architecture) != (other.os, other.architecture):
-        return not (one.os or one.architecture) or not (other.os or other.architecture)
-    default = "v8" if one.architecture == "arm64" else ""
-    return (one.variant or default) == (other.variant or default) or not (one.variant and other.variant)
+    if (first.os, first.architecture) != (second.os, second.architecture):
+        return not (first.os or first.architecture) or not (second.os or second.architecture)
+    default = "v8" if first.architecture == "arm64" else ""
+    return (first.variant or default) == (second.variant or default) or not (first.variant and second.variant)
 
 
 def _attestation(entry: Descriptor) -> bool:

@@ -30,7 +30,7 @@ from boltseal.errors import quote
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 LARGE_BYTES: Final = 16 * 1024 * 1024
-MAX_TOLD: Final = 500
+MAX_SUMMARY: Final = 500
 MAX_LINE_BYTES: Final = 64 * 1024
 
 
@@ -44,7 +44,7 @@ class RebuildOutcome(StrEnum):
 
 
 class JournalLine(msgspec.Struct, frozen=True):
-    """One line. `time_us`: microseconds since the epoch. `told`: the last line of output, or the webhook's answer."""
+    """One line. `time_us`: microseconds since the epoch. `summary`: the last line of output, or the webhook's answer."""
 
     time_us: int
     image: str
@@ -52,7 +52,7 @@ class JournalLine(msgspec.Struct, frozen=True):
     digest: str
     outcome: RebuildOutcome
     tries: int = 0
-    told: str = ""
+    summary: str = msgspec.field(name="told", default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class RebuildJournal:
 
     def append(self, line: JournalLine) -> None:
         """Write a line; it is on disk when this returns. Raises: StateUnusable."""
-        raw = _raw(msgspec.structs.replace(line, told=quote(line.told, MAX_TOLD)[1:-1]))
+        raw = _raw(msgspec.structs.replace(line, summary=quote(line.summary, MAX_SUMMARY)[1:-1]))
         with self.state.writing():
             if self.path.exists() and self.path.stat().st_size > self.large_bytes:
                 self._replace_file()
@@ -92,7 +92,9 @@ class RebuildJournal:
     def _replace_file(self) -> None:
         """Replace a large file atomically: without the file, every rebuild would be requested again. Raises: OSError."""
         kept, remaining_bytes = [], self.large_bytes // 2
-        for _, line in sorted(enumerate(self.last().values()), key=lambda one: (one[1].time_us, one[0]), reverse=True):
+        for _, line in sorted(
+            enumerate(self.last().values()), key=lambda item: (item[1].time_us, item[0]), reverse=True
+        ):
             remaining_bytes -= len(_raw(line))
             if remaining_bytes < 0:
                 break

@@ -110,7 +110,7 @@ An exception is reported and does not stop other requests.
 """
 
 
-async def record_nothing(_due: RebuildDue, _outcome: RebuildOutcome, _told: str) -> None:
+async def record_nothing(_due: RebuildDue, _outcome: RebuildOutcome, _summary: str) -> None:
     """Record nothing, because there is no ledger."""
 
 
@@ -126,7 +126,7 @@ class Rebuilder:
         record: Record = record_nothing,
         tokens: Mapping[str, str] | None = None,
         pause_s: float = PAUSE_S,
-        tell: Callable[[BaseOutdated], None] = lambda _event: None,
+        on_outdated: Callable[[BaseOutdated], None] = lambda _event: None,
     ) -> None:
         self._actions = actions
         self._journal = journal
@@ -134,7 +134,7 @@ class Rebuilder:
         self._record = record
         self._tokens = tokens or {}
         self._pause_s = pause_s
-        self._tell = tell
+        self._on_outdated = on_outdated
         self._failed: set[str] = set()
 
     def due(self, reports: Sequence[BaseReport]) -> list[RebuildDue]:
@@ -182,7 +182,7 @@ class Rebuilder:
                 continue
             if len(results) == MAX_AT_A_LOOK:
                 break
-            self._tell(due.event)
+            self._on_outdated(due.event)
             result = await self._ask(due)
             waiting.add(_name(due.image))
             if result.outcome is RebuildOutcome.FAILED:
@@ -255,7 +255,7 @@ class Rebuilder:
                 digest=str(due.now),
                 outcome=outcome,
                 tries=tries,
-                told=summary,
+                summary=summary,
             )
         )
 

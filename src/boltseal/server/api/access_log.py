@@ -15,16 +15,14 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import structlog
 
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Response
 from boltseal.server.storage.metrics import RequestMetrics, RunFolder
-
-if TYPE_CHECKING:
-    from boltseal.server.api.request import Request
-    from boltseal.server.api.responses import Response
 
 LINES_EVERY_S: Final = 0.2
 SAVED_EVERY_S: Final = 1.0

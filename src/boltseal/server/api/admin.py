@@ -11,7 +11,8 @@ JSON: a web page of another site cannot send that without a preflight request (C
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, ClassVar, Final
+from collections.abc import Callable
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -21,18 +22,14 @@ from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
 from boltseal.server.api import responses
+from boltseal.server.api.access_log import RequestLog
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
 from boltseal.server.api.http_application import HttpApplication, path_text
 from boltseal.server.api.records import json_body
+from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from boltseal.server.api.access_log import RequestLog
-    from boltseal.server.api.auth import RequestAuth
-    from boltseal.server.api.request import Request
-    from boltseal.server.registry.observations import Observations
+from boltseal.server.registry.observations import Observations
 
 PREFIX: Final = "/api/v1/"
 

@@ -20,7 +20,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from boltseal.errors import Denied, Unauthenticated, quote
 from boltseal.oci.reference import Repository
@@ -40,14 +40,12 @@ from boltseal.server.api.paths import (
     UploadsTarget,
     UploadTarget,
 )
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Headers
 from boltseal.server.auth.access import ANONYMOUS_CALLER, Access, Caller, LoginNeeded
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.auth.tokens import CATALOG_SCOPE
-
-if TYPE_CHECKING:
-    from boltseal.server.api.request import Request
-    from boltseal.server.api.responses import Headers
-    from boltseal.server.storage.users import Users
+from boltseal.server.storage.users import Users
 
 CACHE_S: Final = 10.0
 MAX_CACHED: Final = 4096

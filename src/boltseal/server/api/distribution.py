@@ -148,7 +148,7 @@ class DistributionApi(HttpApplication):
             return target
         asks = self._names.needs_store(target.repository, namespace, writes=writes)
         known = asks and await self._pulls.known(target.repository)
-        resolution = self._names.lead(
+        resolution = self._names.resolve(
             target.repository,
             namespace,
             pushes=writes and request.method != "DELETE",

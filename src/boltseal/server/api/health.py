@@ -6,20 +6,17 @@ Both are for load balancers and supervisors. They need no login and reveal nothi
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from boltseal.errors import BoltsealError, quote
 from boltseal.server.api import responses
+from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.errors import MethodNotAllowed
 from boltseal.server.api.http_application import READS, HttpApplication
+from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from boltseal.server.api.access_log import RequestLog
-    from boltseal.server.api.request import Request
-    from boltseal.server.registry.readiness import Readiness
+from boltseal.server.registry.readiness import Readiness
 
 HEALTH_PATH: Final = "/healthz"
 READY_PATH: Final = "/readyz"

@@ -16,23 +16,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import quote
 from boltseal.ledger.entry import MAX_TIME_US, EntryKind, format_time
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.server.api import responses
+from boltseal.server.api.paths import DiscoverTarget, HistoryTarget, ObservationsTarget, TagHistoryTarget
 from boltseal.server.api.query import QueryInvalid, link_next
+from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from boltseal.server.api.paths import DiscoverTarget, HistoryTarget, ObservationsTarget, TagHistoryTarget
-    from boltseal.server.api.request import Request
-    from boltseal.server.registry.ledger import EntryPage, EventPage, Ledger, TagEvent
+from boltseal.server.registry.ledger import EntryPage, EventPage, Ledger, TagEvent
 
 MAX_PAGE: Final = 1000
 

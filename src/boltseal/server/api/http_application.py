@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
+from starlette.types import Receive, Scope, Send
 
 from boltseal.errors import BoltsealError, ErrorCode
+from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.errors import ClientGone
 from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits, Request
 from boltseal.server.api.responses import Headers, Response, failure, refusal
-
-if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
-    from boltseal.server.api.access_log import RequestLog
 
 READS: Final = frozenset({"GET", "HEAD"})
 

@@ -16,21 +16,19 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import BoltsealError, Unauthenticated, quote
 from boltseal.ledger.tiles import WIDTH, BundleId, TileInvalid, parse_path
 from boltseal.oci.reference import Repository
 from boltseal.server.api import caching, responses
+from boltseal.server.api.access_log import RequestLog
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
 from boltseal.server.api.http_application import READS, HttpApplication
+from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
-
-if TYPE_CHECKING:
-    from boltseal.server.api.access_log import RequestLog
-    from boltseal.server.api.auth import RequestAuth
-    from boltseal.server.api.request import Request
-    from boltseal.server.registry.ledger import Ledger
+from boltseal.server.registry.ledger import Ledger
 
 PREFIX: Final = "/ledger/"
 OBSERVATIONS_PREFIX: Final = "/ledger/observations/"

@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from boltseal import __version__
 from boltseal.errors import BoltsealError, Denied, Unauthenticated
 from boltseal.policy.grants import Action
 from boltseal.server.api import responses
+from boltseal.server.api.access_log import RequestLog
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.http_application import HttpApplication
+from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.logins import PASSWORD_CHECKS
 from boltseal.server.mirror.blobs import BLOBS_FETCHED
@@ -27,13 +31,6 @@ from boltseal.server.mirror.cache import MANIFESTS_FETCHED, SERVED_WITH_WARNING
 from boltseal.server.mirror.push_proxy import MOUNTED, PASSED_ON
 from boltseal.server.mirror.upstream_tags import HEADS
 from boltseal.server.storage.metrics import LATENCY_BOUNDS_S, RequestMetrics
-
-if TYPE_CHECKING:
-    from prometheus_client.metrics_core import Metric
-
-    from boltseal.server.api.access_log import RequestLog
-    from boltseal.server.api.auth import RequestAuth
-    from boltseal.server.api.request import Request
 
 Gauges = Callable[[], dict[str, tuple[str, float | dict[str, float]]]]
 """Name -> help text, and the current value or one for each upstream."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from boltseal.oci.digest import Digest
-
-if TYPE_CHECKING:
-    from boltseal.server.api.manifests import ManifestRoutes
-    from boltseal.server.api.paths import ManifestTarget, UploadsTarget, UploadTarget
-    from boltseal.server.api.request import Request
-    from boltseal.server.api.responses import Response
-    from boltseal.server.api.uploads import UploadRoutes
-    from boltseal.server.mirror.cache import Mirror
-    from boltseal.server.mirror.push_proxy import PushProxy
-    from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.api.manifests import ManifestRoutes
+from boltseal.server.api.paths import ManifestTarget, UploadsTarget, UploadTarget
+from boltseal.server.api.request import Request
+from boltseal.server.api.responses import Response
+from boltseal.server.api.uploads import UploadRoutes
+from boltseal.server.mirror.cache import Mirror
+from boltseal.server.mirror.push_proxy import PushProxy
+from boltseal.server.mirror.upstreams import Upstream
 
 
 class PushProxyRoutes:

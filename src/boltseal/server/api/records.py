@@ -15,7 +15,7 @@ the tag resolves or resolved to it. Everything else is a claim of the client.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -26,14 +26,11 @@ from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Tag
 from boltseal.server.api import responses
 from boltseal.server.api.history import entries_response, page_parameters
+from boltseal.server.api.paths import RecordsTarget
+from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
-from boltseal.server.registry.records import LedgerRecord, RecordInvalid
-
-if TYPE_CHECKING:
-    from boltseal.server.api.paths import RecordsTarget
-    from boltseal.server.api.request import Request
-    from boltseal.server.registry.ledger import Ledger
-    from boltseal.server.registry.records import Records
+from boltseal.server.registry.ledger import Ledger
+from boltseal.server.registry.records import LedgerRecord, RecordInvalid, Records
 
 MAX_BODY_BYTES: Final = 64 * 1024
 JSON_TYPE: Final = "application/json"

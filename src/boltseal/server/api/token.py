@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 from urllib.parse import parse_qs
 
 from boltseal.errors import BoltsealError, ErrorCode, Invalid, Unauthenticated
@@ -21,17 +22,13 @@ from boltseal.oci.reference import NameInvalid, Repository
 from boltseal.policy.grants import Action
 from boltseal.policy.name_resolution import NO_UPSTREAMS, NameResolver
 from boltseal.server.api import responses
+from boltseal.server.api.access_log import RequestLog
+from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.http_application import HttpApplication
+from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.access import MAX_SCOPES
 from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from boltseal.server.api.access_log import RequestLog
-    from boltseal.server.api.auth import RequestAuth
-    from boltseal.server.api.request import Request
 
 MAX_FORM_BYTES: Final = 64 * 1024
 _CHALLENGE: Final[Headers] = ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from boltseal.errors import Denied, Unauthenticated
+from boltseal.oci.reference import Repository
 from boltseal.policy.grants import EVERY_ACTION, NOTHING, Action, Grants
 from boltseal.server.auth.actor import ANONYMOUS, Actor
-from boltseal.server.auth.tokens import CATALOG_SCOPE
-
-if TYPE_CHECKING:
-    from boltseal.oci.reference import Repository
-    from boltseal.server.auth.logins import Logins
-    from boltseal.server.auth.tokens import Tokens
-    from boltseal.server.storage.users import Users
+from boltseal.server.auth.logins import Logins
+from boltseal.server.auth.tokens import CATALOG_SCOPE, Tokens
+from boltseal.server.storage.users import Users
 
 MAX_SCOPES: Final = 100
 _OPEN: Final = EVERY_ACTION - {Action.ADMIN}

@@ -15,14 +15,12 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import bcrypt
 
 from boltseal.errors import TooMany, Unauthenticated
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.users import UserFile, Users
+from boltseal.server.storage.users import UserFile, Users
 
 PASSWORD_CHECKS: Final = "password_checks"  # noqa: S105 - a name, no secret
 """The name of the counter of bcrypt runs."""

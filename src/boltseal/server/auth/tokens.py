@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
@@ -21,9 +21,7 @@ from joserfc.jwk import OKPKey
 
 from boltseal.errors import Unauthenticated
 from boltseal.policy.grants import Action
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.key_file import KeyFile, StoredSigningKey
+from boltseal.server.storage.key_file import KeyFile, StoredSigningKey
 
 LIFE_S: Final = 300
 LEEWAY_S: Final = 5

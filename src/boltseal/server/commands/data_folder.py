@@ -28,7 +28,7 @@ class LocalReference:
 
     @property
     def repository(self) -> Repository:
-        """Its repository."""
+        """Return the repository of the image."""
         return self.reference.repository
 
     def tag_for(self, action: str, example: str) -> Tag:

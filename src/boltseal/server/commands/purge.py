@@ -1,4 +1,4 @@
-"""Delete an image and every blob that nothing else references; its tags stay bound to its digest."""
+"""Delete an image and every blob that nothing else references; its tags can return only with the same digest."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def seal_tag(settings: Settings, ref: str, reason: str) -> SealResult:
 
 
 def unseal_tag(settings: Settings, ref: str, reason: str) -> SealResult:
-    """Allow a sealed tag to be deleted; its digest stays bound. Raises: as `seal_tag`."""
+    """Allow a sealed tag to be deleted; it can return only with the same digest. Raises: as `seal_tag`."""
     return _change(settings, ref, reason, seal=False)
 
 

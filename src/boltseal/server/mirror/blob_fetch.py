@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import BoltsealError, Unavailable
-
-if TYPE_CHECKING:
-    from boltseal.oci.digest import Digest
-    from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.storage.blobs.protocol import PartialReader
+from boltseal.oci.digest import Digest
+from boltseal.server.registry.pulls import Pulls
+from boltseal.server.storage.blobs.protocol import PartialReader
 
 HELD_BACK_BYTES: Final = 64 * 1024
 CHUNK_BYTES: Final = 256 * 1024

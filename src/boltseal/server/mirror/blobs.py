@@ -20,30 +20,25 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
-from boltseal.client.registry_client import PIECE_BYTES, RESUMES
+from boltseal.client.registry_client import PIECE_BYTES, RESUMES, BlobStream
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.reference import Repository
 from boltseal.server.mirror.blob_fetch import Fetch
 from boltseal.server.mirror.errors import client_error
 from boltseal.server.mirror.single_flight import SingleFlight
-from boltseal.server.registry.pulls import BlobUnknown
-from boltseal.server.storage.blobs.protocol import FetchKey, UploadId, UploadUnknown
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.registry.pulls import BlobUnknown, Pulls
+from boltseal.server.registry.uploads import UploadManager
+from boltseal.server.storage.blobs.protocol import BlobStore, FetchKey, UploadId, UploadUnknown, UploadWriter
 from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
-
-if TYPE_CHECKING:
-    from boltseal.client.registry_client import BlobStream
-    from boltseal.oci.reference import Repository
-    from boltseal.server.mirror.upstream_limits import UpstreamLimits
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.registry.uploads import UploadManager
-    from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 BLOBS_FETCHED: Final = "mirror_blobs_fetched"
 WATCH_INTERVAL_S: Final = 0.02
@@ -79,7 +74,7 @@ class MirroredBlobs:
         self._check_disk = check_disk
         self._count = count
         self._fetches: dict[tuple[Repository, Digest], Fetch] = {}
-        self._flights: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
+        self._requests: SingleFlight[tuple[Repository, Digest], None] = SingleFlight()
 
     async def stored(self, repository: Repository, digest: Digest) -> bool:
         """Return whether the repository has the blob, row and bytes."""
@@ -98,12 +93,12 @@ class MirroredBlobs:
             return known
         size = await self._pulls.named_size(repository, digest)
         fetch = self._fetches.setdefault(key, Fetch(self._pulls, digest, size))
-        self._flights.begin(key, lambda: self._run(upstream, repository, fetch))
+        self._requests.begin(key, lambda: self._run(upstream, repository, fetch))
         return fetch
 
     async def aclose(self) -> None:
         """Cancel all fetches; bytes that have arrived are kept."""
-        await self._flights.aclose()
+        await self._requests.aclose()
 
     async def _run(self, upstream: Upstream, repository: Repository, fetch: Fetch) -> None:
         error: BoltsealError | None = Unavailable("the registry is shutting down; try again")

@@ -13,28 +13,26 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.upstreams import UpstreamTerms
+from boltseal.server.mirror.blob_fetch import Fetch
 from boltseal.server.mirror.blobs import MirroredBlobs
 from boltseal.server.mirror.errors import client_error
+from boltseal.server.mirror.last_pull import LastPulls
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstream_lists import UpstreamLists
+from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
+from boltseal.server.mirror.upstreams import Upstream, Upstreams
+from boltseal.server.registry import Registry
 from boltseal.server.registry.models import ManifestAnswer, ManifestUpload
 from boltseal.server.registry.pulls import ManifestUnknown, TagDeleted
-
-if TYPE_CHECKING:
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.mirror.blob_fetch import Fetch
-    from boltseal.server.mirror.last_pull import LastPulls
-    from boltseal.server.mirror.upstream_limits import UpstreamLimits
-    from boltseal.server.mirror.upstream_lists import UpstreamLists
-    from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
-    from boltseal.server.mirror.upstreams import Upstream, Upstreams
-    from boltseal.server.registry import Registry
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 MANIFESTS_FETCHED: Final = "mirror_manifests_fetched"
 SERVED_WITH_WARNING: Final = "mirror_served_with_warning"
@@ -101,7 +99,7 @@ class Mirror:
         self._blobs = MirroredBlobs(
             registry.pulls, registry.uploads, store, limits, locks, check_disk=check_disk, count=count
         )
-        self._flights: SingleFlight[tuple[Repository, Digest], ManifestAnswer] = SingleFlight()
+        self._requests: SingleFlight[tuple[Repository, Digest], ManifestAnswer] = SingleFlight()
         self._clock = clock
         self._cached: OrderedDict[tuple[Repository, Tag], _CachedAnswer] = OrderedDict()
         self._cache_limit = cache_limit
@@ -118,7 +116,7 @@ class Mirror:
     async def aclose(self) -> None:
         """Cancel running fetches and write the times of the last pulls."""
         await self._tags.aclose()
-        await self._flights.aclose()
+        await self._requests.aclose()
         await self._blobs.aclose()
         await self.lists.aclose()
         await self._last_pulls.write()
@@ -184,7 +182,7 @@ class Mirror:
         try:
             found = await self._pulls.manifest(repository, digest)
         except ManifestUnknown:
-            found = await self._flights.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
+            found = await self._requests.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
         self._last_pulls.note(repository, digest)  # only after success, or invented digests would displace real ones
         return found
 

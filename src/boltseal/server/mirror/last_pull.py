@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from boltseal.errors import BoltsealError
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
 from boltseal.server.storage.metadata import mirrored
-
-if TYPE_CHECKING:
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import Metadata
 
 ONCE_PER_US: Final = 3600 * 1_000_000
 WRITE_INTERVAL_S: Final = 60.0

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 import structlog
 
@@ -38,25 +39,18 @@ from boltseal.client.errors import (
 from boltseal.errors import BoltsealError, Denied, ErrorCode, Invalid, SealedPut, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import LinkKind, Manifest, parse_manifest
-from boltseal.oci.reference import Tag
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rules import Mode
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream, Upstreams
+from boltseal.server.registry import Registry
 from boltseal.server.registry.manifests import parse_upload
-from boltseal.server.registry.models import UNCONDITIONAL
+from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.server.registry.reserved_push import PushInProgress
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from boltseal.oci.reference import Repository
-    from boltseal.server.mirror.upstream_limits import UpstreamLimits
-    from boltseal.server.mirror.upstreams import Upstream, Upstreams
-    from boltseal.server.registry import Registry
-    from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published
-    from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.registry.reserved_push import ApprovedPush, PushInProgress, Reservation
+from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 TAG_LOCK_WAIT_S: Final = 60.0
 BLOB_LOCK_WAIT_S: Final = 600.0

@@ -19,17 +19,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.storage.garbage_collection import GarbageItem
 from boltseal.server.storage.metadata import mirrored, queries
-from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-
-if TYPE_CHECKING:
-    from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.mirrored import MirroredContent, MirroredRow
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 YOUNG_US: Final = 3600 * 1_000_000
@@ -88,7 +85,7 @@ def plan(
     waiting = sorted((unit for unit in units if not unit.kept), key=lambda unit: (unit.used_us, unit.root))
     holders = Counter(part for unit in units for part in unit.parts)
     held = sum(sizes.get(part, 0) for part in holders)
-    goes = []
+    expired = []
     for unit in waiting:
         age_us = now_us - unit.used_us
         too_old = keep_for_us is not None and age_us > keep_for_us
@@ -96,12 +93,12 @@ def plan(
         if not too_old and not too_much:
             continue
         days = f"not pulled for {age_us / DAY_US:.0f} days"
-        goes.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror has more than keep_bytes"))
+        expired.append(ExpiredImage(unit, days if too_old else f"{days}, and the mirror has more than keep_bytes"))
         for part in unit.parts:
             holders[part] -= 1
             if not holders[part]:
                 held -= sizes.get(part, 0)
-    return goes
+    return expired
 
 
 def retain(
@@ -119,10 +116,10 @@ def retain(
         units = [unit for holdings in all_holdings for unit in units_of(holdings, actor)]
         sizes = {row.digest: row.size for holdings in all_holdings for row in (*holdings.manifests, *holdings.blobs)}
         planned: dict[str, list[ExpiredImage]] = {}
-        for goes in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
-            planned.setdefault(goes.unit.repository, []).append(goes)
+        for expired in plan(units, sizes, now_us, terms.keep_for_us, terms.keep_bytes):
+            planned.setdefault(expired.unit.repository, []).append(expired)
         for name, going in planned.items():
-            images = {goes.unit.root: goes for goes in going}
+            images = {expired.unit.root: expired for expired in going}
             if dry_run:
                 yield from database.read_and_wait(partial(_still_expired, name, images, actor)).items()
             else:
@@ -153,17 +150,17 @@ def _still_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, s
     holdings = mirrored.content_of(snapshot, name)
     if holdings is None:
         return _ExpiredRows(name)
-    stays: set[str] = set()
-    goes: dict[str, str] = {}
+    retained: set[str] = set()
+    expired: dict[str, str] = {}
     for unit in units_of(holdings, actor):
         image = planned.get(unit.root)
         if image is None or unit.kept or unit.used_us > image.unit.used_us:
-            stays |= unit.parts
+            retained |= unit.parts
         else:
-            goes |= dict.fromkeys(unit.parts, image.reason)
-    manifests = tuple(_ours(holdings.manifests, goes, stays, actor))
-    blobs = tuple(_ours(holdings.blobs, goes, stays, actor))
-    return _ExpiredRows(name, holdings.repository_id, manifests, blobs, goes)
+            expired |= dict.fromkeys(unit.parts, image.reason)
+    manifests = tuple(_ours(holdings.manifests, expired, retained, actor))
+    blobs = tuple(_ours(holdings.blobs, expired, retained, actor))
+    return _ExpiredRows(name, holdings.repository_id, manifests, blobs, expired)
 
 
 def _remove_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, tx: UnitOfWork) -> list[GarbageItem]:
@@ -176,8 +173,8 @@ def _remove_expired(name: str, planned: Mapping[str, ExpiredImage], actor: str, 
     return rows.items()
 
 
-def _ours(rows: Iterable[MirroredRow], goes: Mapping[str, str], stays: set[str], actor: str) -> list[MirroredRow]:
-    return [row for row in rows if row.digest in goes and row.digest not in stays and row.by == actor]
+def _ours(rows: Iterable[MirroredRow], expired: Mapping[str, str], retained: set[str], actor: str) -> list[MirroredRow]:
+    return [row for row in rows if row.digest in expired and row.digest not in retained and row.by == actor]
 
 
 def _all(prefix: str, snapshot: Snapshot) -> list[MirroredContent]:

@@ -12,27 +12,23 @@ Background work stops when no more than `reserve` pulls are left. All workers sh
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from boltseal.client.errors import RemoteBusy, RemoteNotFound, RemoteUnavailable
+from boltseal.client.pull_limit import PullLimit, PullsLeft
 from boltseal.client.ssrf_guard import AddressBlocked
 from boltseal.errors import BoltsealError, Unavailable
-from boltseal.events import QuotaLow, UpstreamDown
+from boltseal.events import Event, QuotaLow, UpstreamDown
+from boltseal.policy.upstreams import UpstreamTerms
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.registry.upstream_state import UpstreamRow, UpstreamStates
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-
-    from boltseal.client.pull_limit import PullLimit, PullsLeft
-    from boltseal.events import Event
-    from boltseal.policy.upstreams import UpstreamTerms
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.upstream_state import UpstreamRow, UpstreamStates
-
-    Tell = Callable[[Event], None]
-    """Takes an event. It must neither wait nor raise."""
+EventHandler = Callable[[Event], None]
+"""Receives an event. It must neither wait nor raise."""
 
 BACKOFF_US: Final = 60_000_000
 """How long to wait after a 429 without `Retry-After`, and before the next pull when none are left."""
@@ -46,12 +42,12 @@ _log = structlog.get_logger(__name__)
 
 
 class UpstreamLimits:
-    """The limits of all upstreams. One per process. `clock`: microseconds since the epoch. `tell`: takes events."""
+    """The limits of all upstreams. One per process. `clock`: microseconds since the epoch. `on_event`: receives events."""
 
-    def __init__(self, states: UpstreamStates, *, clock: Callable[[], int], tell: Tell) -> None:
+    def __init__(self, states: UpstreamStates, *, clock: Callable[[], int], on_event: EventHandler) -> None:
         self._states = states
         self._clock = clock
-        self._tell = tell
+        self._on_event = on_event
         self._backoff_until_us: dict[str, int] = {}
         self._no_pulls_until_us: dict[str, int] = {}
         self._pulls: dict[str, PullsLeft] = {}
@@ -130,7 +126,7 @@ class UpstreamLimits:
             return  # it has answered, or was never asked
         self._failures[name] = self._failures.get(name, 0) + 1
         if self._failures[name] == DOWN_AFTER and await self._written(self._states.down(name, error.message)):
-            self._tell(UpstreamDown(name, error.message))
+            self._on_event(UpstreamDown(name, error.message))
 
     def _back_off(self, name: str, for_us: int) -> None:
         """Send no request for a while. The failure of a request that was under way does not end it earlier."""
@@ -148,7 +144,7 @@ class UpstreamLimits:
         self._quotas[name] = quota
         change = await self._written(self._states.quota(name, quota))
         if change is not None and change.remaining <= reserve and (change.before is None or change.before > reserve):
-            self._tell(QuotaLow(name, quota.remaining, quota.limit, quota.window_s))
+            self._on_event(QuotaLow(name, quota.remaining, quota.limit, quota.window_s))
 
     async def _written(self, writing: Awaitable[T]) -> T | None:
         """Return the result of a write, None where it fails: no answer to a client depends on it."""

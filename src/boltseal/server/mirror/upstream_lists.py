@@ -10,28 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from boltseal.errors import BoltsealError
-from boltseal.oci.reference import Tag
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.server.mirror.errors import UpstreamFailed, client_error
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_limits import UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.registry.models import ReferrerRow
-from boltseal.server.registry.pulls import RepositoryUnknown
+from boltseal.server.registry.pulls import Pulls, RepositoryUnknown
 from boltseal.server.storage.metadata import mirrored
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository
-    from boltseal.server.mirror.upstream_limits import UpstreamLimits
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.pulls import Pulls
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import Metadata
 
 ITEM_BYTES: Final = 100
 FAILED_US: Final = 30_000_000
@@ -108,13 +102,13 @@ class UpstreamLists:
         self._bounds = bounds
         self._tags: _ListCache[Tag] = _ListCache(_of_tag, bounds.cache_bytes)
         self._referrers: _ListCache[ReferrerRow] = _ListCache(_of_referrer, bounds.cache_bytes)
-        self._tag_flights: SingleFlight[Hashable, UpstreamList[Tag]] = SingleFlight()
-        self._referrer_flights: SingleFlight[Hashable, UpstreamList[ReferrerRow]] = SingleFlight()
+        self._tag_requests: SingleFlight[Hashable, UpstreamList[Tag]] = SingleFlight()
+        self._referrer_requests: SingleFlight[Hashable, UpstreamList[ReferrerRow]] = SingleFlight()
 
     async def aclose(self) -> None:
         """Cancel running fetches."""
-        await self._tag_flights.aclose()
-        await self._referrer_flights.aclose()
+        await self._tag_requests.aclose()
+        await self._referrer_requests.aclose()
 
     async def tags(self, upstream: Upstream, repository: Repository) -> UpstreamList[Tag]:
         """Return every tag, sorted by bytes.
@@ -138,7 +132,7 @@ class UpstreamLists:
             names = await self._database.read(lambda found: mirrored.known_tags(found, repository, self._bounds.names))
             return tuple(Tag(name) for name in names)
 
-        return await self._list(self._tags, self._tag_flights, repository, upstream, fetch, stored)
+        return await self._list(self._tags, self._tag_requests, repository, upstream, fetch, stored)
 
     async def referrers(self, upstream: Upstream, repository: Repository, digest: Digest) -> UpstreamList[ReferrerRow]:
         """Return all referrers of a manifest, sorted by digest.
@@ -165,12 +159,12 @@ class UpstreamLists:
             return (await self._pulls.referrers(repository, digest, None, n=self._bounds.referrers)).rows
 
         key = repository, digest
-        return await self._list(self._referrers, self._referrer_flights, key, upstream, fetch, stored)
+        return await self._list(self._referrers, self._referrer_requests, key, upstream, fetch, stored)
 
     async def _list(
         self,
         cache: _ListCache[Item],
-        flights: SingleFlight[Hashable, UpstreamList[Item]],
+        requests: SingleFlight[Hashable, UpstreamList[Item]],
         key: Hashable,
         upstream: Upstream,
         fetch: Callable[[], Coroutine[Any, Any, tuple[Item, ...]]],
@@ -201,4 +195,4 @@ class UpstreamLists:
             cache.put(key, listed)
             return listed
 
-        return await flights.once(key, work)
+        return await requests.once(key, work)

@@ -18,29 +18,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
+from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError, Denied, Unavailable
 from boltseal.events import TagHeld, TagMoved
-from boltseal.oci.reference import Reference
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.upstream_moves import MoveEvent, ServedAnswer, UpstreamAnswer, answer_of, warning_of
 from boltseal.server.mirror.single_flight import SingleFlight
+from boltseal.server.mirror.upstream_limits import EventHandler, UpstreamLimits
+from boltseal.server.mirror.upstreams import Upstream
+from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
 from boltseal.server.storage.coordination.interprocess_lock import LockNotAcquired
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from boltseal.client.registry_client import Resolved
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.mirror.upstream_limits import Tell, UpstreamLimits
-    from boltseal.server.mirror.upstreams import Upstream
-    from boltseal.server.registry.observations import ObservationResult, Observations, ObservedTag
-    from boltseal.server.storage.coordination.protocol import InterprocessLock
+from boltseal.server.storage.coordination.protocol import InterprocessLock
 
 REMEMBERED: Final = 10_000
 MISSED_US: Final = 10_000_000
@@ -86,7 +82,7 @@ class _Failure:
 class UpstreamTags:
     """Resolves the tags of every upstream. One per process; ended with `aclose`.
 
-    `clock`: microseconds since the epoch. `tell`: takes events. `read_only`: returns why nothing may be written, or None.
+    `clock`: microseconds since the epoch. `on_event`: receives events. `read_only`: returns why nothing may be written, or None.
     `count`: counts an event by name. `timeout_s`: how long upstream may take where a recorded digest can be served.
     """
 
@@ -97,7 +93,7 @@ class UpstreamTags:
         locks: InterprocessLock,
         *,
         clock: Callable[[], int],
-        tell: Tell,
+        on_event: EventHandler,
         read_only: Callable[[], str | None],
         count: Callable[[str], None],
         timeout_s: float = TIMEOUT_S,
@@ -106,16 +102,16 @@ class UpstreamTags:
         self._limits = limits
         self._locks = locks
         self._clock = clock
-        self._tell = tell
+        self._on_event = on_event
         self._read_only = read_only
         self._count = count
         self._timeout_s = timeout_s
         self._failures: OrderedDict[Key, _Failure] = OrderedDict()
-        self._flights: SingleFlight[Key, UpstreamTag] = SingleFlight()
+        self._requests: SingleFlight[Key, UpstreamTag] = SingleFlight()
 
     async def aclose(self) -> None:
         """Cancel running requests."""
-        await self._flights.aclose()
+        await self._requests.aclose()
 
     async def resolve(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         """Resolve a tag. `repository`: the local name, such as `docker.io/library/node`.
@@ -132,7 +128,7 @@ class UpstreamTags:
         failure = self._failures.get((repository, tag))
         if failure is not None and 0 <= self._clock() - failure.since_us < failure.for_us:
             return _without_answer(upstream, repository, tag, observed, copy(failure.error))
-        return await self._flights.once((repository, tag), lambda: self._ask(upstream, repository, tag))
+        return await self._requests.once((repository, tag), lambda: self._ask(upstream, repository, tag))
 
     async def earlier_digests(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
         """Return the digests that a tag resolved to before `now`, the newest first."""
@@ -142,7 +138,7 @@ class UpstreamTags:
         """Report the event of a recorded answer, if it is one."""
         event = _event(upstream, repository, tag, result)
         if event is not None:
-            self._tell(event)
+            self._on_event(event)
 
     async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
         observed = await self._observations.find(repository, tag)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from boltseal.client.registry_client import RegistryClient
+from boltseal.client.transport import Transport
 from boltseal.oci.reference import Repository
 from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.auth.actor import Actor
-
-if TYPE_CHECKING:
-    from boltseal.client.transport import Transport
-    from boltseal.policy.upstreams import UpstreamTerms
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Turns ledger entries into notification events. No entry is lost when a process dies, and no push waits for delivery.
+"""Makes notification events of ledger entries. No entry is lost when a process dies, and no push waits for delivery.
 
     tag.moved, tag.restored                    TagMoved
     tag.deleted, tag.purged, tag.expired       TagMoved, to nothing; an alarm if the tag looks like a release and its keep
@@ -15,22 +15,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import Invalid
-from boltseal.events import ReleaseDone, TagHeld, TagMoved
+from boltseal.events import Event, ReleaseDone, TagHeld, TagMoved
 from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, EntryKind, parse
 from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.policy.release_tags import looks_like_release
-from boltseal.policy.upstream_moves import TOLD, MoveEvent
+from boltseal.policy.upstream_moves import EVENT_KEY, MoveEvent
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
-
-if TYPE_CHECKING:
-    from boltseal.events import Event
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata, Snapshot
 
 BATCH: Final = 500
 SEEN_BY: Final = "registry"
@@ -109,7 +105,7 @@ def event_of_observation(entry: Entry) -> Event | None:
     Raises:
         Invalid: repository, tag or digest cannot be parsed.
     """
-    news = entry.extra.get(TOLD)
+    news = entry.extra.get(EVENT_KEY)
     upstream, _, repository = entry.repository.partition("/")
     if news is None or not repository or not entry.tag:
         return None

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from boltseal.policy.rules import RuleSet
 from boltseal.server.registry.deletes import Deletes
 from boltseal.server.registry.ledger import Ledger
 from boltseal.server.registry.manifests import Manifests
@@ -22,13 +22,9 @@ from boltseal.server.registry.seals import Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.registry.upstream_state import UpstreamStates
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS
-
-if TYPE_CHECKING:
-    from boltseal.policy.rules import RuleSet
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.blobs.protocol import BlobStore
+from boltseal.server.storage.disk_reserve import DiskReserve
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,25 +7,22 @@ an SBOM) can be deleted by its pusher for 24 hours, and by an admin at any time;
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import SealedDelete
 from boltseal.ledger.entry import EntryKind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import refusal_message
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.models import RepositoryRow
+from boltseal.server.registry.models import Conditions, RepositoryRow
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
+from boltseal.server.registry.refusals import RefusalLog
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import queries
-
-if TYPE_CHECKING:
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Conditions
-    from boltseal.server.registry.refusals import RefusalLog
-    from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
-    from boltseal.server.storage.metadata.queries import ManifestRow
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.queries import ManifestRow
 
 REFERRER_DELETE_US: Final = 24 * 3600 * 1_000_000
 

@@ -8,7 +8,7 @@ An entry is valid when its transaction is committed. Signing follows; it may be 
 3. Add the leaves of the new entries, up to the mark if it is ahead. Then the root must be the mark's, and the mark's note
    is the head: a process signed it and died before step 5.
 4. Sign, and raise the mark. It is durable from here on, so no other tree of this size is ever signed.
-5. Write tiles and head in one transaction. From here on they are published.
+5. Write tiles and checkpoint in one transaction. From here on they are published.
 
 The ledger and the log of observations each have an integrator and keys of their own.
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified, sign_checkpoint
@@ -29,15 +29,12 @@ from boltseal.ledger.note import SigningKey, format_note, parse_note_unverified
 from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import Grown, TileInvalid, Tiles, edge, grow, needed
 from boltseal.server.registry import sequencer
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
 
 BATCH: Final = 16_384
-"""Entries that one head adds at most; a million at once would have to fit in memory."""
+"""Maximum number of entries that one checkpoint adds; a million at once would have to fit in memory."""
 
 SEED_BYTES: Final = 32
 
@@ -52,7 +49,7 @@ class LedgerKeyMissing(LedgerInDoubt):
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """The log as the database has it, in one snapshot. `size`: its entries. `head`: its signed head, None before the first."""
+    """The log as the database has it, in one snapshot. `size`: its entries. `head`: its checkpoint, None before the first."""
 
     origin: str
     size: int
@@ -71,7 +68,7 @@ class Integrator:
         self._database = database
         self._keys = keys
         self._compared: tuple[bytes | None, ledger_tree.SignedHead | None] = (None, None)
-        """The mark and head that were compared last; the same pair needs no second comparison."""
+        """The mark and checkpoint that were compared last; the same pair needs no second comparison."""
 
     def begin(self) -> None:
         """Create the mark, then the key, of a ledger that was never signed. LedgerKeyUnreadable: as `LedgerKeys.key`."""
@@ -225,7 +222,7 @@ class Integrator:
 
 
 def receipt_of(snapshot: Snapshot, index: int, size: int, note: bytes, log: Log = LEDGER) -> bytes:
-    """Return the receipt of an entry under the head of `size` entries that `note` signs.
+    """Return the receipt of an entry under the checkpoint of `size` entries that `note` signs.
 
     Raises:
         TileInvalid: tiles are missing.
@@ -249,7 +246,7 @@ def _grown(snapshot: Snapshot, size: int, to: int, log: Log) -> Grown:
 def _compare_tree(
     snapshot: Snapshot, head: ledger_tree.SignedHead | None, marked: Checkpoint, key: SigningKey, log: Log
 ) -> None:
-    """Compare the stored tree and head with the mark.
+    """Compare the stored tree and checkpoint with the mark.
 
     Raises:
         LedgerInDoubt: they do not match.
@@ -263,9 +260,9 @@ def _compare_tree(
         common = min(head.size, marked.size)
         roots = {at: ledger_tree.root(snapshot, at, head.size, log) for at in {common, head.size}}
     except (Invalid, TileInvalid) as error:
-        raise LedgerInDoubt(f"the ledger's stored head is invalid: {error.message}") from error
+        raise LedgerInDoubt(f"the ledger's stored checkpoint is invalid: {error.message}") from error
     if stored.size != head.size or stored.root != roots[head.size]:
-        raise LedgerInDoubt("the ledger's stored head does not match its stored tree")
+        raise LedgerInDoubt("the ledger's stored checkpoint does not match its stored tree")
     if common == marked.size and roots[common] != marked.root:
         raise LedgerInDoubt(f"the ledger's tree of {common} entries is not the one that was signed")
 

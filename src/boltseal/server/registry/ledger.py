@@ -1,4 +1,4 @@
-"""Reads of a log: its signed head, tree, entries and receipts, and the history of tags.
+"""Reads of a log: its checkpoint, tree, entries and receipts, and the history of tags.
 
 Entries that are not signed yet are not shown, so that a client can verify what it gets. The history of one tag is the
 exception: it includes them, because the registry already resolves the tag by them.
@@ -6,25 +6,20 @@ exception: it includes them, because the registry already resolves the tag by th
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 import msgspec
 
 from boltseal.errors import ErrorCode, NotFound
-from boltseal.ledger.entry import EntryKind, parse
+from boltseal.ledger.entry import Entry, EntryKind, parse
 from boltseal.ledger.tiles import TILE_LEVELS, WIDTH, BundleId, TileId, encode_bundle
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry.integrator import receipt_of
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from boltseal.ledger.entry import Entry
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Metadata, Snapshot
 
 CREATED: Final = "created"
 DELETED: Final = "deleted"
@@ -87,7 +82,7 @@ class Ledger:
         self._log = log
 
     async def checkpoint(self) -> bytes:
-        """Return the newest signed head, as a note.
+        """Return the newest checkpoint, as a note.
 
         Raises:
             NotInLedger: the log is not signed yet.
@@ -115,7 +110,7 @@ class Ledger:
         return parse(await self._database.read(lambda snapshot: self._line(snapshot, index)))
 
     async def receipt(self, index: int) -> bytes:
-        """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed head if there is one.
+        """Return the receipt of an entry: the entry with its inclusion proof, under a witnessed checkpoint if there is one.
 
         Raises:
             NotInLedger: the signed log has no such entry.

@@ -11,24 +11,18 @@ The steps of a push:
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from boltseal.oci.digest import SHA256, Digest, DigestInvalid
-from boltseal.oci.manifest import LinkKind, ManifestInvalid, parse_manifest
+from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
 from boltseal.policy.seal import Identity
-from boltseal.server.registry.models import ManifestPush, Published, PushedManifest, RepositoryRow
+from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
+from boltseal.server.registry.refusals import RefusalLog
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.queries import ManifestRow
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from boltseal.oci.manifest import Link
-    from boltseal.server.registry.models import ManifestUpload
-    from boltseal.server.registry.refusals import RefusalLog
-    from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class Manifests:

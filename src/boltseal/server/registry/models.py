@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from boltseal.errors import Precondition, quote
 from boltseal.oci.digest import Digest
@@ -16,9 +16,7 @@ from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
 from boltseal.server.auth.actor import Actor
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.storage.metadata.tag_row import TagRow
 
 _MAX_SHOWN_CONDITIONS: Final = 3
 

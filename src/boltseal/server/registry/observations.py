@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from boltseal.errors import ErrorCode, NotFound, Precondition, Unavailable
 from boltseal.ledger.entry import MAX_TIME_US, Entry, EntryKind, parse
@@ -18,16 +18,11 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import upstream_moves
 from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, UpstreamAnswer
-from boltseal.policy.upstreams import OnGone
+from boltseal.policy.upstreams import MoveTerms, OnGone
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.storage.metadata import foreign_tags, ledger_store
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS, ForeignTagRow, Snapshot
-
-if TYPE_CHECKING:
-    from boltseal.policy.upstreams import MoveTerms
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
-
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, ForeignTagRow, Metadata, Snapshot, UnitOfWork
 
 EARLIER_ENTRIES: Final = 20
 """How many entries of a tag are searched for its earlier digests."""
@@ -234,12 +229,12 @@ def _write(
         previous=-1 if observed is None else observed.entry,
         actor=actor.name,
         reason=reason,
-        extra={} if judged.told is MoveEvent.NOTHING else {upstream_moves.TOLD: str(judged.told)},
+        extra={} if judged.event is MoveEvent.NOTHING else {upstream_moves.EVENT_KEY: str(judged.event)},
         log=OBSERVATIONS,
     )
     now = ObservedTag(judged.known, asked_us, index)
     foreign_tags.put(tx, repository, tag, _row(now))
-    return ObservationResult(now, None if observed is None else observed.known, judged.told, reason)
+    return ObservationResult(now, None if observed is None else observed.known, judged.event, reason)
 
 
 def _recorded(tx: UnitOfWork, index: int) -> str:

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from boltseal.errors import ErrorCode, NotFound
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid, parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry.models import BlobAnswer, ManifestAnswer, Page, ReferrerRow, ReferrersPage
+from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.metadata import queries
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from boltseal.server.storage.blobs.protocol import BlobStore
-    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
-    from boltseal.server.storage.metadata.queries import ManifestRow
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.metadata.queries import ManifestRow
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -165,7 +162,7 @@ class Pulls:
             if named_by is None:
                 return None
             # Parsed in the reader thread, because it may be large.
-            links = parse_manifest(named_by[1], named_by[0]).references()
+            links = parse_manifest(named_by.raw, named_by.media_type).references()
             return next((link.descriptor.size for link in links if link.descriptor.digest == digest), None)
 
         return await self._database.read(query)
@@ -314,7 +311,7 @@ def _fallback_tag_lists(snapshot: Snapshot, repository: Repository, digest: Dige
     if found is None:
         return []
     try:
-        index = parse_manifest(found[1], found[0])
+        index = parse_manifest(found.raw, found.media_type)
     except ManifestInvalid:
         return []
     return [str(descriptor.digest) for descriptor in index.manifests]

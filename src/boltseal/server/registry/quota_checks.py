@@ -10,15 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from boltseal.errors import Denied
+from boltseal.oci.digest import Digest
 from boltseal.policy.quotas import NO_QUOTAS, UNLIMITED, Quotas
 from boltseal.server.storage.metadata import queries, usage
-
-if TYPE_CHECKING:
-    from boltseal.oci.digest import Digest
-    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,15 @@ failed in whole or in part.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import BoltsealError
 from boltseal.server.registry.sequencer import check_clock
+from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import ledger_store
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import Metadata
 
 DATABASE_TIMEOUT_S: Final = 5.0
 

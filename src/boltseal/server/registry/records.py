@@ -12,21 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 from boltseal.errors import ErrorCode, Invalid, quote
 from boltseal.ledger.entry import RECORDS, EntryKind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import RepositoryRow
 from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.registry.restores import NeverResolved, changes_of
 from boltseal.server.storage.metadata import queries
-
-if TYPE_CHECKING:
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 MAX_KEYS: Final = 40
 MAX_EXTRA_BYTES: Final = 8 * 1024

@@ -3,12 +3,12 @@
 The steps of `bring_back`, all in one transaction:
 
 1. Check that the copy's lines after ours are the ones that were signed: with them the tree has the root of the mark, or
-   of a newer head that this ledger's key signed.
+   of a newer checkpoint that this ledger's key signed.
 2. Check that they follow the rules of a ledger (`ledger.audit`), together with all stored entries.
 3. Write them unchanged, and set each tag that they are about to the state in its last entry.
 
 `accept_loss` begins a new origin with a new key. The tree continues over all stored entries. The first new entry names the
-last head of the old origin, so a client that has that head can see what happened and how many entries are missing.
+last checkpoint of the old origin, so a client that has it can see what happened and how many entries are missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.ledger.audit import Audit, ObservationAudit
@@ -31,13 +31,10 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.server.registry import observations, sequencer
 from boltseal.server.registry.integrator import SEED_BYTES, LedgerInDoubt, LedgerKeyMissing
 from boltseal.server.registry.models import RepositoryRow
+from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, ledger_tree, queries
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot, UnitOfWork
-
-if TYPE_CHECKING:
-    from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Metadata, Snapshot, UnitOfWork
 
 Lines = Callable[[int, int], Iterable[bytes]]
 """Returns the entries [start, end) of a copy of a ledger, encoded and not verified."""
@@ -74,7 +71,7 @@ def entries_here(database: Metadata, log: Log = LEDGER) -> int:
 def bring_back(
     database: Metadata, keys: LedgerKeys, tag_writer: TagWriter, lines: Lines, head: bytes | None, log: Log = LEDGER
 ) -> Recovered:
-    """Restore the missing entries. `head`: the copy's signed head, if it has one.
+    """Restore the missing entries. `head`: the copy's checkpoint, if it has one.
 
     Raises:
         RecoveryRefused: the copy does not have the missing entries, or none are missing.

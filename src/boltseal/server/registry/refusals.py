@@ -6,21 +6,18 @@ logged here and not in the tag writer, which runs inside a transaction that may 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from boltseal.errors import SealedDelete, SealedPut
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.rule_decision import decide
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from boltseal.oci.digest import Digest
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.policy.rules import RuleSet
-    from boltseal.server.auth.actor import Actor
+from boltseal.policy.rules import RuleSet
+from boltseal.server.auth.actor import Actor
 
 _log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ publish a push whose process died after upstream took it. It blocks other pushes
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import Unavailable
 from boltseal.oci.digest import Digest
@@ -24,19 +24,15 @@ from boltseal.policy.upstream_moves import UpstreamAnswer
 from boltseal.policy.upstreams import MoveTerms, OnMove
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import observations
-from boltseal.server.registry.manifests import parse_upload
-from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, RepositoryRow
+from boltseal.server.registry.manifests import Manifests, parse_upload
+from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published, RepositoryRow
 from boltseal.server.registry.observations import ObservationMissing
+from boltseal.server.registry.refusals import RefusalLog
 from boltseal.server.registry.sequencer import LedgerFrozen, LedgerMissing
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import queries, reservations
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.reservations import ReservationRow
-
-if TYPE_CHECKING:
-    from boltseal.server.registry.manifests import Manifests
-    from boltseal.server.registry.models import Published
-    from boltseal.server.registry.refusals import RefusalLog
-    from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 RESERVED_US: Final = 3_600_000_000
 _FOLLOW: Final = MoveTerms(OnMove.FOLLOW)

@@ -7,24 +7,21 @@ actor and the reason. The digest before the restore stays pullable (guarantee 7)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, NotFound
 from boltseal.ledger.entry import CHANGES, Entry, EntryKind, format_time, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import PushedManifest, RepositoryRow
+from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.metadata import ledger_store, queries
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 _SETS_DIGEST: Final = frozenset({EntryKind.TAG_CREATED, EntryKind.TAG_MOVED, EntryKind.TAG_RESTORED})
 _DELETIONS: Final = frozenset({EntryKind.TAG_DELETED, EntryKind.TAG_PURGED, EntryKind.TAG_EXPIRED})
@@ -111,8 +108,8 @@ class Restores:
                 raise NoLongerStored(
                     f"tag {tag} of {repository} resolved to {digest}, which is no longer stored: push that image again"
                 )
-            media_type, raw = stored
-            pushed = PushedManifest(digest, Identity(Digest.of(raw), media_type), parse_manifest(raw, media_type))
+            identity = Identity(Digest.of(stored.raw), stored.media_type)
+            pushed = PushedManifest(digest, identity, parse_manifest(stored.raw, stored.media_type))
             change = self._tag_writer.change(tx, row, tag, actor, reason=reason)
             result = self._tag_writer.publish(tx, change, pushed, EntryKind.TAG_RESTORED)
             return RestoredTag(digest, change.current, result.entry_index, result.changed)

@@ -6,29 +6,23 @@ call these on the data folder, beside a running server.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, Unavailable
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Repository
+from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import refusal_message
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer
-from boltseal.server.registry.models import RepositoryRow
+from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChange
 from boltseal.server.registry.pulls import ManifestUnknown
-from boltseal.server.storage.blobs.protocol import StoreBroken
+from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
 from boltseal.server.storage.metadata import queries
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
-
-    from boltseal.oci.reference import Tag
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import EntryResult, TagChange
-    from boltseal.server.registry.tag_writer import TagWriter
-    from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
 class NeverSealed(Invalid):
@@ -145,7 +139,7 @@ class Seals:
         return purged
 
     async def expire(self, actor: Actor, *, dry_run: bool = False) -> list[ExpiredTag]:
-        """Delete the tags whose keep time is over; their names stay sealed. Return those tags, also in a dry run."""
+        """Delete the tags whose keep time is over; they can return only with the same digest. Return those tags, also in a dry run."""
 
         def job(tx: UnitOfWork) -> list[ExpiredTag]:
             return [

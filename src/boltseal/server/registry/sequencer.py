@@ -6,7 +6,7 @@ observations of upstreams' tags are appended the same way to a log of their own,
 - Indices have no gaps: the head row, locked by the transaction, has the next one.
 - Time is the clock's, or one microsecond after the last entry if the clock is behind: times always increase.
 - If the clock is more than five minutes behind the last entry, nothing is written and the server is not ready.
-- A log that may not match its signed head takes no entry (`integrator`).
+- A log that may not match its checkpoint takes no entry (`integrator`).
 - The salt prevents guessing an entry from its hash, so hash tiles can be public.
 """
 
@@ -15,18 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from boltseal.errors import Unavailable
 from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
+from boltseal.oci.reference import Repository, Tag
 from boltseal.server.storage.metadata import ledger_store
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from boltseal.oci.reference import Repository, Tag
-    from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, UnitOfWork
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
 RULES_SHOWN_BYTES: Final = 60_000
@@ -43,7 +39,7 @@ class LedgerMissing(Unavailable):
 
 
 class LedgerFrozen(Unavailable):
-    """The log may not match its signed head, so it takes no entries."""
+    """The log may not match its checkpoint, so it takes no entries."""
 
 
 def check_clock(last_time_us: int, now_us: int) -> None:
@@ -64,7 +60,7 @@ def check_recordable(tx: UnitOfWork, log: Log) -> None:
     """Check that a log takes entries.
 
     Raises:
-        LedgerFrozen: it may not match its signed head.
+        LedgerFrozen: it may not match its checkpoint.
     """
     doubt = tx.doubts.get(log.name)
     if doubt is not None:
@@ -92,7 +88,7 @@ def append(
     `was`: the digest before the change. `previous`: the index of the tag's last entry in this log, -1 for none.
 
     Raises:
-        LedgerFrozen: the log may not match its signed head.
+        LedgerFrozen: the log may not match its checkpoint.
         LedgerMissing: the log was never started.
         ClockBehind: the clock is more than five minutes behind the last entry.
     """

@@ -1,7 +1,7 @@
 """The thread of a serving process that signs a log soon after each transaction. Each log has one.
 
 It signs at most `PAUSE_S` after an entry was committed in this process, and every `POLL_S` for entries of processes that
-died or of commands that run beside the server. A single push is signed at once. Under many, each head covers all entries
+died or of commands that run beside the server. A single push is signed at once. Under many, each checkpoint covers all entries
 of the pause.
 
 A log that does not match what was signed is frozen: `sequencer` refuses new entries until it is repaired, and pulls go
@@ -11,18 +11,14 @@ on. A temporary failure (a full disk, a lock) is logged and retried; its entries
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from boltseal.errors import BoltsealError
-from boltseal.server.registry.integrator import LedgerInDoubt
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from boltseal.server.registry.integrator import Integrator
-    from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.registry.integrator import Integrator, LedgerInDoubt
+from boltseal.server.storage.metadata.protocol import Metadata
 
 PAUSE_S: Final = 0.075
 POLL_S: Final = 1.0
@@ -83,7 +79,7 @@ class Signer:
             self.trouble = "a defect of boltseal; see the log"
         else:
             if self._database.doubts.pop(self._log, None) is not None:
-                _log.warning("ledger matches its signed head again, writes resume", log=self._log)
+                _log.warning("ledger matches its checkpoint again, writes resume", log=self._log)
             self.trouble = None
             if head is not None and head.size != self._size:
                 self._size = head.size

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from boltseal.errors import Unavailable
+from boltseal.ledger.audit import AuditedTag
 from boltseal.oci.digest import SHA256, Digest
+from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import SealedBinding
 from boltseal.policy.rules import Keep
 from boltseal.policy.seal import UNUSED, Identity, TagState
+from boltseal.server.auth.actor import Actor
+from boltseal.server.registry.models import PushedManifest
 from boltseal.server.storage.metadata.tag_row import TagRow
-
-if TYPE_CHECKING:
-    from boltseal.ledger.audit import AuditedTag
-    from boltseal.oci.reference import Tag
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import PushedManifest
 
 
 def state_of(row: TagRow | None) -> TagState:

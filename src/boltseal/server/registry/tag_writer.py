@@ -18,34 +18,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Final, NamedTuple
 
 from boltseal.errors import ErrorCode, Invalid, SealedDelete, SealedPut
+from boltseal.ledger.audit import AuditedTag
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
-from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import append_only, refusal_message
 from boltseal.policy.free_tag import next_free
 from boltseal.policy.refusal_message import SomeTags
 from boltseal.policy.rule_decision import decide, sha512_beginning, signature_subject
-from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode
+from boltseal.policy.rules import DELETABLE, FOREVER, Keep, Mode, RuleSet
 from boltseal.policy.seal import PushDecision, judge
+from boltseal.server.auth.actor import Actor
 from boltseal.server.registry import sequencer, tag_rows
-from boltseal.server.registry.models import UNCONDITIONAL, EntryResult, RepositoryRow, TagChange
+from boltseal.server.registry.models import (
+    UNCONDITIONAL,
+    Conditions,
+    EntryResult,
+    PushedManifest,
+    RepositoryRow,
+    TagChange,
+)
 from boltseal.server.storage.metadata import queries, tag_table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from boltseal.ledger.audit import AuditedTag
-    from boltseal.oci.manifest import Manifest
-    from boltseal.policy.rules import RuleSet
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.registry.models import Conditions, PushedManifest
-    from boltseal.server.storage.metadata.protocol import UnitOfWork
-    from boltseal.server.storage.metadata.queries import DigestSet
-    from boltseal.server.storage.metadata.tag_row import TagRow
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.queries import DigestSet
+from boltseal.server.storage.metadata.tag_row import TagRow
 
 _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
     PushDecision.CREATE: EntryKind.TAG_CREATED,
@@ -287,18 +288,18 @@ class TagWriter:
         self, tx: UnitOfWork, repository: RepositoryRow, digest: str, covering: DigestSet
     ) -> SomeTags:
         """Find protecting tags where a signature and a tag address one image by digests of different algorithms."""
-        also_called = queries.aliases(tx, repository.id)
-        if not also_called:
+        aliases = queries.aliases(tx, repository.id)
+        if not aliases:
             return SomeTags()
-        same = defaultdict(set)
-        for one, other in also_called:
-            same[one].add(other)
-            same[other].add(one)
+        aliases_of = defaultdict(set)
+        for digest_a, digest_b in aliases:
+            aliases_of[digest_a].add(digest_b)
+            aliases_of[digest_b].add(digest_a)
         found = {digest} | queries.digests(tx, covering)
         waiting = list(found)
         while waiting:
-            for twin in same[waiting.pop()] - found:
-                covering = queries.covering(repository.id, twin, through_subjects=True)
+            for alias in aliases_of[waiting.pop()] - found:
+                covering = queries.covering(repository.id, alias, through_subjects=True)
                 protecting = tag_table.protecting_tags(tx, repository.id, covering)
                 if protecting:
                     return protecting
@@ -334,7 +335,7 @@ class TagWriter:
         if change.current is None:
             return True
         old = queries.manifest_bytes(tx, change.repository.id, str(change.current))
-        return old is not None and append_only.extends(parse_manifest(old[1], old[0]), new)
+        return old is not None and append_only.extends(parse_manifest(old.raw, old.media_type), new)
 
     def _refusal(
         self, tx: UnitOfWork, change: TagChange, row: TagRow, pushed: PushedManifest, decision: PushDecision

@@ -7,25 +7,18 @@ durable, and only if they still exist, because garbage collection may run at the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Final
+from collections.abc import AsyncIterator, Callable
+from typing import ClassVar, Final
 
 from boltseal.errors import Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
-from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
+from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey, UploadWriter
+from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.metadata import queries
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from boltseal.oci.digest import Digest
-    from boltseal.server.auth.actor import Actor
-    from boltseal.server.storage.blobs.protocol import BlobStore, UploadWriter
-    from boltseal.server.storage.disk_reserve import DiskReserve
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
-
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
 

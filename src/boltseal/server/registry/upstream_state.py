@@ -6,14 +6,11 @@ A state change is reported once for all workers, by the worker whose transaction
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from boltseal.client.pull_limit import PullLimit
 from boltseal.server.storage.metadata import upstream_table
+from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 from boltseal.server.storage.metadata.upstream_table import UpstreamRow
-
-if TYPE_CHECKING:
-    from boltseal.client.pull_limit import PullLimit
-    from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 __all__ = ["QuotaChange", "UpstreamRow", "UpstreamStates"]
 

@@ -1,38 +1,32 @@
-"""Submits each head of the ledger to witnesses, which cosign that it extends the head that they saw before.
+"""Submits each checkpoint of the ledger to witnesses, which cosign that it extends the one they saw before.
 
-One worker of a store at a time submits the newest head to each witness on its own, so a witness that is down or never
-ends its answers does not delay the others. Cosignatures are stored with the head.
+One worker of a store at a time submits the newest checkpoint to each witness separately, so a witness that is down or never
+ends its answers does not delay the others. Cosignatures are stored with the checkpoint.
 
-A witness that saw a larger or different head knows entries that this store lost. If our own key signed that head, it
-becomes the high-water mark, and then every process of the store refuses writes (`integrator`). A head without that
-signature is only reported. An old head that we signed never lowers the mark, however late a witness shows it.
+A witness that saw a larger or different checkpoint knows entries that this store lost. If the ledger's own key signed that
+checkpoint, it becomes the high-water mark, and then every process of the store refuses writes (`integrator`). A checkpoint
+without that signature is only reported. An older signed checkpoint never lowers the mark, however late a witness sends it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
-from boltseal.client.witness import Cosigned, SizeConflict
+from boltseal.client.witness import Cosigned, SizeConflict, WitnessClient
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.merkle import consistency_path, prove
-from boltseal.ledger.note import NoteInvalid, format_note, parse_note_unverified
+from boltseal.ledger.note import NoteInvalid, Signature, SigningKey, VerifierKey, format_note, parse_note_unverified
 from boltseal.ledger.tiles import Tiles, needed
-from boltseal.server.storage.ledger_key import LedgerKeyUnreadable
+from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from boltseal.client.witness import WitnessClient
-    from boltseal.ledger.note import Signature, SigningKey, VerifierKey
-    from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
 EVERY_S: Final = 1.0
 RETRY_S: Final = 30.0
@@ -44,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class WitnessState:
-    """One witness. `size`: of the head that it saw last, as far as known. `trouble`: why it is not asked until `retry_s`."""
+    """One witness. `size`: of the last checkpoint that it saw, if known. `trouble`: why it is not asked until `retry_s`."""
 
     client: WitnessClient
     key: VerifierKey
@@ -89,7 +83,7 @@ class Witnesses:
             await witness.client.aclose()
 
     async def submit(self) -> None:
-        """Submit the newest head to every witness that has not seen it."""
+        """Submit the newest checkpoint to every witness that has not seen it."""
         await asyncio.gather(*(self._submit(witness) for witness in self._witnesses))
 
     async def _run_one(self, witness: WitnessState) -> None:
@@ -111,7 +105,7 @@ class Witnesses:
             await self._show(witness, head, key)
         except BoltsealError as error:
             if witness.trouble is None:
-                _log.warning("witness did not cosign the head", witness=witness.key.name, reason=error.message)
+                _log.warning("witness did not cosign the checkpoint", witness=witness.key.name, reason=error.message)
             witness.trouble = error.message
             witness.retry_s = asyncio.get_running_loop().time() + RETRY_S
         else:
@@ -151,7 +145,7 @@ class Witnesses:
         witness.size = head.size
 
     async def _check_larger(self, witness: WitnessState, key: SigningKey, head: ledger_tree.SignedHead) -> None:
-        """Fetch the head that the witness saw and this store lacks. If our key signed it, it becomes the mark."""
+        """Fetch the checkpoint that the witness saw and this store lacks. If the ledger key signed it, it becomes the mark."""
         seen = await witness.client.latest(key.name)
         try:
             signed = open_checkpoint(seen, key.verifier).checkpoint
@@ -166,7 +160,7 @@ class Witnesses:
             )
 
     def _raise_mark(self, seen: bytes) -> bool:
-        """Make a verified head the mark, unless it is known. Read everything again: the answer may have come late."""
+        """Make a verified checkpoint the mark, unless it is known. Read everything again: the answer may have come late."""
         with self._keys.locked():
             key, mark = self._keys.key(), self._keys.mark()
             head = self._database.read_and_wait(ledger_tree.head)
@@ -191,7 +185,7 @@ def _proof(snapshot: Snapshot, old_size: int, size: int) -> tuple[bytes, ...]:
 
 
 def _add_cosignature(tx: UnitOfWork, shown: ledger_tree.SignedHead, signature: Signature) -> None:
-    """Add a cosignature to the witnessed head, and to the newest head if it is still the same one."""
+    """Add a cosignature to the witnessed checkpoint, and to the newest one if it is still the same."""
     for name in (ledger_tree.WITNESSED, ledger_tree.LATEST):
         stored = ledger_tree.head(tx, name)
         if name == ledger_tree.LATEST and (stored is None or stored.size != shown.size):

@@ -24,19 +24,17 @@ them; a failing disk may. A backup on another file system has bytes of its own.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.errors import Full, Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, is_no_space, make_folders, write_file
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, FORMAT, check_data
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"

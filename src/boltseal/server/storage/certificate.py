@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from boltseal.errors import Invalid
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def check_certificate(certificate: Path | None, key: Path | None) -> bytes:

@@ -7,12 +7,10 @@ which must take manifests, deletes and the ledger.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 from boltseal.errors import ErrorCode, Full, Unavailable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _GIB = 1024**3
 

@@ -24,32 +24,26 @@ a checkpoint that another party kept. Steps 4, 7 and 8 are in `fsck_content`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import RowMapping, func, select
 
 from boltseal.ledger.audit import Audit, AuditedTag, ObservationAudit
+from boltseal.ledger.entry import Entry
 from boltseal.oci.digest import Digest
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import Keep, RuleInvalid
 from boltseal.server.storage import fsck_content
+from boltseal.server.storage.blobs.protocol import BlobReader
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import foreign_tags, queries, usage
-from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 from boltseal.server.storage.metadata.schema import TABLES, link, manifest, repository, tag
 from boltseal.server.storage.metadata.sql import DatabaseDamaged
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from sqlalchemy import RowMapping
-
-    from boltseal.ledger.entry import Entry
-    from boltseal.server.storage.blobs.protocol import BlobReader
-    from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.protocol import Snapshot
 
 __all__ = ["Examined", "Finding", "FindingStatus", "Progress", "examine"]
 

@@ -6,26 +6,19 @@ Every function collects its findings and raises only if the database can't be re
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping
+from typing import Final
 
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import RowMapping, and_, bindparam, func, select
 
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
-from boltseal.oci.manifest import parse_manifest
+from boltseal.oci.manifest import Manifest, parse_manifest
 from boltseal.oci.reference import Repository
-from boltseal.server.storage.blobs.protocol import BlobAbsent
+from boltseal.server.storage.blobs.protocol import BlobAbsent, BlobReader
+from boltseal.server.storage.findings import FindingCollector
+from boltseal.server.storage.metadata.protocol import Snapshot
 from boltseal.server.storage.metadata.schema import blob, content, link, manifest, repository
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from sqlalchemy import RowMapping
-
-    from boltseal.oci.manifest import Manifest
-    from boltseal.server.storage.blobs.protocol import BlobReader
-    from boltseal.server.storage.findings import FindingCollector
-    from boltseal.server.storage.metadata.protocol import Snapshot
 
 _LINKS: Final = select(link.c.child, link.c.kind).where(
     link.c.repository_id == bindparam("at_repository"),
@@ -53,7 +46,7 @@ def manifests(snapshot: Snapshot, findings: FindingCollector) -> None:
         for problem in _manifest_problems(snapshot, row):
             findings.differs(f"{row['repository']}@{row['digest']}", problem)
         findings.passed("manifests", number, total)
-    _check_leftovers(snapshot, findings)
+    _check_unreferenced(snapshot, findings)
     for name in snapshot.sql.connection.execute(select(repository.c.name)).scalars():
         try:
             Repository(name)
@@ -106,7 +99,7 @@ def _referrer_problems(row: RowMapping, parsed: Manifest) -> Iterator[str]:
         yield "the row's annotations are not those of the bytes"
 
 
-def _check_leftovers(snapshot: Snapshot, findings: FindingCollector) -> None:
+def _check_unreferenced(snapshot: Snapshot, findings: FindingCollector) -> None:
     unnamed = select(content.c.canonical).where(~select(1).where(manifest.c.canonical == content.c.canonical).exists())
     for canonical in snapshot.sql.connection.execute(unnamed).scalars():
         findings.differs(canonical, "manifest bytes that no repository refers to")

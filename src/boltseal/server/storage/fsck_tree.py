@@ -7,22 +7,18 @@ that differs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint_unverified
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.note import parse_note_unverified
 from boltseal.ledger.tiles import WIDTH, TileId, grow
+from boltseal.server.storage.findings import FindingCollector
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_tree
-from boltseal.server.storage.metadata.protocol import LEDGER, Log
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from boltseal.server.storage.findings import FindingCollector
-    from boltseal.server.storage.ledger_key import LedgerKeys
-    from boltseal.server.storage.metadata.protocol import Snapshot
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot
 
 BATCH: Final = 16 * WIDTH
 
@@ -107,12 +103,12 @@ class TreeCheck:
                     self._findings.unknown(
                         self._name, "its key is missing, so the signature of its checkpoint can't be verified"
                     )
-                promised["the signed head"] = (
+                promised["the checkpoint"] = (
                     open_checkpoint(self._stored.note, key.verifier).checkpoint
                     if key is not None
                     else parse_checkpoint_unverified(parse_note_unverified(self._stored.note).text)
                 )
-                if promised["the signed head"].size != self._stored.size:
+                if promised["the checkpoint"].size != self._stored.size:
                     self._findings.differs(self._name, "its stored checkpoint has another size than its column")
             if mark is not None and key is not None:
                 promised["the high-water mark"] = open_checkpoint(mark, key.verifier).checkpoint

@@ -1,4 +1,4 @@
-"""Garbage collection: delete unreferenced blobs, leftover manifest bytes and abandoned upload sessions.
+"""Garbage collection: delete unreferenced blobs, unreferenced manifest bytes and abandoned upload sessions.
 
 Deleted are
 
@@ -16,19 +16,16 @@ deletes only the bytes that were looked at. A dry run reads the same snapshots.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from boltseal.oci.digest import Digest
+from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
 from boltseal.server.storage.metadata import queries, usage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
-    from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
 
 UNNAMED_FOR_US: Final = 24 * 3600 * 1_000_000
 RELEASED_FOR_US: Final = 3600 * 1_000_000

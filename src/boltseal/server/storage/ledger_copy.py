@@ -6,21 +6,17 @@ a tree of tiles         checkpoint, tile/entries/...: a copy of /ledger/ made by
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.tiles import MAX_ENTRY_BYTES, WIDTH, BundleId, parse_bundle
 from boltseal.server.storage.metadata import ledger_store, ledger_tree
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
-from boltseal.server.storage.metadata.protocol import LEDGER
+from boltseal.server.storage.metadata.protocol import LEDGER, Log
 from boltseal.server.storage.metadata.sqlite import open_snapshot
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from boltseal.server.storage.metadata.protocol import Log
 
 MAX_BUNDLE_BYTES: Final = WIDTH * (MAX_ENTRY_BYTES + 2)
 

@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.files.atomic_files import Disk, locked, write_file
 from boltseal.ledger.note import MAX_NOTE_BYTES, KeyInvalid, SigningKey
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 LEDGER_NAME: Final = "ledger"
 _PRIVATE: Final = 0o600

@@ -7,15 +7,11 @@ removed is reported as removed. The bytes are not verified.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-from boltseal.files.atomic_files import is_no_space
+from boltseal.files.atomic_files import Disk, is_no_space
 from boltseal.server.storage.blobs.local_upload import result_of
 from boltseal.server.storage.blobs.protocol import NoSpace, StoreBroken
-
-if TYPE_CHECKING:
-    from boltseal.files.atomic_files import Disk
-    from boltseal.server.storage.worker_threads import WorkerPool
+from boltseal.server.storage.worker_threads import WorkerPool
 
 
 class LocalPartial:

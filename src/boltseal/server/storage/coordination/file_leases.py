@@ -8,13 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LEASE_SUFFIX: Final = ".lease"
 _NAME: Final = re.compile(r"[a-z][a-z-]{0,30}")

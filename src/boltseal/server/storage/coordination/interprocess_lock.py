@@ -13,14 +13,12 @@ import fcntl
 import hashlib
 import os
 import struct
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from boltseal.errors import Unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
 
 LOCK_FILE: Final = "turns.lock"
 LOOK_EVERY_S: Final = 0.02

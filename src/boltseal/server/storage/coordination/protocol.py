@@ -67,7 +67,7 @@ class Lease(Protocol):
         ...
 
     def held(self) -> bool:
-        """Whether the lease was not lost as far as this process can tell. Does not block for long."""
+        """Return whether the lease is still held, as far as this process knows. Does not block for long."""
         ...
 
     def release(self) -> None:

@@ -15,21 +15,16 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
-from boltseal.server.storage.metadata.protocol import LEDGER
+from boltseal.server.storage.coordination.protocol import Generation
+from boltseal.server.storage.metadata.protocol import LEDGER, Clock, Job, Lookups, Query
+from boltseal.server.storage.metadata.sql import SqlSession
 from boltseal.server.storage.worker_threads import deliver
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from boltseal.server.storage.coordination.protocol import Generation
-    from boltseal.server.storage.metadata.protocol import Clock, Job, Lookups, Query
-    from boltseal.server.storage.metadata.sql import SqlSession
 
 T = TypeVar("T")
 

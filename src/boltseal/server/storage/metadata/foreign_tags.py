@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from boltseal.server.storage.metadata.protocol import ForeignTagRow
+from boltseal.server.storage.metadata.protocol import ForeignTagRow, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import foreign_tag
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-
 
 _COLUMNS: Final = [foreign_tag.c[name] for name in ForeignTagRow._fields]
 _AT: Final = (foreign_tag.c.repository == bindparam("at_repository"), foreign_tag.c.name == bindparam("at_name"))

@@ -7,19 +7,15 @@ database sequence would leave gaps). Tree, checkpoints and proofs are built from
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import insert, select, update
 
-from boltseal.server.storage.metadata.protocol import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)

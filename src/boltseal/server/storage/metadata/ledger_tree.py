@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import delete, insert, select
 
 from boltseal.errors import Unavailable
 from boltseal.ledger.merkle import HASH_BYTES, cover, fold
 from boltseal.ledger.tiles import WIDTH, TileId, Tiles, needed
-from boltseal.server.storage.metadata.protocol import LEDGER, Log
+from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 LATEST: Final = "latest"
 WITNESSED: Final = "witnessed"

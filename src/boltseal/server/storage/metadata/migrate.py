@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from sqlalchemy import inspect, text
 
@@ -25,10 +27,6 @@ from boltseal.server.storage.coordination.file_leases import LEASE_SUFFIX
 from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
 from boltseal.server.storage.metadata import sqlite
 from boltseal.server.storage.metadata.schema import METADATA
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 FORMAT: Final = 4
 HEAD_REVISION: Final = "0005"
@@ -155,6 +153,7 @@ def _create(session: sqlite.SqliteSession) -> None:
 
 
 def _upgrade(session: sqlite.SqliteSession) -> None:
+    # loaded here because hardly any start migrates
     from alembic import command
     from alembic.config import Config
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, insert, select, union
 
 from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.queries import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.schema import blob, foreign_tag, link, manifest, pulled, repository, tag
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from boltseal.server.storage.coordination.protocol import Generation
-    from boltseal.server.storage.metadata.sql import SqlSession
+from boltseal.server.storage.coordination.protocol import Generation
+from boltseal.server.storage.metadata.sql import SqlSession
 
 T = TypeVar("T")
 Clock = Callable[[], int]

@@ -7,20 +7,30 @@ corrects the user's running total (`usage`).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from sqlalchemy import Integer, Text, and_, bindparam, case, delete, exists, func, insert, literal, or_, select
+from sqlalchemy import (
+    BindParameter,
+    Integer,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+)
 
 from boltseal.server.storage.metadata import usage
+from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import blob, content, link, manifest, released, repository, tag
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from sqlalchemy import BindParameter, Select
-
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 # Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
 # be stored; if they are, a seal covers them.
@@ -121,12 +131,12 @@ def media_types_of(tx: UnitOfWork, repository_id: int, canonical: str) -> set[st
     )
 
 
-def manifest_bytes(tx: UnitOfWork, repository_id: int, digest: str) -> tuple[str, bytes] | None:
-    """Return media type and bytes of a manifest of this repository, or None."""
+def manifest_bytes(tx: UnitOfWork, repository_id: int, digest: str) -> ManifestFound | None:
+    """Return a manifest of this repository, or None."""
     query = select(manifest.c.media_type, content.c.raw).join(content, content.c.canonical == manifest.c.canonical)
     query = query.where(manifest.c.repository_id == repository_id, manifest.c.digest == digest)
     row = tx.sql.connection.execute(query).first()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else ManifestFound(row[0], row[1])
 
 
 def add_manifest(
@@ -157,8 +167,8 @@ def add_alias(tx: UnitOfWork, repository_id: int, digest: str, other: str) -> No
             if kind in REFERS_TO:
                 add_link(tx, repository_id, other, child, kind)
         return
-    raw = manifest_bytes(tx, repository_id, digest)
-    add_manifest(tx, repository_id, replace(row, digest=other), raw[1] if raw else b"", pairs)
+    stored = manifest_bytes(tx, repository_id, digest)
+    add_manifest(tx, repository_id, replace(row, digest=other), stored.raw if stored else b"", pairs)
 
 
 def add_link(tx: UnitOfWork, repository_id: int, parent: str, child: str, kind: str) -> None:
@@ -424,8 +434,8 @@ def count_referrers(tx: UnitOfWork, repository_id: int, subject: str, most: int)
     return counted
 
 
-def tagged_manifest(snapshot: Snapshot, name: str, tag_name: str) -> tuple[str, bytes] | None:
-    """Return media type and bytes of the manifest that a tag resolves to, or None."""
+def tagged_manifest(snapshot: Snapshot, name: str, tag_name: str) -> ManifestFound | None:
+    """Return the manifest that a tag resolves to, or None."""
     query = (
         select(manifest.c.media_type, content.c.raw)
         .join(repository, repository.c.id == manifest.c.repository_id)
@@ -434,11 +444,11 @@ def tagged_manifest(snapshot: Snapshot, name: str, tag_name: str) -> tuple[str, 
         .where(repository.c.name == name, tag.c.name == tag_name)
     )
     row = snapshot.sql.connection.execute(query).first()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else ManifestFound(row[0], row[1])
 
 
-def parent_manifest(snapshot: Snapshot, name: str, child: str) -> tuple[str, bytes] | None:
-    """Return media type and bytes of one manifest of the repository that contains this blob or manifest, or None."""
+def parent_manifest(snapshot: Snapshot, name: str, child: str) -> ManifestFound | None:
+    """Return one manifest of the repository that contains this blob or manifest, or None."""
     query = (
         select(manifest.c.media_type, content.c.raw)
         .join(repository, repository.c.id == manifest.c.repository_id)
@@ -447,7 +457,7 @@ def parent_manifest(snapshot: Snapshot, name: str, child: str) -> tuple[str, byt
         .where(repository.c.name == name, link.c.child == child, link.c.kind.in_(CONTAINS))
     )
     row = snapshot.sql.connection.execute(query.limit(1)).first()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else ManifestFound(row[0], row[1])
 
 
 def sizes_of(tx: UnitOfWork, repository_id: int, wanted: Sequence[str]) -> dict[str, int]:

@@ -28,16 +28,14 @@ row may change when, and only `server/registry/tag_writer.py` (through `tag_tabl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
 
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 METADATA = MetaData(
     naming_convention={

@@ -7,15 +7,13 @@ text for `SqlSession.plain`, because compiling and binding by SQLAlchemy costs t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
 
 from boltseal.errors import Unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
-
-    from sqlalchemy import Connection
 
 
 class DatabaseDamaged(Unavailable):

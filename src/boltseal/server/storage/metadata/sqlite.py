@@ -13,28 +13,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import SqlMetadata, SqlSnapshot
-from boltseal.server.storage.metadata.protocol import ForeignTagRow, ManifestFound, TagFound
-from boltseal.server.storage.metadata.sql import DatabaseDamaged
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from sqlalchemy import Engine
-
-    from boltseal.server.storage.metadata.protocol import Clock, Snapshot
-    from boltseal.server.storage.metadata.sql import SqlSession
+from boltseal.server.storage.metadata.protocol import Clock, ForeignTagRow, ManifestFound, Snapshot, TagFound
+from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlSession
 
 LOCK_WAIT_S: Final = 10.0
 _FULL_CODES: Final = {
@@ -239,7 +231,7 @@ _SIZES: Final = (
 
 
 def expect_sizes(session: SqliteSession) -> None:
-    """Tell the query planner how many rows to expect. Connections that are opened after the COMMIT read it.
+    """Give the query planner the number of rows to expect. Connections that are opened after the COMMIT read it.
 
     Without statistics SQLite assumes ten rows of everything per repository, and would read all of its links for one push.
     The numbers are never measured again, so a query keeps its plan from the first row to the last.

@@ -6,24 +6,19 @@ what may be written; this module only reads and writes, within the transaction t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
 
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.queries import DigestSet
 from boltseal.server.storage.metadata.schema import repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
-
-    from boltseal.server.storage.metadata.protocol import UnitOfWork
-    from boltseal.server.storage.metadata.queries import DigestSet
-
 
 _COLUMNS = [c for c in tag.c if c.name not in ("repository_id", "name")]
 _DIGESTS = ("digest", "canonical", "sealed_digest", "sealed_canonical")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import insert, select, update
 
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import upstream
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,15 +10,13 @@ totals; `fsck` checks that they are the sums of the rows.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, union_all, update
 from sqlalchemy import literal as value
 
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import blob, manifest, repository, usage
-
-if TYPE_CHECKING:
-    from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 
 
 class UserUsage(NamedTuple):

@@ -87,7 +87,7 @@ def archive(path: Path, **files: bytes) -> Path:
     return path
 
 
-def test_papers_of_another_image_are_refused(tmp_path: Path) -> None:
+def test_a_bundle_of_another_image_is_refused(tmp_path: Path) -> None:
     """The receipt says which."""
     with pytest.raises(manifest_bundle.BundleMissing):
         manifest_bundle.check(archive(tmp_path / "app.oci"), Digest.parse(APP.digest))

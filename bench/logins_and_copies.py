@@ -1,6 +1,6 @@
-"""What logins, lines and copies cost: measured against the same without them, or against skopeo.
+"""Measures logins with an access log, polls of many tags, and copies: beside a server without logins, or beside skopeo.
 
-The figures of the door and of the client. Servers of copies run on whichever core is free, as they would.
+The servers of the copies may run on both cores, as outside of a benchmark.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BOTH_CORES = ("taskset", "-c", "0,1")
 
 
 def measures() -> Iterator[Measure]:
-    """Every measure of the door and of the client."""
+    """Yield every measure of logins, polls and copies."""
     yield Measure(
         "guarded",
         (BOLTSEAL, OPEN),
@@ -73,7 +73,7 @@ def measures() -> Iterator[Measure]:
     )
 
 
-# --- logins and lines -------------------------------------------------------------------------------------------
+# --- logins and access log -------------------------------------------------------------------------------------------
 
 
 def _guarded(run: Run, peer: str) -> Sequence[float]:
@@ -94,7 +94,7 @@ def _guarded(run: Run, peer: str) -> Sequence[float]:
 
 
 def _server(run: Run, peer: str) -> Readable:
-    """A registry with users and an access log, or one without either."""
+    """Return a registry with users and an access log, or one without either."""
     key = f"guarded {peer}"
     if key not in run.kept:
         folder = run.folder / key.replace(" ", "-")
@@ -202,12 +202,12 @@ def _one_copy(run: Run, peer: str, kind: str) -> float:
 
 
 def _as_installed() -> dict[str, str]:
-    """The environment, but with compiled modules kept, as pip leaves them: not each start compiles all of it anew."""
+    """Return the environment, but with compiled modules kept, as after an installation by pip."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _source(run: Run, kind: str) -> Server:
-    """A registry of this kind that holds the image."""
+    """Return a registry of this kind that has the image."""
     key = f"copied {kind}"
     if key not in run.kept:
         image = run.folder / "gib"

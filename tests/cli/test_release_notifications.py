@@ -1,4 +1,4 @@
-"""What the verbs on releases tell the receivers of the user's own file."""
+"""Notifications of releases to the receivers in the user's own file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DIGEST = f"sha256:{'1' * 64}"
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the person at this machine is read, and nothing of this test is remembered elsewhere."""
+    """Use an empty home and state folder instead of those of the user who runs the tests."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
 
@@ -53,8 +53,8 @@ def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None
     notify_release(done, host, client_context())
 
 
-def test_a_release_that_runs_and_one_that_failed_are_told(tmp_path: Path) -> None:
-    """release.done with its images by digest, release.failed with why; the host that it is on."""
+def test_a_healthy_and_a_failed_release_are_notified(tmp_path: Path) -> None:
+    """`release.done` has the images by digest, `release.failed` the reason, and both the host."""
     with inbox_beside() as box:
         told(tmp_path, box, deployed(ReleaseEnd.HEALTHY), "ssh://web1.example.com")
         told(tmp_path, box, deployed(ReleaseEnd.PUT_BACK, "web is unhealthy"))
@@ -66,28 +66,26 @@ def test_a_release_that_runs_and_one_that_failed_are_told(tmp_path: Path) -> Non
     assert (failed["type"], failed["data"]["reason"]) == ("boltseal.release.failed.v1", "web is unhealthy")
 
 
-def test_what_ran_already_is_no_news(tmp_path: Path) -> None:
-    """Nothing was deployed."""
+def test_an_unchanged_release_is_not_notified(tmp_path: Path) -> None:
+    """A deploy that changes nothing sends no event."""
     with inbox_beside() as box:
         told(tmp_path, box, DeployResult(deployed(ReleaseEnd.HEALTHY).release))
 
     assert box.bodies == []
 
 
-def test_trouble_with_telling_changes_nothing_of_how_a_deploy_ends(
+def test_a_failed_notification_does_not_change_the_result_of_a_deploy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It runs; that nobody hears of it is said."""
+    """The release runs, and a notice says that the notification was not sent."""
     configure(tmp_path, '[[notify]]\nurl_file = "/nowhere"\n')
     notify_release(deployed(ReleaseEnd.HEALTHY), None, client_context())
 
     assert "the notification of this release was not sent" in capsys.readouterr().err
 
 
-def test_a_receiver_that_hangs_holds_a_verb_up_for_a_moment_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What was not delivered waits for the next verb."""
+def test_a_hanging_receiver_delays_a_command_only_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Undelivered events wait for the next command."""
     with inbox_beside(HANGS) as box:
         configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
         notifications = Notifications.of_user(client_context())
