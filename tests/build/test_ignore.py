@@ -120,3 +120,10 @@ def test_a_pattern_matches_what_its_expression_matches(pattern: str, path: str) 
     above = ["/".join(parts[: number + 1]) for number in range(len(parts))]
 
     assert out(pattern, path) == any(re.fullmatch(expression, each) for each in above)
+
+
+@pytest.mark.parametrize("character", ["\r", "\v", "\f", "\x1c", "\x85", "\u2028"])
+def test_only_a_line_feed_ends_a_pattern(character: str) -> None:
+    """Docker leaves out neither of these, so a change of them is a change of the build's inputs."""
+    assert not out(f"docs{character}src\n", "src/app.py")
+    assert out("docs\r\nsrc\r\n", "src/app.py")

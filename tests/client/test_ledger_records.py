@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from boltseal.client import ledger_client
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.ledger_records import NoRecords, add_record, list_entries, list_observations, list_records
@@ -100,6 +101,28 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
     await transport.aclose()
 
     assert [one.kind for one in found] == ["tag.moved"]
+
+
+async def test_an_endless_list_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hostile registry could fill the memory with pages that each have another one after them."""
+    monkeypatch.setattr(ledger_client, "MAX_LISTING_BYTES", 10 * len(LINE))
+    asked = 0
+
+    async def endless(request: Request) -> Response:
+        nonlocal asked
+        asked += 1
+        after = int(request.query_params.get("after", "-1"))
+        page = {"size": after + 4, "entries": [{"index": after + each, "line": LINE} for each in (1, 2, 3)]}
+        return JSONResponse(page, headers={"link": '<?more>; rel="next"'})
+
+    transport = transport_to(Starlette(routes=[Route("/v2/{name:path}/_boltseal/{what}", endless)]))
+    with pytest.raises(RemoteMismatch, match=r"has more than [0-9]+ bytes: not read"):
+        await list_entries(transport, HOST, SHOP, {EntryKind.TAG_MOVED})
+    with pytest.raises(RemoteMismatch, match=r"has more than [0-9]+ bytes: not read"):
+        await list_observations(transport, HOST, SHOP, {EntryKind.OBSERVED})
+    await transport.aclose()
+
+    assert asked == 8
 
 
 async def test_a_missing_image_is_reported(transport: Transport) -> None:

@@ -6,6 +6,7 @@ A second object on the same store stands for another process; where the end of a
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -310,3 +311,20 @@ async def test_a_lock_file_that_cannot_be_made_is_doubt(tmp_path: Path) -> None:
     with pytest.raises(LockUnusable, match=r"turns\.lock can't be used"):
         async with FileInterprocessLock(tmp_path / "missing").taken("tag", 0):
             pass
+
+
+def test_a_lease_whose_epoch_is_not_durable_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut an earlier epoch could be given again, or the file could be unreadable for ever."""
+
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    leases = FileLeases(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        with pytest.raises(LockUnusable):
+            leases.acquire("work")
+    lease = leases.acquire("work")
+
+    assert lease is not None
+    leases.close()

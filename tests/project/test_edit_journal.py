@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from boltseal.project.edit_journal import EditJournal, EditsRunning, JournalUnusable
+from boltseal.project.edit_journal import EditJournal, EditsRunning, JournaledFile, JournalStage, JournalUnusable
 from boltseal.project.edits import FileEdit
 from boltseal.project.source_files import SourceFile
 
@@ -141,3 +142,56 @@ def test_a_journal_that_is_none_is_refused(tmp_path: Path, root: Path) -> None:
 
     with pytest.raises(JournalUnusable, match="not a journal of edits"):
         EditJournal.of_project(tmp_path / "state", root)
+
+
+def begun(tmp_path: Path, root: Path) -> EditJournal:
+    """Return the journal of edits that another run has written into the files."""
+    journal = EditJournal(tmp_path / "state", root)
+    with journal.held():
+        journal.begin(root, edits(), (root / LOCK).read_bytes(), project="shop", engine="", release=0)
+    for name, raw in AFTER.items():
+        (root / name).write_bytes(raw)
+    return journal
+
+
+def test_a_folder_that_became_a_link_is_not_followed_out_of_the_project(tmp_path: Path, root: Path) -> None:
+    """A pull of a hostile project can put a link in place of a folder; files elsewhere stay as they are."""
+    journal = begun(tmp_path, root)
+    elsewhere = tmp_path / "elsewhere"
+    (root / "deploy").rename(elsewhere)
+    (root / "deploy").symlink_to(elsewhere)
+    with journal.held():
+        restored = journal.restore()
+
+    assert restored.refused == ("deploy/web.yaml",)
+    assert (elsewhere / "web.yaml").read_bytes() == AFTER["deploy/web.yaml"]
+
+
+@pytest.mark.parametrize("path", ["../outside.yaml", "{folder}/outside.yaml"])
+def test_a_journal_with_a_path_outside_of_the_project_writes_nothing(tmp_path: Path, root: Path, path: str) -> None:
+    """Neither `..` nor an absolute path leads out of the project."""
+    journal = begun(tmp_path, root)
+    outside = tmp_path / "outside.yaml"
+    outside.write_bytes(b"after\n")
+    record = journal.read()
+    assert record is not None
+    hostile = JournaledFile(path.format(folder=tmp_path), b"before\n", b"after\n")
+    journal._path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, files=(hostile,))))
+    with journal.held():
+        restored = journal.restore()
+
+    assert restored.refused == (hostile.path,)
+    assert outside.read_bytes() == b"after\n"
+
+
+def test_a_lock_that_is_no_text_is_replaced(tmp_path: Path, root: Path) -> None:
+    """A run that was killed while it wrote the lock may leave anything there."""
+    journal = begun(tmp_path, root)
+    record = journal.read()
+    assert record is not None
+    journal._path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, stage=JournalStage.LOCKING)))
+    (root / LOCK).write_bytes(b"\0\xff")
+    with journal.held():
+        journal.restore()
+
+    assert contents(root) == {**BEFORE, LOCK: b"old\n"}

@@ -70,7 +70,7 @@ class Ignore:
 def parse_ignore(text: str) -> Ignore:
     """Parse a `.dockerignore`. Raises: IgnoreInvalid."""
     found: list[tuple[Steps, bool]] = []
-    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):  # no other character ends a line
         if line.startswith("#") or not line.strip():
             continue
         pattern = line.strip()

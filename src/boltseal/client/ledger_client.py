@@ -28,6 +28,8 @@ AT_ONCE: Final = 8
 MAX_PAGES: Final = 10_000
 PAGE: Final = 1000
 MAX_PAGE_BYTES: Final = 80 * 1024 * 1024
+MAX_LISTING_BYTES: Final = 256 * 1024 * 1024
+"""The limit for all entries of one listing, which callers keep in memory."""
 MAX_ROTATIONS_BYTES: Final = 8 * 1024 * 1024
 _HEAD_BYTES: Final = 2
 
@@ -152,7 +154,7 @@ class LedgerClient:
     async def _entries(
         self, base: str, repository: Repository, what: str, only: str = ""
     ) -> AsyncIterator[tuple[int, bytes]]:
-        after = -1
+        after, size = -1, 0
         for _ in range(MAX_PAGES):
             path = f"{base}?n={PAGE}{only}" + ("" if after < 0 else f"&after={after}")
             scopes = frozenset({f"repository:{repository}:pull"})
@@ -162,8 +164,11 @@ class LedgerClient:
             for entry in self._page(reply, what).entries:
                 if entry.index <= after:
                     raise RemoteMismatch(f"{self.registry}: {what} lists entry {entry.index} after entry {after}")
-                after = entry.index
-                yield entry.index, entry.line.encode("utf-8", errors="surrogatepass")
+                line = entry.line.encode("utf-8", errors="surrogatepass")
+                after, size = entry.index, size + len(line)
+                if size > MAX_LISTING_BYTES:
+                    raise RemoteMismatch(f"{self.registry}: {what} has more than {MAX_LISTING_BYTES} bytes: not read")
+                yield after, line
             if 'rel="next"' not in reply.headers.get("link", ""):
                 return
         raise RemoteMismatch(f"{self.registry} lists {what} over more than {MAX_PAGES} pages")

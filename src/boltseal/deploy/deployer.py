@@ -82,9 +82,10 @@ class Deployer:
                 "`boltseal deploy --resume`, or deploy all services"
             )
         digests = locked_digests(read.model, lock)
-        await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
+        running = await self._check_locked_or_built(read, unlocked_builds(read.model, lock, digests), last)
         number = self.folder.next_number()
         prepared = await self._prepare_all(read, lock, digests, number)
+        check_unchanged(running, prepared)
         before = None if last is None else self.folder.contents(last.number).compose
         document = merge_services(read.model, before, chosen)
         release = self._new_release(read, document, prepared, last, chosen, by, number)
@@ -175,17 +176,20 @@ class Deployer:
 
     async def _check_locked_or_built(
         self, read: ComposeReading, reasons: Mapping[str, str], last: Release | None
-    ) -> None:
+    ) -> dict[str, str]:
         """Check that every image is locked, built for this deploy, or (by its ID) that of the running release.
 
-        Raises: LockMismatch.
+        Return the services for which the last counts, each with that ID. Raises: LockMismatch.
         """
-        wrong = []
+        wrong, running = [], {}
         for name, why in reasons.items():
             service, recorded = read.model.services[name], None if last is None else last.service(name)
             got = await self.images.host.image(service.image.by_tag)
             runs = None if recorded is None or recorded.digest else recorded.image_id
-            if name in read.built or (got is not None and str(got.id) == runs):
+            if name in read.built:
+                continue
+            if got is not None and str(got.id) == runs:
+                running[name] = runs
                 continue
             expected = "a locked digest"
             if last is not None and runs is not None:
@@ -198,6 +202,7 @@ class Deployer:
                 f"a locally built image is not locked: {shown}. Nothing was started. Lock it with `boltseal lock` if it is in "
                 "a registry, or build it with `boltseal deploy --build`"
             )
+        return running
 
     async def _prepare_all(
         self, read: ComposeReading, lock: Lock | None, digests: Mapping[str, Digest], number: int
@@ -278,6 +283,23 @@ class Deployer:
         """After a healthy release, drop the contents of old releases and unprotect their images."""
         if release.good:
             self.images.let_go(self.folder.prune(frozenset({release.number})))
+
+
+def check_unchanged(running: Mapping[str, str], prepared: Mapping[str, PreparedImage]) -> None:
+    """Check that locally built images are still those of the running release: the pulls of other images take time.
+
+    `running`: the ID of each such service's image. Raises: LockMismatch.
+    """
+    wrong = [
+        f"{name} (got {prepared[name].image.id.short}, expected {Digest.parse(expected).short})"
+        for name, expected in sorted(running.items())
+        if str(prepared[name].image.id) != expected
+    ]
+    if wrong:
+        raise LockMismatch(
+            f"a locally built image was tagged anew during the deploy: {', '.join(wrong[:20])}. Nothing was started. Build "
+            "it with `boltseal deploy --build`"
+        )
 
 
 def _returning_service(service: ReleasedService, prepared: PreparedImage) -> ReleasedService:

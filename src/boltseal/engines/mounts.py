@@ -46,7 +46,7 @@ def _points(table: bytes, mount: bytes, path: bytes) -> list[bytes]:
     start = path.rstrip(b"/") + b"/"
     written = _ESCAPED.sub(lambda found: b"\\%03o" % found[0][0], start)
     found = set()
-    for line in table.splitlines() if written in table else ():
+    for line in table.split(b"\n") if written in table else ():  # a path in it may have a carriage return
         fields = line.split(b" ", 5)
         if len(fields) == 6 and fields[1] == mount and fields[4].startswith(written):
             found.add(_ESCAPE.sub(lambda each: bytes([int(each[1], 8) & 0xFF]), fields[4])[len(start) :])

@@ -72,7 +72,7 @@ def _root_overlay(raw: bytes) -> tuple[bytes | None, frozenset[bytes]]:
     """Return the writable layer of the overlay mounted at `/`, and the other mount points."""
     upper = None
     mounts = set()
-    for line in raw.splitlines():
+    for line in raw.split(b"\n"):  # a path in it may have a carriage return
         before, dash, after = line.partition(b" - ")
         fields, kind = before.split(b" "), after.split(b" ")
         if not dash or len(fields) < 6 or len(kind) < 3:

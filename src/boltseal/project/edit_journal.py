@@ -7,7 +7,7 @@ The journal is on the disk before the first edit, so that a run after a kill or 
 
 1. Every file must be as it was before the edits or as they left it. If one is neither, it was edited since, and nothing
    is restored.
-2. The lock likewise; while it is being written (stage `locking`) it may be anything.
+2. The lock likewise; while it is being written (stage `locking`) it may be anything. No path may lead out of the project.
 3. What differs is written back, all files or none. 4. The journal is removed.
 """
 
@@ -171,17 +171,23 @@ class EditJournal:
         any_lock = record.stage is JournalStage.LOCKING
         lock = JournaledFile(LOCK_NAME, record.lock_before, record.lock_after)
         for file in (*record.files, lock):
-            now = _bytes(self.root / file.path)
+            now = self._content(file.path)
             if now == file.before:
                 continue
             if now is None or not (now == file.after or (any_lock and file is lock)):
                 refused.append(file.path)
                 continue
-            changes.append(FileEdit(SourceFile.of(file.path, now), SourceFile.of(file.path, file.before)))
+            changes.append(FileEdit(_opaque(file.path, now), _opaque(file.path, file.before)))
         if not refused:
             replace_all(self.root, changes, self._disk)
         self.end()
         return Restored((), tuple(refused)) if refused else Restored(tuple(change.path for change in changes))
+
+    def _content(self, path: str) -> bytes | None:
+        """Return a file's bytes, None if it is not in the project: a folder may have become a link to another place."""
+        whole = self.root / path
+        inside = whole.is_relative_to(self.root) and whole.resolve() == whole
+        return _bytes(whole) if inside else None
 
     def _write(self, record: JournalRecord) -> None:
         with self._errors():
@@ -206,6 +212,11 @@ def _read(path: Path) -> JournalRecord | None:
         raise JournalUnusable(
             f"{path} is not a journal of edits: {error}; compare the project's files with their history, and remove it"
         ) from error
+
+
+def _opaque(path: str, raw: bytes) -> SourceFile:
+    """Return a file to be written as it is: a lock that was being written may be no text."""
+    return SourceFile(path, "", raw)
 
 
 def _bytes(path: Path) -> bytes | None:

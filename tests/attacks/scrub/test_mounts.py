@@ -67,6 +67,16 @@ def test_a_clean_copy_mounted_over_a_tampered_path(store: Store, tmp_path: Path,
     assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, path)})
 
 
+def test_a_carriage_return_in_the_path_of_the_copy_hides_no_mount(store: Store, tmp_path: Path) -> None:
+    """The table of mounts also has the path of what is mounted; the kernel escapes no carriage return in it."""
+    copy = clean_copy(store.at("bin/tool"), tmp_path / "carriage\rreturn")
+    tampered(store)
+    with bound(copy, store.at("bin/tool")):
+        report = store.image_report()
+
+    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, "bin/tool")})
+
+
 @pytest.mark.parametrize("up", [0, 1])
 def test_a_clean_copy_mounted_over_a_layers_folder(store: Store, tmp_path: Path, up: int) -> None:
     """Over the layer's files, and over the folder above them."""
@@ -149,7 +159,9 @@ def test_a_hidden_mount_is_no_difference(store: Store, tmp_path: Path) -> None:
     assert (report.status, report.differences, report.unknown) == (ReportStatus.HOLDS, (), ())
 
 
-@pytest.mark.parametrize("name", ["with space", "tab\tline\n", "back\\slash", "back\\040slash", "größe", "#"])
+@pytest.mark.parametrize(
+    "name", ["with space", "tab\tline\n", "back\\slash", "back\\040slash", "größe", "#", "carriage\rreturn"]
+)
 def test_escaped_paths_in_the_mount_table_are_read(tmp_path: Path, name: str) -> None:
     """The table has spaces, tabs, line ends and backslashes in octal."""
     (tmp_path / name).mkdir()

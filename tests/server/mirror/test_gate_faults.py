@@ -261,7 +261,7 @@ async def test_settling_leaves_the_reserved_pulls_alone(data: Path, upstream: Fa
             404, ratelimit_limit="100;w=21600", ratelimit_remaining="20;w=21600"
         )
         await gate.client.get(f"/v2/{APP}/manifests/other")
-        push_gate = gate.app._push_gate  # type: ignore[attr-defined]  # the application keeps it for itself
+        push_gate = gate.app._push_proxy  # type: ignore[attr-defined]  # the application keeps it for itself
         asked = len(upstream.asked)
         await push_gate.settle_all()
 

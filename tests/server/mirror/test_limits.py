@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from boltseal.client.errors import RemoteBusy, RemoteUnavailable
+from boltseal.errors import BoltsealError
+from boltseal.server.mirror.upstream_tags import UpstreamTags
 from boltseal.server.store_factory import now_us
 from tests.fakes.upstream import FakeUpstream, status
 from tests.images import Document, image, push
-from tests.server.mirror.mirrors import NAME, mirroring
+from tests.server.mirror.mirrors import NAME, bare_mirror, mirror_settings, mirroring, table_of
 from tests.serving import Clock, Serving
 
 AT = f"/v2/{NAME}/team/app/"
@@ -217,3 +220,22 @@ async def test_the_pull_limit_without_a_time_is_not_asked_for_each_client(
     assert {answer.status_code for answer in others} == {429}
     assert asked_more == 0
     assert head.status_code == 200
+
+
+@pytest.mark.parametrize("later", [RemoteUnavailable("maintenance", 0.0), RemoteBusy("no time stated")])
+async def test_a_failure_of_a_request_under_way_does_not_shorten_the_wait(
+    data: Path, upstream: FakeUpstream, clock: Clock, later: BoltsealError
+) -> None:
+    """Requests to one upstream are under way together; the longest time that it stated counts."""
+    settings = mirror_settings(data, table_of(upstream))
+    async with bare_mirror(settings, clock, tags=UpstreamTags) as bare:
+        limits = bare.mirror._limits
+        await limits.failed(bare.upstream, RemoteBusy("slow down", 600.0))
+        await limits.failed(bare.upstream, later)
+        clock.advance(seconds=599)
+        waiting = limits.backoff_reason(bare.upstream)
+        clock.advance(seconds=1)
+        over = limits.backoff_reason(bare.upstream)
+
+    assert waiting is not None
+    assert over is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,16 @@ import pytest
 from boltseal.errors import NotFound, SealedDelete
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
+from boltseal.policy.rules import parse_rules
+from boltseal.server.registry.seals import BytesLeft, Seals
+from boltseal.server.registry.tag_writer import TagWriter
+from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.store_factory import open_store
+from tests.fakes.disk import FailingDisk
 from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
 from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import Clock, Rule, Serving, serving, settings_of
+from tests.shop import SHOP, Opener
 
 SECRET, OTHER = image("a password"), image("other")
 NOON = 1_700_000_000_000_000
@@ -162,3 +169,22 @@ async def expired_at(data: Path, now_us: int) -> list[str]:
     """The tags that `expire` takes away at this time."""
     with open_store(settings_of(data), clock=Clock(now_us)) as store:
         return [tag for _, tag in await store.registry.seals.expire(ADMIN)]
+
+
+async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener, tmp_path: Path) -> None:
+    """The image's rows are gone then, so a second purge could not finish the first: the error names what is left."""
+    shop = open_shop()
+    raw = await shop.image("a password")
+    await shop.push(raw, RELEASE)
+    disk = FailingDisk()
+    disk.fail("unlink", errno.EIO)
+    blobs = LocalBlobs(tmp_path / "data", disk=disk)
+    seals = Seals(shop.database, blobs, TagWriter(parse_rules([])))
+    with pytest.raises(BytesLeft) as caught:
+        await seals.purge(SHOP, RELEASE, ADMIN, "it holds a password")
+    blobs.close()
+    left = [str(stored.digest) for stored in shop.blobs.walk()]
+
+    assert len(left) == 1
+    assert left[0] in caught.value.message
+    assert "`boltseal collect`" in caught.value.message

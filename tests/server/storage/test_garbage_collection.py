@@ -155,6 +155,37 @@ async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(
     assert (await shop.registry.pulls.catalog(None, None, may_read=lambda _: True)).items == ()
 
 
+async def test_a_collect_that_waits_between_two_items_does_not_hide_a_purge(shop: Shop, tmp_path: Path) -> None:
+    """Its reader may pause it, as a pager does. What it forgets later must not be the time of a purge meanwhile."""
+    digest = Digest.of(b"raced")
+    await shop.blob(b"raced")
+    age(shop, b"raced", 25)
+    change(tmp_path, "DELETE FROM blob")
+    collecting = collect(shop.database, shop.blobs, shop.clock.now_us, dry_run=False)
+    deleted = await asyncio.to_thread(next, collecting)
+    await shop.blob(b"raced")
+    upload = await shop.registry.uploads.start(OTHER)
+
+    class Purging:
+        """The metadata; before the push's row is written, the blob is purged elsewhere and the collect goes on."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(shop.database, name)
+
+        async def write(self, job: Job[None]) -> None:
+            await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+            await shop.registry.seals._delete_bytes([digest])
+            await asyncio.to_thread(list, collecting)
+            await shop.database.write(job)
+
+    uploads = UploadManager(Purging(), shop.blobs)  # type: ignore[arg-type]  # the rest by __getattr__
+    with pytest.raises(Unavailable, match="push again"):
+        await uploads.finish(OTHER, upload, digest, None, None, once(b"raced"))
+
+    assert deleted.name == str(digest)
+    assert shop.blobs.look(digest) is None
+
+
 @pytest.mark.lengthy
 async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
     """What was acknowledged beside a collect is there afterwards."""

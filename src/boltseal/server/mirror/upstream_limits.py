@@ -115,18 +115,22 @@ class UpstreamLimits:
         await self._record_quota(upstream)
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:
-            self._backoff_until_us[name] = self._clock() + min(round(retry_after_s * 1_000_000), MAX_BACKOFF_US)
+            self._back_off(name, min(round(retry_after_s * 1_000_000), MAX_BACKOFF_US))
         if isinstance(error, RemoteBusy):
             if error.pulls:
                 self._no_pulls_until_us[name] = self._clock() + BACKOFF_US
             elif retry_after_s is None:
-                self._backoff_until_us[name] = self._clock() + BACKOFF_US
+                self._back_off(name, BACKOFF_US)
             return
         if not isinstance(error, RemoteUnavailable) or isinstance(error, AddressBlocked):
             return  # it has answered, or was never asked
         self._failures[name] = self._failures.get(name, 0) + 1
         if self._failures[name] == DOWN_AFTER and await self._written(self._states.down(name, error.message)):
             self._on_event(UpstreamDown(name, error.message))
+
+    def _back_off(self, name: str, for_us: int) -> None:
+        """Send no request for a while. The failure of a request that was under way does not end it earlier."""
+        self._backoff_until_us[name] = max(self._backoff_until_us.get(name, 0), self._clock() + for_us)
 
     async def _record_quota(self, upstream: Upstream) -> None:
         name, reserve = upstream.terms.name, upstream.terms.reserve

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from boltseal.errors import ErrorCode, Invalid, SealedDelete
+from boltseal.errors import ErrorCode, Invalid, SealedDelete, Unavailable
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
@@ -20,7 +20,7 @@ from boltseal.server.registry import sequencer
 from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChange
 from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.registry.tag_writer import TagWriter
-from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
+from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
 from boltseal.server.storage.metadata import queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
@@ -29,6 +29,10 @@ class NeverSealed(Invalid):
     """The tag is mutable, so there is no seal to lift."""
 
     code: ClassVar[ErrorCode | None] = ErrorCode.MANIFEST_INVALID
+
+
+class BytesLeft(Unavailable):
+    """A purge removed the rows of an image, but not all of its bytes."""
 
 
 class KeptPart(NamedTuple):
@@ -120,6 +124,7 @@ class Seals:
         Raises:
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
+            BytesLeft: the image is removed, but the store failed to delete some of its bytes.
         """
 
         def job(tx: UnitOfWork) -> Purged:
@@ -219,15 +224,32 @@ class Seals:
         """Delete the bytes of blobs that no row of any repository refers to.
 
         After the transaction that removed the rows, because a deletion can't be rolled back. An upload that stored the same
-        bytes before `release_again` gets no row (`uploads`); one that stores them after it has another version.
+        bytes before `release_again` gets no row (`uploads`); one that stores them after it has another version. A failure to
+        delete one blob does not keep the others.
         """
-        stored = [found for digest in digests if (found := await self._blobs.stat(digest)) is not None]
+        stored: list[StoredBlob] = []
+        left: dict[Digest, str] = {}
+        for digest in digests:
+            try:
+                found = await self._blobs.stat(digest)
+            except StoreBroken as error:
+                left[digest] = error.message
+            else:
+                stored += [found] if found is not None else []
 
         def job(tx: UnitOfWork) -> list[StoredBlob]:
             return [found for found in stored if queries.release_again(tx, str(found.digest))]
 
         for found in await self._database.write(job):
-            await self._blobs.delete(found)
+            try:
+                await self._blobs.delete(found)
+            except StoreBroken as error:
+                left[found.digest] = error.message
+        if left:
+            raise BytesLeft(
+                f"the image is removed, but the bytes of {', '.join(map(str, left))} are still stored "
+                f"({next(iter(left.values()))}); a purge can't be repeated: `boltseal collect` deletes them when they are a day old"
+            )
 
 
 def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:

@@ -51,7 +51,7 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
     waiting = blobs.walk()
     while batch := list(islice(waiting, BATCH)):
         yield from _delete(
-            database, blobs, database.read_and_wait(partial(_unreferenced, batch, now_us)), dry_run=dry_run
+            database, blobs, database.read_and_wait(partial(_unreferenced, batch, now_us)), now_us, dry_run=dry_run
         )
     unnamed = database.read_and_wait(queries.unreferenced_contents)
     if unnamed and not dry_run:
@@ -84,7 +84,7 @@ def collect_released(database: Metadata, blobs: BlobStore, now_us: int) -> int:
     while batch := list(islice(waiting, BATCH)):
         stored = [found for digest in batch if (found := blobs.look(Digest.parse(digest))) is not None]
         unreferenced = database.read_and_wait(partial(_unreferenced, stored, now_us))
-        deleted += sum(1 for _ in _delete(database, blobs, unreferenced, dry_run=False))
+        deleted += sum(1 for _ in _delete(database, blobs, unreferenced, now_us, dry_run=False))
     return deleted
 
 
@@ -102,7 +102,7 @@ def _unreferenced(batch: Iterable[StoredBlob], now_us: int, snapshot: Snapshot) 
 
 
 def _delete(
-    database: Metadata, blobs: BlobStore, unreferenced: Iterable[_Unreferenced], *, dry_run: bool
+    database: Metadata, blobs: BlobStore, unreferenced: Iterable[_Unreferenced], now_us: int, *, dry_run: bool
 ) -> Iterator[GarbageItem]:
     deleted: list[str] = []
     try:
@@ -115,7 +115,9 @@ def _delete(
             yield GarbageItem("blob", str(stored.digest), stored.size, item.reason)
     finally:
         if deleted:
-            database.write_and_wait(partial(queries.forget_released, digests=deleted))
+            database.write_and_wait(
+                partial(queries.forget_released, digests=deleted, before_us=now_us - RELEASED_FOR_US)
+            )
 
 
 def _reason(snapshot: Snapshot, stored: StoredBlob, now_us: int) -> str | None:
@@ -132,9 +134,10 @@ def _reason(snapshot: Snapshot, stored: StoredBlob, now_us: int) -> str | None:
 
 def _forget_released(database: Metadata, blobs: BlobStore, now_us: int) -> None:
     """Remove the notes on blobs that have a row again, or whose bytes were deleted."""
-    old = database.read_and_wait(partial(queries.released_before, before_us=now_us - RELEASED_FOR_US))
+    before_us = now_us - RELEASED_FOR_US
+    old = database.read_and_wait(partial(queries.released_before, before_us=before_us))
     absent = {digest for digest in old if blobs.look(Digest.parse(digest)) is None}
-    database.write_and_wait(partial(queries.forget_released, digests=old, absent=absent))
+    database.write_and_wait(partial(queries.forget_released, digests=old, before_us=before_us, absent=absent))
 
 
 def _hours(time_us: int) -> str:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.interprocess_lock import LockUnusable
 
 LEASE_SUFFIX: Final = ".lease"
@@ -54,6 +55,8 @@ class FileLeases:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 epoch = int(os.pread(fd, _EPOCH_BYTES, 0) or b"0") + 1
                 os.pwrite(fd, b"%0*d" % (_EPOCH_BYTES, epoch), 0)
+                os.fsync(fd)  # after a power cut the next epoch must still be a higher one, and the file readable
+                Disk().sync_folder(os.fspath(self._data))
             except BaseException:
                 os.close(fd)
                 raise
@@ -62,7 +65,7 @@ class FileLeases:
         except (OSError, ValueError) as error:
             raise LockUnusable(f"the lease file {path} can't be used: {error}") from error
         lease = FileLease(fd, epoch)
-        self._leases.append(lease)
+        self._leases = [*(each for each in self._leases if each.held()), lease]
         return lease
 
     def close(self) -> None:

@@ -263,11 +263,18 @@ def release_again(tx: UnitOfWork, digest: str) -> bool:
     return True
 
 
-def forget_released(tx: UnitOfWork, digests: Iterable[str], absent: Collection[str] | None = None) -> None:
-    """Remove the times that `released_since` returns; with `absent`, only of those blobs and of blobs that have a row."""
+def forget_released(
+    tx: UnitOfWork, digests: Iterable[str], *, before_us: int, absent: Collection[str] | None = None
+) -> None:
+    """Remove the times that `released_since` returns, if they are before `before_us`: a later one may be of a running purge.
+
+    `absent`: remove only those of these blobs and of blobs that have a row.
+    """
     for digest in digests:
         if absent is None or digest in absent or is_blob_referenced(tx, digest):
-            tx.sql.connection.execute(delete(released).where(released.c.digest == digest))
+            tx.sql.connection.execute(
+                delete(released).where(released.c.digest == digest, released.c.released_us < before_us)
+            )
 
 
 _UNREFERENCED_CONTENT: Final = ~exists().where(manifest.c.canonical == content.c.canonical)
