@@ -169,7 +169,7 @@ async def test_json_has_the_same(image_ref: Site) -> None:
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
         (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
         (["kept", f"app@sha256:{'a' * 64}"], "the digest in --to"),
-        (["restore-local", "app", "--to", "yesterday"], "neither a number nor at least 6 digits"),
+        (["restore-local", "app", "--to", "yesterday"], "expected a number or at least 6 hex digits"),
     ],
 )
 async def test_what_can_not_be_meant(image_ref: Site, arguments: list[str], said: str) -> None:
@@ -200,7 +200,7 @@ async def test_no_engine(image_ref: Site, tmp_path: Path) -> None:
         done = await asyncio.to_thread(program.call, *arguments, "--host", f"unix://{tmp_path}/none.sock")
 
         assert (done.code, done.out) == (3, "")
-        assert "is Docker running? --host or DOCKER_HOST names another" in done.err
+        assert "is Docker running? Use --host or DOCKER_HOST for another engine" in done.err
 
 
 async def test_several_images_one_of_which_fails(image_ref: Site) -> None:
@@ -237,7 +237,7 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: Site) -> N
     last = await image_ref.call("pull", image_ref.name, "--keep", "1")
 
     assert f"boltseal-keep-{documents[0].digest[7:19]} ({documents[0].digest[:19]}) was removed\n" in done.err
-    assert f"({documents[1].digest[:19]}) is still kept: a container stands on it\n" in last.err
+    assert f"({documents[1].digest[:19]}) is still kept: a container uses it\n" in last.err
     assert documents[0].config.digest not in image_ref.fake.images
 
 

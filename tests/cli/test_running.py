@@ -268,8 +268,8 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
         (("running", "--namespace", "shop"), "--namespace needs --kube"),
         (("verify", "--running", "compose.yaml"), "excludes PATH and --github"),
         (("verify", "--host", "ssh://web1"), "need --running"),
-        (("running", "--host", "ssh://-oProxyCommand=x"), "is no address of an engine"),
-        (("running", "--compose", "nothing.yaml"), "there is no such file"),
+        (("running", "--host", "ssh://-oProxyCommand=x"), "is no engine address"),
+        (("running", "--compose", "nothing.yaml"), "no such file"),
     ],
 )
 def test_words_that_do_not_go_together(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -31,8 +31,8 @@ from boltseal.lockfile.document import SECOND_US, VERSION, Lock, LockedImage, Lo
 from boltseal.oci.reference import HUB
 
 _HEAD: Final = (
-    "# The digests of this project's image references. Written by `boltseal lock`; commit this file.\n"
-    "# `boltseal verify` compares; `boltseal lock --update` accepts the digests that the tags resolve to now.\n"
+    "# What the image references of this project mean. Written by `boltseal lock`, to be committed.\n"
+    "# `boltseal verify` compares; `boltseal lock --update` takes what the tags mean now.\n"
 )
 
 
@@ -64,7 +64,7 @@ def _image(image: LockedImage) -> Iterator[str]:
     yield from _list("used", (f"{{ file = {_text(use.file)}, at = {_text(use.at)} }}" for use in image.used))
     yield from _list("platforms", map(_platform, image.platforms))
     if image.digest is not None and not image.platforms and image.reference.registry == HUB:
-        yield "# platforms: not read, because that counts as pulls on Docker Hub; `boltseal lock --count-pulls` reads them"
+        yield "# platforms: not read, since on Docker Hub that counts as pulls; `boltseal lock --count-pulls` does"
 
 
 def _platform(each: LockedPlatform) -> str:

@@ -160,7 +160,7 @@ def _ended(pid: Path) -> bool:
 
 async def test_a_missing_answer_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hanging cluster does not block."""
-    with pytest.raises(kubectl.KubectlFailed, match="has no answer of prod"):
+    with pytest.raises(kubectl.KubectlFailed, match="got no answer from prod"):
         await _of_script(tmp_path, monkeypatch, "exec sleep 1000", within_s=0.2)
 
 

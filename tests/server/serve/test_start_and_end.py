@@ -102,7 +102,7 @@ def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("", encoding="ascii")
     line = refused("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}")
 
-    assert "can't be made" in line
+    assert "can't be created" in line
 
 
 def test_a_bad_setting_is_refused(tmp_path: Path) -> None:

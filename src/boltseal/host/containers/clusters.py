@@ -45,7 +45,7 @@ def _running_container(container: PodContainer, context: str, platform: Platform
             started_as=parse_image_name(container.started_as),
             digests=digests,
             names=() if container.image is None or container.image.pulled is None else (container.image.pulled,),
-            platform="" if platform is None else str(platform),
+            machine="" if platform is None else str(platform),
             origin=origin,
             created_us=container.started_us or container.created_us,
         ),
