@@ -150,3 +150,27 @@ def test_what_a_name_would_mean_at_the_root_is_said_without_asking_what_is_here(
     assert RESOLVER.at_root(Repository("shop/app")) == Repository("docker.io/shop/app")
     assert RESOLVER.at_root(long) is None
     assert without.at_root(Repository("node")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "ns", "writes"),
+    [
+        ("other/app", None, False),
+        ("other/app", None, True),
+        ("shop/app", None, False),
+        ("docker.io/library/node", None, False),
+        ("other/app", "docker.io", False),
+        ("other/app", "Registry.example:8443", False),
+    ],
+)
+def test_the_store_is_asked_only_where_it_decides(name: str, ns: str | None, *, writes: bool) -> None:
+    """`needs_store` says beforehand whether `resolve` calls `known_here`."""
+    asked: list[Repository] = []
+
+    def known_here(repository: Repository) -> bool:
+        asked.append(repository)
+        return False
+
+    RESOLVER.resolve(Repository(name), ns, pushes=False, writes=writes, known_here=known_here)
+
+    assert RESOLVER.needs_store(Repository(name), ns, writes=writes) == bool(asked)
