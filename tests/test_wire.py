@@ -11,7 +11,7 @@ import pytest
 
 from boltseal.socket_backend import BUFFER_BYTES, SocketClient, SocketTransport
 from tests.authority import authority
-from tests.client.listening import listening
+from tests.client.listening import listening, listening_on_socket
 
 SIZE = 8 * BUFFER_BYTES
 
@@ -199,7 +199,7 @@ async def test_a_unix_socket_carries_large_pieces(tmp_path: Path) -> None:
         return httpx2.AsyncClient(transport=SocketTransport(context, httpx2.Limits(), reach=None, uds=str(path)))
 
     async with (
-        await asyncio.start_unix_server(big, tmp_path / "socket"),
+        listening_on_socket(big, tmp_path / "socket"),
         unix(tmp_path / "socket") as http,
         http.stream("GET", "http://localhost/") as answer,
     ):
