@@ -216,7 +216,7 @@ def test_the_readme_names_every_floating_tag() -> None:
 
 def test_the_outputs_in_the_first_table_are_those_of_the_questions_page() -> None:
     """A test runs that page, so that no row shows a text that boltseal does not print any more."""
-    page = text("docs/questions.md")
+    page = text("docs/guides/questions.md")
     shown = [part.strip() for row in table(section(README, "What it answers")) for part in code_parts(row[2])]
 
     assert [part for part in shown if part not in page] == []
