@@ -107,14 +107,15 @@ def settings() -> str:
 
 
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Return the docstring below each field of a class. Raises: KeyError by its use: a field has none."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """Return the docstring below each field of a class."""
+    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     found = {}
-    for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            assert isinstance(text.value, ast.Constant)
-            found[field.target.id] = " ".join(str(text.value.value).split())
+    for field, text in zip(declared.body, declared.body[1:], strict=False):  # type: ignore[attr-defined]  # it is a class
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                found[name] = " ".join(words.split())
+            case _:
+                pass
     return found
 
 
@@ -156,7 +157,9 @@ def _command(name: str, command: Any) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
     if arguments and any(getattr(each, "help", None) for each in arguments):
-        lines.append(table(("argument", "description"), [(f"`{_metavar(each, context)}`", each.help) for each in arguments]))
+        lines.append(
+            table(("argument", "description"), [(f"`{_metavar(each, context)}`", each.help) for each in arguments])
+        )
     if options:
         rows = [(code(_spelling(each, context)), _option_text(each, context)) for each in options]
         lines.append(table(("option", "description"), rows))
