@@ -459,7 +459,7 @@ def _started(
                 raise ServerFailed(f"{name} ended with {process.returncode} at its start:\n{_tail(log)}")
             if time.monotonic() > deadline:
                 raise ServerFailed(f"{name} does not answer after {START_TIMEOUT_S:.0f} s:\n{_tail(log)}")
-            time.sleep(0.02)
+            time.sleep(0.02)  # not `wait_until`: the error shows the log, and an early end is told at once
         yield Server(name, address, process.pid, log, folder)
     finally:
         _end(name, process, log)

@@ -21,8 +21,8 @@ from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.store_factory import OpenStore, now_us
 from tests.fakes.hub import FakeHub
 from tests.images import Document, push
+from tests.polling import until_signed
 from tests.project.bases.layered import layered
-from tests.server.spec.test_tag_history import signed
 from tests.serving import Serving, serving_as
 
 NAME, DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
@@ -77,7 +77,6 @@ def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: 
     return RebuildScheduler(settings, store_of(registry), now_us, events.append, outside=hub.app())
 
 
-@pytest.mark.lengthy
 async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
     registry: Serving, settings: Settings, told: Path
 ) -> None:
@@ -86,7 +85,7 @@ async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
     await push(registry.client, "base/node", "latest", WAS)
     await push(registry.client, "shop/app", "1.0.0", app_on("localhost:5000/base/node:latest", WAS))
     await push(registry.client, "base/node", "latest", NOW)
-    await signed(registry.client, 5)
+    await until_signed(registry.client, 5)
     looks = rebuilding(registry, settings, events, FakeHub())
     first, again = await looks.once(), await looks.once()
     lines = await store_of(registry).database.read(lambda held: [line for _, line in ledger_store.lines(held)])
@@ -114,10 +113,9 @@ async def layers_alone(registry: Serving) -> None:
     await push(registry.client, "shop/app", "1.0.0", layered("orX", created=format_time(now_us())))
     await push(registry.client, "base/rt", "latest", layered("os"))
     await push(registry.client, "base/rt", "latest", layered("ot"))
-    await signed(registry.client, 7)
+    await until_signed(registry.client, 7)
 
 
-@pytest.mark.lengthy
 async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
     registry: Serving, settings: Settings, told: Path
 ) -> None:
@@ -131,7 +129,6 @@ async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
     assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
 
 
-@pytest.mark.lengthy
 async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
     registry: Serving, settings: Settings, told: Path
 ) -> None:
@@ -139,7 +136,7 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
     await layers_alone(registry)
     await push(registry.client, "base/rt", "stable", layered("q"))
     gone = await registry.client.delete("/v2/base/rt/manifests/latest")
-    await signed(registry.client, 9)
+    await until_signed(registry.client, 9)
     looks = rebuilding(registry, settings, [], FakeHub())
     with capture_logs() as logs:
         asked = await looks.once()
@@ -150,7 +147,6 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
     assert looked["stand"] == {"cannot tell": 3}
 
 
-@pytest.mark.lengthy
 async def test_a_former_base_that_was_deleted_proves_no_other_base(
     registry: Serving, settings: Settings, told: Path
 ) -> None:
@@ -167,16 +163,15 @@ async def test_a_former_base_that_was_deleted_proves_no_other_base(
     assert looked["stand"] == {"cannot tell": 3}
 
 
-@pytest.mark.lengthy
 async def test_a_look_asks_for_no_more_while_no_tag_moved(registry: Serving, settings: Settings) -> None:
     """One list of entries for a repository, one history for the base; what was overwritten is read once in a lifetime."""
     await push(registry.client, "base/os", "latest", layered("o"))
     await push(registry.client, "shop/app", "1.0.0", layered("oX", created=format_time(now_us())))
-    await signed(registry.client, 4)
+    await until_signed(registry.client, 4)
     still = await asked_of(registry, settings)
     await push(registry.client, "base/rt", "latest", layered("or"))
     await push(registry.client, "base/rt", "latest", layered("os"))
-    await signed(registry.client, 6)
+    await until_signed(registry.client, 6)
     moved, again = await asked_of(registry, settings), await asked_of(registry, settings)
 
     assert still == {"_boltseal": 2, "tag-history": 1, "manifests": 4, "blobs": 2}
@@ -200,14 +195,13 @@ async def asked_of(registry: Serving, settings: Settings) -> dict[str, int]:
     return dict(counted)
 
 
-@pytest.mark.lengthy
 async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, told: Path) -> None:
     """And nothing else while it has not moved."""
     hub = FakeHub()
     hub.publish("library/node", "16.13", WAS.raw, WAS.media_type)
     for number in range(5):
         await push(registry.client, "shop/app", f"1.0.{number}", app_on("node:16.13", WAS, f"abX{number}"))
-    await signed(registry.client, 7)
+    await until_signed(registry.client, 7)
     asked = await rebuilding(registry, settings, [], hub).once()
 
     assert asked == []

@@ -46,7 +46,7 @@ async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 async def test_a_body_arrives_whole_and_in_large_pieces() -> None:
     """Pieces are as large as what has arrived, which is what a copy's speed rests on; none is lost or turned round."""
     async with listening(big) as port, client() as http, http.stream("GET", f"http://127.0.0.1:{port}/") as answer:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # more arrives than one piece, which the client does not report
         pieces = [piece async for piece in answer.aiter_raw()]
 
     assert b"".join(pieces) == b"".join(bytes([number]) * BUFFER_BYTES for number in range(8))
@@ -74,7 +74,7 @@ async def test_a_reader_that_does_not_read_holds_the_sender_up() -> None:
         before = -1
         while before != sent:
             before = sent
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # the server sends nothing more for that long
         received = 0
         async for piece in answer.aiter_raw():
             received += len(piece)
@@ -99,14 +99,13 @@ async def test_a_connection_is_used_again_and_a_closed_one_is_not() -> None:
 
     async with listening(two_each) as port, client() as http:
         answers = [(await http.get(f"http://127.0.0.1:{port}/")).text for _ in range(2)]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the end of the connection arrives, which the client does not report
         answers.append((await http.get(f"http://127.0.0.1:{port}/")).text)
 
     assert answers == ["ok"] * 3
     assert connections == 2
 
 
-@pytest.mark.lengthy
 async def test_a_server_that_is_silent_is_not_waited_for() -> None:
     """Neither for an answer nor for room to send."""
     async with listening(silent) as port, client(timeout_s=0.2) as http:
@@ -203,7 +202,7 @@ async def test_a_unix_socket_carries_large_pieces(tmp_path: Path) -> None:
         unix(tmp_path / "socket") as http,
         http.stream("GET", "http://localhost/") as answer,
     ):
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # more arrives than one piece, which the client does not report
         pieces = [piece async for piece in answer.aiter_raw()]
     async with unix(tmp_path / "none") as http:
         with pytest.raises(httpx2.ConnectError, match="No such file or directory"):

@@ -11,7 +11,6 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import bcrypt
 import httpx2
@@ -26,26 +25,17 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.users import UserFile
 from tests.images import OCI_MANIFEST, image, push, push_blob
-from tests.server.spec.test_tag_history import signed
+from tests.logins import AUTH, PASSWORDS, bearer, claims, login, token
+from tests.polling import until_signed
 from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as
 
 IMAGE = image("one")
-PEOPLE = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}
-AUTH: dict[str, object] = {
-    "anonymous_pull": ["public/**"],
-    "grant": [
-        {"users": ["ci"], "repository": "shop/**", "actions": ["pull", "push"]},
-        {"users": ["boss"], "repository": "shop/**", "actions": ["pull", "push", "delete"]},
-        {"users": ["boss"], "repository": "public/**", "actions": ["pull", "push"]},
-        {"users": ["other"], "repository": "other/**", "actions": ["pull", "push", "delete"]},
-    ],
-}
 
 
 @pytest.fixture(scope="module")
 def htpasswd() -> str:
     """The users' file, hashed cheaply: what bcrypt costs is no matter here."""
-    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}" for name, word in PEOPLE.items()]
+    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}" for name, word in PASSWORDS.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -70,28 +60,6 @@ async def shop(settings: Settings, clock: Clock) -> AsyncIterator[Serving]:
         await push(running.client, "shop/app", "1.4.2", IMAGE)
         running.client.auth = httpx2.Auth()
         yield running
-
-
-def login(name: str, word: str | None = None) -> httpx2.BasicAuth:
-    return httpx2.BasicAuth(name, PEOPLE[name] if word is None else word)
-
-
-async def token(shop: Serving, name: str | None, *scopes: str) -> str:
-    auth = None if name is None else login(name)
-    answer = await shop.client.get("/token", params={"scope": list(scopes)}, auth=auth)
-    assert answer.status_code == 200, answer.text
-    found: str = answer.json()["token"]
-    return found
-
-
-def bearer(text: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {text}"}
-
-
-def claims(text: str) -> dict[str, Any]:
-    part = text.split(".")[1]
-    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    return found
 
 
 READS = [
@@ -138,7 +106,7 @@ async def test_a_blob_is_not_mounted_out_of_a_repository_that_may_not_be_read(sh
 async def test_the_catalog_lists_what_may_be_pulled(shop: Serving) -> None:
     """Names of repositories are not told to who may not read them, over all pages."""
     lists = {
-        name: (await shop.client.get("/v2/_catalog?n=1", auth=login(name))).json()["repositories"] for name in PEOPLE
+        name: (await shop.client.get("/v2/_catalog?n=1", auth=login(name))).json()["repositories"] for name in PASSWORDS
     }
 
     assert lists == {"ci": ["shop/app"], "boss": ["shop/app"], "other": []}
@@ -191,7 +159,6 @@ async def test_a_token_does_no_more_than_it_was_asked_for(shop: Serving) -> None
     )
 
 
-@pytest.mark.lengthy
 async def test_a_token_of_a_user_who_was_removed_is_worth_nothing(shop: Serving, settings: Settings) -> None:
     """Grants and users are looked at for each request, not when the token was given."""
     text = await token(shop, "ci", "repository:shop/app:pull,push")
@@ -394,7 +361,7 @@ async def test_an_old_password_is_worth_nothing_at_the_next_request(shop: Servin
 async def test_receipts_asked_for_one_by_one_name_no_repository(shop: Serving, name: str | None) -> None:
     """A refusal for an entry index must not reveal the name of a private repository."""
     auth = httpx2.Auth() if name is None else login(name)
-    await signed(shop.client, 3)
+    await until_signed(shop.client, 3)
     answers = [await shop.client.get(f"/ledger/receipt/{index}", auth=auth) for index in range(10)]
     told = [answer.text + str(answer.headers) for answer in answers]
 
@@ -415,7 +382,6 @@ async def test_a_header_that_can_not_be_read_is_a_401(shop: Serving, header: str
     assert header not in answer.text
 
 
-@pytest.mark.lengthy
 async def test_the_existence_of_users_is_not_revealed(shop: Serving) -> None:
     """A wrong password and an unknown user get the same answer."""
     wrong = await shop.client.get("/v2/", auth=login("ci", "nope"))
@@ -448,7 +414,6 @@ async def test_guessing_is_slowed_for_a_whole_network_of_ipv6(shop: Serving) -> 
     assert [answer.status_code for answer in answers][-1] == 429
 
 
-@pytest.mark.lengthy
 async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> None:
     """From hundreds of addresses at once: a few wait, the rest is told to come back; who is known goes on meanwhile."""
     text = await token(shop, "ci", "repository:shop/app:pull")
@@ -499,7 +464,6 @@ async def test_a_write_is_recorded_with_who_did_it(shop: Serving) -> None:
     assert " by ci; " in refused.json()["errors"][0]["message"]
 
 
-@pytest.mark.lengthy
 async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, settings: Settings) -> None:
     """Fail closed: a broken line does not just remove one user."""
     settings.htpasswd.write_text("ci:plain-text-password\n")

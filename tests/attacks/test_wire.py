@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import httpx2
 import pytest
 
 from tests.images import OCI_MANIFEST, Blob, Document, digest_of, image
+from tests.polling import wait_until
 from tests.servers import Server, boltseal
 
 pytestmark = pytest.mark.slow
@@ -379,9 +379,5 @@ def test_nothing_that_is_sent_forges_a_line_of_the_log(server: Server) -> None:
 def log_after(server: Server, start: int, last: bytes) -> list[bytes]:
     """The lines of the log behind `start`, as soon as that of a last request is there; the log is written now and then."""
     httpx2.get(f"{server.url}{last.decode()}", trust_env=False)
-    for _ in range(200):
-        written = server.log.read_bytes()[start:]
-        if last in written:
-            return written.splitlines()
-        time.sleep(0.05)
-    raise AssertionError("the last request is not in the log")
+    wait_until(lambda: last in server.log.read_bytes()[start:], "the last request is in the log")
+    return server.log.read_bytes()[start:].splitlines()

@@ -64,7 +64,6 @@ def test_a_commit_after_the_tag_has_its_number_and_hash(repository: Path) -> Non
     assert git_state(repository).described == f"v1.4.2-1-g{git(repository, 'rev-parse', 'HEAD')[:12]}"
 
 
-@pytest.mark.lengthy
 def test_every_way_to_be_dirty_is_seen_and_gives_another_hash(repository: Path) -> None:
     """Changed, added, staged, taken away, made a program, made a link; what is ignored is not dirt."""
     app, found = repository / "app.py", []
@@ -105,7 +104,6 @@ def test_going_back_is_clean_again(repository: Path) -> None:
     assert dirt(repository) is None
 
 
-@pytest.mark.lengthy
 def test_a_repository_within_is_dirty_with_what_is_dirty_in_it(repository: Path) -> None:
     """A submodule whose files were changed builds another image."""
     inner = made(repository.parent / "inner")

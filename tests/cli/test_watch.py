@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests import servers
 from tests.cli import program
 from tests.images import image, push
 from tests.notify.receivers import HANGS, Inbox, answer, inbox_beside
+from tests.polling import wait_until
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -306,10 +306,10 @@ def test_killed_while_it_tells_the_alarm_is_told_by_the_next_run(foreign: Server
             stderr=subprocess.DEVNULL,
             env=program.clean_environment(),
         )
-        deadline = time.monotonic() + 60
-        while not box.bodies and time.monotonic() < deadline:
-            time.sleep(0.05)
-        watching.kill()
+        try:
+            wait_until(lambda: box.bodies, "an event is being delivered")
+        finally:
+            watching.kill()
         watching.wait()
         first = box.events[0]["id"]
     with inbox_beside() as box:

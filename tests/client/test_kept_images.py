@@ -210,7 +210,7 @@ async def test_only_one_task_at_a_time_holds_the_lock(store: KeptImages) -> None
     async def give(who: str) -> None:
         async with store.tagging_lock():
             order.append(f"{who} in")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the work of a task that has the lock
             order.append(f"{who} out")
 
     await asyncio.gather(give("a"), give("b"), give("c"))

@@ -33,7 +33,7 @@ REASON = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}'
 async def _without_end(_: Asked, writer: asyncio.StreamWriter) -> None:
     writer.write(BUSY + b"content-length: 10\r\n\r\n123")
     await writer.drain()
-    await asyncio.sleep(30)
+    await asyncio.sleep(30)  # a body without an end
 
 
 BODIES: dict[str, Speak] = {

@@ -32,7 +32,6 @@ from tests.notify.receivers import inbox
 from tests.servers import Server
 
 PROJECTS = ("actions", "compose", "dockerfile", "kubernetes")
-pytestmark = pytest.mark.lengthy
 
 
 def command(name: str, *arguments: str | Path) -> program.Run:

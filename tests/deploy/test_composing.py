@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from boltseal.deploy.compose_program import (
     RecordedProject,
     find_compose,
 )
+from tests.polling import until
 
 Made = Callable[[str], Compose]
 
@@ -128,14 +128,14 @@ async def test_an_endless_line_is_bounded(made: Made) -> None:
     assert [len(line) < 600 for line in told] == [True]
 
 
-@pytest.mark.lengthy
 async def test_endless_output_is_refused(made: Made, tmp_path: Path) -> None:
     """The process is ended."""
     compose = made(f"echo $$ > {tmp_path}/pid; exec yes")
     with pytest.raises(ComposeRefused, match="prints more than"):
         await compose.read(project(tmp_path))
 
-    assert await _gone(int((tmp_path / "pid").read_text()))
+    pid = int((tmp_path / "pid").read_text())
+    await until(lambda: _has_ended(pid), "the process has ended", 10.0)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,8 @@ async def test_a_time_out_ends_the_whole_group(made: Made, tmp_path: Path, scrip
     with pytest.raises(ComposeFailed, match=r"did not start the project within 1 s: started"):
         await up(made(script.replace("PID", f"{tmp_path}/pid")), timeout_s=1.0)
 
-    assert await _gone(int((tmp_path / "pid").read_text()))
+    pid = int((tmp_path / "pid").read_text())
+    await until(lambda: _has_ended(pid), "the process has ended", 10.0)
 
 
 async def test_cancelling_ends_the_process(made: Made, tmp_path: Path) -> None:
@@ -163,7 +164,8 @@ async def test_cancelling_ends_the_process(made: Made, tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert await _gone(int((tmp_path / "pid").read_text()))
+    pid = int((tmp_path / "pid").read_text())
+    await until(lambda: _has_ended(pid), "the process has ended", 10.0)
 
 
 async def test_a_missing_folder_is_not_reported_as_missing_compose(made: Made, tmp_path: Path) -> None:
@@ -204,15 +206,10 @@ async def test_compose_is_found_as_dockers_plugin(made: Made, tmp_path: Path, mo
         assert (await find_compose({"PATH": f"{tmp_path}/bin:/bin"}, {})).command == ("docker", "compose")
 
 
-async def _gone(pid: int) -> bool:
-    """Return whether a process ends within a moment."""
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        try:
-            state = await asyncio.to_thread(Path(f"/proc/{pid}/stat").read_text)
-        except FileNotFoundError:
-            return True
-        if state.rpartition(")")[2].split()[0] == "Z":
-            return True
-        await asyncio.sleep(0.05)
-    return False
+def _has_ended(pid: int) -> bool:
+    """Return whether a process has ended; a zombie has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    return state.rpartition(")")[2].split()[0] == "Z"

@@ -22,7 +22,7 @@ from boltseal.deploy.release_store import (
 )
 from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseInvalid, ReleaseStep, ReleaseUnreadable
 from boltseal.files.atomic_files import Disk
-from tests.deploy.test_releases import release
+from tests.deploy.samples import release
 
 TEXT = b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}'
 CONTENTS = ReleaseContents(TEXT, b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")

@@ -175,7 +175,6 @@ def test_make_help_lists_every_target() -> None:
     assert set(re.findall(r"^  make ([a-z]+) ", printed.stdout, re.MULTILINE)) == make_targets()
 
 
-@pytest.mark.lengthy
 def test_every_guarantee_and_record_that_the_code_names_exists() -> None:
     """A guarantee's number and a decision record's file in the code lead to a text of this repository."""
     guarantees = re.findall(r"^(\d+)\. \*\*", section(ARCHITECTURE, "Guarantees"), re.MULTILINE)

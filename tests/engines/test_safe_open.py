@@ -110,7 +110,6 @@ def test_few_folders_stay_open(root: Path) -> None:
     assert opened < 2 * OPEN_FOLDERS + 60
 
 
-@pytest.mark.lengthy
 def test_a_very_deep_path_is_followed_or_refused(tmp_path: Path) -> None:
     """A tar may contain one deeper than Python's recursion limit; it must not end the scrub."""
     deep = b"/".join([b"d"] * 1500)

@@ -176,7 +176,7 @@ class FakeUpstream:
             half = len(body) // 2
             writer.write(body[:half])
             await writer.drain()
-            await asyncio.sleep(self.slow_s)
+            await asyncio.sleep(self.slow_s)  # the slow upstream
             writer.write(body[half:])
             return
         writer.write(body)

@@ -21,8 +21,10 @@ pytestmark = pytest.mark.slow
 SAID = [("boltseal: tag.moved", "it moved")]
 
 
-async def send(url: str, networks: tuple[Network, ...] = (), within_s: float = 30.0) -> None:
-    await AppriseReceiver("chat", url, networks, within_s).send(SAID)
+async def send(
+    url: str, networks: tuple[Network, ...] = (), within_s: float = 30.0, python: str = sys.executable
+) -> None:
+    await AppriseReceiver("chat", url, networks, within_s, python).send(SAID)
 
 
 async def test_a_receiver_gets_the_sentence_of_an_event() -> None:
@@ -92,12 +94,10 @@ async def test_an_unsupported_url_is_reported(url: str) -> None:
     assert url not in raised.value.message
 
 
-async def test_a_missing_interpreter_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_missing_interpreter_is_reported(tmp_path: Path) -> None:
     """After an upgrade: the event is retried later, and no message contains the URL."""
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
-
     with pytest.raises(NotDelivered, match=r"no delivery to chat: .*/gone: No such file") as raised:
-        await send("json://127.0.0.1/hunter2")
+        await send("json://127.0.0.1/hunter2", python=str(tmp_path / "gone"))
 
     assert "hunter2" not in raised.value.message
 

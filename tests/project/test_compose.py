@@ -437,7 +437,6 @@ def test_an_image_of_a_build_argument_needs_a_source_policy(tmp_path: Path) -> N
     assert "compose.yml" not in shown(pinned(root))
 
 
-@pytest.mark.lengthy
 def test_too_many_build_arguments_are_a_problem(tmp_path: Path) -> None:
     """Each would cause another read of a Dockerfile."""
     services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import stamina
 
-from boltseal.client import history
+from boltseal.client.errors import RemoteMismatch
+from boltseal.client.history import read_tags
 from boltseal.client.ledger_trust import LedgerWatch
 from boltseal.client.state import ClientState
 from boltseal.ledger.entry import RECORDS, EntryKind
 from boltseal.lockfile.compare import Weight
 from boltseal.lockfile.document import Lock, LockedImage
 from boltseal.oci.digest import Digest
-from boltseal.oci.reference import Reference
-from boltseal.project import resolve
+from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.project.image_references import ImageReference
 from boltseal.project.resolve import Resolver
 from boltseal.project.tag_moves import MoveSource
@@ -30,8 +30,7 @@ NOW_US = START_US + 5 * DAY_US
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(history, "PAUSE_S", 0.0)
+def _no_retries() -> Iterator[None]:
     with stamina.set_testing(True, attempts=1):
         yield
 
@@ -104,10 +103,10 @@ async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_pat
 
 @pytest.mark.parametrize(("kind", "entries"), [(EntryKind.RELEASED, [1]), (EntryKind.TAG_DELETED, [])])
 async def test_a_lock_names_the_entry_that_set_the_tag(
-    ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: EntryKind, entries: list[int]
+    ledger: FakeLedger, tmp_path: Path, kind: EntryKind, entries: list[int]
 ) -> None:
     """Not an entry about the image, nor one that deleted the tag."""
-    monkeypatch.setattr(resolve, "LEDGER_PAUSE_S", 0.0)
+
     ledger.push("latest", mode="floating")
     ledger.add(kind, A, tag="latest")
     reference = Reference.parse(f"{HOST}/shop/app:latest")
@@ -291,17 +290,19 @@ async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
     assert found.move.source is MoveSource.NAME
 
 
-async def test_an_endless_history_is_not_read_to_its_end(
-    ledger: FakeLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_endless_history_is_not_read_to_its_end(ledger: FakeLedger, tmp_path: Path) -> None:
     """A registry could fill the memory; then nothing of its history is used."""
-    monkeypatch.setattr(history, "MAX_HISTORY_BYTES", 1000)
     for digest in (A, B, C, B):
         ledger.push("latest", digest=digest, mode="floating")
-    found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
+    transport, name = ledger.transport(), (Repository("shop/app"), Tag("latest"))
+    watch = LedgerWatch(ClientState(tmp_path / "state"), transport, lambda: NOW_US // 1_000_000)
+    try:
+        found = await read_tags(transport, HOST, {name: B}, watch.follow, max_bytes=1000)
+    finally:
+        await transport.aclose()
 
-    assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
-    assert "lists more than 1000 bytes of history of latest: not read" in found.reason
+    assert isinstance(found[name], RemoteMismatch)
+    assert "lists more than 1000 bytes of history of latest: not read" in str(found[name])
 
 
 async def test_a_deleted_tag_is_reported_with_the_actor(ledger: FakeLedger, tmp_path: Path) -> None:

@@ -156,7 +156,6 @@ def test_jobs_that_extend_each_other_end(tmp_path: Path) -> None:
     assert ("b.image", "x:1") in names(found_in(written(tmp_path, {".gitlab-ci.yml": text})))
 
 
-@pytest.mark.lengthy
 def test_too_many_inherited_images_are_a_problem(tmp_path: Path) -> None:
     """A thousand jobs with a thousand services would be a million references."""
     services = ", ".join(f"'x{number}:$V'" for number in range(200))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from boltseal.engines.api import Engine, EngineProgress, NoSuchImage, connected
 from boltseal.engines.inventory import ContainerHealth, ImageStoreKind, State
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
+from tests.polling import until_answer
 from tests.real.boxes import started
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
@@ -114,8 +114,7 @@ async def test_how_containers_are_and_what_they_wrote(
 
 
 async def _until(engine: Engine, id_: str, state: State) -> None:
-    for _ in range(300):
-        if (await engine.container(id_)).state is state:
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError(f"the container is not {state}")
+    async def reached() -> bool:
+        return (await engine.container(id_)).state is state
+
+    await until_answer(reached, f"the container is {state}")

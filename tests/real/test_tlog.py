@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import WIDTH, BundleId, Grown, TileId, Tiles, edge, encode_bundle, grow, needed
 from tests import images
 from tests.cli.program import run as program_run
+from tests.polling import is_signed, wait_until
 from tests.programs import program
 from tests.servers import boltseal
 
@@ -195,12 +195,8 @@ async def _push_many(url: str, count: int) -> int:
 
 
 def _signed(client: httpx2.Client, size: int) -> bytes:
-    for _ in range(500):
-        raw = client.get("/ledger/checkpoint").content
-        if int(raw.split(b"\n")[1]) >= size:
-            return raw
-        time.sleep(0.02)
-    raise AssertionError("the ledger was not signed")
+    wait_until(lambda: is_signed(client.get("/ledger/checkpoint"), size), f"{size} entries are signed")
+    return client.get("/ledger/checkpoint").content
 
 
 def _tiles(size: int) -> list[str]:

@@ -13,9 +13,8 @@ import pytest
 from tests import servers
 from tests.servers import Server
 from tests.small_disk import small_disk
-from tests.soak.processes import ballast
+from tests.soak.processes import ballast, fsck
 from tests.soak.scale import MEBIBYTE
-from tests.soak.test_kill import fsck
 from tests.soak.traffic import (
     Acknowledged,
     Body,

@@ -44,7 +44,6 @@ def network(registry: Serving, other: Serving) -> Network:
     return Network({HERE: registry.app, THERE: other.app})
 
 
-@pytest.mark.lengthy
 async def test_an_index_arrives_with_all_its_platforms(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
@@ -102,7 +101,6 @@ async def test_a_second_copy_does_nothing(network: Network, client: httpx2.Async
     assert not any(network.asked[f"{method} manifests"] for method in ("GET", "PUT"))
 
 
-@pytest.mark.lengthy
 async def test_a_tag_that_means_another_image_is_not_overwritten(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
@@ -122,7 +120,6 @@ async def test_a_tag_that_means_another_image_is_not_overwritten(
     assert await meaning(other.client, SHOP, "1.4.2") == theirs.digest
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("failure", ["broken", "lost"])
 async def test_a_push_that_breaks_is_begun_again(
     network: Network, client: httpx2.AsyncClient, other: Serving, failure: str
@@ -136,7 +133,6 @@ async def test_a_push_that_breaks_is_begun_again(
     assert await meaning(other.client, SHOP, "1.4.2") == app.digest
 
 
-@pytest.mark.lengthy
 async def test_signatures_and_what_refers_to_it_come_along(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
@@ -159,7 +155,6 @@ async def test_signatures_and_what_refers_to_it_come_along(
     assert [entry["digest"] for entry in listed] == [sbom.digest]
 
 
-@pytest.mark.lengthy
 async def test_into_a_layout_and_back(
     network: Network, client: httpx2.AsyncClient, other: Serving, tmp_path: Path
 ) -> None:

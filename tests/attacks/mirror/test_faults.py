@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from boltseal.server.storage.metadata.sqlite import open_snapshot
 from tests.asgi import send
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, to_json
+from tests.polling import until
 from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
 from tests.servers import Server, boltseal
 from tests.serving import copy_of, serving_as
@@ -103,7 +104,10 @@ async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream
     with boltseal(data, config=config) as server:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
             asked = asyncio.create_task(client.get(TARGET))
-            await _until(lambda: sum(path.stat().st_size for path in (data / "uploads").iterdir()) > MEBIBYTE)
+            await until(
+                lambda: sum(path.stat().st_size for path in (data / "uploads").iterdir()) > MEBIBYTE,
+                "more than 1 MiB is on disk",
+            )
             await asyncio.to_thread(kill_tree, server.pid)
             with pytest.raises(httpx2.TransportError):
                 await asked
@@ -182,7 +186,7 @@ async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpst
         tasks = [asyncio.create_task(_alone(server, TARGET, begun)) for _ in range(40)]
         for each in small:
             tasks += [asyncio.create_task(_alone(server, f"{path}/blobs/{each.digest}")) for _ in "1234"]
-        await _until(lambda: len(begun) == 40)
+        await until(lambda: len(begun) == 40, "40 fetches have begun")
         stalling.go_on.set()
         answers = await asyncio.gather(*tasks)
 
@@ -235,9 +239,3 @@ async def _read_some_and_leave(server: Server) -> None:
 
 async def _wrong_at_the_end(_: Asked, writer: asyncio.StreamWriter) -> None:
     writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(BLOB)}\r\n\r\n".encode() + BLOB[:-1] + b"!")
-
-
-async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - another process makes it so
-            await asyncio.sleep(0.02)

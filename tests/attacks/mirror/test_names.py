@@ -139,7 +139,6 @@ async def _miss(serving: Serving, number: int) -> None:
     assert answer.status_code == 404
 
 
-@pytest.mark.lengthy
 async def test_endless_made_up_digests_leave_nothing_behind(mirror: Serving, upstream: FakeUpstream) -> None:
     """Neither a row nor a file, of manifests and of blobs."""
     for number in range(100):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+
+from tests.polling import wait_until
 
 
 def that_changes(changes: str) -> tuple[str, str, str]:
@@ -17,8 +18,4 @@ def that_changes(changes: str) -> tuple[str, str, str]:
 
 def changed(log: Callable[[], str]) -> None:
     """Wait until such a container has printed that it is done. `log`: returns its output so far."""
-    for _ in range(200):
-        if "done" in log():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the container has not changed anything: {log()}")
+    wait_until(lambda: "done" in log(), "the container has changed its files")

@@ -6,33 +6,19 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from pathlib import Path
 from stat import S_ISREG
 
 import pytest
 
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.report import ReportStatus
+from tests.attacks.scrub.file_changes import kept_times, rewritten
 from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG
 from tests.attacks.scrub.stores import Store
 
 pytestmark = pytest.mark.real
 
 Attack = Callable[[Store], None]
-
-
-def rewritten(path: Path, content: bytes) -> None:
-    """Replace a file's content and restore its times."""
-    before = path.stat()
-    path.write_bytes(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def kept_times(path: Path, change: Callable[[], None]) -> None:
-    """Make a change in a folder and restore its times."""
-    before = path.stat()
-    change()
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def content_of_the_same_size(store: Store) -> None:

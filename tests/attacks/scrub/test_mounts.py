@@ -20,8 +20,8 @@ from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
+from tests.attacks.scrub.file_changes import rewritten
 from tests.attacks.scrub.stores import Store
-from tests.attacks.scrub.test_layers import rewritten
 from tests.host.scrub.making import DockerStore
 from tests.programs import program
 

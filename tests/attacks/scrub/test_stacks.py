@@ -20,9 +20,9 @@ from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest
 from boltseal.host.scrub.trust import Expectation, Level
 from boltseal.oci.digest import Digest
+from tests.attacks.scrub.file_changes import rewritten
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
 from tests.attacks.scrub.stores import Store
-from tests.attacks.scrub.test_layers import rewritten
 from tests.attacks.scrub.users import given_to_others
 from tests.real.tools import run
 

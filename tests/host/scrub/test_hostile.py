@@ -277,7 +277,6 @@ def test_a_hostile_tar_split_is_reported(store: DockerStore, change: Callable[[L
     assert report.status is ReportStatus.DIFFERS
 
 
-@pytest.mark.lengthy
 def test_a_tar_split_that_expands_without_end_is_reported(store: DockerStore) -> None:
     """A thousand times its size when decompressed, and a single line."""
     bomb(store).write_bytes(gzip.compress(b"0" * 100_000_000))
@@ -358,7 +357,6 @@ def test_names_that_would_write_to_a_terminal_are_shown_as_text(store: DockerSto
     assert found.path == "etc/\\x1b[2Jevil\\n"
 
 
-@pytest.mark.lengthy
 def test_of_very_many_unexpected_names_only_some_are_listed(store: DockerStore) -> None:
     """The report stays readable, and its count is right."""
     for number in range(1500):

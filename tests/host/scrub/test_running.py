@@ -62,7 +62,6 @@ def test_a_mount_over_a_file_is_no_difference(plan: ContainerPlan) -> None:
     assert seen(plan, b"etc/passwd") == (set(), [])
 
 
-@pytest.mark.lengthy
 def test_folders_deeper_than_the_recursion_limit_are_compared(plan: ContainerPlan) -> None:
     """A container can create them, and must not abort the check of the host."""
     for top in (plan.root / "own", root_of(plan)):
@@ -82,7 +81,6 @@ def test_folders_deeper_than_the_recursion_limit_are_compared(plan: ContainerPla
     assert found.startswith("d/d/d")
 
 
-@pytest.mark.lengthy
 def test_very_many_layers_stay_within_the_limit_of_open_files(plan: ContainerPlan) -> None:
     """Each layer keeps folders open."""
     layers = [b"layer", *(b"layer%d" % number for number in range(60))]

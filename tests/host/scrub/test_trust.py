@@ -11,17 +11,14 @@ from boltseal.errors import Invalid
 from boltseal.host.scrub.evidence import ReceiptWithoutTag, expectation_of_receipt, expectations_of_lock
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.host.scrub.trust import Expectation, Level, judge, names_image
-from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import Entry, EntryKind, encode
-from boltseal.ledger.merkle import leaf_hash
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.note import SigningKey
-from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from boltseal.oci.reference import Reference
+from tests.host.scrub.receipts import KEY, receipt
 
-KEY = SigningKey("reg.example/ledger", bytes(range(32)))
 CONFIG = Digest.of(b"config")
 OTHER = Digest.of(b"another config")
 NAME = "reg.example/shop/app:1.4.2"
@@ -56,17 +53,6 @@ def image(*held: bytes, config: Digest = CONFIG, names: tuple[str, ...] = (NAME,
 
 def by_digest(digest: Digest) -> Expectation:
     return Expectation(digest, Level.L1, "a pin", of_manifest=True)
-
-
-def receipt(digest: Digest, kind: EntryKind = EntryKind.TAG_CREATED) -> bytes:
-    entry = encode(
-        Entry(
-            kind=kind, time_us=1_795_508_941_000_042, registry=KEY.name, repository="shop/app", tag="1.4.2",
-            digest=str(digest), type=OCI_MANIFEST, size=100, salt="0" * 32,
-        )
-    )  # fmt: skip
-    signed = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(entry)), KEY)
-    return format_receipt(Receipt(0, (), signed, entry))
 
 
 def test_without_an_expectation_the_level_is_l0() -> None:

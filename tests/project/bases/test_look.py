@@ -66,7 +66,6 @@ async def test_within_the_window_no_base_is_asked_for_again(registry: Published)
     assert registry.asked("HEAD") == 0
 
 
-@pytest.mark.lengthy
 async def test_a_base_that_moved_is_read_by_digest_once(registry: Published) -> None:
     """The current and the former image; the next scan reads nothing again."""
     base = registry.image("library/node", "16.13", "ab")
@@ -558,7 +557,7 @@ async def test_a_slow_config_is_not_awaited_for_ever(tmp_path: Path) -> None:
         while True:
             writer.write(b"a")
             await writer.drain()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # a body that arrives byte by byte
 
     async with listening(drip) as port:
         place = RemoteRepository(f"127.0.0.1:{port}", Repository("x/y"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,47 +13,21 @@ import pytest
 from boltseal.client.errors import RemoteDenied
 from boltseal.client.state import ClientState, StateUnusable
 from boltseal.events import parse_cloud_event
-from boltseal.oci.reference import Reference
 from boltseal.policy.rebuild_actions import parse_on_outdated
-from boltseal.project.bases.base_claims import BaseClaim, ClaimSource
-from boltseal.project.bases.base_scan import BaseReport, ImageToCheck
-from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
 from boltseal.project.bases.rebuild_requests import AskedElsewhere, RebuildDue, Rebuilder
 from boltseal.project.bases.rebuild_runner import post_webhook, run_command
 from tests.client.listening import listening
+from tests.polling import until
 from tests.project.bases.made import digest
-
-APP, OURS, NODE = "reg.test/shop/app:1", "reg.test/shop/ours:1", "docker.io/library/node:16.13"
-
-
-def answered(image: str, base: str, now: str = "new", status: BaseStatus = BaseStatus.OUTDATED) -> BaseReport:
-    claim = BaseClaim(Reference.parse(base), digest("old"), ClaimSource.BUILT)
-    verdict = BaseVerdict(status, "why", claim, digest("old"), digest(now))
-    return BaseReport(ImageToCheck(image, Reference.parse(image)), digest(image), (verdict,))
+from tests.project.bases.rebuilds import APP, NODE, OURS, base_report, rebuilder, script
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> RebuildJournal:
     return RebuildJournal(ClientState(tmp_path / "state"))
-
-
-def script(tmp_path: Path, body: str) -> list[str]:
-    file = tmp_path / "rebuild"
-    file.write_text(f"#!/bin/sh\n{body}\n")
-    file.chmod(0o755)
-    return [str(file), "{image}", "{base}", "{base_digest}"]
-
-
-def rebuilder(journal: RebuildJournal, command: Sequence[str], **more: Any) -> Rebuilder:
-    table: Mapping[str, object] = {"command": list(command), "attempts": more.pop("attempts", 2)}
-    return Rebuilder(parse_on_outdated([table]), journal, lambda: 1, pause_s=0, **more)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - another process makes it so
-            await asyncio.sleep(0.02)
 
 
 async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
@@ -63,9 +36,9 @@ async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
     """Regardless of how often images are scanned; the next move of the base causes a new request."""
     told = tmp_path / "told"
     builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
-    first = await builder.rebuild([answered(APP, NODE)])
-    again = await builder.rebuild([answered(APP, NODE)])
-    moved = await builder.rebuild([answered(APP, NODE, "newer")])
+    first = await builder.rebuild([base_report(APP, NODE)])
+    again = await builder.rebuild([base_report(APP, NODE)])
+    moved = await builder.rebuild([base_report(APP, NODE, "newer")])
 
     assert [(one.outcome, one.tries, one.summary) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
     assert again == []
@@ -78,9 +51,11 @@ async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) 
     asked for with a digest that its base is about to lose: the look after it says with which."""
     told = tmp_path / "told"
     builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
-    other = answered("reg.test/x/y:1", NODE, status=BaseStatus.CURRENT)
-    first = await builder.rebuild([answered(APP, OURS, "stale"), answered(OURS, NODE), other])
-    then = await builder.rebuild([answered(APP, OURS, "built"), answered(OURS, NODE, status=BaseStatus.CURRENT), other])
+    other = base_report("reg.test/x/y:1", NODE, status=BaseStatus.CURRENT)
+    first = await builder.rebuild([base_report(APP, OURS, "stale"), base_report(OURS, NODE), other])
+    then = await builder.rebuild(
+        [base_report(APP, OURS, "built"), base_report(OURS, NODE, status=BaseStatus.CURRENT), other]
+    )
 
     assert [str(one.due.image) for one in first + then] == [OURS, APP]
     assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
@@ -90,7 +65,7 @@ async def test_images_based_on_a_waiting_one_wait_too(journal: RebuildJournal, t
     """However many images are in between."""
     top = "reg.test/shop/top:1"
     builder = rebuilder(journal, script(tmp_path, "true"))
-    asked = await builder.rebuild([answered(top, APP), answered(APP, OURS), answered(OURS, NODE)])
+    asked = await builder.rebuild([base_report(top, APP), base_report(APP, OURS), base_report(OURS, NODE)])
 
     assert [str(one.due.image) for one in asked] == [OURS]
 
@@ -100,14 +75,14 @@ async def test_a_base_that_moves_back_and_forth_causes_a_request_each_time(
 ) -> None:
     """Each move is new, and images built on the former digest are outdated again."""
     builder = rebuilder(journal, script(tmp_path, "true"))
-    asked = [len(await builder.rebuild([answered(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
+    asked = [len(await builder.rebuild([base_report(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
 
     assert asked == [1, 0, 1, 1, 0]
 
 
 async def test_an_image_with_two_bases_is_rebuilt_for_either(journal: RebuildJournal, tmp_path: Path) -> None:
     """Once for both if both have moved; a request for one base hides no move of the other."""
-    on_node, on_other = answered(APP, NODE), answered(APP, "docker.io/library/other:1")
+    on_node, on_other = base_report(APP, NODE), base_report(APP, "docker.io/library/other:1")
     both = replace(on_node, verdicts=on_node.verdicts + on_other.verdicts)
     builder = rebuilder(journal, script(tmp_path, "true"))
     asked = [await builder.rebuild([each]) for each in (on_node, both, both)]
@@ -118,9 +93,9 @@ async def test_an_image_with_two_bases_is_rebuilt_for_either(journal: RebuildJou
 @pytest.mark.parametrize(
     "answers",
     [
-        [answered(APP, APP)],
-        [answered(APP, OURS), answered(OURS, APP)],
-        [answered(APP, OURS), answered(OURS, APP, status=BaseStatus.CURRENT)],
+        [base_report(APP, APP)],
+        [base_report(APP, OURS), base_report(OURS, APP)],
+        [base_report(APP, OURS), base_report(OURS, APP, status=BaseStatus.CURRENT)],
     ],
 )
 async def test_an_image_based_on_itself_is_not_rebuilt(
@@ -128,7 +103,7 @@ async def test_an_image_based_on_itself_is_not_rebuilt(
 ) -> None:
     """Each rebuild would move its base and cause the next one. An image that is only based on such a cycle is rebuilt."""
     builder = rebuilder(journal, script(tmp_path, "true"))
-    above = answered("reg.test/x/y:1", APP)
+    above = base_report("reg.test/x/y:1", APP)
     words = builder.plan([*answers, above]).messages(1)
     asked = await builder.rebuild([*answers, above])
 
@@ -142,9 +117,9 @@ async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal
     told, begun = tmp_path / "told", tmp_path / "begun"
     waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
     command = script(tmp_path, f"echo $1 >> {told}; touch {begun}; {waits}")
-    answers = [answered(APP, NODE), answered("reg.test/x/y:1", NODE)]
+    answers = [base_report(APP, NODE), base_report("reg.test/x/y:1", NODE)]
     first = asyncio.create_task(rebuilder(journal, command).rebuild(answers))
-    await until(begun.exists)
+    await until(begun.exists, "the first run has started its command")
     with pytest.raises(AskedElsewhere):
         await rebuilder(journal, command).rebuild(answers)
     (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {told}\n")
@@ -161,14 +136,14 @@ async def test_an_interrupted_run_continues_with_the_remaining_attempts(
     told = tmp_path / "told"
     command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
     for _ in range(2):
-        task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([answered(APP, NODE)]))
-        await until(lambda: told.exists() and told.read_text().endswith("\n"))
+        task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)]))
+        await until(lambda: told.exists() and told.read_text().endswith("\n"), "the command runs")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not _runs(int(told.read_text()))
         told.unlink()
-    then = await rebuilder(journal, command, attempts=2).rebuild([answered(APP, NODE)])
+    then = await rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)])
 
     assert then == []
     assert not told.exists()
@@ -183,7 +158,7 @@ async def test_an_interrupted_run_continues_with_the_remaining_attempts(
 async def test_images_based_on_a_failed_one_wait(journal: RebuildJournal, tmp_path: Path) -> None:
     """Others continue; the waiting one was not requested, so the next run requests it."""
     builder = rebuilder(journal, script(tmp_path, 'case "$1" in *ours*) echo broken; exit 9;; esac'))
-    answers = [answered(APP, OURS), answered(OURS, NODE), answered("reg.test/x/y:1", NODE)]
+    answers = [base_report(APP, OURS), base_report(OURS, NODE), base_report("reg.test/x/y:1", NODE)]
     asked = await builder.rebuild(answers)
 
     assert [(str(one.due.image), str(one.outcome), one.tries) for one in asked] == [
@@ -200,7 +175,7 @@ async def test_a_successful_attempt_is_the_last(journal: RebuildJournal, tmp_pat
     """Here, the second of three."""
     mark = tmp_path / "mark"
     builder = rebuilder(journal, script(tmp_path, f"test -e {mark} || {{ touch {mark}; exit 1; }}"), attempts=3)
-    [asked] = await builder.rebuild([answered(APP, NODE)])
+    [asked] = await builder.rebuild([base_report(APP, NODE)])
 
     assert (asked.outcome, asked.tries) == (RebuildOutcome.DONE, 2)
 
@@ -211,8 +186,8 @@ async def test_a_killed_run_has_requested(journal: RebuildJournal, tmp_path: Pat
     journal.append(line)
     builder = rebuilder(journal, script(tmp_path, "true"))
 
-    assert await builder.rebuild([answered(APP, NODE)]) == []
-    [words] = builder.plan([answered(APP, NODE)]).messages(9)
+    assert await builder.rebuild([base_report(APP, NODE)]) == []
+    [words] = builder.plan([base_report(APP, NODE)]).messages(9)
 
     assert words == (
         f"{APP}: a rebuild was requested at 1970-01-01 00:00 UTC, its outcome is unknown; it is not requested again"
@@ -224,10 +199,10 @@ async def test_a_defect_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path
     table = {"url": "http://127.0.0.1:9/", "token_env": "T", "attempts": 2}
     builder = Rebuilder(parse_on_outdated([table]), journal, lambda: 1, tokens={}, pause_s=0)
     with pytest.raises(KeyError):
-        await builder.rebuild([answered(APP, NODE)])
+        await builder.rebuild([base_report(APP, NODE)])
 
     assert [(str(line.outcome), line.tries) for line in journal.lines()] == [("asked", 0), ("stopped", 1)]
-    assert [due.tries for due in builder.due([answered(APP, NODE)])] == [1]
+    assert [due.tries for due in builder.due([base_report(APP, NODE)])] == [1]
 
 
 async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_path: Path) -> None:
@@ -238,7 +213,7 @@ async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_p
         recorded.append(told)
 
     builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
-    [asked] = await builder.rebuild([answered(APP, NODE)])
+    [asked] = await builder.rebuild([base_report(APP, NODE)])
 
     assert "hunter2" in asked.summary
     assert recorded == ["exit code 4"]
@@ -249,7 +224,7 @@ async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_p
 async def test_requests_per_run_are_limited(journal: RebuildJournal, tmp_path: Path) -> None:
     """The rest follows in the next run."""
     builder = rebuilder(journal, ["true"])
-    answers = [answered(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
+    answers = [base_report(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
 
     assert [len(await builder.rebuild(answers)) for _ in range(3)] == [100, 20, 0]
 
@@ -260,7 +235,7 @@ async def test_a_ledger_that_refuses_the_record_stops_nothing(journal: RebuildJo
     async def record(_due: RebuildDue, _outcome: RebuildOutcome, _summary: str) -> None:
         raise RemoteDenied("may not push")
 
-    [asked] = await rebuilder(journal, script(tmp_path, "true"), record=record).rebuild([answered(APP, NODE)])
+    [asked] = await rebuilder(journal, script(tmp_path, "true"), record=record).rebuild([base_report(APP, NODE)])
 
     assert (asked.outcome, asked.recorded) == (RebuildOutcome.DONE, "may not push")
 
@@ -351,8 +326,8 @@ async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(jou
         url = f"http://127.0.0.1:{port}/hook"
         actions = parse_on_outdated([{"url": url, "token_env": "T", "attempts": 1}])
         builder = Rebuilder(actions, journal, lambda: 1, tokens={"T": "word"}, pause_s=0)
-        [well] = await builder.rebuild([answered(APP, NODE)])
-        [bad] = await builder.rebuild([answered(APP, NODE, "newer")])
+        [well] = await builder.rebuild([base_report(APP, NODE)])
+        [bad] = await builder.rebuild([base_report(APP, NODE, "newer")])
     nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
     event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
 

@@ -43,7 +43,7 @@ def trickling(pause_s: float, piece: bytes = b"x", first: bytes | None = None) -
     pieces = iter([first or piece])
 
     async def receive() -> Message:
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(pause_s)  # the pace of the client
         return {"type": "http.request", "body": next(pieces, piece), "more_body": True}
 
     return receive

@@ -82,7 +82,6 @@ async def test_a_head_of_a_tag_costs_upstream_no_manifest(mirror: Serving, upstr
     assert upstream.gets() == 0
 
 
-@pytest.mark.lengthy
 async def test_many_who_wait_for_one_blob_are_one_request(mirror: Serving, upstream: FakeUpstream) -> None:
     """Each of them gets all of it."""
     upstream.blobs[digest_of(BIG)] = BIG
@@ -223,7 +222,6 @@ async def test_repositories_of_a_mirror_are_isolated(mirror: Serving, upstream: 
     assert (await mirror.client.get(f"/v2/team/app/blobs/{blob.digest}")).status_code == 404
 
 
-@pytest.mark.lengthy
 async def test_a_read_only_mirror_serves_what_it_has(data: Path, upstream: FakeUpstream) -> None:
     """The error for other content says that the mirror is read-only."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))

@@ -18,6 +18,7 @@ from tests.images import (
     push_parts,
     put,
 )
+from tests.polling import until
 from tests.server.mirror.gating import APP, HEAD, PUT, entries, reserved, tags_upstream
 from tests.server.mirror.mirrors import mirror_settings, mirroring, table_of
 from tests.serving import Clock, Serving, serving_as
@@ -159,7 +160,6 @@ async def test_a_reservation_blocks_no_push_after_an_hour(
     assert reserved(data) == []
 
 
-@pytest.mark.lengthy
 async def test_a_sealed_image_that_upstream_lost_is_put_there_again(gate: Serving, upstream: FakeUpstream) -> None:
     """By the same push; it is the same entry of the ledger."""
     app = image("app")
@@ -174,7 +174,6 @@ async def test_a_sealed_image_that_upstream_lost_is_put_there_again(gate: Servin
 # --- at once ---
 
 
-@pytest.mark.lengthy
 async def test_of_racing_pushes_one_wins_and_every_201_is_true(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
@@ -200,7 +199,6 @@ async def test_of_racing_pushes_one_wins_and_every_201_is_true(
     assert len(entries(data)) == 1
 
 
-@pytest.mark.lengthy
 async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
@@ -215,7 +213,6 @@ async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
     assert len(entries(data)) == 4
 
 
-@pytest.mark.lengthy
 async def test_a_client_that_leaves_ends_nothing_in_the_middle(
     gate: Serving, data: Path, upstream: FakeUpstream
 ) -> None:
@@ -235,10 +232,7 @@ async def test_a_client_that_leaves_ends_nothing_in_the_middle(
     pushing.cancel()
     await asyncio.gather(pushing, return_exceptions=True)
     go_on.set()
-    for _ in range(200):
-        if entries(data):
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: entries(data), "the ledger has an entry")
 
     assert [kind for kind, *_ in entries(data)] == ["tag.created"]
     assert reserved(data) == []

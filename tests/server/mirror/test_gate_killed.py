@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from boltseal.ledger.entry import parse
 from boltseal.server.store_factory import examine_store
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import Document, digest_of, image
+from tests.polling import wait_until
 from tests.server.mirror.mirrors import NAME, mirror_settings
 from tests.server.mirror.observed import rows
 from tests.servers import Server, boltseal
@@ -79,7 +80,7 @@ def killed_at(upstream: FakeUpstream, where: dict[str, Any], key: str, server: S
     async def die(_: Asked, writer: asyncio.StreamWriter) -> None:
         kill(server)
         done.set()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)  # no answer before the server is gone
         writer.close()
 
     where[key] = die
@@ -90,14 +91,6 @@ def state(data: Path) -> tuple[list[tuple[Any, ...]], list[tuple[str, str]]]:
     """What is reserved, and what the ledger says of tags."""
     lines = [parse(row[0]) for row in rows(data, "SELECT line FROM entry WHERE tag != '' ORDER BY idx")]
     return rows(data, "SELECT tag, digest FROM reservation"), [(str(one.kind), one.digest) for one in lines]
-
-
-def until(true: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if true():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass in ten seconds")
 
 
 def whole(data: Path, upstream: FakeUpstream) -> None:
@@ -123,7 +116,7 @@ def test_killed_between_reservation_and_upstreams_put(tmp_path: Path, upstream: 
     left = state(data)
     upstream.answers.clear()
     with gate(data, upstream) as server:
-        until(lambda: state(data)[0] == [])
+        wait_until(lambda: state(data)[0] == [], "no tag is reserved")
         served = httpx2.get(f"{server.url}/v2/{APP}/manifests/1.4.2", trust_env=False)
         answer = put(server, other)
 
@@ -148,7 +141,7 @@ def test_killed_between_upstreams_put_and_our_commit(tmp_path: Path, upstream: F
     left = state(data)
     upstream.after.clear()
     with gate(data, upstream) as server:
-        until(lambda: state(data)[0] == [])
+        wait_until(lambda: state(data)[0] == [], "no tag is reserved")
         settled = state(data)
         again, refused = put(server, app), put(server, other)
 
@@ -171,7 +164,7 @@ def test_killed_between_our_commit_and_the_answer(tmp_path: Path, upstream: Fake
                 if state(data)[1]:
                     kill(server)
                     return
-                time.sleep(0.001)
+                time.sleep(0.001)  # shorter than a poll: between the commit and the answer
 
         watching = threading.Thread(target=watch)
         watching.start()
@@ -199,7 +192,7 @@ def test_killed_at_any_moment_under_many_pushes(tmp_path: Path, upstream: FakeUp
     for number in range(rounds):
         app = image(f"{number}")
         with gate(data, upstream) as server:
-            until(lambda: state(data)[0] == [])
+            wait_until(lambda: state(data)[0] == [], "no tag is reserved")
             push_parts(server, app)
 
             def attempt(tag: str, server: Server = server, app: Document = app) -> None:
@@ -211,12 +204,12 @@ def test_killed_at_any_moment_under_many_pushes(tmp_path: Path, upstream: FakeUp
             enough = upstream.counted.total() + 5 + number * 9
             for thread in threads:
                 thread.start()
-            until(partial(_counted, upstream, enough))
+            wait_until(partial(_counted, upstream, enough), "the upstream was asked")
             kill(server)
             for thread in threads:
                 thread.join()
     with gate(data, upstream) as server:
-        until(lambda: state(data)[0] == [])
+        wait_until(lambda: state(data)[0] == [], "no tag is reserved")
         served = {tag: httpx2.head(f"{server.url}/v2/{APP}/manifests/{tag}", trust_env=False) for tag in done}
     lines = [parse(row[0]) for row in rows(data, "SELECT line FROM entry WHERE tag != ''")]
 

@@ -39,7 +39,6 @@ def clock() -> Clock:
     return Clock(now_us())
 
 
-@pytest.mark.lengthy
 async def test_one_head_per_tag_and_window_for_all_clients(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -61,7 +60,6 @@ async def test_one_head_per_tag_and_window_for_all_clients(
     assert story(data) == [("observed", shown.digest, "")]
 
 
-@pytest.mark.lengthy
 async def test_one_head_for_all_workers_together(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Two processes of one store, as the database and the kernel see them."""
     publish(upstream, "one")
@@ -92,7 +90,6 @@ async def test_the_memory_survives_a_restart(data: Path, upstream: FakeUpstream,
     assert f"{NAME} failed on manifest 1.4.2" in stale.headers["warning"] or "127.0.0.1" in stale.headers["warning"]
 
 
-@pytest.mark.lengthy
 async def test_made_up_tags_make_nothing_grow(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """An anonymous client asks for tags that upstream has not got: no row, no entry."""
     publish(upstream, "one")
@@ -195,7 +192,6 @@ async def test_a_tag_that_is_gone(
     assert [isinstance(event, TagMoved) and event.now is None for event in told] == [True] * (on_gone != "serve")
 
 
-@pytest.mark.lengthy
 async def test_an_oscillating_tag_can_not_make_the_log_grow_without_end(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -365,7 +361,7 @@ async def test_a_slow_upstream_delays_no_stored_tag(
     shown = publish(upstream, "one")
 
     async def never(*_: object) -> None:
-        await asyncio.sleep(5)
+        await asyncio.sleep(5)  # the slow upstream
 
     settings = mirror_settings(data, table_of(upstream))
     async with bare_mirror(settings, clock, tags=UpstreamTags, timeout_s=0.05) as bare:
@@ -378,7 +374,6 @@ async def test_a_slow_upstream_delays_no_stored_tag(
     assert "did not answer within" in (after.warning or "")
 
 
-@pytest.mark.lengthy
 async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
@@ -416,7 +411,6 @@ async def test_a_read_only_server_serves_what_it_has_and_writes_nothing(data: Pa
     assert len(observed(data)) == 1
 
 
-@pytest.mark.lengthy
 async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Path, upstream: FakeUpstream) -> None:
     """The database is full: what stands is served, what is new is refused (507), and nothing is half written."""
     first = publish(upstream, "one")

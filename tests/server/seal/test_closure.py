@@ -155,7 +155,6 @@ async def test_a_foreign_layer_that_is_here_is_kept_too(client: httpx2.AsyncClie
     assert await is_kept(client, f"blobs/{foreign.digest}")
 
 
-@pytest.mark.lengthy
 async def test_a_displaced_manifest_may_be_deleted_when_the_tag_is_sealed_elsewhere(data: Path) -> None:
     """The digest that a mutable tag had before it was sealed at another one is not covered."""
     before, after = image("before"), image("after")

@@ -62,7 +62,6 @@ async def test_a_tombstone_holds_by_the_other_algorithm(data: Path) -> None:
     assert returned.status_code == 201
 
 
-@pytest.mark.lengthy
 async def test_a_tombstone_holds_after_a_restart_under_other_rules(data: Path) -> None:
     """Rules that let the tag float come too late for a name that was ever sealed."""
     async with serving(data, DELETABLE) as registry:

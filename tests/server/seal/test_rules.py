@@ -50,7 +50,6 @@ async def test_the_users_rules_come_first(data: Path) -> None:
         assert not await moves(registry.client, "shop/web", "1.4.2")
 
 
-@pytest.mark.lengthy
 async def test_a_star_stops_at_a_slash_and_two_do_not(data: Path) -> None:
     """`*` is within one component of a name, `**` across them; both match the whole name."""
     rules: list[Rule] = [

@@ -190,7 +190,7 @@ async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk:
     task = asyncio.create_task(request())
     await asyncio.to_thread(disk.arrived("append").wait, 5)
     task.cancel()
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # time in which a request that does not wait would end
     still_running = not task.done()
     with pytest.raises(UploadBusy):
         async with store.open_upload(key):
@@ -226,7 +226,7 @@ async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk
     content = chunk * 40
     tasks = [asyncio.create_task(push_in(store, chunk, 40)) for _ in range(100)]
     await asyncio.to_thread(disk.arrived("append").wait, 5)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # time in which the other writers fill the memory
     held = store.buffered_bytes
     let_go.set()
     await asyncio.gather(*tasks)

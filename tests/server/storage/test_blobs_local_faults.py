@@ -176,7 +176,7 @@ async def test_the_descriptor_is_open_until_the_disk_has_it_all(store: LocalBlob
     let_go = disk.hold("sync_data")
     request = asyncio.create_task(broken_patch(store, key, b"d" * SYNC_EVERY_BYTES))
     await asyncio.to_thread(disk.arrived("sync_data").wait, 5)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # the connection breaks meanwhile
     with pytest.raises(UploadBusy):
         await patch(store, key, b"too early")
     let_go.set()

@@ -91,7 +91,7 @@ async def test_slow_clients_make_room() -> None:
         await enter(admission, number, 1000)
         slow += 1
         while slow < 12:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # a client that sends small chunks
             await enter(admission, number, 1000)
 
     async with asyncio.timeout(3):
@@ -105,7 +105,7 @@ async def test_fast_clients_keep_their_place() -> None:
     await enter(admission, "fast")
     other = asyncio.create_task(enter(admission, "other"))
     for _ in range(30):
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # a client that sends 50 chunks per second
         await enter(admission, "fast")
     waited = not other.done()
     admission.leave("fast")
@@ -121,7 +121,7 @@ async def test_who_waits_for_the_disk_does_not_stall() -> None:
     await enter(admission, "fast")
     admission.arrived("fast", FAST_CHUNK_BYTES)
     other = asyncio.create_task(enter(admission, "other"))
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.06)  # six times the time after which a client would count as stalled
     waited = not other.done()
     await admission.admit("fast", 2 * FAST_CHUNK_BYTES)
     async with asyncio.timeout(1):
@@ -137,7 +137,7 @@ async def test_no_upload_waits_for_ever() -> None:
     waiting = [asyncio.create_task(enter(admission, number)) for number in range(3)]
     async with asyncio.timeout(3):
         while not all(task.done() for task in waiting):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # a client that keeps sending
             await enter(admission, "fast")
 
 
