@@ -20,7 +20,7 @@ SLEEPS = {
     "compatibility/make.py": (1, "a server of an earlier revision writes its outbox, which it does not report"),
     "contracts/test_blob_store.py": (1, "the second writer waits meanwhile"),
     "contracts/test_coordination.py": (3, "processes that are killed; the work under a lock"),
-    "engines/test_engine_wire.py": (1, "the end of a connection arrives, which the client does not report"),
+    "engines/test_bounded_answers.py": (1, "the end of a connection arrives, which the client does not report"),
     "fakes/upstream.py": (1, "a slow upstream"),
     "host/scrub/test_host.py": (1, "a clock that only sleeping advances"),
     "notify/receivers.py": (1, "a receiver that does not answer"),
@@ -30,11 +30,14 @@ SLEEPS = {
     ),
     "notify/test_server.py": (2, "proof that no event arrives twice"),
     "polling.py": (2, "the pause between two questions"),
-    "project/bases/test_look.py": (1, "a body that arrives byte by byte"),
+    "project/bases/test_base_scan.py": (1, "a body that arrives byte by byte"),
     "real/test_gate.py": (2, "workers save their metrics, which are compared for equality"),
     "real/test_running.py": (1, "the next whole second of the clock"),
     "server/api/test_request.py": (2, "the pace of a client, by a clock that sleeping advances"),
-    "server/mirror/test_gate_killed.py": (2, "an upstream that does not answer before the server is killed, at once"),
+    "server/mirror/test_push_proxy_killed.py": (
+        2,
+        "an upstream that does not answer before the server is killed, at once",
+    ),
     "server/mirror/test_retention.py": (1, "rows are deleted meanwhile, and bytes not yet"),
     "server/mirror/test_tags.py": (1, "a slow upstream"),
     "server/mirror/test_upstream_down.py": (1, "an upstream that does not answer"),
@@ -42,10 +45,10 @@ SLEEPS = {
     "server/storage/test_blobs_local.py": (2, "proof that a cancelled request waits; writers fill the memory"),
     "server/storage/test_blobs_local_crash.py": (2, "the moment of a kill, at random; a process that is killed"),
     "server/storage/test_blobs_local_faults.py": (1, "a connection breaks while the disk is busy"),
-    "server/storage/test_upload_memory.py": (4, "the pace of clients"),
+    "server/storage/test_upload_admission.py": (4, "the pace of clients"),
     "servers.py": (1, "a start that fails at once, and shows its log, when the process ends"),
     "soak/test_kill.py": (1, "the moment of a kill, at random"),
-    "test_wire.py": (4, "more bytes arrive, or the end of a connection, which the client does not report"),
+    "test_socket_backend.py": (4, "more bytes arrive, or the end of a connection, which the client does not report"),
 }
 """Sleeps for which `tests.polling` is no replacement: their number in each file, and the reason."""
 

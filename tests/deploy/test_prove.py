@@ -14,7 +14,7 @@ from boltseal.errors import ExitCode, exit_code
 from boltseal.host.pulled_check import NotScrubbed, ScrubDiffers, scrub_pulled_image
 from boltseal.oci.digest import Digest
 from tests.deploy.hosting import Hosting, hosting
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 
 
 @dataclass

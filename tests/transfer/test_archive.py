@@ -20,8 +20,8 @@ from boltseal.transfer.copy import Copier
 from boltseal.transfer.protocols import ContentDamaged, LocationInvalid, LocationNotFound, LocationUnavailable, TagTaken
 from tests.images import image, index
 from tests.small_disk import small_disk
-from tests.transfer.ends import layout
-from tests.transfer.shelf import Shelf
+from tests.transfer.memory_source import Shelf
+from tests.transfer.registries import layout
 
 NAME = "docker.io/shop/app:1.4.2"
 

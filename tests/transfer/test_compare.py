@@ -21,7 +21,7 @@ from tests.images import (
     index,
     to_json,
 )
-from tests.transfer.shelf import Shelf
+from tests.transfer.memory_source import Shelf
 
 
 async def side(document: Document) -> Side:

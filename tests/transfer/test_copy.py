@@ -17,7 +17,7 @@ from boltseal.transfer.copy import Copier
 from boltseal.transfer.protocols import ContentDamaged, LocationNotFound, TagTaken
 from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
 from tests.serving import Serving, copy_of, serving
-from tests.transfer.ends import SHOP, Network, layout, repository
+from tests.transfer.registries import SHOP, Network, layout, repository
 
 HERE, THERE = "localhost:5000", "127.0.0.1:5000"
 STAGING = Repository("staging/app")

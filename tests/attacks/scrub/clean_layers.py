@@ -6,7 +6,7 @@ import gzip
 import tarfile
 
 from tests.attacks.scrub.image import ACL, CAPABILITY, LATIN, LONG, Layer, base, middle, top
-from tests.host.scrub.making import NAMES_BY_GO
+from tests.host.scrub.made_stores import NAMES_BY_GO
 
 
 def links_with_other_modes() -> bytes:

@@ -18,7 +18,7 @@ from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
-from tests.attacks.scrub.boxes import changed, that_changes
+from tests.attacks.scrub.changing_containers import changed, that_changes
 from tests.attacks.scrub.clean_layers import (
     LAYERS,
 )

@@ -16,7 +16,7 @@ from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
-from tests.attacks.scrub.boxes import changed, that_changes
+from tests.attacks.scrub.changing_containers import changed, that_changes
 from tests.attacks.scrub.image import Layer, archive, base
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program

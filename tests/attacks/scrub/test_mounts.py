@@ -22,7 +22,7 @@ from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests.attacks.scrub.file_changes import rewritten
 from tests.attacks.scrub.stores import Store
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 from tests.programs import program
 
 pytestmark = [

@@ -24,7 +24,7 @@ from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.tar_split import entries
 from boltseal.host.scrub.workers import ALONE_BYTES, Meter, WorkRate
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 from tests.polling import wait_until
 
 LOWER = {"etc/passwd": b"root", "bin/tool": b"tool" * 1000}

@@ -21,7 +21,7 @@ from boltseal.host.scrub.find_stores import NoStoreFound, store_at
 from boltseal.host.scrub.layer_comparison import MAX_ABSENT
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
-from tests.host.scrub.making import DockerStore, split_of
+from tests.host.scrub.made_stores import DockerStore, split_of
 
 ID = "a" * 64
 ID64 = ID.encode()

@@ -28,7 +28,7 @@ from boltseal.host.scrub.tar_header import (
 )
 from boltseal.host.scrub.tar_split import entries
 from boltseal.oci.digest import Digest
-from tests.host.scrub.making import NAMES_BY_GO, extended, layer_tar, record, split
+from tests.host.scrub.made_stores import NAMES_BY_GO, extended, layer_tar, record, split
 
 if sys.version_info >= (3, 14):
     from compression import zstd

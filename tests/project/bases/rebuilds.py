@@ -13,7 +13,7 @@ from boltseal.project.bases.base_scan import BaseReport, ImageToCheck
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
 from boltseal.project.bases.rebuild_journal import RebuildJournal
 from boltseal.project.bases.rebuild_requests import Rebuilder
-from tests.project.bases.made import digest
+from tests.project.bases.samples import digest
 
 APP, OURS, NODE = "reg.test/shop/app:1", "reg.test/shop/ours:1", "docker.io/library/node:16.13"
 

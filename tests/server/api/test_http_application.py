@@ -19,8 +19,8 @@ from boltseal.server.api.distribution import DistributionApi
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.registry import Registry
 from boltseal.server.registry.models import BlobAnswer
+from tests.anonymous_access import open_gate
 from tests.asgi import Answer, send
-from tests.gates import open_gate
 from tests.images import digest_of
 
 

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 
 from boltseal.server.api.errors import BodyStalled, ClientGone
 from boltseal.server.api.request import DEFAULT_LIMITS, Body, BodyLimits, DocumentTooLarge, LengthInvalid, Request
-from tests.hasty import in_no_time
+from tests.virtual_time import in_no_time
 
 GONE: Message = {"type": "http.disconnect"}
 

@@ -22,9 +22,9 @@ from tests.images import (
     signature_tag,
 )
 from tests.polling import until
-from tests.server.mirror.gating import APP, PUT, entries, reserved, tags_upstream
 from tests.server.mirror.mirrors import NAME, mirroring
 from tests.server.mirror.observed import observed
+from tests.server.mirror.push_proxies import APP, PUT, entries, reserved, tags_upstream
 from tests.serving import Serving
 
 

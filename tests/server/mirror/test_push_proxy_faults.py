@@ -19,8 +19,8 @@ from tests.images import (
     put,
 )
 from tests.polling import until
-from tests.server.mirror.gating import APP, HEAD, PUT, entries, reserved, tags_upstream
 from tests.server.mirror.mirrors import mirror_settings, mirroring, table_of
+from tests.server.mirror.push_proxies import APP, HEAD, PUT, entries, reserved, tags_upstream
 from tests.serving import Clock, Serving, serving_as
 
 HOUR_S = 3600

@@ -21,8 +21,8 @@ from boltseal.project.bases.rebuild_requests import AskedElsewhere, RebuildDue, 
 from boltseal.project.bases.rebuild_runner import post_webhook, run_command
 from tests.client.listening import listening
 from tests.polling import until
-from tests.project.bases.made import digest
 from tests.project.bases.rebuilds import APP, NODE, OURS, base_report, rebuilder, script
+from tests.project.bases.samples import digest
 
 
 @pytest.fixture
