@@ -1,4 +1,4 @@
-"""Gates for tests that are about something else than who may come in."""
+"""Authentication for tests that are about something else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from boltseal.server.storage.users import UserFile
 NOWHERE = Path("/nonexistent/boltseal")
 
 
-def open_gate() -> RequestAuth:
-    """Lets everybody in, as a registry without users does."""
+def anonymous_auth() -> RequestAuth:
+    """Return the authentication of a registry without users: every request is allowed, as anonymous."""
     logins = Logins(UserFile(NOWHERE / "htpasswd"))
     tokens = Tokens(KeyFile(NOWHERE / "token.json"), "boltseal", lambda: 0)
     return RequestAuth(Access(Grants(), logins, tokens, configured=False), None)

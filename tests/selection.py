@@ -122,7 +122,7 @@ class _Reach:
         self._modules = modules.union(*(graph.find_downstream_modules(module) for module in modules))
 
     def by(self, item: pytest.Item) -> bool:
-        """Tell whether a test, its helpers or its fixtures import a module that changed or imports one."""
+        """Return whether a test, its helpers or its fixtures import a module that changed or imports one."""
         files = {Path(item.path), *_fixture_files(item)}
         reachable = frozenset(each for file in files for each in _reachable(file))
         if any(file.relative_to(ROOT).as_posix() in self._changed for file in reachable):

@@ -64,16 +64,16 @@ async def serving_as(
     *,
     clock: Callable[[], int] | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
-    tell: Callable[[Event], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
     janitor_every_s: float = JANITOR_EVERY_S,
     upstream_timeout_s: float = UPSTREAM_TIMEOUT_S,
 ) -> AsyncIterator[Serving]:
-    """A registry with these settings. `witness_app` answers for every witness of theirs; `tell` is handed its events."""
+    """A registry with these settings. `witness_app`: answers for every witness. `on_event`: receives the events."""
     app = create_app(
         settings,
         clock=clock or now_us,
         witness_app=witness_app,
-        on_event=tell,
+        on_event=on_event,
         janitor_every_s=janitor_every_s,
         upstream_timeout_s=upstream_timeout_s,
     )
@@ -83,7 +83,7 @@ async def serving_as(
 
 
 class Clock:
-    """A clock that stands still until it is told to go on; it starts at the time given, in microseconds."""
+    """A clock that only `advance` moves; it starts at the given time, in microseconds."""
 
     def __init__(self, now_us: int) -> None:
         self.now_us = now_us

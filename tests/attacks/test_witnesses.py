@@ -77,7 +77,7 @@ async def test_an_old_head_that_is_shown_late_does_not_lower_the_mark(log: BareL
     log.integrator.check()
 
 
-class Dripping(httpx2.AsyncByteStream):
+class EndlessBody(httpx2.AsyncByteStream):
     """A body that comes a byte at a time, and never ends."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -87,7 +87,7 @@ class Dripping(httpx2.AsyncByteStream):
 
 
 @dataclass
-class Whole(httpx2.AsyncByteStream):
+class CompleteBody(httpx2.AsyncByteStream):
     """A body that comes at once."""
 
     body: bytes
@@ -97,7 +97,7 @@ class Whole(httpx2.AsyncByteStream):
 
 
 @dataclass
-class Says(httpx2.AsyncBaseTransport):
+class FixedAnswer(httpx2.AsyncBaseTransport):
     """Answers everything with this, and keeps the headers of what it was asked."""
 
     body: httpx2.AsyncByteStream
@@ -111,7 +111,7 @@ class Says(httpx2.AsyncBaseTransport):
 
 async def test_an_answer_without_end_is_given_up(log: BareLedger) -> None:
     """Each of its bytes comes in time; all of it never does."""
-    asking = Witnesses(log.database, log.keys, [asked(fake(log), Says(Dripping()), within_s=0.2)])
+    asking = Witnesses(log.database, log.keys, [asked(fake(log), FixedAnswer(EndlessBody()), within_s=0.2)])
     async with asyncio.timeout(30):
         await asking.submit()
 
@@ -122,7 +122,7 @@ async def test_an_answer_without_end_is_given_up(log: BareLedger) -> None:
 async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: BareLedger) -> None:
     """The other one sees each new head meanwhile."""
     good, slow = fake(log), fake(log, "witness.test/slow")
-    asking = Witnesses(log.database, log.keys, [asked(slow, Says(Dripping())), asked(good, good.transport())])
+    asking = Witnesses(log.database, log.keys, [asked(slow, FixedAnswer(EndlessBody())), asked(good, good.transport())])
     running = asyncio.create_task(asking.run())
     try:
         await until(lambda: cosigners(log, good), "the good witness has cosigned")
@@ -137,11 +137,11 @@ async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: BareLedge
 
 async def test_a_short_answer_is_not_unpacked_into_a_long_one(log: BareLedger) -> None:
     """It is asked for as it is, and read as it comes."""
-    says = Says(Whole(gzip.compress(bytes(10_000_000))), {"content-encoding": "gzip"})
-    asking = Witnesses(log.database, log.keys, [asked(fake(log), says)])
+    answering = FixedAnswer(CompleteBody(gzip.compress(bytes(10_000_000))), {"content-encoding": "gzip"})
+    asking = Witnesses(log.database, log.keys, [asked(fake(log), answering)])
     await asking.submit()
 
-    assert says.asked[0]["accept-encoding"] == "identity"
+    assert answering.asked[0]["accept-encoding"] == "identity"
     assert "more than" not in asking.troubles[0]
 
 

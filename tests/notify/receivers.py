@@ -53,7 +53,7 @@ class Inbox:
             await asyncio.sleep(3600)  # the receiver that does not answer
         writer.write(answer)
         await writer.drain()
-        while answer.endswith(b"endless"):  # as long as somebody reads
+        while answer.endswith(b"endless"):  # as long as the client reads
             writer.write(b"x" * 65_536)
             await writer.drain()
             self.sent += 65_536
@@ -80,7 +80,7 @@ async def inbox(*answers: bytes) -> AsyncIterator[Inbox]:
 
 
 @contextmanager
-def inbox_beside(*answers: bytes) -> Iterator[Inbox]:
+def inbox_in_thread(*answers: bytes) -> Iterator[Inbox]:
     """A receiver in a thread of its own, for tests that run a verb to its end."""
     boxes: list[Inbox] = []
     listening, over = threading.Event(), threading.Event()

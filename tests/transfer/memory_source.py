@@ -1,4 +1,4 @@
-"""A source that holds a few documents in memory; they are named by their place, 0, 1, ..."""
+"""A source of a transfer with a few documents in memory, named 0, 1, ... in their order."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from boltseal.transfer.protocols import LocationNotFound
 from tests.images import Document
 
 
-class Shelf:
-    """A source, as `transfer.holders.Source` has it."""
+class MemorySource:
+    """A source, as `transfer.protocols.Source` defines it."""
 
-    title = "shelf"
+    title = "memory"
 
     def __init__(self, *documents: Document) -> None:
         self._top = documents
@@ -23,7 +23,7 @@ class Shelf:
 
     async def resolve(self, name: str | None) -> Digest:
         if name is None or not name.isdecimal():
-            raise LocationNotFound(f"shelf has no {name}")
+            raise LocationNotFound(f"memory has no {name}")
         return Digest.parse(self._top[int(name)].digest)
 
     async def manifest(self, digest: Digest) -> Manifest:

@@ -1,4 +1,4 @@
-"""Registries inside this process as the ends of a transfer, each under a name of its own."""
+"""Registries inside this process as source and destination of a transfer, each with its own host name."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ class Network(httpx2.AsyncBaseTransport):
 
 
 def connect(network: Network) -> Transport:
-    """A client of these registries, as nobody."""
+    """Return an anonymous client of these registries."""
     return Transport(CredentialStore([]), app=network)
 
 
 def repository(
     network: Network, host: str, name: Repository = SHOP, mount_from: Repository | None = None
 ) -> RepositoryLocation:
-    """A repository of one of them."""
+    """Return a repository of one of these registries as a source or destination."""
     return RepositoryLocation(connect(network), host, name, mount_from)
 
 
 def layout(folder: Path) -> LayoutLocation:
-    """A layout on disk."""
+    """Return an OCI image layout on disk as a source or destination."""
     return LayoutLocation(folder)

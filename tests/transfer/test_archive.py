@@ -20,7 +20,7 @@ from boltseal.transfer.copy import Copier
 from boltseal.transfer.protocols import ContentDamaged, LocationInvalid, LocationNotFound, LocationUnavailable, TagTaken
 from tests.images import image, index
 from tests.small_disk import small_disk
-from tests.transfer.memory_source import Shelf
+from tests.transfer.memory_source import MemorySource
 from tests.transfer.registries import layout
 
 NAME = "docker.io/shop/app:1.4.2"
@@ -73,7 +73,7 @@ async def test_there_and_back_keeps_the_digest(tmp_path: Path) -> None:
     """What we write holds the manifest, and names for old Dockers and new ones."""
     app = image("app", layer_count=2)
     target = ArchiveTarget(tmp_path / "new.tar")
-    await Copier(Shelf(app), target).image("0", NAME)
+    await Copier(MemorySource(app), target).image("0", NAME)
     await target.close(complete=True)
     source = await ArchiveSource.open(tmp_path / "new.tar", tmp_path)
     with tarfile.open(tmp_path / "new.tar") as tar:
@@ -88,7 +88,7 @@ async def test_of_an_index_the_list_for_old_dockers_names_one_platform(tmp_path:
     """All platforms are in the archive, though the list can only name one."""
     both = index(image("amd64"), image("arm64", architecture="arm64"))
     target = ArchiveTarget(tmp_path / "new.tar")
-    await Copier(Shelf(both), target).image("0", NAME)
+    await Copier(MemorySource(both), target).image("0", NAME)
     await target.close(complete=True)
     source = await ArchiveSource.open(tmp_path / "new.tar", tmp_path)
 
@@ -149,9 +149,9 @@ async def test_names_that_lead_out_of_the_archive_lead_nowhere(tmp_path: Path) -
 async def test_a_layout_names_its_images(tmp_path: Path) -> None:
     """With one image no name is needed; with two the miss says which there are."""
     one, two = image("one"), image("two")
-    await Copier(Shelf(one), layout(tmp_path)).image("0", "one")
+    await Copier(MemorySource(one), layout(tmp_path)).image("0", "one")
     alone = await layout(tmp_path).resolve(None)
-    await Copier(Shelf(two), layout(tmp_path)).image("0", "two")
+    await Copier(MemorySource(two), layout(tmp_path)).image("0", "two")
 
     assert str(alone) == one.digest
     with pytest.raises(LocationNotFound, match="there is: one, two"):
@@ -185,7 +185,7 @@ async def test_a_pipe_in_a_layout_keeps_nobody_waiting(tmp_path: Path, what: str
     """One that nobody writes into; a layout may be a stranger's."""
     app = image("app")
     place = layout(tmp_path)
-    await Copier(Shelf(app), place).image("0", "app")
+    await Copier(MemorySource(app), place).image("0", "app")
     manifest = await place.manifest(Digest.parse(app.digest))
     digest = {"manifest": Digest.parse(app.digest), "blob": manifest.layers[0].digest}.get(what)
     path = tmp_path / "index.json" if digest is None else tmp_path / "blobs/sha256" / digest.hex

@@ -21,11 +21,11 @@ from tests.images import (
     index,
     to_json,
 )
-from tests.transfer.memory_source import Shelf
+from tests.transfer.memory_source import MemorySource
 
 
 async def side(document: Document) -> Side:
-    return await read_side(Shelf(document), Digest.parse(document.digest))
+    return await read_side(MemorySource(document), Digest.parse(document.digest))
 
 
 async def compared(a: Document, b: Document) -> Compared:

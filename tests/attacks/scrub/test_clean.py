@@ -18,7 +18,7 @@ from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
-from tests.attacks.scrub.changing_containers import changed, that_changes
+from tests.attacks.scrub.changing_containers import changing_command, wait_until_changed
 from tests.attacks.scrub.clean_layers import (
     LAYERS,
 )
@@ -181,8 +181,8 @@ def test_a_running_container_with_changes_is_clean(daemon: Daemon, context: Path
     ).checked()  # fmt: skip
     do = "echo x > /etc/mine; rm /bin/tool; mkdir /new; mv /etc/passwd /etc/passwd2; rm -r /opaque; chmod 700 /srv"
     options = ("-d", "--network", "none", "-v", "/srv/volume")
-    box = daemon.run("run", *options, "running:1", *that_changes(do)).checked().strip()
-    changed(lambda: daemon.run("logs", box).checked())
+    box = daemon.run("run", *options, "running:1", *changing_command(do)).checked().strip()
+    wait_until_changed(lambda: daemon.run("logs", box).checked())
     stopped = daemon.run("create", "--network", "none", "running:1").checked().strip()
 
     found = [each for each in reports(daemon.root) if each.what == "container" and each.id in (box, stopped)]

@@ -181,7 +181,7 @@ class DockerStore:
 
 
 def _as_it_is(entry: tarfile.TarInfo, _: str) -> tarfile.TarInfo:
-    """Modes and times as in the tar, owned by whoever unpacks."""
+    """Modes and times as in the tar, owned by the user who unpacks."""
     entry.uid, entry.gid, entry.uname, entry.gname = os.geteuid(), os.getegid(), "", ""
     return entry
 

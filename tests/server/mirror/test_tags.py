@@ -109,7 +109,7 @@ async def test_a_release_that_moved_is_followed_and_told(data: Path, upstream: F
     told: list[Event] = []
     first = publish(upstream, "one")
     publish(upstream, "one", "latest")
-    async with mirroring(data, upstream, tell=told.append) as mirror:
+    async with mirroring(data, upstream, on_event=told.append) as mirror:
         await pull(mirror.client)
         await pull(mirror.client, "latest")
         second = publish(upstream, "two")
@@ -138,7 +138,7 @@ async def test_a_move_is_held_and_let_through_after_its_cooldown(
     told: list[Event] = []
     rule = [{"tag": "*", "on_move": "hold", "cooldown": "7d"}]
     first = publish(upstream, "one")
-    async with mirroring(data, upstream, clock=clock, tell=told.append, fresh=FRESH, rule=rule) as mirror:
+    async with mirroring(data, upstream, clock=clock, on_event=told.append, fresh=FRESH, rule=rule) as mirror:
         await pull(mirror.client)
         second = publish(upstream, "two")
         clock.advance(hours=1)
@@ -180,7 +180,7 @@ async def test_a_tag_that_is_gone(
     """It may have been withdrawn for being harmful: served or not by configuration, and recorded once."""
     told: list[Event] = []
     publish(upstream, "one")
-    async with mirroring(data, upstream, tell=told.append, on_gone=on_gone) as mirror:
+    async with mirroring(data, upstream, on_event=told.append, on_gone=on_gone) as mirror:
         await pull(mirror.client)
         del upstream.manifests["team/app"]["1.4.2"]
         answers = [await pull(mirror.client) for _ in range(3)]
@@ -265,7 +265,7 @@ async def test_the_pull_limit_is_read_told_and_kept_for_all_workers(
             docker_ratelimit_source="192.0.2.1",
         )
 
-    async with mirroring(data, upstream, tell=told.append, reserve=20) as mirror:
+    async with mirroring(data, upstream, on_event=told.append, reserve=20) as mirror:
         for number in (50, 21, 20, 19, 70, 3):
             left(number)
             await mirror.client.head(f"/v2/{NAME}/team/app/manifests/1.4.2")
@@ -340,7 +340,7 @@ async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
 async def test_an_upstream_that_is_down_is_told_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Not each failure; and again when it was up meanwhile."""
     told: list[Event] = []
-    async with mirroring(data, upstream, tell=told.append) as mirror:
+    async with mirroring(data, upstream, on_event=told.append) as mirror:
         for _ in range(2):
             upstream.answers["*"] = status(503)
             for number in range(5):
