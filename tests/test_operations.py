@@ -56,7 +56,7 @@ async def test_a_read_only_start_records_no_rules(tmp_path: Path) -> None:
 
 
 async def test_uploads_are_refused_before_the_disk_is_full(tmp_path: Path) -> None:
-    """507 at the start of an upload; tags and deletes still find room."""
+    """507 at the start of an upload; tags and deletes still have space."""
     async with serving(tmp_path / "data", FLOATING) as registry:
         image = images.image("words")
         await images.push(registry.client, "shop/app", "one", image)

@@ -44,7 +44,7 @@ def told(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings(data: Path, tmp_path: Path, told: Path) -> Settings:
-    """A registry with users, and a program that writes down what it is given."""
+    """A registry with users, and a program that writes its arguments to a file."""
     hashed = bcrypt.hashpw(b"d", bcrypt.gensalt(4)).decode()
     data.with_name("data.keys").joinpath("htpasswd").write_text(f"dev:{hashed}\n")
     program = tmp_path / "rebuild"
@@ -77,10 +77,8 @@ def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: 
     return RebuildScheduler(settings, store_of(registry), now_us, events.append, outside=hub.app())
 
 
-async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
-    registry: Serving, settings: Settings, told: Path
-) -> None:
-    """Once; people are told, and the ledger says so."""
+async def test_a_server_rebuilds_images_of_its_own_bases(registry: Serving, settings: Settings, told: Path) -> None:
+    """The rebuild is requested once; receivers are notified, and the ledger records it."""
     events: list[Event] = []
     await push(registry.client, "base/node", "latest", WAS)
     await push(registry.client, "shop/app", "1.0.0", app_on("localhost:5000/base/node:latest", WAS))
@@ -107,7 +105,7 @@ async def test_a_server_rebuilds_what_stands_on_a_base_of_its_own(
 
 
 async def layers_alone(registry: Serving) -> None:
-    """A base, a base on it that moves twice, and an app on what it resolved to first; nothing says what stands on what."""
+    """A base, a base on it that moves twice, and an app on what it resolved to first; no label or record names a base."""
     await push(registry.client, "base/os", "latest", layered("o"))
     await push(registry.client, "base/rt", "latest", layered("or"))
     await push(registry.client, "shop/app", "1.0.0", layered("orX", created=format_time(now_us())))
@@ -150,7 +148,7 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
 async def test_a_former_base_that_was_deleted_proves_no_other_base(
     registry: Serving, settings: Settings, told: Path
 ) -> None:
-    """Its layers are not known any more: neither current nor a rebuild."""
+    """The layers of a deleted base are unknown: the image is neither current nor rebuilt."""
     await layers_alone(registry)
     gone = await registry.client.delete(f"/v2/base/rt/manifests/{layered('or').digest}")
     looks = rebuilding(registry, settings, [], FakeHub())
@@ -196,7 +194,7 @@ async def asked_of(registry: Serving, settings: Settings) -> dict[str, int]:
 
 
 async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, told: Path) -> None:
-    """And nothing else while it has not moved."""
+    """While the base has not moved, nothing else is requested."""
     hub = FakeHub()
     hub.publish("library/node", "16.13", WAS.raw, WAS.media_type)
     for number in range(5):

@@ -53,8 +53,8 @@ async def test_a_body_arrives_whole_and_in_large_pieces() -> None:
     assert max(map(len, pieces)) > 2 * 65_536
 
 
-async def test_a_reader_that_does_not_read_holds_the_sender_up() -> None:
-    """No more is taken off the network than the buffer has room for, and all of it comes once it is read."""
+async def test_a_slow_reader_slows_the_sender_down() -> None:
+    """No more is read from the network than the buffer can take, and all of it arrives once it is read."""
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,8 +106,8 @@ async def test_a_connection_is_used_again_and_a_closed_one_is_not() -> None:
     assert connections == 2
 
 
-async def test_a_server_that_is_silent_is_not_waited_for() -> None:
-    """Neither for an answer nor for room to send."""
+async def test_a_silent_server_times_out() -> None:
+    """The time limits apply to reading and to sending."""
     async with listening(silent) as port, client(timeout_s=0.2) as http:
         with pytest.raises(httpx2.ReadTimeout):
             await http.get(f"http://127.0.0.1:{port}/")
@@ -154,8 +154,8 @@ async def test_a_body_that_breaks_off_is_an_error() -> None:
     assert first == b"half"
 
 
-async def test_nobody_there_is_a_connect_error() -> None:
-    """Of the one address, of every address of a name, and of a name that has none."""
+async def test_a_closed_port_is_a_connect_error() -> None:
+    """For one address, for every address of a name, and for a name without an address."""
     async with listening(silent) as port:
         pass
     async with client() as http:
@@ -165,7 +165,7 @@ async def test_nobody_there_is_a_connect_error() -> None:
 
 
 async def test_the_next_address_of_a_name_is_tried() -> None:
-    """`localhost` may be ::1 first, where nobody listens."""
+    """`localhost` may be ::1 first, where no server listens."""
     async with listening(big) as port, client() as http:
         answer = await http.get(f"http://localhost:{port}/")
 

@@ -86,14 +86,14 @@ async def writes(data: Path) -> tuple[int, str]:
 
 
 def test_a_tag_row_that_was_changed_by_hand(by_hand: Callable[..., None], problems: Problems) -> None:
-    """A floating tag made to mean another image that is there."""
+    """A floating tag was made to resolve to another stored image."""
     by_hand("UPDATE tag SET digest = ?, canonical = ? WHERE name = 'latest'", FALSE.digest, FALSE.digest)
 
     assert f"shop/app:latest: the tag resolves to {FALSE.digest}, the ledger says {TRUE.digest}" in problems()
 
 
-def test_a_sealed_tag_that_was_pointed_elsewhere(by_hand: Callable[..., None], problems: Problems) -> None:
-    """Row, seal and all: the ledger's last word is another."""
+def test_a_sealed_tag_that_was_moved_in_the_database(by_hand: Callable[..., None], problems: Problems) -> None:
+    """Row and seal were changed; the last entry of the ledger has another digest."""
     by_hand(
         "UPDATE tag SET digest = ?1, canonical = ?1, sealed_digest = ?1, sealed_canonical = ?1 WHERE name = '1.0.0'",
         FALSE.digest,
@@ -158,7 +158,7 @@ async def test_an_entry_that_was_dropped(published: Path, by_hand: Callable[...,
 
 
 async def test_a_log_that_was_cut_back(published: Path, by_hand: Callable[..., None], problems: Problems) -> None:
-    """Its last entry, its head row and its tag row: it takes nothing in any more, and fsck says why."""
+    """Without its last entry, its head row and its tag row the registry refuses pushes, and fsck reports why."""
     size = len(entries(published))
     by_hand("DELETE FROM entry WHERE idx = ?", size - 1)
     by_hand("UPDATE ledger_head SET size = ?, last_time_us = (SELECT max(time_us) FROM entry)", size - 1)

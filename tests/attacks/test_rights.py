@@ -104,7 +104,7 @@ async def test_a_blob_is_not_mounted_out_of_a_repository_that_may_not_be_read(sh
 
 
 async def test_the_catalog_lists_what_may_be_pulled(shop: Serving) -> None:
-    """Names of repositories are not told to who may not read them, over all pages."""
+    """On all pages, the catalog lacks the repositories that the user may not pull."""
     lists = {
         name: (await shop.client.get("/v2/_catalog?n=1", auth=login(name))).json()["repositories"] for name in PASSWORDS
     }
@@ -121,7 +121,7 @@ async def test_a_right_to_push_is_none_to_delete(shop: Serving) -> None:
     assert refused.json()["errors"][0]["message"].startswith("ci may not delete in shop/app")
 
 
-async def test_anybody_may_pull_what_is_public_and_nothing_else(shop: Serving) -> None:
+async def test_anonymous_clients_may_only_pull_public_repositories(shop: Serving) -> None:
     """An anonymous token allows public pulls; pushing needs a login."""
     shop.client.auth = login("boss")
     await push(shop.client, "public/app", "1.0.0", IMAGE)
@@ -184,7 +184,7 @@ async def test_a_token_after_its_grant_was_taken_away_is_worth_nothing(settings:
 
 
 def without_push(settings: Settings) -> Settings:
-    """The same but that `ci` may only pull."""
+    """Settings in which `ci` may only pull."""
     auth = settings.auth.model_dump(exclude={"grant"}, exclude_unset=True)
     grants = ({**grant, "actions": ["pull"]} if grant["users"] == ["ci"] else grant for grant in settings.auth.grant)
     return Settings.model_validate({"server": {"data": settings.server.data}, "auth": {**auth, "grant": list(grants)}})
@@ -221,8 +221,8 @@ async def test_a_push_whose_user_loses_the_right_in_the_middle_is_refused(
     assert there.status_code == 404
 
 
-async def test_shared_caches_may_keep_only_what_is_granted_to_everybody(data: Path) -> None:
-    """A registry without users may get one in a moment, and a cache on the way would give on what it kept before."""
+async def test_shared_caches_may_keep_only_public_answers(data: Path) -> None:
+    """A registry without users may get some at any time, and a cache would still serve what it stored before."""
     async with serving(data) as without_users:
         await push(without_users.client, "shop/app", "1.4.2", IMAGE)
         before = await without_users.client.get(f"/v2/shop/app/manifests/{IMAGE.digest}")
@@ -415,7 +415,7 @@ async def test_guessing_is_slowed_for_a_whole_network_of_ipv6(shop: Serving) -> 
 
 
 async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> None:
-    """From hundreds of addresses at once: a few wait, the rest is told to come back; who is known goes on meanwhile."""
+    """Of logins from hundreds of addresses at once a few wait and the others get 429; known users continue meanwhile."""
     text = await token(shop, "ci", "repository:shop/app:pull")
 
     async def guess(number: int) -> int:
@@ -442,8 +442,8 @@ async def checks(shop: Serving) -> int:
     return int(float(line.rpartition(" ")[2]))
 
 
-async def test_the_challenge_never_speaks_of_the_host_that_was_asked(shop: Serving) -> None:
-    """A forged Host header does not send anybody's password elsewhere."""
+async def test_the_challenge_never_has_the_host_of_the_request(shop: Serving) -> None:
+    """A forged Host header does not send a password to another host."""
     answer = await shop.client.get("/v2/", headers={"host": "evil.example"})
 
     assert answer.status_code == 401

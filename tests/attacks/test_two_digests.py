@@ -120,8 +120,8 @@ async def test_a_purge_by_another_digest_breaks_no_sealed_index(shop: Shop) -> N
     assert await holds(shop, Digest.of(child, "sha512"))
 
 
-async def test_a_purge_does_not_take_the_signature_of_a_sealed_image(shop: Shop) -> None:
-    """An index that lists somebody's signature makes it no part of itself: purging the index leaves the signature."""
+async def test_a_purge_does_not_delete_the_signature_of_a_sealed_image(shop: Shop) -> None:
+    """An index that lists a signature does not own it: purging the index leaves the signature."""
     app = await shop.image("app")
     await shop.push(app, "1.0.0")
     signature = await shop.image("signature", subject=named(app))

@@ -176,7 +176,7 @@ def test_an_absolute_address_is_the_same_address(wire: Wire) -> None:
 
 
 def test_head_has_a_length_and_no_body(wire: Wire) -> None:
-    """HEAD tells the length and sends nothing: the next answer on the connection is the next request's."""
+    """HEAD returns the length and no body: the next answer on the connection is that of the next request."""
     manifest = wire.ask("HEAD", TAG)
     blob = wire.ask("HEAD", f"/v2/shop/app/blobs/{LARGE.digest}")
     missing = wire.ask("HEAD", "/v2/shop/app/manifests/9.9.9")
@@ -275,8 +275,8 @@ def test_a_smuggled_request_passes_no_seal(server: Server, lines: tuple[bytes, .
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_a_manifest_over_the_limit_is_told_so(server: Server, chunked: bool) -> None:
-    """The client hears 413 although it was still sending, and the server does not keep what it sends."""
+def test_a_manifest_over_the_limit_is_answered_while_it_is_sent(server: Server, chunked: bool) -> None:
+    """The client reads 413 although it is still sending, and the server does not store what it sends."""
     body = b" " * (6 * 1024 * 1024)
 
     def pieces() -> Iterator[bytes]:
@@ -317,8 +317,8 @@ def test_what_is_no_http_leaves_the_server_well(wire: Wire, server: Server, nois
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "BREW"])
-def test_a_method_nobody_knows_is_refused(wire: Wire, method: str) -> None:
-    """A method that no route has is 405 or 400, and never taken for another."""
+def test_an_unknown_method_is_refused(wire: Wire, method: str) -> None:
+    """A method that no route has gets 405 or 400, and is never handled as another."""
     reply = wire.ask(method, TAG)
 
     assert reply.status in {0, 400, 404, 405, 501}

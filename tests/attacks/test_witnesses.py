@@ -46,7 +46,9 @@ def asked(one: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: floa
 
 @dataclass
 class Late(FakeWitness):
-    """While it is asked the ledger goes on; what it shows then is an older head, of which whoever asks knows nothing."""
+    """A witness that lets the ledger grow while it is asked: it shows a checkpoint between the submitted one and the
+    newest.
+    """
 
     log: BareLedger | None = None
     shown: bytes = b""
@@ -145,8 +147,8 @@ async def test_a_short_answer_is_not_unpacked_into_a_long_one(log: BareLedger) -
     assert "more than" not in asking.troubles[0]
 
 
-async def test_keys_that_can_not_be_read_end_no_talk(log: BareLedger) -> None:
-    """That is told as a trouble, and tried again."""
+async def test_unreadable_keys_do_not_end_the_submission(log: BareLedger) -> None:
+    """An unreadable key is reported as a trouble, and the submission is tried again."""
     one = fake(log)
     asking = Witnesses(log.database, log.keys, [asked(one, one.transport())])
     key = log.keys.folder / "ledger.key"

@@ -126,8 +126,8 @@ def test_what_is_no_file_does_not_keep_us_waiting(repository: Path) -> None:
     assert dirt(repository) is not None
 
 
-def test_asking_runs_nothing_of_the_repository_and_changes_nothing(repository: Path) -> None:
-    """Its configuration may name a program for git to run; and git likes to refresh its index."""
+def test_reading_the_state_runs_no_program_and_changes_nothing(repository: Path) -> None:
+    """A repository's configuration may name programs for git to run, and git refreshes its index on its own."""
     git(repository, "config", "core.fsmonitor", f"touch {repository}/.git/ran; false")
     os.utime(repository / "app.py", (1, 1))
     before = (repository / ".git/index").read_bytes()
@@ -137,8 +137,8 @@ def test_asking_runs_nothing_of_the_repository_and_changes_nothing(repository: P
     assert (repository / ".git/index").read_bytes() == before
 
 
-def test_a_shallow_clone_is_told(repository: Path) -> None:
-    """Its tags may be missing, so it may be named otherwise than a whole one."""
+def test_a_shallow_clone_is_reported(repository: Path) -> None:
+    """A shallow clone may lack tags, so its image could get another tag than that of a full clone."""
     git(repository, "commit", "--quiet", "--allow-empty", "-m", "Second")
     git(repository.parent, "clone", "--quiet", "--depth=1", f"file://{repository}", "shallow")
 
@@ -155,8 +155,8 @@ def test_a_folder_without_git_or_without_a_commit_is_refused(tmp_path: Path, mon
         git_state(tmp_path)
 
 
-def test_without_git_it_can_not_be_told(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is no "clean"."""
+def test_without_git_the_state_is_unknown(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown is not clean."""
     monkeypatch.setenv("PATH", str(repository))
     with pytest.raises(GitFailed, match="is it installed"):
         git_state(repository)
@@ -177,14 +177,14 @@ def test_without_git_it_can_not_be_told(repository: Path, monkeypatch: pytest.Mo
         ("https://github.com/team/a app", "https://github.com/team/a-app"),
     ],
 )
-def test_the_source_is_an_address_for_everybody_and_holds_no_secret(origin: str, source: str) -> None:
-    """A label is public, for ever."""
+def test_the_source_is_a_public_address_without_secrets(origin: str, source: str) -> None:
+    """A label is public for ever."""
     assert public_source(origin) == source
 
 
 @pytest.mark.parametrize("kind", ["clean", "process"])
 def test_a_filter_of_the_repository_is_not_run(repository: Path, kind: str) -> None:
-    """Its configuration came with it, as that of an archive does; a file of another time makes git look at contents."""
+    """Filters may come with a repository from an archive; a file with another time makes git compare contents."""
     git(repository, "config", f"filter.Evil.{kind}", f"touch {repository}/.git/ran; cat")
     git(repository, "config", "filter.Evil.required", "true")
     (repository / ".git/info").mkdir(exist_ok=True)
@@ -214,7 +214,7 @@ def test_a_filter_of_the_person_at_the_machine_is_theirs(repository: Path) -> No
     assert git_state(repository).dirt is None
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    """And not git, which can't be run in it."""
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
+    """The error names the folder, and not git."""
     with pytest.raises(NotGit, match="there is no such folder"):
         git_state(tmp_path / "none")

@@ -49,8 +49,8 @@ def test_two_long_texts_do_not_become_one_tag() -> None:
     assert first != second
 
 
-def test_nothing_can_be_made_of_nothing() -> None:
-    """A tag of our own invention would be nobody's."""
+def test_no_tag_is_made_without_input() -> None:
+    """An invented tag would identify nothing."""
     for text in ("", "...", "-"):
         with pytest.raises(NoTag, match="no tag can be made of"):
             as_tag(text)
@@ -64,8 +64,8 @@ def test_nothing_can_be_made_of_nothing() -> None:
         ("ab12cd34ef56", None, "gab12cd34ef56"),
     ],
 )
-def test_of_git(described: str, dirt: str | None, tag: str) -> None:
-    """What is not committed is in it by its hash; a bare hash is told from a number by its g."""
+def test_the_tag_of_a_git_state(described: str, dirt: str | None, tag: str) -> None:
+    """Uncommitted changes are in the tag by their hash; the letter g distinguishes a bare commit hash from a number."""
     assert describe_tag(described, dirt) == tag
 
 

@@ -236,7 +236,7 @@ async def test_a_redirect_to_a_metadata_service_is_not_followed() -> None:
     ids=["a flood", "one of no length", "a header", "a drip", "a bomb", "nested", "no text", "no token"],
 )
 async def test_a_hostile_token_service_is_an_error(service: Answer) -> None:
-    """Its answer is bounded, and never decompressed."""
+    """The answer of a token service is bounded and never decompressed."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -222,8 +222,8 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
-    """Is told of after a while."""
+async def test_a_lock_that_is_not_released_is_reported(tmp_path: Path) -> None:
+    """After a time limit the process that holds the lock is reported."""
     store = KeptImages(ClientState(tmp_path / "state"), timeout_s=0.1)
     async with store.tagging_lock():
         before = open_files()

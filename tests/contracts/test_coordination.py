@@ -269,7 +269,7 @@ def test_one_process_has_the_lease(open_leases: Callable[[], Leases]) -> None:
 
 
 def test_each_lease_has_a_higher_epoch(open_leases: Callable[[], Leases]) -> None:
-    """What is written with an earlier epoch can be told from what the present holder writes."""
+    """Writes under an earlier epoch can be distinguished from those of the present holder."""
     epochs = []
     for leases in (open_leases(), open_leases(), open_leases()):
         lease = leases.acquire("work")

@@ -198,7 +198,7 @@ async def test_an_environment_that_no_program_accepts_is_reported(
 
 
 async def test_compose_is_found_as_dockers_plugin(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its version may start with v."""
+    """The plugin's version may start with v."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for version in ("2.26.1", "v2.40.0", "5.0.0-rc1"):
         made(f"echo {version}")

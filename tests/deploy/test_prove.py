@@ -88,8 +88,8 @@ async def test_an_engine_that_does_not_say_where(disk: Disk, root: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["ssh://web1", "tcp://127.0.0.1:2375"])
-async def test_an_engine_elsewhere(disk: Disk, address: str) -> None:
-    """Its disk is read there."""
+async def test_a_remote_engine_is_scrubbed_on_its_host(disk: Disk, address: str) -> None:
+    """The disk of a remote engine is read on its own host."""
     disk.shop.host.engine.address = EngineAddress.parse(address)
 
     with pytest.raises(NotScrubbed, match="is on another host; run `boltseal scrub` there"):

@@ -22,7 +22,7 @@ def make_targets() -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
+def test_every_link_has_an_existing_file_and_heading(page: Path) -> None:
     """A relative link names a file of this repository, and an anchor one of its headings."""
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     broken = []

@@ -168,7 +168,7 @@ async def test_a_local_file_error_is_no_engine_error(tmp_path: Path, to: str) ->
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 308])
 @pytest.mark.parametrize("headers", [{}, {"location": "http://127.0.0.1:1/"}])
 async def test_a_redirect_is_not_followed(tmp_path: Path, status: int, headers: dict[str, str]) -> None:
-    """Its body is no answer either."""
+    """The body of a redirect is no answer either."""
     fake = FakeEngine()
     fake.wrong["images/json"] = Wrong(status, b"" if status == 304 else b"[]", headers=headers)
     async with fake.listening(tmp_path) as address, connected(address) as engine:
@@ -205,7 +205,7 @@ async def test_no_cookie_is_stored_and_nothing_is_decompressed() -> None:
 
 @pytest.mark.parametrize("text", ["tcp://[fe80::1%lo]:1", "tcp://999.1.1.1:1", "tcp://xn--0.example:1"])
 async def test_an_impossible_host_is_an_unavailable_engine(text: str) -> None:
-    """The address is well-formed and leads nowhere."""
+    """The address is well-formed and has no host."""
     with pytest.raises(EngineUnavailable, match=r"does not answer|no engine listens"):
         async with connected(EngineAddress.parse(text)):
             pass

@@ -38,7 +38,7 @@ def test_a_path_with_special_components_is_refused(root: Path, path: bytes) -> N
 
 
 def test_a_link_to_a_file_is_not_followed(root: Path) -> None:
-    """Wherever it leads."""
+    """Symbolic links are refused whatever their target."""
     (root / "link").symlink_to("in/file")
 
     with SafeFolder(root) as files, pytest.raises(StoreMalformed):

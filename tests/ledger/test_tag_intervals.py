@@ -56,7 +56,7 @@ def test_the_steps_of_each_tag() -> None:
 
 
 def test_the_newest_release_of_an_image() -> None:
-    """By whom and when; none where the ledger says nothing of it."""
+    """It has actor and time; there is none if the ledger records no release of the image."""
     entries = [
         said(1, EntryKind.RELEASED, A),
         said(2, EntryKind.RELEASED, A, actor="ada"),
@@ -67,8 +67,8 @@ def test_the_newest_release_of_an_image() -> None:
     assert released(entries, {C}) is None
 
 
-def test_which_tags_mean_an_image_and_which_meant_it() -> None:
-    """Those that still do come first, then the one that went last; of each tag its last time counts."""
+def test_the_present_and_former_tags_of_an_image() -> None:
+    """Present tags come first, then the one that moved away last; for each tag its last interval counts."""
     steps = {
         "latest": [TagStep(1, A, "ci"), TagStep(2, A, "admin"), TagStep(5, B)],
         "1.4.2": [TagStep(1, A, "ci", 9)],
@@ -84,8 +84,8 @@ def test_which_tags_mean_an_image_and_which_meant_it() -> None:
     assert intervals_of(steps, set()) == ()
 
 
-def test_an_image_goes_by_several_digests() -> None:
-    """A tag that first meant the index and then the manifest of the same image meant it all the time."""
+def test_an_image_has_several_digests() -> None:
+    """A tag that resolved to the index and then to the manifest of the same image resolved to it all the time."""
     assert intervals_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagInterval("1", 1),)
 
 

@@ -103,7 +103,7 @@ async def test_a_missing_interpreter_is_reported(tmp_path: Path) -> None:
 
 
 async def test_a_receiver_that_hangs_times_out() -> None:
-    """Its process is killed, and its memory released."""
+    """The process is killed and its memory released."""
     async with inbox(HANGS) as hanging:
         with pytest.raises(NotDelivered, match="within 4 seconds"):
             await send(f"json://127.0.0.1:{hanging.port}/", within_s=4)
@@ -113,7 +113,7 @@ async def test_a_receiver_that_hangs_times_out() -> None:
 
 
 def what_others_see() -> bytes:
-    """Arguments and environment of the processes that tell through Apprise."""
+    """Return arguments and environment of the processes that deliver through Apprise."""
     seen = b""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

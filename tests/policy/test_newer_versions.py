@@ -47,8 +47,8 @@ def test_what_has_no_version_in_front_is_none(tag: str) -> None:
 
 
 @given(st.lists(st.from_regex(r"v?[0-9]{1,3}(\.[0-9]{1,3}){0,3}(-alpine)?", fullmatch=True), min_size=2, max_size=8))
-def test_what_is_newer_has_nothing_newer(names: list[str]) -> None:
-    """The newest is the newest whoever asks."""
+def test_the_newest_version_has_no_newer_one(names: list[str]) -> None:
+    """The newest version is the same from every older one."""
     there = [Tag(name) for name in names]
     found = newer(there[0], there).any_major
 

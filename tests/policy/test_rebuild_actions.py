@@ -42,8 +42,8 @@ def test_places_are_filled_in_word_by_word() -> None:
     ]
 
 
-def test_every_key_has_its_default_or_what_was_said() -> None:
-    """Times in microseconds."""
+def test_every_key_has_its_default_or_the_given_value() -> None:
+    """Times are in microseconds."""
     (plain,) = parse_on_outdated([{"url": "https://ci.example.com/hook"}])
     (said,) = parse_on_outdated(
         [
@@ -97,8 +97,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("table", "words"), BAD)
-def test_what_cant_be_meant_is_refused(table: dict[str, Any], words: str) -> None:
-    """With the table's number; a secret in an address is not repeated."""
+def test_an_invalid_table_is_refused(table: dict[str, Any], words: str) -> None:
+    """The message has the table's number and repeats no secret of an address."""
     with pytest.raises(OnOutdatedInvalid, match="on_outdated 1: ") as raised:
         parse_on_outdated([table])
 
@@ -106,8 +106,8 @@ def test_what_cant_be_meant_is_refused(table: dict[str, Any], words: str) -> Non
     assert "secret" not in raised.value.message
 
 
-def test_more_tables_than_anybody_needs_are_refused() -> None:
-    """A file may be anybody's."""
+def test_too_many_tables_are_refused() -> None:
+    """A file of unknown origin may have any number."""
     with pytest.raises(OnOutdatedInvalid, match="at most 1000"):
         parse_on_outdated([{"command": ["a"]}] * 1001)
 

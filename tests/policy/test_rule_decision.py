@@ -14,8 +14,8 @@ HEX = "0123456789abcdef" * 4
 @pytest.mark.parametrize(
     "tag", ["1.4.2", "1.4", "v2", "Latest", "latest-1", "mainline", "sha256-ab", "sha256-" + HEX.upper()]
 )
-def test_a_tag_that_no_rule_names_is_sealed_for_ever(tag: str) -> None:
-    """Version tags are what people deploy, so sealing is what happens when nobody thought about it."""
+def test_a_tag_without_a_rule_is_sealed_for_ever(tag: str) -> None:
+    """Version tags are what people deploy, so sealing is the default."""
     decision = decide(RuleSet(), "shop/app", tag)
 
     assert decision.mode is Mode.SEALED
@@ -24,8 +24,8 @@ def test_a_tag_that_no_rule_names_is_sealed_for_ever(tag: str) -> None:
 
 
 @pytest.mark.parametrize("tag", ["latest", "edge", "nightly", "main", "master", "dev", "stable"])
-def test_the_names_that_move_by_custom_float(tag: str) -> None:
-    """Nobody expects these to hold still."""
+def test_customary_moving_tags_float(tag: str) -> None:
+    """Tags such as `latest` are expected to move."""
     decision = decide(RuleSet(), "shop/app", tag)
 
     assert decision.mode is Mode.FLOATING

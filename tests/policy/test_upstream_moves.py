@@ -42,8 +42,8 @@ def story(terms: MoveTerms, *answers: UpstreamAnswer | None, step_us: int = 600_
     return judged
 
 
-def test_the_first_sight_is_served_and_written_down() -> None:
-    """Somebody asked for it by name; nobody is told."""
+def test_the_first_observation_is_served_and_recorded() -> None:
+    """A client asked for it by name; no event is raised."""
     judged = story(ALERT, A)
 
     assert (judged.known.serves, judged.change, judged.entry, judged.event) == (
@@ -65,8 +65,8 @@ def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
     assert story(CAREFUL, A, B).entry == B
 
 
-def test_a_tag_that_never_was_leaves_nothing() -> None:
-    """Whoever asks for made-up tags makes nothing grow."""
+def test_an_unknown_tag_is_not_recorded() -> None:
+    """Requests for made-up tags must not make the log grow."""
     judged = story(ALERT, None)
 
     assert (judged.change, judged.entry, judged.event) == (None, None, MoveEvent.NOTHING)
@@ -79,8 +79,8 @@ def test_what_means_the_same_is_no_news() -> None:
 
 
 @pytest.mark.parametrize(("terms", "told"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
-def test_a_move_is_followed_and_told_as_the_rule_says(terms: MoveTerms, told: MoveEvent) -> None:
-    """`follow` is a line of history, `alert` reports the move."""
+def test_a_move_is_followed_and_reported_as_the_rule_requires(terms: MoveTerms, told: MoveEvent) -> None:
+    """`follow` records the move, `alert` reports it as well."""
     judged = story(terms, A, B)
 
     assert (judged.known.serves, judged.change, judged.entry, judged.event) == (B, MoveChange.OBSERVED, B, told)
@@ -112,8 +112,8 @@ def test_nothing_is_accepted_where_nothing_is_held() -> None:
     assert accept(story(HOLD, A).known, NOW) is None
 
 
-def test_a_cooldown_lets_it_through_when_it_is_over() -> None:
-    """It counts from when it was first held, and is told as the move that it is."""
+def test_a_move_is_served_after_its_cooldown() -> None:
+    """The cooldown counts from the first observation, and the move is reported when it ends."""
     held = judge(story(COOLING, A).known, B, COOLING, NOW)
     before = judge(held.known, B, COOLING, NOW + 7 * DAY_US - 1)
     after = judge(held.known, B, COOLING, NOW + 7 * DAY_US)
@@ -128,8 +128,8 @@ def test_a_cooldown_lets_it_through_when_it_is_over() -> None:
     )
 
 
-def test_a_cooldown_of_a_first_sight_ends_too() -> None:
-    """What nobody has withdrawn for a week may be served."""
+def test_the_cooldown_of_a_first_observation_ends() -> None:
+    """A digest that was not withdrawn for a week may be served."""
     terms = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD, cooldown_us=DAY_US)
     held = judge(None, A, terms, NOW)
 
@@ -169,8 +169,8 @@ def test_a_rule_that_was_changed_frees_what_was_held() -> None:
     ("on_gone", "answer"),
     [(OnGone.SERVE, ServedAnswer.SERVED), (OnGone.ALERT, ServedAnswer.SERVED), (OnGone.STOP, ServedAnswer.WITHDRAWN)],
 )
-def test_a_tag_that_is_gone_is_served_or_not_as_told(on_gone: OnGone, answer: ServedAnswer) -> None:
-    """It may have been withdrawn because it does harm: that is told, once, and written down."""
+def test_a_deleted_tag_is_served_or_not_as_configured(on_gone: OnGone, answer: ServedAnswer) -> None:
+    """It may have been withdrawn because it does harm: that is reported once and recorded."""
     judged = story(ALERT, A, None)
 
     assert (judged.change, judged.entry, judged.event) == (MoveChange.OBSERVED, None, MoveEvent.GONE)
@@ -183,7 +183,7 @@ def test_a_tag_that_is_gone_is_served_or_not_as_told(on_gone: OnGone, answer: Se
 
 
 def test_a_tag_that_comes_back_is_served_again() -> None:
-    """As it was, or as what it means now."""
+    """The tag may have its former digest or another one."""
     same, other = story(ALERT, A, None, A), story(ALERT, A, None, B)
 
     assert (same.known.serves, same.known.gone_us, same.change, same.event) == (
@@ -195,8 +195,8 @@ def test_a_tag_that_comes_back_is_served_again() -> None:
     assert (other.known.serves, other.known.gone_us, other.event) == (B, None, MoveEvent.MOVED)
 
 
-def test_what_was_held_from_the_first_and_goes_was_never_there() -> None:
-    """Nothing was served of it, so nobody misses it."""
+def test_a_tag_that_was_held_from_the_first_and_is_deleted_is_unknown() -> None:
+    """The tag was never served, so nothing is reported."""
     judged = story(CAREFUL, A, None)
 
     assert (judged.event, judged.known.held) == (MoveEvent.NOTHING, None)

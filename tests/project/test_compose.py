@@ -351,7 +351,7 @@ def test_a_link_is_a_compose_file_of_its_own_folder(tmp_path: Path) -> None:
 
 
 def test_an_override_may_be_a_link(tmp_path: Path) -> None:
-    """Compose loads it by default, wherever in the project it leads."""
+    """Compose loads the override by default, wherever in the project the link points."""
     files = {
         "compose.yaml": "services: {web: {image: shop/app:1}}\n",
         "dev/extra.yaml": "services: {web: {build: .}}\n",

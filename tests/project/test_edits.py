@@ -20,7 +20,7 @@ ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
 
 
 def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
-    """The text has room for one digest; the file's other references are pinned."""
+    """The anchor's text can have one digest; the file's other references are pinned."""
     asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
     found = scan_project(asked.project)
     web, worker, cache, _ = found.image_refs

@@ -121,7 +121,7 @@ def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> Non
 
 
 def test_a_jobs_variables_change_inherited_images(tmp_path: Path) -> None:
-    """Its own variables override those of the job that it extends, which override the file's."""
+    """A job's variables override those of the job that it extends, which override the file's."""
     text = """variables: {V: "1", KIND: slim}
 .base: {image: "ruby:$V-$KIND", services: ["redis:$V"]}
 .two: {extends: .base, variables: {V: "2"}}

@@ -172,7 +172,7 @@ def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> 
 
 
 def test_modes_and_links_stay(tmp_path: Path) -> None:
-    """A link still leads to the file, and the file keeps its mode."""
+    """A link still points to the file, and the file keeps its mode."""
     root = project(tmp_path)
     (root / "a/one.yml").chmod(0o751)
     (root / "a/two.yml").chmod(0o600)

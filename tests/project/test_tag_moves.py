@@ -66,7 +66,7 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
 
 
 async def test_a_floating_tag_may_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
-    """`1.4.2` looks like a release, but its registry records that it floats, when it moved, and by whom."""
+    """`1.4.2` looks like a release, but the registry records that it floats, when it moved, and by whom."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2", entry=1))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 async def engine(engine_address: EngineAddress, engine_store: ImageStoreKind) -> AsyncIterator[Engine]:
-    """The door to it."""
+    """A connected engine."""
     async with connected(engine_address) as opened:
         assert await opened.store() is engine_store
         yield opened
@@ -92,10 +92,10 @@ async def test_a_name_that_nothing_has(engine: Engine) -> None:
             await engine.image(name)
 
 
-async def test_how_containers_are_and_what_they_wrote(
+async def test_containers_have_their_state_and_log(
     engine: Engine, engine_address: EngineAddress, registry: Registry, repository: str
 ) -> None:
-    """One that ended badly after it had said something on both streams, one with a terminal, one that is checked."""
+    """One ended with an error after output on both streams, one has a terminal, one has a health check."""
     image = _pushed(registry, repository)
     pulled = await engine.pull(image)
     say = "/busybox printf 'one\\ntwo\\n'; /busybox printf 'oh\\n' >&2; exit 3"

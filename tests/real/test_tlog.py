@@ -133,7 +133,7 @@ def test_go_sees_a_fork(check: Check, ledger: Path) -> None:
 
 
 def test_go_sees_another_key(check: Check, ledger: Path) -> None:
-    """Signed by somebody of the same name."""
+    """The checkpoint is signed by another key of the same name."""
     mallory = SigningKey(KEY.name, b"m" * 32)
     said = check("verify", ledger, str(mallory.verifier))
 
@@ -210,7 +210,7 @@ def _bundles(size: int) -> list[str]:
 
 
 def test_the_stored_vectors_are_what_go_writes_today(check: Check) -> None:
-    """Nobody edited them by hand."""
+    """The vectors were not edited by hand."""
     stored = HERE.parent / "ledger" / "vectors" / "tlog.json"
 
     assert json.loads(check("vectors").stdout) == json.loads(stored.read_text())

@@ -113,15 +113,15 @@ async def test_what_is_not_complete_leaves_nothing(tmp_path: Path) -> None:
     ("content", "words"),
     [(b"no tar at all" * 100, "no tar archive"), (b"", "no tar archive")],
 )
-async def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes, words: str) -> None:
+async def test_a_file_that_is_no_archive_is_an_error(tmp_path: Path, content: bytes, words: str) -> None:
     """Neither a traceback nor an empty image."""
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(tmp_path / "x.tar", tmp_path)
 
 
-async def test_an_archive_of_something_else_is_said(tmp_path: Path) -> None:
-    """A tar archive without images, and one whose list names what is not there."""
+async def test_an_archive_without_images_is_an_error(tmp_path: Path) -> None:
+    """A tar archive without images, and one whose list has missing members."""
     with pytest.raises(LocationInvalid, match="holds no image"):
         await ArchiveSource.open(write(tmp_path / "x.tar", {"a": b"b"}), tmp_path)
     listed = json.dumps([{"Config": "../../etc/passwd", "Layers": []}]).encode()
@@ -168,21 +168,22 @@ async def test_a_layout_names_its_images(tmp_path: Path) -> None:
         (b" " * (8 * 2**20 + 1), "too large"),
     ],
 )
-async def test_an_archive_with_a_broken_index_is_said(tmp_path: Path, index: bytes, words: str) -> None:
-    """It is a stranger's: nothing in it is a defect of ours, nor more than we can hold."""
+async def test_an_archive_with_a_broken_index_is_an_error(tmp_path: Path, index: bytes, words: str) -> None:
+    """An archive of unknown origin causes no traceback and no unbounded memory."""
     archive = write(tmp_path / "x.tar", {"oci-layout": b"{}", "index.json": index})
     with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(archive, tmp_path)
 
 
-async def test_an_old_archive_with_a_list_too_deep_is_said(tmp_path: Path) -> None:
+async def test_an_old_archive_with_a_list_too_deep_is_an_error(tmp_path: Path) -> None:
+    """Deep nesting of an old archive's list is an error, not a traceback."""
     with pytest.raises(LocationInvalid, match="not what docker save writes"):
         await ArchiveSource.open(write(tmp_path / "x.tar", {"manifest.json": b"[" * 100_000}), tmp_path)
 
 
 @pytest.mark.parametrize("what", ["index.json", "manifest", "blob"])
-async def test_a_pipe_in_a_layout_keeps_nobody_waiting(tmp_path: Path, what: str) -> None:
-    """One that nobody writes into; a layout may be a stranger's."""
+async def test_a_pipe_in_a_layout_does_not_block(tmp_path: Path, what: str) -> None:
+    """A layout of unknown origin may have a pipe without a writer."""
     app = image("app")
     place = layout(tmp_path)
     await Copier(MemorySource(app), place).image("0", "app")
@@ -224,8 +225,8 @@ def test_an_archive_takes_the_place_of_no_device_and_no_link(tmp_path: Path, the
 
 
 @pytest.mark.slow
-async def test_a_disk_that_is_full_is_said_and_nothing_is_left(tmp_path: Path) -> None:
-    """However much of it was written."""
+async def test_a_full_disk_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
+    """The partial archive is removed, however much was written."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(4):

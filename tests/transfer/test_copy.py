@@ -25,7 +25,7 @@ STAGING = Repository("staging/app")
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry as often as usual, without pauses."""
     with stamina.set_testing(True, attempts=3, cap=True):
         yield
 
@@ -40,7 +40,7 @@ async def other(fresh_data: Path, tmp_path: Path) -> AsyncIterator[Serving]:
 
 @pytest.fixture
 def network(registry: Serving, other: Serving) -> Network:
-    """Both registries."""
+    """Two registries."""
     return Network({HERE: registry.app, THERE: other.app})
 
 
@@ -90,7 +90,7 @@ async def test_between_repositories_of_one_registry_blobs_are_mounted(
 
 
 async def test_a_second_copy_does_nothing(network: Network, client: httpx2.AsyncClient) -> None:
-    """The name means it already: two HEADs."""
+    """The tag resolves to the image already: two HEAD requests."""
     await push(client, SHOP, "1.4.2", image("app"))
     await Copier(repository(network, HERE), repository(network, THERE)).image("1.4.2", "1.4.2")
     network.asked.clear()
@@ -208,7 +208,7 @@ async def test_a_damaged_layout_is_not_pushed(
     assert not await holds_blob(other.client, SHOP, app.layers[0].digest)
 
 
-async def test_a_layout_without_the_image_says_what_is_there(tmp_path: Path, network: Network) -> None:
-    """Not found is a miss, with what could have been meant."""
+async def test_the_error_of_a_layout_without_the_image_lists_its_images(tmp_path: Path, network: Network) -> None:
+    """The message proposes the names that exist."""
     with pytest.raises(LocationNotFound, match="no OCI image layout"):
         await layout(tmp_path).resolve("1.4.2")

@@ -58,7 +58,7 @@ async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUps
 
 @pytest.mark.slow
 async def test_a_truncated_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
-    """It ends, again and again, before it has the length that it said."""
+    """A body that ends before its stated length, at every attempt, is never served as complete."""
     bad = await broken_then_mended(mirror, upstream, raw(head(len(BLOB)), BLOB[:-1000]))
 
     assert len(bad.body) < len(BLOB)
@@ -97,10 +97,10 @@ async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstrea
     assert sent < 64 * 1024 * 1024  # what the sockets between us hold
 
 
-async def test_a_body_of_no_stated_length_that_no_manifest_names_is_not_begun(
+async def test_a_body_of_unknown_length_that_no_manifest_lists_is_not_started(
     mirror: Serving, upstream: FakeUpstream
 ) -> None:
-    """Its end would be unknown."""
+    """Without a length from the answer or a manifest, the end of the body would be unknown."""
     upstream.answers[ASKED] = raw(head(None), b"5\r\nhello\r\n0\r\n\r\n")
     answer = await mirror.client.get(TARGET)
 

@@ -33,7 +33,7 @@ FAR_FUTURE_US = 4_000_000_000_000_000
 
 
 def assert_whole(data: Path) -> None:
-    """What fsck says of a store that nobody serves."""
+    """Check with fsck that a store, which no server uses at the moment, has no findings."""
     with closing(LocalBlobs(data)) as blobs:
         assert not examine(open_snapshot(data / DATABASE_NAME), blobs).findings
 
@@ -59,14 +59,16 @@ class Stalling:
 
 @pytest.fixture
 def small_data(tmp_path: Path, fresh_data: Path) -> Iterator[Path]:
-    """A data folder on a disk with room for a third of the blob."""
+    """A data folder on a disk that has space for a third of the blob."""
     with small_disk(tmp_path / "small", "size=6m") as folder:
         yield copy_of(fresh_data, folder / "of")
 
 
 @pytest.mark.slow
-async def test_a_disk_that_fills_in_a_fetch_leaves_nothing_half(small_data: Path, upstream: FakeUpstream) -> None:
-    """The client is told, or its connection breaks; what fits is fetched afterwards, and the store is whole."""
+async def test_a_disk_that_fills_during_a_fetch_leaves_no_partial_blob(
+    small_data: Path, upstream: FakeUpstream
+) -> None:
+    """The client gets an error or a broken connection; what fits is fetched afterwards, and the store has no findings."""
     small = b"fits"
     upstream.blobs |= {DIGEST: BLOB, digest_of(small): small}
     async with serving_as(
@@ -141,8 +143,8 @@ async def test_a_client_that_disconnects_in_a_fetch_affects_no_other(data: Path,
 
 
 @pytest.mark.slow
-async def test_a_fetch_that_everybody_left_is_there_for_the_next(data: Path, upstream: FakeUpstream) -> None:
-    """It is brought to its end, and upstream not asked again."""
+async def test_a_fetch_that_all_clients_left_serves_the_next_client(data: Path, upstream: FakeUpstream) -> None:
+    """The fetch is completed without clients, and the upstream is not asked again."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling
     with boltseal(data, config=config_of(upstream)) as server:

@@ -123,7 +123,7 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
 
 
 def _held(upstream: FakeUpstream) -> int:
-    """How many objects there are, without what nobody holds any more, and without what the upstream itself notes."""
+    """Return the number of objects, without unreferenced ones and those that the upstream made itself."""
     upstream.asked.clear()
     gc.collect()
     return len(gc.get_objects())

@@ -174,7 +174,7 @@ def test_images_built_by_docker_are_clean(daemon: Daemon, context: Path, buildki
 
 
 def test_a_running_container_with_changes_is_clean(daemon: Daemon, context: Path) -> None:
-    """Its own layer, Docker's -init layer, and its process's view."""
+    """The container's own layer, Docker's -init layer, and its process's view have no findings."""
     run(
         "docker", "-H", daemon.host, "build", "--network", "none", "-t", "running:1", context,
         env={"DOCKER_BUILDKIT": "1"},

@@ -278,7 +278,7 @@ def layer_replaced_by_a_link(store: Store) -> None:
     store.at("").symlink_to(store.root / "moved")
 
 
-def root_writable_for_everybody(store: Store) -> None:
+def root_writable_for_all_users(store: Store) -> None:
     store.at("").chmod(0o777)
 
 
@@ -335,7 +335,7 @@ ATTACKS: dict[Attack, tuple[DifferenceKind, str]] = {
     metacopy_planted: (DifferenceKind.XATTR, "etc/passwd"),
     whiteout_mark_planted: (DifferenceKind.XATTR, "etc/empty"),
     layer_replaced_by_a_link: (DifferenceKind.METADATA, ""),
-    root_writable_for_everybody: (DifferenceKind.MODE, ""),
+    root_writable_for_all_users: (DifferenceKind.MODE, ""),
 }
 
 

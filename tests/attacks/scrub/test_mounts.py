@@ -224,7 +224,7 @@ def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> Non
 
 
 def test_mounts_are_seen_in_a_chroot(tmp_path: Path) -> None:
-    """Its table leaves out the mount of the root itself."""
+    """In a chroot the table of mounts lacks the mount of the root itself."""
     for made in ("proc", "store/layers/one/diff", "copy"):
         (tmp_path / made).mkdir(parents=True)
     code = """

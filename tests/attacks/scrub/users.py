@@ -36,7 +36,7 @@ class Disk:
         return program("unshare"), "--mount", program("sh"), "-c", f'{mounts}; exec "$@"', "sh"
 
     def as_user(self) -> tuple[str, ...]:
-        """The same, as the user, with nothing of our environment."""
+        """Run a command as the user, without the environment of this process."""
         return (
             *(*self.as_root(), program("setpriv"), f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
             *("env", "-i", f"PATH={os.environ['PATH']}", f"HOME={self.home}", f"XDG_RUNTIME_DIR={self.home}/run"),

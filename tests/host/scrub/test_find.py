@@ -58,7 +58,7 @@ def test_stores_of_a_disk_and_of_its_users_are_found(disk: Path) -> None:
         ("var/lib/docker", 0o000, ["var/lib/docker"]),
     ],
 )
-def test_an_unreadable_place_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
+def test_an_unreadable_folder_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
     """A home folder with only the execute right can still be searched by known paths."""
     (disk / closed).chmod(mode)
     try:

@@ -131,7 +131,7 @@ def test_an_image_renamed_during_the_check_holds(store: DockerStore) -> None:
 
 
 def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
-    """Its differences are reported for both."""
+    """The differences of a shared layer are reported for both images."""
     store.image("one:1", LOWER)
     chain = store.root / "image/overlay2/layerdb/sha256"
     (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()

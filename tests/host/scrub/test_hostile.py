@@ -233,7 +233,7 @@ def without_an_end(lines: Lines) -> None:
     lines[0]["payload"] = "A" * 50_000_000
 
 
-def leads_out(lines: Lines) -> None:
+def points_outside(lines: Lines) -> None:
     lines[1]["name"] = "../../../../../../etc/passwd"
 
 
@@ -261,7 +261,7 @@ def no_base64(lines: Lines) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [leads_out, very_deep, absurd_size, negative_size, unknown_type, no_base64, without_an_end],
+    [points_outside, very_deep, absurd_size, negative_size, unknown_type, no_base64, without_an_end],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.slow

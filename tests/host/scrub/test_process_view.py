@@ -48,7 +48,7 @@ def test_a_process_that_sees_its_layers_is_clean(plan: ContainerPlan) -> None:
 
 
 def test_other_content_of_the_same_size_and_time_is_found(plan: ContainerPlan) -> None:
-    """Both sides are read."""
+    """The files of both sides are read."""
     (root_of(plan) / "etc/passwd").write_bytes(b"evil")
     os.utime(root_of(plan) / "etc/passwd", (1, 1))
 

@@ -274,7 +274,7 @@ def test_a_tar_that_ends_in_a_file_is_refused() -> None:
 
 
 def test_a_zstd_frame_that_wants_gigabytes_of_memory_is_refused() -> None:
-    """Its header can request a window of any size."""
+    """The header of a frame can request a window of any size."""
     with pytest.raises(TarMalformed):
         headers(b"\x28\xb5\x2f\xfd" + b"\x00" + b"\xf8" + b"\x01\x00\x00")
 

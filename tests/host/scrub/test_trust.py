@@ -80,7 +80,7 @@ def test_a_digest_of_another_image_is_a_difference() -> None:
 
 
 def test_a_document_with_another_digest_is_ignored() -> None:
-    """Its file name proves nothing."""
+    """The name of a file proves nothing about its content."""
     forged = {Digest.of(MANIFEST): manifest(b"another config")}
     plan = ImagePlan("test", Path("/"), OTHER, OTHER, (NAME,), documents=forged)
 
@@ -146,7 +146,7 @@ def test_a_receipt_of_a_deletion_is_refused() -> None:
     ],
 )
 def test_a_receipt_applies_only_to_its_tag(name: str, meant: bool) -> None:
-    """On any registry, since a mirror keeps the name."""
+    """The registry may differ, since a mirror keeps the repository and tag."""
     assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is meant
 
 

@@ -293,7 +293,7 @@ async def test_an_image_without_claims(registry: Published) -> None:
 
 
 async def test_a_squashed_image_is_judged_by_its_label_alone(registry: Published) -> None:
-    """Its only layer proves nothing."""
+    """The only layer of a squashed image proves nothing."""
     base = registry.image("library/node", "16.13", "ab")
     registry.image("shop/app", "1", "S", labels=base_labels(NODE, base))
     registry.image("shop/app", "2", "T")
@@ -549,7 +549,7 @@ async def test_a_hostile_config_does_not_stop_other_images(registry: Published) 
 
 
 async def test_a_slow_config_is_not_awaited_for_ever(tmp_path: Path) -> None:
-    """Its registry keeps sending, and never finishes."""
+    """The registry keeps sending the config and never completes it."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -99,7 +99,7 @@ async def test_a_base_without_own_layers_is_the_closer_one(registry: Published) 
 
 
 async def test_an_uncached_former_image_proves_no_other_base(registry: Published) -> None:
-    """Its registry keeps no ledger, so it is not asked for overwritten images; the reason names the tag."""
+    """A registry without a ledger is not asked for overwritten images; the reason names the tag."""
     registry.image("base/rt", "1", "os")
     forget(registry)
     verdict = await of_app(registry)

@@ -47,8 +47,9 @@ async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
 
 
 async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) -> None:
-    """In whatever order they were found; what is current is left alone. What stands on one that was just asked for is not
-    asked for with a digest that its base is about to lose: the look after it says with which."""
+    """Bases come first in whatever order they were found, and current images are left alone. An image based on one that
+    was just requested is not requested with a digest that its base is about to lose: the next scan requests it.
+    """
     told = tmp_path / "told"
     builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
     other = base_report("reg.test/x/y:1", NODE, status=BaseStatus.CURRENT)
@@ -132,7 +133,7 @@ async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal
 async def test_an_interrupted_run_continues_with_the_remaining_attempts(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
-    """Its command is terminated; the next run continues, up to the total number of attempts."""
+    """The command is terminated; the next run continues, up to the total number of attempts."""
     told = tmp_path / "told"
     command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
     for _ in range(2):
@@ -300,7 +301,7 @@ def _runs(pid: int) -> bool:
     ],
 )
 async def test_a_failure_is_one_line(words: list[str], told: str) -> None:
-    """Regardless of the kind and amount of output."""
+    """The recorded output is one line, regardless of its kind and amount."""
     ran = await run_command(words, b"", 30)
 
     assert not ran.succeeded

@@ -142,7 +142,7 @@ async def test_a_document_as_long_as_it_says() -> None:
 
 
 async def test_a_document_over_the_limit_is_refused_before_it_is_read() -> None:
-    """Its Content-Length is enough."""
+    """The Content-Length is enough to refuse it."""
     with pytest.raises(DocumentTooLarge):
         await call(handing_over([]), (b"content-length", b"4")).read_body(3)
 

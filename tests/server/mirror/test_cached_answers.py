@@ -58,10 +58,10 @@ async def test_in_a_window_upstream_is_asked_once(warm: Serving, upstream: FakeU
     assert (await warm.client.get(TARGET)).content == second.raw
 
 
-async def test_what_another_process_changes_is_seen_at_once(
+async def test_a_change_by_another_process_is_seen_at_once(
     warm: Serving, upstream: FakeUpstream, settings: Settings, clock: Clock
 ) -> None:
-    """No answer outlives the rows that it was made of, whoever changed them."""
+    """No cached answer is used after its rows were changed, by whichever process."""
     first = upstream.publish("team/app", "latest", image("first"))
     second = upstream.publish("team/app", None, image("second"))
     await warm.client.get(f"/v2/{NAME}/team/app/manifests/{second.digest}")

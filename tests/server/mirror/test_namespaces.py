@@ -122,7 +122,7 @@ async def test_a_local_repository_under_an_upstreams_name_keeps_the_server_from_
         prepare(settings)
 
 
-async def test_rights_are_asked_about_the_name_that_it_leads_to(data: Path, upstream: FakeUpstream) -> None:
+async def test_rights_apply_to_the_resolved_name(data: Path, upstream: FakeUpstream) -> None:
     """The right to pull `library/**` does not extend to the hub's images through the root; the right on the hub's does."""
     shown = upstream.publish("library/node", "16.13", image("node"))
     htpasswd = data.with_name("htpasswd")
@@ -164,8 +164,8 @@ async def test_rows_of_a_mirror_lie_where_its_names_do(data: Path, upstream: Fak
     assert held.raw == shown.raw
 
 
-async def test_what_everybody_may_pull_is_said_of_the_name_that_it_leads_to(data: Path, upstream: FakeUpstream) -> None:
-    """`anonymous_pull` of a hub's images opens no repository of ours, and the other way round."""
+async def test_anonymous_pull_applies_to_the_resolved_name(data: Path, upstream: FakeUpstream) -> None:
+    """`anonymous_pull` of a hub's images opens no local repository, nor the reverse."""
     upstream.publish("library/node", "16.13", image("node"))
     upstream.publish("team/app", "1", image("theirs"))
     table = table_of(upstream) | {"name": HUB, "root": True}

@@ -74,7 +74,7 @@ def kill(server: Server) -> None:
 
 
 def killed_at(upstream: FakeUpstream, where: dict[str, Any], key: str, server: Server) -> threading.Event:
-    """Kills the server when upstream is asked this; it is not answered."""
+    """Kill the server when it sends upstream this request, which is not answered."""
     done = threading.Event()
 
     async def die(_: Asked, writer: asyncio.StreamWriter) -> None:
@@ -129,7 +129,7 @@ def test_killed_between_reservation_and_upstreams_put(tmp_path: Path, upstream: 
 
 
 def test_killed_between_upstreams_put_and_our_commit(tmp_path: Path, upstream: FakeUpstream) -> None:
-    """Upstream has it: a HEAD says so after the restart, and tag and entry are written as the push meant them."""
+    """Upstream has it: a HEAD shows that after the restart, and tag and entry are written as pushed."""
     data, app, other = tmp_path / "data", image("app"), image("other")
     with gate(data, upstream) as server:
         push_parts(server, app)

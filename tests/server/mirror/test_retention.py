@@ -207,8 +207,8 @@ async def test_the_image_of_a_held_back_tag_is_never_deleted(world: World) -> No
     assert gone == []
 
 
-async def test_what_was_pushed_here_is_no_mirrored_image(world: World) -> None:
-    """Neither in a repository of ours, nor what somebody pushed into a mirrored one."""
+async def test_a_pushed_image_is_no_mirrored_image(world: World) -> None:
+    """Neither images of local repositories nor images pushed into mirrored ones are deleted."""
     await world.pull(image("mirrored"))
     ours = image("ours")
     async with serving_as(world.settings(), clock=world.clock) as serving:
@@ -233,8 +233,8 @@ async def test_the_size_that_is_kept_is_that_of_all_repositories_of_an_upstream(
     assert set(world.retain(keep_bytes=str(size))) == without_shared(first, [second])
 
 
-async def test_a_blob_that_no_manifest_names_goes_by_its_own_age(world: World) -> None:
-    """It was fetched for somebody who had the manifest from elsewhere."""
+async def test_a_blob_without_a_manifest_expires_by_its_own_age(world: World) -> None:
+    """It was fetched for a client that had the manifest from elsewhere."""
     layer = image("alone").layers[0]
     world.upstream.blobs[layer.digest] = layer.data
     async with serving_as(world.settings(), clock=world.clock) as serving:

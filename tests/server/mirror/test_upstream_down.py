@@ -88,8 +88,8 @@ async def test_it_hangs_up(still_served: Ask, upstream: FakeUpstream) -> None:
 
 
 @pytest.mark.slow
-async def test_its_certificate_is_another(still_served: Ask, tmp_path: Path) -> None:
-    """Which is not believed."""
+async def test_another_certificate(still_served: Ask, tmp_path: Path) -> None:
+    """The upstream has a certificate of an unknown authority."""
     ours = authority(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(ours.cert, ours.key)

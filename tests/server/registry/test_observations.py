@@ -158,7 +158,7 @@ def test_only_a_mirror_has_such_a_log(tmp_path: Path) -> None:
 
 
 def test_an_old_copy_of_the_observations_is_noticed(tmp_path: Path) -> None:
-    """Its mark lies beside the data, like the ledger's."""
+    """The mark of the observations is stored beside the data, like the ledger's."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:

@@ -36,7 +36,7 @@ async def test_racing_first_pushes_have_one_winner(client: httpx2.AsyncClient) -
 
 
 async def test_racing_first_pushes_on_two_servers_of_one_store_have_one_winner(data: Path) -> None:
-    """The same with two applications on one store, as with several workers: the database decides, not a process."""
+    """With two applications on one store, as with several workers, the database decides, not a process."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
     async with AsyncExitStack() as stack:
         clients = [(await stack.enter_async_context(serving(data))).client for _ in range(2)]
@@ -49,7 +49,7 @@ async def test_racing_first_pushes_on_two_servers_of_one_store_have_one_winner(d
 
 
 async def test_racing_pushes_of_the_same_image_all_succeed(client: httpx2.AsyncClient) -> None:
-    """Ten build jobs that publish the same image are all told 201, with one entry between them."""
+    """Ten build jobs that publish one image all get 201, with one entry between them."""
     answers = await race([client], "1.4.2", [image("same")] * 10)
 
     assert [answer.status_code for answer in answers] == [201] * 10

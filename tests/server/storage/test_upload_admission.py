@@ -73,7 +73,7 @@ async def test_there_are_as_many_fast_uploads_as_fit() -> None:
     assert order == list(range(30))
 
 
-async def test_clients_that_stall_make_room() -> None:
+async def test_stalled_clients_have_no_weight() -> None:
     """A client that sends nothing for a while has weight 0, though it does not leave."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     async with asyncio.timeout(3):
@@ -81,7 +81,7 @@ async def test_clients_that_stall_make_room() -> None:
             await enter(admission, number)
 
 
-async def test_slow_clients_make_room() -> None:
+async def test_slow_clients_have_small_weights() -> None:
     """Clients with small chunks have small weights, so many of them are admitted together."""
     admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     slow = 0
@@ -115,7 +115,7 @@ async def test_fast_clients_keep_their_place() -> None:
     assert waited
 
 
-async def test_who_waits_for_the_disk_does_not_stall() -> None:
+async def test_a_client_that_waits_for_the_disk_is_not_stalled() -> None:
     """A slow disk is not a slow client: while a chunk is being written its upload keeps its place."""
     admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
     await enter(admission, "fast")
