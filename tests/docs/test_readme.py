@@ -13,7 +13,8 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from boltseal.cli.root import CommandOnDemand, build
+from boltseal.cli.command_group import CommandOnDemand
+from boltseal.cli.root import build
 from boltseal.errors import ExitCode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.grants import Action
