@@ -175,3 +175,20 @@ def test_promtool_accepts_the_scrape_configuration_of_the_page(tmp_path: Path) -
     at.write_text(example.replace(rules, str(MONITORING / "alerts.yaml")).replace(password, str(tmp_path / "password")))
 
     assert "SUCCESS" in run("promtool", "check", "config", at).checked()
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    """Each cell of the grid of 24 columns has one panel; every panel has its own id, a title and a unit."""
+    panels = dashboard()["panels"]
+    cells = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(panel["title"] for panel in panels)
+    assert all(panel["fieldConfig"]["defaults"]["unit"] for panel in panels if panel["type"] != "row")
