@@ -143,7 +143,7 @@ def test_boltseal_pins_the_base_and_the_overlay_of_the_page(
     tagged = f"{registry.host}/{repository}"
     layout = image_layout(tmp_path / "image", b"the registry")
     run("skopeo", "copy", "--dest-tls-verify=false", layout.source, f"docker://{tagged}:{__version__}").checked()
-    files = re.findall(r"```(?:yaml|toml)\n(.*?)```", text("docs/kubernetes.md"), re.DOTALL)
+    files = re.findall(r"```(?:yaml|toml)\n(.*?)```", text("docs/operations/kubernetes.md"), re.DOTALL)
     overlay = tmp_path / "overlay"
     base = Path(shutil.copytree(BASE, overlay / "base"))
     for name, content in zip(("kustomization.yaml", "boltseal.toml", "egress.yaml"), files, strict=True):

@@ -139,7 +139,7 @@ async def test_the_dashboard_shows_every_metric(tmp_path: Path) -> None:
 async def test_the_page_lists_every_metric(tmp_path: Path) -> None:
     """Name, type and labels as the server serves them, and every reason of a refusal with its meaning."""
     served = served_metrics(await exposition(tmp_path / "data"))
-    page = text("docs/monitoring.md")
+    page = text("docs/reference/metrics.md")
     listed = {}
     for heading in ("Requests", "Storage and ledger", "Upstreams and notifications", "Processes"):
         for name, kind, labels, _ in table(section(page, heading)):
@@ -161,12 +161,14 @@ async def test_the_page_explains_every_alert() -> None:
     groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
     rules = {rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"]}
 
-    assert {row[0].strip("`"): row[1] for row in table(section(text("docs/monitoring.md"), "Alerts"))} == rules
+    assert {
+        row[0].strip("`"): row[1] for row in table(section(text("docs/operations/monitoring.md"), "Alerts"))
+    } == rules
 
 
 def test_promtool_accepts_the_scrape_configuration_of_the_page(tmp_path: Path) -> None:
     """The example is a configuration of Prometheus, with our rules at its path."""
-    example = text("docs/monitoring.md").partition("```yaml\n")[2].partition("```")[0]
+    example = text("docs/operations/monitoring.md").partition("```yaml\n")[2].partition("```")[0]
     rules, password = "/etc/prometheus/boltseal/alerts.yaml", "/etc/prometheus/boltseal.password"
     assert rules in example
     assert password in example

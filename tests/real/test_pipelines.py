@@ -186,7 +186,7 @@ def test_the_files_are_what_their_schemas_ask_for(tools: Path, tmp_path: Path) -
 
 def test_the_examples_of_the_page_are_valid_and_use_what_exists(tools: Path, tmp_path: Path) -> None:
     """The workflow, the include and the hooks name files, inputs and ids of this repository."""
-    workflow, include, hooks = re.findall(r"```yaml\n(.*?)```", text("docs/pipelines.md"), re.DOTALL)
+    workflow, include, hooks = re.findall(r"```yaml\n(.*?)```", text("docs/guides/pipelines.md"), re.DOTALL)
     names = ("workflow.yml", "include.yml", ".pre-commit-config.yaml")
     for name, content in zip(names, (workflow, include, hooks), strict=True):
         (tmp_path / name).write_text(content)

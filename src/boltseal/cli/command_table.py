@@ -341,14 +341,20 @@ SECTIONS: Final = (
             ),
             Group(
                 "release",
-                "List releases, or show what changed between two",
-                "List the releases of this host, or show what changed between two.",
+                "List releases, show one, or compare two",
+                "List the releases of this host, show one, or compare two.",
                 (
                     Command(
                         "release ls",
                         "List releases with time, user and result.",
                         "boltseal release ls --project shop",
                         keywords="list releases deployments history log",
+                    ),
+                    Command(
+                        "release show",
+                        "Show one release with the digests of its images.",
+                        "boltseal release show 41 --project shop",
+                        keywords="inspect details images digests",
                     ),
                     Command(
                         "release diff",
