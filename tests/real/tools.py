@@ -50,7 +50,13 @@ class Tool(Protocol):
         """Pulls with nothing in store, and gives the content of the image's file."""
 
 
-def run(*argv: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Said:
+def run(
+    *argv: str | Path,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Said:
     """Runs a command to its end, both its streams in the order in which it wrote them."""
     first = str(argv[0])
     done = subprocess.run(
@@ -58,7 +64,7 @@ def run(*argv: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = N
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         env=os.environ | dict(env or {}),
         cwd=cwd,
         check=False,
