@@ -40,7 +40,14 @@ from boltseal.client.certificates import tls_context
 from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.config_files import FileUnusable
 from boltseal.client.credentials import Credentials, LoginSource
-from boltseal.client.errors import RemoteBusy, RemoteMismatch, RemoteUnavailable, RemoteUntrusted, from_status
+from boltseal.client.errors import (
+    RemoteBusy,
+    RemoteMismatch,
+    RemoteUnavailable,
+    RemoteUntrusted,
+    from_status,
+    is_untrusted,
+)
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
 from boltseal.client.registry_configuration import RegistryConfiguration
@@ -277,7 +284,7 @@ class Transport:
             return response
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: an invalid host name
             reason = str(error) or type(error).__name__
-            if _is_untrusted(error):
+            if is_untrusted(error):
                 advice = self._options.registries.certificates(call.registry).advice()
                 lines = [f"{call.registry} was not asked for {call.what}: {reason}", *([advice] if advice else [])]
                 raise RemoteUntrusted("; ".join(lines)) from error
@@ -387,7 +394,7 @@ class Transport:
 
     def _may_ask_without_tls(self, registry: str, error: httpx2.ConnectError) -> bool:
         """Return whether to repeat a request without TLS, which was not sent: the registry has never spoken TLS."""
-        if registry in self._speaks_tls or _is_untrusted(error) or self._schemes.get(registry) != "https":
+        if registry in self._speaks_tls or is_untrusted(error) or self._schemes.get(registry) != "https":
             return False
         return self._options.registries.allows_plain_http(registry)
 
@@ -435,11 +442,6 @@ def host_of(address: str) -> str:
         return httpx2.URL(address).host
     except httpx2.InvalidURL:
         return ""
-
-
-def _is_untrusted(error: Exception) -> bool:
-    """Return whether a connection failed because the certificate of the other side is not trusted."""
-    return isinstance(error, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _basic(credentials: Credentials | None) -> str | None:
