@@ -148,7 +148,11 @@ class Podman:
 
     def run(self, *argv: str) -> Said:
         """Another verb, on the storage that images are made in."""
-        return run(*self._podman, *argv)
+        return run(*self.words(*argv))
+
+    def words(self, *argv: str) -> tuple[str, ...]:
+        """The command line of another verb."""
+        return *self._podman, *argv
 
     def _host(self) -> tuple[str, ...]:
         """Podman on a storage that has nothing yet."""
