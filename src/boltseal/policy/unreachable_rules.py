@@ -32,6 +32,8 @@ def includes(wide: Glob, narrow: Glob) -> bool:
             candidate = wide.steps[at]
             if candidate.characters >= step.characters and candidate.repeat >= step.repeat:
                 after.add(at if candidate.repeat else at + 1)
+        if not after:
+            return False
         reached = _after_stars(wide, after)
     return len(wide.steps) in reached
 
