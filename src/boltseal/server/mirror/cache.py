@@ -29,7 +29,7 @@ from boltseal.server.mirror.upstream_lists import UpstreamLists
 from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
 from boltseal.server.registry import Registry
-from boltseal.server.registry.models import ManifestAnswer, ManifestUpload
+from boltseal.server.registry.models import ManifestAnswer, ManifestPush, PushedManifest
 from boltseal.server.registry.pulls import ManifestUnknown, TagDeleted
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
@@ -91,6 +91,7 @@ class Mirror:
         self._limits = limits
         self.lists = lists
         self._pulls = registry.pulls
+        self._observations = registry.observations
         self._manifests = registry.manifests
         self._read_only = read_only
         self._count = count
@@ -216,7 +217,7 @@ class Mirror:
 
     async def _earlier(self, repository: Repository, tag: Tag, now: Digest, error: BoltsealError) -> ManifestAnswer:
         """Return the newest stored manifest that the tag resolved to before, or raise `error` where none is stored."""
-        for digest in await self._tags.earlier_digests(repository, tag, now):
+        for digest in await self._observations.earlier_digests(repository, tag, now):
             with contextlib.suppress(ManifestUnknown):
                 return await self._pulls.manifest(repository, digest)
         raise error
@@ -230,9 +231,8 @@ class Mirror:
                 async with self._limits.asking(upstream, pull=True):
                     manifest = await upstream.client.manifest(upstream.remote(repository), digest)
                 self._count(MANIFESTS_FETCHED)
-                await self._manifests.put(
-                    ManifestUpload(repository, digest, manifest.raw, manifest.media_type, upstream.actor)
-                )
+                pushed = PushedManifest.of(manifest, digest)
+                await self._manifests.put_parsed(ManifestPush(repository, pushed, (), upstream.actor))
                 return await self._pulls.manifest(repository, digest)
         except BoltsealError as error:
             raise client_error(error, ManifestUnknown) from error
