@@ -24,7 +24,7 @@ from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.errors import BoltsealError
-from boltseal.ledger.entry import EntryKind
+from boltseal.ledger.entry import EntryKind, IndexedLine
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.ledger.history import EntryAt, RepositoryHistory, check, contradiction
 from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
@@ -139,17 +139,17 @@ async def _read_tag(
     return history, missed
 
 
-async def _lines(client: LedgerClient, repository: Repository, tag: Tag) -> list[tuple[int, bytes]]:
+async def _lines(client: LedgerClient, repository: Repository, tag: Tag) -> list[IndexedLine]:
     """Return the entries of one tag, at most MAX_HISTORY_BYTES. Raises: RemoteMismatch."""
-    found: list[tuple[int, bytes]] = []
+    found: list[IndexedLine] = []
     size = 0
-    async for index, line in client.history(repository, tag):
-        size += len(line)
+    async for entry in client.history(repository, tag):
+        size += len(entry.line)
         if size > MAX_HISTORY_BYTES:
             raise RemoteMismatch(
                 f"{client.registry} lists more than {MAX_HISTORY_BYTES} bytes of history of {tag}: not read"
             )
-        found.append((index, line))
+        found.append(entry)
     return found
 
 

@@ -175,7 +175,7 @@ class Pulls:
     async def repositories_with_blob(self, digest: Digest) -> list[BlobCopy]:
         """Return the repositories that have a blob, and its size in each. Never show this to a client: repositories are isolated."""
         rows = await self._database.read(lambda snapshot: queries.repositories_with_blob(snapshot, str(digest), None))
-        return [BlobCopy(Repository(name), size) for name, size in rows]
+        return [BlobCopy(Repository(row.repository), row.size) for row in rows]
 
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Return the bytes [start, start + length) of a blob that `blob` has returned."""

@@ -199,11 +199,11 @@ class Seals:
         return parent if tag is None else f"{parent} (tag {tag})"
 
     def _other_copies(self, tx: UnitOfWork, purged: Collection[Digest]) -> Iterator[OtherCopy]:
-        for number, name, text in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
-            repository, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
+        for row in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
+            repository, digest = RepositoryRow(Repository(row.repository), row.repository_id), Digest.parse(row.digest)
             parent = self._parent(tx, repository, digest)
             part_of = f", as part of {parent}" if parent else ""
-            yield OtherCopy(repository.name, digest, f"{name} has it too{part_of}")
+            yield OtherCopy(repository.name, digest, f"{repository.name} has it too{part_of}")
 
     def _refuse_part_of_sealed(self, tx: UnitOfWork, repository: RepositoryRow, twins: list[Digest]) -> None:
         """Refuse a manifest that a sealed image contains. The manifest's own tags are deleted by now."""

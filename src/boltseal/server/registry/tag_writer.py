@@ -249,8 +249,10 @@ class TagWriter:
 
     def overdue(self, tx: UnitOfWork) -> list[OverdueTag]:
         """Return every tag whose keep time is over."""
-        rows = tag_table.overdue(tx)
-        return [OverdueTag(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in rows]
+        return [
+            OverdueTag(RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.tag))
+            for row in tag_table.overdue(tx)
+        ]
 
     def protecting_tags(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
@@ -292,9 +294,9 @@ class TagWriter:
         if not aliases:
             return SomeTags()
         aliases_of = defaultdict(set)
-        for digest_a, digest_b in aliases:
-            aliases_of[digest_a].add(digest_b)
-            aliases_of[digest_b].add(digest_a)
+        for same in aliases:
+            aliases_of[same.digest].add(same.canonical)
+            aliases_of[same.canonical].add(same.digest)
         found = {digest} | queries.digests(tx, covering)
         waiting = list(found)
         while waiting:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -52,6 +52,35 @@ class ManifestRow:
     annotations: str | None
     pushed_us: int
     pushed_by: str
+
+
+class Alias(NamedTuple):
+    """A manifest's digest that is not the sha256 of its bytes, and that sha256."""
+
+    digest: str
+    canonical: str
+
+
+class UnreferencedContent(NamedTuple):
+    """The bytes of a manifest that no repository refers to: their sha256 and size."""
+
+    canonical: str
+    size: int
+
+
+class DigestInRepository(NamedTuple):
+    """A repository that has a manifest or blob with a digest."""
+
+    repository_id: int
+    repository: str
+    digest: str
+
+
+class BlobHolder(NamedTuple):
+    """A repository that has a blob, and the blob's size in bytes."""
+
+    repository: str
+    size: int
 
 
 _REPOSITORY_ID = select(repository.c.id).where(repository.c.name == bindparam("name"))
@@ -280,38 +309,40 @@ def forget_released(
 _UNREFERENCED_CONTENT: Final = ~exists().where(manifest.c.canonical == content.c.canonical)
 
 
-def unreferenced_contents(snapshot: Snapshot) -> list[tuple[str, int]]:
-    """Return the manifest bytes that no repository refers to, as (sha256 digest, size)."""
+def unreferenced_contents(snapshot: Snapshot) -> list[UnreferencedContent]:
+    """Return the manifest bytes that no repository refers to."""
     query = select(content.c.canonical, func.length(content.c.raw)).where(_UNREFERENCED_CONTENT)
-    rows = snapshot.sql.connection.execute(query.order_by(content.c.canonical)).all()
-    return [(row[0], row[1]) for row in rows]
+    rows = snapshot.sql.connection.execute(query.order_by(content.c.canonical))
+    return [UnreferencedContent(*row) for row in rows]
 
 
-def remove_unreferenced_contents(tx: UnitOfWork) -> list[tuple[str, int]]:
+def remove_unreferenced_contents(tx: UnitOfWork) -> list[UnreferencedContent]:
     """Remove the manifest bytes that no repository refers to, and return them as `unreferenced_contents` does."""
     found = unreferenced_contents(tx)
     tx.sql.connection.execute(delete(content).where(_UNREFERENCED_CONTENT))
     return found
 
 
-def rows_of_any_repository(tx: UnitOfWork, digests: Collection[str]) -> list[tuple[int, str, str]]:
-    """Return the rows of all repositories with one of these digests, as (repository id, name, digest), sorted."""
-    found = []
+def rows_of_any_repository(tx: UnitOfWork, digests: Collection[str]) -> list[DigestInRepository]:
+    """Return the rows of all repositories with one of these digests, sorted."""
+    found: list[DigestInRepository] = []
     for table in (manifest, blob):
         query = select(repository.c.id, repository.c.name, table.c.digest).join(
             table, table.c.repository_id == repository.c.id
         )
-        found += [tuple(row) for row in tx.sql.connection.execute(query.where(table.c.digest.in_(digests)))]
+        found += [
+            DigestInRepository(*row) for row in tx.sql.connection.execute(query.where(table.c.digest.in_(digests)))
+        ]
     return sorted(found)
 
 
-def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> list[tuple[str, int]]:
-    """Return the repositories that have a blob, as (name, size in bytes). `source`: only this one, None: any."""
+def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> list[BlobHolder]:
+    """Return the repositories that have a blob. `source`: only this one, None: any."""
     query = select(repository.c.name, blob.c.size).join(blob, blob.c.repository_id == repository.c.id)
     query = query.where(blob.c.digest == digest)
     if source is not None:
         query = query.where(repository.c.name == source)
-    return [(name, size) for name, size in snapshot.sql.connection.execute(query).all()]
+    return [BlobHolder(*row) for row in snapshot.sql.connection.execute(query)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,14 +374,12 @@ def covering(repository_id: int, digest: str, *, through_subjects: bool) -> Dige
     return DigestSet(select(seen.union(step.select_from(link, seen)).c.digest))
 
 
-def aliases(tx: UnitOfWork, repository_id: int) -> list[tuple[str, str]]:
-    """Return what this repository has under another digest than the sha256 of its bytes, as (digest, sha256)."""
+def aliases(tx: UnitOfWork, repository_id: int) -> list[Alias]:
+    """Return what this repository has under another digest than the sha256 of its bytes."""
     query = select(manifest.c.digest, manifest.c.canonical).where(manifest.c.repository_id == repository_id)
     # A range of the key, because almost no repository has any. ";" sorts directly after ":".
-    return [
-        (row[0], row[1])
-        for row in tx.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")))
-    ]
+    rows = tx.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")))
+    return [Alias(*row) for row in rows]
 
 
 def digests_of_bytes(tx: UnitOfWork, repository_id: int, canonical: str) -> list[str]:
