@@ -99,6 +99,15 @@ class Rule:
         """Return whether both globs match."""
         return self.repository.matches(repository) and self.tag.matches(tag)
 
+    @property
+    def why(self) -> str:
+        """The rule as the reason of a decision, for `boltseal rules test` and for refusals."""
+        if self.number:
+            return f"rule {self.number} ({self})"
+        if self is BUILT_IN_DEFAULT:
+            return "no rule matches; by default a tag is sealed and kept for ever"
+        return f"built-in rule ({self})"
+
     def as_toml(self) -> str:
         """Return the rule as a table for the configuration file, without defaults and without a final newline.
 
