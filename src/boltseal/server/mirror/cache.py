@@ -9,7 +9,6 @@ If upstream fails, stored content is served with a warning that upstream may hav
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -180,9 +179,8 @@ class Mirror:
             ManifestUnknown: neither has it.
             BoltsealError: upstream failed.
         """
-        try:
-            found = await self._pulls.manifest(repository, digest)
-        except ManifestUnknown:
+        found = await self._pulls.stored_manifest(repository, digest)
+        if found is None:
             found = await self._requests.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
         self._last_pulls.note(repository, digest)  # only after success, or invented digests would displace real ones
         return found
@@ -218,16 +216,18 @@ class Mirror:
     async def _earlier(self, repository: Repository, tag: Tag, now: Digest, error: BoltsealError) -> ManifestAnswer:
         """Return the newest stored manifest that the tag resolved to before, or raise `error` where none is stored."""
         for digest in await self._observations.earlier_digests(repository, tag, now):
-            with contextlib.suppress(ManifestUnknown):
-                return await self._pulls.manifest(repository, digest)
+            found = await self._pulls.stored_manifest(repository, digest)
+            if found is not None:
+                return found
         raise error
 
     async def _fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
         self._check_writable(upstream)
         try:
             async with self._locks.taken(f"manifest {repository} {digest}", LOCK_WAIT_S):
-                with contextlib.suppress(ManifestUnknown):  # another worker has fetched it meanwhile
-                    return await self._pulls.manifest(repository, digest)
+                found = await self._pulls.stored_manifest(repository, digest)
+                if found is not None:  # another worker has fetched it meanwhile
+                    return found
                 async with self._limits.asking(upstream, pull=True):
                     manifest = await upstream.client.manifest(upstream.remote(repository), digest)
                 self._count(MANIFESTS_FETCHED)
