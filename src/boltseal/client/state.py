@@ -38,6 +38,7 @@ from urllib.parse import unquote as unquote_name
 import msgspec
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.files.atomic_files import Disk, write_file
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.follow import Trusted, TrustedCheckpoint
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
@@ -233,36 +234,15 @@ class ClientState:
             yield True
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Write a file durably. Raises: OSError.
-
-        1. Write it under a temporary name. 2. fsync. 3. Rename. 4. fsync the folder.
-        """
+        """Write a file durably. Raises: OSError."""
         self._folder(path.parent)
-        temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(fd)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        write_file(Disk(), path, content, 0o600)
 
     def _folder(self, path: Path) -> None:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(path.parent)
+            Disk().sync_folder(os.fspath(path.parent))
 
 
 def _escaped(registry: str) -> str:
     return quote_name(registry, safe="")
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
