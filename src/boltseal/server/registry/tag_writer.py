@@ -43,9 +43,9 @@ from boltseal.server.registry.models import (
     RepositoryRow,
     TagChange,
 )
-from boltseal.server.storage.metadata import queries, tag_table
+from boltseal.server.storage.metadata import links, queries, tag_table
+from boltseal.server.storage.metadata.links import DigestSet
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.queries import DigestSet
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
@@ -261,7 +261,7 @@ class TagWriter:
 
         `through_subjects`: include seals on an image that this manifest refers to, as a signature does.
         """
-        covering = queries.covering(repository.id, str(digest), through_subjects=through_subjects)
+        covering = links.covering(repository.id, str(digest), through_subjects=through_subjects)
         protecting = tag_table.protecting_tags(tx, repository.id, covering)
         if through_subjects and not protecting:
             return self._protecting_by_other_digest(tx, repository, str(digest), covering)
@@ -297,15 +297,15 @@ class TagWriter:
         for same in aliases:
             aliases_of[same.digest].add(same.canonical)
             aliases_of[same.canonical].add(same.digest)
-        found = {digest} | queries.digests(tx, covering)
+        found = {digest} | links.digests(tx, covering)
         waiting = list(found)
         while waiting:
             for alias in aliases_of[waiting.pop()] - found:
-                covering = queries.covering(repository.id, alias, through_subjects=True)
+                covering = links.covering(repository.id, alias, through_subjects=True)
                 protecting = tag_table.protecting_tags(tx, repository.id, covering)
                 if protecting:
                     return protecting
-                more = queries.digests(tx, covering) - found
+                more = links.digests(tx, covering) - found
                 found |= more
                 waiting += more
         return SomeTags()
@@ -324,7 +324,7 @@ class TagWriter:
         checked = (repository.id, str(digest))
         if checked in tx.complete_manifests:  # a push of 64 tags checks this once: its transaction deletes nothing
             return
-        absent = queries.missing_parts(tx, repository.id, str(digest))
+        absent = links.missing_parts(tx, repository.id, str(digest))
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ReferencesMissing(

@@ -15,8 +15,8 @@ from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE
+from boltseal.server.storage.metadata.links import DigestSet
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.queries import DigestSet
 from boltseal.server.storage.metadata.schema import repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow
 
