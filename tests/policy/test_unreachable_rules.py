@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boltseal.policy.globs import Glob, parse_repository_glob, parse_tag_glob
-from boltseal.policy.unreachable_rules import includes, matches_no_name
+from boltseal.policy.unreachable_rules import first_including, matches_no_name
 from tests.policy.glob_oracle import escaping, oracle_matches
 
 repositories = st.lists(
@@ -29,9 +29,7 @@ def parsed(pair: tuple[str, str]) -> tuple[Glob, Glob]:
 
 def unreachable(pair: tuple[str, str], earlier: list[tuple[str, str]]) -> bool:
     repository, tag = parsed(pair)
-    return matches_no_name(repository, tag) or any(
-        includes(one[0], repository) and includes(one[1], tag) for one in map(parsed, earlier)
-    )
+    return matches_no_name(repository, tag) or first_including(repository, tag, map(parsed, earlier)) is not None
 
 
 @given(pairs, st.lists(pairs, max_size=4))

@@ -21,7 +21,7 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
-from boltseal.policy.unreachable_rules import includes, matches_no_name
+from boltseal.policy.unreachable_rules import first_including, matches_no_name
 
 MAX_RULES: Final = 1000
 MAX_KEEP_DAYS: Final = 36_500
@@ -238,8 +238,9 @@ def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule]) -> None:
     """Check that the rule can apply. Raises: RuleInvalid when it never can; `unreachable_rules` says what is found."""
     if matches_no_name(rule.repository, rule.tag):
         raise RuleInvalid(f"no valid name matches {rule}, so it can never apply")
-    for other in earlier:
-        if includes(other.repository, rule.repository) and includes(other.tag, rule.tag):
-            raise RuleInvalid(
-                f"rule {other.number} takes every name that {rule} matches, so it can never apply; move it up or remove it"
-            )
+    including = first_including(rule.repository, rule.tag, ((other.repository, other.tag) for other in earlier))
+    if including is not None:
+        raise RuleInvalid(
+            f"rule {earlier[including].number} takes every name that {rule} matches, so it can never apply; "
+            "move it up or remove it"
+        )

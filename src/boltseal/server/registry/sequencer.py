@@ -128,7 +128,7 @@ def append(
 
 
 def _lock_head(tx: UnitOfWork, log: Log) -> LedgerHead:
-    """Lock and return the head of a log that takes an entry now. Raises as `append`."""
+    """Lock a log that takes an entry now, and return its size and last time. Raises as `append`."""
     check_recordable(tx, log)
     head = ledger_store.lock_head(tx, log)
     if head is None:
