@@ -36,7 +36,7 @@ import boltseal
 from tests import images
 from tests.cli import program
 from tests.fakes.upstream import FakeUpstream
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 from tests.server.mirror.mirrors import NAME, mirroring
 from tests.serving import serving
 

@@ -28,7 +28,7 @@ class ReferenceUnsuitable(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:
-    """How registries are reached. `strict` refuses a registry whose ledger key is not pinned by `boltseal trust`."""
+    """How registries are reached. `strict` refuses a registry whose ledger key is not pinned by `boltseal ledger trust`."""
 
     client: ClientContext
     plain_http: bool = False
@@ -36,10 +36,14 @@ class RegistryOptions:
     anonymous: bool = False
     strict: bool = False
 
+    def without_tls(self, registry: str) -> bool:
+        """Return whether the flag or the user's settings say that a registry has no TLS. Raises: ProjectInvalid."""
+        return self.plain_http or self.client.registries().plain_http(registry)
+
     def transport(self, registries: Iterable[str]) -> Transport:
-        """Return connections to these registries, with the logins of Docker's and Podman's files."""
+        """Return connections to these registries, with the logins and certificates of the user's and other tools' files."""
         plain = frozenset(registries) if self.plain_http else frozenset()
-        options = TransportOptions(plain_http=plain, ca_file=self.ca_file)
+        options = TransportOptions(plain_http=plain, ca_file=self.ca_file, registries=self.client.registries())
         return Transport(self.client.credentials(anonymous=self.anonymous), options)
 
 
@@ -92,13 +96,13 @@ def ledger_notices(check: LedgerCheck) -> list[str]:
         lines.append(
             f"first use of the ledger of {check.registry}: it is trusted here because boltseal.lock names the key that "
             f"signs it, {check.named}. Its author vouches for it. To trust it on this machine: "
-            f"boltseal trust {check.registry} KEY"
+            f"boltseal ledger trust {check.registry} KEY"
         )
     elif check.status is TrustStatus.FIRST_USE and check.head is not None:
         lines.append(
             f"first use of the ledger of {check.registry} (key ID {check.head.trusted.key_id.hex()}): from now on it is "
             "compared with its present state. Its key is not verified: a key that the registry itself serves proves "
-            f"nothing. Get the key from its operator, then: boltseal trust {check.registry} KEY"
+            f"nothing. Get the key from its operator, then: boltseal ledger trust {check.registry} KEY"
         )
     if check.status is TrustStatus.ROTATED and check.head is not None:
         lines.append(

@@ -24,7 +24,7 @@ from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
 from boltseal.events import Event, TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
-from boltseal.notify.receivers import Notifier, build_dispatcher
+from boltseal.notify.receivers import Notifier, build_dispatcher, waiting_events
 from boltseal.oci.reference import Reference
 from boltseal.server.api.access_log import RequestLog, Write
 from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
@@ -34,10 +34,10 @@ from boltseal.server.api.distribution import DistributionApi
 from boltseal.server.api.health import HEALTH_PATH, READY_PATH, HealthEndpoints
 from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
-from boltseal.server.api.metrics import Metrics
+from boltseal.server.api.metrics import METRICS_PATH, Metrics
 from boltseal.server.api.request import BodyLimits
 from boltseal.server.api.settings import ApiSettings
-from boltseal.server.api.token import TokenService
+from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
@@ -46,13 +46,14 @@ from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.retention import retain
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
-from boltseal.server.mirror_factory import build_mirror, build_upstreams
+from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.readiness import Readiness, readiness
 from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.registry.signer import Signer
+from boltseal.server.registry.store_gauges import StoreGauges
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings, registry_name
 from boltseal.server.storage.certificate import check_certificate
@@ -63,12 +64,11 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
-from boltseal.server.storage.metrics import RunFolder
+from boltseal.server.storage.metrics import Gauge, RunFolder
 from boltseal.server.storage.users import UserFile
+from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
 
-METRICS_PATH: Final = "/metrics"
-TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -86,6 +86,8 @@ class Application(Starlette):
         observer: RequestLog,
         witness_app: httpx2.AsyncBaseTransport | None,
         on_event: EventHandler,
+        janitor_every_s: float,
+        upstream_timeout_s: float,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -93,10 +95,13 @@ class Application(Starlette):
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: OpenStore | None = None
+        self._store_gauges: StoreGauges | None = None
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
         self._on_event = on_event
+        self._janitor_every_s = janitor_every_s
+        self._upstream_timeout_s = upstream_timeout_s
         self._notifier: Notifier | None = None
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
@@ -123,8 +128,10 @@ class Application(Starlette):
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock)
+        self._store_gauges = StoreGauges(self._settings.server.data, store.database)
+        self._observer.write_queue = lambda: store.database.write_queue
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
-        self._upstreams = build_upstreams(self._settings.upstreams)
+        self._upstreams = build_upstreams(self._settings.upstreams, timeout_s=self._upstream_timeout_s)
         self._locks = FileInterprocessLock(self._settings.server.data)
         self._mirror, self._push_proxy = build_mirror(
             upstreams=self._upstreams,
@@ -147,7 +154,9 @@ class Application(Starlette):
                 signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
         leases = FileLeases(self._settings.server.data)
-        janitor = asyncio.create_task(_janitor(store, leases, self._clock, lambda: self._settings))
+        janitor = asyncio.create_task(
+            _janitor(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
+        )
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
             scheduler = RebuildScheduler(
@@ -258,16 +267,20 @@ class Application(Starlette):
         )
         self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings.read_only)
 
-    def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
-        data = self._settings.server.data
-        free = DiskReserve(data, 0).free_bytes()
-        uploads = sum(1 for _ in (data / "uploads").iterdir())
-        gauges: dict[str, tuple[str, float | dict[str, float]]] = {
-            "boltseal_disk_free_bytes": ("Free disk space of the data folder", free),
-            "boltseal_uploads_open": ("Unfinished upload sessions", uploads),
-        }
-        if self._settings.upstreams and self._store is not None:
-            gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+    def _gauges(self) -> list[Gauge]:
+        """Return the state of the store for the metrics. Called in a thread."""
+        if self._store is None or self._store_gauges is None:
+            return []
+        gauges = list(self._store_gauges.read(self._disk_reserve()))
+        read_only = _read_only(self._settings, self._store) is not None
+        gauges.append(Gauge("boltseal_read_only", "Whether all writes are refused", {"": float(read_only)}))
+        with contextlib.suppress(BoltsealError):  # absent while the database or the outbox cannot be read
+            if self._settings.upstreams:
+                gauges += upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+        with contextlib.suppress(BoltsealError):
+            if self._settings.receivers:
+                waiting = waiting_events(self._settings.receivers, self._settings.server.data)
+                gauges.append(Gauge("boltseal_outbox_events", "Notifications not delivered yet", waiting, "receiver"))
         return gauges
 
     def _begin_reload(self, reload: Callable[[], Settings]) -> None:
@@ -286,7 +299,7 @@ class Application(Starlette):
         try:
             newer = reload()
             settings = self._settings.with_live_changes(newer)
-            await asyncio.to_thread(begin_ledger, self._store, settings)
+            await finish_in_thread(begin_ledger, self._store, settings)
         except BoltsealError as error:
             self._notes = (f"reload failed, the previous configuration stays in force: {error.message}",)
             _log.error("reload failed, the previous configuration stays in force", reason=error.message)
@@ -352,30 +365,44 @@ def create_app(
     run: Path | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
     on_event: EventHandler | None = None,
+    janitor_every_s: float = JANITOR_EVERY_S,
+    upstream_timeout_s: float = UPSTREAM_TIMEOUT_S,
 ) -> Starlette:
     """Return the application of one process. Its lifespan opens and closes `settings.server.data`.
 
     `reload`: reads the settings again at SIGHUP; None ignores the signal. `access_log`: takes the lines of the access
     log. `run`: the folder in which the workers of one server share their metrics; see `server.storage.metrics`.
     `witness_app`: responds for every witness; None: over the network. `on_event`: takes events of upstreams and their
-    tags; None: logs them.
+    tags; None: logs them. `janitor_every_s`: time between two deletions of what is not needed. `upstream_timeout_s`: of a
+    request to an upstream that a client waits for.
     """
     observer = RequestLog(access_log, None if run is None else RunFolder(run))
-    return Application(settings, clock, reload, observer, witness_app, on_event or _log_event)
+    return Application(
+        settings,
+        clock,
+        reload,
+        observer,
+        witness_app,
+        on_event or _log_event,
+        janitor_every_s,
+        upstream_timeout_s,
+    )
 
 
-async def _janitor(store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings]) -> None:
-    """Delete what is not needed, once an hour, in the process that gets the lease."""
+async def _janitor(
+    store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings], every_s: float
+) -> None:
+    """Delete what is not needed, from time to time, in the process that gets the lease."""
     while True:
         if not settings().server.read_only:
             try:
-                removed = await asyncio.to_thread(_tidy_up, store, leases, settings(), clock())
+                removed = await finish_in_thread(_tidy_up, store, leases, settings(), clock())
             except BoltsealError as error:
                 _log.warning("cleanup failed", reason=error.message)
             else:
                 if any(removed.values()):
                     _log.info("cleanup done", **removed)
-        await asyncio.sleep(JANITOR_EVERY_S)
+        await asyncio.sleep(every_s)
 
 
 def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:
