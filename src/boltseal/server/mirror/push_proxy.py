@@ -47,7 +47,7 @@ from boltseal.server.mirror.upstreams import Upstream, Upstreams
 from boltseal.server.registry import Registry
 from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
-from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
+from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.reserved_push import ApprovedPush, PushInProgress, Reservation
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
@@ -355,11 +355,8 @@ class PushProxy:
         self._remember(repository, digest)
 
     async def _stored_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
-        try:
-            stored = await self.registry.pulls.manifest(repository, digest)
-        except ManifestUnknown:
-            return None
-        return parse_manifest(stored.raw, stored.media_type)
+        stored = await self.registry.pulls.stored_manifest(repository, digest)
+        return None if stored is None else parse_manifest(stored.raw, stored.media_type)
 
     async def _forward_in_background(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
         try:
