@@ -20,7 +20,8 @@ import stamina
 from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
 from boltseal.notify.dispatch import Dispatcher, OutgoingEvent, Receiver, WebhookSender
-from boltseal.notify.outbox import Outbox, OutboxUnusable
+from boltseal.notify.outbox import OutboxUnusable
+from boltseal.notify.outbox_file import FileOutbox
 from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -51,7 +52,11 @@ def clock_us() -> int:
 
 def made(path: Path, *receivers: Receiver, feed: dispatch.Feed | None = None) -> Dispatcher:
     return Dispatcher(
-        path / "outbox.db", receivers, "https://registry.example.com", clock_us, () if feed is None else (feed,)
+        FileOutbox(path / "outbox.db"),
+        receivers,
+        "https://registry.example.com",
+        clock_us,
+        () if feed is None else (feed,),
     )
 
 
@@ -68,7 +73,7 @@ def running(dispatcher: Dispatcher) -> Iterator[None]:
 
 
 def waiting(path: Path) -> dict[str, int]:
-    outbox = Outbox(path / "outbox.db")
+    outbox = FileOutbox(path / "outbox.db")
     try:
         return outbox.waiting()
     finally:
@@ -132,7 +137,10 @@ async def test_a_dead_receiver_delays_no_other(tmp_path: Path, dead: bytes) -> N
         later = made(tmp_path, to(bad.url, "bad"))
         bad.answers = [OK]
         dispatcher = Dispatcher(
-            tmp_path / "outbox.db", [to(bad.url, "bad")], "urn:x", lambda: clock_us() + 10 * dispatch.LONGEST_PAUSE_US
+            FileOutbox(tmp_path / "outbox.db"),
+            [to(bad.url, "bad")],
+            "urn:x",
+            lambda: clock_us() + 10 * dispatch.LONGEST_PAUSE_US,
         )
         left = await dispatcher.deliver_now(10)
 
@@ -195,7 +203,7 @@ async def test_an_unwritable_outbox_loses_nothing_while_the_process_runs(tmp_pat
 async def begun(path: Path, at: int | None = None, name: str = "log") -> None:
     """Wait until a log is read, from where it stood, or from there."""
     while True:
-        outbox = Outbox(path / "outbox.db")
+        outbox = FileOutbox(path / "outbox.db")
         with contextlib.closing(outbox), contextlib.suppress(OutboxUnusable):
             if (there := outbox.cursor(name)) is not None and at in (None, there):
                 return
@@ -311,8 +319,9 @@ from pathlib import Path
 from boltseal.notify.webhook import Webhook
 from boltseal.events import EventKind, UpstreamDown
 from boltseal.notify.dispatch import WebhookSender, Dispatcher, Receiver, OutgoingEvent
+from boltseal.notify.outbox_file import FileOutbox
 receiver = Receiver("a", frozenset(EventKind), WebhookSender(lambda: Webhook(sys.argv[2])))
-dispatcher = Dispatcher(Path(sys.argv[1]), [receiver], "urn:test", lambda: time.time_ns() // 1000)
+dispatcher = Dispatcher(FileOutbox(Path(sys.argv[1])), [receiver], "urn:test", lambda: time.time_ns() // 1000)
 for n in range(int(sys.argv[3]), int(sys.argv[3]) + 50):
     dispatcher.put([OutgoingEvent(f"event-{n}", time.time_ns() // 1000, UpstreamDown("reg", str(n)))])
     print(n, flush=True)

@@ -47,6 +47,7 @@ from boltseal.server.mirror.retention import retain
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import build_mirror, build_upstreams
+from boltseal.server.notifications.database_outbox import DatabaseOutbox, expire_events
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
@@ -190,7 +191,7 @@ class Application(Starlette):
         name = registry_name(settings)
         dispatcher = build_dispatcher(
             settings.receivers,
-            settings.server.data,
+            DatabaseOutbox(store.database, FileLeases(settings.server.data)),
             settings.server.public_url or f"http://{name}",
             self._clock,
             (LedgerFeed(store.database, name), ObservationFeed(store.database)),
@@ -391,6 +392,7 @@ def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) 
 
 def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
     """Return how many abandoned uploads, expired mirrored images and unreferenced blobs were deleted."""
+    expire_events(store.database, now_us)
     uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
     if store.database.frozen is not None or not settings.upstreams:
         return {"uploads": uploads}

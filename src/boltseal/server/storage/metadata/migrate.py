@@ -4,6 +4,7 @@
     DATA/boltseal.db   metadata (SQLite, with its -wal and -shm)
     DATA/generation    see `coordination.generation`
     DATA/blobs/ DATA/uploads/ DATA/ledger/
+    DATA/outbox.db     until revision 0006, which moves its events into the database; then `outbox.db.before-0006`
 
 A new database is created from `schema`, an older one is migrated by the alembic revisions in `migrations/`; a test compares
 the two. A migration is one transaction: one that was interrupted has not happened. Before it the database is copied to
@@ -15,23 +16,29 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import inspect, text
+from sqlalchemy import insert, inspect, text
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, write_file
+from boltseal.notify.outbox import OutboxUnusable
+from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.server.storage.coordination.file_leases import LEASE_SUFFIX
 from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
 from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.schema import METADATA
+from boltseal.server.storage.metadata.schema import METADATA, outbox, outbox_cursor
 
-FORMAT: Final = 4
-HEAD_REVISION: Final = "0005"
+FORMAT: Final = 5
+WORKABLE_FORMAT: Final = 4
+"""The oldest format that commands beside the server work on. What came later are tables of the running server."""
+HEAD_REVISION: Final = "0006"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
+_FILES_UNTIL: Final = "0006"
+"""The revision that moved the outbox from a file into the database."""
 
 
 class FormatInvalid(Invalid):
@@ -54,17 +61,18 @@ def prepare_data(data: Path) -> None:
             refuse_foreign_folder(data)
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
-        _bring_up_to_date(data / DATABASE_NAME)
+        _bring_up_to_date(data)
+        _set_aside(data)
         if held != FORMAT:
             write_file(Disk(), data / "format", f"{FORMAT}\n".encode())
 
 
-def check_data(data: Path, *, older: bool = False) -> None:
-    """Refuse a folder that is not a data folder of this format, or with `older` of an older one. Changes nothing."""
+def check_data(data: Path, *, oldest: int = WORKABLE_FORMAT) -> None:
+    """Refuse a folder that is not a data folder of this format, or of an older one from `oldest` on. Changes nothing."""
     held = _read_format(data)
     if held is None:
         raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
-    if held != FORMAT and not older:
+    if held < oldest:
         raise FormatInvalid(
             f"{data} has data format {held}, this boltseal works on {FORMAT}; `boltseal serve` brings it up to date, "
             "and keeps a copy of the database"
@@ -119,7 +127,8 @@ def refuse_foreign_folder(data: Path) -> None:
         )
 
 
-def _bring_up_to_date(database: Path) -> None:
+def _bring_up_to_date(data: Path) -> None:
+    database = data / DATABASE_NAME
     existed = database.exists()
     driver = sqlite.SqliteDriver(database)
     try:
@@ -131,7 +140,7 @@ def _bring_up_to_date(database: Path) -> None:
                 _create(session)
                 return
             sqlite.copy_session(session, database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
-            _upgrade(session)
+            _upgrade(session, revision, data)
     finally:
         driver.close()
 
@@ -152,7 +161,7 @@ def _create(session: sqlite.SqliteSession) -> None:
     session.commit()
 
 
-def _upgrade(session: sqlite.SqliteSession) -> None:
+def _upgrade(session: sqlite.SqliteSession, revision: str, data: Path) -> None:
     # loaded here because hardly any start migrates
     from alembic import command
     from alembic.config import Config
@@ -162,5 +171,35 @@ def _upgrade(session: sqlite.SqliteSession) -> None:
     config.attributes["connection"] = session.connection
     session.begin(write=True)  # a process that dies in here has changed nothing
     command.upgrade(config, "head")
+    if revision < _FILES_UNTIL:
+        _move_outbox(session, data / OUTBOX_NAME)
     sqlite.expect_sizes(session)
     session.commit()
+
+
+def _move_outbox(session: sqlite.SqliteSession, path: Path) -> None:
+    """Copy the events of an outbox file into the database. FormatInvalid."""
+    file = FileOutbox(path)
+    try:
+        events, cursors = file.contents()
+    except OutboxUnusable as error:
+        raise FormatInvalid(
+            f"the events that wait in {path} can't be moved into the database: {error.message}; "
+            "move the file away to give them up"
+        ) from error
+    finally:
+        file.close()
+    for event in events:
+        row = event._asdict() | {"event_id": event.id, "minor": bool(event.minor)}
+        del row["id"]
+        session.connection.execute(insert(outbox).values(row))
+    for name, position in cursors.items():
+        session.connection.execute(insert(outbox_cursor).values(name=name, position=position))
+
+
+def _set_aside(data: Path) -> None:
+    """Rename files whose content is in the database now. They are kept with the copy of the database, to go back with."""
+    for name in (OUTBOX_NAME,):
+        with suppress(FileNotFoundError):
+            (data / name).rename(data / f"{name}.before-{_FILES_UNTIL}")
+    (data / f"{OUTBOX_NAME}.lock").unlink(missing_ok=True)

@@ -18,6 +18,8 @@
     reservation  a push through the push proxy that is under way: for an hour no other push to that tag is accepted
     pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was stored
     usage        running totals of users; see `usage`
+    outbox       events that a receiver of notifications has not accepted yet; see `outbox_table`
+    outbox_cursor  up to where each log was read for events
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -32,7 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
 
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
@@ -266,5 +268,26 @@ usage = Table(
     Column("holder", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("repositories", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+outbox = Table(
+    "outbox",
+    METADATA,
+    Column("receiver", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("minor", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_us", BigInteger, nullable=False),
+    Index(None, "receiver", "at_us"),
+)
+
+outbox_cursor = Table(
+    "outbox_cursor",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -227,6 +227,8 @@ _SIZES: Final = (
     ("tag", "ix_tag_repository_id_digest", "100000 1000 2 1"),
     ("entry", "ix_entry_repository_tag_idx", "1000000 10000 10 1"),
     ("observation", "ix_observation_repository_tag_idx", "1000000 10000 10 1"),
+    ("outbox", "sqlite_autoindex_outbox_1", "1000 500 1"),
+    ("outbox", "ix_outbox_receiver_at_us", "1000 500 1"),
 )
 
 

@@ -1,0 +1,52 @@
+"""The step of `fsck` that reads what the running server keeps for itself: waiting events.
+
+No tag depends on these rows. A database of data format 4 does not have the tables yet, which is no fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Table, inspect
+
+from boltseal.errors import Invalid
+from boltseal.events import parse_cloud_event
+from boltseal.server.storage.findings import FindingCollector
+from boltseal.server.storage.metadata import ledger_store, outbox_table
+from boltseal.server.storage.metadata.outbox_table import OutboxRow
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Snapshot
+from boltseal.server.storage.metadata.schema import outbox
+
+
+def state(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Check the rows of each table."""
+    if _has(snapshot, outbox):
+        _outbox(snapshot, findings)
+
+
+def _has(snapshot: Snapshot, table: Table) -> bool:
+    return inspect(snapshot.sql.connection).has_table(table.name)
+
+
+def _outbox(snapshot: Snapshot, findings: FindingCollector) -> None:
+    for row in outbox_table.all_events(snapshot):
+        for problem in _event_problems(row):
+            findings.differs(f"event {row.event_id} for {row.receiver}", problem)
+    sizes = {log.name: ledger_store.head(snapshot, log) for log in (LEDGER, OBSERVATIONS)}
+    for name, position in outbox_table.cursors(snapshot).items():
+        head = sizes.get(name)
+        size = 0 if head is None else head.size
+        if name not in sizes or not 0 <= position <= size:
+            findings.differs(f"events of {name}", f"entries up to {position} became events, but it has {size}")
+
+
+def _event_problems(row: OutboxRow) -> Iterator[str]:
+    try:
+        event = parse_cloud_event(row.body)
+    except Invalid as error:
+        yield f"it can't be delivered: {error.message}"
+        return
+    if event.id != row.event_id:
+        yield f"its document has the id {event.id}"
+    if row.tries < 0 or row.at_us < 0 or row.next_us < 0:
+        yield "a time or its number of tries is negative"

@@ -1,0 +1,33 @@
+"""The outbox in the database: data format 5."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    _outbox()
+
+
+def _outbox() -> None:
+    op.create_table(
+        "outbox",
+        sa.Column("receiver", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("at_us", sa.BigInteger(), nullable=False),
+        sa.Column("minor", sa.Boolean(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("receiver", "event_id", name=op.f("pk_outbox")),
+    )
+    op.create_index(op.f("ix_outbox_receiver_at_us"), "outbox", ["receiver", "at_us"])
+    op.create_table(
+        "outbox_cursor",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_outbox_cursor")),
+        sqlite_with_rowid=False,
+    )

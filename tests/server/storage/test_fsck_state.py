@@ -1,0 +1,72 @@
+"""fsck of what the running server keeps for itself: rows that can't be used are named, others are no finding."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from boltseal.events import QuotaLow, cloud_event
+from boltseal.notify.outbox import Posting
+from boltseal.server.storage.fsck import examine
+from boltseal.server.storage.metadata import outbox_table
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.sqlite import open_snapshot
+from tests.shop import Shop
+
+EVENT = cloud_event(QuotaLow("docker.io", 3, 100, 21600), id_="1", source="urn:x", time_us=1)
+
+
+@pytest.fixture
+def findings(shop: Shop, tmp_path: Path) -> Callable[[], list[str]]:
+    """Examines this test's store, while it is open."""
+    path = tmp_path / "data" / DATABASE_NAME
+    return lambda: [f"{each.what}: {each.problem}" for each in examine(open_snapshot(path), shop.blobs).findings]
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Callable[..., None]:
+    """Changes the database behind the registry's back."""
+
+    def execute(sql: str, *values: object) -> None:
+        with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection, connection:
+            assert connection.execute(sql, values).rowcount > 0
+
+    return execute
+
+
+async def waiting_event(shop: Shop) -> None:
+    """Have an event wait, and the ledger read up to its end."""
+
+    def job(tx: UnitOfWork) -> None:
+        outbox_table.put(tx, [Posting("1", 1, EVENT, ("ops",))], 10)
+        outbox_table.set_cursor(tx, "ledger", 2)
+
+    await shop.database.write(job)
+
+
+@pytest.mark.parametrize(
+    ("sql", "finding"),
+    [
+        ("UPDATE outbox SET body = x'00'", "event 1 for ops: it can't be delivered"),
+        ("UPDATE outbox SET event_id = '2'", "event 2 for ops: its document has the id 1"),
+        ("UPDATE outbox SET tries = -1", "event 1 for ops: a time or its number of tries is negative"),
+        ("UPDATE outbox_cursor SET position = 9", "events of ledger: entries up to 9 became events, but it has 2"),
+        ("UPDATE outbox_cursor SET name = 'x'", "events of x: entries up to 2 became events, but it has 0"),
+    ],
+)
+async def test_an_event_that_can_not_be_delivered_is_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+) -> None:
+    """Its receiver would never get it, or under two ids; an event that waits is no finding."""
+    await waiting_event(shop)
+    before = findings()
+    by_hand(sql)
+    (after,) = findings()
+
+    assert before == []
+    assert after.startswith(finding)
