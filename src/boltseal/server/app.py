@@ -39,6 +39,7 @@ from boltseal.server.api.request import BodyLimits
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TokenService
 from boltseal.server.auth.access import Access
+from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
 from boltseal.server.mirror.cache import Mirror
@@ -124,7 +125,11 @@ class Application(Starlette):
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock)
-        self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
+        self._logins = Logins(
+            UserFile(self._settings.htpasswd),
+            FailedLogins(store.database, self._clock),
+            count=self._observer.totals.count,
+        )
         self._upstreams = build_upstreams(self._settings.upstreams)
         self._locks = FileInterprocessLock(self._settings.server.data)
         self._mirror, self._push_proxy = build_mirror(
@@ -230,9 +235,8 @@ class Application(Starlette):
             await self._witnesses.at_start()
             check_ledger(store)
 
-    def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
+    def _serve(self, registry: Registry, settings: Settings, logins: Logins) -> None:
         registry.refusals.on_refusal = self._notify_refusal
-        logins = logins or Logins(UserFile(settings.htpasswd))
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
         auth = RequestAuth(access, _realm(settings), _open_to(settings))
@@ -282,7 +286,7 @@ class Application(Starlette):
 
     async def _reload_settings(self, reload: Callable[[], Settings]) -> None:
         """Apply what a running server can of a changed configuration; an invalid one changes nothing."""
-        if self._store is None:
+        if self._store is None or self._logins is None:
             return
         try:
             newer = reload()
@@ -393,7 +397,7 @@ def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) 
 def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
     """Return how many abandoned uploads, expired mirrored images and unreferenced blobs were deleted."""
     expire_events(store.database, now_us)
-    uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
+    uploads = sum(1 for _ in collect_uploads(store.database, store.blobs, now_us))
     if store.database.frozen is not None or not settings.upstreams:
         return {"uploads": uploads}
     mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))

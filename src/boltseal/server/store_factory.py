@@ -33,7 +33,14 @@ from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.storage.metadata import ledger_store, queries
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
+from boltseal.server.storage.metadata.migrate import (
+    DATABASE_NAME,
+    FORMAT,
+    GENERATION_NAME,
+    WORKABLE_FORMAT,
+    check_data,
+    prepare_data,
+)
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata, Snapshot
 from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 
@@ -75,9 +82,12 @@ class OpenStore:
 
 
 @contextmanager
-def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[OpenStore]:
-    """Open an existing data folder, beside a running server or without one. Opening changes nothing."""
-    check_data(settings.server.data)
+def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKABLE_FORMAT) -> Iterator[OpenStore]:
+    """Open an existing data folder, beside a running server or without one. Opening changes nothing.
+
+    `oldest`: the oldest data format that has all tables which the caller needs.
+    """
+    check_data(settings.server.data, oldest=oldest)
     store = _open(settings, clock)
     appended = {each.log.name: threading.Event() for each in store.integrators}
     store.database.after_append.update({name: event.set for name, event in appended.items()})
@@ -112,7 +122,7 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
 
     Raises: FormatInvalid, Unavailable. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
-    with open_store(settings, clock=clock) as store:
+    with open_store(settings, clock=clock, oldest=FORMAT) as store:
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
             raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
         yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)

@@ -11,12 +11,14 @@ import pytest
 
 from boltseal.events import QuotaLow, cloud_event
 from boltseal.notify.outbox import Posting
+from boltseal.server.auth.failed_logins import FailedLogins
+from boltseal.server.storage.blobs.protocol import UploadKey
 from boltseal.server.storage.fsck import examine
 from boltseal.server.storage.metadata import outbox_table
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_snapshot
-from tests.shop import Shop
+from tests.shop import SHOP, Shop
 
 EVENT = cloud_event(QuotaLow("docker.io", 3, 100, 21600), id_="1", source="urn:x", time_us=1)
 
@@ -70,3 +72,39 @@ async def test_an_event_that_can_not_be_delivered_is_a_finding(
 
     assert before == []
     assert after.startswith(finding)
+
+
+@pytest.mark.parametrize(
+    ("sql", "finding"),
+    [
+        ("UPDATE upload_session SET id = '../x'", "upload ../x: no request can continue it"),
+        ("UPDATE upload_session SET repository = 'A'", "no request can continue it"),
+        ("UPDATE upload_session SET owner = ''", "it has no owner"),
+        ("UPDATE upload_session SET expires_us = 1", "it expires before it began"),
+    ],
+)
+async def test_an_upload_that_can_not_be_continued_is_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+) -> None:
+    """Its row was changed by hand; an open upload is no finding, with its bytes or without."""
+    upload = await shop.registry.uploads.start(SHOP)
+    with_bytes = findings()
+    await shop.blobs.cancel_upload(UploadKey(SHOP, upload))
+    without = findings()
+    by_hand(sql)
+    (after,) = findings()
+
+    assert with_bytes == without == []
+    assert finding in after
+
+
+async def test_failed_logins_that_were_changed_by_hand_are_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+) -> None:
+    """A negative number would give an address more tries."""
+    await FailedLogins(shop.database, shop.clock).note("192.0.2.1")
+    before = findings()
+    by_hand("UPDATE failed_login SET failures = -100")
+
+    assert before == []
+    assert findings() == ["failed logins of 192.0.2.1: their number or time is negative"]

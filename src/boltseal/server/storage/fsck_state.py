@@ -1,4 +1,4 @@
-"""The step of `fsck` that reads what the running server keeps for itself: waiting events.
+"""The step of `fsck` that reads what the running server keeps for itself: waiting events, upload sessions, failed logins.
 
 No tag depends on these rows. A database of data format 4 does not have the tables yet, which is no fault.
 """
@@ -7,21 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import Table, inspect
+from sqlalchemy import Table, inspect, select
 
-from boltseal.errors import Invalid
+from boltseal.errors import BoltsealError, Invalid
 from boltseal.events import parse_cloud_event
+from boltseal.oci.reference import Repository
+from boltseal.server.storage.blobs.protocol import UploadId
 from boltseal.server.storage.findings import FindingCollector
-from boltseal.server.storage.metadata import ledger_store, outbox_table
+from boltseal.server.storage.metadata import ledger_store, outbox_table, upload_table
 from boltseal.server.storage.metadata.outbox_table import OutboxRow
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Snapshot
-from boltseal.server.storage.metadata.schema import outbox
+from boltseal.server.storage.metadata.schema import failed_login, outbox, upload_session
 
 
 def state(snapshot: Snapshot, findings: FindingCollector) -> None:
     """Check the rows of each table."""
     if _has(snapshot, outbox):
         _outbox(snapshot, findings)
+    if _has(snapshot, upload_session):
+        _uploads(snapshot, findings)
+    if _has(snapshot, failed_login):
+        _failed_logins(snapshot, findings)
 
 
 def _has(snapshot: Snapshot, table: Table) -> bool:
@@ -50,3 +56,23 @@ def _event_problems(row: OutboxRow) -> Iterator[str]:
         yield f"its document has the id {event.id}"
     if row.tries < 0 or row.at_us < 0 or row.next_us < 0:
         yield "a time or its number of tries is negative"
+
+
+def _uploads(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Check each row by itself. A row without bytes is no fault: a power cut leaves it, and garbage collection removes it."""
+    for row in upload_table.all_uploads(snapshot):
+        try:
+            UploadId(row.id)
+            Repository(row.repository)
+        except BoltsealError as error:
+            findings.differs(f"upload {row.id}", f"no request can continue it: {error.message}")
+        if not row.owner:
+            findings.differs(f"upload {row.id}", "it has no owner")
+        if row.expires_us < row.begun_us:
+            findings.differs(f"upload {row.id}", "it expires before it began")
+
+
+def _failed_logins(snapshot: Snapshot, findings: FindingCollector) -> None:
+    wrong = select(failed_login.c.address).where((failed_login.c.failures < 1) | (failed_login.c.last_us < 0))
+    for address in snapshot.sql.connection.execute(wrong).scalars():
+        findings.differs(f"failed logins of {address}", "their number or time is negative")

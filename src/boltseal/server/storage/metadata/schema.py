@@ -20,6 +20,8 @@
     usage        running totals of users; see `usage`
     outbox       events that a receiver of notifications has not accepted yet; see `outbox_table`
     outbox_cursor  up to where each log was read for events
+    upload_session  who began an upload, in which repository, and until when it counts; see `upload_table`
+    failed_login  failed logins by address; see `failed_login_table`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -289,5 +291,26 @@ outbox_cursor = Table(
     METADATA,
     Column("name", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+upload_session = Table(
+    "upload_session",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("repository", NAME, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("begun_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Index(None, "owner", "expires_us"),
+    sqlite_with_rowid=False,
+)
+
+failed_login = Table(
+    "failed_login",
+    METADATA,
+    Column("address", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_us", BigInteger, nullable=False, index=True),
     sqlite_with_rowid=False,
 )

@@ -50,8 +50,11 @@ class SqlSession(Protocol):
         """Run a statement with `?` for each value, without SQLAlchemy."""
         ...
 
-    def begin(self, *, write: bool) -> None:
-        """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit."""
+    def begin(self, *, write: bool, durable: bool = True) -> None:
+        """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit.
+
+        `durable`: whether the COMMIT must survive a power cut. It survives the end of the process in any case.
+        """
         ...
 
     def savepoint(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The outbox in the database: data format 5."""
+"""The outbox, upload sessions and failed logins in the database: data format 5."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,6 +9,8 @@ down_revision = "0005"
 
 def upgrade() -> None:
     _outbox()
+    _uploads()
+    _failed_logins()
 
 
 def _outbox() -> None:
@@ -31,3 +33,29 @@ def _outbox() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_outbox_cursor")),
         sqlite_with_rowid=False,
     )
+
+
+def _uploads() -> None:
+    op.create_table(
+        "upload_session",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("repository", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("begun_us", sa.BigInteger(), nullable=False),
+        sa.Column("expires_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_upload_session")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index(op.f("ix_upload_session_owner_expires_us"), "upload_session", ["owner", "expires_us"])
+
+
+def _failed_logins() -> None:
+    op.create_table(
+        "failed_login",
+        sa.Column("address", sa.Text(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("last_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("address", name=op.f("pk_failed_login")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index(op.f("ix_failed_login_last_us"), "failed_login", ["last_us"])
