@@ -16,9 +16,9 @@ from boltseal.cli.output import say
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server import logs, supervisor
+from boltseal.server.commands.users import list_users
 from boltseal.server.settings import Settings, exposure_refusal
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.storage.users import UserFile
 from boltseal.server.store_factory import prepare
 
 
@@ -79,7 +79,7 @@ def serve(
         log_level=log_level,
     )
     settings = read()
-    users = UserFile(settings.htpasswd).current().hashes
+    users = list_users(settings)
     refused = exposure_refusal(settings.server, authenticated=bool(users) or settings.auth.configured)
     if refused is not None:
         raise Invalid(refused)

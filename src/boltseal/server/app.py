@@ -42,6 +42,7 @@ from boltseal.server.auth.access import Access
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
+from boltseal.server.auth.user_directory import UserDirectory
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.retention import retain
@@ -126,7 +127,7 @@ class Application(Starlette):
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(
-            UserFile(self._settings.htpasswd),
+            UserDirectory(UserFile(self._settings.htpasswd), store.database),
             FailedLogins(store.database, self._clock),
             count=self._observer.totals.count,
         )

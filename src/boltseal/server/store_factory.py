@@ -32,16 +32,18 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata import ledger_store, queries
+from boltseal.server.storage.metadata import account_table, ledger_store, queries
 from boltseal.server.storage.metadata.migrate import (
+    ACCOUNTS_FORMAT,
     DATABASE_NAME,
     FORMAT,
     GENERATION_NAME,
     WORKABLE_FORMAT,
     check_data,
+    data_format,
     prepare_data,
 )
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata, Snapshot
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, AccountRow, Metadata, Snapshot
 from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 
 Clock = Callable[[], int]
@@ -98,6 +100,29 @@ def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKA
             if appended[each.log.name].is_set():
                 _sign(store, each)
         store.close()
+
+
+def has_accounts(settings: Settings) -> bool:
+    """Return whether there is a data folder whose database has the table of users. FormatInvalid."""
+    found = data_format(settings.server.data)
+    return found is not None and found >= ACCOUNTS_FORMAT and (settings.server.data / DATABASE_NAME).exists()
+
+
+def read_accounts(settings: Settings) -> list[AccountRow]:
+    """Return the users of the database, and change nothing. Unavailable."""
+    with open_snapshot(settings.server.data / DATABASE_NAME) as snapshot:
+        return account_table.all_accounts(snapshot)
+
+
+@contextmanager
+def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Metadata]:
+    """Open only the database of an existing data folder, beside a running server or without one."""
+    data = settings.server.data
+    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True) -> Examined:

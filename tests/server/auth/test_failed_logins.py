@@ -13,6 +13,7 @@ from boltseal.errors import Full
 from boltseal.server.auth import failed_logins
 from boltseal.server.auth.failed_logins import FORGET_FAILURES_US, FREE_FAILURES, MAX_WAIT_US, FailedLogins
 from boltseal.server.auth.logins import Logins, LoginsTooMany, LoginWrong
+from boltseal.server.auth.user_directory import UserDirectory
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import Metadata
 from boltseal.server.storage.metadata.sqlite import open_database
@@ -53,11 +54,11 @@ def open_metadata(tmp_path: Path, clock: Clock) -> Iterator[Callable[[], Metadat
 
 
 @pytest.fixture
-def users(tmp_path: Path) -> UserFile:
+def users(tmp_path: Path) -> UserDirectory:
     """One user, whose password costs little to check."""
     file = UserFile(tmp_path / "htpasswd")
     file.put("ci", bcrypt.hashpw(b"right", bcrypt.gensalt(4)))
-    return file
+    return UserDirectory(file)
 
 
 async def tried(logins: Logins, given: str = "wrong") -> str:
@@ -71,7 +72,7 @@ async def tried(logins: Logins, given: str = "wrong") -> str:
 
 
 async def test_all_processes_of_a_store_count_together(
-    open_metadata: Callable[[], Metadata], users: UserFile, clock: Clock
+    open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
     """An address has the same few tries whichever worker answers, also after a restart; another address is not affected."""
     first, second = (Logins(users, FailedLogins(open_metadata(), clock)) for _ in range(2))
@@ -85,7 +86,7 @@ async def test_all_processes_of_a_store_count_together(
 
 
 async def test_each_failure_makes_the_wait_longer_and_a_login_ends_it(
-    open_metadata: Callable[[], Metadata], users: UserFile, clock: Clock
+    open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
     """After the wait one try is free; the right password forgets all failures."""
     logins = Logins(users, FailedLogins(open_metadata(), clock))
@@ -166,7 +167,7 @@ class Watched:
 
 
 async def test_a_login_that_succeeds_at_once_writes_nothing(
-    open_metadata: Callable[[], Metadata], users: UserFile, clock: Clock
+    open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
     """Only one that follows failures does: it removes their row."""
     watched = Watched(open_metadata())
@@ -181,7 +182,7 @@ async def test_a_login_that_succeeds_at_once_writes_nothing(
 
 
 async def test_a_full_disk_gives_no_more_tries(
-    open_metadata: Callable[[], Metadata], users: UserFile, clock: Clock
+    open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
 ) -> None:
     """What can't be written is counted in the process."""
     watched = Watched(open_metadata())

@@ -14,7 +14,7 @@ from boltseal.notify.outbox import Posting
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.storage.blobs.protocol import UploadKey
 from boltseal.server.storage.fsck import examine
-from boltseal.server.storage.metadata import outbox_table
+from boltseal.server.storage.metadata import account_table, outbox_table
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_snapshot
@@ -108,3 +108,15 @@ async def test_failed_logins_that_were_changed_by_hand_are_a_finding(
 
     assert before == []
     assert findings() == ["failed logins of 192.0.2.1: their number or time is negative"]
+
+
+async def test_a_row_that_is_no_user_is_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+) -> None:
+    """It refuses every login; what is in the place of the hash is not shown."""
+    await shop.database.write(lambda tx: account_table.put(tx, "ci", b"$2b$04$" + b"a" * 53))
+    before = findings()
+    by_hand("UPDATE account SET password_hash = 'secret'")
+
+    assert before == []
+    assert findings() == ['users: user "ci" has no bcrypt hash']

@@ -21,7 +21,8 @@ import bcrypt
 
 from boltseal.errors import TooMany, Unauthenticated
 from boltseal.server.auth.failed_logins import FailedLogins
-from boltseal.server.storage.users import UserFile, Users
+from boltseal.server.auth.user_directory import UserDirectory
+from boltseal.server.storage.users import Users
 
 PASSWORD_CHECKS: Final = "password_checks"  # noqa: S105 - a name, no secret
 """The name of the counter of bcrypt runs."""
@@ -66,7 +67,7 @@ class Logins:
 
     def __init__(
         self,
-        users: UserFile,
+        users: UserDirectory,
         failed: FailedLogins | None = None,
         clock: Callable[[], float] = time.monotonic,
         count: Callable[[str], None] = lambda _: None,
@@ -80,8 +81,17 @@ class Logins:
         self._waiting = 0
         self._count = count
 
+    @property
+    def stale(self) -> bool:
+        """Whether `refresh` must be called before the users are used."""
+        return self._users.stale
+
+    async def refresh(self) -> None:
+        """Read the users again if they have changed. UsersInvalid, Unavailable."""
+        await self._users.refresh()
+
     def users(self) -> Users:
-        """Return the users now: the same object while the file is unchanged. UsersInvalid: the file cannot be parsed."""
+        """Return the users now: the same object while they are unchanged. UsersInvalid: they cannot be parsed."""
         return self._users.current()
 
     async def verify(self, user: str, password: str, address: str) -> None:

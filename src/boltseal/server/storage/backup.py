@@ -14,8 +14,9 @@ Steps of `back_up`:
 5. Write `complete`.
 
 What was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was. So step 3 finds them unless
-garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and users
-are not copied, so a backup gives no rights. Upload sessions are not copied.
+garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and the
+users' file are not copied. The database has users, with the bcrypt hashes of their passwords, so only its owner can read the
+copy. The bytes of upload sessions are not copied.
 
 A hard link shares its bytes with the store. Blobs are never written to after their commit, so the registry does not change
 them; a failing disk may. A backup on another file system has bytes of its own.

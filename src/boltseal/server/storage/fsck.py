@@ -11,7 +11,7 @@ Steps:
    show are what the bytes say; nothing is left of removed manifests.
 5. Everything that sealed tags need is stored, and signature tags are linked to what they sign.
 6. The running totals of users are the sums of the rows.
-7. What the running server keeps for itself: waiting events, upload sessions, failed logins (`fsck_state`).
+7. What the running server keeps for itself: waiting events, upload sessions, failed logins, users (`fsck_state`).
 8. The blobs: every row has a file of that size whose bytes have that digest.
 9. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal collect` deletes them.
 

@@ -34,6 +34,8 @@ from boltseal.server.storage.metadata.schema import METADATA, outbox, outbox_cur
 FORMAT: Final = 5
 WORKABLE_FORMAT: Final = 4
 """The oldest format that commands beside the server work on. What came later are tables of the running server."""
+ACCOUNTS_FORMAT: Final = 5
+"""The oldest format whose database has the users."""
 HEAD_REVISION: Final = "0006"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
@@ -53,15 +55,16 @@ def prepare_data(data: Path) -> None:
         raise Unavailable(
             f"the data folder {data} can't be created: {error.strerror}; choose another with --data"
         ) from error
-    if _read_format(data) is None:
+    if data_format(data) is None:
         refuse_foreign_folder(data)  # before the lock too, which would leave a file in a folder of another program
     with _locked(data):
-        held = _read_format(data)
+        held = data_format(data)
         if held is None:
             refuse_foreign_folder(data)
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
         _bring_up_to_date(data)
+        (data / DATABASE_NAME).chmod(0o600)  # it has hashes of passwords
         _set_aside(data)
         if held != FORMAT:
             write_file(Disk(), data / "format", f"{FORMAT}\n".encode())
@@ -69,7 +72,7 @@ def prepare_data(data: Path) -> None:
 
 def check_data(data: Path, *, oldest: int = WORKABLE_FORMAT) -> None:
     """Refuse a folder that is not a data folder of this format, or of an older one from `oldest` on. Changes nothing."""
-    held = _read_format(data)
+    held = data_format(data)
     if held is None:
         raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
     if held < oldest:
@@ -92,7 +95,8 @@ def _locked(data: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _read_format(data: Path) -> int | None:
+def data_format(data: Path) -> int | None:
+    """Return the format of a data folder, None if the folder is none. FormatInvalid: it is newer, or can't be read."""
     path = data / "format"
     try:
         written = path.read_text(encoding="ascii").strip()

@@ -124,6 +124,20 @@ class FailedLoginRow(NamedTuple):
     last_us: int
 
 
+class AccountRow(NamedTuple):
+    """A user. `password_hash`: by bcrypt. Secret: never in a log or message."""
+
+    name: str
+    password_hash: str
+
+
+class AccountVersion(NamedTuple):
+    """Differs between any two states of the users: their number and the time of the last change."""
+
+    number: int
+    changed_us: int
+
+
 class Lookups(Protocol):
     """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Unavailable."""
 
@@ -153,6 +167,14 @@ class Lookups(Protocol):
 
     async def foreign_tag(self, repository: str, name: str) -> ForeignTagRow | None:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
+        ...
+
+    async def account_version(self) -> AccountVersion:
+        """Return what differs after every change of the users."""
+        ...
+
+    async def accounts(self) -> list[AccountRow]:
+        """Return every user."""
         ...
 
     async def failed_login(self, address: str) -> FailedLoginRow | None:

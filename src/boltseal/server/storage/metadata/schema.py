@@ -22,6 +22,7 @@
     outbox_cursor  up to where each log was read for events
     upload_session  who began an upload, in which repository, and until when it counts; see `upload_table`
     failed_login  failed logins by address; see `failed_login_table`
+    account      users who may log in, and the bcrypt hashes of their passwords; see `account_table`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -312,5 +313,14 @@ failed_login = Table(
     Column("address", Text, primary_key=True),
     Column("failures", Integer, nullable=False),
     Column("last_us", BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+account = Table(
+    "account",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -32,6 +32,10 @@ class Rows(Protocol):
         """Return the next row, or None."""
         ...
 
+    def fetchall(self) -> list[Any]:
+        """Return all rows."""
+        ...
+
 
 class SqlSession(Protocol):
     """One connection, used by one thread at a time."""

@@ -26,6 +26,8 @@ from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import SqlMetadata, SqlSnapshot
 from boltseal.server.storage.metadata.protocol import (
+    AccountRow,
+    AccountVersion,
     Clock,
     FailedLoginRow,
     ForeignTagRow,
@@ -245,6 +247,7 @@ _SIZES: Final = (
     ("outbox", "ix_outbox_receiver_at_us", "1000 500 1"),
     ("upload_session", "upload_session", "1000 1"),
     ("failed_login", "failed_login", "1000 1"),
+    ("account", "account", "100 1"),
     ("failed_login", "ix_failed_login_last_us", "1000 1 1"),
     ("upload_session", "ix_upload_session_owner_expires_us", "1000 50 1 1"),
 )
@@ -293,6 +296,7 @@ def blob_sizes(path: Path) -> list[tuple[str, int]]:
 def _copy(reads: sqlite3.Connection, target: Path) -> None:
     beside = target.with_name(f"{target.name}.new")
     beside.unlink(missing_ok=True)
+    beside.touch(mode=0o600)  # it has hashes of passwords
     with closing(sqlite3.connect(beside)) as writes:
         # All pages in one step: one snapshot, and a busy writer can't make it start over again and again.
         reads.backup(writes, pages=-1)
@@ -333,6 +337,8 @@ SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_u
        changes, changes_since_us
 FROM foreign_tag WHERE repository = ? AND name = ?
 """
+_ACCOUNT_VERSION = "SELECT count(*), coalesce(max(changed_us), 0) FROM account"
+_ACCOUNTS = "SELECT name, password_hash FROM account"
 _FAILED_LOGIN = "SELECT failures, last_us FROM failed_login WHERE address = ?"
 
 
@@ -375,6 +381,15 @@ class SqliteLookups:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
         row = self._one(_FOREIGN_TAG, (repository, name))
         return None if row is None else ForeignTagRow(*row)
+
+    async def account_version(self) -> AccountVersion:
+        """Return what differs after every change of the users."""
+        return AccountVersion(*self._one(_ACCOUNT_VERSION, ()))
+
+    async def accounts(self) -> list[AccountRow]:
+        """Return every user."""
+        with errors_named():
+            return [AccountRow(*row) for row in self._plain(_ACCOUNTS, ()).fetchall()]
 
     async def failed_login(self, address: str) -> FailedLoginRow | None:
         """Return the failed logins of an address, or None if there is no row."""

@@ -1,4 +1,4 @@
-"""The outbox, upload sessions and failed logins in the database: data format 5."""
+"""The outbox, upload sessions, failed logins and users in the database: data format 5."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,7 @@ def upgrade() -> None:
     _outbox()
     _uploads()
     _failed_logins()
+    _accounts()
 
 
 def _outbox() -> None:
@@ -59,3 +60,14 @@ def _failed_logins() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_failed_login_last_us"), "failed_login", ["last_us"])
+
+
+def _accounts() -> None:
+    op.create_table(
+        "account",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=False),
+        sa.Column("changed_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_account")),
+        sqlite_with_rowid=False,
+    )
