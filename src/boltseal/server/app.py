@@ -63,7 +63,7 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
+from boltseal.server.storage.garbage_collection import collect_released, collect_uploads, finish_purges
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
@@ -396,13 +396,17 @@ def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) 
 
 
 def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """Return how many abandoned uploads, expired mirrored images and unreferenced blobs were deleted."""
+    """Return how many abandoned uploads, purged blobs, expired mirrored images and unreferenced blobs were deleted."""
     expire_events(store.database, now_us)
     uploads = sum(1 for _ in collect_uploads(store.database, store.blobs, now_us))
-    if store.database.frozen is not None or not settings.upstreams:
+    if store.database.frozen is not None:
         return {"uploads": uploads}
+    purged = sum(1 for _ in finish_purges(store.database, store.blobs))
+    if not settings.upstreams:
+        return {"uploads": uploads, "purged": purged}
     mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
-    return {"uploads": uploads, "mirrored": mirrored, "blobs": collect_released(store.database, store.blobs, now_us)}
+    blobs = collect_released(store.database, store.blobs, now_us)
+    return {"uploads": uploads, "purged": purged, "mirrored": mirrored, "blobs": blobs}
 
 
 def _log_event(event: Event) -> None:

@@ -14,7 +14,7 @@ from boltseal.notify.outbox import Posting
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.storage.blobs.protocol import UploadKey
 from boltseal.server.storage.fsck import examine
-from boltseal.server.storage.metadata import account_table, outbox_table
+from boltseal.server.storage.metadata import account_table, outbox_table, queries
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_snapshot
@@ -120,3 +120,15 @@ async def test_a_row_that_is_no_user_is_a_finding(
 
     assert before == []
     assert findings() == ['users: user "ci" has no bcrypt hash']
+
+
+async def test_an_unfinished_purge_without_a_digest_is_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+) -> None:
+    """No cleanup could delete its bytes; an unfinished purge is no finding, the server goes on with it."""
+    await shop.database.write(lambda tx: queries.note_purged(tx, [f"sha256:{'a' * 64}"]))
+    before = findings()
+    by_hand("UPDATE purged_blob SET digest = 'sha256:x'")
+
+    assert before == []
+    assert findings()[0].startswith("purged blob sha256:x: its bytes can't be deleted")

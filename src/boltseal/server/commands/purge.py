@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from boltseal.oci.digest import Digest
 from boltseal.server.commands.data_folder import local_admin, local_reference, on_store, required_reason
 from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata.migrate import FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ def purge_image(settings: Settings, ref: str, reason: str) -> PurgeResult:
     """Purge an image, by a tag or by its digest. Raises: Invalid: not of this registry, or no reason; NotFound."""
     reason, local = required_reason(reason), local_reference(ref, settings)
     purged = on_store(
-        settings, lambda store: store.registry.seals.purge(local.repository, local.named, local_admin(), reason)
+        settings,
+        lambda store: store.registry.seals.purge(local.repository, local.named, local_admin(), reason),
+        oldest=FORMAT,
     )
     name = local.reference.name
     host = name.partition("/")[0]

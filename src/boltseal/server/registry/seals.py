@@ -132,7 +132,9 @@ class Seals:
             digest = reference if isinstance(reference, Digest) else self._tag_writer.digest_of(tx, row, reference)
             if digest is None or queries.find_manifest(tx, row.id, str(digest)) is None:
                 raise ManifestUnknown(f"{repository} has no {reference}")
-            return self._purge(tx, row, digest, actor, reason)
+            purged = self._purge(tx, row, digest, actor, reason)
+            queries.note_purged(tx, [str(blob) for blob in purged.blobs])
+            return purged
 
         purged = await self._database.write(job)
         await self._delete_bytes(purged.blobs)
@@ -229,6 +231,7 @@ class Seals:
         """
         stored: list[StoredBlob] = []
         left: dict[Digest, str] = {}
+        digests = tuple(digests)
         for digest in digests:
             try:
                 found = await self._blobs.stat(digest)
@@ -245,10 +248,13 @@ class Seals:
                 await self._blobs.delete(found)
             except StoreBroken as error:
                 left[found.digest] = error.message
+        done = [str(digest) for digest in digests if digest not in left]
+        if done:
+            await self._database.write(lambda tx: queries.forget_purged(tx, done))
         if left:
             raise BytesLeft(
                 f"the image is removed, but the bytes of {', '.join(map(str, left))} are still stored "
-                f"({next(iter(left.values()))}); a purge can't be repeated: `boltseal collect` deletes them when they are a day old"
+                f"({next(iter(left.values()))}); the running server tries again every hour and at its start, `boltseal collect` at once"
             )
 
 

@@ -1,4 +1,4 @@
-"""The step of `fsck` that reads what the running server keeps for itself: waiting events, upload sessions, failed logins, users.
+"""The step of `fsck` that reads what the running server keeps for itself: waiting events, upload sessions, failed logins, users, unfinished purges.
 
 No tag depends on these rows. A database of data format 4 does not have the tables yet, which is no fault.
 """
@@ -11,13 +11,14 @@ from sqlalchemy import Table, inspect, select
 
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.events import parse_cloud_event
+from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.storage.blobs.protocol import UploadId
 from boltseal.server.storage.findings import FindingCollector
-from boltseal.server.storage.metadata import account_table, ledger_store, outbox_table, upload_table
+from boltseal.server.storage.metadata import account_table, ledger_store, outbox_table, queries, upload_table
 from boltseal.server.storage.metadata.outbox_table import OutboxRow
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Snapshot
-from boltseal.server.storage.metadata.schema import account, failed_login, outbox, upload_session
+from boltseal.server.storage.metadata.schema import account, failed_login, outbox, purged_blob, upload_session
 from boltseal.server.storage.users import account_problem
 
 
@@ -29,6 +30,12 @@ def state(snapshot: Snapshot, findings: FindingCollector) -> None:
         _uploads(snapshot, findings)
     if _has(snapshot, failed_login):
         _failed_logins(snapshot, findings)
+    if _has(snapshot, purged_blob):
+        for text in queries.purged(snapshot):
+            try:
+                Digest.parse(text)
+            except Invalid as error:
+                findings.differs(f"purged blob {text}", f"its bytes can't be deleted: {error.message}")
     if _has(snapshot, account):
         for row in account_table.all_accounts(snapshot):
             problem = account_problem(row)

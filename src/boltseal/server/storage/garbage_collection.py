@@ -5,7 +5,8 @@ Deleted are
 - the bytes of a blob that no row of any repository refers to, if they were stored more than 24 hours ago and the last such
   row was removed more than an hour ago: a push between its bytes and its row, and a pull that has begun, are not affected;
 - manifest bytes that no repository refers to: they were added and removed together with rows, so no request needs them;
-- upload sessions that were not written to for 24 hours, and rows of sessions whose bytes are gone.
+- upload sessions that were not written to for 24 hours, and rows of sessions whose bytes are gone;
+- the bytes of blobs that a purge left because its process ended, or the store failed: at once.
 
 The running totals of users are corrected where they are not the sums of the rows.
 
@@ -22,10 +23,10 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from boltseal.errors import BoltsealError
+from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
-from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob, UploadId, UploadKey
+from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob, UploadId, UploadKey
 from boltseal.server.storage.metadata import queries, upload_table, usage
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.upload_table import UploadRow
@@ -62,6 +63,8 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
     if unnamed and not dry_run:
         unnamed = database.write_and_wait(queries.remove_unreferenced_contents)
     yield from (GarbageItem("manifest", canonical, size, "no repository refers to it") for canonical, size in unnamed)
+    if not dry_run:
+        yield from finish_purges(database, blobs)
     yield from collect_uploads(database, blobs, now_us, dry_run=dry_run)
     if not dry_run:
         _forget_released(database, blobs, now_us)
@@ -82,6 +85,24 @@ def collect_uploads(
 
     if not dry_run:
         _tidy_upload_rows(database, blobs, now_us)
+
+
+def finish_purges(database: Metadata, blobs: BlobStore) -> Iterator[GarbageItem]:
+    """Delete the bytes that purges left, as a running server does, and yield each blob that is deleted. Blocks.
+
+    A blob that the store fails to delete again is left for the next time.
+    """
+    for text in database.read_and_wait(queries.purged):
+        try:
+            # In this order, as a purge does: an upload that stored the bytes before `release_again` gets no row for them.
+            stored = blobs.look(Digest.parse(text))
+            unreferenced = stored is not None and database.write_and_wait(partial(queries.release_again, digest=text))
+            deleted = stored is not None and unreferenced and blobs.delete_and_wait(stored)
+        except (StoreBroken, Invalid):  # `fsck` reports a digest that cannot be parsed
+            continue
+        database.write_and_wait(partial(queries.forget_purged, digests=[text]))
+        if stored is not None and deleted:
+            yield GarbageItem("blob", text, stored.size, "it was purged")
 
 
 def _tidy_upload_rows(database: Metadata, blobs: BlobStore, now_us: int) -> None:

@@ -23,6 +23,7 @@
     upload_session  who began an upload, in which repository, and until when it counts; see `upload_table`
     failed_login  failed logins by address; see `failed_login_table`
     account      users who may log in, and the bcrypt hashes of their passwords; see `account_table`
+    purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `queries.note_purged`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -322,5 +323,13 @@ account = Table(
     Column("name", NAME, primary_key=True),
     Column("password_hash", Text, nullable=False),
     Column("changed_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+purged_blob = Table(
+    "purged_blob",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("purged_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -248,6 +248,7 @@ _SIZES: Final = (
     ("upload_session", "upload_session", "1000 1"),
     ("failed_login", "failed_login", "1000 1"),
     ("account", "account", "100 1"),
+    ("purged_blob", "purged_blob", "100 1"),
     ("failed_login", "ix_failed_login_last_us", "1000 1 1"),
     ("upload_session", "ix_upload_session_owner_expires_us", "1000 50 1 1"),
 )

@@ -1,4 +1,4 @@
-"""The outbox, upload sessions, failed logins and users in the database: data format 5."""
+"""The outbox, upload sessions, failed logins, users and unfinished purges in the database: data format 5."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ def upgrade() -> None:
     _uploads()
     _failed_logins()
     _accounts()
+    _purged_blobs()
 
 
 def _outbox() -> None:
@@ -69,5 +70,15 @@ def _accounts() -> None:
         sa.Column("password_hash", sa.Text(), nullable=False),
         sa.Column("changed_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_account")),
+        sqlite_with_rowid=False,
+    )
+
+
+def _purged_blobs() -> None:
+    op.create_table(
+        "purged_blob",
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("purged_us", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_purged_blob")),
         sqlite_with_rowid=False,
     )
