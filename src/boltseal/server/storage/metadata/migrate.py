@@ -47,8 +47,8 @@ class FormatInvalid(Invalid):
     """The data folder is of another program, or of a newer boltseal."""
 
 
-def prepare_data(data: Path) -> None:
-    """Create a data folder or bring it up to date. Safe when several processes do it at once."""
+def create_data(data: Path) -> None:
+    """Create an empty data folder where there is none. FormatInvalid: the folder is of another program, or newer."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
@@ -56,7 +56,12 @@ def prepare_data(data: Path) -> None:
             f"the data folder {data} can't be created: {error.strerror}; choose another with --data"
         ) from error
     if data_format(data) is None:
-        refuse_foreign_folder(data)  # before the lock too, which would leave a file in a folder of another program
+        refuse_foreign_folder(data)
+
+
+def prepare_data(data: Path) -> None:
+    """Create a data folder or bring it up to date. Safe when several processes do it at once."""
+    create_data(data)  # refuses a foreign folder before the lock, which would leave a file in it
     with _locked(data):
         held = data_format(data)
         if held is None:
