@@ -200,7 +200,7 @@ class Metadata(Protocol):
     async def write(self, job: Job[T], *, durable: bool = True) -> T:
         """Run a job as a unit of work and return its result after the COMMIT. Full, Unavailable, or what the job raised.
 
-        `durable`: False only for what nobody was promised, such as the row of a session that just began.
+        `durable`: False only for what no answer promised, such as the row of a session that just began.
         """
         ...
 
