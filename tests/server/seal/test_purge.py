@@ -1,4 +1,4 @@
-"""`purge` deletes an image with its bytes and leaves its tags sealed; `expire` deletes tags whose keep time is over."""
+"""`tag purge` deletes an image with its bytes and leaves its tags sealed; `admin expire` deletes tags whose keep time is over."""
 
 from __future__ import annotations
 
@@ -148,9 +148,8 @@ async def test_purging_an_unknown_tag(registry: Serving) -> None:
         await seals.purge(APP, Tag("9.9.9"), ADMIN, "why not")
 
 
-@pytest.mark.lengthy
 async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path) -> None:
-    """`expire` takes away tags whose stated time is over, and only those; the tag can return only with the same digest."""
+    """`admin expire` takes away tags whose stated time is over, and only those; the tag can return only with the same digest."""
     clock = Clock(NOON)
     async with serving(data, A_YEAR, clock=clock) as registry:
         await push(registry.client, "shop/app", "1.4.2", SECRET)
@@ -171,7 +170,7 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path)
 
 
 async def expired_at(data: Path, now_us: int) -> list[str]:
-    """The tags that `expire` takes away at this time."""
+    """The tags that `admin expire` takes away at this time."""
     with open_store(settings_of(data), clock=Clock(now_us)) as store:
         return [tag for _, tag in await store.registry.seals.expire(ADMIN)]
 
@@ -179,12 +178,13 @@ async def expired_at(data: Path, now_us: int) -> list[str]:
 KILLED = """
 import os, sys
 from pathlib import Path
-from boltseal.server.commands.purge import purge_image
+from boltseal.server.commands.purge import plan_purge, purge_image
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from tests.serving import settings_of
 
 LocalBlobs.delete = lambda *_: os._exit(9)
-purge_image(settings_of(Path(sys.argv[1])), "localhost:5000/shop/app:1.4.2", "it holds a password")
+settings, image = settings_of(Path(sys.argv[1])), "localhost:5000/shop/app:1.4.2"
+purge_image(settings, image, "it holds a password", plan_purge(settings, image))
 """
 
 
@@ -246,7 +246,7 @@ async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener
 
     assert len(left) == 1
     assert left[0] in caught.value.message
-    assert "`boltseal collect`" in caught.value.message
+    assert "`boltseal admin gc`" in caught.value.message
 
 
 async def test_a_collect_deletes_at_once_what_a_purge_left(open_shop: Opener, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The users of a server: rows of its database, and those of a users' file where there is one.
 
-`boltseal user` writes rows once the data folder exists. The file (`[auth] htpasswd`, or DATA.keys/htpasswd) is for users that
+`boltseal admin user` writes rows once the data folder exists. The file (`[auth] htpasswd`, or DATA.keys/htpasswd) is for users that
 another program manages, and for those from before data format 5. A name in both has the password of the file.
 
 Each request compares the generation, which costs no query, and looks at the file's time. Only when the generation has changed,
