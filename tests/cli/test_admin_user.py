@@ -68,15 +68,15 @@ def test_users_are_rows_once_there_is_a_data_folder(data: Path) -> None:
     file = data.with_name("data.keys") / "htpasswd"
     prepare_data(data)
     added, again, changed = add(data, "late", "pw"), add(data, "late", "pw2"), add(data, "early", "pw2")
-    listed = program.call("user", "list", "--data", data).out
+    listed = program.call("admin", "user", "ls", "--data", data).out
     in_file = set(UserFile(file).current().hashes)
-    removed = [program.call("user", "remove", name, "--data", data).code for name in ("late", "late", "early")]
+    removed = [program.call("admin", "user", "remove", name, "--data", data).code for name in ("late", "late", "early")]
 
     assert [run.json["results"][0]["status"] for run in (added, again, changed)] == ["added", "changed", "changed"]
     assert listed == "early\nlate\n"
     assert in_file == {"early"}
     assert removed == [0, 1, 0]
-    assert program.call("user", "list", "--data", data).out == ""
+    assert program.call("admin", "user", "ls", "--data", data).out == ""
 
 
 def test_a_rotation_names_the_key_that_signs_from_now_on(data: Path) -> None:

@@ -67,6 +67,7 @@ from boltseal.server.storage.garbage_collection import collect_released, collect
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
+from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
 from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
@@ -132,7 +133,7 @@ class Application(Starlette):
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(
-            UserDirectory(UserFile(self._settings.htpasswd), store.database),
+            UserDirectory(UserFile(self._settings.htpasswd), (store.database, UserKey(self._settings.keys))),
             FailedLogins(store.database, self._clock),
             count=self._observer.totals.count,
         )

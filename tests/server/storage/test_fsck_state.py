@@ -18,6 +18,7 @@ from boltseal.server.storage.metadata import account_table, outbox_table, querie
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_snapshot
+from boltseal.server.storage.user_key import UserKey
 from tests.shop import SHOP, Shop
 
 EVENT = cloud_event(QuotaLow("docker.io", 3, 100, 21600), id_="1", source="urn:x", time_us=1)
@@ -111,15 +112,17 @@ async def test_failed_logins_that_were_changed_by_hand_are_a_finding(
 
 
 async def test_a_row_that_is_no_user_is_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+    shop: Shop, tmp_path: Path, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
     """It refuses every login; what is in the place of the hash is not shown."""
-    await shop.database.write(lambda tx: account_table.put(tx, "ci", b"$2b$04$" + b"a" * 53))
+    await shop.database.write(
+        lambda tx: account_table.put(tx, "ci", UserKey(tmp_path).encrypt("ci", b"$2b$04$" + b"a" * 53))
+    )
     before = findings()
-    by_hand("UPDATE account SET password_hash = 'secret'")
+    by_hand("UPDATE account SET encrypted_hash = 'secret'")
 
     assert before == []
-    assert findings() == ['users: user "ci" has no bcrypt hash']
+    assert findings() == ['users: user "ci" has no encrypted password hash']
 
 
 async def test_an_unfinished_purge_without_a_digest_is_a_finding(

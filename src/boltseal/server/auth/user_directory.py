@@ -11,15 +11,20 @@ from __future__ import annotations
 
 from boltseal.errors import Unavailable
 from boltseal.server.storage.metadata.protocol import AccountVersion, Metadata
+from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import NO_USERS, UserFile, Users, parse_accounts
 
 
 class UserDirectory:
-    """The users of one process. `database` None: only those of the file. Call `refresh` at the begin of a request."""
+    """The users of one process. `rows`: a database and the key of its users; None: only the users of the file.
 
-    def __init__(self, file: UserFile, database: Metadata | None = None) -> None:
+    Call `refresh` at the beginning of a request.
+    """
+
+    def __init__(self, file: UserFile, rows: tuple[Metadata, UserKey] | None = None) -> None:
         self._file = file
-        self._database = database
+        self._database: Metadata | None = None if rows is None else rows[0]
+        self._key: UserKey | None = None if rows is None else rows[1]
         self._generation: int | None = None
         self._version: AccountVersion | None = None
         self._rows = NO_USERS
@@ -31,15 +36,15 @@ class UserDirectory:
         return self._database is not None and self._database.generation.read() != self._generation
 
     async def refresh(self) -> None:
-        """Read the rows again if they have changed. UsersInvalid, Unavailable: no login is accepted."""
-        if self._database is None:
+        """Read the rows again if they have changed. UsersInvalid, UserKeyUnreadable, Unavailable: no login is accepted."""
+        if self._database is None or self._key is None:
             return
         generation = self._database.generation.read()
         if generation == self._generation:
             return
         version = await self._database.lookups.account_version()
         if version != self._version:
-            self._rows = parse_accounts(await self._database.lookups.accounts())
+            self._rows = parse_accounts(await self._database.lookups.accounts(), self._key)
             self._version = version
         self._generation = None if generation & 1 else generation
 

@@ -10,14 +10,15 @@ from boltseal.errors import quote
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata import account_table
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.users import UserFile, UserUnknown, check_user_name, parse_accounts
+from boltseal.server.storage.user_key import UserKey
+from boltseal.server.storage.users import UserFile, UserUnknown, check_user_name
 from boltseal.server.store_factory import has_accounts, open_metadata, read_accounts
 
 
 def list_users(settings: Settings) -> list[str]:
     """Return the names of all users, sorted. Raises: UsersInvalid, Unavailable."""
-    rows = parse_accounts(read_accounts(settings)) if has_accounts(settings) else None
-    return sorted({*UserFile(settings.htpasswd).current().hashes, *(rows.hashes if rows is not None else ())})
+    rows = [row.name for row in read_accounts(settings)] if has_accounts(settings) else []
+    return sorted({*UserFile(settings.htpasswd).current().hashes, *rows})
 
 
 def put_user(settings: Settings, name: str, password_hash: bytes) -> None:
@@ -28,8 +29,9 @@ def put_user(settings: Settings, name: str, password_hash: bytes) -> None:
     if in_file or not has_accounts(settings):
         file.put(name, password_hash)
     if has_accounts(settings) and not in_file:
+        encrypted = UserKey(settings.keys).encrypt(name, password_hash)
         with open_metadata(settings) as database:
-            database.write_and_wait(lambda tx: account_table.put(tx, name, password_hash))
+            database.write_and_wait(lambda tx: account_table.put(tx, name, encrypted))
 
 
 def remove_user(settings: Settings, name: str) -> None:

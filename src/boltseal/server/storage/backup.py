@@ -15,8 +15,8 @@ Steps of `back_up`:
 
 What was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was. So step 3 finds them unless
 garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and the
-users' file are not copied. The database has users, with the bcrypt hashes of their passwords, so only its owner can read the
-copy. The bytes of upload sessions are not copied.
+users' file are not copied, so a backup gives no rights: the password hashes in its database are encrypted with one of the keys.
+The bytes of upload sessions are not copied.
 
 A hard link shares its bytes with the store. Blobs are never written to after their commit, so the registry does not change
 them; a failing disk may. A backup on another file system has bytes of its own.

@@ -19,6 +19,7 @@ from typing import Final
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
 from boltseal.files.atomic_files import Disk, locked, write_file
 from boltseal.server.storage.metadata.protocol import AccountRow
+from boltseal.server.storage.user_key import UserKey, looks_encrypted
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 _LINE = re.compile(
@@ -54,25 +55,33 @@ class Users:
 NO_USERS: Final = Users({}, (0, 0, 0))
 
 
-def parse_accounts(rows: Iterable[AccountRow]) -> Users:
-    """Return the users of the database's rows. UsersInvalid: a row is no user; a user must not disappear by it."""
+def parse_accounts(rows: Iterable[AccountRow], key: UserKey) -> Users:
+    """Return the users of the database's rows.
+
+    Raises:
+        UsersInvalid: a row is no user; a user must not disappear by it.
+        UserKeyUnreadable: the key is missing or another one.
+    """
     users: dict[str, bytes] = {}
     for row in rows:
         problem = account_problem(row)
+        hashed = b"" if problem is not None else key.decrypt(row.name, row.encrypted_hash)
+        if problem is None and not _LINE.fullmatch(f"{row.name}:{hashed.decode('ascii', 'replace')}"):
+            problem = f"user {quote(row.name)} has no bcrypt hash"
         if problem is not None:
             raise UsersInvalid(f"the users of the database: {problem}")
-        users[row.name] = row.password_hash.encode("ascii")
+        users[row.name] = hashed
     return Users(users, (0, 0, 0)) if users else NO_USERS
 
 
 def account_problem(row: AccountRow) -> str | None:
-    """Return what is wrong with a row, without its hash; None if it is a user."""
+    """Return what is wrong with a row as far as it shows without the key; None if nothing is."""
     try:
         check_user_name(row.name)
     except UserNameInvalid as error:
         return error.message
-    if not _LINE.fullmatch(f"{row.name}:{row.password_hash}"):
-        return f"user {quote(row.name)} has no bcrypt hash"
+    if not looks_encrypted(row.encrypted_hash):
+        return f"user {quote(row.name)} has no encrypted password hash"
     return None
 
 

@@ -69,7 +69,6 @@ def prepare_data(data: Path) -> None:
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
         _bring_up_to_date(data)
-        (data / DATABASE_NAME).chmod(0o600)  # it has hashes of passwords
         _set_aside(data)
         if held != FORMAT:
             write_file(Disk(), data / "format", f"{FORMAT}\n".encode())

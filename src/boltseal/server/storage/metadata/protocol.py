@@ -125,10 +125,10 @@ class FailedLoginRow(NamedTuple):
 
 
 class AccountRow(NamedTuple):
-    """A user. `password_hash`: by bcrypt. Secret: never in a log or message."""
+    """A user. `encrypted_hash`: of the password, by bcrypt; see `server.storage.user_key`."""
 
     name: str
-    password_hash: str
+    encrypted_hash: str
 
 
 class AccountVersion(NamedTuple):

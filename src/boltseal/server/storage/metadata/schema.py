@@ -22,7 +22,7 @@
     outbox_cursor  up to where each log was read for events
     upload_session  who began an upload, in which repository, and until when it counts; see `upload_table`
     failed_login  failed logins by address; see `failed_login_table`
-    account      users who may log in, and the bcrypt hashes of their passwords; see `account_table`
+    account      users who may log in, and the encrypted hashes of their passwords; see `account_table`
     purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `queries.note_purged`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
@@ -321,7 +321,7 @@ account = Table(
     "account",
     METADATA,
     Column("name", NAME, primary_key=True),
-    Column("password_hash", Text, nullable=False),
+    Column("encrypted_hash", Text, nullable=False),
     Column("changed_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

@@ -297,7 +297,6 @@ def blob_sizes(path: Path) -> list[tuple[str, int]]:
 def _copy(reads: sqlite3.Connection, target: Path) -> None:
     beside = target.with_name(f"{target.name}.new")
     beside.unlink(missing_ok=True)
-    beside.touch(mode=0o600)  # it has hashes of passwords
     with closing(sqlite3.connect(beside)) as writes:
         # All pages in one step: one snapshot, and a busy writer can't make it start over again and again.
         reads.backup(writes, pages=-1)
@@ -339,7 +338,7 @@ SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_u
 FROM foreign_tag WHERE repository = ? AND name = ?
 """
 _ACCOUNT_VERSION = "SELECT count(*), coalesce(max(changed_us), 0) FROM account"
-_ACCOUNTS = "SELECT name, password_hash FROM account"
+_ACCOUNTS = "SELECT name, encrypted_hash FROM account"
 _FAILED_LOGIN = "SELECT failures, last_us FROM failed_login WHERE address = ?"
 
 

@@ -67,7 +67,7 @@ def _accounts() -> None:
     op.create_table(
         "account",
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("password_hash", sa.Text(), nullable=False),
+        sa.Column("encrypted_hash", sa.Text(), nullable=False),
         sa.Column("changed_us", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_account")),
         sqlite_with_rowid=False,
