@@ -34,10 +34,10 @@ from boltseal.server.api.distribution import DistributionApi
 from boltseal.server.api.health import HEALTH_PATH, READY_PATH, HealthEndpoints
 from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
-from boltseal.server.api.metrics import Metrics
+from boltseal.server.api.metrics import METRICS_PATH, Metrics
 from boltseal.server.api.request import BodyLimits
 from boltseal.server.api.settings import ApiSettings
-from boltseal.server.api.token import TokenService
+from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.logins import Logins
@@ -49,13 +49,14 @@ from boltseal.server.mirror.retention import retain
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
-from boltseal.server.notifications.database_outbox import DatabaseOutbox, expire_events
+from boltseal.server.notifications.database_outbox import DatabaseOutbox, expire_events, waiting_events
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.readiness import Readiness, readiness
 from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.registry.signer import Signer
+from boltseal.server.registry.store_gauges import StoreGauges
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings, registry_name
 from boltseal.server.storage.certificate import check_certificate
@@ -66,14 +67,12 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads, finish_purges
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
-from boltseal.server.storage.metrics import RunFolder
+from boltseal.server.storage.metrics import Gauge, RunFolder
 from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
 from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
 
-METRICS_PATH: Final = "/metrics"
-TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -100,6 +99,7 @@ class Application(Starlette):
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: OpenStore | None = None
+        self._store_gauges: StoreGauges | None = None
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
@@ -132,6 +132,8 @@ class Application(Starlette):
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock)
+        self._store_gauges = StoreGauges(self._settings.server.data, store.database)
+        self._observer.write_queue = lambda: store.database.write_queue
         self._logins = Logins(
             UserDirectory(UserFile(self._settings.htpasswd), (store.database, UserKey(self._settings.keys))),
             FailedLogins(store.database, self._clock),
@@ -272,16 +274,20 @@ class Application(Starlette):
         )
         self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings.read_only)
 
-    def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
-        data = self._settings.server.data
-        free = DiskReserve(data, 0).free_bytes()
-        uploads = sum(1 for _ in (data / "uploads").iterdir())
-        gauges: dict[str, tuple[str, float | dict[str, float]]] = {
-            "boltseal_disk_free_bytes": ("Free disk space of the data folder", free),
-            "boltseal_uploads_open": ("Unfinished upload sessions", uploads),
-        }
-        if self._settings.upstreams and self._store is not None:
-            gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+    def _gauges(self) -> list[Gauge]:
+        """Return the state of the store for the metrics. Called in a thread."""
+        if self._store is None or self._store_gauges is None:
+            return []
+        gauges = list(self._store_gauges.read(self._disk_reserve()))
+        read_only = _read_only(self._settings, self._store) is not None
+        gauges.append(Gauge("boltseal_read_only", "Whether all writes are refused", {"": float(read_only)}))
+        with contextlib.suppress(BoltsealError):  # absent while the database or the outbox cannot be read
+            if self._settings.upstreams:
+                gauges += upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+        with contextlib.suppress(BoltsealError):
+            if self._settings.receivers:
+                waiting = waiting_events(self._store.database, (each.name for each in self._settings.receivers))
+                gauges.append(Gauge("boltseal_outbox_events", "Notifications not delivered yet", waiting, "receiver"))
         return gauges
 
     def _begin_reload(self, reload: Callable[[], Settings]) -> None:

@@ -85,3 +85,9 @@ def expire_events(database: Metadata, now_us: int) -> int:
     if not database.read_and_wait(outbox_table.waiting):
         return 0
     return database.write_and_wait(lambda tx: outbox_table.expire(tx, now_us - MAX_AGE_US))
+
+
+def waiting_events(database: Metadata, receivers: Iterable[str]) -> dict[str, int]:
+    """Return the number of undelivered events of each of these receivers. Blocks."""
+    waiting = database.read_and_wait(outbox_table.waiting)
+    return {name: waiting.get(name, 0) for name in receivers}
