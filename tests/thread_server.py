@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +25,14 @@ START_TIMEOUT_S = 30.0
 
 
 @contextmanager
-def boltseal_in_thread(data: Path) -> Iterator[Server]:
-    """Serve a data folder under the built-in rules on a free port, until the block is left. Its log stays empty."""
+def boltseal_in_thread(data: Path, config: str = "") -> Iterator[Server]:
+    """Serve a data folder on a free port until the block is left; the log stays empty. `config`: text of a settings file."""
     log = data.with_name(f"{data.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.touch()
     bound = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{bound.getsockname()[1]}"
-    settings = Settings.model_validate({"server": {"data": data, "listen": address}})
+    settings = Settings.model_validate({**tomllib.loads(config), "server": {"data": data, "listen": address}})
     ready, ending, failures = threading.Event(), asyncio.Event(), list[BaseException]()
     loop = asyncio.new_event_loop()
 
