@@ -231,7 +231,7 @@ class Story:
         async with client("boss") as http:
             for path in ("shop/app/manifests/1.0.1", "archive/app/manifests/0.9.0"):
                 (await http.delete(f"/v2/{path}")).raise_for_status()
-        await boltseal("purge", f"{REGISTRY}/shop/app:1.0.2", *local)
+        await boltseal("purge", f"{REGISTRY}/shop/app:1.0.2", "--yes", *local)
         gone = {name: self.tags.pop(name) for name in ("shop/app:1.0.1", "shop/app:1.0.2", "archive/app:0.9.0")}
         self.more["tombstones"] = gone
         async with client() as http:
@@ -374,7 +374,7 @@ def deployed(story: Story) -> None:
                 shop.publish("latest", words)
                 pulled = shop.run("pull", shop.image("latest"))
                 assert pulled.code == 0, pulled.err
-            listed = shop.run("kept", "--json")
+            listed = shop.run("keep", "ls", "--json")
             story.more["kept images"] = listed.json["results"]
             story.more["engine images"] = _images(docker)
             story.more["releases"] = {each.name: _ends(each) for each in (shop, sole)}

@@ -106,7 +106,7 @@ def ballast(folder: Path, leave_bytes: int = 0) -> Iterator[Path]:
 
 
 def fsck(data: Path) -> dict[str, object]:
-    """What `boltseal fsck --json` says of a store that no server holds."""
-    done = run("fsck", "--data", data, "--json")
+    """What `boltseal admin fsck --json` says of a store that no server holds."""
+    done = run("admin", "fsck", "--data", data, "--json")
     assert done.code in (0, 1), done.err
     return done.json

@@ -21,7 +21,7 @@ PUSHERS = 8
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_every_acknowledged_push_survives_every_kill(tmp_path: Path, workers: int) -> None:
-    """After each kill the store is sound by `fsck`, and in the end everything acknowledged comes back by pulling."""
+    """After each kill the store is sound by `admin fsck`, and in the end everything acknowledged comes back by pulling."""
     data = tmp_path / "data"
     acknowledged = Acknowledged()
     dice = random.Random(workers)  # noqa: S311 - not for secrets
