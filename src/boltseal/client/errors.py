@@ -71,8 +71,17 @@ class RemoteUnavailable(Unavailable):
         self.retry_after_s = retry_after_s
 
 
+class RemoteUntrusted(RemoteUnavailable):
+    """The registry's certificate is not trusted. Nothing was sent to it."""
+
+
 class RemoteMismatch(Unavailable):
     """The answer does not have the expected digest, size or type. Nothing of it was used."""
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Return whether a connection failed because the certificate of the other side is not trusted."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)  # OpenSSL's name of the reason, which all layers above keep
 
 
 class _Error(msgspec.Struct):

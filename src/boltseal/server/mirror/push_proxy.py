@@ -47,7 +47,7 @@ from boltseal.server.mirror.upstreams import Upstream, Upstreams
 from boltseal.server.registry import Registry
 from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
-from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
+from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.reserved_push import ApprovedPush, PushInProgress, Reservation
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
@@ -55,8 +55,8 @@ from boltseal.server.storage.coordination.protocol import InterprocessLock
 TAG_LOCK_WAIT_S: Final = 60.0
 BLOB_LOCK_WAIT_S: Final = 600.0
 MAX_CONCURRENT_BLOBS: Final = 4
-PASSED_ON: Final = "gate_blobs_passed_on"
-MOUNTED: Final = "gate_blobs_mounted"
+PASSED_ON: Final = "push_proxy_blobs_uploaded"
+MOUNTED: Final = "push_proxy_blobs_mounted"
 REMEMBERED: Final = 10_000
 SETTLE_EVERY_S: Final = 60.0
 MAX_DEPTH: Final = 5
@@ -355,11 +355,8 @@ class PushProxy:
         self._remember(repository, digest)
 
     async def _stored_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
-        try:
-            stored = await self.registry.pulls.manifest(repository, digest)
-        except ManifestUnknown:
-            return None
-        return parse_manifest(stored.raw, stored.media_type)
+        stored = await self.registry.pulls.stored_manifest(repository, digest)
+        return None if stored is None else parse_manifest(stored.raw, stored.media_type)
 
     async def _forward_in_background(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
         try:

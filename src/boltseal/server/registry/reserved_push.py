@@ -171,7 +171,7 @@ class ReservedPushes:
 
         def names(tx: UnitOfWork) -> list[Repository]:
             found = queries.repositories_with_blob(tx, str(digest), None)
-            return [Repository(name) for name, _ in found if name.startswith(prefix)]
+            return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
 
         return await self._database.write(names)
 
