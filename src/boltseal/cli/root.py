@@ -80,6 +80,7 @@ _GROUPS: Final = (
 )
 _COMMANDS: Final = (
     Command("serve", "Run the registry server.", "boltseal serve --data ./data --listen 127.0.0.1:5000", extra=_SERVER),
+    Command("health", "Check whether a server responds or is ready.", "boltseal health --ready"),
     Command(
         "config",
         "Show every setting and its source.",
