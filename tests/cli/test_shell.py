@@ -36,6 +36,7 @@ VERBS = (
     "expire",
     "explain",
     "fsck",
+    "health",
     "history",
     "inspect",
     "ledger key",
