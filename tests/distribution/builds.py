@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, text, typed_lines
 
 TIMEOUT_S = 900
+PAGE = "docs/releasing.md"
+
+
+def typed(beginning: str, **replaced: str) -> list[str]:
+    """Return the command of docs/releasing.md that begins with some words, with other names in place of the page's.
+
+    `replaced`: names of tests for `dist`, `again`, `layout`, `image`, and `wheel` or `sdist`; each is what the page writes there.
+    """
+    (line,) = (line for line in typed_lines(text(PAGE)) if line.startswith(f"{beginning} "))
+    written = {
+        "again": "dist-again",
+        "wheel": "dist/boltseal-0.2.0-py3-none-any.whl",
+        "sdist": "$PWD/dist/boltseal-0.2.0.tar.gz",
+        "dist": "dist",
+        "layout": "image:0.2.0",
+        "image": "registry.example.com/boltseal:0.2.0",
+        "by_digest": "registry.example.com/boltseal@sha256:...",
+    }
+    words = shlex.split(line)
+    for name, new in replaced.items():
+        assert written[name] in line, f"{PAGE}: {line!r} has no {written[name]!r}"
+        words = [
+            new if word == written[name] else word.replace(f"file://{written[name]}", f"file://{new}") for word in words
+        ]
+    return words
 
 
 @dataclass(frozen=True, slots=True)

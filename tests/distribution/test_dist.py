@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -18,8 +19,8 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from tests.distribution.builds import Dist, build_dist, checked, clone
-from tests.docs.pages import ROOT, text
+from tests.distribution.builds import PAGE, Dist, build_dist, checked, clone, typed
+from tests.docs.pages import ROOT, text, typed_lines
 from tests.images import image, push
 from tests.servers import Server, free_port
 
@@ -42,13 +43,11 @@ def run(command: list[str], environment: Mapping[str, str]) -> subprocess.Comple
 
 
 def install(tool: str, requirement: str, user: dict[str, str], wheels: Path) -> dict[str, str]:
-    """Install a requirement as a user does, from these wheels alone. Returns the user's environment."""
-    program = Path(sys.executable).with_name(tool)
-    command = {
-        "uv": [str(program), "tool", "install", "--no-index", "--find-links", str(wheels), "--no-config"],
-        "pipx": [str(program), "install"],
-    }[tool]
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "UV_PYTHON_DOWNLOADS": "never"}
+    """Install a requirement as the page says, from these wheels alone. Returns the user's environment."""
+    command = typed("uv tool install" if tool == "uv" else "pipx install")[:-1]
+    command[0] = str(Path(sys.executable).with_name(tool))
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "UV_NO_INDEX": "1", "UV_FIND_LINKS": str(wheels)}
+    offline |= {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_CONFIG": "1"}
     done = run([*command, "--python", os.path.realpath(sys.executable), requirement], user | offline)
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,11 +62,15 @@ def tool(request: pytest.FixtureRequest) -> str:
 
 
 def test_two_builds_are_equal(dist: Dist, revision: str, tmp_path: Path) -> None:
-    """Also in another checkout with other times and permissions of its files; the documents are equal as well."""
-    again = build_dist(tmp_path / "dist", revision, root=clone(tmp_path / "clone", revision))
+    """Also of a tag in another checkout with other times and permissions of its files; the documents are equal as well."""
+    root = clone(tmp_path / "clone", revision)
+    identity = {"GIT_COMMITTER_NAME": "tests", "GIT_COMMITTER_EMAIL": "tests@localhost"}
+    tag = typed("git tag")
+    checked(tag, identity, root)
+    again = build_dist(tmp_path / "dist", tag[3], root=root)
 
     assert sorted(path.suffix for path in dist.folder.iterdir()) == [".gz", ".json", ".json", ".whl"]
-    assert again.contents() == dist.contents()
+    assert checked(typed("diff", dist=str(dist.folder), again=str(again.folder))) == ""
 
 
 def test_a_wheel_from_the_sdist_is_the_same_wheel(dist: Dist, tmp_path: Path) -> None:
@@ -95,14 +98,27 @@ def test_the_wheel_has_the_package_and_nothing_else(dist: Dist) -> None:
     }  # fmt: skip
 
 
+def test_every_command_of_the_page_is_run_by_these_tests() -> None:
+    """docs/releasing.md has no command that nobody has tried; those of `make` are CI's."""
+    folder = ROOT / "tests/distribution"
+    tests = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    run_here = set(re.findall(r'typed\(\s*"([^"]+)"', tests)) | set(re.findall(r'"(scripts/build-[a-z]+)"', tests))
+    unknown = [
+        line for line in typed_lines(text(PAGE)) if not line.startswith(("make ", *(f"{each} " for each in run_here)))
+    ]
+
+    assert len(run_here) >= 8
+    assert unknown == []
+
+
 async def test_the_client_works_alone(
     tool: str, dist: Dist, wheels: Path, registry: Server, user: dict[str, str]
 ) -> None:
     """`digest` and `health` ask a registry; the server's libraries are absent, and `serve` names their extra."""
     async with httpx2.AsyncClient(base_url=registry.url, trust_env=False) as http:
         await push(http, f"{tool}/app", "1.4.2", image("app"))
-    environment = install(tool, str(dist.wheel), user, wheels)
-    version = run(["boltseal", "--version"], environment)
+    environment = install(tool, typed("uv tool install", wheel=str(dist.wheel))[-1], user, wheels)
+    version = run(typed("boltseal"), environment)
     health = run(["boltseal", "health", "--url", registry.url], environment)
     digest = run(["boltseal", "digest", f"{registry.address}/{tool}/app:1.4.2"], environment)
     serve = run(["boltseal", "serve"], environment)
@@ -116,7 +132,7 @@ async def test_the_client_works_alone(
 
 def test_the_server_extra_serves(tool: str, dist: Dist, wheels: Path, user: dict[str, str], tmp_path: Path) -> None:
     """From the sdist, which the installer builds: it becomes ready, and refuses the second push to a tag."""
-    environment = install(tool, f"boltseal[server] @ {dist.sdist.as_uri()}", user, wheels)
+    environment = install(tool, typed("pipx install", sdist=str(dist.sdist))[-1], user, wheels)
     address = f"127.0.0.1:{free_port()}"
     command = ["boltseal", "serve", "--listen", address, "--data", str(tmp_path / "data")]
     with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env=environment, stderr=log) as server:
