@@ -52,6 +52,7 @@ from tests.compatibility.fixtures import (
 from tests.fakes.upstream import Asked, FakeUpstream, status
 from tests.fakes.witness import FakeWitness
 from tests.images import Document, artifact, image, index, push, push_parts, put, signature, signature_tag, start_upload
+from tests.polling import is_signed, until_answer, wait_until
 from tests.project.bases.layered import layered
 from tests.real.shopfront import HEALTHY, ILL, Shopfront
 from tests.real.tools import Docker
@@ -138,8 +139,7 @@ def witnessing(app: ASGIApp) -> Iterator[None]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        while not server.started:
-            time.sleep(0.02)
+        wait_until(lambda: server.started, "the witness listens")
         yield
     finally:
         server.should_exit = True
@@ -166,12 +166,13 @@ async def signed() -> int:
     with closing(sqlite3.connect(DATA / "boltseal.db")) as database:
         (size,) = database.execute("SELECT count(*) FROM entry").fetchone()
     async with client("boss") as http:
-        for _ in range(500):
+
+        async def cosigned() -> bool:
             answer = await http.get("/ledger/checkpoint")
-            if answer.status_code == 200 and int(answer.text.split("\n")[1]) >= size and "witness.test" in answer.text:
-                return int(size)
-            await asyncio.sleep(0.02)
-    raise AssertionError("the ledger was not signed")
+            return is_signed(answer, size) and "witness.test" in answer.text
+
+        await until_answer(cosigned, f"the checkpoint of {size} entries is cosigned")
+    return int(size)
 
 
 class Story:
@@ -230,7 +231,7 @@ class Story:
         async with client("boss") as http:
             for path in ("shop/app/manifests/1.0.1", "archive/app/manifests/0.9.0"):
                 (await http.delete(f"/v2/{path}")).raise_for_status()
-        await boltseal("purge", f"{REGISTRY}/shop/app:1.0.2", *local)
+        await boltseal("purge", f"{REGISTRY}/shop/app:1.0.2", "--yes", *local)
         gone = {name: self.tags.pop(name) for name in ("shop/app:1.0.1", "shop/app:1.0.2", "archive/app:0.9.0")}
         self.more["tombstones"] = gone
         async with client() as http:
@@ -373,7 +374,7 @@ def deployed(story: Story) -> None:
                 shop.publish("latest", words)
                 pulled = shop.run("pull", shop.image("latest"))
                 assert pulled.code == 0, pulled.err
-            listed = shop.run("kept", "--json")
+            listed = shop.run("keep", "ls", "--json")
             story.more["kept images"] = listed.json["results"]
             story.more["engine images"] = _images(docker)
             story.more["releases"] = {each.name: _ends(each) for each in (shop, sole)}

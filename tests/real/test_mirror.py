@@ -1,4 +1,4 @@
-"""docker, containerd and podman, configured as docs/mirror.md says, pull through a mirror of Debian's docker-registry."""
+"""docker, containerd and podman, configured as docs/guides/pull-through-cache.md says, pull through a mirror of Debian's docker-registry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mirrored:
 
     def page(self, heading: str, language: str) -> str:
         """The block under a heading of the page, with the address of this mirror."""
-        page = (ROOT / "docs/mirror.md").read_text(encoding="utf-8")
+        page = (ROOT / "docs/guides/pull-through-cache.md").read_text(encoding="utf-8")
         block = page.partition(f"\n## {heading}\n")[2].partition(f"```{language}\n")[2].partition("```")[0]
         assert PAGE_ADDRESS in block
         return block.replace(PAGE_ADDRESS, self.address)
@@ -121,8 +121,8 @@ def test_podman_pulls_through_registries_conf(
     assert mirrored.counted("mirror_blobs_fetched") == 2
 
 
-def test_a_hub_of_today_is_told_as_it_is(mirrored: Mirrored) -> None:
-    """docker-registry's tags, and its having no referrers API: the fallback tag is looked for instead."""
+def test_a_registry_without_referrers_is_mirrored(mirrored: Mirrored) -> None:
+    """docker-registry has no referrers API: the fallback tag is read instead."""
     tags = httpx2.get(f"{mirrored.url}/v2/docker.io/library/app/tags/list", trust_env=False)
     head = httpx2.head(f"{mirrored.url}/v2/docker.io/library/app/manifests/1.4.2", trust_env=False)
     digest = head.headers["docker-content-digest"]

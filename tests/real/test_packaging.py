@@ -37,7 +37,7 @@ def settings_of_image() -> dict[str, str]:
 
 def settings_in_force(variables: dict[str, str]) -> dict[str, str]:
     """Return the settings that boltseal takes from these variables; one that it does not know is an error."""
-    rows = boltseal.run("config", "--json", environment=variables).json["results"]
+    rows = boltseal.run("admin", "config", "--json", environment=variables).json["results"]
     return {row["ref"]: row["value"] for row in rows if row["status"] == "environment"}
 
 

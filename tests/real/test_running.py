@@ -65,12 +65,12 @@ class Shop:
         return publish(self.registry.host, self.repository, tag, sleepers(f"{self.repository} {words}"))
 
     def lock(self) -> None:
-        """Lock what its name means. A lock's times are whole seconds: what is done before and after is so by them too."""
-        time.sleep(1.1)
+        """Lock the tag, in another second than what came before and after: the times of a lock are whole seconds."""
+        _wait_for_the_next_second()
         (self.project / "compose.yaml").write_text(f"services: {{web: {{image: '{self.name}'}}}}\n")
         done = program.call("lock", "--update", "--project", self.project)
         assert done.code == 0, done.err
-        time.sleep(1.1)
+        _wait_for_the_next_second()
 
     def start(self, image: str = "") -> None:
         """Start the service anew, from what its name means on the host."""
@@ -89,6 +89,10 @@ class Shop:
         assert done.code == code, done.out + done.err
         assert found["reason"] or code == 0
         return str(found["status"])
+
+
+def _wait_for_the_next_second() -> None:
+    time.sleep(1.01 - time.time() % 1)  # the clock is what this waits for
 
 
 @pytest.fixture
@@ -212,9 +216,9 @@ def test_what_is_told_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     newest = shop.publish("third")
     shop.docker("pull", shop.name).checked()
     where = ("--host", str(shop.address), "--project", shop.project)
-    done = program.call("running", "--json", *where)
+    done = program.call("ps", "--json", *where)
     (found,) = [each for each in done.json["results"] if each["id"] == shop.boxes[-1]]
-    text = program.call("running", *where).out
+    text = program.call("ps", *where).out
 
     assert done.code == 0
     assert found["status"] == "holds"
@@ -244,7 +248,7 @@ def test_a_host_by_ssh(
         path = {"PATH": f"{sshd.folder}/bin:{os.environ['PATH']}"}
         there = f"ssh://{getpass.getuser()}@{sshd.address}{second.address}"
         hosts = ("--host", there, "--host", docker.host)
-        told = program.run("running", *hosts, "--json", cwd=tmp_path, environment=path)
+        told = program.run("ps", *hosts, "--json", cwd=tmp_path, environment=path)
         held = program.run("verify", "--running", "--host", there, cwd=tmp_path, environment=path)
         stranger = f"ssh://nobody-here@{sshd.address}{second.address}"
         refused = program.run("verify", "--running", "--host", stranger, cwd=tmp_path, environment=path)

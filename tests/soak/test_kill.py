@@ -10,8 +10,7 @@ import httpx2
 import pytest
 
 from tests import servers
-from tests.cli.program import run
-from tests.soak.processes import kill_tree
+from tests.soak.processes import fsck, kill_tree
 from tests.soak.scale import KILLS
 from tests.soak.traffic import Acknowledged, Body, client_of, pull_all, push_image
 
@@ -22,7 +21,7 @@ PUSHERS = 8
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_every_acknowledged_push_survives_every_kill(tmp_path: Path, workers: int) -> None:
-    """After each kill the store is sound by `fsck`, and in the end everything acknowledged comes back by pulling."""
+    """After each kill the store is sound by `admin fsck`, and in the end everything acknowledged comes back by pulling."""
     data = tmp_path / "data"
     acknowledged = Acknowledged()
     dice = random.Random(workers)  # noqa: S311 - not for secrets
@@ -45,7 +44,7 @@ async def push_until_killed(server: servers.Server, number: int, after_s: float,
         pushes = [
             asyncio.create_task(push_on(client, f"shop/app{each}", number, into, first)) for each in range(PUSHERS)
         ]
-        await asyncio.sleep(after_s)
+        await asyncio.sleep(after_s)  # the moment of the kill, at random
         async with asyncio.timeout(60):
             await first.wait()
         await asyncio.to_thread(kill_tree, server.pid)
@@ -66,10 +65,3 @@ async def push_on(
         except httpx2.TransportError:
             return
         first.set()
-
-
-def fsck(data: Path) -> dict[str, object]:
-    """What `boltseal fsck --json` says of a store that no server holds."""
-    done = run("fsck", "--data", data, "--json")
-    assert done.code in (0, 1), done.err
-    return done.json

@@ -22,24 +22,24 @@ def quiet(step: str, done: int, total: int) -> None:
     """A progress callback that does nothing."""
 
 
-@pytest.mark.lengthy
 async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on(tmp_path: Path) -> None:
     """The copy is a snapshot: complete, with everything acknowledged before it, whatever is pushed meanwhile."""
     async with serving(tmp_path / "data") as registry:
         client = registry.client
         for n in range(5):
             await images.push(client, "shop/app", f"1.0.{n}", images.image(f"before {n}"))
-        going = True
+        going, begun = True, asyncio.Event()
 
         async def push_on() -> int:
             n = 0
             while going:
                 await images.push(client, "shop/app", f"2.0.{n}", images.image(f"during {n}"))
+                begun.set()
                 n += 1
             return n
 
         pushing = asyncio.create_task(push_on())
-        await asyncio.sleep(0.1)
+        await begun.wait()
         await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "copy", NOW_US, quiet)
         going = False
         pushed = await pushing
@@ -147,9 +147,9 @@ def test_folders_that_cannot_be_meant_are_refused(data: Path, tmp_path: Path) ->
 
 def test_the_verbs_go_there_and_back(data: Path, tmp_path: Path) -> None:
     """And a second restore into the same folder is refused."""
-    made = program.call("backup", tmp_path / "copy", "--data", data, "--json")
-    back = program.call("restore-backup", tmp_path / "copy", "--data", tmp_path / "new")
-    again = program.call("restore-backup", tmp_path / "copy", "--data", tmp_path / "new")
+    made = program.call("admin", "backup", tmp_path / "copy", "--data", data, "--json")
+    back = program.call("admin", "restore", tmp_path / "copy", "--data", tmp_path / "new")
+    again = program.call("admin", "restore", tmp_path / "copy", "--data", tmp_path / "new")
 
     assert made.json["results"][0]["status"] == "complete"
     assert (made.code, back.code, again.code) == (0, 0, 2)
