@@ -106,7 +106,6 @@ def test_another_text_than_a_servers_url_is_an_error(url: str) -> None:
         named_server(url)
 
 
-@pytest.mark.lengthy
 async def test_a_server_that_is_not_ready_gives_its_reasons(tmp_path: Path) -> None:
     """It responds, but its clock is behind its ledger."""
     clock = Clock(NOW_US)
