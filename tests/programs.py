@@ -32,6 +32,7 @@ PACKAGES = {
     "setpriv": "util-linux",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
+    "promtool": "prometheus",
     "umoci": "umoci",
     "systemd-analyze": "systemd",
 }

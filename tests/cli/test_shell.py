@@ -105,7 +105,8 @@ def test_the_list_of_commands_imports_no_command() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
-        f"boltseal.cli.{name}" for name in ("command_table", "loading", "output", "root")
+        f"boltseal.cli.{name}"
+        for name in ("command_group", "command_search", "command_table", "loading", "output", "root")
     }
 
 
@@ -116,7 +117,19 @@ def test_a_verb_loads_no_other_verb() -> None:
 
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
-        for name in ("clock", "command_table", "context", "digest", "loading", "options", "output", "remote", "root")
+        for name in (
+            "clock",
+            "command_group",
+            "command_search",
+            "command_table",
+            "context",
+            "digest",
+            "loading",
+            "options",
+            "output",
+            "remote",
+            "root",
+        )
     }
 
 
@@ -148,7 +161,7 @@ def test_no_arguments_is_a_question_for_help() -> None:
     shown = program.call()
 
     assert shown.code == 2
-    assert "Commands:" in shown.out + shown.err
+    assert "Registry server:" in shown.out + shown.err
 
 
 def test_the_console_script_is_the_same_program() -> None:

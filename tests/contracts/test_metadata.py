@@ -16,7 +16,7 @@ from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata import ledger_store, queries, tag_table
 from boltseal.server.storage.metadata.database import SqlMetadata
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
-from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork, WriteQueue
 from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession, open_database
 from boltseal.server.storage.metadata.tag_row import TagRow
 
@@ -126,6 +126,27 @@ async def test_a_job_whose_caller_gave_up_before_it_began_is_not_done(metadata: 
     await metadata.write(partial(add, "next"))
 
     assert names(metadata) == ["next"]
+
+
+async def test_the_write_queue_has_the_jobs_that_are_not_committed_yet(metadata: Metadata) -> None:
+    """It has their number and the time of the oldest, and is empty when the caller has its result."""
+    release = threading.Event()
+
+    def slow(_: UnitOfWork) -> None:
+        release.wait()
+
+    before = metadata.write_queue
+    jobs = [asyncio.create_task(metadata.write(job)) for job in (slow, partial(add, "next"), partial(add, "last"))]
+    await asyncio.sleep(0.05)
+    during = metadata.write_queue
+    release.set()
+    await asyncio.gather(*jobs)
+    with pytest.raises(ZeroDivisionError):
+        await metadata.write(lambda _: 1 // 0)
+
+    assert before == metadata.write_queue == WriteQueue(0, 0.0)
+    assert during.jobs == 3
+    assert 0.04 < during.oldest_wait_s < 60
 
 
 async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_goes_on(metadata: Metadata) -> None:

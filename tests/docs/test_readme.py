@@ -10,7 +10,8 @@ import httpx2
 import pytest
 import typer
 
-from boltseal.cli.root import CommandOnDemand, build
+from boltseal.cli.command_group import CommandOnDemand
+from boltseal.cli.root import build
 from tests.docs.pages import PAGES, code, text, typed_lines
 from tests.images import error_of, image, push
 

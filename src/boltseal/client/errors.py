@@ -71,6 +71,10 @@ class RemoteUnavailable(Unavailable):
         self.retry_after_s = retry_after_s
 
 
+class RemoteUntrusted(RemoteUnavailable):
+    """The registry's certificate is not trusted. Nothing was sent to it."""
+
+
 class RemoteMismatch(Unavailable):
     """The answer does not have the expected digest, size or type. Nothing of it was used."""
 

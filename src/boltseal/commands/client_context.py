@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boltseal.client.credentials import CredentialStore
+from boltseal.client.registries_conf import RegistriesConf
+from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.state import ClientState
 from boltseal.config import ClientPaths
 from boltseal.engines.address import EngineAddress
+from boltseal.project.settings import client_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,17 @@ class ClientContext:
         return self.now_us() // 1_000_000
 
     def credentials(self, *, anonymous: bool) -> CredentialStore:
-        """Return the user's registry logins; none if `anonymous`."""
-        return CredentialStore(() if anonymous else self.paths.logins)
+        """Return the user's registry logins; none if `anonymous`. Raises: ProjectInvalid: the settings file is invalid."""
+        if anonymous:
+            return CredentialStore(())
+        settings = client_settings(self.paths.settings).reached
+        return CredentialStore(self.paths.logins, settings, RegistriesConf(self.paths.registries_conf))
+
+    def registries(self) -> RegistryConfiguration:
+        """Return how registries are reached, by the user's and other tools' files. Raises: ProjectInvalid."""
+        settings = client_settings(self.paths.settings).reached
+        conf = RegistriesConf(self.paths.registries_conf)
+        return RegistryConfiguration(settings, self.paths.certificates, conf, self.notice)
 
     def engine_address(self, host: str | None = None) -> EngineAddress:
         """Return the address in `host`, else in DOCKER_HOST, else of Docker's socket. Raises: EngineAddressInvalid."""

@@ -17,6 +17,7 @@ from boltseal.config import secret_variable
 from boltseal.errors import Invalid
 from boltseal.notify.apprise_receiver import AppriseReceiver
 from boltseal.notify.dispatch import AppriseSender, Dispatcher, Feed, Receiver, WebhookSender
+from boltseal.notify.outbox import Outbox
 from boltseal.notify.webhook import Webhook
 from boltseal.policy.notifications import NotifySettings
 
@@ -41,6 +42,16 @@ def build_dispatcher(
     """Build the receivers and the dispatcher with its outbox in `folder`; None without receivers. Raises: Invalid."""
     receivers = build_receivers(terms)
     return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
+
+
+def waiting_events(terms: Sequence[NotifySettings], folder: Path) -> dict[str, int]:
+    """Return the number of undelivered events of each receiver. Raises: OutboxUnusable."""
+    outbox = Outbox(folder / OUTBOX_NAME)
+    try:
+        waiting = outbox.waiting()
+    finally:
+        outbox.close()
+    return {each.name: waiting.get(each.name, 0) for each in terms}
 
 
 class Notifier:

@@ -24,7 +24,7 @@ from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
 from boltseal.events import Event, TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
-from boltseal.notify.receivers import Notifier, build_dispatcher
+from boltseal.notify.receivers import Notifier, build_dispatcher, waiting_events
 from boltseal.oci.reference import Reference
 from boltseal.server.api.access_log import RequestLog, Write
 from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
@@ -34,10 +34,10 @@ from boltseal.server.api.distribution import DistributionApi
 from boltseal.server.api.health import HEALTH_PATH, READY_PATH, HealthEndpoints
 from boltseal.server.api.ledger import OBSERVATIONS_PREFIX, LedgerApi
 from boltseal.server.api.ledger import PREFIX as LEDGER_PREFIX
-from boltseal.server.api.metrics import Metrics
+from boltseal.server.api.metrics import METRICS_PATH, Metrics
 from boltseal.server.api.request import BodyLimits
 from boltseal.server.api.settings import ApiSettings
-from boltseal.server.api.token import TokenService
+from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
@@ -53,6 +53,7 @@ from boltseal.server.registry import Registry, build_registry
 from boltseal.server.registry.readiness import Readiness, readiness
 from boltseal.server.registry.refusals import RefusedWrite
 from boltseal.server.registry.signer import Signer
+from boltseal.server.registry.store_gauges import StoreGauges
 from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings, registry_name
 from boltseal.server.storage.certificate import check_certificate
@@ -63,13 +64,11 @@ from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
-from boltseal.server.storage.metrics import RunFolder
+from boltseal.server.storage.metrics import Gauge, RunFolder
 from boltseal.server.storage.users import UserFile
 from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
 
-METRICS_PATH: Final = "/metrics"
-TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 JANITOR_EVERY_S: Final = 3600.0
 READ_ONLY: Final = "this registry is read-only: it serves pulls and refuses pushes and deletes"
 
@@ -96,6 +95,7 @@ class Application(Starlette):
         self._reload = reload
         self._notes: tuple[str, ...] = ()
         self._store: OpenStore | None = None
+        self._store_gauges: StoreGauges | None = None
         self._signers: list[Signer] = []
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
@@ -128,6 +128,8 @@ class Application(Starlette):
     @asynccontextmanager
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock)
+        self._store_gauges = StoreGauges(self._settings.server.data, store.database)
+        self._observer.write_queue = lambda: store.database.write_queue
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
         self._upstreams = build_upstreams(self._settings.upstreams, timeout_s=self._upstream_timeout_s)
         self._locks = FileInterprocessLock(self._settings.server.data)
@@ -265,16 +267,20 @@ class Application(Starlette):
         )
         self._endpoints[ADMIN_PREFIX] = AdminApi(self._observer, registry.observations, auth, api_settings.read_only)
 
-    def _gauges(self) -> dict[str, tuple[str, float | dict[str, float]]]:
-        data = self._settings.server.data
-        free = DiskReserve(data, 0).free_bytes()
-        uploads = sum(1 for _ in (data / "uploads").iterdir())
-        gauges: dict[str, tuple[str, float | dict[str, float]]] = {
-            "boltseal_disk_free_bytes": ("Free disk space of the data folder", free),
-            "boltseal_uploads_open": ("Unfinished upload sessions", uploads),
-        }
-        if self._settings.upstreams and self._store is not None:
-            gauges |= upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+    def _gauges(self) -> list[Gauge]:
+        """Return the state of the store for the metrics. Called in a thread."""
+        if self._store is None or self._store_gauges is None:
+            return []
+        gauges = list(self._store_gauges.read(self._disk_reserve()))
+        read_only = _read_only(self._settings, self._store) is not None
+        gauges.append(Gauge("boltseal_read_only", "Whether all writes are refused", {"": float(read_only)}))
+        with contextlib.suppress(BoltsealError):  # absent while the database or the outbox cannot be read
+            if self._settings.upstreams:
+                gauges += upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
+        with contextlib.suppress(BoltsealError):
+            if self._settings.receivers:
+                waiting = waiting_events(self._settings.receivers, self._settings.server.data)
+                gauges.append(Gauge("boltseal_outbox_events", "Notifications not delivered yet", waiting, "receiver"))
         return gauges
 
     def _begin_reload(self, reload: Callable[[], Settings]) -> None:

@@ -18,12 +18,12 @@ from tests.servers import boltseal
 
 pytestmark = pytest.mark.slow
 
-ASKED = re.compile(r'boltseal_requests_total\{method="GET",route="Base",status="200"\} (\d+)')
+ASKED = re.compile(r'boltseal_http_requests_total\{method="GET",route="/v2/",status="200"\} (\d+)')
 
 
 def saved(data: Path, pid: int) -> int:
     """Return the requests in the metrics that the workers have saved."""
-    found = RunFolder(data / "run" / str(pid)).others().requests.get(("GET", "Base", 200))
+    found = RunFolder(data / "run" / str(pid)).others().requests.get(("GET", "/v2/", 200))
     return found.count if found is not None else 0
 
 

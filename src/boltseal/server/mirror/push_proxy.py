@@ -55,8 +55,8 @@ from boltseal.server.storage.coordination.protocol import InterprocessLock
 TAG_LOCK_WAIT_S: Final = 60.0
 BLOB_LOCK_WAIT_S: Final = 600.0
 MAX_CONCURRENT_BLOBS: Final = 4
-PASSED_ON: Final = "gate_blobs_passed_on"
-MOUNTED: Final = "gate_blobs_mounted"
+PASSED_ON: Final = "push_proxy_blobs_uploaded"
+MOUNTED: Final = "push_proxy_blobs_mounted"
 REMEMBERED: Final = 10_000
 SETTLE_EVERY_S: Final = 60.0
 MAX_DEPTH: Final = 5

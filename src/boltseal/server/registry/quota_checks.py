@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from boltseal.errors import Denied
 from boltseal.oci.digest import Digest
-from boltseal.policy.quotas import NO_QUOTAS, UNLIMITED, Quotas
+from boltseal.policy.quotas import NO_QUOTAS, UNLIMITED, QuotaExceeded, Quotas
 from boltseal.server.storage.metadata import queries, usage
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
 
@@ -77,11 +76,11 @@ class QuotaChecks:
         """Check that an image may have one more referrer.
 
         Raises:
-            Denied: it has the maximum.
+            QuotaExceeded: it has the maximum.
         """
         limit = self.referrers_per_image
         if limit and queries.count_referrers(tx, repository_id, str(subject), limit) >= limit:
-            raise Denied(
+            raise QuotaExceeded(
                 f"{subject.short} has {limit} referrers (signatures, SBOMs, ...), the maximum: delete referrers that are "
                 "no longer needed, or ask the operator to raise max_referrers_per_image"
             )

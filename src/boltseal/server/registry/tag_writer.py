@@ -64,6 +64,10 @@ class TagSealed(SealedPut):
     """The tag is sealed at another manifest."""
 
 
+class TagTombstoned(TagSealed):
+    """The tag was sealed and deleted; it can return only with the digest in its tombstone."""
+
+
 class NotExtended(SealedPut):
     """The push to an append-only tag lacks layers or entries of its current manifest."""
 
@@ -348,11 +352,10 @@ class TagWriter:
             other = tag_table.find(tx, repository.id, name)
             return other is not None and (other.digest is not None or other.sealed_digest is not None)
 
-        message = (
-            refusal_message.put_tombstone if decision is PushDecision.REFUSED_TOMBSTONE else refusal_message.put_sealed
-        )
         binding, free = tag_rows.binding_of(row), next_free(tag, taken)
-        return TagSealed(message(tag, repository.name, binding, pushed.digest, free))
+        if decision is PushDecision.REFUSED_TOMBSTONE:
+            return TagTombstoned(refusal_message.put_tombstone(tag, repository.name, binding, pushed.digest, free))
+        return TagSealed(refusal_message.put_sealed(tag, repository.name, binding, pushed.digest, free))
 
     def _drop(self, tx: UnitOfWork, change: TagChange, kind: EntryKind) -> None:
         if change.row is None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +24,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.protocol import LEDGER, Clock, Job, Lookups, Query
+from boltseal.server.storage.metadata.protocol import LEDGER, Clock, Job, Lookups, Query, WriteQueue
 from boltseal.server.storage.metadata.sql import SqlSession
 from boltseal.server.storage.worker_threads import deliver
 
@@ -102,6 +104,8 @@ class SqlMetadata:
         self._driver = driver
         self._clock = clock
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._since: deque[float] = deque()
+        """When each job that is not committed yet was handed in, the oldest first (monotonic)."""
         self._closed = False
         self._lookup_session = driver.connect()
         self.lookups = driver.lookups(self._lookup_session)
@@ -115,6 +119,14 @@ class SqlMetadata:
     def frozen(self) -> str | None:
         """The reason why the ledger takes no entry, None if it does."""
         return self.doubts.get(LEDGER.name)
+
+    @property
+    def write_queue(self) -> WriteQueue:
+        """The jobs that wait or run now. Callable in any thread."""
+        try:
+            return WriteQueue(len(self._since), time.monotonic() - self._since[0])
+        except IndexError:
+            return WriteQueue()
 
     async def write(self, job: Job[T]) -> T:
         """Run a job in the next group and return its result after the COMMIT."""
@@ -160,14 +172,15 @@ class SqlMetadata:
     def _submit(self, waiting: _Waiting) -> None:
         if self._closed:
             raise Unavailable("the registry is shutting down: nothing was changed; try again")
+        self._since.append(time.monotonic())
         self._queue.put(waiting)
 
     def _read(self, query: Query[T]) -> T:
         session: SqlSession | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = self._driver.connect()
-            self._reading.append(session)
         with self._driver.errors_named():
+            if session is None:
+                session = self._local.session = self._driver.connect()
+                self._reading.append(session)
             session.begin(write=False)
             try:
                 return query(SqlSnapshot(session))
@@ -194,6 +207,7 @@ class SqlMetadata:
 
     def _commit_group(self, session: SqlSession, group: list[_Waiting]) -> None:
         # A caller that gave up before this point has changed nothing; after it the job is done whatever the caller does.
+        taken = len(group)
         group = [waiting for waiting in group if not waiting.is_unwanted()]
         done: list[tuple[_Waiting, Any]] = []
         failed: list[tuple[_Waiting, BaseException]] = []
@@ -203,6 +217,8 @@ class SqlMetadata:
         except BaseException as error:  # noqa: BLE001 - the outermost frame of this thread: every caller must get the error
             failed = [(waiting, error) for waiting in group]
             done = []
+        for _ in range(taken):
+            self._since.popleft()
         for waiting, result in done:
             waiting.settle(result, None)
         for waiting, reason in failed:

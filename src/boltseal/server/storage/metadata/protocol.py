@@ -76,6 +76,13 @@ class UnitOfWork(Snapshot, Protocol):
         ...
 
 
+class WriteQueue(NamedTuple):
+    """Jobs of this process that are not committed yet. `oldest_wait_s`: how long the oldest has waited; 0 without any."""
+
+    jobs: int = 0
+    oldest_wait_s: float = 0.0
+
+
 Job = Callable[[UnitOfWork], T]
 Query = Callable[[Snapshot], T]
 
@@ -160,6 +167,11 @@ class Metadata(Protocol):
     @property
     def frozen(self) -> str | None:
         """The reason why the ledger takes no entry, so that nothing may be pushed; None if it does."""
+        ...
+
+    @property
+    def write_queue(self) -> WriteQueue:
+        """The jobs that wait or run now. Callable in any thread."""
         ...
 
     async def write(self, job: Job[T]) -> T:
