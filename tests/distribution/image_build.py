@@ -124,5 +124,8 @@ def build_image(here: Storage, out: Path, revision: str, python: str, wheels: Pa
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    (name,) = re.findall(r'^__version__ = "(.*)"$', (root / "src/boltseal/__init__.py").read_text(), re.MULTILINE)
-    return Layout(out, name, done.stdout.strip())
+    named = "org.opencontainers.image.ref.name"
+    manifests = json.loads((out / "index.json").read_bytes())["manifests"]
+    (entry,) = [each for each in manifests if named in each["annotations"]]
+    assert done.stdout.strip() == entry["digest"]
+    return Layout(out, entry["annotations"][named], entry["digest"])
