@@ -25,6 +25,7 @@ from boltseal.server.storage.users import UserFile
 from boltseal.server.store_factory import open_metadata
 from tests import images
 from tests.asgi import running
+from tests.polling import until_answer
 from tests.serving import Serving, serving, settings_of
 
 UNSIGNED = 'boltseal_ledger_unsigned_entries{log="ledger"}'
@@ -261,12 +262,15 @@ def test_the_write_queues_of_running_workers_only_are_known(tmp_path: Path) -> N
 async def test_storage_and_process_figures_are_served(registry: Serving) -> None:
     """Sizes of database, blobs and ledger, the write queue, and the memory and files of the process."""
     await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
-    async with asyncio.timeout(30):
-        while True:  # the checkpoint is signed, by one more write, soon after the push
-            text = (await registry.client.get("/metrics")).text
-            if not number(text, UNSIGNED) and not number(text, "boltseal_write_queue_jobs"):
-                break
-            await asyncio.sleep(0.02)
+
+    async def idle() -> str | None:
+        """Return the metrics once the checkpoint is signed, by one more write, and nothing is left to write."""
+        found = (await registry.client.get("/metrics")).text
+        busy = number(found, UNSIGNED) or number(found, "boltseal_write_queue_jobs")
+        return None if busy else found
+
+    text = await until_answer(idle, "the checkpoint is signed and the write queue empty")
+    assert text is not None
 
     assert number(text, "boltseal_database_size_bytes") > 4096
     assert number(text, "boltseal_disk_reserve_bytes") > 0
