@@ -103,3 +103,12 @@ def checked(command: Sequence[str], variables: Mapping[str, str] | None = None, 
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout.strip()
+
+
+def is_valid_sbom(text: str) -> bool:
+    """Tell whether a text is CycloneDX 1.6 in JSON, by its strict schema."""
+    # loading takes a second of processor time, which collecting the tests would take in every run
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
