@@ -29,6 +29,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,7 @@ from boltseal.client.credentials import Credentials, LoginSource
 from boltseal.client.errors import RemoteBusy, RemoteMismatch, RemoteUnavailable, from_status
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
+from boltseal.client.request_trace import Trace, TracedClient
 from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Invalid, Unavailable
@@ -78,7 +80,7 @@ class TransportOptions:
     including redirects, tokens and retries; a server that sends a byte now and then never triggers `timeout_s`. `pace`:
     the slowest acceptable stream. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: longest time
     for the body of an error, which only explains it. `reach`: the addresses that a registry may send the client to;
-    None: all but link-local ones.
+    None: all but link-local ones. `trace`: called with a line for each request.
     """
 
     plain_http: frozenset[str] = frozenset()
@@ -90,6 +92,7 @@ class TransportOptions:
     patience_s: float = PATIENCE_S
     reason_s: float = 10.0
     reach: SsrfGuard | None = None
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,8 @@ class Transport:
         *,
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = SocketClient(
+        kind = SocketClient if options.trace is None else partial(TracedClient, trace=options.trace)
+        self._http = kind(
             verify=tls_context(options.ca_file) if app is None else False,  # an in-process application needs no TLS
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),

@@ -98,7 +98,9 @@ def _ask(
     allowed = registry_filter(options, allow)
 
     async def run(transport: Transport) -> Mapping[Reference, Resolved | BoltsealError]:
-        resolver = Resolver(transport, allowed, watch=lambda registry: followed(options, transport, registry))
+        resolver = Resolver(
+            transport, allowed, watch=lambda registry: followed(options, transport, registry), explain=True
+        )
         return await resolver.resolve(references)
 
     return ask(options, {reference.registry for reference in references}, run)

@@ -39,7 +39,7 @@ class RegistryOptions:
     def transport(self, registries: Iterable[str]) -> Transport:
         """Return connections to these registries, with the logins of Docker's and Podman's files."""
         plain = frozenset(registries) if self.plain_http else frozenset()
-        options = TransportOptions(plain_http=plain, ca_file=self.ca_file)
+        options = TransportOptions(plain_http=plain, ca_file=self.ca_file, trace=self.client.trace)
         return Transport(self.client.credentials(anonymous=self.anonymous), options)
 
 
