@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from boltseal.ledger.entry import EntryKind, parse
@@ -19,7 +21,7 @@ from boltseal.server.registry.restores import (
     RestoredTag,
     RestoreTarget,
 )
-from boltseal.server.registry.tag_writer import TagSealed
+from boltseal.server.registry.tag_writer import NotExtended, TagSealed
 from boltseal.server.storage.metadata import ledger_store
 from tests.shop import SHOP, Shop
 
@@ -131,8 +133,19 @@ async def test_a_sealed_tag_is_refused(shop: Shop) -> None:
     old = (await shop.push(await shop.image("sealed soon"), Digest.of(await shop.image("sealed soon")))).digest
     await shop.registry.seals.seal(SHOP, LATEST, ADMIN, "shown to the auditor")
 
-    with pytest.raises(TagSealed):
+    with pytest.raises(TagSealed, match=f"never resolves to another digest: it can't be restored to {old.short}$"):
         await restore(shop, old)
+
+
+async def test_an_append_only_tag_is_refused_as_a_restore(shop: Shop) -> None:
+    """Its former manifest lacks what was added since; the message is not that of a push."""
+    one, tag = json.loads(await shop.image("one")), Tag(f"sha256-{'a' * 64}.sig")
+    two = one | {"layers": [*one["layers"], await shop.blob(b"added")]}
+    first = await shop.push(json.dumps(one).encode(), tag)
+    await shop.push(json.dumps(two).encode(), tag)
+
+    with pytest.raises(NotExtended, match=f"and {first.digest.short} lacks layers or entries.*it can't be restored$"):
+        await restore(shop, first.digest, tag)
 
 
 async def test_a_digest_of_another_tag_is_refused(shop: Shop, moved: list[Digest]) -> None:
