@@ -242,3 +242,16 @@ def test_outside_of_git_only_what_is_known_is_told(tmp_path: Path, monkeypatch: 
     assert [line.partition("=")[0] for line in told.out.splitlines()] == [
         f"{flag} {PREFIX}{name}" for name in ("created", "version") for flag in ("--label", "--annotation")
     ]
+    assert f"left out: the labels {PREFIX}revision, {PREFIX}source: {tmp_path} is in no git repository" in told.err
+
+
+def test_labels_that_are_left_out_are_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of git also the version, and of a repository without a public remote the source; JSON stays one object."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    outside = program.call("labels", tmp_path, "--json")
+    git(project, "remote", "set-url", "origin", "/srv/git/shop.git")
+    local = program.call("labels", project)
+
+    assert f"{PREFIX}revision, {PREFIX}source, {PREFIX}version:" in outside.err
+    assert list(outside.json["results"][0]["labels"]) == [f"{PREFIX}created"]
+    assert f"left out: the label {PREFIX}source: the git remote `origin` has no public address" in local.err
