@@ -33,7 +33,7 @@ from tests.fakes.engine import FakeEngine
 
 CONTAINERS, IMAGES = 500, 50
 GOAL_S = 2.0
-VERBS = (("running",), ("running", "--json"), ("verify", "--running"))
+VERBS = (("ps",), ("ps", "--json"), ("verify", "--running"))
 
 
 class Taken(NamedTuple):

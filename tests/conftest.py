@@ -74,7 +74,7 @@ def data(fresh_data: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def whole_store(data: Path) -> Iterator[None]:
-    """Whatever the test did: at its end the store must be whole, as `boltseal fsck` sees rows, bytes, ledger and seals."""
+    """Whatever the test did: at its end the store must be whole, as `boltseal admin fsck` sees rows, bytes, ledger and seals."""
     yield
     with closing(LocalBlobs(data)) as blobs:
         examined = examine(open_snapshot(data / DATABASE_NAME), blobs)

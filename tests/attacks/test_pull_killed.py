@@ -1,4 +1,4 @@
-"""`boltseal pull` and `restore-local` killed at every step: the name means the old image or the new one, and no image has
+"""`boltseal pull` and `keep restore` killed at every step: the name means the old image or the new one, and no image has
 lost its last name."""
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ OLD, NEW = image("old"), image("new")
 
 
 @asynccontextmanager
-async def pulling(*arguments: str, engine: str, verb: str = "pull") -> AsyncIterator[asyncio.subprocess.Process]:
-    """`boltseal pull`, or another verb, as a process of its own."""
+async def pulling(
+    *arguments: str, engine: str, command: tuple[str, ...] = ("pull",)
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`boltseal pull`, or another command, as a process of its own."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "boltseal", verb, *arguments, "--host", engine),
+        *(sys.executable, "-m", "boltseal", *command, *arguments, "--host", engine),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -129,20 +131,20 @@ async def test_cut_off(
 async def test_a_way_back_that_is_cut_off(
     registry: Server, engine: FakeEngine, tmp_path: Path, at: int, done: bool
 ) -> None:
-    """The same of `restore-local`, whose next run ends what was begun; each image has a name all along."""
+    """The same of `keep restore`, whose next run ends what was begun; each image has a name all along."""
     name = name_at(registry)
     step = [f"POST images/{document.config.digest}/tag" for document in (NEW, OLD)][at]
     async with engine.listening(tmp_path) as address:
         assert (await asyncio.to_thread(program.call, "pull", name, "--host", str(address))).code == 0
         hang = engine.hangs[step] = Hang(done)
-        async with pulling(name, engine=str(address), verb="restore-local") as process:
+        async with pulling(name, engine=str(address), command=("keep", "restore")) as process:
             await asyncio.wait_for(hang.arrived.wait(), 30)
             process.kill()
             await process.wait()
         meant = engine.find(name)
         names = [list(engine.images[document.config.digest]["RepoTags"]) for document in (OLD, NEW)]
         old = ("--to", OLD.digest, "--host", str(address))
-        again = await asyncio.to_thread(program.call, "restore-local", name, *old)
+        again = await asyncio.to_thread(program.call, "keep", "restore", name, *old)
 
     assert meant is not None
     assert all(names)

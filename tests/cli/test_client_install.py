@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 import boltseal
-from boltseal.cli import root
+from boltseal.cli.command_table import commands
 from boltseal.cli.loading import SERVER_MODULES, load_module
 from tests.cli.client_install import ClientInstall, install_client
 from tests.host.scrub.making import DockerStore
@@ -25,22 +25,37 @@ MOST_PACKAGES: Final = 30
 SERVER_LIBRARIES: Final = {"alembic", "apprise", "granian", "prometheus-client", "sqlalchemy", "starlette"}
 SERVER_COMMANDS: Final = (
     ("serve", "--listen", "127.0.0.1:0"),
-    ("config",),
-    ("seal", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
-    ("unseal", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
-    ("restore", "localhost:5000/shop/app:latest", "--to", "2026-11-23", "--reason", "r"),
-    ("accept", "docker.io/library/node:16.13", "--reason", "r"),
-    ("purge", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
-    ("expire",),
-    ("fsck",),
-    ("collect",),
-    ("backup", "copy"),
-    ("restore-backup", "copy"),
-    ("quota",),
-    ("user", "list"),
-    ("token", "rotate"),
+    (
+        "admin",
+        "config",
+    ),
+    ("tag", "seal", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
+    ("tag", "unseal", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
+    ("tag", "restore", "localhost:5000/shop/app:latest", "--to", "2026-11-23", "--reason", "r"),
+    ("tag", "accept", "docker.io/library/node:16.13", "--reason", "r"),
+    ("tag", "purge", "localhost:5000/shop/app:1.4.2", "--reason", "r"),
+    (
+        "admin",
+        "expire",
+    ),
+    (
+        "admin",
+        "fsck",
+    ),
+    (
+        "admin",
+        "gc",
+    ),
+    ("admin", "backup", "copy"),
+    ("admin", "restore", "copy"),
+    ("ratelimit",),
+    ("admin", "user", "ls"),
+    ("admin", "token", "rotate"),
     ("ledger", "key"),
-    ("rules",),
+    (
+        "admin",
+        "rules",
+    ),
 )
 
 
@@ -104,7 +119,7 @@ def test_the_client_is_at_most_thirty_packages(client: ClientInstall) -> None:
 @pytest.mark.slow
 def test_every_command_shows_its_help(client: ClientInstall) -> None:
     """The list of commands and the help of every client command need no extra."""
-    names = [command.name for command in root._COMMANDS if command.extra is None]
+    names = [command.name for command in commands() if command.extra is None]
 
     assert client.run("--help").code == 0
     assert len(names) > 20

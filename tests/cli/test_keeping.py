@@ -1,4 +1,4 @@
-"""`boltseal pull`, `kept` and `restore-local`, as a person calls them: a registry that listens, an engine behind a socket."""
+"""`boltseal pull`, `keep ls` and `keep restore`, as a person calls them: a registry that listens, an engine behind a socket."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ async def test_from_a_pull_to_the_old_image_again(image_ref: Site) -> None:
     first = await image_ref.call("pull", image_ref.name)
     new = await image_ref.publish("two")
     second = await image_ref.call("pull", image_ref.name)
-    listed = await image_ref.call("kept")
-    back = await image_ref.call("restore-local", image_ref.name)
-    forward = await image_ref.call("restore-local", image_ref.name, "--to", new.digest)
+    listed = await image_ref.call("keep", "ls")
+    back = await image_ref.call("keep", "restore", image_ref.name)
+    forward = await image_ref.call("keep", "restore", image_ref.name, "--to", new.digest)
 
     keep = f"{image_ref.name.removesuffix('latest')}boltseal-keep-{old.digest[7:19]}"
     assert (first.code, first.out) == (0, f"pulled  {image_ref.name}  {old.digest}\n")
     assert (second.code, second.out) == (0, f"pulled  {image_ref.name}  {new.digest}\n")
-    assert f"kept {old.digest[:19]} as {keep}; back with: boltseal restore-local {image_ref.name}\n" in second.err
+    assert f"kept {old.digest[:19]} as {keep}; back with: boltseal keep restore {image_ref.name}\n" in second.err
     assert listed.code == 0
     assert old.digest[7:19] in listed.out
     assert all(len(line) <= 80 for line in listed.out.splitlines())
@@ -142,8 +142,8 @@ async def test_json_has_the_same(image_ref: Site) -> None:
     await image_ref.call("pull", image_ref.name)
     new = await image_ref.publish("two")
     pulled = (await image_ref.call("pull", image_ref.name, "--keep-for", "30d", "--json")).json
-    (listed,) = (await image_ref.call("kept", image_ref.name, "--json")).json["results"]
-    restored = (await image_ref.call("restore-local", image_ref.name, "--json")).json
+    (listed,) = (await image_ref.call("keep", "ls", image_ref.name, "--json")).json["results"]
+    restored = (await image_ref.call("keep", "restore", image_ref.name, "--json")).json
 
     (result,) = pulled["results"]
     assert (pulled["schema"], pulled["outcome"], pulled["errors"]) == ("boltseal.pull/1", "holds", [])
@@ -152,7 +152,7 @@ async def test_json_has_the_same(image_ref: Site) -> None:
     assert {"image", "digest", "tag", "kept", "until", "keep", "copy"} == set(result["kept"])
     assert (listed["status"], listed["digest"], listed["number"], listed["current"]) == ("kept", old.digest, 1, False)
     assert {"ref", "status", "reason", "ran", "held", "recorded", *result["kept"]} <= set(listed)
-    assert restored["schema"] == "boltseal.restore-local/1"
+    assert restored["schema"] == "boltseal.keep-restore/1"
     assert restored["results"][0]["digest"] == old.digest
     assert restored["results"][0]["kept"]["digest"] == new.digest
 
@@ -168,8 +168,8 @@ async def test_json_has_the_same(image_ref: Site) -> None:
         (["pull", "app", "--copy-to", "kept"], "expected a registry and a prefix"),
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
         (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
-        (["kept", f"app@sha256:{'a' * 64}"], "the digest in --to"),
-        (["restore-local", "app", "--to", "yesterday"], "expected a number or at least 6 hex digits"),
+        (["keep", "ls", f"app@sha256:{'a' * 64}"], "the digest in --to"),
+        (["keep", "restore", "app", "--to", "yesterday"], "expected a number or at least 6 hex digits"),
     ],
 )
 async def test_what_can_not_be_meant(image_ref: Site, arguments: list[str], said: str) -> None:
@@ -196,7 +196,7 @@ async def test_a_tag_that_is_not_there(image_ref: Site) -> None:
 
 async def test_no_engine(image_ref: Site, tmp_path: Path) -> None:
     """Exit code 3, and what to do."""
-    for arguments in (["pull", image_ref.name], ["kept"], ["restore-local", image_ref.name]):
+    for arguments in (["pull", image_ref.name], ["keep", "ls"], ["keep", "restore", image_ref.name]):
         done = await asyncio.to_thread(program.call, *arguments, "--host", f"unix://{tmp_path}/none.sock")
 
         assert (done.code, done.out) == (3, "")
@@ -247,9 +247,9 @@ async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(image_ref: Site) 
         await image_ref.publish(words)
         await image_ref.call("pull", image_ref.name)
     (Path(os.environ["BOLTSEAL_STATE"]) / "kept.db").unlink()
-    listed = await image_ref.call("kept", "--json")
-    text = await image_ref.call("kept")
-    back = await image_ref.call("restore-local", image_ref.name)
+    listed = await image_ref.call("keep", "ls", "--json")
+    text = await image_ref.call("keep", "ls")
+    back = await image_ref.call("keep", "restore", image_ref.name)
 
     (found,) = listed.json["results"]
     assert (found["recorded"], found["current"]) == (False, False)
@@ -264,9 +264,9 @@ async def test_what_is_gone_is_told_until_it_is_forgotten(image_ref: Site) -> No
     await image_ref.publish("two")
     await image_ref.call("pull", image_ref.name)
     del image_ref.fake.images[old.config.digest]
-    listed = await image_ref.call("kept")
-    forgotten = await image_ref.call("kept", "--forget-gone")
-    after = await image_ref.call("kept")
+    listed = await image_ref.call("keep", "ls")
+    forgotten = await image_ref.call("keep", "ls", "--forget-gone")
+    after = await image_ref.call("keep", "ls")
 
     assert listed.code == 1
     assert "gone: it was removed" in listed.out

@@ -58,7 +58,7 @@ def verify(project: Path, *more: str) -> Run:
 def trust(server: Server, project: Path) -> str:
     """Give this machine the key of the server's ledger; the key."""
     key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
-    assert program.run("trust", server.address, key).code == 0
+    assert program.run("ledger", "trust", server.address, key).code == 0
     return key
 
 

@@ -29,7 +29,7 @@ async def project(server: Server, tmp_path: Path) -> Path:
         f"services: {{web: {{image: '{server.address}/shop/app:1.4.2@{app.digest}'}}}}\n"
     )
     key = program.run("ledger", "key", "--data", tmp_path / "data").out.strip()
-    assert program.run("trust", server.address, key).code == 0
+    assert program.run("ledger", "trust", server.address, key).code == 0
     assert program.run("lock", cwd=folder).code == 0
     assert key in (folder / "boltseal.lock").read_text()
     return folder
@@ -70,7 +70,7 @@ def test_a_key_that_was_given_later_is_taken_up_by_an_update(project: Path, serv
     lines = [line for line in path.read_text().splitlines() if not line.startswith("entry = ")]
     path.write_text("\n".join(lines) + "\n")
     bare = path.read_text()
-    elsewhere(project, "trust", server.address, key)
+    elsewhere(project, "ledger", "trust", server.address, key)
     again, same = elsewhere(project, "lock"), path.read_text()
     updated = elsewhere(project, "lock", "--update")
 
@@ -81,11 +81,11 @@ def test_a_key_that_was_given_later_is_taken_up_by_an_update(project: Path, serv
 
 
 def test_strict_wants_a_key_that_was_given_to_this_machine(project: Path, server: Server) -> None:
-    """The lock came with the project; `boltseal trust` did not."""
+    """The lock came with the project; `boltseal ledger trust` did not."""
     key = program.run("ledger", "key", "--data", project.parent / "data").out.strip()
     refused = elsewhere(project, "verify", "--strict")
     locking = [elsewhere(project, verb, "--strict") for verb in ("lock", "pin")]
-    given = elsewhere(project, "trust", server.address, key)
+    given = elsewhere(project, "ledger", "trust", server.address, key)
     taken = elsewhere(project, "verify", "--strict")
 
     assert refused.code == 3

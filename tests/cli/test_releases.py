@@ -1,4 +1,4 @@
-"""`releases` and `diff` of what lies on the disk, whatever that is: one line, the right exit code, and never a traceback."""
+"""`release ls` and `release diff` of what lies on the disk, whatever that is: one line, the right exit code, and never a traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseFolder:
 
 def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) -> None:
     """In 80 columns, in UTC."""
-    said = call("releases")
+    said = call("release", "ls")
     lines = said.out.splitlines()
 
     assert said.code == 0, said.err
@@ -44,8 +44,8 @@ def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_p
     there = ReleaseFolder(tmp_path / "state", "shop", engine="ssh://web2")
     there.begin(release(4), CONTENTS)
     there.begin(release(5, None), CONTENTS)
-    said, images = call("releases"), call("releases", "--images")
-    found = call("releases", "--json").json["results"]
+    said, images = call("release", "ls"), call("release", "ls", "--images")
+    found = call("release", "ls", "--json").json["results"]
 
     assert [(each["runs"], each["engine"]) for each in found if each["runs"]] == [(True, None), (True, "ssh://web2")]
     assert "at ssh://web2, healthy" in " ".join(said.out.split())
@@ -71,7 +71,7 @@ def test_nothing_is_said_of_whom_it_is_nothing(
     """Of the host, or of one project."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path))
 
-    assert told in call("releases", *arguments).out
+    assert told in call("release", "ls", *arguments).out
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_broken_record_is_named(folder: ReleaseFolder, name: str, text: str, c
     """With its place; what is not ours is left alone."""
     (folder.folder / name).parent.mkdir(exist_ok=True)
     (folder.folder / name).write_text(text)
-    said = call("releases")
+    said = call("release", "ls")
 
     assert said.code == code
     assert len([line for line in said.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
@@ -100,9 +100,9 @@ def test_a_broken_record_is_named(folder: ReleaseFolder, name: str, text: str, c
 
 def test_a_text_that_was_harmed_is_not_compared(folder: ReleaseFolder) -> None:
     """It could not be checked, which is another answer than "the same"."""
-    same = call("diff", "1", "2", "--project", "shop")
+    same = call("release", "diff", "1", "2", "--project", "shop")
     (folder.folder / "2/compose.json").write_text('{"name": "shop", "services": []}')
-    harmed = call("diff", "1", "2", "--project", "shop")
+    harmed = call("release", "diff", "1", "2", "--project", "shop")
 
     assert (same.code, same.out) == (0, "releases 1 and 2 of shop are the same\n")
     assert (harmed.code, harmed.out) == (3, "")
@@ -113,6 +113,6 @@ def test_values_are_compared_and_never_shown(folder: ReleaseFolder) -> None:
     """Nor by --json."""
     other = json.dumps(TEXT).replace("sesame", "swordfish").encode()
     folder.begin(release(4), ReleaseContents(other))
-    said = [call("diff", "1", "4", "--project", "shop", *more) for more in ((), ("--json",))]
+    said = [call("release", "diff", "1", "4", "--project", "shop", *more) for more in ((), ("--json",))]
 
     assert not any(word in each.out + each.err for each in said for word in ("sesame", "swordfish"))

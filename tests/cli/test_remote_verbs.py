@@ -84,7 +84,7 @@ async def test_a_deleted_sealed_name_is_bound(server: Server) -> None:
     app = image("app")
     await publish(server, "1.4.2", app)
     ref = f"{server.address}/{SHOP}:1.4.2"
-    program.run("unseal", ref, "--reason", "test", "--data", server.folder)
+    program.run("tag", "unseal", ref, "--reason", "test", "--data", server.folder)
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.delete(f"/v2/{SHOP}/manifests/1.4.2")).status_code == 202
     told = program.run("check", ref, "--json")

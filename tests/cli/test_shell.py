@@ -16,68 +16,22 @@ import pytest
 import typer
 
 from boltseal import __version__
+from boltseal.cli.command_table import commands
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.root import CommandContext, build, run
 from boltseal.commands.outcome import Outcome
 from boltseal.errors import Denied, ExitCode, Invalid, SealedPut, Unavailable
 from tests.cli import program
 
-VERBS = (
-    "backup",
-    "build",
-    "check",
-    "collect",
-    "compare",
-    "copy",
-    "deploy",
-    "diff",
-    "digest",
-    "config",
-    "expire",
-    "explain",
-    "fsck",
-    "history",
-    "inspect",
-    "ledger key",
-    "ledger monitor",
-    "ledger recover",
-    "ledger rotate",
-    "kept",
-    "labels",
-    "lock",
-    "new-tag",
-    "outdated",
-    "pin",
-    "pull",
-    "purge",
-    "receipt",
-    "receipt of",
-    "receipt verify",
-    "releases",
-    "restore",
-    "restore-backup",
-    "restore-local",
-    "rollback",
-    "rules",
-    "rules test",
-    "running",
-    "scrub",
-    "seal",
-    "serve",
-    "tags",
-    "token rotate",
-    "trust",
-    "unseal",
-    "update",
-    "user add",
-    "user list",
-    "verify",
-    "watch",
-    "accept",
-    "quota",
-    "user remove",
-    "version",
+SUBCOMMANDS = (
+    "admin rules test",
+    "admin token rotate",
+    "admin user add",
+    "admin user ls",
+    "admin user remove",
+    "ledger receipt verify",
 )
+VERBS = (*(command.name for command in commands()), *SUBCOMMANDS)
 
 
 def verb_that(does: Callable[[], None]) -> typer.Typer:
@@ -119,17 +73,6 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     assert max(map(len, shown.out.splitlines())) <= 80
 
 
-def test_the_list_of_verbs_is_whole() -> None:
-    """A verb that is missing in this file has no test."""
-    listed = [
-        line.split()[0]
-        for line in program.call("--help").out.partition("Commands:")[2].splitlines()
-        if line[2:3].isalpha()
-    ]
-
-    assert sorted({verb.split()[0] for verb in VERBS}) == sorted(set(listed) - {"Example:"})
-
-
 def test_the_list_of_verbs_says_each_in_a_whole_sentence() -> None:
     """Nothing in it is cut off."""
     listed = program.call("--help").out.partition("Commands:")[2]
@@ -163,7 +106,7 @@ def test_the_list_of_commands_imports_no_command() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
-        f"boltseal.cli.{name}" for name in ("loading", "output", "root")
+        f"boltseal.cli.{name}" for name in ("command_table", "loading", "output", "root")
     }
 
 
@@ -175,7 +118,7 @@ def test_a_verb_loads_no_other_verb() -> None:
 
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
-        for name in ("clock", "context", "digest", "loading", "options", "output", "remote", "root")
+        for name in ("clock", "command_table", "context", "digest", "loading", "options", "output", "remote", "root")
     }
 
 
@@ -299,7 +242,7 @@ def test_a_defect_shows_its_traceback_when_asked(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frobnicate"], ["rules", "test", "shop/app"], ["serve", "--workers", "x"], ["--nope"]]
+    "arguments", [["frobnicate"], ["admin", "rules", "test", "shop/app"], ["serve", "--workers", "x"], ["--nope"]]
 )
 def test_a_call_that_makes_no_sense_is_usage(arguments: list[str]) -> None:
     """Exit code 2, and the reason on stderr."""

@@ -31,7 +31,9 @@ def test_a_verb_of_a_client_does_not_load_what_the_server_needs() -> None:
     }
 
 
-@pytest.mark.parametrize("arguments", [["serve"], ["fsck"], ["ledger", "key"], ["rules"], ["quota"]])
+@pytest.mark.parametrize(
+    "arguments", [["serve"], ["admin", "fsck"], ["ledger", "key"], ["admin", "rules"], ["ratelimit"]]
+)
 def test_an_admin_command_without_the_server_extra_says_what_to_install(arguments: list[str]) -> None:
     """One line and exit code 2, without a traceback."""
     code = f"import sys; sys.modules['pydantic'] = None; from boltseal.cli.root import run; run({arguments!r})"
@@ -42,7 +44,9 @@ def test_an_admin_command_without_the_server_extra_says_what_to_install(argument
     assert 'needs the server extra: pip install "boltseal[server]"' in ran.stderr
 
 
-@pytest.mark.parametrize("arguments", [["ledger", "monitor", "--help"], ["trust"], ["quota", "--help"], ["version"]])
+@pytest.mark.parametrize(
+    "arguments", [["ledger", "monitor", "--help"], ["ledger", "trust"], ["ratelimit", "--help"], ["version"]]
+)
 def test_a_client_command_needs_no_server_extra(arguments: list[str]) -> None:
     """Also one in a group, or with a name, that it shares with an admin command."""
     code = f"import sys; sys.modules['pydantic'] = None; from boltseal.cli.root import run; run({arguments!r})"

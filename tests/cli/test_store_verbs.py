@@ -78,7 +78,7 @@ def last_entry(shop: Shop) -> Entry:
     return parse(shop.database.read_and_wait(lambda connection: list(ledger_store.lines(connection)))[-1][1])
 
 
-# --- seal ---
+# --- tag seal ---
 
 
 async def test_seal_binds_a_floating_tag_for_the_running_server(shop: Shop) -> None:
@@ -86,7 +86,7 @@ async def test_seal_binds_a_floating_tag_for_the_running_server(shop: Shop) -> N
     await shop.push(await shop.image("one"), "latest")
     moved = await shop.push(await shop.image("two"), "latest")
 
-    run = verb(shop, "seal", LATEST, "--reason", "shown to the auditor")
+    run = verb(shop, "tag", "seal", LATEST, "--reason", "shown to the auditor")
 
     assert run.code == 0
     assert run.out == f"{LATEST}@{moved.digest}\n"
@@ -98,7 +98,7 @@ async def test_seal_binds_a_floating_tag_for_the_running_server(shop: Shop) -> N
 async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
     """The ledger names the account and the reason, for ever."""
     await shop.push(await shop.image("one"), "latest")
-    verb(shop, "seal", LATEST, "--reason", "shown to the auditor")
+    verb(shop, "tag", "seal", LATEST, "--reason", "shown to the auditor")
 
     entry = last_entry(shop)
 
@@ -109,8 +109,8 @@ async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
 async def test_sealing_again_changes_nothing(shop: Shop) -> None:
     """The same command twice is no error and no second entry."""
     await shop.push(await shop.image("one"), "latest")
-    first = verb(shop, "seal", LATEST, "--reason", "x", "--json").json["results"][0]
-    second = verb(shop, "seal", LATEST, "--reason", "x", "--json").json["results"][0]
+    first = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json").json["results"][0]
+    second = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json").json["results"][0]
 
     assert (first["status"], second["status"]) == ("sealed", "unchanged")
     assert first["entry"] == second["entry"]
@@ -118,7 +118,7 @@ async def test_sealing_again_changes_nothing(shop: Shop) -> None:
 
 async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
     """A name that nobody published can't be sealed."""
-    run = verb(shop, "seal", LATEST, "--reason", "x", "--json")
+    run = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json")
 
     assert run.code == 1
     assert (run.json["outcome"], run.json["errors"][0]["code"]) == ("differs", "MANIFEST_UNKNOWN")
@@ -139,7 +139,7 @@ async def test_sealing_what_is_not_there_does_not_hold(shop: Shop) -> None:
 )
 def test_a_reference_that_does_not_name_a_tag_here_is_usage(shop: Shop, ref: str, line: str) -> None:
     """A bare name means Docker Hub everywhere, so it never means this registry."""
-    run = verb(shop, "seal", ref, "--reason", "x")
+    run = verb(shop, "tag", "seal", ref, "--reason", "x")
 
     assert run.code == 2
     assert line in run.err
@@ -148,7 +148,9 @@ def test_a_reference_that_does_not_name_a_tag_here_is_usage(shop: Shop, ref: str
 def test_another_registrys_name_is_usage(shop: Shop) -> None:
     """Where the public name is known, a reference to another host is a mistake."""
     url = {"BOLTSEAL_SERVER__PUBLIC_URL": "https://registry.example.com"}
-    run = program.run("seal", "other.example.com/shop/app:1", "--reason", "x", "--data", folder(shop), environment=url)
+    run = program.run(
+        "tag", "seal", "other.example.com/shop/app:1", "--reason", "x", "--data", folder(shop), environment=url
+    )
 
     assert run.code == 2
     assert "is an image of another registry; this data folder belongs to registry.example.com" in run.err
@@ -157,8 +159,8 @@ def test_another_registrys_name_is_usage(shop: Shop) -> None:
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, name: str) -> None:
     """A reference to another host never changes this data folder; any port may lead to it."""
-    other = verb(shop, name, "other:5000/shop/app:1.4.2", "--reason", "x")
-    port = verb(shop, name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
+    other = verb(shop, "tag", name, "other:5000/shop/app:1.4.2", "--reason", "x")
+    port = verb(shop, "tag", name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
 
     assert other.code == 2
     assert "is an image of another registry; this data folder belongs to localhost:5000" in other.err
@@ -168,7 +170,7 @@ def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, nam
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_a_reason_says_something(shop: Shop, name: str) -> None:
     """Blanks are no reason."""
-    run = verb(shop, name, LATEST, "--reason", "  ")
+    run = verb(shop, "tag", name, LATEST, "--reason", "  ")
 
     assert run.code == 2
     assert "--reason is empty" in run.err
@@ -177,13 +179,13 @@ def test_a_reason_says_something(shop: Shop, name: str) -> None:
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
 def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
     """Nobody can say later why, if nobody says now."""
-    run = verb(shop, name, LATEST)
+    run = verb(shop, "tag", name, LATEST)
 
     assert run.code == 2
     assert "--reason" in run.err
 
 
-# --- unseal ---
+# --- tag unseal ---
 
 
 async def test_unseal_lets_a_tag_be_deleted_and_nothing_else(shop: Shop) -> None:
@@ -192,7 +194,7 @@ async def test_unseal_lets_a_tag_be_deleted_and_nothing_else(shop: Shop) -> None
     with pytest.raises(SealedDelete):
         await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, ANONYMOUS)
 
-    run = verb(shop, "unseal", VERSION, "--reason", "built for another customer")
+    run = verb(shop, "tag", "unseal", VERSION, "--reason", "built for another customer")
     await shop.registry.deletes.tag(SHOP, Tag("1.4.2"), UNCONDITIONAL, ANONYMOUS)
 
     assert run.code == 0
@@ -204,13 +206,13 @@ async def test_unseal_lets_a_tag_be_deleted_and_nothing_else(shop: Shop) -> None
 async def test_unsealing_what_floats_is_usage(shop: Shop) -> None:
     """There is no seal to lift."""
     await shop.push(await shop.image("one"), "latest")
-    run = verb(shop, "unseal", LATEST, "--reason", "x")
+    run = verb(shop, "tag", "unseal", LATEST, "--reason", "x")
 
     assert run.code == 2
     assert "was never sealed" in run.err
 
 
-# --- purge ---
+# --- tag purge ---
 
 
 async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> None:
@@ -219,7 +221,7 @@ async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> Non
     layer = Digest.of(b"layer secret")
     await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))
 
-    run = verb(shop, "purge", VERSION, "--reason", "a password was in its second layer", "--json")
+    run = verb(shop, "tag", "purge", VERSION, "--reason", "a password was in its second layer", "--json")
     statuses = {(result["ref"], result["status"]) for result in run.json["results"]}
 
     assert run.code == 0
@@ -239,7 +241,7 @@ async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> Non
 async def test_purge_by_digest_takes_every_tag(shop: Shop) -> None:
     """Two names of one image go together."""
     published = await shop.push(await shop.image("secret"), "1.4.2", "latest")
-    run = verb(shop, "purge", f"localhost:5000/shop/app@{published.digest}", "--reason", "x")
+    run = verb(shop, "tag", "purge", f"localhost:5000/shop/app@{published.digest}", "--reason", "x")
 
     assert f"purged  {VERSION}" in run.out
     assert f"purged  {LATEST}" in run.out
@@ -253,7 +255,7 @@ async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -
     await shop.push(await shop.image("secret", other), "2.0.0", repository=other)
     layer = Digest.of(b"layer secret")
 
-    run = verb(shop, "purge", VERSION, "--reason", "x")
+    run = verb(shop, "tag", "purge", VERSION, "--reason", "x")
 
     assert f"kept  localhost:5000/other/app@{layer}" in run.out
     assert f"other/app has it too, as part of {published.digest} (tag 2.0.0)" in run.err
@@ -261,13 +263,13 @@ async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -
     assert "if a kept part has the secret, purge that too" in run.err
 
 
-# --- fsck ---
+# --- admin fsck ---
 
 
 async def test_fsck_of_a_whole_store_holds(shop: Shop) -> None:
     """Beside a process that has it open; the counts say what was read."""
     await shop.push(await shop.image("one"), "1.4.2")
-    run = verb(shop, "fsck", "--json")
+    run = verb(shop, "admin", "fsck", "--json")
     result = run.json["results"][-1]
 
     assert (run.code, run.json["outcome"], run.err) == (0, "holds", "")
@@ -284,7 +286,7 @@ async def test_fsck_names_the_blob_that_rotted(shop: Shop) -> None:
     path.chmod(0o644)
     path.write_bytes(b"layer 0ne")
 
-    run = verb(shop, "fsck")
+    run = verb(shop, "admin", "fsck")
 
     assert run.code == 1
     assert run.out.splitlines()[0].startswith(f"{layer}: the blob's bytes have digest")
@@ -299,16 +301,16 @@ async def test_fsck_changes_nothing(shop: Shop) -> None:
         return {p: p.stat().st_mtime_ns for p in folder(shop).rglob("*") if p.is_file() and p.suffix != ".db-shm"}
 
     before = written()
-    verb(shop, "fsck")
+    verb(shop, "admin", "fsck")
     after = written()
 
     assert after == before
 
 
-@pytest.mark.parametrize("name", ["fsck", "collect"])
+@pytest.mark.parametrize("name", ["fsck", "gc"])
 def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
     """A mistyped --data is not a clean bill."""
-    run = program.run(name, "--data", tmp_path)
+    run = program.run("admin", name, "--data", tmp_path)
 
     assert run.code == 2
     assert "is not a boltseal data folder" in run.err
@@ -316,13 +318,13 @@ def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
 
 def test_the_default_folder_that_is_not_there_is_usage(tmp_path: Path) -> None:
     """Nothing is made by a verb that only looks."""
-    run = program.run("fsck", cwd=tmp_path)
+    run = program.run("admin", "fsck", cwd=tmp_path)
 
     assert run.code == 2
     assert list(tmp_path.iterdir()) == []
 
 
-# --- collect ---
+# --- admin gc ---
 
 
 async def test_collect_removes_bytes_that_no_repository_names(shop: Shop) -> None:
@@ -332,12 +334,12 @@ async def test_collect_removes_bytes_that_no_repository_names(shop: Shop) -> Non
     for path in (folder(shop) / "blobs").rglob("*"):
         make_old(path)
 
-    run = verb(shop, "collect", "--json")
+    run = verb(shop, "admin", "gc", "--json")
 
     assert run.code == 0
     assert [(result["ref"], result["status"]) for result in run.json["results"]] == [(str(stray), "removed")]
     assert await shop.blobs.stat(stray) is None
-    assert verb(shop, "fsck").code == 0
+    assert verb(shop, "admin", "fsck").code == 0
 
 
 async def test_collect_spares_what_a_pull_may_still_be_reading(shop: Shop) -> None:
@@ -348,7 +350,7 @@ async def test_collect_spares_what_a_pull_may_still_be_reading(shop: Shop) -> No
     for path in (folder(shop) / "blobs").rglob("*"):
         make_old(path)
 
-    run = verb(shop, "collect", "--json")
+    run = verb(shop, "admin", "gc", "--json")
 
     assert run.json["results"] == []
     stored = await shop.blobs.stat(layer)
@@ -362,9 +364,9 @@ async def test_collect_says_first_what_it_would_do(shop: Shop) -> None:
     session = next((folder(shop) / "uploads").iterdir())
     make_old(session)
 
-    dry = verb(shop, "collect", "--dry-run")
+    dry = verb(shop, "admin", "gc", "--dry-run")
     stood = session.exists()
-    wet = verb(shop, "collect")
+    wet = verb(shop, "admin", "gc")
 
     assert dry.code == 0
     assert f"upload {session.name} (0 B): not written to for 48 h" in dry.out
@@ -383,9 +385,9 @@ async def test_expire_takes_tags_whose_time_is_over_and_leaves_others(shop: Shop
     by_hand.execute("UPDATE tag SET keep = '30d', keep_until_us = 1 WHERE name = '1.4.2'")
     by_hand.commit()
     by_hand.close()
-    planned = verb(shop, "expire", "--dry-run")
-    done = verb(shop, "expire", "--json")
-    again = verb(shop, "expire")
+    planned = verb(shop, "admin", "expire", "--dry-run")
+    done = verb(shop, "admin", "expire", "--json")
+    again = verb(shop, "admin", "expire")
 
     assert (planned.code, planned.out) == (0, "shop/app:1.4.2\n")
     assert [item["ref"] for item in done.json["results"]] == ["shop/app:1.4.2"]

@@ -69,7 +69,7 @@ async def test_a_ledger_seen_first_is_saved_as_first_use(ledger: FakeLedger, sta
 
 async def test_strict_refuses_a_ledger_without_a_given_key(ledger: FakeLedger, state: ClientState) -> None:
     """At its first use, and after an earlier first use."""
-    with pytest.raises(NotTrusted, match="boltseal trust"):
+    with pytest.raises(NotTrusted, match="boltseal ledger trust"):
         await follow(ledger, state, strict=True)
     await follow(ledger, state)
     with pytest.raises(NotTrusted):

@@ -67,7 +67,7 @@ async def test_on_a_new_machine_the_lock_key_is_trusted_for_the_project(ledger: 
 
 async def test_strict_does_not_accept_the_lock_key_as_given(ledger: FakeLedger, state: ClientState) -> None:
     """The refusal names the key and says what to do."""
-    with pytest.raises(NotTrusted, match=r"boltseal trust .*the project's lock names"):
+    with pytest.raises(NotTrusted, match=r"boltseal ledger trust .*the project's lock names"):
         await follow(ledger, state, strict=True)
     await follow(ledger, state)
     with pytest.raises(NotTrusted):

@@ -373,7 +373,7 @@ def deployed(story: Story) -> None:
                 shop.publish("latest", words)
                 pulled = shop.run("pull", shop.image("latest"))
                 assert pulled.code == 0, pulled.err
-            listed = shop.run("kept", "--json")
+            listed = shop.run("keep", "ls", "--json")
             story.more["kept images"] = listed.json["results"]
             story.more["engine images"] = _images(docker)
             story.more["releases"] = {each.name: _ends(each) for each in (shop, sole)}

@@ -185,7 +185,7 @@ async def test_an_upload_goes_on_where_it_was(revision: str, data: Path) -> None
 async def test_what_is_held_of_an_upstream_stays_held_until_it_is_accepted(
     revision: str, data: Path, config: Path
 ) -> None:
-    """It is served as it was; `accept` lists it, and lets it through."""
+    """It is served as it was; `tag accept` lists it, and lets it through."""
     said = expected(revision)
     name = "up.example/team/app:reviewed"
     options = ("--data", data, "--config", config)
@@ -231,7 +231,7 @@ def _ids(box: Inbox) -> list[str]:
 
 
 def test_it_is_whole_and_looking_changes_nothing(revision: str, data: Path, config: Path) -> None:
-    """`fsck` reads every byte; keys and users are the same."""
+    """`admin fsck` reads every byte; keys and users are the same."""
     before = contents(data.parent)
     examined = command("fsck", "--data", data, "--config", config)
     key = command("ledger key", "--data", data)

@@ -70,7 +70,7 @@ async def test_the_current_image_is_left_alone(shop: Hosting) -> None:
 
 async def test_an_image_that_is_not_kept(shop: Hosting) -> None:
     """No image of this name, or not the selected one."""
-    with pytest.raises(KeptImageNotFound, match="boltseal kept"):
+    with pytest.raises(KeptImageNotFound, match="boltseal keep ls"):
         await restore(shop.host, APP)
     await pulled(shop, "one", "two")
     for to in ("7", str(Digest.of(b"other"))):

@@ -162,7 +162,7 @@ def test_without_a_key_no_rotation_is_followed() -> None:
         follow_rotations(ledger.note(), SEEN_ONLY, ledger.receipts)
 
     assert broken.value.fault is Fault.UNKNOWN_KEY
-    assert "`boltseal trust HOST KEY --replace`" in broken.value.message
+    assert "`boltseal ledger trust HOST KEY --replace`" in broken.value.message
 
 
 def test_a_ledger_that_grew_or_stands_still_is_compared_by_its_tree() -> None:

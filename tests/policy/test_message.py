@@ -130,7 +130,7 @@ def test_a_delete_of_a_sealed_tag(keep: str, words: str) -> None:
 
     assert refusal_message.delete_sealed_tag(Tag("1.4.2"), APP, bound(keep)) == (
         f"tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci and kept {words}; "
-        "an admin can lift that protection with `boltseal unseal`"
+        "an admin can lift that protection with `boltseal tag unseal`"
     )
 
 
@@ -160,7 +160,7 @@ def test_a_delete_of_a_blob_that_seals_cover(names: list[str], words: str) -> No
 
     assert refusal_message.delete_protected("blob", OLD, APP, some(*names)) == (
         f"blob sha256:ab12cd34ef56 of shop/app is part of what {words}; "
-        "an admin can lift that protection with `boltseal unseal`"
+        "an admin can lift that protection with `boltseal tag unseal`"
     )
 
 
@@ -171,7 +171,7 @@ def test_a_delete_of_a_manifest_that_tags_mean() -> None:
         "manifest", OLD, APP, some("1", "1.4.2", "2"), some("1.4.2"), some("latest")
     ) == (
         "manifest sha256:ab12cd34ef56 of shop/app is what tag 1.4.2 seals; "
-        "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
+        "an admin can lift that protection with `boltseal tag unseal`; tag latest alone can be deleted by its name"
     )
 
 
@@ -180,7 +180,7 @@ def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
 
     assert refusal_message.delete_protected("manifest", OLD, APP, some("1.4.2"), deletable=some("latest")) == (
         "manifest sha256:ab12cd34ef56 of shop/app is part of what tag 1.4.2 seals; "
-        "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
+        "an admin can lift that protection with `boltseal tag unseal`; tag latest alone can be deleted by its name"
     )
 
 
@@ -189,7 +189,7 @@ def test_a_delete_of_what_several_tags_mean_that_may_go() -> None:
 
     assert refusal_message.delete_protected(
         "manifest", OLD, APP, some("1.4.2"), some("1.4.2"), some("edge", "latest")
-    ).endswith("with `boltseal unseal`; tags edge and latest alone can be deleted by their names")
+    ).endswith("with `boltseal tag unseal`; tags edge and latest alone can be deleted by their names")
 
 
 def test_a_delete_of_anothers_referrer() -> None:

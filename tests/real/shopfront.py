@@ -98,8 +98,8 @@ class Shopfront:
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
     def releases(self) -> list[dict[str, Any]]:
-        """What `releases` says, oldest first."""
-        found: list[dict[str, Any]] = self.run("releases", "--project", self.name, "--json").json["results"]
+        """What `release ls` says, oldest first."""
+        found: list[dict[str, Any]] = self.run("release", "ls", "--project", self.name, "--json").json["results"]
         return found
 
     def containers(self) -> dict[str, dict[str, Any]]:

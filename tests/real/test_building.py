@@ -28,17 +28,17 @@ def test_a_local_image_without_a_registrys_digest_gets_a_tag_of_its_content(
     name = f"{registry.host}/{repository}"
     docker.run("tag", docker.image(os.urandom(1000)), f"{name}:dev").checked()
     told = program.run(
-        *("new-tag", "--scheme", "content", "--apply", f"{name}:dev", "--check", name, "--json"),
+        *("tag", "new", "--scheme", "content", "--apply", f"{name}:dev", "--check", name, "--json"),
         environment={"DOCKER_HOST": docker.host},
     )
     again = program.run(
-        *("new-tag", "--scheme", "content", "--image", f"{name}:dev"), environment={"DOCKER_HOST": docker.host}
+        *("tag", "new", "--scheme", "content", "--image", f"{name}:dev"), environment={"DOCKER_HOST": docker.host}
     )
     (result,) = told.json["results"]
     ids = [docker.run("inspect", "--format", "{{.Id}}", each).checked() for each in (f"{name}:dev", result["applied"])]
     docker.run("push", result["applied"]).checked()
     taken = program.run(
-        *("new-tag", "--scheme", "content", "--image", f"{name}:dev", "--check", name),
+        *("tag", "new", "--scheme", "content", "--image", f"{name}:dev", "--check", name),
         environment={"DOCKER_HOST": docker.host},
     )
 
@@ -55,22 +55,22 @@ def test_another_content_has_another_tag(docker: Docker) -> None:
     environment = {"DOCKER_HOST": docker.host}
     tags = {
         program.run(
-            "new-tag", "--scheme", "content", "--image", docker.image(os.urandom(100)), environment=environment
+            "tag", "new", "--scheme", "content", "--image", docker.image(os.urandom(100)), environment=environment
         ).out
         for _ in range(2)
     }
-    missing = program.run("new-tag", "--scheme", "content", "--image", "none:1", environment=environment)
+    missing = program.run("tag", "new", "--scheme", "content", "--image", "none:1", environment=environment)
 
     assert len(tags) == 2
     assert (missing.code, missing.out) == (1, "")
 
 
 def test_docker_build_takes_the_labels(docker: Docker, registry: Registry, repository: str, tmp_path: Path) -> None:
-    """`boltseal labels | xargs docker build .`, with the base by name and digest."""
+    """`boltseal build --print-labels | xargs docker build .`, with the base by name and digest."""
     base = f"{registry.host}/{repository}:1.0.0"
     docker.push(docker.image(os.urandom(100)), base).checked()
     (tmp_path / "Dockerfile").write_text(f"FROM {base}\nCOPY Dockerfile /\n")
-    flags = program.run("labels", tmp_path, "--version", "1.0 beta's").out
+    flags = program.run("build", "--print-labels", tmp_path, "--version", "1.0 beta's").out
     built = run("xargs", "docker", "-H", docker.host, "build", "-t", "labelled:1", tmp_path, stdin=flags.encode())
     shown = json.loads(docker.run("inspect", "--format", "{{json .Config.Labels}}", "labelled:1").checked())
 

@@ -1,4 +1,4 @@
-"""`deploy`, `rollback`, `releases` and `diff` on real engines with Docker Compose."""
+"""`deploy`, `rollback`, `release ls` and `release diff` on real engines with Docker Compose."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_killed_at_a_step_it_goes_on(shop: Shopfront, after: int, step: str) -> 
     shop.locked()
     shop.killed(after, "deploy")
     left = shop.releases()[1]
-    said = shop.run("releases")
+    said = shop.run("release", "ls")
     resumed = shop.run("deploy", "--resume")
 
     assert left["status"] == f"unfinished: {step}"
@@ -426,7 +426,7 @@ def test_what_is_in_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
     back = shop.run("rollback")
     third = shop.containers()["web"]
     (mounted,) = (each["Source"] for each in third["Mounts"] if each["Destination"] == "/run/secrets/file")
-    differs = shop.run("diff", "1", "2")
+    differs = shop.run("release", "diff", "1", "2")
     record = (shop.state / "releases" / shop.name / "2/release.json").read_text()
 
     assert second["web"]["Id"] != first["web"]
@@ -444,8 +444,8 @@ def test_what_changed_between_two_releases(shop: Shopfront) -> None:
     shop.deployed()
     shop.write({"web": {"image": shop.image("1.1.0"), "healthcheck": HEALTHY, "environment": {"KEY": "hush"}}})
     shop.deployed()
-    found = {(each["ref"], each["status"]) for each in shop.run("diff", "1", "2", "--json").json["results"]}
-    same = shop.run("diff", "2", "2")
+    found = {(each["ref"], each["status"]) for each in shop.run("release", "diff", "1", "2", "--json").json["results"]}
+    same = shop.run("release", "diff", "2", "2")
 
     assert {("web", "image"), ("web", "digest"), ("web", "label words"), ("web", "environment KEY")} <= found
     assert (shop.name, "file compose.yaml") in found
@@ -736,7 +736,7 @@ def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_
         service = {"image": shop.image("1.0.0"), "healthcheck": HEALTHY, "environment": {"KEY": "hush"}}
         shop.write({"web": service})
         key = shop.run("ledger", "key", "--data", tmp_path / "data").out.strip()
-        assert shop.run("trust", server.address, key).code == 0
+        assert shop.run("ledger", "trust", server.address, key).code == 0
         shop.deployed()
         for _ in range(100):  # it is signed a moment after
             told = shop.run("history", shop.image("1.0.0"), "--json")

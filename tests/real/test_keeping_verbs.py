@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_half_done(
         before = images_of(host)
         publish(registry.host, repository, "latest", heavy(20 * 1024 * 1024))
         full = program.call("pull", name, "--host", host)
-        after, kept = images_of(host), program.call("kept", "--host", host)
+        after, kept = images_of(host), program.call("keep", "ls", "--host", host)
 
     assert (first.code, full.code, full.out) == (0, 3, "")
     assert "the engine's disk is full: " in full.err
@@ -76,8 +76,8 @@ def test_a_host_behind_ssh(docker: Docker, registry: Registry, repository: str, 
         publish(registry.host, repository, "latest", sleeper(f"{repository} {words}"))
         pulled = program.call("pull", name, "--host", host)
         assert pulled.code == 0, pulled.err
-    back = program.call("restore-local", name, "--host", host)
-    scrubbed = program.call("restore-local", name, "--scrub", "--host", host)
+    back = program.call("keep", "restore", name, "--host", host)
+    scrubbed = program.call("keep", "restore", name, "--scrub", "--host", host)
     found = docker.run("image", "inspect", name, "--format", "{{.Config.Labels.words}}").checked()
 
     assert back.code == 0, back.err
@@ -106,7 +106,7 @@ def test_what_arrived_is_read_from_the_disk(registry: Registry, repository: str,
         with changed.open("ab") as file:
             file.write(b"evil")
         before = images_of(host)
-        back = program.call("restore-local", name, "--scrub", "--host", host)
+        back = program.call("keep", "restore", name, "--scrub", "--host", host)
         after = images_of(host)
 
     assert [each.code for each in called] == [0, 0], called
@@ -123,7 +123,7 @@ def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
         "from tests.cli import program\n"
         f"arguments = ['pull', 'localhost:5000/shop/app:1', '--host', {docker.host!r}]\n"
         "program.call(*arguments[:-1], 'unix:///nowhere.sock')\n"  # what is imported on the way is imported now
-        "program.call('kept', *arguments[2:])\n"
+        "program.call('keep', 'ls', *arguments[2:])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "done = program.call(*arguments)\n"
         "sys.stdout.write(f'{int(done.code)} {done.err}')\n"

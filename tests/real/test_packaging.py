@@ -36,7 +36,7 @@ def test_the_compose_file_is_one_and_its_settings_are_ours(tmp_path: Path) -> No
     of_image = dict(
         word.split("=") for word in containerfile.replace("\\\n", " ").split() if word.startswith("BOLTSEAL_")
     )
-    told = boltseal.run("config", "--json", environment=of_image | service["environment"]).json["results"]
+    told = boltseal.run("admin", "config", "--json", environment=of_image | service["environment"]).json["results"]
     given = {row["ref"]: row["value"] for row in told if row["status"] == "environment"}
 
     assert service["read_only"] is True

@@ -114,7 +114,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             "docker tag made:1 localhost:5000/shop/app:1.4.2 && docker push -q localhost:5000/shop/app:1.4.2",
             "docker tag made:1 localhost:5001/team/tool:2.3.1 && docker push -q localhost:5001/team/tool:2.3.1",
             "docker tag made:ill ill:1",
-            f"boltseal trust localhost:5000 $(boltseal ledger key --data {tmp_path}/data)",
+            f"boltseal ledger trust localhost:5000 $(boltseal ledger key --data {tmp_path}/data)",
             "git init -q -b main && git add -A && git commit -q -m first && git tag v1.5.0",
         ):
             code, told = stage.run(command)

@@ -212,9 +212,9 @@ def test_what_is_told_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     newest = shop.publish("third")
     shop.docker("pull", shop.name).checked()
     where = ("--host", str(shop.address), "--project", shop.project)
-    done = program.call("running", "--json", *where)
+    done = program.call("ps", "--json", *where)
     (found,) = [each for each in done.json["results"] if each["id"] == shop.boxes[-1]]
-    text = program.call("running", *where).out
+    text = program.call("ps", *where).out
 
     assert done.code == 0
     assert found["status"] == "holds"
@@ -244,7 +244,7 @@ def test_a_host_by_ssh(
         path = {"PATH": f"{sshd.folder}/bin:{os.environ['PATH']}"}
         there = f"ssh://{getpass.getuser()}@{sshd.address}{second.address}"
         hosts = ("--host", there, "--host", docker.host)
-        told = program.run("running", *hosts, "--json", cwd=tmp_path, environment=path)
+        told = program.run("ps", *hosts, "--json", cwd=tmp_path, environment=path)
         held = program.run("verify", "--running", "--host", there, cwd=tmp_path, environment=path)
         stranger = f"ssh://nobody-here@{sshd.address}{second.address}"
         refused = program.run("verify", "--running", "--host", stranger, cwd=tmp_path, environment=path)

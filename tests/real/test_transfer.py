@@ -128,7 +128,7 @@ def guarded(tmp_path: Path) -> Iterator[Server]:
     port = servers.free_port()
     _certificates(tmp_path)
     subprocess.run(
-        [sys.executable, "-m", "boltseal", "user", "add", USER, "--data", str(tmp_path / "data")],
+        [sys.executable, "-m", "boltseal", "admin", "user", "add", USER, "--data", str(tmp_path / "data")],
         input=PASSWORD.encode(),
         check=True,
         capture_output=True,

@@ -172,7 +172,7 @@ def test_of_racing_first_pushes_exactly_one_gets_the_tag(workers: int, tmp_path:
             assert all(short(won).encode() in answer.body for answer in answers if answer.status == 409)
             asked = [c.ask("HEAD", f"/v2/shop/app/manifests/{tag}") for c in connections]
             assert {answer.headers["docker-content-digest"] for answer in asked} == {won}
-    assert run(*BOLTSEAL, "fsck", "--data", str(data)).ok
+    assert run(*BOLTSEAL, "admin", "fsck", "--data", str(data)).ok
 
 
 @pytest.mark.parametrize("workers", [1, WORKERS])
@@ -243,7 +243,7 @@ def test_a_deleted_manifest_is_at_once_gone_on_every_worker(tmp_path: Path) -> N
 
 
 def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
-    """`boltseal purge` is another process again; when it has ended, nobody gives out the leaked secret any more."""
+    """`boltseal tag purge` is another process again; when it has ended, nobody gives out the leaked secret any more."""
     data = tmp_path / "data"
     with (
         servers.boltseal(data, workers=WORKERS) as server,
@@ -259,7 +259,9 @@ def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
         ]
         assert {c.ask("GET", path).status for path in paths for c in connections} == {200}
 
-        run(*BOLTSEAL, "purge", "--data", str(data), "--reason", "leaked", f"{server.address}/shop/app:1.0.0").checked()
+        run(
+            *BOLTSEAL, "tag", "purge", "--data", str(data), "--reason", "leaked", f"{server.address}/shop/app:1.0.0"
+        ).checked()
 
         assert {c.ask("GET", path).status for path in paths for c in connections} == {404}
 

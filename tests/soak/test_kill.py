@@ -22,7 +22,7 @@ PUSHERS = 8
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_every_acknowledged_push_survives_every_kill(tmp_path: Path, workers: int) -> None:
-    """After each kill the store is sound by `fsck`, and in the end everything acknowledged comes back by pulling."""
+    """After each kill the store is sound by `admin fsck`, and in the end everything acknowledged comes back by pulling."""
     data = tmp_path / "data"
     acknowledged = Acknowledged()
     dice = random.Random(workers)  # noqa: S311 - not for secrets
@@ -69,7 +69,7 @@ async def push_on(
 
 
 def fsck(data: Path) -> dict[str, object]:
-    """What `boltseal fsck --json` says of a store that no server holds."""
-    done = run("fsck", "--data", data, "--json")
+    """What `boltseal admin fsck --json` says of a store that no server holds."""
+    done = run("admin", "fsck", "--data", data, "--json")
     assert done.code in (0, 1), done.err
     return done.json

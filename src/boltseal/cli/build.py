@@ -10,7 +10,8 @@ import typer
 
 from boltseal.build.builders import Builder
 from boltseal.build.tag_template import Scheme
-from boltseal.cli.build_options import BuildArgOption, DockerfileOption, TargetOption
+from boltseal.cli.build_labels import print_labels
+from boltseal.cli.build_options import BuildArgOption, ContextArgument, DockerfileOption, TargetOption
 from boltseal.cli.clock import clock_us
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
@@ -18,12 +19,13 @@ from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
 from boltseal.commands.build import BuildRequest, build_image
 from boltseal.commands.build_inputs import BuildInputs
-from boltseal.commands.labels import image_time_us
+from boltseal.commands.labels import LabelsRequest, image_time_us
 from boltseal.config import build_environment
+from boltseal.errors import Invalid
 
 
 def build(
-    context: Annotated[Path, typer.Argument(metavar="DIR", help="The build context.", show_default=False)],
+    context: ContextArgument = Path(),
     more: Annotated[
         list[str] | None,
         typer.Argument(metavar="[-- WORD...]", show_default=False, help="Further arguments for the builder."),
@@ -42,6 +44,22 @@ def build(
         typer.Option("--builder", show_default=False, help="Default: buildx, else one that is installed."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if an image of the same inputs is there.")] = False,
+    only_labels: Annotated[
+        bool, typer.Option("--print-labels", help="Build nothing: print the labels as flags of docker build.")
+    ] = False,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--version",
+            metavar="TEXT",
+            show_default=False,
+            help="With --print-labels: default: the output of git describe.",
+        ),
+    ] = None,
+    annotations: Annotated[
+        bool,
+        typer.Option("--annotations", help="With --print-labels: also as --annotation, which only buildx supports."),
+    ] = False,
     file: DockerfileOption = None,
     build_arg: BuildArgOption = None,
     target: TargetOption = None,
@@ -60,13 +78,25 @@ def build(
     Wraps docker buildx build, docker build or buildah bud. Every image that the Dockerfile names is used by digest: its
     pin, its entry in boltseal.lock, or what its tag resolves to now. Labels say where the image comes from; the tag is
     new; the registry's ledger records the inputs. Same base images, Dockerfile and context as before: nothing to do.
+
+    --print-labels prints an image's origin for a build of your own: revision and source by git, version, created
+    (SOURCE_DATE_EPOCH, or now), and the name and digest of the base image. One flag a line, quoted for a shell.
     """
     with CommandOutput("build", as_json=as_json) as output:
         environment = build_environment()
+        created_us = image_time_us(environment.epoch_s, clock_us())
+        inputs = BuildInputs(context, file, tuple(build_arg or ()), target, platform, tuple(more or ()))
+        options = registry_options(plain_http, ca_file, anonymous)
+        if only_labels:
+            of = LabelsRequest(inputs, created_us, version, tuple(allow or ()))
+            print_labels(output, of, options, annotations=annotations)
+            return
+        if version is not None or annotations:
+            raise Invalid("--version and --annotations are for --print-labels; add it, or leave them out")
         request = BuildRequest(
-            inputs=BuildInputs(context, file, tuple(build_arg or ()), target, platform, tuple(more or ())),
+            inputs=inputs,
             repository=repository,
-            created_us=image_time_us(environment.epoch_s, clock_us()),
+            created_us=created_us,
             scheme=scheme,
             tag=tag,
             builder=builder,
@@ -74,7 +104,7 @@ def build(
             build_number=environment.number,
             allow=tuple(allow or ()),
         )
-        report = build_image(request, registry_options(plain_http, ca_file, anonymous), sys.stderr)
+        report = build_image(request, options, sys.stderr)
         output.add(
             ref=report.image,
             status=report.status,

@@ -14,7 +14,7 @@ def ledger_key(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the public key that signs the ledger, for `boltseal trust` and for tools that read C2SP notes."""
+    """Print the public key that signs the ledger, for `boltseal ledger trust` and for tools that read C2SP notes."""
     with CommandOutput("ledger-key", as_json=as_json) as output:
         found = public_key(settings_of(config, data=data), observations=observations)
         output.add(ref=found.origin, status="key", key=str(found.key))

@@ -54,4 +54,6 @@ def ledger_recover(
             output.say(f"the ledger continues as {done.origin}; give its new key to clients that pinned the old one")
         else:
             restored = f"{counted(done.brought, 'entry', 'entries')} restored, and the tags match them"
-            output.say(restored if observations else f"{restored}; push the blobs again that `boltseal fsck` reports")
+            output.say(
+                restored if observations else f"{restored}; push the blobs again that `boltseal admin fsck` reports"
+            )

@@ -77,7 +77,7 @@ def pull(
 
     A tag is resolved by one HEAD request; an image that is present costs nothing more. A new one is pulled by its digest,
     verified, and gets its name last. The image that had the name is kept as NAME:boltseal-keep-DIGEST; `boltseal
-    restore-local NAME` restores it. Images of a Compose file get their names when all have been pulled, or none does.
+    keep restore NAME` restores it. Images of a Compose file get their names when all have been pulled, or none does.
 
     Kept images stay until --keep or --keep-for releases them; never one that runs, that a lock names or a release holds,
     nor the only copy of one that ran here in the last 30 days.
@@ -136,7 +136,7 @@ def _print_pulled(output: CommandOutput, pulled: PullResult) -> None:
         say(clean(f"kept {was} as {each.keep_name.familiar()}: a container that was started as {name} runs on it"))
     if pulled.kept is not None:
         was = (pulled.kept.digest or pulled.kept.image).short
-        say(clean(f"kept {was} as {pulled.kept.keep_name.familiar()}; back with: boltseal restore-local {name}"))
+        say(clean(f"kept {was} as {pulled.kept.keep_name.familiar()}; back with: boltseal keep restore {name}"))
     say_expired(pulled.let_go)
     if pulled.trouble:
         say(clean(f"boltseal: kept images could not be checked: {pulled.trouble}"))

@@ -25,7 +25,7 @@ CaFileOption = Annotated[
 ]
 AnonymousOption = Annotated[bool, typer.Option("--anonymous", help="Ignore stored logins.")]
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse a registry whose ledger key is not pinned by `boltseal trust`.")
+    bool, typer.Option("--strict", help="Refuse a registry whose ledger key is not pinned by `boltseal ledger trust`.")
 ]
 
 

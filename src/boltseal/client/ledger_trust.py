@@ -299,5 +299,5 @@ def _not_trusted(registry: str, named: VerifierKey | None) -> NotTrusted:
     lock = "" if named is None else f"; the project's lock names {named}, which is as trustworthy as that file"
     return NotTrusted(
         f"no key is trusted for the ledger of {registry}: ask its operator for the output of `boltseal ledger key`, then "
-        f"run `boltseal trust {registry} KEY`{lock}"
+        f"run `boltseal ledger trust {registry} KEY`{lock}"
     )

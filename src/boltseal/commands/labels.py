@@ -1,4 +1,4 @@
-"""`boltseal labels`: the OCI annotations that say where an image comes from."""
+"""`boltseal build --print-labels`: the OCI annotations that say where an image comes from."""
 
 from __future__ import annotations
 

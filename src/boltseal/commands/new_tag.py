@@ -1,4 +1,4 @@
-"""`boltseal new-tag`: make a tag for a build that no other build gets."""
+"""`boltseal tag new`: make a tag for a build that no other build gets."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class ReferenceUnsuitable(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class RegistryOptions:
-    """How registries are reached. `strict` refuses a registry whose ledger key is not pinned by `boltseal trust`."""
+    """How registries are reached. `strict` refuses a registry whose ledger key is not pinned by `boltseal ledger trust`."""
 
     client: ClientContext
     plain_http: bool = False
@@ -92,13 +92,13 @@ def ledger_notices(check: LedgerCheck) -> list[str]:
         lines.append(
             f"first use of the ledger of {check.registry}: it is trusted here because boltseal.lock names the key that "
             f"signs it, {check.named}. Its author vouches for it. To trust it on this machine: "
-            f"boltseal trust {check.registry} KEY"
+            f"boltseal ledger trust {check.registry} KEY"
         )
     elif check.status is TrustStatus.FIRST_USE and check.head is not None:
         lines.append(
             f"first use of the ledger of {check.registry} (key ID {check.head.trusted.key_id.hex()}): from now on it is "
             "compared with its present state. Its key is not verified: a key that the registry itself serves proves "
-            f"nothing. Get the key from its operator, then: boltseal trust {check.registry} KEY"
+            f"nothing. Get the key from its operator, then: boltseal ledger trust {check.registry} KEY"
         )
     if check.status is TrustStatus.ROTATED and check.head is not None:
         lines.append(

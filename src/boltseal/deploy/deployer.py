@@ -118,7 +118,7 @@ class Deployer:
         target = rollback_target(releases) if number is None else self.folder.read(number)
         if target is None:
             raise NotFound(
-                f"can't roll back: {self.folder.project} has no release before the running one; see `boltseal releases`"
+                f"can't roll back: {self.folder.project} has no release before the running one; see `boltseal release ls`"
             )
         recorded = self.folder.contents(target.number)
         new = self.folder.next_number()
@@ -169,7 +169,7 @@ class Deployer:
         """
         unfinished = next((each for each in reversed(self.folder.all()) if each.unfinished), None)
         if unfinished is None:
-            raise NotFound(f"{self.folder.project} has no unfinished release; see `boltseal releases`")
+            raise NotFound(f"{self.folder.project} has no unfinished release; see `boltseal release ls`")
         outcome = await self.flow.resume(unfinished)
         self._prune(outcome.release)
         return DeployResult(outcome.release, outcome)

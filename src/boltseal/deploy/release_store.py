@@ -140,7 +140,7 @@ class ReleaseFolder:
     def _record(self, number: int) -> Release:
         raw = self._read(number, "release.json", MAX_RECORD_BYTES)
         if raw is None:
-            raise NoSuchRelease(f"{self.project} has no release {number} on this host; see `boltseal releases`")
+            raise NoSuchRelease(f"{self.project} has no release {number} on this host; see `boltseal release ls`")
         try:
             release = parse_release(raw)
         except ReleaseUnreadable as error:

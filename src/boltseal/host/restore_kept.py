@@ -89,7 +89,7 @@ def _select(listed: list[ListedImage], name: Reference, to: str, prefix: DigestP
     """Do step 1. `prefix`: of a digest, None if `to` is a number or empty."""
     if not listed:
         raise KeptImageNotFound(
-            f"no image of {name.familiar()} is kept on this engine; list kept images with `boltseal kept`"
+            f"no image of {name.familiar()} is kept on this engine; list kept images with `boltseal keep ls`"
         )
     if not to:
         fits = [each for each in listed if not each.current][:1]
@@ -99,7 +99,7 @@ def _select(listed: list[ListedImage], name: Reference, to: str, prefix: DigestP
         fits = [each for each in listed if any(map(prefix.fits, _digests(each.kept)))]
     if not fits:
         raise KeptImageNotFound(
-            f"{name.familiar()}: {quote(to) if to else 'no other image'} is not kept; list kept images with `boltseal kept`"
+            f"{name.familiar()}: {quote(to) if to else 'no other image'} is not kept; list kept images with `boltseal keep ls`"
         )
     if len({each.kept.image for each in fits}) > 1:
         named = ", ".join(dict.fromkeys(str(each.kept.digest or each.kept.image) for each in fits))

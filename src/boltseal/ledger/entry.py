@@ -168,7 +168,7 @@ def parse(raw: bytes) -> Entry:
     """Read one entry; EntryInvalid for every byte sequence that `encode` does not emit.
 
     What was read is written again and compared: its time has only one spelling, its `extra` only one order, and the
-    encoder has one spelling for the rest. A million of these are read at a time (`fsck`, `monitor`).
+    encoder has one spelling for the rest. A million of these are read at a time (`admin fsck`, `monitor`).
     """
     if len(raw) > MAX_ENTRY_BYTES:
         raise EntryInvalid(f"an entry of {len(raw)} bytes; at most {MAX_ENTRY_BYTES} are allowed")

@@ -30,7 +30,9 @@ from boltseal.ledger.proof import open_receipt, parse_receipt_unverified
 MAX_ROTATIONS: Final = 100
 
 _KEPT: Final = "both are kept as evidence; do not deploy from it, and ask its keeper"
-_ANEW: Final = "if they say that it began anew, `boltseal trust HOST KEY --replace` with the key that they give you"
+_ANEW: Final = (
+    "if they say that it began anew, `boltseal ledger trust HOST KEY --replace` with the key that they give you"
+)
 
 
 class Fault(StrEnum):
@@ -102,7 +104,7 @@ def read_checkpoint(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
         raise LedgerBroken(
             Fault.OTHER_LEDGER,
             f"it shows the ledger {quote(checkpoint.origin)}, not {quote(trusted.origin)}, which was seen before; if "
-            "its operator confirms that it was started anew, take the new key with `boltseal trust --replace`",
+            "its operator confirms that it was started anew, take the new key with `boltseal ledger trust --replace`",
         )
     ids = {one.key_id for one in note.signatures if one.name == trusted.origin}
     if trusted.key_id not in ids:

@@ -157,7 +157,7 @@ def delete_signature(digest: Digest, repository: Repository, keeping: SomeTags) 
     return f"manifest {digest.short} of {repository} refers to what {_seals(keeping)}, and can't be deleted before that can"
 
 
-_LIFT: Final = "an admin can lift that protection with `boltseal unseal`"
+_LIFT: Final = "an admin can lift that protection with `boltseal tag unseal`"
 
 
 def _instead(tag: Tag, repository: Repository, free: str | None) -> str:

@@ -31,7 +31,7 @@ class Decision:
 
     @property
     def why(self) -> str:
-        """The rule as a text, for `boltseal rules test` and for refusals."""
+        """The rule as a text, for `boltseal admin rules test` and for refusals."""
         if self.rule.number:
             return f"rule {self.rule.number} ({self.rule})"
         if self.rule is BUILT_IN_DEFAULT:

@@ -342,7 +342,7 @@ def exposure_refusal(server: ServerSettings, *, authenticated: bool) -> str | No
         return None
     missing = []
     if not authenticated and not server.allow_anonymous:
-        missing.append("authentication: add a user with `boltseal user add NAME`, or pass --allow-anonymous")
+        missing.append("authentication: add a user with `boltseal admin user add NAME`, or pass --allow-anonymous")
     if server.tls_cert is None and not server.behind_proxy:
         missing.append("TLS: pass --tls-cert and --tls-key, or --behind-proxy if a proxy in front provides it")
     if not missing:

@@ -55,7 +55,7 @@ def published(
         )  # fmt: skip
         host.docker("load", "-i", tmp_path / "image.tar")
         host.docker("push", name)
-        written = program.run("receipt", name, "-o", host.receipt)
+        written = program.run("ledger", "receipt", name, "-o", host.receipt)
 
         assert written.code == 0, written.err
         yield host

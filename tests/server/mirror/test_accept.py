@@ -57,19 +57,19 @@ async def test_accept_serves_the_new_one_in_a_running_server(
     async with mirroring(data, upstream, rule=RULE) as mirror:
         config = configured(data, upstream)
         first, second = await held(mirror.client, upstream)
-        listed = await verb("accept", "--config", config)
-        other = await verb("accept", f"{TAG}@{first.digest}", "--config", config)
+        listed = await verb("tag", "accept", "--config", config)
+        other = await verb("tag", "accept", f"{TAG}@{first.digest}", "--config", config)
         asked = f"localhost:5000/{TAG}@{second.digest[7:19]}"  # as the list prints it
-        done = await verb("accept", asked, "--reason", "read the notes", "--config", config, "--json")
+        done = await verb("tag", "accept", asked, "--reason", "read the notes", "--config", config, "--json")
         after = await pull(mirror.client)
-        again = await verb("accept", TAG, "--config", config)
-        strange = await verb("accept", "quay.io/team/app:1.4.2", "--config", config)
+        again = await verb("tag", "accept", TAG, "--config", config)
+        strange = await verb("tag", "accept", "quay.io/team/app:1.4.2", "--config", config)
 
     assert listed.code == 1
     assert TAG in listed.out
     assert (other.code, "is to " + second.digest in other.err) == (1, True)
     assert done.code == 0
-    assert done.json["schema"] == "boltseal.accept/1"
+    assert done.json["schema"] == "boltseal.tag-accept/1"
     assert done.json["results"][0]["digest"] == second.digest
     assert done.json["results"][0]["was"] == first.digest
     assert after.content == second.raw

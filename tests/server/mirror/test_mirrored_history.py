@@ -139,10 +139,10 @@ def test_the_key_of_a_mirrors_log_can_be_trusted(mirror: Server, fake: FakeUpstr
     assert mine is not None
     assert ledgers is not None
     ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
-    given = program.call("trust", f"{mirror.address}/observations", str(mine.verifier))
+    given = program.call("ledger", "trust", f"{mirror.address}/observations", str(mine.verifier))
     told = program.call("history", ref)
-    listed = program.call("trust", "--json").json["results"]
-    wrong = program.call("trust", f"{mirror.address}/observations", str(ledgers.verifier), "--replace")
+    listed = program.call("ledger", "trust", "--json").json["results"]
+    wrong = program.call("ledger", "trust", f"{mirror.address}/observations", str(ledgers.verifier), "--replace")
     broken = program.call("history", ref)
 
     assert (given.code, told.code, wrong.code, broken.code) == (0, 0, 0, 1)

@@ -67,7 +67,7 @@ async def behind(tmp_path: Path, upstream: FakeUpstream) -> Behind:
     del upstream.manifests["team/app"]["gone"]
     async with serving_as(settings, clock=clock) as mirror:
         await answers(mirror)
-        done = program.run("accept", f"{NAME}/team/app:accepted", "--config", config_of(tmp_path, upstream))
+        done = program.run("tag", "accept", f"{NAME}/team/app:accepted", "--config", config_of(tmp_path, upstream))
         assert done.code == 0, done.err
         served = await answers(mirror)
     kept = story(tmp_path / "data")

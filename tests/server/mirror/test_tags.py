@@ -171,7 +171,7 @@ async def test_a_first_sight_is_refused_where_the_rule_says_so(
         answer = await pull(mirror.client)
 
     assert answer.status_code == 403
-    assert f"boltseal accept {NAME}/team/app:1.4.2" in answer.json()["errors"][0]["message"]
+    assert f"boltseal tag accept {NAME}/team/app:1.4.2" in answer.json()["errors"][0]["message"]
     assert upstream.gets() == 0
     assert [kind for kind, *_ in story(data)] == ["held"]
 

@@ -1,4 +1,4 @@
-"""The admin operations on a data folder, as `boltseal seal|unseal|purge` run them beside a running server."""
+"""The admin operations on a data folder, as `boltseal tag seal|unseal|purge` run them beside a running server."""
 
 from __future__ import annotations
 

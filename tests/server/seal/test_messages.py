@@ -135,7 +135,7 @@ async def test_the_sentence_of_a_refused_delete(data: Path) -> None:
 
     assert message == (
         f"tag 1.4.2 of shop/app is sealed at {short(FIRST.digest)} since 2024-11-24 by anonymous and kept for ever; "
-        "an admin can lift that protection with `boltseal unseal`"
+        "an admin can lift that protection with `boltseal tag unseal`"
     )
 
 
@@ -150,7 +150,7 @@ async def test_the_sentence_of_a_refused_delete_of_a_part(data: Path) -> None:
 
     assert manifest == (
         f"manifest {short(FIRST.digest)} of shop/app is part of what tags 1.4.2 and 1.4.3 seal; "
-        "an admin can lift that protection with `boltseal unseal`"
+        "an admin can lift that protection with `boltseal tag unseal`"
     )
     assert blob.startswith(f"blob {short(FIRST.config.digest)} of shop/app is part of what tags 1.4.2 and 1.4.3 seal;")
 
@@ -165,7 +165,7 @@ async def test_the_sentence_of_a_refused_delete_says_which_name_can_go_alone(dat
 
     assert message == (
         f"manifest {short(FIRST.digest)} of shop/app is what tag 1.4.2 seals; "
-        "an admin can lift that protection with `boltseal unseal`; tag latest alone can be deleted by its name"
+        "an admin can lift that protection with `boltseal tag unseal`; tag latest alone can be deleted by its name"
     )
     assert gone.status_code == 202
 

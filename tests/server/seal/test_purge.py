@@ -1,4 +1,4 @@
-"""`purge` deletes an image with its bytes and leaves its tags sealed; `expire` deletes tags whose keep time is over."""
+"""`tag purge` deletes an image with its bytes and leaves its tags sealed; `admin expire` deletes tags whose keep time is over."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ async def test_purging_an_unknown_tag(registry: Serving) -> None:
 
 @pytest.mark.lengthy
 async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path) -> None:
-    """`expire` takes away tags whose stated time is over, and only those; the tag can return only with the same digest."""
+    """`admin expire` takes away tags whose stated time is over, and only those; the tag can return only with the same digest."""
     clock = Clock(NOON)
     async with serving(data, A_YEAR, clock=clock) as registry:
         await push(registry.client, "shop/app", "1.4.2", SECRET)
@@ -166,7 +166,7 @@ async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path)
 
 
 async def expired_at(data: Path, now_us: int) -> list[str]:
-    """The tags that `expire` takes away at this time."""
+    """The tags that `admin expire` takes away at this time."""
     with open_store(settings_of(data), clock=Clock(now_us)) as store:
         return [tag for _, tag in await store.registry.seals.expire(ADMIN)]
 
@@ -187,4 +187,4 @@ async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener
 
     assert len(left) == 1
     assert left[0] in caught.value.message
-    assert "`boltseal collect`" in caught.value.message
+    assert "`boltseal admin gc`" in caught.value.message

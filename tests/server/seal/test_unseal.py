@@ -1,4 +1,4 @@
-"""`unseal` lifts only the protection against deletion; `seal` seals a mutable tag. Both are recorded."""
+"""`tag unseal` lifts only the protection against deletion; `tag seal` seals a mutable tag. Both are recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def unseal(registry: Serving) -> None:
 
 
 async def test_an_unsealed_tag_still_can_not_move(registry: Serving) -> None:
-    """After `unseal` other content is refused as before, and the same is accepted as before."""
+    """After `tag unseal` other content is refused as before, and the same is accepted as before."""
     first = await push(registry.client, "shop/app", "1.4.2", FIRST)
     await unseal(registry)
 
@@ -34,7 +34,7 @@ async def test_an_unsealed_tag_still_can_not_move(registry: Serving) -> None:
 
 
 async def test_an_unsealed_tag_can_be_deleted(registry: Serving) -> None:
-    """After `unseal` a running server lets the tag, its manifest and its blobs be deleted."""
+    """After `tag unseal` a running server lets the tag, its manifest and its blobs be deleted."""
     client = registry.client
     await push(client, "shop/app", "1.4.2", FIRST)
     await client.get(TAG)
@@ -70,7 +70,7 @@ async def test_deleting_what_was_unsealed_leaves_a_tombstone(registry: Serving) 
 
 
 async def test_unsealing_twice_is_recorded_once(registry: Serving) -> None:
-    """The second `unseal` changes nothing, so it writes nothing."""
+    """The second `tag unseal` changes nothing, so it writes nothing."""
     first = await push(registry.client, "shop/app", "1.4.2", FIRST)
     await unseal(registry)
     await unseal(registry)
@@ -122,7 +122,7 @@ async def test_an_unknown_tag_can_not_be_unsealed(registry: Serving, repository:
 
 
 async def test_sealing_a_floating_tag_by_hand(registry: Serving) -> None:
-    """`seal` binds a floating tag to what it means: a running server refuses to move or delete it at once."""
+    """`tag seal` binds a floating tag to what it means: a running server refuses to move or delete it at once."""
     client = registry.client
     first = await push(client, "shop/app", "latest", FIRST)
     await push(client, "shop/app", SECOND.digest, SECOND)
@@ -147,7 +147,7 @@ async def test_sealing_by_hand_needs_everything(registry: Serving) -> None:
 
 
 async def test_sealing_again_what_was_unsealed(registry: Serving) -> None:
-    """`seal` puts the protection back."""
+    """`tag seal` puts the protection back."""
     await push(registry.client, "shop/app", "1.4.2", FIRST)
     await unseal(registry)
     with seals_of(registry.data) as seals:

@@ -234,7 +234,7 @@ def test_a_restart_keeps_what_was_published(tmp_path: Path) -> None:
 
         assert pulled.content == body
         assert other.status_code == 409
-    assert program.run("fsck", "--data", tmp_path / "data").code == 0
+    assert program.run("admin", "fsck", "--data", tmp_path / "data").code == 0
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:

@@ -147,9 +147,9 @@ def test_folders_that_cannot_be_meant_are_refused(data: Path, tmp_path: Path) ->
 
 def test_the_verbs_go_there_and_back(data: Path, tmp_path: Path) -> None:
     """And a second restore into the same folder is refused."""
-    made = program.call("backup", tmp_path / "copy", "--data", data, "--json")
-    back = program.call("restore-backup", tmp_path / "copy", "--data", tmp_path / "new")
-    again = program.call("restore-backup", tmp_path / "copy", "--data", tmp_path / "new")
+    made = program.call("admin", "backup", tmp_path / "copy", "--data", data, "--json")
+    back = program.call("admin", "restore", tmp_path / "copy", "--data", tmp_path / "new")
+    again = program.call("admin", "restore", tmp_path / "copy", "--data", tmp_path / "new")
 
     assert made.json["results"][0]["status"] == "complete"
     assert (made.code, back.code, again.code) == (0, 0, 2)

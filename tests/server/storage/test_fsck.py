@@ -229,7 +229,7 @@ async def test_repositories_that_disagree_on_a_size_are_found(
 async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """A user would be refused too early, or too late; `collect` corrects the total."""
+    """A user would be refused too early, or too late; `admin gc` corrects the total."""
     await publish(shop)
     before = problems(look())
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")

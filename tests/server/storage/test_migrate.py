@@ -131,7 +131,7 @@ def test_a_format_that_is_no_number_is_refused(tmp_path: Path, written: str) -> 
 
 
 def test_a_read_only_verb_on_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
-    """`fsck` of a folder that was never a store is an error, not a clean bill."""
+    """`admin fsck` of a folder that was never a store is an error, not a clean bill."""
     with pytest.raises(FormatInvalid, match="not a boltseal data folder"):
         check_data(tmp_path)
 

@@ -228,7 +228,7 @@ def _served(
         case ServedAnswer.HELD_BACK:
             held = "" if known.held is None else f" at {known.held.digest}"
             raise TagHeldBack(
-                f"{name} is new here and is held back{held}: an operator can accept it with `boltseal accept {name}`"
+                f"{name} is new here and is held back{held}: an operator can accept it with `boltseal tag accept {name}`"
             )
         case ServedAnswer.SERVED:
             serves = known.serves

@@ -72,7 +72,7 @@ class _LogFeed(ABC):
                 entry = parse(line)
                 event = self._event(entry)
             except Invalid:
-                continue  # `fsck` and the ledger monitor report it
+                continue  # `admin fsck` and the ledger monitor report it
             if event is not None:
                 events.append(OutgoingEvent(f"{entry.registry}/{index}", entry.time_us, event))
         return events, found[-1][0] + 1 if found else start + BATCH

@@ -244,7 +244,7 @@ def _recorded(tx: UnitOfWork, index: int) -> str:
     for _, line in ledger_store.lines(tx, index, until=index + 1, log=OBSERVATIONS):
         entry = parse(line)
         return entry.was if entry.kind is EntryKind.HELD else entry.digest
-    raise ObservationMissing(f"the log of observations lacks entry {index}: run `boltseal fsck`")
+    raise ObservationMissing(f"the log of observations lacks entry {index}: run `boltseal admin fsck`")
 
 
 def _observed(row: ForeignTagRow) -> ObservedTag:

@@ -248,7 +248,7 @@ class Seals:
         if left:
             raise BytesLeft(
                 f"the image is removed, but the bytes of {', '.join(map(str, left))} are still stored "
-                f"({next(iter(left.values()))}); a purge can't be repeated: `boltseal collect` deletes them when they are a day old"
+                f"({next(iter(left.values()))}); a purge can't be repeated: `boltseal admin gc` deletes them when they are a day old"
             )
 
 

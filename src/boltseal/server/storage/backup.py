@@ -164,10 +164,12 @@ def _link_or_copy(source: Path, target: Path, digest: Digest, size: int, *, link
     except FileNotFoundError as error:
         raise BackupFailed(
             f"the bytes of {digest} are not in {source.parents[3]}: removed meanwhile, or lost; repeat the backup, "
-            "and run boltseal fsck if that does not help"
+            "and run boltseal admin fsck if that does not help"
         ) from error
     if found != size:
-        raise BackupFailed(f"{digest} has {found} bytes instead of {size} in {source.parents[3]}: run boltseal fsck")
+        raise BackupFailed(
+            f"{digest} has {found} bytes instead of {size} in {source.parents[3]}: run boltseal admin fsck"
+        )
     target.unlink(missing_ok=True)
     if links:
         try:
@@ -190,7 +192,7 @@ def _copy_hashed(source: Path, target: Path, digest: Digest) -> None:
     if running.hexdigest() != digest.hex:
         beside.unlink()
         raise BackupFailed(
-            f"the bytes of {digest} are damaged in the source: run boltseal fsck, and push the blob again"
+            f"the bytes of {digest} are damaged in the source: run boltseal admin fsck, and push the blob again"
         )
     beside.chmod(0o640)
     beside.replace(target)

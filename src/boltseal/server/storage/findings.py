@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """What was examined; sizes in bytes. `unnamed_*`: stored and unreferenced, which is no fault: left to `collect`."""
+    """What was examined; sizes in bytes. `unnamed_*`: stored and unreferenced, which is no fault: left to `admin gc`."""
 
     entries: int = 0
     observations: int = 0

@@ -12,7 +12,7 @@ Steps:
 5. Everything that sealed tags need is stored, and signature tags are linked to what they sign.
 6. The running totals of users are the sums of the rows.
 7. The blobs: every row has a file of that size whose bytes have that digest.
-8. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal collect` deletes them.
+8. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal admin gc` deletes them.
 
 Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is read again
 before it is reported: the server may have deleted or replaced it meanwhile. What can't be examined is a finding of its own,
@@ -259,7 +259,7 @@ def _usage(snapshot: Snapshot, findings: FindingCollector) -> None:
         findings.differs(
             f"user {user}",
             f"the total is {total.size_bytes} bytes and {total.repositories} repositories, the rows say "
-            f"{rows.size_bytes} and {rows.repositories}; `boltseal collect` counts again",
+            f"{rows.size_bytes} and {rows.repositories}; `boltseal admin gc` counts again",
         )
 
 

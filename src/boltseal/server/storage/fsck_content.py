@@ -1,4 +1,4 @@
-"""Steps of `fsck` that read what was pushed: manifests, links, blobs, and unreferenced data.
+"""Steps of `admin fsck` that read what was pushed: manifests, links, blobs, and unreferenced data.
 
 Every function collects its findings and raises only if the database can't be read.
 """

@@ -1,4 +1,4 @@
-"""The part of `fsck` step 2 that checks the ledger's tree: is it over the entries, and is its root what was signed?
+"""The part of `admin fsck` step 2 that checks the ledger's tree: is it over the entries, and is its root what was signed?
 
 The tree is built again from the entries, a batch at a time, and each tile is compared with the stored one. The root at the
 size of the stored checkpoint, and at that of the mark, must be the signed one. A missing key is an unknown finding, not one

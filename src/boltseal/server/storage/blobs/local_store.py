@@ -347,7 +347,9 @@ class LocalBlobs:
         except OSError as error:
             raise store_error(error, f"blob {digest} can't be read") from error
         if not piece:
-            raise StoreBroken(f"blob {digest} is shorter than its size: damaged; run `boltseal fsck`, push it again")
+            raise StoreBroken(
+                f"blob {digest} is shorter than its size: damaged; run `boltseal admin fsck`, push it again"
+            )
         return piece
 
     def scan(self, digest: Digest) -> Iterator[bytes]:

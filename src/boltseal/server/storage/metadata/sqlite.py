@@ -278,7 +278,7 @@ def _copy(reads: sqlite3.Connection, target: Path) -> None:
         reads.backup(writes, pages=-1)
         writes.execute("PRAGMA journal_mode=DELETE")
         if writes.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise DatabaseDamaged(f"the copy {target} is damaged, so the database probably is: run boltseal fsck")
+            raise DatabaseDamaged(f"the copy {target} is damaged, so the database probably is: run boltseal admin fsck")
     fd = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -5,7 +5,7 @@
     repositories  those that the user's pushes created; repositories are never removed, so this never decreases
 
 Rows of data format 1 count for no user, except manifests, which always recorded who pushed them. `policy.quotas` limits the
-totals; `fsck` checks that they are the sums of the rows.
+totals; `admin fsck` checks that they are the sums of the rows.
 """
 
 from __future__ import annotations

@@ -1,0 +1,30 @@
+"""`boltseal admin backup`: back up the data folder while the server runs."""
+
+from __future__ import annotations
+
+from boltseal.cli.clock import clock_us
+from boltseal.cli.options import BackupArgument, ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
+from boltseal.cli.progress import Progress, size_text
+from boltseal.cli.server_options import settings_of
+from boltseal.server.storage.backup import back_up
+
+
+def admin_backup(
+    folder: BackupArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """Back up the data folder while the server runs.
+
+    Everything that was acknowledged before the start is in the backup. A second backup into the same folder copies only
+    what is new. Keys and users are not copied: keep those of DATA.keys elsewhere.
+    """
+    with CommandOutput("admin-backup", as_json=as_json) as output:
+        settings = settings_of(config, data=data)
+        with Progress() as progress:
+            copied = back_up(settings.server.data, folder, clock_us(), progress)
+        output.add(
+            ref=str(folder), status="complete", blobs=copied.blobs, taken=copied.taken, taken_bytes=copied.taken_bytes
+        )
+        output.print(f"{folder}: complete")
+        output.say(f"{copied.blobs} blobs, {copied.taken} of them new ({size_text(copied.taken_bytes)})")
+        output.say(f"not in the backup: {settings.keys}, with keys and users")

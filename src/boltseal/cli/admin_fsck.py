@@ -1,0 +1,52 @@
+"""`boltseal admin fsck`: check everything in the data folder; read-only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from boltseal.cli.findings import add_findings
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
+from boltseal.cli.progress import Progress, size_text
+from boltseal.cli.server_options import settings_of
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.text import counted
+from boltseal.server.storage.findings import Examined
+from boltseal.server.store_factory import examine_store
+
+
+def admin_fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Check everything in the data folder, and change nothing. Works while the server runs.
+
+    Every row must have its bytes, all bytes their digest, the ledger no gap; and it must match the tags.
+    Exit code 0: all of it holds; 1: something does not; 3: something could not be read.
+    """
+    with CommandOutput("admin-fsck", as_json=as_json) as output:
+        settings = settings_of(config, data=data)
+        with Progress() as progress:
+            examined = examine_store(settings, progress)
+        add_findings(output, examined.findings)
+        counts, verdict = examined.counts, _verdict(examined)
+        output.outcome = Outcome(examined.outcome)
+        output.add(ref=str(settings.server.data), status=output.outcome, reason=verdict, **asdict(counts))
+        output.print(f"{settings.server.data}: {verdict}")
+        output.say(
+            f"read {counts.entries} ledger entries, {counts.observations} observations, "
+            f"{counts.tags} tags, {counts.manifests} manifests, "
+            f"{counts.blobs} blobs ({size_text(counts.blob_bytes)})"
+        )
+        if counts.unnamed_blobs:
+            size = size_text(counts.unnamed_bytes)
+            unreferenced = counted(counts.unnamed_blobs, "unreferenced blob")
+            output.say(f"{unreferenced} ({size}); boltseal admin gc deletes old ones")
+
+
+def _verdict(examined: Examined) -> str:
+    wrong = sum(Outcome(finding.status) is Outcome.DIFFERS for finding in examined.findings)
+    unread = len(examined.findings) - wrong
+    parts = []
+    if wrong:
+        parts.append(counted(wrong, "problem"))
+    if unread:
+        parts.append(f"{unread} could not be checked")
+    return ", ".join(parts) or "all of it holds"

@@ -1,0 +1,71 @@
+"""`boltseal admin user`: add, remove and list users. Changes take effect at once, also in a running server."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import Annotated
+
+import typer
+
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput
+from boltseal.cli.server_options import settings_of
+from boltseal.errors import Invalid
+from boltseal.server.auth.logins import hash_password
+from boltseal.server.storage.users import UserFile, check_user_name
+
+admin_user = typer.Typer(
+    help="Add, remove and list the users who may log in.", no_args_is_help=True, rich_markup_mode=None
+)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Letters, digits and . _ @ -")]
+
+
+@admin_user.command(epilog="Example: boltseal admin user add ci < password.txt")
+def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """Add a user, or change a password. It is read from the terminal or from standard input, never from the arguments."""
+    with CommandOutput("admin-user-add", as_json=as_json) as output:
+        check_user_name(name)
+        users = _file(config, data)
+        known = name in users.current().hashes
+        try:
+            hashed = hash_password(_password(name))
+        except ValueError as error:
+            raise Invalid(f"no password was set: {error}") from error
+        users.put(name, hashed)
+        output.add(ref=name, status="changed" if known else "added")
+        output.say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
+
+
+@admin_user.command(epilog="Example: boltseal admin user remove ci")
+def remove(
+    name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+) -> None:
+    """Remove a user; their logins and tokens end at once."""
+    with CommandOutput("admin-user-remove", as_json=as_json) as output:
+        _file(config, data).remove(name)
+        output.add(ref=name, status="removed")
+        output.say(f"user {name} removed")
+
+
+@admin_user.command("ls", epilog="Example: boltseal admin user ls --json")
+def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
+    """List the users."""
+    with CommandOutput("admin-user-ls", as_json=as_json) as output:
+        for name in sorted(_file(config, data).current().hashes):
+            output.add(ref=name, status="user")
+            output.print(name)
+
+
+def _file(config: ConfigOption, data: DataOption) -> UserFile:
+    return UserFile(settings_of(config, data=data).htpasswd)
+
+
+def _password(name: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    first = getpass.getpass(f"password for {name}: ")
+    if getpass.getpass("repeat the password: ") != first:
+        raise Invalid("the two passwords differ; nothing was changed")
+    return first

@@ -1,0 +1,142 @@
+"""`boltseal ledger receipt`: write or verify a proof of what a tag resolves to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+import typer.core
+
+from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, say
+from boltseal.cli.remote import (
+    AnonymousOption,
+    CaFileOption,
+    PlainHttpOption,
+    RemoteRefArgument,
+    StrictOption,
+    registry_options,
+)
+from boltseal.commands.receipt import bundle_of, verify_receipt, write_receipt
+from boltseal.commands.text import clean, counted
+from boltseal.ledger.entry import format_time
+from boltseal.ledger.note import VerifierKey
+from boltseal.ledger.proof import VerifiedReceipt
+from boltseal.oci.reference import Reference
+
+_WRITE: Final = "write"
+
+
+class _Group(typer.core.TyperGroup):
+    """Runs the subcommand `write` for `ledger receipt REF`; only `verify` is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {*self.commands, "--help", "-h"}
+        return super().parse_args(ctx, args if not args or args[0] in known else [_WRITE, *args])
+
+
+ledger_receipt = typer.Typer(
+    cls=_Group,
+    help="Write a proof of what a tag resolves to (REF -o FILE), or verify one offline.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@ledger_receipt.command(
+    _WRITE, hidden=True, epilog="Example: boltseal ledger receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof"
+)
+def write(
+    ref: RemoteRefArgument,
+    target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", show_default=False, help="File to write.")],
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    strict: StrictOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the receipt of what a tag resolves to now to FILE, and its manifests and configs to FILE.oci."""
+    with CommandOutput("ledger-receipt", as_json=as_json) as output:
+        options = registry_options(plain_http, ca_file, anonymous, strict)
+        done = write_receipt(Reference.parse(ref), target, options)
+        output.add(status="written", file=str(output), beside=str(done.bundle), **_fields(done.receipt))
+        output.print(f"{target}, {done.bundle}: {_sentence(done.receipt)}")
+        if not done.key_pinned:
+            output.say("no pinned key verified this; to verify it, get the key from the registry's operator")
+
+
+@ledger_receipt.command(
+    "verify", epilog="Example: boltseal ledger receipt verify app.tlog-proof --key localhost:5000+0e5e4e2f+AX..."
+)
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A receipt (C2SP tlog-proof).")],
+    key: Annotated[
+        str,
+        typer.Option("--key", metavar="KEY", show_default=False, help="The ledger's key, from its operator."),
+    ],
+    witness: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--witness", metavar="KEY", show_default=False, help="Require a witness's cosignature; repeatable."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a receipt, offline.
+
+    The documents in FILE.oci are verified too, if the file exists: the digests from the manifest down to the configs.
+
+    Exit code 1: the receipt is invalid.
+    """
+    with CommandOutput("ledger-receipt-verify", as_json=as_json) as output:
+        check = verify_receipt(file, VerifierKey.parse(key), [VerifierKey.parse(each) for each in witness or []])
+        output.outcome = check.outcome
+        if check.receipt is None:
+            output.add(ref=str(file), status="broken", reason=check.reason)
+            say(f"boltseal: {file} is invalid: {check.reason}")
+            return
+        documents = check.bundle
+        counts = {}
+        if documents is not None:
+            counts = {
+                "manifests": documents.manifests,
+                "configs": documents.configs,
+                "layers": documents.layers,
+            }
+        output.add(status="holds", **_fields(check.receipt), **counts)
+        output.print(_sentence(check.receipt))
+        for each in check.receipt.signed.cosignatures:
+            output.say(f"cosigned by the witness {clean(each.witness)}")
+        if documents is not None:
+            missing = f"; {len(documents.missing)} of its documents are not in it" if documents.missing else ""
+            found = f"{counted(documents.manifests, 'manifest')}, {counted(documents.configs, 'config')}"
+            output.say(f"{bundle_of(file)}: {found}, digests verified{missing}")
+
+
+def _fields(receipt: VerifiedReceipt) -> dict[str, Any]:
+    entry, head = receipt.entry, receipt.signed.checkpoint
+    return {
+        "ref": f"{entry.repository}:{entry.tag}" if entry.tag else entry.repository,
+        "reason": entry.reason,
+        "event": entry.kind.removeprefix("tag."),
+        "digest": entry.digest or None,
+        "time": format_time(entry.time_us),
+        "by": entry.actor,
+        "mode": entry.extra.get("mode"),
+        "ledger": head.origin,
+        "index": receipt.index,
+        "size": head.size,
+        "witnesses": [each.witness for each in receipt.signed.cosignatures],
+    }
+
+
+def _sentence(receipt: VerifiedReceipt) -> str:
+    fields = _fields(receipt)
+    mode = f", {fields['mode']}" if fields["mode"] else ""
+    digest = f" as {fields['digest']}" if fields["digest"] else ""
+    return clean(
+        f"{fields['ref']} was {fields['event']}{digest} at {fields['time']} by {fields['by'] or 'anonymous'}{mode}: entry "
+        f"{fields['index']} of the ledger {fields['ledger']}"
+    )

@@ -1,0 +1,131 @@
+"""`boltseal ps`: show which image each running container uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boltseal.cli.context import client_context
+from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, say
+from boltseal.cli.project_options import AllowOption, ProjectOption
+from boltseal.cli.ps_text import blocks
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
+from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
+from boltseal.commands.project_images import registry_filter
+from boltseal.commands.running import ContainerFilter, RunningResult, list_running
+from boltseal.commands.text import clean, counted
+from boltseal.host.containers.rows import ContainerRow
+from boltseal.lockfile.format import time_text
+
+
+def ps(
+    host: HostsOption = None,
+    compose: ComposeOption = None,
+    kube: KubeOption = None,
+    namespace: NamespaceOption = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no registry: use only hosts and the lock.")] = False,
+    watch: Annotated[
+        int | None,
+        typer.Option("--watch", metavar="SECONDS", min=1, show_default=False, help="Repeat, and show what changed."),
+    ] = None,
+    project: ProjectOption = Path(),
+    allow: AllowOption = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which image each running container uses.
+
+    Reads the container's own image, whatever its tag resolves to now: its digests; the tags that resolve or resolved to
+    it, and how many moves behind it is; whether it matches boltseal.lock; since when it runs, and who released it.
+    Changes nothing.
+
+    Exit code 3: a host could not be read. `boltseal verify --running` checks containers against the lock.
+    """
+    where = ContainerFilter(tuple(host or ()), compose, kube, namespace)
+    client, options = client_context(), registry_options(plain_http, ca_file, anonymous)
+    printer = _Printer()
+    while True:
+        try:
+            with CommandOutput("ps", as_json=as_json) as output:
+                allowed = _no_registry if offline else registry_filter(options, allow or [])
+                found = list_running(where, project, client, None if offline else options, allowed)
+                for row in found.rows:
+                    output.add(**row_fields(row))
+                add_broken(output, found.answers)
+                add_failed(output, found.found)
+                if not as_json:
+                    printer.print(found, client.now_us())
+        except typer.Exit:
+            if watch is None:
+                raise
+        if watch is None:
+            return
+        time.sleep(watch)
+
+
+def _no_registry(_registry: str) -> bool:
+    """Allow no registry, with --offline."""
+    return False
+
+
+_State = dict[tuple[str, str], tuple[object, ...]]
+
+
+@dataclass(slots=True)
+class _Printer:
+    """Prints the containers, and with --watch only those that changed. `printed`: notes that are not repeated."""
+
+    known: _State = field(default_factory=dict)
+    printed: set[str] = field(default_factory=set)
+
+    def print(self, found: RunningResult, now_us: int) -> None:
+        """Print what changed since the last call."""
+        first = not self.printed
+        changed, gone = self._changes(found.rows, {name for name, _ in found.found.failed})
+        if not first and (changed or gone):
+            print_line(f"-- {time_text(now_us)}")
+        for line in blocks(changed, now_us, several=len(found.found.hosts) > 1):
+            print_line(line)
+        for name in gone:
+            print_line(f"{name} no longer runs")
+        self._say(found)
+        if found.has_lock and first and found.rows:
+            say(count_text(found.rows, lambda row: "" if row.verdict is None else str(row.verdict.status)))
+
+    def _changes(self, rows: Sequence[ContainerRow], failed: set[str]) -> tuple[list[ContainerRow], list[str]]:
+        """Return new and changed containers, and the names of those that are gone.
+
+        The containers of a host that could not be read this time count as unchanged.
+        """
+        now: _State = {key: state for key, state in self.known.items() if key[0] in failed}
+        changed = []
+        for row in rows:
+            key = (row.seen.host, row.seen.id)
+            verdict = None if row.verdict is None else row.verdict.status
+            now[key] = (clean(row.seen.name), row.digests, verdict, row.tags, row.means, row.seen.started_us)
+            if self.known.get(key) != now[key]:
+                changed.append(row)
+        gone = [str(state[0]) for key, state in self.known.items() if key not in now]
+        self.known = now
+        return changed, gone
+
+    def _say(self, found: RunningResult) -> None:
+        """Say once for each host how many containers it has, and once each reason why a registry was not asked."""
+        for host in found.found.hosts:
+            if host.name not in self.printed:
+                containers = counted(len(host.seen), "container")
+                say(f"{clean(host.name)}: {clean(host.kind)}: {containers}; times are UTC")
+        for reason in dict.fromkeys(row.unasked for row in found.rows if row.unasked):
+            if reason not in self.printed:
+                say(f"could not ask: {clean(reason)}")
+        self.printed.update(host.name for host in found.found.hosts)
+        self.printed.update(row.unasked for row in found.rows)

@@ -1,0 +1,103 @@
+"""The text of `boltseal ps`: a block for each image, with its containers below.
+
+    localhost:5000/shop/app 1.4.2; was `latest` until yesterday 14:02
+      2 moves behind `latest`; pushed by ci
+      index sha256:8c5a9f51ffcc, config sha256:1b7e0c4d9a2f
+      lock: not-recreated
+      web-1  since yesterday 09:00, released by ada (release 7)
+      web-2  since yesterday 09:00, released by ada (release 7)
+
+Lines are wrapped at 80 columns, between words where possible.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from boltseal.cli.output import WIDTH
+from boltseal.commands.text import clean, counted
+from boltseal.host.containers.rows import ContainerRow
+from boltseal.ledger.tag_intervals import in_words, moment
+from boltseal.lockfile.container_check import DigestKind
+from boltseal.oci.reference import Reference
+
+_INDENT = "  "
+_KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSPECIFIED, DigestKind.CONFIG, DigestKind.IMAGE_ID)
+
+
+def blocks(rows: Sequence[ContainerRow], now_us: int, *, several: bool) -> Iterator[str]:
+    """Return all lines; blocks are in the order of their first container. `several`: name the host of each container."""
+    found: dict[tuple[str, ...], list[ContainerRow]] = {}
+    for row in rows:
+        found.setdefault(tuple(_head(row, now_us)), []).append(row)
+    for number, (head, containers) in enumerate(found.items()):
+        if number:
+            yield ""
+        yield from chain.from_iterable(_wrapped(line, _INDENT if at else "") for at, line in enumerate(head))
+        for row in containers:
+            yield from _wrapped(_container(row, now_us, several=several), _INDENT)
+
+
+def _wrapped(line: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        line, WIDTH, initial_indent=indent, subsequent_indent=indent + _INDENT * 2, break_on_hyphens=False
+    )
+
+
+def _head(row: ContainerRow, now_us: int) -> Iterator[str]:
+    """Return the lines about the image."""
+    yield _title(row, now_us)
+    notes = [_behind(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
+    if line := "; ".join(filter(None, notes)):
+        yield line
+    yield _digests(row)
+    if row.verdict is not None:
+        yield f"lock: {'same' if row.verdict.status == 'holds' else row.verdict.status}"
+
+
+def _title(row: ContainerRow, now_us: int) -> str:
+    """Return the image's name from its registry, else the lock, else its host, else the container's configuration."""
+    if row.local:
+        return f"{clean(row.seen.started_as)}, local"
+    if row.tags and row.name is not None:
+        return f"{Reference.parse(row.name.name).familiar()} {in_words(row.tags, now_us)}"
+    if row.verdict is not None and row.verdict.weight == "holds" and row.verdict.locked is not None:
+        return f"{row.verdict.locked.reference.familiar()}, by the lock"
+    if row.seen.image.names:
+        return ", ".join(each.familiar() for each in row.seen.image.names) + ", as its host calls it"
+    return f"{clean(row.seen.started_as) or 'nothing'}, as it was started"
+
+
+def _behind(row: ContainerRow) -> str:
+    """Return how often the tag moved since it resolved to this image."""
+    tag = None if row.name is None else row.name.tag
+    if row.behind is not None and row.behind.since_us is not None:
+        return f"{counted(row.behind.moves, 'move')} behind `{tag}`" if row.behind.moves else f"`{tag}` was deleted"
+    return f"`{tag}` now resolves to {row.means.short}" if row.moved and row.means is not None else ""
+
+
+def _pushed(row: ContainerRow) -> str:
+    by = next((tag.by for tag in row.tags if tag.by), "")
+    return f"pushed by {clean(by)}" if by else ""
+
+
+def _digests(row: ContainerRow) -> str:
+    """Return the digests, each with its kind where that is known."""
+    kinds = {kind: "" if kind is DigestKind.UNSPECIFIED else f"{str(kind).replace('-', ' ')} " for kind in _KINDS}
+    found = [f"{kinds[kind]}{digest.short}" for kind in _KINDS for digest in row.of_kind(kind)]
+    return ", ".join(found) or "no digest"
+
+
+def _container(row: ContainerRow, now_us: int, *, several: bool) -> str:
+    seen = row.seen
+    where = f" on {seen.node}" if seen.node else f" at {seen.host}" if several else ""
+    since = [] if seen.started_us is None else [f"since {moment(seen.started_us, now_us)}"]
+    if row.deployed is not None:
+        since.append(f"released by {row.deployed.by} (release {row.deployed.number})")
+    elif row.released is not None:
+        since.append(f"released by {row.released.by}")
+    if seen.health in ("unhealthy", "starting"):
+        since.append(str(seen.health))
+    return clean(f"{seen.name}{where}  {', '.join(since)}".rstrip())

@@ -1,0 +1,91 @@
+"""`boltseal ratelimit`: show what is left of a registry's pull limit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from boltseal.cli.loading import load_module
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption
+from boltseal.cli.output import CommandOutput, print_table, say
+from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.client.pull_limit import PullLimit
+from boltseal.commands.outcome import Outcome
+from boltseal.commands.quota import pull_limits
+from boltseal.ledger.entry import format_time
+
+
+def ratelimit(
+    registries: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REGISTRY]...",
+            show_default=False,
+            help="Registries to ask, such as docker.io. Default: the mirror's records.",
+        ),
+    ] = None,
+    plain_http: PlainHttpOption = False,
+    ca_file: CaFileOption = None,
+    anonymous: AnonymousOption = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how many pulls are left, without using one: one HEAD request for each registry.
+
+    Without a registry it shows what the upstreams of the mirror on this data folder reported last, and sends no request.
+
+    Exit code 1: no more are left than the upstream's reserve (of a registry in the arguments: none). 3: no answer.
+    """
+    with CommandOutput("ratelimit", as_json=as_json) as output:
+        rows = []
+        if registries:
+            options = registry_options(plain_http, ca_file, anonymous)
+            for name, limit in pull_limits(registries, options).items():
+                rows.append(_add(output, name, limit, 0, "now"))
+        else:
+            rows = _of_mirror(output, config, data)
+        if not as_json and rows:
+            print_table(("REGISTRY", "LEFT", "OF", "IN", "COUNTED FOR", "AS OF (UTC)"), rows)
+
+
+def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
+    # a client that asks registries needs nothing of the server
+    options = load_module("boltseal.cli.server_options", command="ratelimit", extra="server")
+    use_case = load_module("boltseal.server.commands.quota", command="ratelimit", extra="server")
+    limits = use_case.upstream_limits(options.store_settings(config, data))
+    rows = []
+    for each in limits:
+        rows.append(_add(output, each.registry, each.limit, each.reserve, _minute(each.time_us)))
+        if each.down_us is not None:
+            say(f"{each.registry} has not answered since {_minute(each.down_us)}: {each.down_reason}")
+    if not limits:
+        say("there is no [[upstream]]; name a registry, such as: boltseal ratelimit docker.io")
+    return rows
+
+
+def _minute(time_us: int | None) -> str:
+    return "" if time_us is None else format_time(time_us)[:16].replace("T", " ")
+
+
+def _add(output: CommandOutput, name: str, limit: PullLimit | None, reserve: int, when: str) -> tuple[str, ...]:
+    """Add one registry to the results, and return its row of the table."""
+    if limit is None:
+        output.add(ref=name, status="none", reason="its output has no pull limit")
+        return name, "-", "-", "", "", when
+    low = limit.remaining <= reserve
+    if low:
+        output.outcome = Outcome.DIFFERS
+    output.add(
+        ref=name,
+        status="low" if low else "left",
+        reason=f"no more are left than the reserve of {reserve}" if low else "",
+        remaining=limit.remaining,
+        limit=limit.limit,
+        window_s=limit.window_s,
+        source=limit.source,
+        time=when,
+    )
+    window = f"{limit.window_s // 3600} h" if limit.window_s >= 3600 else f"{limit.window_s} s"
+    return name, str(limit.remaining), str(limit.limit), window, limit.source, when

@@ -1,0 +1,106 @@
+"""`boltseal release ls`: list the releases of this host with time, user and result."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from boltseal.cli.context import client_context
+from boltseal.cli.deploy_options import NameOption
+from boltseal.cli.options import JsonOption
+from boltseal.cli.output import CommandOutput, print_line, print_table, say
+from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
+from boltseal.commands.text import clean
+from boltseal.deploy.releases import Release
+from boltseal.lockfile.format import time_text
+
+
+def release_ls(
+    project: NameOption = None,
+    images: Annotated[bool, typer.Option("--images", help="Show the images of each release, by service.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the releases of a project on this host, the newest last; of all projects where none is named.
+
+    The one that runs on its engine is marked with *. An unfinished release is shown with its step.
+    """
+    with CommandOutput("release-ls", as_json=as_json) as output:
+        client = client_context()
+        listed = list_releases(project, client)
+        for each in listed:
+            output.add(**_fields(each))
+        if as_json:
+            return
+        if not listed:
+            of = "" if project is None else f" of {project}"
+            print_line(f"no releases{of} on this host yet; `boltseal deploy` makes the first")
+            return
+        if images:
+            columns: tuple[str, ...] = ("RELEASE", "SERVICE", "STATE", "IMAGE", "DIGEST")
+            rows = [row for each in listed for row in _image_rows(each)]
+        else:
+            columns = ("RELEASE", "WHEN (UTC)", "BY", "REVISION", "HOW IT ENDED")
+            here = client.engine_address().key
+            rows = [_row(each, here) for each in listed]
+        print_table(columns, rows, whole=(*columns[:2], "DIGEST"))
+        for each in listed:
+            if each.release.unfinished:
+                say(unfinished_notice(each.release, client))
+
+
+def _fields(listed: ListedRelease) -> dict[str, object]:
+    release = listed.release
+    return {
+        "ref": f"{release.project}/{release.number}",
+        "status": _end(release),
+        "reason": release.reason,
+        "runs": listed.current,
+        "kind": release.kind,
+        "of": release.of,
+        "engine": release.engine or None,
+        "started": time_text(release.started_us),
+        "ended": None if release.ended_us is None else time_text(release.ended_us),
+        "who": release.who,
+        "revision": release.revision,
+        "services": [
+            {
+                "service": each.name,
+                "image": each.image,
+                "digest": each.digest or None,
+                "id": each.image_id,
+                "state": str(each.state),
+                "reason": each.reason,
+            }
+            for each in release.services
+        ],
+    }
+
+
+def _end(release: Release) -> str:
+    return str(release.end or f"unfinished: {release.step}")
+
+
+def _number(listed: ListedRelease) -> str:
+    return f"{'*' if listed.current else ' '} {listed.release.project}/{listed.release.number}"
+
+
+def _image_rows(listed: ListedRelease) -> list[tuple[str, ...]]:
+    return [
+        (_number(listed), clean(each.name), each.state, clean(each.image), digest_text(each))
+        for each in listed.release.services
+    ]
+
+
+def _row(listed: ListedRelease, here: str) -> tuple[str, ...]:
+    release = listed.release
+    kind = "" if release.kind == "deploy" else f"{release.kind}" + ("" if release.of is None else f" to {release.of}")
+    where = "" if release.engine in ("", here) else f"at {release.engine}"
+    end = f"{_end(release)}{': ' + release.reason if release.reason else ''}"
+    return (
+        _number(listed),
+        time_text(release.started_us)[:16].replace("T", " "),
+        clean(release.who),
+        clean(release.revision),
+        clean(", ".join(part for part in (where, kind, end) if part)),
+    )

@@ -1,0 +1,32 @@
+"""`boltseal tag unseal`: allow a sealed tag's deletion."""
+
+from __future__ import annotations
+
+from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
+from boltseal.cli.output import CommandOutput
+from boltseal.cli.server_options import store_settings
+from boltseal.server.commands.seals import unseal_tag
+
+
+def tag_unseal(
+    ref: RefArgument,
+    reason: ReasonOption,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lift a sealed tag's protection against deletion.
+
+    It still cannot move, and can only come back with the same digest. Works while the server runs.
+    """
+    with CommandOutput("tag-unseal", as_json=as_json) as output:
+        done = unseal_tag(store_settings(config, data), ref, reason)
+        status = "unsealed" if done.changed else "unchanged"
+        output.add(ref=str(done.reference), status=status, digest=str(done.digest), entry=done.entry_index)
+        output.print(f"{done.reference}@{done.digest}")
+        state = (
+            "may be deleted now; it can return only with this digest"
+            if done.changed
+            else "could be deleted already; it can return only with this digest"
+        )
+        output.say(f"{done.reference} {state} (ledger entry {done.entry_index})")

@@ -1,0 +1,121 @@
+"""`boltseal admin rules` and `boltseal admin rules test`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli import program
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Two rules of the user's own."""
+    path = tmp_path / "boltseal.toml"
+    path.write_text(
+        '[[rule]]\nrepository = "ci/**"\nmode = "floating"\n[[rule]]\nrepository = "shop/*"\ntag = "pr-*"\nkeep = "30d"\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_rules_are_shown_in_their_order(config: Path) -> None:
+    """The user's come first, and the last one seals everything."""
+    shown = program.call("admin", "rules", "--config", config)
+    lines = [line.split() for line in shown.out.splitlines()]
+
+    assert shown.code == 0
+    assert lines[0] == ["RULE", "REPOSITORY", "TAG", "MODE", "KEEP"]
+    assert lines[1] == ["1", "ci/**", "*", "floating", "deletable"]
+    assert lines[2] == ["2", "shop/*", "pr-*", "sealed", "30d"]
+    assert lines[3] == ["built-in", "**", "latest", "floating", "deletable"]
+    assert lines[-1] == ["built-in", "**", "*", "sealed", "forever"]
+
+
+def test_the_table_fits_a_terminal(config: Path) -> None:
+    """80 columns, and no blanks at the end of a line."""
+    lines = program.call("admin", "rules", "--config", config).out.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert lines == [line.rstrip() for line in lines]
+
+
+def test_rules_as_json(config: Path) -> None:
+    """The same values for a program."""
+    told = program.call("admin", "rules", "--config", config, "--json").json
+
+    assert told["schema"] == "boltseal.admin-rules/1"
+    assert told["outcome"] == "holds"
+    assert told["results"][1] == {
+        "number": 2,
+        "built_in": False,
+        "repository": "shop/*",
+        "tag": "pr-*",
+        "mode": "sealed",
+        "keep": "30d",
+    }
+
+
+@pytest.mark.parametrize(
+    ("repository", "tag", "mode", "why"),
+    [
+        ("ci/deep/image", "7", "floating", 'rule 1 (repository "ci/**")'),
+        ("shop/app", "pr-7", "sealed", "rule 2"),
+        ("shop/app", "latest", "floating", 'built-in rule (tag "latest")'),
+        ("shop/app", "1.4.2", "sealed", "no rule matches"),
+        ("shop/app", f"sha256-{'a' * 64}.sig", "append-only", "built-in rule"),
+    ],
+)
+def test_rules_test_says_which_decides_and_why(config: Path, repository: str, tag: str, mode: str, why: str) -> None:
+    """The mode is the result, the reason is talk."""
+    shown = program.call("admin", "rules", "test", repository, tag, "--config", config)
+
+    assert (shown.code, shown.out) == (0, f"{mode}\n")
+    assert why in shown.err
+
+
+def test_rules_test_as_json(config: Path) -> None:
+    """Reference, mode and reason."""
+    told = program.call("admin", "rules", "test", "shop/app", "pr-7", "--config", config, "--json").json
+
+    assert told["schema"] == "boltseal.admin-rules-test/1"
+    assert told["results"] == [
+        {
+            "ref": "shop/app:pr-7",
+            "status": "sealed",
+            "reason": 'rule 2 (repository "shop/*" tag "pr-*")',
+            "keep": "30d",
+        }
+    ]
+
+
+@pytest.mark.parametrize(("repository", "tag"), [("Shop/app", "1"), ("shop/app", "a/b"), ("", "1")])
+def test_a_name_that_is_none_is_usage(repository: str, tag: str) -> None:
+    """A rule about a name that can't exist decides nothing."""
+    shown = program.call("admin", "rules", "test", repository, tag)
+
+    assert shown.code == 2
+    assert shown.out == ""
+    assert shown.err.startswith("boltseal: ")
+
+
+def test_a_repository_with_its_host_is_told_from_a_wrong_name() -> None:
+    """What docker calls the image is the natural first try."""
+    shown = program.call("admin", "rules", "test", "localhost:5000/shop/app", "1.4.2")
+
+    assert shown.code == 2
+    assert shown.err == (
+        'boltseal: "localhost:5000/shop/app" starts with a host; give the repository without it: "shop/app"\n'
+    )
+
+
+def test_a_rule_that_is_wrong_is_usage(tmp_path: Path) -> None:
+    """One line with the file and the rule's number."""
+    path = tmp_path / "boltseal.toml"
+    path.write_text('[[rule]]\nmode = "frozen"\n', encoding="utf-8")
+    shown = program.call("admin", "rules", "--config", path)
+
+    assert shown.code == 2
+    assert shown.err.startswith(f"boltseal: {path}: rule 1: ")
+    assert shown.err.count("\n") == 1

@@ -1,0 +1,69 @@
+"""`boltseal admin user` and `boltseal admin token`: who may log in, and with what tokens are signed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import bcrypt
+import pytest
+
+from boltseal.server.storage.users import UserFile
+from tests.cli import program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder that need not be there."""
+    return tmp_path / "data"
+
+
+def add(data: Path, name: str, typed: str) -> program.Run:
+    """`admin user add` with this on standard input."""
+    return program.call("admin", "user", "add", name, "--data", data, "--json", typed=typed)
+
+
+@pytest.mark.lengthy
+def test_a_user_who_was_added_has_the_password_that_was_typed(data: Path) -> None:
+    """The first line of standard input, without its end; the file holds its bcrypt hash."""
+    run = add(data, "ci", "correct horse\nignored\n")
+    held = UserFile(data.with_name("data.keys") / "htpasswd").current().hashes["ci"]
+
+    assert run.code == 0
+    assert run.json["schema"] == "boltseal.admin-user-add/1"
+    assert run.json["results"] == [{"ref": "ci", "status": "added"}]
+    assert bcrypt.checkpw(b"correct horse", held)
+
+
+@pytest.mark.parametrize("typed", ["", "\n", "x" * 73])
+def test_a_password_that_bcrypt_would_cut_or_that_is_none_is_refused(data: Path, typed: str) -> None:
+    """Nothing is set, and the message has no part of it."""
+    run = add(data, "ci", typed)
+
+    assert run.code == 2
+    assert "1 to 72 bytes" in run.json["errors"][0]["message"]
+    assert not data.with_name("data.keys").exists()
+
+
+@pytest.mark.slow
+def test_users_are_listed_and_taken_away(data: Path) -> None:
+    """By name; and one who is not there does not hold."""
+    add(data, "zoe", "pw")
+    add(data, "ana", "pw")
+    listed = program.call("admin", "user", "ls", "--data", data)
+    removed = program.call("admin", "user", "remove", "zoe", "--data", data)
+    again = program.call("admin", "user", "remove", "zoe", "--data", data)
+
+    assert listed.out == "ana\nzoe\n"
+    assert (removed.code, again.code) == (0, 1)
+    assert program.call("admin", "user", "ls", "--data", data).out == "ana\n"
+
+
+def test_a_rotation_names_the_key_that_signs_from_now_on(data: Path) -> None:
+    """Another one each time."""
+    first, second = (program.call("admin", "token", "rotate", "--data", data, "--json").json for _ in range(2))
+
+    assert first["schema"] == "boltseal.admin-token-rotate/1"
+    assert first["results"][0]["ref"] != second["results"][0]["ref"]

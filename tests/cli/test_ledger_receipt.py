@@ -1,0 +1,73 @@
+"""`boltseal ledger receipt`, against a registry that really listens, and then without it."""
+
+from __future__ import annotations
+
+import asyncio
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.ledger.note import COSIGNATURE, SigningKey
+from boltseal.server.storage.ledger_key import LedgerKeys
+from tests import servers
+from tests.cli import program
+from tests.fakes.ledger import signing_key
+from tests.images import image, index, push
+from tests.server.spec.test_tag_history import signed
+
+APP = index(image("amd64"), image("arm64"))
+
+
+def test_help_tells_both() -> None:
+    """How to write one, and how to verify it."""
+    told = program.call("ledger", "receipt", "--help").out
+
+    assert "REF -o FILE" in told
+    assert "verify" in told
+
+
+def test_a_file_that_is_not_there_is_usage(tmp_path: Path) -> None:
+    """Nothing was verified."""
+    assert program.call("ledger", "receipt", "verify", tmp_path / "x", "--key", str(signing_key().verifier)).code == 2
+
+
+@pytest.mark.slow
+def test_a_receipt_is_verified_when_its_registry_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the key and nothing else; each lie in either file is exit code 1."""
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+
+    async def publish(url: str) -> None:
+        async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
+            answer = await push(client, "shop/app", "1.4.2", APP)
+            await signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+
+    file = tmp_path / "app.tlog-proof"
+    with servers.boltseal(tmp_path / "data") as server:
+        asyncio.run(publish(server.url))
+        written = program.call("ledger", "receipt", f"{server.address}/shop/app:1.4.2", "-o", file)
+        other = program.call("ledger", "receipt", f"{server.address}/shop/app:1.4.2@sha256:{'0' * 64}", "-o", file)
+        untagged = program.call("ledger", "receipt", f"{server.address}/shop/app", "-o", file)
+    key = LedgerKeys(tmp_path / "data.keys").key()
+    assert key is not None
+    verify = ("ledger", "receipt", "verify", file, "--key")
+    holds = program.call(*verify, str(key.verifier), "--json")
+    stranger = program.call(*verify, str(signing_key("z", key.name).verifier))
+    witness = SigningKey("witness.example", b"w" * 32, COSIGNATURE).verifier
+    unseen = program.call(*verify, str(key.verifier), "--witness", str(witness))
+    beside = file.with_name("app.tlog-proof.oci")
+    with tarfile.open(beside, "a") as tar:
+        member = tarfile.TarInfo(f"blobs/sha256/{APP.digest[7:]}")
+        member.size = 2
+        tar.addfile(member, BytesIO(b"{}"))
+    forged = program.call(*verify, str(key.verifier))
+
+    assert (written.code, other.code, untagged.code) == (0, 1, 2)
+    assert "no pinned key verified this" in written.err
+    assert holds.json["results"][0] | {"digest": APP.digest, "manifests": 3, "configs": 2} == holds.json["results"][0]
+    assert (stranger.code, unseen.code, forged.code) == (1, 1, 1)
+    assert "none of the trusted keys signed" in stranger.err
+    assert "did not cosign" in unseen.err
+    assert "another digest" in forged.err

@@ -1,0 +1,120 @@
+"""How what runs is told to a person: a block for each image, within 80 columns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from boltseal.cli.ps_text import blocks
+from boltseal.engines.inventory import ContainerHealth
+from boltseal.host.containers.hosts import RunningContainer
+from boltseal.host.containers.rows import ContainerRow, DeployedRelease
+from boltseal.ledger.tag_intervals import Behind, ReleaseRecord, TagInterval
+from boltseal.lockfile.compare import Weight
+from boltseal.lockfile.container_check import ContainerStatus, DigestKind, Origin, RunningImage, RunningVerdict
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference
+
+NAME = Reference.parse("localhost:5000/shop/app:latest")
+INDEX, CONFIG, OTHER = (Digest.of(words) for words in (b"index", b"config", b"other"))
+NOON_US = 1_795_694_400_000_000
+"""2026-11-26T12:00:00Z."""
+HOUR_US = 3_600_000_000
+
+
+def seen(name: str = "web-1", **more: object) -> RunningContainer:
+    image = RunningImage(NAME, {INDEX: DigestKind.INDEX})
+    container = RunningContainer("web1", name, name, str(NAME), image, "Docker", started_us=NOON_US - HOUR_US)
+    return replace(container, **more)  # type: ignore[arg-type]
+
+
+def row(it: RunningContainer | None = None, **more: object) -> ContainerRow:
+    digests = {CONFIG: DigestKind.CONFIG, INDEX: DigestKind.INDEX, OTHER: DigestKind.UNSPECIFIED}
+    return replace(ContainerRow(it or seen(), NAME, digests, None), **more)  # type: ignore[arg-type]
+
+
+def told(*rows: ContainerRow, several: bool = False) -> list[str]:
+    return list(blocks(rows, NOON_US, several=several))
+
+
+def test_all_that_is_known() -> None:
+    """Names now and then, how far behind, by whom, digests by kind, the lock, and each container."""
+    known: dict[str, Any] = {
+        "tags": (TagInterval("1.4.2", 0, None, "ci"), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)),
+        "behind": Behind(2, 1),
+        "moved": True,
+        "verdict": RunningVerdict(ContainerStatus.NOT_RECREATED, Weight.DIFFERS),
+        "deployed": DeployedRelease(7, "ada", 0),
+    }
+
+    assert told(row(**known), row(seen("web-2", health=ContainerHealth.UNHEALTHY), **known)) == [
+        "localhost:5000/shop/app 1.4.2; was `latest` until yesterday 14:00",
+        "  2 moves behind `latest`; pushed by ci",
+        f"  index {INDEX.short}, {OTHER.short}, config {CONFIG.short}",
+        "  lock: not-recreated",
+        "  web-1  since today 11:00, released by ada (release 7)",
+        "  web-2  since today 11:00, released by ada (release 7), unhealthy",
+    ]
+
+
+def test_what_it_is_called_when_its_registry_says_nothing() -> None:
+    """By the lock, by the host, by its creator; local is said."""
+    image = seen().image
+    held = row(verdict=RunningVerdict(ContainerStatus.HOLDS, Weight.HOLDS, "", None))
+    named = row(seen(image=replace(image, names=(NAME, Reference.parse("mine:dev")))))
+    nothing = row(seen(started_as=""))
+    local = row(seen(image=replace(image, origin=Origin.LOCAL)))
+    heads = [told(each)[0] for each in (held, named, nothing, local)]
+
+    assert heads == [
+        "localhost:5000/shop/app:latest, as it was started",
+        "localhost:5000/shop/app:latest, mine:dev, as its host calls it",
+        "nothing, as it was started",
+        "localhost:5000/shop/app:latest, local",
+    ]
+
+
+def test_how_far_its_tag_has_gone_on() -> None:
+    """By a history, or only that it has; a tag that is gone; one that has not moved says nothing."""
+    lines = [
+        told(each)[1]
+        for each in (
+            row(behind=Behind(1, 1), moved=True),
+            row(behind=Behind(0, 1), moved=True),
+            row(means=OTHER, moved=True),
+            row(behind=Behind(0), moved=False, digests={}),
+        )
+    ]
+
+    assert lines == [
+        "  1 move behind `latest`",
+        "  `latest` was deleted",
+        f"  `latest` now resolves to {OTHER.short}",
+        "  no digest",
+    ]
+
+
+def test_a_record_that_is_gone_and_who_released_it_by_the_ledger() -> None:
+    """Beside each other."""
+    lost = seen(image=replace(seen().image, recorded=False))
+    lines = told(row(lost, released=ReleaseRecord("ci", 0, 3)))
+
+    assert lines[1] == "  its host has no record of it"
+    assert lines[-1] == "  web-1  since today 11:00, released by ci"
+
+
+def test_where_it_runs() -> None:
+    """Of several hosts each is named; of a cluster the node."""
+    assert told(row(), several=True)[-1] == "  web-1 at web1  since today 11:00"
+    assert told(row(seen(node="node-a")), several=True)[-1] == "  web-1 on node-a  since today 11:00"
+    assert told(row(seen(started_us=None)))[-1] == "  web-1"
+
+
+def test_no_line_is_wider_than_a_terminal_and_none_moves_one() -> None:
+    """However long, and whatever it holds."""
+    evil = "\x1b[2J" + "a very long name " * 20
+    tags = tuple(TagInterval(f"1.4.{number}", 0, None, "ci\x1b[31m") for number in range(40))
+    lines = told(row(seen(name="web" * 40, started_as=evil)), row(tags=tags))
+
+    assert max(len(line) for line in lines if " " in line.strip()) <= 80
+    assert "\x1b" not in "".join(lines)

@@ -1,0 +1,257 @@
+"""`boltseal tag new` and `build --print-labels`: what a build may be called, and where it came from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests import servers
+from tests.cli import program
+from tests.cli.program import Run
+from tests.images import Document, image, push
+from tests.servers import Server
+
+SHOP = "shop/app"
+PREFIX = "org.opencontainers.image."
+
+
+@pytest.fixture(autouse=True)
+def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither a login, nor a setting, nor a pipeline of the person at this machine is used."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
+    for name in [*os.environ]:
+        if name.startswith(("GIT_", "CI_", "BUILD", "GITHUB_", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository with a Dockerfile, one commit, and a tag."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "First")
+    git(folder, "tag", "v1.4.2+7")
+    git(folder, "remote", "add", "origin", "https://me:s3cret@git.example.com/shop/app.git")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=Tester", "-c", "user.email=tester@example.com")
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True)
+
+
+async def publish(server: Server, tag: str, document: Document) -> None:
+    async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
+        assert (await push(client, SHOP, tag, document)).status_code == 201
+
+
+def tag_of(*arguments: str | Path, run: Callable[..., Run] = program.call) -> str:
+    told = run("tag", "new", *arguments)
+
+    assert told.code == 0, told.err
+    return told.out.removesuffix("\n")
+
+
+def test_a_tag_of_git_names_commit_and_changes(project: Path) -> None:
+    """The + of a version is mapped; what is not committed is in it by its hash."""
+    clean = tag_of(project)
+    (project / "app.py").write_text("print(1)\n")
+    first = tag_of(project)
+    (project / "app.py").write_text("print(2)\n")
+
+    assert clean == "v1.4.2_7"
+    assert re.fullmatch(r"v1\.4\.2_7-dirty-[0-9a-f]{12}", first)
+    assert tag_of(project) not in (clean, first)
+
+
+def test_a_tag_of_the_time_and_of_the_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of a pipeline there is no number, and none is made up."""
+    refused = program.call("tag", "new", "--scheme", "build")
+    monkeypatch.setenv("CI_PIPELINE_IID", "123")
+
+    assert re.fullmatch(r"20\d{6}-\d{6}", tag_of("--scheme", "date"))
+    assert (refused.code, "expected one of GITHUB_RUN_NUMBER" in refused.err) == (2, True)
+    assert tag_of("--scheme", "build") == "build-123"
+
+
+def test_the_same_inputs_have_the_same_tag(project: Path) -> None:
+    """Another file, argument or platform has another; what `.dockerignore` leaves out does not count."""
+    same = tag_of(project, "--scheme", "input")
+    (project / ".dockerignore").write_text("*.log\n")
+    (project / "Other").write_text("FROM scratch\n")
+    ignoring = tag_of(project, "--scheme", "input")
+    (project / "a.log").write_text("noise")
+    others = [
+        tag_of(project, "--scheme", "input", "--build-arg", "V=1"),
+        tag_of(project, "--scheme", "input", "--platform", "linux/arm64"),
+        tag_of(project, "--scheme", "input", "--file", project / "Other"),
+    ]
+
+    assert same.startswith("in-")
+    assert tag_of(project, "--scheme", "input") == ignoring != same
+    assert len({same, ignoring, *others}) == 5
+
+
+def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
+    """BuildKit takes that, and not the one of the context."""
+    (project / "Dockerfile.dockerignore").write_text("*.log\n")
+    (project / ".dockerignore").write_text("Dockerfile\n")
+    before = tag_of(project, "--scheme", "input")
+    (project / "a.log").write_text("noise")
+
+    assert tag_of(project, "--scheme", "input") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--scheme", "content"), "needs an image of the daemon"),
+        (("--scheme", "input", "--build-arg", "V"), "expected NAME=VALUE"),
+        (("--scheme", "input", "--file", "none"), "there is no such Dockerfile"),
+        (("--scheme", "input", "--target", "none"), "has no stage"),
+        (("--check", "localhost:5000/shop/app:1"), "expected a repository"),
+    ],
+)
+def test_what_was_typed_wrong_is_told(project: Path, arguments: tuple[str, ...], said: str) -> None:
+    """With exit code 2."""
+    told = program.call("tag", "new", project, *arguments)
+
+    assert told.code == 2
+    assert said in told.err
+
+
+@pytest.mark.slow
+def test_an_input_that_can_not_be_told_gives_no_tag(project: Path) -> None:
+    """A base that nobody can name, a registry that does not answer, an ignore file that can't be read: no guess."""
+    codes = []
+    bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
+    for base, reason in bases.items():
+        (project / "Dockerfile").write_text(f"FROM {base}\n")
+        told = program.call("tag", "new", project, "--scheme", "input")
+        codes.append(told.code)
+
+        assert reason in told.err
+        assert told.out == ""
+    (project / ".dockerignore").write_bytes(b"\xff")
+    (project / "Dockerfile").write_text("FROM scratch\n")
+
+    assert codes == [3, 3]
+    assert program.call("tag", "new", project, "--scheme", "input").code == 2
+
+
+def test_without_a_daemon_there_is_no_content(project: Path) -> None:
+    """Which could not be checked, and is no tag."""
+    told = program.call("tag", "new", "--scheme", "content", "--image", "app")
+
+    assert (told.code, told.out) == (3, "")
+    assert "no engine listens at unix:" in told.err
+
+
+@pytest.mark.slow
+async def test_a_tag_that_is_taken_is_told(server: Server, project: Path) -> None:
+    """By exit code 1, and nothing on stdout that a script could push under."""
+    free = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
+    app = image("app")
+    await publish(server, "v1.4.2_7", app)
+    taken = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+    nobody = program.run("tag", "new", project, "--check", f"127.0.0.1:{servers.free_port()}/{SHOP}")
+
+    assert (free.code, free.json["results"][0]["status"], free.json["results"][0]["tag"]) == (0, "free", "v1.4.2_7")
+    assert (taken.code, taken.out) == (1, "")
+    assert f"is taken: it resolves to {app.digest}" in taken.err
+    assert (nobody.code, nobody.out) == (3, "")
+
+
+@pytest.mark.slow
+async def test_a_tag_that_was_deleted_is_not_free(server: Server, project: Path) -> None:
+    """Its name is bound."""
+    app = image("app")
+    await publish(server, "v1.4.2_7", app)
+    unsealed = program.run(
+        *("tag", "unseal", f"{server.address}/{SHOP}:v1.4.2_7", "--reason", "test", "--data", server.folder)
+    )
+    httpx2.delete(f"{server.url}/v2/{SHOP}/manifests/v1.4.2_7", trust_env=False).raise_for_status()
+    told = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+
+    assert unsealed.code == 0
+    assert told.code == 1
+    assert f"not free: it was deleted, and can come back only as {app.digest}" in told.err
+
+
+@pytest.mark.slow
+async def test_another_base_behind_the_same_tag_is_another_input(server: Server, project: Path) -> None:
+    """What the lock says of it is believed; without one it is asked."""
+    (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:latest\n")
+    await publish(server, "latest", image("older"))
+    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is said aloud here
+    older = tag_of(project, "--scheme", "input", run=program.run)
+    await publish(server, "latest", image("newer"))
+    newer = tag_of(project, "--scheme", "input", run=program.run)
+    (project / ".dockerignore").write_text("boltseal.lock\n.dockerignore\n")
+    program.run("lock", cwd=project)
+    locked = tag_of(project, "--scheme", "input", run=program.run)
+    await publish(server, "latest", image("newest"))
+
+    assert older != newer
+    assert tag_of(project, "--scheme", "input", run=program.run) == locked
+
+
+def test_where_an_image_came_from(project: Path) -> None:
+    """Commit, source without its password, version and time; a shell reads each line as one flag."""
+    told = program.call("build", "--print-labels", project)
+    flags = dict(shlex.split(line)[1].split("=", 1) for line in told.out.splitlines())
+
+    assert told.code == 0
+    assert flags[f"{PREFIX}source"] == "https://git.example.com/shop/app"
+    assert flags[f"{PREFIX}version"] == "v1.4.2_7"
+    assert flags[f"{PREFIX}created"] == "2026-11-24T18:00:00Z"
+    assert re.fullmatch("[0-9a-f]{40}", flags[f"{PREFIX}revision"])
+    assert "s3cret" not in told.out
+
+
+@pytest.mark.slow
+async def test_the_base_is_told_by_name_and_digest(server: Server, project: Path) -> None:
+    """Of the last stage."""
+    app = image("app")
+    await publish(server, "1.0.0", app)
+    (project / "Dockerfile").write_text(f"FROM scratch AS a\nFROM {server.address}/{SHOP}:1.0.0\n")
+    labels = program.run("build", "--print-labels", project, "--json").json["results"][0]["labels"]
+
+    assert labels[f"{PREFIX}base.name"] == f"{server.address}/{SHOP}:1.0.0"
+    assert labels[f"{PREFIX}base.digest"] == app.digest
+
+
+def test_outside_of_git_only_what_is_known_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time and what was given."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    told = program.call("build", "--print-labels", tmp_path, "--version", "1.0", "--annotations")
+
+    assert [line.partition("=")[0] for line in told.out.splitlines()] == [
+        f"{flag} {PREFIX}{name}" for name in ("created", "version") for flag in ("--label", "--annotation")
+    ]
+    assert f"left out: the labels {PREFIX}revision, {PREFIX}source: {tmp_path} is in no git repository" in told.err
+
+
+def test_labels_that_are_left_out_are_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of git also the version, and of a repository without a public remote the source; JSON stays one object."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    outside = program.call("build", "--print-labels", tmp_path, "--json")
+    git(project, "remote", "set-url", "origin", "/srv/git/shop.git")
+    local = program.call("build", "--print-labels", project)
+
+    assert f"{PREFIX}revision, {PREFIX}source, {PREFIX}version:" in outside.err
+    assert list(outside.json["results"][0]["labels"]) == [f"{PREFIX}created"]
+    assert f"left out: the label {PREFIX}source: the git remote `origin` has no public address" in local.err

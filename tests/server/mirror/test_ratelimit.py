@@ -1,0 +1,94 @@
+"""`boltseal ratelimit`: of a registry, by a HEAD, and of the mirror's upstreams, without a request."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.store_factory import prepare
+from tests.cli import program
+from tests.fakes.upstream import FakeUpstream, status
+from tests.server.mirror.mirrors import NAME
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeUpstream]:
+    """An upstream in a thread of its own, as the verb of this process waits for it."""
+    fake, ready, ending = FakeUpstream(), threading.Event(), threading.Event()
+
+    async def run() -> None:
+        async with fake.listening():
+            ready.set()
+            await asyncio.to_thread(ending.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    ready.wait()
+    yield fake
+    ending.set()
+    thread.join()
+
+
+@pytest.mark.parametrize(("left", "code"), [(76, 0), (0, 1)])
+@pytest.mark.slow
+def test_a_registry_is_asked_by_one_head(fake: FakeUpstream, left: int, code: int) -> None:
+    """What it says on its answer, also on one that says no."""
+    fake.answers["HEAD /v2/"] = status(
+        429 if left == 0 else 200,
+        ratelimit_limit="100;w=21600",
+        ratelimit_remaining=f"{left};w=21600",
+        docker_ratelimit_source="192.0.2.1",
+    )
+    told, text = (program.call("ratelimit", fake.authority, "--anonymous", *more) for more in (["--json"], []))
+    result = told.json["results"][0]
+
+    assert (told.code, text.code) == (code, code)
+    assert told.json["schema"] == "boltseal.ratelimit/1"
+    assert (result["remaining"], result["limit"], result["window_s"], result["source"]) == (
+        left,
+        100,
+        21600,
+        "192.0.2.1",
+    )
+    assert "6 h" in text.out
+    assert not any(asked.method == "GET" and "manifests" in asked.target for asked in fake.asked)
+
+
+def test_a_registry_without_a_limit_says_nothing_of_one(fake: FakeUpstream) -> None:
+    """That is no failure."""
+    told = program.call("ratelimit", fake.authority, "--anonymous", "--json")
+
+    assert told.code == 0
+    assert told.json["results"][0]["status"] == "none"
+
+
+@pytest.mark.slow
+def test_a_registry_that_does_not_answer_could_not_be_checked() -> None:
+    """Exit code 3, which never looks like plenty."""
+    assert program.call("ratelimit", "127.0.0.1:9", "--anonymous").code == 3
+
+
+def test_the_last_known_limits_of_the_mirror_are_shown(tmp_path: Path) -> None:
+    """For each upstream, with its reserve; no request is sent."""
+    data, config = tmp_path / "data", tmp_path / "boltseal.toml"
+    config.write_text(f'[server]\ndata = "{data}"\n[[upstream]]\nname = "{NAME}"\nreserve = 30\n')
+    prepare(Settings.model_validate({"server": {"data": data}, "upstream": [{"name": NAME}]}))
+    before = program.call("ratelimit", "--config", config, "--json")
+    with closing(sqlite3.connect(data / DATABASE_NAME)) as connection, connection:
+        connection.execute(
+            "INSERT INTO upstream VALUES (?, 1, 'it failed', 100, 30, 21600, '192.0.2.1', 1795500000000000)", (NAME,)
+        )
+    low, text = program.call("ratelimit", "--config", config, "--json"), program.call("ratelimit", "--config", config)
+
+    assert (before.code, before.json["results"][0]["status"]) == (0, "none")
+    assert (low.code, low.json["results"][0]["status"], low.json["results"][0]["remaining"]) == (1, "low", 30)
+    assert "has not answered since" in text.err
+    assert "2026-11" in text.out
