@@ -81,7 +81,7 @@ class Shop:
         raise AssertionError(f"entry {index} was never signed")
 
     def outdated(self, *arguments: str | Path) -> Run:
-        return call("outdated", "--window", "0", *arguments)
+        return call("outdated", "--window", "0s", *arguments)
 
     @property
     def ref(self) -> str:
@@ -99,7 +99,7 @@ def shop(server: Server) -> Iterator[Shop]:
 
 def test_an_image_on_what_its_base_still_means_holds(shop: Shop) -> None:
     """Exit code 0; why it is current is said with -v."""
-    told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "-v")
+    told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "--details")
 
     assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
     assert "the tag still resolves to its base" in more.out

@@ -152,7 +152,7 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
         ("latest", False, 3),
     ]
     assert found["image"]["manifest"] == [first.digest]  # by the ledger's word: nobody asked by digest
-    assert "/shop/app 1.4.2; was `latest` until today " in text
+    assert "/shop/app 1.4.2; was `latest` until 20" in text
     assert "1 move behind `latest`" in text
 
 
@@ -355,7 +355,7 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
     fake.container("db", NAME, id_)
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
-            *_boltseal("ps", "--offline", "--watch", "1", "--host", str(address)),
+            *_boltseal("ps", "--offline", "--watch", "1s", "--host", str(address)),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -382,7 +382,7 @@ async def test_a_host_on_which_nothing_runs_is_told_of_once(fake: FakeEngine, tm
     """However often it is looked at; what starts there later is news."""
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
-            *_boltseal("ps", "--offline", "--watch", "1", "--host", str(address)),
+            *_boltseal("ps", "--offline", "--watch", "1s", "--host", str(address)),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -432,7 +432,7 @@ async def test_a_host_that_is_away_for_a_while(fake: FakeEngine, tmp_path: Path)
     fake.container("web", NAME, fake.image("app", NAME))
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
-            *_boltseal("ps", "--offline", "--watch", "1", "--host", str(address)),
+            *_boltseal("ps", "--offline", "--watch", "1s", "--host", str(address)),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -106,7 +107,8 @@ def test_the_list_of_commands_imports_no_command() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
-        f"boltseal.cli.{name}" for name in ("command_table", "loading", "output", "root")
+        f"boltseal.cli.{name}"
+        for name in ("command_table", "loading", "output", "parameters", "root", "common_options")
     }
 
 
@@ -118,7 +120,10 @@ def test_a_verb_loads_no_other_verb() -> None:
 
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
-        for name in ("clock", "command_table", "context", "digest", "loading", "options", "output", "remote", "root")
+        for name in (
+            *("clock", "command_table", "context", "digest", "loading", "options", "output", "parameters", "remote"),
+            *("root", "common_options"),
+        )
     }
 
 
@@ -356,8 +361,8 @@ def test_an_answer_that_nobody_takes_is_no_finding(arguments: list[str]) -> None
     assert done.stderr == "talk\nboltseal: the output is incomplete: writing it failed: No space left on device\n"
 
 
-def test_a_pipe_that_is_closed_is_no_finding() -> None:
-    """`boltseal ... | head -1`, of which a pipeline asks how it ended."""
+def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
+    """`boltseal ... | head -1`: no message; the exit code is that of a program that SIGPIPE ends, neither 0 nor a finding."""
     with subprocess.Popen(
         [sys.executable, "-c", PRINTS, "misbehave"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
@@ -367,5 +372,5 @@ def test_a_pipe_that_is_closed_is_no_finding() -> None:
         child.stdout.close()
         talk = child.stderr.read()
 
-    assert child.returncode == ExitCode.UNKNOWN
-    assert talk == "talk\nboltseal: the output is incomplete: writing it failed: Broken pipe\n"
+    assert child.returncode == ExitCode.OUTPUT_CLOSED == 128 + signal.SIGPIPE
+    assert talk == "talk\n"

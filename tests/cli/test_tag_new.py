@@ -97,7 +97,7 @@ def test_the_same_inputs_have_the_same_tag(project: Path) -> None:
     others = [
         tag_of(project, "--scheme", "input", "--build-arg", "V=1"),
         tag_of(project, "--scheme", "input", "--platform", "linux/arm64"),
-        tag_of(project, "--scheme", "input", "--file", project / "Other"),
+        tag_of(project, "--scheme", "input", "--dockerfile", project / "Other"),
     ]
 
     assert same.startswith("in-")
@@ -120,7 +120,7 @@ def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
     [
         (("--scheme", "content"), "needs an image of the daemon"),
         (("--scheme", "input", "--build-arg", "V"), "expected NAME=VALUE"),
-        (("--scheme", "input", "--file", "none"), "there is no such Dockerfile"),
+        (("--scheme", "input", "--dockerfile", "none"), "there is no such Dockerfile"),
         (("--scheme", "input", "--target", "none"), "has no stage"),
         (("--check", "localhost:5000/shop/app:1"), "expected a repository"),
     ],

@@ -254,7 +254,7 @@ SECTIONS: Final = (
                 "Deploy a Compose project; roll back if health checks fail.",
                 "boltseal deploy -f compose.yaml",
             ),
-            Command("rollback", "Deploy an older release again.", "boltseal rollback 41 --project shop"),
+            Command("rollback", "Deploy an older release again.", "boltseal rollback 41 --project-name shop"),
             Group(
                 "release",
                 "List releases, or show what changed between two.",
@@ -263,12 +263,12 @@ SECTIONS: Final = (
                     Command(
                         "release ls",
                         "List releases with time, user and result.",
-                        "boltseal release ls --project shop",
+                        "boltseal release ls --project-name shop",
                     ),
                     Command(
                         "release diff",
                         "Show what changed between two releases.",
-                        "boltseal release diff 41 42 --project shop",
+                        "boltseal release diff 41 42 --project-name shop",
                     ),
                 ),
             ),

@@ -97,7 +97,7 @@ class RegistryClient:
         return Resolved(digest, media_type, int(length) if length.isdecimal() else -1)
 
     async def resolve_explained(self, repository: Repository, reference: Tag | Digest) -> Resolved:
-        """Do the same as `resolve`; a missing reference is told with the registry's own reason (`explain_missing`)."""
+        """Do the same as `resolve`; a missing reference is reported with the registry's own reason (`explain_missing`)."""
         try:
             return await self.resolve(repository, reference)
         except RemoteNotFound as error:
