@@ -16,7 +16,7 @@ PATHS := src tests scripts $(wildcard bench)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv serve demo check check-style check-tests coverage timings test soak bench lock clean
+.PHONY: help venv serve demo check check-style check-tests coverage timings test soak bench lock docs clean
 
 help:  ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,10 @@ bench: $(VENV)/.works  ## measures boltseal beside docker-registry and nginx on 
 
 lock: scripts/lock pyproject.toml  ## updates requirements*.lock to the newest versions, with hashes
 	@scripts/lock $(PYTHON)
+
+docs: $(VENV)/.works  ## writes the reference pages from the code, and builds docs/ as a site in build/site
+	@$(BIN)/python scripts/reference.py
+	@$(BIN)/python scripts/build_site.py
 
 clean:  ## deletes everything that make created, but never ./data
 	@rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -154,6 +154,11 @@ def secret_variable(variable: str) -> str:
     return found
 
 
+def completion_requested() -> bool:
+    """Return whether a shell asks for the completion of a command line: typer reads _BOLTSEAL_COMPLETE."""
+    return "_BOLTSEAL_COMPLETE" in os.environ
+
+
 def debug_requested() -> bool:
     """Return whether BOLTSEAL_DEBUG asks for tracebacks."""
     return os.environ.get("BOLTSEAL_DEBUG", "") not in ("", "0")

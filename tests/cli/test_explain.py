@@ -27,6 +27,15 @@ def test_what_docker_adds_is_said() -> None:
     assert "the tag latest" in said
 
 
+def test_the_alias_of_docker_hub_is_said_to_be_one() -> None:
+    """It is a host, in place of which Docker uses docker.io."""
+    said = meanings("index.docker.io/library/nginx")["reference"]
+
+    assert values("index.docker.io/library/nginx")["reference"] == "docker.io/library/nginx:latest"
+    assert "index.docker.io is an alias of Docker Hub, docker.io. Docker adds the tag latest." in said
+    assert "not a host" not in said
+
+
 def test_a_complete_name_gets_nothing() -> None:
     """Nothing is said to be added where nothing is."""
     assert "nothing is added" in meanings("localhost:5000/shop/app:1.4.2")["reference"]

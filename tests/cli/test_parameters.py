@@ -15,6 +15,7 @@ from tests.cli import program
 KINDS = {
     "ADDRESS": "a container engine: unix:///PATH, tcp://HOST:PORT, ssh://HOST",
     "ARGUMENT": "an argument for another program",
+    "COMMAND": "a command of boltseal",
     "DIGEST": "a digest, or a prefix of at least seven hex digits where one of several is chosen",
     "DURATION": "a whole number and a unit: 90s, 15m, 6h, 7d",
     "FILE": "a file",
@@ -23,6 +24,7 @@ KINDS = {
     "HOST": "a registry, without a scheme: docker.io, localhost:5000",
     "HOST:PORT": "where a server listens",
     "IMAGE": "a reference of an image: localhost:5000/shop/app:1.4.2",
+    "KEYWORD": "a word to search for",
     "KEY": "the public key of a ledger or a witness, as a C2SP note has it",
     "LEVEL": "a level of the log",
     "LOCATION": "a reference, oci:FOLDER:TAG, docker-archive:FILE, docker-daemon:IMAGE",
@@ -39,6 +41,9 @@ KINDS = {
     "TARGET": "a LOCATION that is written",
     "TEXT": "free text",
     "TIME": "a point in time in UTC: 2026-11-24T08:29, or its beginning",
+    "bash": "a shell, as zsh and fish",
+    "fish": "a shell",
+    "zsh": "a shell",
     "URL": "an http or https address",
 }
 """Every metavar, and what a value of it is."""

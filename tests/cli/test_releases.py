@@ -1,4 +1,4 @@
-"""`release ls` and `release diff` of what lies on the disk, whatever that is: one line, the right exit code, and never a traceback."""
+"""`release ls`, `release show` and `release diff` of what lies on the disk, whatever that is: one line, the right exit code, and never a traceback."""
 
 from __future__ import annotations
 
@@ -96,6 +96,31 @@ def test_a_broken_record_is_named(folder: ReleaseFolder, name: str, text: str, c
     assert len([line for line in said.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
     assert "Traceback" not in said.err
     assert code == 0 or str(folder.folder) in said.err
+
+
+def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
+    """Whole digests, and how to continue one that is unfinished."""
+    shown, unfinished = (
+        call("release", "show", "1", "--project", "shop"),
+        call("release", "show", "3", "--project", "shop"),
+    )
+    found = call("release", "show", "1", "--project", "shop", "--json").json
+
+    assert shown.code == 0, shown.err
+    assert shown.out.splitlines()[0] == "release   shop/1, running"
+    assert f"  digest  {DIGEST}" in shown.out.splitlines()
+    assert "`boltseal deploy --resume --project shop` continues it" in unfinished.err
+    assert found["schema"] == "boltseal.release-show/1"
+    assert (found["results"][0]["ref"], found["results"][0]["runs"]) == ("shop/1", True)
+    assert found["results"][0]["services"][0]["digest"] == DIGEST
+
+
+def test_a_release_that_is_not_there_is_not_shown(folder: ReleaseFolder) -> None:
+    """Exit code 1; the message names the command that lists releases."""
+    shown = call("release", "show", "9", "--project", "shop")
+
+    assert (shown.code, shown.out) == (1, "")
+    assert "shop has no release 9 on this host; see `boltseal release ls`" in shown.err
 
 
 def test_a_text_that_was_harmed_is_not_compared(folder: ReleaseFolder) -> None:

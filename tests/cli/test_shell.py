@@ -108,7 +108,10 @@ def test_the_list_of_commands_imports_no_command() -> None:
 
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
-        for name in ("command_table", "loading", "output", "parameters", "root", "common_options")
+        for name in (
+            *("command_group", "command_search", "command_table", "common_options", "loading", "output"),
+            *("parameters", "root"),
+        )
     }
 
 
@@ -121,8 +124,19 @@ def test_a_verb_loads_no_other_verb() -> None:
     assert {name for name in loaded if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
         for name in (
-            *("clock", "command_table", "context", "digest", "loading", "options", "output", "parameters", "remote"),
-            *("root", "common_options"),
+            "clock",
+            "command_group",
+            "command_search",
+            "command_table",
+            "common_options",
+            "context",
+            "digest",
+            "loading",
+            "options",
+            "output",
+            "parameters",
+            "remote",
+            "root",
         )
     }
 
@@ -156,7 +170,7 @@ def test_no_arguments_is_a_question_for_help() -> None:
     shown = program.call()
 
     assert shown.code == 2
-    assert "Commands:" in shown.out + shown.err
+    assert "Registry server:" in shown.out + shown.err
 
 
 @pytest.mark.lengthy

@@ -4,8 +4,80 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Final
 
 import pytest
+
+from tests.cli import program
+
+HEAVY: Final = {"cryptography", "pydantic", "rich", "sqlalchemy", "structlog"}
+"""Libraries that neither help nor `digest` may load: each takes a quarter of the time that the command has."""
+NETWORK: Final = {"anyio", "asyncio", "httpx2", "msgspec", "ssl", "stamina", "uvloop"}
+DIGEST: Final = f"sha256:{'0' * 64}"
+
+
+class PlainRegistry(BaseHTTPRequestHandler):
+    """A registry without a ledger, which has every tag."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if "/manifests/" in self.path else 404)
+        self.send_header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+        self.send_header("Docker-Content-Digest", DIGEST)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD  # noqa: N815 - as http.server calls it
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def plain_registry() -> Iterator[str]:
+    """Serve the registry; yields its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), PlainRegistry) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def loaded_by(*arguments: str, state: Path) -> set[str]:
+    """The top-level modules that a successful command has loaded at its end."""
+    code = (
+        "import atexit, sys\n"
+        "from boltseal.cli.root import run\n"
+        "atexit.register(lambda: print('loaded', *sys.modules, file=sys.stderr))\n"
+        f"run({arguments!r})"
+    )
+    environment = program.clean_environment({"BOLTSEAL_STATE": str(state), "HOME": str(state)})
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+
+    assert ran.returncode == 0, ran.stderr
+    return {name.partition(".")[0] for name in ran.stderr.rpartition("loaded ")[2].split()}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["help"], ["help", "which", "image", "runs"], ["tag", "--help"]])
+def test_help_loads_neither_libraries_nor_the_network(arguments: list[str], tmp_path: Path) -> None:
+    """Help has 0.14 s of processor time."""
+    assert loaded_by(*arguments, state=tmp_path) & (HEAVY | NETWORK) == set()
+
+
+def test_digest_loads_only_what_a_request_needs(tmp_path: Path) -> None:
+    """Asking a registry without a ledger for a digest has 0.27 s of processor time."""
+    with plain_registry() as address:
+        loaded = loaded_by("digest", f"{address}/shop/app:1.4.2", state=tmp_path)
+
+    assert "httpx2" in loaded
+    assert loaded & HEAVY == set()
 
 
 @pytest.mark.slow

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from boltseal.errors import SealedDelete, SealedPut
+from boltseal.errors import Precondition, SealedDelete, SealedPut
 from boltseal.ledger.entry import Entry, EntryKind, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
-from boltseal.server.auth.actor import ANONYMOUS
+from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
 from boltseal.server.settings import Settings
@@ -23,6 +25,7 @@ from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import now_us, open_store, prepare
 from tests.cli import program
+from tests.cli.terminal import run_on_terminal
 from tests.shop import SHOP, Clock, Shop
 
 LATEST = "localhost:5000/shop/app:latest"
@@ -49,6 +52,13 @@ def shop(settings: Settings) -> Iterator[Shop]:
 def verb(shop: Shop, name: str, *arguments: str) -> program.Run:
     """Runs a verb on the shop's folder."""
     return program.run(name, *arguments, "--data", folder(shop))
+
+
+def tags_of(shop: Shop) -> list[str]:
+    """The tags of the shop's repository that resolve to an image now."""
+    with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection:
+        rows = connection.execute("SELECT name FROM tag WHERE digest IS NOT NULL ORDER BY name")
+        return [name for (name,) in rows]
 
 
 def folder(shop: Shop) -> Path:
@@ -221,7 +231,7 @@ async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> Non
     layer = Digest.of(b"layer secret")
     await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))
 
-    run = verb(shop, "tag", "purge", VERSION, "--reason", "a password was in its second layer", "--json")
+    run = verb(shop, "tag", "purge", VERSION, "--reason", "a password was in its second layer", "--yes", "--json")
     statuses = {(result["ref"], result["status"]) for result in run.json["results"]}
 
     assert run.code == 0
@@ -241,7 +251,7 @@ async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> Non
 async def test_purge_by_digest_takes_every_tag(shop: Shop) -> None:
     """Two names of one image go together."""
     published = await shop.push(await shop.image("secret"), "1.4.2", "latest")
-    run = verb(shop, "tag", "purge", f"localhost:5000/shop/app@{published.digest}", "--reason", "x")
+    run = verb(shop, "tag", "purge", f"localhost:5000/shop/app@{published.digest}", "--reason", "x", "--yes")
 
     assert f"purged  {VERSION}" in run.out
     assert f"purged  {LATEST}" in run.out
@@ -255,7 +265,7 @@ async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -
     await shop.push(await shop.image("secret", other), "2.0.0", repository=other)
     layer = Digest.of(b"layer secret")
 
-    run = verb(shop, "tag", "purge", VERSION, "--reason", "x")
+    run = verb(shop, "tag", "purge", VERSION, "--reason", "x", "--yes")
 
     assert f"kept  localhost:5000/other/app@{layer}" in run.out
     assert f"other/app has it too, as part of {published.digest} (tag 2.0.0)" in run.err
@@ -263,7 +273,61 @@ async def test_purge_names_every_image_that_still_holds_the_secret(shop: Shop) -
     assert "if a kept part has the secret, purge that too" in run.err
 
 
-# --- admin fsck ---
+async def test_purge_in_a_dry_run_lists_everything_and_deletes_nothing(shop: Shop) -> None:
+    """The other tags of the image are listed, as the ledger and the tags are unchanged."""
+    await shop.push(await shop.image("secret"), "1.4.2", "latest")
+    layer = Digest.of(b"layer secret")
+    before = len(await shop.entries())
+
+    run = verb(shop, "tag", "purge", LATEST, "--reason", "x", "--dry-run", "--json")
+    rows = {(row["ref"], row["status"]) for row in run.json["results"]}
+
+    assert run.code == 0
+    assert {(VERSION, "would be purged"), (LATEST, "would be purged")} <= rows
+    assert (f"localhost:5000/shop/app@{layer}", "would be removed") in rows
+    assert len(await shop.entries()) == before
+    assert await shop.blobs.stat(layer) is not None
+    assert (await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))) is not None
+
+
+async def test_purge_without_a_terminal_needs_yes(shop: Shop) -> None:
+    """A script that forgot it deletes nothing, and the message says what to pass."""
+    await shop.push(await shop.image("secret"), "1.4.2", "latest")
+    run = verb(shop, "tag", "purge", VERSION, "--reason", "x")
+
+    assert run.code == 2
+    assert "pass --yes" in run.err
+    assert f"also deletes the tag {LATEST}, which resolves to the same image" in run.err
+    assert (await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))) is not None
+
+
+@pytest.mark.parametrize(("typed", "code"), [("n\n", 1), ("\n", 1), ("y\n", 0)])
+async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: Shop, typed: str, code: int) -> None:
+    """Only a stated yes deletes; the tag that was not named on the command line is shown before the question."""
+    await shop.push(await shop.image("secret"), "1.4.2", "latest")
+    run = await asyncio.to_thread(
+        run_on_terminal, "tag", "purge", VERSION, "--reason", "x", "--data", folder(shop), typed=typed
+    )
+    tags = tags_of(shop)
+
+    assert run.code == code
+    assert run.err.index(f"also deletes the tag {LATEST}") < run.err.index("Delete all of this?")
+    assert tags == ([] if code == 0 else ["1.4.2", "latest"])
+
+
+async def test_a_tag_that_appears_after_the_question_is_not_deleted_unasked(shop: Shop) -> None:
+    """The purge compares the tags with those that were listed, in its own transaction."""
+    await shop.push(await shop.image("secret"), "1.4.2")
+    listed = [Tag("1.4.2")]
+    await shop.push(await shop.image("secret"), "latest")
+
+    with pytest.raises(Precondition, match=r"the tags of shop/app have changed: 1\.4\.2, latest would go with it"):
+        await shop.registry.seals.purge(SHOP, Tag("1.4.2"), Actor("root", admin=True), "x", expected=listed)
+
+    assert tags_of(shop) == ["1.4.2", "latest"]
+
+
+# --- fsck ---
 
 
 async def test_fsck_of_a_whole_store_holds(shop: Shop) -> None:

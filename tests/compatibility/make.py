@@ -230,7 +230,7 @@ class Story:
         async with client("boss") as http:
             for path in ("shop/app/manifests/1.0.1", "archive/app/manifests/0.9.0"):
                 (await http.delete(f"/v2/{path}")).raise_for_status()
-        await boltseal("purge", f"{REGISTRY}/shop/app:1.0.2", *local)
+        await boltseal("purge", f"{REGISTRY}/shop/app:1.0.2", "--yes", *local)
         gone = {name: self.tags.pop(name) for name in ("shop/app:1.0.1", "shop/app:1.0.2", "archive/app:0.9.0")}
         self.more["tombstones"] = gone
         async with client() as http:

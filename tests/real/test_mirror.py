@@ -1,4 +1,4 @@
-"""docker, containerd and podman, configured as docs/mirror.md says, pull through a mirror of Debian's docker-registry."""
+"""docker, containerd and podman, configured as docs/guides/pull-through-cache.md says, pull through a mirror of Debian's docker-registry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Mirrored:
 
     def page(self, heading: str, language: str) -> str:
         """The block under a heading of the page, with the address of this mirror."""
-        page = (ROOT / "docs/mirror.md").read_text(encoding="utf-8")
+        page = (ROOT / "docs/guides/pull-through-cache.md").read_text(encoding="utf-8")
         block = page.partition(f"\n## {heading}\n")[2].partition(f"```{language}\n")[2].partition("```")[0]
         assert PAGE_ADDRESS in block
         return block.replace(PAGE_ADDRESS, self.address)

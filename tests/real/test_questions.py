@@ -1,4 +1,4 @@
-"""docs/questions.md is true: its commands are run in their order, and print what stands there.
+"""docs/guides/questions.md is true: its commands are run in their order, and print what stands there.
 
 `BOLTSEAL_WRITE_PAGES=1` writes what they print into the page; the difference is then for people to look at.
 """
@@ -24,7 +24,7 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.real
 
-PAGE: Final = Path(__file__).parents[2] / "docs/questions.md"
+PAGE: Final = Path(__file__).parents[2] / "docs/guides/questions.md"
 WRITES: Final = os.environ.get("BOLTSEAL_WRITE_PAGES") == "1"
 _PART = re.compile(r"^<!-- run: (?P<run>[^\n]+) -->$|^```console\n(?P<console>.*?)^```$", re.MULTILINE | re.DOTALL)
 _TIMEOUT_S: Final = 120

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
+from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed, on_terminal
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.text import counted
 from boltseal.server.commands.data_folder import local_admin, on_store
+from boltseal.server.registry.seals import ExpiredTag
+from boltseal.server.settings import Settings
 
 
 def admin_expire(
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     data: DataOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the tags.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete the sealed tags whose `keep` (such as "365d") is over, for example by cron before `boltseal admin gc`.
 
-    The tags can return only with the same digest. Their images stay pullable until they are deleted.
+    The tags can return only with the same digest. Their images stay pullable until they are deleted. On a terminal it lists
+    the tags and asks, unless --yes is given.
     """
     with CommandOutput("admin-expire", as_json=as_json) as output:
         settings = store_settings(config, data)
-        status = "would expire" if dry_run else "expired"
-        tags = on_store(settings, lambda store: store.registry.seals.expire(local_admin(), dry_run=dry_run))
-        for repository, tag in tags:
-            output.add(ref=f"{repository}:{tag}", status=status)
-            output.print(f"{repository}:{tag}")
-        output.say(
-            f"{counted(len(tags), 'tag')} {status}{'; they can return only with the same digest' if tags else ''}"
-        )
+        if not dry_run and not yes and on_terminal():
+            planned = _expire(settings, dry_run=True)
+            _show(output, planned, "would expire")
+            if not planned or not confirmed(f"Delete {counted(len(planned), 'tag')}?", yes=yes):
+                output.say("nothing was deleted")
+                return
+            output.results.clear()
+        _show(output, _expire(settings, dry_run=dry_run), "would expire" if dry_run else "expired")
+
+
+def _expire(settings: Settings, *, dry_run: bool) -> list[ExpiredTag]:
+    return on_store(settings, lambda store: store.registry.seals.expire(local_admin(), dry_run=dry_run))
+
+
+def _show(output: CommandOutput, tags: list[ExpiredTag], status: str) -> None:
+    for repository, tag in tags:
+        output.add(ref=f"{repository}:{tag}", status=status)
+        output.print(f"{repository}:{tag}")
+    output.say(f"{counted(len(tags), 'tag')} {status}{'; they can return only with the same digest' if tags else ''}")

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
 
-import typer
-
+from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed, on_terminal
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.server_options import settings_of
 from boltseal.commands.text import counted
+from boltseal.server.storage.garbage_collection import GarbageItem
 from boltseal.server.store_factory import collect_store
 
 
 def admin_gc(
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     data: DataOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Delete unreferenced blobs that are older than a day. Works while the server runs.
 
     Refused pushes, deletes and abandoned uploads leave such blobs. Mirrored images that an [[upstream]]'s keep_for or
-    keep_bytes no longer keeps are released first; their blobs follow after an hour.
+    keep_bytes no longer keeps are released first; their blobs follow after an hour. On a terminal it lists everything and
+    asks, unless --yes is given.
     """
     with CommandOutput("admin-gc", as_json=as_json) as output:
         settings = settings_of(config, data=data)
-        status = "would be removed" if dry_run else "removed"
-        total = 0
-        for item in collect_store(settings, dry_run=dry_run):
-            total += item.size_bytes
-            output.add(ref=item.name, what=item.what, status=status, reason=item.reason, size=item.size_bytes)
-            output.print(f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}")
-        count = len(output.results)
-        output.say(f"{counted(count, 'item')} {status}, {size_text(total)}" if count else "nothing to remove")
+        if not dry_run and not yes and on_terminal():
+            found = _show(output, collect_store(settings, dry_run=True), "would be removed")
+            if not found or not confirmed(f"Delete {counted(found, 'item')}?", yes=yes):
+                output.say("nothing was deleted")
+                return
+            output.results.clear()
+        _show(output, collect_store(settings, dry_run=dry_run), "would be removed" if dry_run else "removed")
+
+
+def _show(output: CommandOutput, items: Iterable[GarbageItem], status: str) -> int:
+    """Print each item as it is found or deleted, and the sum. Return their number."""
+    total = 0
+    for item in items:
+        total += item.size_bytes
+        output.add(ref=item.name, what=item.what, status=status, reason=item.reason, size=item.size_bytes)
+        output.print(f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}")
+    count = len(output.results)
+    output.say(f"{counted(count, 'item')} {status}, {size_text(total)}" if count else "nothing to remove")
+    return count

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from boltseal.cli.command_group import HelpCommand, HelpGroup
 from boltseal.cli.options import ConfigOption, JsonOption
 from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.server_options import settings_of
@@ -15,6 +16,7 @@ from boltseal.policy.rule_decision import decide
 from boltseal.policy.rules import Mode, Rule
 
 admin_rules = typer.Typer(
+    cls=HelpGroup,
     help="Show the rules in force, or which of them decides about a tag.",
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,7 +37,7 @@ def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
             print_table(("RULE", "REPOSITORY", "TAG", "MODE", "KEEP"), rows)
 
 
-@admin_rules.command("test", epilog="Example: boltseal admin rules test shop/app 1.4.2")
+@admin_rules.command("test", cls=HelpCommand, epilog="Example: boltseal admin rules test shop/app 1.4.2")
 def show_decision(
     repository: Annotated[
         str, typer.Argument(metavar="REPOSITORY", show_default=False, help="A repository, as shop/app.")

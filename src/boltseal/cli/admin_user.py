@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from boltseal.cli.command_group import HelpCommand, HelpGroup
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
@@ -16,13 +17,13 @@ from boltseal.server.auth.logins import hash_password
 from boltseal.server.storage.users import UserFile, check_user_name
 
 admin_user = typer.Typer(
-    help="Add, remove and list the users who may log in.", no_args_is_help=True, rich_markup_mode=None
+    cls=HelpGroup, help="Add, remove and list the users who may log in.", no_args_is_help=True, rich_markup_mode=None
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Letters, digits and . _ @ -")]
 
 
-@admin_user.command(epilog="Example: boltseal admin user add ci < password.txt")
+@admin_user.command(cls=HelpCommand, epilog="Example: boltseal admin user add ci < password.txt")
 def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Add a user, or change a password. It is read from the terminal or from standard input, never from the arguments."""
     with CommandOutput("admin-user-add", as_json=as_json) as output:
@@ -38,7 +39,7 @@ def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None
         output.say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
 
 
-@admin_user.command(epilog="Example: boltseal admin user remove ci")
+@admin_user.command(cls=HelpCommand, epilog="Example: boltseal admin user remove ci")
 def remove(
     name: NameArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
@@ -49,7 +50,7 @@ def remove(
         output.say(f"user {name} removed")
 
 
-@admin_user.command("ls", epilog="Example: boltseal admin user ls --json")
+@admin_user.command("ls", cls=HelpCommand, epilog="Example: boltseal admin user ls --json")
 def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the users."""
     with CommandOutput("admin-user-ls", as_json=as_json) as output:

@@ -18,14 +18,15 @@ _SERVER: Final = "server"
 class Command:
     """A command of the table.
 
-    `summary`: its line in `boltseal --help`, at most 60 columns. `aliases`: other spellings of `word`.
-    `group`: the module has a `typer.Typer` with subcommands instead of a function. `extra`: the extra of the distribution
+    `summary`: its line in `boltseal --help`, at most 60 columns. `aliases`: other spellings of `word`. `keywords`: further
+    words by which `boltseal help KEYWORD` finds it. `group`: the module has a `typer.Typer` with subcommands instead of a function. `extra`: the extra of the distribution
     with its dependencies.
     """
 
     name: str
     summary: str
     example: str
+    keywords: str = ""
     aliases: tuple[str, ...] = ()
     group: bool = False
     extra: str | None = None
@@ -38,7 +39,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of commands whose modules are loaded one by one. `summary`: its line in `boltseal --help`."""
+    """A group of commands whose modules are loaded one by one.
+
+    `summary`: the beginning of its line in `boltseal --help`, before the words of its commands.
+    """
 
     name: str
     summary: str
@@ -62,47 +66,54 @@ SECTIONS: Final = (
                 "serve",
                 "Run the registry server.",
                 "boltseal serve --data ./data --listen 127.0.0.1:5000",
+                keywords="start run daemon registry server",
                 extra=_SERVER,
             ),
             Group(
                 "admin",
-                "Check, back up and clean the data folder; manage users.",
-                "Work on a registry's data folder, also while the server runs.",
+                "Manage a registry's data folder and users",
+                "Manage a registry's data folder and users, also while the server runs.",
                 (
                     Command(
                         "admin fsck",
                         "Check everything in the data folder; changes nothing.",
                         "boltseal admin fsck --data ./data",
+                        keywords="integrity corrupt damage consistency data check",
                         extra=_SERVER,
                     ),
                     Command(
                         "admin gc",
                         "Delete unreferenced blobs older than a day.",
                         "boltseal admin gc --data ./data --dry-run",
+                        keywords="garbage collect collection prune cleanup disk space unreferenced",
                         extra=_SERVER,
                     ),
                     Command(
                         "admin expire",
                         "Delete sealed tags whose retention time is over.",
                         "boltseal admin expire --data ./data --dry-run",
+                        keywords="retention old prune cleanup",
                         extra=_SERVER,
                     ),
                     Command(
                         "admin backup",
                         "Back up the data folder while the server runs.",
                         "boltseal admin backup /mnt/backup/boltseal --data ./data",
+                        keywords="copy save export dump",
                         extra=_SERVER,
                     ),
                     Command(
                         "admin restore",
                         "Create a data folder from a backup, and check it.",
                         "boltseal admin restore /mnt/backup/boltseal --data ./new",
+                        keywords="backup import recover",
                         extra=_SERVER,
                     ),
                     Command(
                         "admin user",
                         "Add, remove and list users.",
                         "boltseal admin user add ci",
+                        keywords="login password account add remove list credentials htpasswd",
                         group=True,
                         extra=_SERVER,
                     ),
@@ -110,6 +121,7 @@ SECTIONS: Final = (
                         "admin token",
                         "Rotate the key that signs bearer tokens.",
                         "boltseal admin token rotate",
+                        keywords="login bearer jwt key",
                         group=True,
                         extra=_SERVER,
                     ),
@@ -117,12 +129,14 @@ SECTIONS: Final = (
                         "admin config",
                         "Show every setting and its source.",
                         "boltseal admin config --config /etc/boltseal/boltseal.toml",
+                        keywords="settings environment variables configuration",
                         extra=_SERVER,
                     ),
                     Command(
                         "admin rules",
                         "Show the rules; `admin rules test` shows which one decides.",
                         "boltseal admin rules --config examples/boltseal.toml",
+                        keywords="immutable mutable policy floating which rule",
                         group=True,
                         extra=_SERVER,
                     ),
@@ -133,70 +147,95 @@ SECTIONS: Final = (
     Section(
         "Images and tags",
         (
-            Command("digest", "Print the digest that a tag resolves to.", f"boltseal digest {_IMAGE}"),
+            Command(
+                "digest",
+                "Print the digest that a tag resolves to.",
+                f"boltseal digest {_IMAGE}",
+                keywords="resolve sha256 hash latest",
+            ),
             Command(
                 "tags",
                 "List the tags of a repository, now or at a time.",
                 "boltseal tags localhost:5000/shop/app",
+                keywords="list images ls repository",
                 aliases=("ls",),
             ),
-            Command("inspect", "Show platforms, labels, layers, base and signatures.", f"boltseal inspect {_IMAGE}"),
+            Command(
+                "inspect",
+                "Show platforms, labels, layers, base and signatures.",
+                f"boltseal inspect {_IMAGE}",
+                keywords="show info manifest labels layers platforms size signatures",
+            ),
             Command(
                 "history",
                 "Show a tag's past digests, with times, users and reasons.",
                 "boltseal history localhost:5000/shop/app:latest",
+                keywords="log moved overwritten previous who pushed when audit",
             ),
-            Command("check", "Check whether a tag may be published.", f"boltseal check {_IMAGE}"),
+            Command(
+                "check",
+                "Check whether a tag is taken, or may be published.",
+                f"boltseal check {_IMAGE}",
+                keywords="taken free exists available overwrite",
+            ),
             Command(
                 "compare",
                 "Compare two images, and show what differs.",
                 f"boltseal compare {_IMAGE} registry.example.com/shop/app:1.4.2",
+                keywords="diff difference same",
             ),
             Command(
                 "copy",
                 "Copy images between registries, files and daemons.",
                 f"boltseal copy localhost:5000/shop/app:build-123 {_IMAGE}",
+                keywords="push cp mirror promote transfer save load move",
                 aliases=("cp",),
             ),
             Group(
                 "tag",
-                "Seal, unseal, restore, accept or purge a tag; choose a new one.",
-                "Change what a registry's tags allow, and choose new tags.",
+                "Manage a registry's tags",
+                "Manage a registry's tags, and choose new ones.",
                 (
                     Command(
                         "tag seal",
                         "Seal a mutable tag at its current digest.",
                         'boltseal tag seal localhost:5000/shop/app:latest --reason "shown to the auditor"',
+                        keywords="immutable lock freeze protect",
                         extra=_SERVER,
                     ),
                     Command(
                         "tag unseal",
                         "Allow a sealed tag to be deleted.",
                         f'boltseal tag unseal {_IMAGE} --reason "built for another customer"',
+                        keywords="delete remove rm rmi unprotect",
                         extra=_SERVER,
                     ),
                     Command(
                         "tag restore",
                         "Move a mutable tag back to an earlier digest.",
                         'boltseal tag restore localhost:5000/shop/app:latest --to 2026-11-23 --reason "it crashes"',
+                        keywords="undo revert roll back previous earlier rollback",
                         extra=_SERVER,
                     ),
                     Command(
                         "tag accept",
                         "Serve an upstream tag's new digest that is held back.",
                         'boltseal tag accept docker.io/library/node:16.13 --reason "read the release notes"',
+                        keywords="hold held upstream moved approve",
                         extra=_SERVER,
                     ),
                     Command(
                         "tag purge",
                         "Delete an image and its blobs, sealed or not.",
                         f'boltseal tag purge {_IMAGE} --reason "a password was in its second layer"',
+                        keywords="secret leak leaked",
                         extra=_SERVER,
                     ),
                     Command(
                         "tag new",
                         "Choose the next tag of a repository.",
                         "boltseal tag new --scheme describe --check localhost:5000/shop/app",
+                        keywords="version next name unique semver build number git describe",
                     ),
                 ),
             ),
@@ -205,45 +244,84 @@ SECTIONS: Final = (
     Section(
         "Projects",
         (
-            Command("lock", "Write the digests that a project's tags resolve to.", "boltseal lock --update node:16.13"),
-            Command("pin", "Write digests into project files.", "boltseal pin deploy/compose.yaml --write"),
-            Command("verify", "Compare a project with its lock file.", "boltseal verify --github"),
-            Command("outdated", "List images whose base image has changed.", f"boltseal outdated {_IMAGE}"),
-            Command("update", "Lock current digests; propose new versions.", "boltseal update --cooldown 3d"),
+            Command(
+                "lock",
+                "Write the digests that a project's tags resolve to.",
+                "boltseal lock --update node:16.13",
+                keywords="lockfile pin freeze resolve",
+            ),
+            Command(
+                "pin",
+                "Write digests into project files.",
+                "boltseal pin deploy/compose.yaml --write",
+                keywords="digest sha256 unpin compose kubernetes dockerfile",
+            ),
+            Command(
+                "verify",
+                "Compare a project with its lock file.",
+                "boltseal verify --github",
+                keywords="check compare lock drift ci pipeline",
+            ),
+            Command(
+                "outdated",
+                "List images whose base image has changed.",
+                f"boltseal outdated {_IMAGE}",
+                keywords="base image old rebuild update upgrade stale",
+            ),
+            Command(
+                "update",
+                "Lock current digests; propose new versions.",
+                "boltseal update --cooldown 3d",
+                keywords="upgrade bump newer version dependencies",
+            ),
             Command(
                 "build",
                 "Build and push with locked base images and labels.",
                 "boltseal build . --repository localhost:5000/shop/app",
+                keywords="docker buildx buildah labels provenance reproducible",
             ),
         ),
     ),
     Section(
         "Hosts",
         (
-            Command("ps", "Show which image each running container uses.", "boltseal ps --host ssh://deploy@web1"),
+            Command(
+                "ps",
+                "Show which image each running container uses.",
+                "boltseal ps --host ssh://deploy@web1",
+                keywords="running containers which image runs version live",
+            ),
             Command(
                 "pull",
                 "Pull images; keep the previous ones.",
                 "boltseal pull localhost:5000/shop/app:latest --keep 3 --keep-for 30d",
+                keywords="download fetch get",
             ),
             Group(
                 "keep",
-                "List or restore the images that `pull` has kept.",
+                "List or restore the images that `pull` has kept",
                 "List or restore the images that `boltseal pull` has kept on an engine.",
                 (
                     Command(
                         "keep ls",
                         "List the images that are kept on an engine.",
                         "boltseal keep ls localhost:5000/shop/app:latest",
+                        keywords="list kept images previous old",
                     ),
                     Command(
                         "keep restore",
                         "Restore an image that `pull` has kept, offline.",
                         "boltseal keep restore localhost:5000/shop/app:latest --to 1",
+                        keywords="undo revert roll back rollback previous local",
                     ),
                 ),
             ),
-            Command("scrub", "Verify the images on this host's disk.", f"boltseal scrub {_IMAGE}"),
+            Command(
+                "scrub",
+                "Verify the images on this host's disk; detect tampering.",
+                f"boltseal scrub {_IMAGE}",
+                keywords="tamper tampered modified integrity corrupt disk verify local overlay",
+            ),
         ),
     ),
     Section(
@@ -253,22 +331,36 @@ SECTIONS: Final = (
                 "deploy",
                 "Deploy a Compose project; roll back if health checks fail.",
                 "boltseal deploy -f compose.yaml",
+                keywords="compose up start release rollout",
             ),
-            Command("rollback", "Deploy an older release again.", "boltseal rollback 41 --project-name shop"),
+            Command(
+                "rollback",
+                "Deploy an older release again.",
+                "boltseal rollback 41 --project-name shop",
+                keywords="undo revert roll back previous release",
+            ),
             Group(
                 "release",
-                "List releases, or show what changed between two.",
-                "List the releases of this host, or show what changed between two.",
+                "List releases, show one, or compare two",
+                "List the releases of this host, show one, or compare two.",
                 (
                     Command(
                         "release ls",
                         "List releases with time, user and result.",
                         "boltseal release ls --project-name shop",
+                        keywords="list releases deployments history log",
+                    ),
+                    Command(
+                        "release show",
+                        "Show one release with the digests of its images.",
+                        "boltseal release show 41 --project-name shop",
+                        keywords="inspect details images digests",
                     ),
                     Command(
                         "release diff",
                         "Show what changed between two releases.",
                         "boltseal release diff 41 42 --project-name shop",
+                        keywords="compare changed difference",
                     ),
                 ),
             ),
@@ -281,8 +373,14 @@ SECTIONS: Final = (
                 "watch",
                 "Record what tags resolve to; report moved ones.",
                 "boltseal watch node:16.13 --lock boltseal.lock",
+                keywords="monitor upstream moved tags alarm cron observe",
             ),
-            Command("ratelimit", "Show what is left of a registry's pull limit.", "boltseal ratelimit docker.io"),
+            Command(
+                "ratelimit",
+                "Show what is left of a registry's pull limit.",
+                "boltseal ratelimit docker.io",
+                keywords="quota pull limit docker hub toomanyrequests 429",
+            ),
         ),
     ),
     Section(
@@ -290,41 +388,47 @@ SECTIONS: Final = (
         (
             Group(
                 "ledger",
-                "Trust a registry's ledger, prove a tag, monitor a ledger.",
+                "Trust, prove and monitor what a ledger records",
                 "Trust, prove and monitor what a ledger records; show, rotate or recover one.",
                 (
                     Command(
                         "ledger trust",
                         "Pin a registry's ledger key.",
-                        "boltseal ledger trust localhost:5000 localhost:5000+0e5e4e2f+AX...",
+                        'boltseal ledger trust localhost:5000 "$(cat ledger.pub)"',
+                        keywords="key pin verify tofu",
                     ),
                     Command(
                         "ledger receipt",
                         "Write or verify a proof of what a tag resolves to.",
                         f"boltseal ledger receipt {_IMAGE} -o app.tlog-proof",
+                        keywords="proof evidence attestation offline verify",
                         group=True,
                     ),
                     Command(
                         "ledger monitor",
                         "Follow a ledger from outside, entry by entry.",
                         "boltseal ledger monitor https://registry.example.com --tags",
+                        keywords="audit tamper watch transparency witness",
                     ),
                     Command(
                         "ledger key",
                         "Print the public key that signs the ledger.",
                         "boltseal ledger key --data ./data",
+                        keywords="public verifier",
                         extra=_SERVER,
                     ),
                     Command(
                         "ledger rotate",
                         "Sign the ledger with a new key.",
                         'boltseal ledger rotate --data ./data --reason "once a year"',
+                        keywords="new key renew",
                         extra=_SERVER,
                     ),
                     Command(
                         "ledger recover",
                         "Recover a ledger that is behind its signed state.",
                         "boltseal ledger recover --from /mnt/old-disk/data --data ./data",
+                        keywords="repair lost rollback behind",
                         extra=_SERVER,
                     ),
                 ),
@@ -335,11 +439,29 @@ SECTIONS: Final = (
         "Other",
         (
             Command(
+                "help",
+                "Show the help of a command, or find commands by a keyword.",
+                "boltseal help rollback",
+                keywords="find search how usage",
+            ),
+            Command(
                 "explain",
                 "Explain a reference: registry, repository, tag and digest.",
                 "boltseal explain ouruser/sinatra:v2",
+                keywords="reference name syntax alias docker hub registry parse",
             ),
-            Command("version", "Show the version of boltseal and of its runtime.", "boltseal version --json"),
+            Command(
+                "version",
+                "Show the version of boltseal and of its runtime.",
+                "boltseal version --json",
+                keywords="release about",
+            ),
+            Command(
+                "completion",
+                "Print or install the completion script of a shell.",
+                "boltseal completion bash --install",
+                keywords="shell bash zsh fish tab autocomplete",
+            ),
         ),
     ),
 )

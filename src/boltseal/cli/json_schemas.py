@@ -30,14 +30,6 @@ _KEPT: Final[_Row] = {
     "keep": int | None,
     "copy": str | None,
 }
-_SERVICE: Final[_Row] = {
-    "service": str,
-    "image": str,
-    "digest": OptionalDigest,
-    "id": str,
-    "state": str,
-    "reason": str,
-}
 _RELEASE: Final[_Row] = _FINDING | {
     "kind?": str,
     "of?": int | None,
@@ -48,6 +40,17 @@ _RELEASE: Final[_Row] = _FINDING | {
     "pulled?": bool,
     "log?": list[str],
     "tag?": str | None,
+}
+_LISTED_RELEASE: Final[_Row] = _FINDING | {
+    "runs": bool,
+    "kind": str,
+    "of": int | None,
+    "engine": str | None,
+    "started": TimeText,
+    "ended": OptionalTime,
+    "who": str,
+    "revision": str,
+    "services": list[dict[str, str | None]],
 }
 _RECEIPT: Final[_Row] = {
     "ref": str,
@@ -243,18 +246,8 @@ ROWS: Final[Mapping[str, _Row]] = {
     },
     "ratelimit": _FINDING | {"remaining?": int, "limit?": int, "window_s?": int, "source?": str, "time?": TimeText},
     "release-diff": _FINDING | {"before": str | None, "after": str | None},
-    "release-ls": _FINDING
-    | {
-        "runs": bool,
-        "kind": str,
-        "of": int | None,
-        "engine": str | None,
-        "started": TimeText,
-        "ended": OptionalTime,
-        "who": str,
-        "revision": str,
-        "services": list[dict[str, str | None]],
-    },
+    "release-ls": _LISTED_RELEASE,
+    "release-show": _LISTED_RELEASE,
     "rollback": _RELEASE,
     "scrub": _CHECK
     | {

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-import typer.core
 
+from boltseal.cli.command_group import HelpCommand, HelpGroup
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import (
@@ -25,7 +25,7 @@ from boltseal.oci.reference import Reference
 _WRITE: Final = "write"
 
 
-class _Group(typer.core.TyperGroup):
+class _Group(HelpGroup):
     """Runs the subcommand `write` for `ledger receipt IMAGE`; only `verify` is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -43,7 +43,10 @@ ledger_receipt = typer.Typer(
 
 
 @ledger_receipt.command(
-    _WRITE, hidden=True, epilog="Example: boltseal ledger receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof"
+    _WRITE,
+    cls=HelpCommand,
+    hidden=True,
+    epilog="Example: boltseal ledger receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof",
 )
 @takes_registry_options
 def write(
@@ -63,7 +66,9 @@ def write(
 
 
 @ledger_receipt.command(
-    "verify", epilog="Example: boltseal ledger receipt verify app.tlog-proof --key localhost:5000+0e5e4e2f+AX..."
+    "verify",
+    cls=HelpCommand,
+    epilog='Example: boltseal ledger receipt verify app.tlog-proof --key "$(cat ledger.pub)"',
 )
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="A receipt (C2SP tlog-proof).")],

@@ -10,9 +10,9 @@ from boltseal.cli.context import client_context
 from boltseal.cli.deploy_options import NameOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_line, print_table, say
+from boltseal.cli.release_output import release_end, release_fields
 from boltseal.commands.releases import ListedRelease, digest_text, list_releases, unfinished_notice
 from boltseal.commands.text import clean
-from boltseal.deploy.releases import Release
 from boltseal.lockfile.format import time_text
 
 
@@ -29,7 +29,7 @@ def release_ls(
         client = client_context()
         listed = list_releases(project, client)
         for each in listed:
-            output.add(**_fields(each))
+            output.add(**release_fields(each))
         if as_json:
             return
         if not listed:
@@ -49,38 +49,6 @@ def release_ls(
                 say(unfinished_notice(each.release, client))
 
 
-def _fields(listed: ListedRelease) -> dict[str, object]:
-    release = listed.release
-    return {
-        "ref": f"{release.project}/{release.number}",
-        "status": _end(release),
-        "reason": release.reason,
-        "runs": listed.current,
-        "kind": release.kind,
-        "of": release.of,
-        "engine": release.engine or None,
-        "started": time_text(release.started_us),
-        "ended": None if release.ended_us is None else time_text(release.ended_us),
-        "who": release.who,
-        "revision": release.revision,
-        "services": [
-            {
-                "service": each.name,
-                "image": each.image,
-                "digest": each.digest or None,
-                "id": each.image_id,
-                "state": str(each.state),
-                "reason": each.reason,
-            }
-            for each in release.services
-        ],
-    }
-
-
-def _end(release: Release) -> str:
-    return str(release.end or f"unfinished: {release.step}")
-
-
 def _number(listed: ListedRelease) -> str:
     return f"{'*' if listed.current else ' '} {listed.release.project}/{listed.release.number}"
 
@@ -96,7 +64,7 @@ def _row(listed: ListedRelease, here: str) -> tuple[str, ...]:
     release = listed.release
     kind = "" if release.kind == "deploy" else f"{release.kind}" + ("" if release.of is None else f" to {release.of}")
     where = "" if release.engine in ("", here) else f"at {release.engine}"
-    end = f"{_end(release)}{': ' + release.reason if release.reason else ''}"
+    end = f"{release_end(release)}{': ' + release.reason if release.reason else ''}"
     return (
         _number(listed),
         time_text(release.started_us),

@@ -1,12 +1,14 @@
-"""Output of the commands that make a release."""
+"""Output of the commands that make, list and show releases."""
 
 from __future__ import annotations
 
 from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.releases import digest_text
+from boltseal.commands.releases import ListedRelease, digest_text
 from boltseal.commands.text import clean, counted
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
+from boltseal.deploy.releases import Release
+from boltseal.lockfile.format import time_text
 
 
 def print_release(output: CommandOutput, done: DeployResult) -> None:
@@ -69,3 +71,37 @@ def _print_outcome(output: CommandOutput, done: DeployResult, outcome: ReleaseOu
         of = "" if release.of is None else f", as release {release.of} did"
         running = f"{counted(len(rows), 'service')}, healthy"
         output.print(f"release {release.number} of {release.project} runs{of}: {running}")
+
+
+def release_fields(listed: ListedRelease) -> dict[str, object]:
+    """Return a stored release for `--json`."""
+    release = listed.release
+    return {
+        "ref": f"{release.project}/{release.number}",
+        "status": release_end(release),
+        "reason": release.reason,
+        "runs": listed.current,
+        "kind": release.kind,
+        "of": release.of,
+        "engine": release.engine or None,
+        "started": time_text(release.started_us),
+        "ended": None if release.ended_us is None else time_text(release.ended_us),
+        "who": release.who,
+        "revision": release.revision,
+        "services": [
+            {
+                "service": each.name,
+                "image": each.image,
+                "digest": each.digest or None,
+                "id": each.image_id,
+                "state": str(each.state),
+                "reason": each.reason,
+            }
+            for each in release.services
+        ],
+    }
+
+
+def release_end(release: Release) -> str:
+    """Return how a release ended, or the step at which it was left."""
+    return str(release.end or f"unfinished: {release.step}")

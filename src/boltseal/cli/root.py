@@ -10,29 +10,29 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, TypeAlias
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
-import typer.core
-import typer.main
+from typer._completion_classes import completion_init
 
 from boltseal import __version__
-from boltseal.cli.command_table import SECTIONS, Command, Group, commands
-from boltseal.cli.common_options import QuietOption, VerboseOption, set_verbosity, with_common_options
-from boltseal.cli.loading import load_module
+from boltseal.cli.command_group import MAX_HELP_COLUMNS, LoadedCommand, RootGroup, load_command
+from boltseal.cli.command_table import commands
+from boltseal.cli.common_options import QuietOption, VerboseOption, set_verbosity
 from boltseal.cli.output import OutputClosed, Talk, host_error, one_run, print_envelope, print_line, say
-from boltseal.cli.parameters import CommandFunction
 from boltseal.commands.outcome import Outcome
-from boltseal.config import debug_requested
+from boltseal.config import completion_requested, debug_requested
 from boltseal.errors import BoltsealError, ErrorCode, ExitCode, exit_code, http_answer
 
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer exports no name for it
 
-LoadedCommand: TypeAlias = "typer.core.TyperCommand | typer.core.TyperGroup"
+_HELP: Final = """A container registry with immutable tags, and tools to lock, verify and deploy images.
+
+`boltseal COMMAND --help` shows a command's options; `boltseal help KEYWORD` finds a command.
+"""
 
 
 @dataclass(slots=True)
@@ -42,108 +42,18 @@ class CommandContext:
     debug: bool = False
 
 
-class CommandOnDemand(typer.core.TyperCommand):
-    """A command of the table in the list of commands. Its module is imported when it is called or completed."""
-
-    def __init__(self, command: Command) -> None:
-        super().__init__(
-            command.word, help=command.summary, epilog=f"Example: {command.example}", rich_markup_mode=None
-        )
-        self.command = command
-
-    def loaded(self) -> LoadedCommand:
-        """Import the module and return the command as typer runs it. Raises: ExtraMissing."""
-        return _load(self.command)
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse the arguments of the real command."""
-        return self.loaded().make_context(info_name, args, parent, **extra)
-
-
-class CommandGroup(typer.core.TyperGroup):
-    """Commands by their words and their aliases; help lists each once."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.aliases: dict[str, str] = {}
-
-    def add(self, command: Command) -> None:
-        """Add a command of the table."""
-        self.add_command(CommandOnDemand(command), command.word)
-        self.aliases |= dict.fromkeys(command.aliases, command.word)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command of a word or an alias; None if there is none."""
-        return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
-
-
-class _RootGroup(CommandGroup):
-    """All commands of the table, and those that were added to the typer."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        added = dict(self.commands)
-        self.commands.clear()
-        for section in SECTIONS:
-            for entry in section.entries:
-                if isinstance(entry, Group):
-                    self.add_command(_group(entry), entry.name)
-                else:
-                    self.add(entry)
-        self.commands.update(added)
-
-
-def _group(group: Group) -> CommandGroup:
-    listed = CommandGroup(
-        name=group.name,
-        help=group.help,
-        short_help=group.summary,
-        epilog=f"Example: {group.commands[0].example}",
-        no_args_is_help=True,
-        rich_markup_mode=None,
-    )
-    for command in group.commands:
-        listed.add(command)
-    return listed
-
-
-def _load(command: Command) -> LoadedCommand:
-    """Import the module of a command and return it as typer runs it. Raises: ExtraMissing."""
-    function = command.name.replace("-", "_").replace(" ", "_")
-    module = load_module(f"boltseal.cli.{function}", command=command.name, extra=command.extra)
-    declared, epilog = getattr(module, function), f"Example: {command.example}"
-    cli = typer.Typer(add_completion=False, rich_markup_mode=None)
-    cli.callback()(_no_options)
-    if command.group:
-        cli.add_typer(_with_each(declared, with_common_options), name=command.word, epilog=epilog)
-    else:
-        cli.command(command.word, epilog=epilog)(with_common_options(declared))
-    loaded: LoadedCommand = typer.main.get_group(cli).commands[command.word]  # type: ignore[assignment]  # typer types them as its private base class
-    return loaded
-
-
-def _with_each(group: typer.Typer, add: Callable[[CommandFunction], CommandFunction]) -> typer.Typer:
-    """Return a copy of a group whose subcommands have further options."""
-    copied = copy(group)
-    copied.registered_commands = [copy(each) for each in group.registered_commands]
-    for each in copied.registered_commands:
-        if each.callback is not None:
-            each.callback = add(each.callback)
-    return copied
-
-
 def build() -> typer.Typer:
     """Return the command line. No module of a command is imported yet."""
     cli = typer.Typer(
         name="boltseal",
-        help="A container registry with immutable tags, and tools to lock, verify and deploy images.",
-        epilog="Example: boltseal serve --help",
-        cls=_RootGroup,
+        help=_HELP,
+        epilog="Example: boltseal help rollback",
+        cls=RootGroup,
         no_args_is_help=True,
-        add_completion=True,
+        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_HELP_COLUMNS},
     )
     cli.callback()(_options)
     return cli
@@ -151,13 +61,15 @@ def build() -> typer.Typer:
 
 def load(name: str) -> LoadedCommand:
     """Import one command of the table. Raises: KeyError, ExtraMissing."""
-    return _load({command.name: command for command in commands()}[name])
+    return load_command({command.name: command for command in commands()}[name])
 
 
 def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) -> NoReturn:
     """Run one command and end the process. Defaults: the arguments of this process, and the commands of `build`."""
     context = CommandContext()
     words = sys.argv[1:] if arguments is None else arguments
+    if completion_requested():
+        completion_init()
     with one_run() as this:
         try:
             code = (cli or build())(
@@ -216,10 +128,6 @@ def _options(
 ) -> None:
     context.obj.debug = debug
     set_verbosity(quiet, verbose)
-
-
-def _no_options() -> None:
-    """Make typer build a group, also of one command."""
 
 
 def _show_version(wanted: bool) -> None:

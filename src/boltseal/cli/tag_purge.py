@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
+from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
+from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
-from boltseal.server.commands.purge import purge_image
+from boltseal.server.commands.data_folder import required_reason
+from boltseal.server.commands.purge import PurgeResult, plan_purge, purge_image
 
 
 def tag_purge(
     ref: RefArgument,
     reason: ReasonOption,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete an image, its tags and every blob that nothing else references, sealed or not: for a leaked secret.
+    """Delete an image, all of its tags and every blob that nothing else references, sealed or not: for a leaked secret.
 
-    The tags can come back only with the same digest. Works while the server runs.
+    Other tags that resolve to the same image are deleted too. The tags can come back only with the same digest. boltseal
+    lists everything first and asks; without a terminal it needs --yes. Works while the server runs.
     """
     with CommandOutput("tag-purge", as_json=as_json) as output:
-        done = purge_image(store_settings(config, data), ref, reason)
-        for row in done.rows:
-            digest = {"digest": str(row.digest)} if row.status == "purged" else {}
-            output.add(ref=row.ref, status=row.status, reason=row.reason, **digest)
-            output.print(f"{row.status}  {row.ref}")
-        kept = [row for row in done.rows if row.status == "kept"]
-        for row in kept:
-            output.say(f"{row.digest.short} stays: {row.reason}")
-        removed = f"{counted(done.manifests, 'manifest')} and {counted(done.blobs, 'blob')} removed"
-        output.say(
-            f"{removed}; its tags can return only with the same digest{'; if a kept part has the secret, purge that too' if kept else ''}"
-        )
+        settings = store_settings(config, data)
+        required_reason(reason)
+        plan = plan_purge(settings, ref)
+        if dry_run:
+            _show(output, plan, planned=True)
+            return
+        _describe(output, plan)
+        if not confirmed("Delete all of this?", yes=yes, required=True):
+            output.outcome = Outcome.DIFFERS
+            output.say("nothing was deleted")
+            return
+        _show(output, purge_image(settings, ref, reason, plan), planned=False)
+
+
+def _describe(output: CommandOutput, plan: PurgeResult) -> None:
+    """Print on stderr what would be deleted, the other tags of the image first."""
+    for also in plan.also:
+        output.say(f"also deletes the tag {also}, which resolves to the same image")
+    for row in plan.rows:
+        if row.status == "removed":
+            output.say(f"deletes {row.ref}")
+
+
+def _show(output: CommandOutput, result: PurgeResult, *, planned: bool) -> None:
+    would = "would be " if planned else ""
+    for row in result.rows:
+        digest = {"digest": str(row.digest)} if row.status == "purged" else {}
+        status = row.status if row.status == "kept" else f"{would}{row.status}"
+        output.add(ref=row.ref, status=status, reason=row.reason, **digest)
+        output.print(f"{status}  {row.ref}")
+    kept = [row for row in result.rows if row.status == "kept"]
+    for row in kept:
+        output.say(f"{row.digest.short} stays: {row.reason}")
+    removed = f"{counted(result.manifests, 'manifest')} and {counted(result.blobs, 'blob')} {would}removed"
+    hint = "; if a kept part has the secret, purge that too" if kept else ""
+    output.say(f"{removed}; its tags can return only with the same digest{hint}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from boltseal.client.hosts import api_host, is_loopback
-from boltseal.oci.reference import HUB, Reference
+from boltseal.oci.reference import HUB, HUB_ALIAS, Reference
 
 _LOCALLY: Final = (
     "Docker keeps images below /var/lib/docker (names in image/*/repositories.json), or in containerd's store below "
@@ -48,21 +48,23 @@ def _tag_name(reference: Reference) -> str:
 
 def _added(typed: str, reference: Reference) -> str:
     added = []
-    if not typed.startswith(f"{reference.registry}/"):
+    alias = f" {HUB_ALIAS} is an alias of Docker Hub, {HUB}." if typed.startswith(f"{HUB_ALIAS}/") else ""
+    if not alias and not typed.startswith(f"{reference.registry}/"):
         added.append(f"the registry {reference.registry}, because the part before the first / is not a host")
     if reference.repository.startswith("library/") and "library/" not in typed:
         added.append("library/, the namespace of Docker Hub's official images")
     if reference.tag is None and reference.digest is None:
         added.append("the tag latest")
-    if not added:
+    if not added and not alias:
         return "The complete reference: nothing is added to it."
-    return f"The complete reference of {typed}. Docker adds {'; and '.join(added)}."
+    adds = f" Docker adds {'; and '.join(added)}." if added else ""
+    return f"The complete reference of {typed}.{alias}{adds}"
 
 
 def _registry(reference: Reference) -> str:
     text = "The server that stores and serves images. "
     if reference.registry == HUB:
-        return text + f"This one is Docker Hub; its API is at {api_host(HUB)}."
+        return text + f"This one is Docker Hub; its API is at {api_host(HUB)}, and {HUB_ALIAS} is an alias of it."
     if is_loopback(reference.registry):
         return text + "This one runs on this machine, and may be used without TLS."
     return text + "It must be written out because it is not Docker Hub; clients connect to it with TLS."

@@ -1,4 +1,4 @@
-"""List the releases of projects on this host, and compare two of them."""
+"""List and show the releases of projects on this host, and compare two of them."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def _of_project(releases: Sequence[Release]) -> list[ListedRelease]:
     engines = {each.engine for each in releases}
     current = [last_good([each for each in releases if each.engine == engine]) for engine in engines]
     return [ListedRelease(each, each in current) for each in releases]
+
+
+def show_release(project: str, number: int, client: ClientContext) -> ListedRelease:
+    """Return one release of a project. Raises: NoSuchRelease, ReleaseInvalid, ReleaseUnreadable."""
+    folder = release_folder(client, project)
+    release = folder.read(number)
+    return ListedRelease(release, any(each.current and each.release == release for each in _of_project(folder.all())))
 
 
 def diff_releases(project: str, before: int, after: int, client: ClientContext) -> ReleaseDiff:

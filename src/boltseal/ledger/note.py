@@ -19,12 +19,12 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing import TYPE_CHECKING, Final
 
 from boltseal.errors import Invalid, quote
+
+if TYPE_CHECKING:  # a command that meets no signature starts without loading cryptography
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ED25519: Final = 1
 COSIGNATURE: Final = 4
@@ -101,6 +101,9 @@ class VerifierKey:
 
     def verify(self, text: str, signature: Signature) -> Verified:
         """Verify one of this key's signatures of a text. Raises: NoteInvalid when it is not valid."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
         message, value, time_s = text.encode(), signature.value, None
         if self.type == COSIGNATURE:
             time_s = int.from_bytes(value[:_TIME_BYTES])
@@ -160,6 +163,8 @@ class SigningKey:
         return Signature(self.name, self.verifier.key_id, value)
 
     def _private(self) -> Ed25519PrivateKey:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         return Ed25519PrivateKey.from_private_bytes(self.seed)
 
 

@@ -28,7 +28,7 @@ MAX_REPOSITORY_BYTES: Final = 255
 MAX_TAG_BYTES: Final = 128
 HUB: Final = "docker.io"
 
-_LEGACY_HUB: Final = "index.docker.io"
+HUB_ALIAS: Final = "index.docker.io"
 _LIBRARY: Final = "library/"
 
 _PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -86,7 +86,7 @@ class Reference:
     def __post_init__(self) -> None:
         if _is_host(self.registry) is None:
             raise NameInvalid(f"{quote(self.registry)} is not a registry; expected host or host:port")
-        if self.registry == _LEGACY_HUB or (self.registry == HUB and "/" not in self.repository):
+        if self.registry == HUB_ALIAS or (self.registry == HUB and "/" not in self.repository):
             raise NameInvalid(
                 f"{self.registry}/{self.repository} is not complete; parse the text, which completes it as Docker does"
             )
@@ -152,7 +152,7 @@ def _split_host(text: str) -> tuple[str, str]:
     first, slash, rest = text.partition("/")
     if not slash:
         return HUB, _LIBRARY + text
-    if first == _LEGACY_HUB:
+    if first == HUB_ALIAS:
         first = HUB
     elif first != "localhost" and "." not in first and ":" not in first and first == first.lower():
         return HUB, text

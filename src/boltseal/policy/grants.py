@@ -15,8 +15,14 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob
+from boltseal.policy.setting_keys import SettingKey
 
 MAX_GRANTS: Final = 10_000
+GRANT_KEYS: Final = {
+    "users": SettingKey("", "Users of the grant; `*`: every user."),
+    "repository": SettingKey("**", "Repositories of the grant."),
+    "actions": SettingKey("", "`pull`, `push`, `delete`, `ledger`, `admin`; none includes another."),
+}
 EVERY_USER: Final = "*"
 
 
@@ -98,9 +104,9 @@ def parse_grants(tables: Sequence[Mapping[str, object]], anonymous_pull: bool | 
 
 def _parse(number: int, table: Mapping[str, object]) -> Grant:
     where = f"grant {number}"
-    unknown = sorted(set(table) - {"users", "repository", "actions"})
+    unknown = sorted(set(table) - set(GRANT_KEYS))
     if unknown:
-        raise GrantInvalid(f"{where}: unknown key {quote(unknown[0])}; expected users, repository, actions")
+        raise GrantInvalid(f"{where}: unknown key {quote(unknown[0])}; expected {', '.join(GRANT_KEYS)}")
     users = _texts(where, "users", table.get("users"))
     names = _texts(where, "actions", table.get("actions"))
     try:

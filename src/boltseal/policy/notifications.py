@@ -16,11 +16,42 @@ from urllib.parse import urlsplit
 
 from boltseal.errors import Invalid, quote
 from boltseal.events import EventKind
+from boltseal.policy.setting_keys import SettingKey
 
 MAX_RECEIVERS: Final = 50
-NOTIFY_KEYS: Final = (
-    *("name", "url", "url_file", "url_env", "secret_file", "secret_env", "events", "networks", "ca_file"),
-)
+NOTIFY_KEYS: Final = {
+    "name": SettingKey(
+        "",
+        (
+            "The receiver's name in messages; default: the host of its address, or the variable or file that has the "
+            "address."
+        ),
+    ),
+    "url": SettingKey(
+        "",
+        (
+            "A webhook that receives events: an `https` address without a secret in it; `http` on this machine, or "
+            "with `networks`."
+        ),
+    ),
+    "url_file": SettingKey(
+        "", "File with the address: of a webhook, or any that Apprise knows (`mailto://`, `slack://`, ...)."
+    ),
+    "url_env": SettingKey("", "Environment variable with the address."),
+    "secret_file": SettingKey(
+        "", "The file with the secret that signs a webhook's requests (Standard Webhooks); default: unsigned."
+    ),
+    "secret_env": SettingKey("", "Environment variable with that secret."),
+    "events": SettingKey("", 'The events to send, such as `["tag.refused", "tag.moved"]`; default: all.'),
+    "networks": SettingKey(
+        "[]",
+        (
+            'Internal networks, such as `["10.1.0.0/16"]`, that its address may be in; otherwise only public '
+            "addresses, or this machine by its own name."
+        ),
+    ),
+    "ca_file": SettingKey("", "Certificate authority of the receiver, PEM; default: those of the system."),
+}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII).fullmatch

@@ -19,8 +19,22 @@ from typing import Final, TypeGuard
 from boltseal.errors import Denied, Invalid, quote
 from boltseal.policy.grants import EVERY_USER
 from boltseal.policy.name_resolution import MIRROR_ACTOR
+from boltseal.policy.setting_keys import SettingKey
 
 MAX_QUOTAS: Final = 10_000
+QUOTA_KEYS: Final = {
+    "users": SettingKey(
+        "", "Users of the quota; the first quota that names a user applies; `*`: every user with a login."
+    ),
+    "max_bytes": SettingKey(
+        "",
+        (
+            "Total size of blobs and manifests that a user's pushes may add, counted per repository, mounts included "
+            "(403). Content from before format 2 does not count."
+        ),
+    ),
+    "max_repositories": SettingKey("", "Number of repositories that a user's pushes may create (403)."),
+}
 ANONYMOUS: Final = "anonymous"
 _UNITS: Final[Mapping[str, int]] = {"": 1, "B": 1} | {
     f"{letter}{ending}": base**power
@@ -86,9 +100,9 @@ def parse_quotas(tables: Sequence[Mapping[str, object]]) -> Quotas:
 
 
 def _parse(where: str, table: Mapping[str, object]) -> Quota:
-    unknown = sorted(set(table) - {"users", "max_bytes", "max_repositories"})
+    unknown = sorted(set(table) - set(QUOTA_KEYS))
     if unknown:
-        raise QuotaInvalid(f"{where}: unknown key {quote(unknown[0])}; expected users, max_bytes, max_repositories")
+        raise QuotaInvalid(f"{where}: unknown key {quote(unknown[0])}; expected {', '.join(QUOTA_KEYS)}")
     users = table.get("users")
     named = [users] if isinstance(users, str) else users
     if not isinstance(named, Sequence) or not named or not all(isinstance(name, str) and name for name in named):

@@ -24,8 +24,24 @@ from urllib.parse import urlsplit
 from boltseal.errors import Invalid, quote
 from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
+from boltseal.policy.setting_keys import SettingKey
 
-KEYS: Final = ("repository", "tag", "command", "url", "token_env", "attempts", "timeout", "every")
+KEYS: Final = {
+    "repository": SettingKey(
+        "**",
+        ("Repositories of the images whose outdated base triggers the action; the first table that matches applies."),
+    ),
+    "tag": SettingKey("*", "Tags of the images."),
+    "command": SettingKey(
+        "",
+        "Command as a list of words, run without a shell; `{image}`, `{digest}`, `{base}`, `{base_digest}` are replaced.",
+    ),
+    "url": SettingKey("", "Webhook that receives the event `base.outdated`, instead of a command."),
+    "token_env": SettingKey("", "Environment variable with the webhook's bearer token."),
+    "attempts": SettingKey("3", "Number of attempts."),
+    "timeout": SettingKey("1h", "Time limit of one attempt."),
+    "every": SettingKey("6h", "How often the server checks; the shortest of all tables applies."),
+}
 PLACES: Final = ("image", "digest", "base", "base_digest")
 MAX_ACTIONS: Final = 1000
 MAX_WORDS: Final = 100

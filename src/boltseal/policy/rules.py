@@ -21,13 +21,25 @@ from typing import Final
 
 from boltseal.errors import Invalid, quote
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
+from boltseal.policy.setting_keys import SettingKey
 from boltseal.policy.unreachable_rules import MAX_STEPS, Budget, TooComplex, covering
 
 MAX_RULES: Final = 1000
 MAX_KEEP_DAYS: Final = 36_500
 
 _DAY_US = 86_400_000_000
-_KEYS = ("repository", "tag", "mode", "keep")
+RULE_KEYS: Final = {
+    "repository": SettingKey("**", "Repositories of the rule."),
+    "tag": SettingKey("*", "Tags of the rule."),
+    "mode": SettingKey("sealed", "`sealed`, `floating` or `append-only`."),
+    "keep": SettingKey(
+        "forever",
+        (
+            "How long the bytes of a sealed tag are protected: `forever`, days such as `365d`, or `deletable`; the "
+            "tag can never resolve to another digest in any case."
+        ),
+    ),
+}
 
 
 class RuleInvalid(Invalid):
@@ -184,7 +196,7 @@ def parse_rules(tables: Sequence[Mapping[str, object]], max_steps: int = MAX_STE
 def _parse_rule(table: Mapping[str, object], number: int) -> Rule:
     values: dict[str, str] = {}
     for key, value in table.items():
-        if key not in _KEYS:
+        if key not in RULE_KEYS:
             raise RuleInvalid(_unknown_key(key))
         if not isinstance(value, str):
             raise RuleInvalid(f"{key} is of type {type(value).__name__}; expected a string in quotes")
@@ -224,9 +236,9 @@ def _parse_keep(text: str | None, mode: Mode) -> Keep:
 
 
 def _unknown_key(key: str) -> str:
-    near = difflib.get_close_matches(key, _KEYS, n=1)
+    near = difflib.get_close_matches(key, RULE_KEYS, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown key {quote(key)}{hint} (a rule has {', '.join(_KEYS)})"
+    return f"unknown key {quote(key)}{hint} (a rule has {', '.join(RULE_KEYS)})"
 
 
 def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule], budget: Budget) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -22,17 +22,69 @@ from boltseal.oci.reference import HUB, Repository, Tag
 from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
 from boltseal.policy.release_tags import looks_like_release
+from boltseal.policy.setting_keys import SettingKey
 
 MAX_UPSTREAMS: Final = 100
 MAX_RULES: Final = 1000
 MAX_RESERVE: Final = 1_000_000
 FRESH_US: Final = 600_000_000
 RESERVE: Final = 20
-UPSTREAM_KEYS: Final = (
-    *("name", "url", "username", "password_file", "password_env", "ca_file", "root", "push", "fresh", "on_gone"),
-    *("reserve", "keep_for", "keep_bytes", "allow_redirects_to", "rule"),
-)
-UPSTREAM_RULE_KEYS: Final = ("repository", "tag", "on_move", "cooldown", "first_seen")
+UPSTREAM_KEYS: Final = {
+    "name": SettingKey(
+        "", "The registry that is mirrored, such as `docker.io`: the first part of the names, and the value of `?ns=`."
+    ),
+    "url": SettingKey("", "Scheme and host of the upstream; default: `https://` and the name."),
+    "username": SettingKey("", "User name at the upstream; default: anonymous."),
+    "password_file": SettingKey("", "File that contains the password or token, and nothing else."),
+    "password_env": SettingKey("", "Environment variable that contains the password, instead of `password_file`."),
+    "ca_file": SettingKey("", "Certificate authority of the upstream, PEM; default: those of the system."),
+    "root": SettingKey(
+        "false",
+        (
+            "This upstream also answers names without a prefix that do not exist locally, as dockerd's "
+            "`registry-mirrors` requests; at most one upstream."
+        ),
+    ),
+    "push": SettingKey("false", "Accept pushes to the upstream's names, check them by the rules, and pass them on."),
+    "fresh": SettingKey("10m", "How long the digest of a tag is used before the upstream is asked again."),
+    "on_gone": SettingKey(
+        "alert",
+        (
+            "What to do with a tag that the upstream deleted: `serve` it, `alert` (serve it and send a notification), "
+            "or `stop` serving it."
+        ),
+    ),
+    "reserve": SettingKey(
+        "20", "When the upstream's limit leaves so few requests, contact it only for clients that wait."
+    ),
+    "keep_for": SettingKey("", "Delete images that were not pulled for so long, such as `90d`; default: keep them."),
+    "keep_bytes": SettingKey(
+        "", "Delete the least recently pulled images above this size, such as `200GiB`; default: no limit."
+    ),
+    "allow_redirects_to": SettingKey(
+        "[]",
+        (
+            "Hosts in internal networks to which the upstream may redirect, and token services outside its domain that"
+            " may get the login. It may always redirect to public hosts, without the login."
+        ),
+    ),
+    "rule": SettingKey("[]", "The rules of its tags, as `[[upstream.rule]]` tables."),
+}
+UPSTREAM_RULE_KEYS: Final = {
+    "repository": SettingKey(
+        "**", "Repositories of the rule, by their names at the upstream; the first match decides."
+    ),
+    "tag": SettingKey("*", "Tags of the rule."),
+    "on_move": SettingKey(
+        "",
+        (
+            "When a tag moves: `follow`, `alert` (follow and send a notification) or `hold` (serve the old image); "
+            "default: `alert` for tags that look like a release, else `follow`."
+        ),
+    ),
+    "cooldown": SettingKey("", "A hold ends by itself after so long, such as `7d`."),
+    "first_seen": SettingKey("serve", "`hold`: a tag that was never seen here is not served until it is accepted."),
+}
 _SIZE_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 # The name is the first part of repository names, so it has no port and no slash.
@@ -167,7 +219,7 @@ def _refuse_both(where: str, terms: UpstreamTerms, other: UpstreamTerms) -> None
 class _Table:
     """One table of the configuration, with typed access to its values."""
 
-    def __init__(self, where: str, table: Mapping[str, object], keys: Sequence[str]) -> None:
+    def __init__(self, where: str, table: Mapping[str, object], keys: Collection[str]) -> None:
         self.where = where
         self._table = table
         for key in table:

@@ -65,6 +65,7 @@ from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import RunFolder
 from boltseal.server.storage.users import UserFile
+from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
 
 METRICS_PATH: Final = "/metrics"
@@ -286,7 +287,7 @@ class Application(Starlette):
         try:
             newer = reload()
             settings = self._settings.with_live_changes(newer)
-            await asyncio.to_thread(begin_ledger, self._store, settings)
+            await finish_in_thread(begin_ledger, self._store, settings)
         except BoltsealError as error:
             self._notes = (f"reload failed, the previous configuration stays in force: {error.message}",)
             _log.error("reload failed, the previous configuration stays in force", reason=error.message)
@@ -369,7 +370,7 @@ async def _janitor(store: OpenStore, leases: Leases, clock: Clock, settings: Cal
     while True:
         if not settings().server.read_only:
             try:
-                removed = await asyncio.to_thread(_tidy_up, store, leases, settings(), clock())
+                removed = await finish_in_thread(_tidy_up, store, leases, settings(), clock())
             except BoltsealError as error:
                 _log.warning("cleanup failed", reason=error.message)
             else:

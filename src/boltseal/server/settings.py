@@ -149,25 +149,45 @@ class ServerSettings(_Table):
     """`[server]`: where the server listens, where its data is, and its limits."""
 
     listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:5000"
+    """Address and port. On an address that other machines can reach the server needs users and TLS, or a flag below."""
     data: Annotated[Path, AfterValidator(_folder)] = Path("data")
+    """The data folder, on a local disk."""
     public_url: Annotated[str, AfterValidator(_public_url)] | None = None
+    """Scheme and host that clients use, for absolute addresses in answers; without it they are relative."""
     allow_anonymous: bool = False
+    """Serve other machines without users: every client may push, delete and pull."""
     behind_proxy: bool = False
+    """Serve other machines without TLS: a proxy in front provides it."""
     tls_cert: Annotated[Path, AfterValidator(_folder)] | None = None
+    """TLS certificate and its chain, PEM."""
     tls_key: Annotated[Path, AfterValidator(_folder)] | None = None
+    """Private key of the certificate, PEM."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Worker processes."""
     max_connections: Annotated[int, Field(ge=16, le=65_536)] = 1024
+    """Open connections per worker."""
     max_manifest_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=64 * _MIB)] = ByteSize(4 * _MIB)
+    """The largest manifest that is accepted."""
     min_body_bytes_per_s: Annotated[ByteSize, Field(ge=0, le=_MIB)] = ByteSize(512)
+    """A body that is slower than this for a minute is refused (503); `0`: only if no byte arrives."""
     max_referrers_per_image: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """How many signatures, SBOMs and the like an image may have."""
     upload_buffer_bytes: Annotated[ByteSize, Field(ge=4 * _MIB, le=4096 * _MIB)] = ByteSize(32 * _MIB)
+    """Memory that all uploads together may buffer."""
     shutdown_timeout_s: Annotated[int, Field(ge=1, le=3600)] = 4
+    """How long requests in progress may take when the server is stopped."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged: `debug`, `info`, `warning` or `error`."""
     log_format: Literal["auto", "json", "text"] = "auto"
+    """Format of the log: `json`, `text`, or `auto` (text on a terminal, else JSON)."""
     access_log: bool = True
+    """One line in the log for each request."""
     public_metrics: bool = False
+    """All clients may read `/metrics`; otherwise this machine (not behind a proxy) and admins of every repository."""
     read_only: bool = False
+    """Serve pulls only; everything else is refused with a reason (405)."""
     disk_reserve_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(64 * _MIB)
+    """Disk space that uploads leave free (507), for deletes, tags and records; `0`: none."""
 
     @property
     def address(self) -> ListenAddress:
@@ -179,9 +199,13 @@ class AuthSettings(_Table):
     """`[auth]`: authentication. It is required if there is a user, or any setting here besides limits."""
 
     htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
+    """The users' file: bcrypt, changes take effect at once. Default: `DATA.keys/htpasswd`."""
     anonymous_pull: bool | tuple[str, ...] = False
+    """`true`: clients without a login may pull; or globs of the repositories that they may pull."""
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}$")] = "boltseal"
+    """Audience of the bearer tokens."""
     max_uploads_per_user: Annotated[int, Field(ge=1, le=100_000)] = 500
+    """Open uploads per user, or per address without a login (429)."""
     grant: tuple[dict[str, Any], ...] = ()
     quota: tuple[dict[str, Any], ...] = ()
 
@@ -198,20 +222,25 @@ class LedgerSettings(_Table):
     """
 
     origin: Annotated[str, AfterValidator(_origin)] | None = None
+    """The name of the ledger, fixed at the first start. Default: made from the address."""
     public: bool = False
+    """Checkpoint and hashes are public, not only for users; they reveal no names."""
 
 
 class WitnessSettings(_Table):
     """`[[witness]]`: a server that cosigns each checkpoint. `key`: its cosignature key, `name+id+base64`."""
 
     url: Annotated[str, AfterValidator(_witness_url)]
+    """The address of a witness (C2SP tlog-witness) that gets each checkpoint; any number of `[[witness]]`."""
     key: Annotated[str, AfterValidator(_witness_key)]
+    """The key of its cosignatures, `name+id+base64`."""
 
 
 class LocalSettings(_Table):
     """`[local]`: repositories that are never resolved to an upstream, even before the first push to them."""
 
     namespaces: tuple[Annotated[str, AfterValidator(_namespace)], ...] = ()
+    """Globs of the repositories that never belong to a mirror, even before the first push to them."""
 
 
 class Settings(BaseSettings):

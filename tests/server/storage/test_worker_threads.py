@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from boltseal.server.storage.worker_threads import WorkerPool
+from boltseal.server.storage.worker_threads import WorkerPool, finish_in_thread
 
 
 async def test_what_the_work_returns_comes_back() -> None:
@@ -64,3 +64,39 @@ def test_a_loop_that_ended_before_its_work_is_no_error() -> None:
     asyncio.run(leave())
     go.set()
     pool.close()
+
+
+async def test_a_cancelled_caller_waits_for_the_end_of_its_thread() -> None:
+    """What the thread uses may be closed as soon as the cancellation is raised, so the thread has ended by then."""
+    started, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        may_end.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(finish_in_thread(work))
+    await asyncio.to_thread(started.wait, 10)
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.05, may_end.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert ended.is_set()
+
+
+async def test_an_error_in_the_thread_of_a_cancelled_caller_is_dropped() -> None:
+    """The cancellation is what the caller gets, and nothing is reported when the error is collected as garbage."""
+    started, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        may_end.wait(10)
+        raise ValueError("of no use any more")
+
+    task = asyncio.create_task(finish_in_thread(work))
+    await asyncio.to_thread(started.wait, 10)
+    task.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task

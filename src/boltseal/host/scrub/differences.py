@@ -14,7 +14,7 @@ MAX_PER_LAYER: Final = 1000
 
 
 class DifferenceKind(StrEnum):
-    """What differs. The values are part of `--json` and of docs/scrub.md."""
+    """What differs. The values are part of `--json` and of docs/guides/recheck-local-images.md."""
 
     MISSING = "missing"
     EXTRA = "extra"

@@ -23,6 +23,7 @@ import structlog
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
 from boltseal.server.storage.metrics import RequestMetrics, RunFolder
+from boltseal.server.storage.worker_threads import finish_in_thread
 
 LINES_EVERY_S: Final = 0.2
 SAVED_EVERY_S: Final = 1.0
@@ -131,10 +132,10 @@ class RequestLog:
         while True:
             await asyncio.sleep(LINES_EVERY_S)
             if self._queue:
-                await asyncio.shield(asyncio.to_thread(self._flush, self._take_queue()))
+                await finish_in_thread(self._flush, self._take_queue())
             if time.monotonic() - saved >= SAVED_EVERY_S:
                 saved = time.monotonic()
-                await asyncio.to_thread(self._save)
+                await finish_in_thread(self._save)
 
     def _take_queue(self) -> list[AccessLogLine]:
         lines, self._queue = self._queue, []

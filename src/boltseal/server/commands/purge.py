@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from boltseal.oci.digest import Digest
-from boltseal.server.commands.data_folder import local_admin, local_reference, on_store, required_reason
+from boltseal.oci.reference import Tag
+from boltseal.server.commands.data_folder import (
+    LocalReference,
+    local_admin,
+    local_reference,
+    on_store,
+    required_reason,
+)
+from boltseal.server.registry.seals import Purged
 from boltseal.server.settings import Settings
 
 
@@ -21,19 +29,43 @@ class PurgeRow:
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """What a purge deleted and what stays. `manifests`, `blobs`: how many were deleted."""
+    """What a purge deletes and what stays. `manifests`, `blobs`: how many are deleted.
+
+    `also`: references of the other tags that resolve to the image, and go with it.
+    """
 
     rows: tuple[PurgeRow, ...]
+    tags: tuple[Tag, ...]
+    also: tuple[str, ...]
     manifests: int
     blobs: int
 
 
-def purge_image(settings: Settings, ref: str, reason: str) -> PurgeResult:
-    """Purge an image, by a tag or by its digest. Raises: Invalid: not of this registry, or no reason; NotFound."""
+def plan_purge(settings: Settings, ref: str) -> PurgeResult:
+    """Return what `purge_image` would delete now. Raises: Invalid: not of this registry; NotFound, SealedDelete."""
+    local = local_reference(ref, settings)
+    planned = on_store(
+        settings, lambda store: store.registry.seals.plan_purge(local.repository, local.named, local_admin())
+    )
+    return _result(local, planned, "")
+
+
+def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResult) -> PurgeResult:
+    """Purge an image, by a tag or by its digest. `confirmed`: the plan, whose tags are the only ones that may go with it.
+
+    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; TagsDiffer: other tags than planned.
+    """
     reason, local = required_reason(reason), local_reference(ref, settings)
     purged = on_store(
-        settings, lambda store: store.registry.seals.purge(local.repository, local.named, local_admin(), reason)
+        settings,
+        lambda store: store.registry.seals.purge(
+            local.repository, local.named, local_admin(), reason, expected=confirmed.tags
+        ),
     )
+    return _result(local, purged, reason)
+
+
+def _result(local: LocalReference, purged: Purged, reason: str) -> PurgeResult:
     name = local.reference.name
     host = name.partition("/")[0]
     rows = [PurgeRow(f"{name}:{tag}", "purged", reason, purged.digest) for tag in purged.tags]
@@ -43,4 +75,5 @@ def purge_image(settings: Settings, ref: str, reason: str) -> PurgeResult:
     rows += [
         PurgeRow(f"{host}/{repository}@{digest}", "kept", why, digest) for repository, digest, why in purged.elsewhere
     ]
-    return PurgeResult(tuple(rows), len(purged.manifests), len(purged.blobs))
+    also = tuple(f"{name}:{tag}" for tag in purged.tags if tag != local.named)
+    return PurgeResult(tuple(rows), purged.tags, also, len(purged.manifests), len(purged.blobs))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from boltseal.errors import ErrorCode, Invalid, SealedDelete, Unavailable
+from boltseal.errors import ErrorCode, Invalid, Precondition, SealedDelete, Unavailable
 from boltseal.ledger.entry import EntryKind
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository, Tag
@@ -33,6 +33,10 @@ class NeverSealed(Invalid):
 
 class BytesLeft(Unavailable):
     """A purge removed the rows of an image, but not all of its bytes."""
+
+
+class TagsDiffer(Precondition):
+    """Other tags resolve to the image than those that were confirmed."""
 
 
 class KeptPart(NamedTuple):
@@ -71,6 +75,14 @@ class Purged:
     blobs: tuple[Digest, ...]
     kept: tuple[KeptPart, ...]
     elsewhere: tuple[OtherCopy, ...]
+
+
+class _Planned(Exception):
+    """Rolls a transaction back, and carries what it would have changed."""
+
+    def __init__(self, purged: Purged) -> None:
+        super().__init__()
+        self.purged = purged
 
 
 class Seals:
@@ -116,23 +128,47 @@ class Seals:
 
         return await self._database.write(job)
 
-    async def purge(self, repository: Repository, reference: Tag | Digest, actor: Actor, reason: str) -> Purged:
+    async def plan_purge(self, repository: Repository, reference: Tag | Digest, actor: Actor) -> Purged:
+        """Return what `purge` would delete now; changes nothing. Raises: as `purge`, except BytesLeft."""
+
+        def job(tx: UnitOfWork) -> Purged:
+            raise _Planned(self._purge(tx, *self._find_image(tx, repository, reference), actor, "planned"))
+
+        try:
+            return await self._database.write(job)
+        except _Planned as planned:  # it rolled the transaction back
+            return planned.purged
+
+    async def purge(
+        self,
+        repository: Repository,
+        reference: Tag | Digest,
+        actor: Actor,
+        reason: str,
+        *,
+        expected: Collection[Tag] | None = None,
+    ) -> Purged:
         """Delete a manifest, its tags, and every part that nothing else needs, with the bytes. Tags stay sealed.
 
         This deletes the manifest under all of its digests. A signature of a sealed image is not a part of that image.
+        `expected`: the tags that may go with it, as a person confirmed them.
 
         Raises:
+            TagsDiffer: other tags than the expected ones resolve to it; nothing was changed.
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
             BytesLeft: the image is removed, but the store failed to delete some of its bytes.
         """
 
         def job(tx: UnitOfWork) -> Purged:
-            row = _find(tx, repository)
-            digest = reference if isinstance(reference, Digest) else self._tag_writer.digest_of(tx, row, reference)
-            if digest is None or queries.find_manifest(tx, row.id, str(digest)) is None:
-                raise ManifestUnknown(f"{repository} has no {reference}")
-            return self._purge(tx, row, digest, actor, reason)
+            purged = self._purge(tx, *self._find_image(tx, repository, reference), actor, reason)
+            if expected is not None and set(purged.tags) != set(expected):
+                tags = ", ".join(purged.tags) or "no tag"
+                raise TagsDiffer(
+                    f"the tags of {repository} have changed: {tags} would go with it (expected {', '.join(expected)}); "
+                    "nothing was deleted; run the command again"
+                )
+            return purged
 
         purged = await self._database.write(job)
         await self._delete_bytes(purged.blobs)
@@ -149,6 +185,15 @@ class Seals:
             ]
 
         return await self._database.write(job)
+
+    def _find_image(
+        self, tx: UnitOfWork, repository: Repository, reference: Tag | Digest
+    ) -> tuple[RepositoryRow, Digest]:
+        row = _find(tx, repository)
+        digest = reference if isinstance(reference, Digest) else self._tag_writer.digest_of(tx, row, reference)
+        if digest is None or queries.find_manifest(tx, row.id, str(digest)) is None:
+            raise ManifestUnknown(f"{repository} has no {reference}")
+        return row, digest
 
     def _change(self, tx: UnitOfWork, repository: Repository, tag: Tag, actor: Actor, reason: str) -> TagChange:
         return self._tag_writer.change(tx, _find(tx, repository), tag, actor, reason=reason)

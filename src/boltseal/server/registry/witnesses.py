@@ -27,6 +27,7 @@ from boltseal.ledger.tiles import Tiles, needed
 from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
 from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.worker_threads import finish_in_thread
 
 EVERY_S: Final = 1.0
 RETRY_S: Final = 30.0
@@ -154,7 +155,7 @@ class Witnesses:
                 f"the witness {witness.key.name} says that it saw another ledger under our name: {error.message}"
             ) from error
         witness.size = signed.size
-        if await asyncio.to_thread(self._raise_mark, seen):
+        if await finish_in_thread(self._raise_mark, seen):
             _log.error(
                 "witness saw a head that this store lacks", witness=witness.key.name, size=signed.size, here=head.size
             )

@@ -16,7 +16,24 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+async def finish_in_thread(work: Callable[..., Result], *arguments: object) -> Result:
+    """Run `work` in a thread. If the caller is cancelled, wait for the end of `work` before CancelledError is raised.
+
+    `asyncio.to_thread` returns at once when it is cancelled, while its thread goes on with what the caller then closes.
+    """
+    job = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait({job})
+        if not job.cancelled():
+            job.exception()  # it is of no use any more, and must not be reported as never retrieved
+        raise
 
 
 def deliver(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:

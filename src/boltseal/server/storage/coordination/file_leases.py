@@ -32,9 +32,9 @@ class FileLease:
 
     def release(self) -> None:
         """Give the lease back. Idempotent."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 class FileLeases:

@@ -1,0 +1,261 @@
+"""Writes the generated parts of the reference pages: `python scripts/reference.py` (`make docs` runs it).
+
+A page below docs/reference/ has text by hand around parts between `<!-- generated: NAME -->` and `<!-- end -->`. This
+script replaces those parts with what the code declares. With `--check` it writes nothing, and ends with 1 if a page
+differs; `make check` runs that as a test.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from pydantic import BaseModel
+
+from boltseal import events
+from boltseal.cli.command_table import SECTIONS
+from boltseal.cli.root import build
+from boltseal.errors import EXIT_CODES, HTTP_ANSWERS, ExitCode
+from boltseal.policy.grants import GRANT_KEYS
+from boltseal.policy.notifications import NOTIFY_KEYS
+from boltseal.policy.quotas import QUOTA_KEYS
+from boltseal.policy.rebuild_actions import KEYS as ON_OUTDATED_KEYS
+from boltseal.policy.rules import RULE_KEYS
+from boltseal.policy.setting_keys import SettingKey
+from boltseal.policy.upstreams import UPSTREAM_KEYS, UPSTREAM_RULE_KEYS
+from boltseal.server.settings import (
+    LIVE_SERVER,
+    AuthSettings,
+    LedgerSettings,
+    LocalSettings,
+    ServerSettings,
+    WitnessSettings,
+)
+
+PAGES: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+_MIB: Final = 1024 * 1024
+_TABLES: Final[Sequence[tuple[str, type[BaseModel]]]] = (
+    ("[server]", ServerSettings),
+    ("[auth]", AuthSettings),
+    ("[ledger]", LedgerSettings),
+    ("[local]", LocalSettings),
+    ("[[witness]]", WitnessSettings),
+)
+_KEY_TABLES: Final[Sequence[tuple[str, Mapping[str, SettingKey]]]] = (
+    ("[[auth.grant]]", GRANT_KEYS),
+    ("[[auth.quota]]", QUOTA_KEYS),
+    ("[[rule]]", RULE_KEYS),
+    ("[[upstream]]", UPSTREAM_KEYS),
+    ("[[upstream.rule]]", UPSTREAM_RULE_KEYS),
+    ("[[notify]]", NOTIFY_KEYS),
+    ("[[on_outdated]]", ON_OUTDATED_KEYS),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or compare them (`--check`). Return the exit code."""
+    outdated = []
+    for page in sorted(PAGES.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        made = rendered(text)
+        if made != text:
+            outdated.append(page)
+            if "--check" not in arguments:
+                page.write_text(made, encoding="utf-8")
+    for page in outdated:
+        print(f"{page.name}: {'is outdated; run: make docs' if '--check' in arguments else 'written'}")
+    return 1 if outdated and "--check" in arguments else 0
+
+
+def rendered(page: str) -> str:
+    """Return a page with every generated part made anew. Raises: KeyError: there is no part of that name."""
+    return re.sub(
+        r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}\n{PARTS[found[2]]().strip()}\n\n{found[3]}",
+        page,
+        flags=re.DOTALL,
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in lines)
+
+
+def settings() -> str:
+    """Every table of the server's configuration, with its keys, defaults and descriptions."""
+    parts = []
+    for name, model in _TABLES:
+        texts = field_texts(model)
+        rows = [
+            (f"`{key}`", code(shown_default(field.default)), texts[key])
+            for key, field in model.model_fields.items()
+            if (name, key) not in {("[auth]", "grant"), ("[auth]", "quota")}
+        ]
+        parts.append((name, rows))
+    for name, keys in _KEY_TABLES:
+        rows = [(f"`{key}`", code(about.default), about.description) for key, about in keys.items()]
+        parts.append((name, rows))
+    return "\n".join(f"### `{name}`\n\n{table(('key', 'default', 'description'), rows)}" for name, rows in parts)
+
+
+def field_texts(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring below each field of a class."""
+    (declared,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    found = {}
+    for field, text in zip(declared.body, declared.body[1:], strict=False):  # type: ignore[attr-defined]  # it is a class
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                found[name] = " ".join(words.split())
+            case _:
+                pass
+    return found
+
+
+def shown_default(default: object) -> str:
+    """Return a default as it is written in TOML; empty for none."""
+    if default is None or repr(default) == "PydanticUndefined":
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, int):
+        return f"{default // _MIB}MiB" if default >= _MIB else str(default)
+    return "[]" if default == () else str(default)
+
+
+def live_settings() -> str:
+    """The settings that a running server applies on SIGHUP."""
+    return ", ".join(f"`[server] {name}`" for name in LIVE_SERVER) + "."
+
+
+def commands() -> str:
+    """Every command by section, with its usage, help text, arguments and options."""
+    known = dict(walk(typer.main.get_command(build()), ""))
+    parts = []
+    for section in SECTIONS:
+        parts.append(f"## {section.title}\n")
+        for entry in section.entries:
+            names = [name for name in known if name == entry.name or name.startswith(f"{entry.name} ")]
+            parts += [_command(name, known[name]) for name in names]
+    return "\n".join(parts)
+
+
+def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield every command that help lists with its words."""
+    if hasattr(command, "loaded"):
+        command = command.loaded()
+    if command.hidden:
+        return
+    if name:
+        yield name, command
+    for word, child in getattr(command, "commands", {}).items():
+        yield from walk(child, f"{name} {word}".strip())
+
+
+def _command(name: str, command: Any) -> str:
+    context = typer.Context(command, info_name=f"boltseal {name}")
+    usage = " ".join([f"boltseal {name}", *command.collect_usage_pieces(context)])
+    lines = [f"### boltseal {name}\n", f"```\n{usage}\n```\n", inspect.cleandoc(command.help or "") + "\n"]
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.param_type_name == "option" and not each.hidden]
+    if arguments and any(getattr(each, "help", None) for each in arguments):
+        lines.append(
+            table(("argument", "description"), [(f"`{_metavar(each, context)}`", each.help) for each in arguments])
+        )
+    if options:
+        rows = [(code(_spelling(each, context)), _option_text(each, context)) for each in options]
+        lines.append(table(("option", "description"), rows))
+    if command.epilog:
+        lines.append(f"{command.epilog.partition(': ')[0]}: `{command.epilog.partition(': ')[2]}`\n")
+    return "\n".join(lines)
+
+
+def _metavar(parameter: Any, context: Any) -> str:
+    return str(parameter.make_metavar(context))
+
+
+def _spelling(option: Any, context: Any) -> str:
+    names = ", ".join([*option.opts, *option.secondary_opts])
+    return names if option.is_flag else f"{names} {_metavar(option, context)}"
+
+
+def _option_text(option: Any, context: Any) -> str:
+    record = option.get_help_record(context)
+    return "" if record is None else " ".join(str(record[1]).split())
+
+
+def exit_codes() -> str:
+    """Every exit code, and the kinds of errors that end with it."""
+    rows = []
+    for one in ExitCode:
+        kinds = [f"`{kind.__name__}`" for kind, ends in EXIT_CODES.items() if ends is one]
+        rows.append((str(one.value), _EXIT_TEXTS[one], ", ".join(kinds)))
+    return table(("code", "description", "kinds of errors"), rows)
+
+
+_EXIT_TEXTS: Final = {
+    ExitCode.HOLDS: "success: done, or checked without a finding",
+    ExitCode.DIFFERS: "refused, or checked with a finding",
+    ExitCode.USAGE: "usage error: an unknown option, an invalid value, a file that is not there",
+    ExitCode.UNKNOWN: "could not be checked or done, with the reason; never treated as success",
+    ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.OUTPUT_CLOSED: "the reader of standard output closed it, as `head -1` does",
+}
+
+
+def http_errors() -> str:
+    """Every kind of error with the HTTP status and the code of the response."""
+    rows = [
+        (f"`{kind.__name__}`", str(answer.status), f"`{answer.code}`", (inspect.getdoc(kind) or "").split("\n")[0])
+        for kind, answer in HTTP_ANSWERS.items()
+    ]
+    return table(("kind", "status", "code", "when"), rows)
+
+
+def event_kinds() -> str:
+    """Every event with its type, its subject and the keys of its data."""
+    classes = [cls for _, cls in inspect.getmembers(events, inspect.isclass) if hasattr(cls, "kind")]
+    by_kind = {cls.kind: cls for cls in classes}
+    rows = [
+        (
+            f"`{kind}`",
+            f"`{events.event_type(kind)}`",
+            (inspect.getdoc(by_kind[kind]) or "").split("\n")[0],
+            ", ".join(f"`{key}`" for key in data_keys(by_kind[kind])),
+        )
+        for kind in events.EventKind
+    ]
+    return table(("event", "type", "when", "keys of `data`"), rows)
+
+
+def data_keys(event: type) -> list[str]:
+    """Return the keys of the mapping that an event's method `data` returns."""
+    source = ast.parse(textwrap.dedent(inspect.getsource(event.data)))  # type: ignore[attr-defined]  # every event has the method
+    (made,) = [node for node in ast.walk(source) if isinstance(node, ast.Dict)]
+    return [key.value for key in made.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+
+
+def code(text: str) -> str:
+    """Return text as inline code; empty stays empty."""
+    return f"`{text}`" if text else ""
+
+
+PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "commands": commands,
+    "settings": settings,
+    "live-settings": live_settings,
+    "exit-codes": exit_codes,
+    "http-errors": http_errors,
+    "events": event_kinds,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""Runs boltseal with a terminal as standard input and standard error, and types an answer on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.cli.program import TIMEOUT_S, Run, clean_environment
+
+
+def run_on_terminal(*arguments: str | Path, typed: str) -> Run:
+    """Run one command to its end. `typed` is what a person types at once. Returns stdout, and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "boltseal", *map(str, arguments)],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env=clean_environment(),
+        )
+        os.close(theirs)
+        os.write(ours, typed.encode())
+        shown = _read_to_end(ours)
+        out, _ = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        os.close(ours)
+    return Run(process.returncode, out.decode(), shown.replace("\r\n", "\n"))
+
+
+def _read_to_end(terminal: int) -> str:
+    """Read until the program has closed its side, which a terminal reports as an error."""
+    shown = b""
+    ends = time.monotonic() + TIMEOUT_S
+    with contextlib.suppress(OSError):
+        while time.monotonic() < ends:
+            if select.select([terminal], [], [], 1.0)[0]:
+                piece = os.read(terminal, 65_536)
+                if not piece:
+                    break
+                shown += piece
+    return shown.decode()

@@ -1,0 +1,44 @@
+"""The pages build as a site, and every page of docs/ is in its navigation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, text
+
+
+def named(value: object) -> Iterator[str]:
+    """Yield the pages in a part of the navigation."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from named(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from named(inner)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A reader finds each page without the search, except decision records, which have a list of their own."""
+    listed = set(named(tomllib.loads(text("zensical.toml"))["project"]["nav"]))
+    pages = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md") if path.parent.name != "adr"}
+
+    assert pages <= listed
+    assert {page for page in listed if not (ROOT / page).exists()} == set()
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_broken_link() -> None:
+    """zensical's strict mode fails for a link to a page or heading that does not exist."""
+    script: list[str | Path] = [sys.executable, ROOT / "scripts/build_site.py"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (ROOT / "build/site/docs/reference/commands.html").exists()
