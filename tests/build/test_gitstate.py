@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.build.git_state import GitFailed, GitState, NotGit, git_state, public_source
+from boltseal.errors import FileMissing
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -218,5 +219,5 @@ def test_a_filter_of_the_person_at_the_machine_is_theirs(repository: Path) -> No
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     """And not git, which can't be run in it."""
-    with pytest.raises(NotGit, match="there is no such folder"):
+    with pytest.raises(FileMissing, match="no such file or folder"):
         git_state(tmp_path / "none")

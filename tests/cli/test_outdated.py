@@ -270,9 +270,9 @@ def test_a_line_for_each_that_could_not_be_told_and_the_others_go_on(shop: Shop)
     [
         ((), "name images, or one of"),
         (("x", "--running"), "name images, or one of"),
-        (("--compose", "/nonexistent/compose.yaml"), "no such Compose file"),
-        (("--lock", "/nonexistent/boltseal.lock"), "can't be read"),
-        (("x", "--dockerfile", "/nonexistent/Dockerfile"), "no such Dockerfile"),
+        (("--compose", "/nonexistent/compose.yaml"), "no such file or folder; check the path"),
+        (("--lock", "/nonexistent/boltseal.lock"), "no such file or folder; check the path"),
+        (("x", "--dockerfile", "/nonexistent/Dockerfile"), "no such file or folder; check the path"),
         (("UPPER/Case:1",), "repository name"),
         (("x", "--window", "-1"), "window"),
     ],

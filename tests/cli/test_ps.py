@@ -87,12 +87,12 @@ async def test_what_runs_is_told_by_host_and_lock_alone(fake: FakeEngine, tmp_pa
         "made:1, local\n"
         f"  config {Digest.of(b'made').short}\n"
         "  lock: not-in-the-lock\n"
-        "  mine  since 2026-11-21 09:00\n"
+        "  mine  since 2026-11-21T09:00:00Z\n"
         "\n"
         f"{NAME}, by the lock\n"
         f"  index {INDEX.short}, config {Digest.of(b'app').short}\n"
         "  lock: same\n"
-        "  web  since 2026-11-21 09:00\n"
+        "  web  since 2026-11-21T09:00:00Z\n"
     )
     assert "2 containers" in done.err
     assert "could not ask: no registry was asked" in done.err
@@ -264,7 +264,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("ps", "--kube", "prod", "--compose", "x"), "--kube can't be combined with"),
+        (("ps", "--kube", "prod", "--compose", "."), "--kube can't be combined with"),
         (("ps", "--namespace", "shop"), "--namespace needs --kube"),
         (("verify", "--running", "compose.yaml"), "excludes PATH and --github"),
         (("verify", "--host", "ssh://web1"), "need --running"),
@@ -418,7 +418,7 @@ async def test_a_cluster(tmp_path: Path) -> None:
 
     assert (done.code, held.code) == (0, 0)
     assert done.out.count("  lock: same") == 3
-    assert "shop/web-85fc74bc47-bqpbq/web on node-a  since 2026-11-21 09:00" in done.out
+    assert "shop/web-85fc74bc47-bqpbq/web on node-a  since 2026-11-21T09:00:00Z" in done.out
     assert [sorted(kind for kind, some in each["image"].items() if some) for each in held.json["results"]] == [
         ["config"],
         ["manifest"],

@@ -33,7 +33,7 @@ def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) 
     lines = said.out.splitlines()
 
     assert said.code == 0, said.err
-    assert lines[0].split() == ["RELEASE", "WHEN", "(UTC)", "BY", "REVISION", "HOW", "IT", "ENDED"]
+    assert lines[0].split() == ["RELEASE", "WHEN", "BY", "REVISION", "HOW", "IT", "ENDED"]
     assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
     assert max(map(len, lines)) <= 80
     assert "release 3 of shop was left waiting: `boltseal deploy --resume --project-name shop` continues it" in said.err
@@ -101,10 +101,10 @@ def test_a_broken_record_is_named(folder: ReleaseFolder, name: str, text: str, c
 def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
     """Whole digests, and how to continue one that is unfinished."""
     shown, unfinished = (
-        call("release", "show", "1", "--project", "shop"),
-        call("release", "show", "3", "--project", "shop"),
+        call("release", "show", "1", "--project-name", "shop"),
+        call("release", "show", "3", "--project-name", "shop"),
     )
-    found = call("release", "show", "1", "--project", "shop", "--json").json
+    found = call("release", "show", "1", "--project-name", "shop", "--json").json
 
     assert shown.code == 0, shown.err
     assert shown.out.splitlines()[0] == "release   shop/1, running"
@@ -117,7 +117,7 @@ def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
 
 def test_a_release_that_is_not_there_is_not_shown(folder: ReleaseFolder) -> None:
     """Exit code 1; the message names the command that lists releases."""
-    shown = call("release", "show", "9", "--project", "shop")
+    shown = call("release", "show", "9", "--project-name", "shop")
 
     assert (shown.code, shown.out) == (1, "")
     assert "shop has no release 9 on this host; see `boltseal release ls`" in shown.err

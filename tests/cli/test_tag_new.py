@@ -120,7 +120,7 @@ def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
     [
         (("--scheme", "content"), "needs an image of the daemon"),
         (("--scheme", "input", "--build-arg", "V"), "expected NAME=VALUE"),
-        (("--scheme", "input", "--dockerfile", "none"), "there is no such Dockerfile"),
+        (("--scheme", "input", "--dockerfile", "none"), "no such file or folder; check the path"),
         (("--scheme", "input", "--target", "none"), "has no stage"),
         (("--check", "localhost:5000/shop/app:1"), "expected a repository"),
     ],

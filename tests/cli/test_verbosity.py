@@ -61,7 +61,7 @@ def test_q_silences_notices_and_no_error(where: str, tmp_path: Path) -> None:
         (["tag", "seal", "--json", "--nope"], "boltseal.tag-seal/1", "No such option: --nope"),
         (["watch", "a", "--every", "3", "--json"], "boltseal.watch/1", "Invalid value for '--every'"),
         (["verify", "--running", "x", "--json"], "boltseal.verify/1", "--running checks hosts"),
-        (["nothing", "--json"], "boltseal.boltseal/1", "No such command"),
+        (["nothing", "--json"], "boltseal.boltseal/1", 'no command "nothing"'),
     ],
 )
 def test_json_reports_errors_of_usage(words: list[str], schema: str, message: str) -> None:

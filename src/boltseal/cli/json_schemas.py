@@ -95,7 +95,7 @@ _CONTAINER: Final[_Row] = _CHECK | {
     "locked?": str | None,
     "locked_digest?": OptionalDigest,
     "means?": OptionalDigest,
-    "moved?": bool,
+    "moved?": bool | None,
     "behind?": int | None,
     "behind_since?": OptionalTime,
     "created_at?": OptionalTime,

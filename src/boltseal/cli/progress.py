@@ -86,7 +86,7 @@ def _line() -> Line:
         console=Console(stderr=True, highlight=False),
         auto_refresh=False,
         transient=True,
-        # rich would print what is meant for stdout on its own console, which is stderr
+        # rich would print what is intended for stdout on its own console, which is stderr
         redirect_stdout=False,
         redirect_stderr=False,
     )
