@@ -31,7 +31,7 @@ from pathlib import Path
 from tests import servers
 from tests.attacks.scrub.image import archive
 from tests.attacks.scrub.stores import podman_on
-from tests.host.scrub.making import DockerStore, peak_mb
+from tests.host.scrub.made_stores import DockerStore, peak_mb
 from tests.programs import program
 from tests.servers import unmounted
 

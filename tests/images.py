@@ -1,4 +1,4 @@
-"""Makes images, indexes, artifacts and signatures on the spot, and pushes them over an HTTP client.
+"""Makes images, indexes, artifacts and signatures for tests, and pushes them over an HTTP client.
 
 What is made is real: a layer is a gzipped tar archive with one file, its config names the archive's own digest, so
 that docker, podman and skopeo accept it too. The same words always make the same bytes. Media types are written
@@ -279,7 +279,7 @@ async def push(
 
 
 async def meaning(client: httpx2.AsyncClient, repository: str, reference: str) -> str | None:
-    """The digest that a tag (or digest) means now, None where there is none."""
+    """Return the digest to which a tag (or digest) resolves, None where there is none."""
     answer = await client.head(f"/v2/{repository}/manifests/{reference}")
     if answer.status_code == httpx2.codes.NOT_FOUND:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 
 #: Program -> the Debian package that holds it. `scripts/test-packages` installs them.
 PACKAGES = {
@@ -48,16 +49,15 @@ class ProgramMissing(RuntimeError):
     """A program that has to be there is not."""
 
 
-def program(name: str) -> str:
-    """The path of a program.
+def program(name: str, packages: Mapping[str, str] = PACKAGES | BENCH_PACKAGES) -> str:
+    """Return the path of a program. `packages`: the Debian package of each program.
 
     Raises:
         ProgramMissing: it is not installed; the message is the command that installs it.
     """
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if path is None:
-        package = (PACKAGES | BENCH_PACKAGES)[name]
-        raise ProgramMissing(f"{name} is not installed: apt-get install --no-install-recommends {package}")
+        raise ProgramMissing(f"{name} is not installed: apt-get install --no-install-recommends {packages[name]}")
     return path
 
 

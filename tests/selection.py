@@ -81,11 +81,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what was measured, beside what is known of tests that did not run."""
     if not session.config.getoption("--write-timings"):
         return
-    kept = {name: spent for name, spent in stored_timings().items() if name not in _measured and _exists(name)}
+    kept = {name: spent for name, spent in stored_timings().items() if name not in _measured and exists(name)}
     lengthy = {name: round(spent, 2) for name, spent in _measured.items() if spent > LENGTHY_S}
     TIMINGS.write_text(json.dumps(kept | lengthy, indent=0, sort_keys=True) + "\n", encoding="utf-8")
 
 
+@cache
 def stored_timings() -> Mapping[str, float]:
     """Return seconds of processor time by `tests/FILE.py::FUNCTION`, for tests above LENGTHY_S."""
     stored: dict[str, float] = json.loads(TIMINGS.read_text(encoding="utf-8"))
@@ -121,7 +122,7 @@ class _Reach:
         self._modules = modules.union(*(graph.find_downstream_modules(module) for module in modules))
 
     def by(self, item: pytest.Item) -> bool:
-        """Tell whether a test, its helpers or its fixtures import a module that changed or imports one."""
+        """Return whether a test, its helpers or its fixtures import a module that changed or imports one."""
         files = {Path(item.path), *_fixture_files(item)}
         reachable = frozenset(each for file in files for each in _reachable(file))
         if any(file.relative_to(ROOT).as_posix() in self._changed for file in reachable):
@@ -187,7 +188,8 @@ def _processor_time() -> float:
     return spent + children.ru_utime + children.ru_stime
 
 
-def _exists(name: str) -> bool:
+def exists(name: str) -> bool:
+    """Return whether a test of this `function_id` exists."""
     file, _, function = name.partition("::")
     path = ROOT / file
     return path.is_file() and f"def {function.rpartition('::')[2]}(" in path.read_text(encoding="utf-8")

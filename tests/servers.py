@@ -57,12 +57,12 @@ class Server:
         return f"http://{self.address}"
 
     def log_tail(self) -> str:
-        """The end of what the server has said so far."""
+        """Return the end of the server's log so far."""
         return _tail(self.log)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens at this moment."""
+    """Return a port of 127.0.0.1 on which no process listens at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -326,10 +326,10 @@ address = "{at}"
 
 @contextlib.contextmanager
 def sshd(folder: Path, *, programs: Sequence[str] | None = None) -> Iterator[Server]:
-    """An ssh server of our own, which lets in who has `folder`/key. `folder`/bin/ssh is the system's ssh with that key.
+    """An ssh server that accepts the key `folder`/key. `folder`/bin/ssh is the system's ssh with that key.
 
-    Whoever has `folder`/bin first in PATH gets through without a question, and touches nobody's ~/.ssh.
-    `programs`: all that there is behind it, such as `("cat",)`; everything that is here otherwise.
+    With `folder`/bin first in PATH, ssh connects without a question and does not use ~/.ssh.
+    `programs`: the only programs behind it, such as `("cat",)`; by default all of this machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
@@ -400,7 +400,7 @@ def _nothing_stays_mounted(folder: Path) -> Iterator[None]:
 
 
 def unmounted(folder: Path) -> None:
-    """Undo what engines mount below their folders, and leave so when they end: else nobody can remove them."""
+    """Unmount what engines mount below their folders and leave mounted: otherwise the folders can't be removed."""
     for mount in _mounts(folder):
         # An engine that is just ending may be doing the same.
         if subprocess.run(["umount", "--lazy", mount], check=False, stderr=subprocess.DEVNULL).returncode:
@@ -422,7 +422,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Shows what the servers of a failed test have said."""
+    """Show the logs of the servers of a failed test."""
     report = yield
     if report.failed:
         used = getattr(item, "funcargs", {}).values()
@@ -459,7 +459,7 @@ def _started(
                 raise ServerFailed(f"{name} ended with {process.returncode} at its start:\n{_tail(log)}")
             if time.monotonic() > deadline:
                 raise ServerFailed(f"{name} does not answer after {START_TIMEOUT_S:.0f} s:\n{_tail(log)}")
-            time.sleep(0.02)
+            time.sleep(0.02)  # not `wait_until`: the error shows the log, and an early end is reported at once
         yield Server(name, address, process.pid, log, folder)
     finally:
         _end(name, process, log)

@@ -14,8 +14,11 @@ from pathlib import Path
 import httpx2
 
 from boltseal.events import Event
-from boltseal.server.app import create_app
+from boltseal.ledger.note import VerifierKey
+from boltseal.server.app import JANITOR_EVERY_S, create_app
+from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S
 from boltseal.server.settings import Settings
+from boltseal.server.storage.ledger_key import LedgerKeys
 from boltseal.server.store_factory import now_us
 from tests.asgi import App, running
 
@@ -61,17 +64,26 @@ async def serving_as(
     *,
     clock: Callable[[], int] | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
-    tell: Callable[[Event], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    janitor_every_s: float = JANITOR_EVERY_S,
+    upstream_timeout_s: float = UPSTREAM_TIMEOUT_S,
 ) -> AsyncIterator[Serving]:
-    """A registry with these settings. `witness_app` answers for every witness of theirs; `tell` is handed its events."""
-    app = create_app(settings, clock=clock or now_us, witness_app=witness_app, on_event=tell)
+    """A registry with these settings. `witness_app`: answers for every witness. `on_event`: receives the events."""
+    app = create_app(
+        settings,
+        clock=clock or now_us,
+        witness_app=witness_app,
+        on_event=on_event,
+        janitor_every_s=janitor_every_s,
+        upstream_timeout_s=upstream_timeout_s,
+    )
     transport = httpx2.ASGITransport(app=app)
     async with running(app), httpx2.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield Serving(client, app, settings.server.data)
 
 
 class Clock:
-    """A clock that stands still until it is told to go on; it starts at the time given, in microseconds."""
+    """A clock that only `advance` moves; it starts at the given time, in microseconds."""
 
     def __init__(self, now_us: int) -> None:
         self.now_us = now_us
@@ -81,3 +93,10 @@ class Clock:
 
     def advance(self, *, days: int = 0, hours: int = 0, seconds: int = 0) -> None:
         self.now_us += ((days * 24 + hours) * 3600 + seconds) * 1_000_000
+
+
+def ledger_key(data: Path) -> VerifierKey:
+    """Return the key that verifies the checkpoints of a data folder's ledger."""
+    key = LedgerKeys(data.with_name("data.keys")).key()
+    assert key is not None
+    return key.verifier

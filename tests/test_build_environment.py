@@ -15,8 +15,8 @@ def _no_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_outside_of_any_pipeline_nothing_is_said() -> None:
-    """There is no number to make up."""
+def test_outside_of_a_pipeline_there_is_no_build_number() -> None:
+    """No number is invented."""
     assert build_environment() == ("", None)
 
 
@@ -38,8 +38,8 @@ def test_a_run_that_is_started_again_on_github_is_another_one(monkeypatch: pytes
     assert (first, build_environment().number) == ("123", "123-2")
 
 
-def test_the_time_that_a_build_is_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SOURCE_DATE_EPOCH, as reproducible builds set it; what is none is no time."""
+def test_the_time_of_a_reproducible_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOURCE_DATE_EPOCH is used, as reproducible builds set it; an invalid value is no time."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
     assert build_environment().epoch_s == 1_795_543_200
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")

@@ -1,8 +1,9 @@
-"""No test is left out by accident: not by its folder's name, and no room by `make check`."""
+"""No test is left out by accident: neither by its folder's name, nor a whole package by `make check`."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -10,34 +11,51 @@ from pathlib import Path
 
 import pytest
 
+from tests.selection import LENGTHY_S, exists, stored_timings
+
 TESTS = Path(__file__).parent
-ROOMS = sorted(
+PACKAGES = sorted(
     folder.name for folder in TESTS.parent.joinpath("src/boltseal").iterdir() if (folder / "__init__.py").is_file()
 )
 
 
-def test_no_folder_of_tests_has_a_name_that_pytest_passes_over(pytestconfig: pytest.Config) -> None:
-    """As its own list does with `build`: whoever names no folder would never see those tests fail."""
-    passed_over: list[str] = pytestconfig.getini("norecursedirs")
+def test_no_folder_of_tests_has_a_name_that_pytest_skips(pytestconfig: pytest.Config) -> None:
+    """pytest's own list of skipped folders has `build`, so the tests of that package would never run."""
+    skipped: list[str] = pytestconfig.getini("norecursedirs")
     folders = {
         above.name for file in TESTS.rglob("test_*.py") for above in file.relative_to(TESTS).parents if above.name
     }
 
     assert {"build", "server"} <= folders
-    assert not [name for name in folders if any(fnmatch(name, pattern) for pattern in passed_over)]
+    assert not [name for name in folders if any(fnmatch(name, pattern) for pattern in skipped)]
 
 
-def test_every_room_has_tests_for_a_quick_check() -> None:
-    """`make check` speaks for the whole house, or it says nothing."""
-    without = [room for room in ROOMS if not any(map(_quick_tests, TESTS.joinpath(room).rglob("test_*.py")))]
+def test_every_package_has_tests_for_a_quick_check() -> None:
+    """`make check` runs tests of each package of boltseal."""
+    without = [each for each in PACKAGES if not any(map(_quick_tests, TESTS.joinpath(each).rglob("test_*.py")))]
 
-    assert len(ROOMS) > 12
+    assert len(PACKAGES) > 12
     assert without == []
 
 
+def test_a_test_is_lengthy_by_its_measured_time_only() -> None:
+    """A mark set by hand stays when the test becomes fast, and keeps it out of `make check`."""
+    by_hand = re.compile(r"^@pytest\.mark\.lengthy|^pytestmark = .*lengthy", re.MULTILINE)
+
+    assert [path.name for path in TESTS.rglob("test_*.py") if by_hand.search(path.read_text())] == []
+
+
+def test_every_measured_test_exists() -> None:
+    """A stored time follows its test when the test or its file is renamed; `make timings` measures again."""
+    timings = stored_timings()
+
+    assert len(timings) > 100
+    assert [name for name in timings if not exists(name)] == []
+
+
 @pytest.mark.slow
-def test_one_row_stands_for_its_table_and_for_no_other_test() -> None:
-    """Every function stays, and every kind of store that a fixture goes through."""
+def test_one_row_of_each_table_is_kept() -> None:
+    """Every test function stays, with every kind of store over which a fixture is parametrized."""
     files = ("tests/deploy/test_restore.py", "tests/test_config.py")
     whole, cut = _collected(*files), _collected("--one-row", *files)
 
@@ -64,14 +82,20 @@ def _collected(*arguments: str) -> set[str]:
 
 
 def _quick_tests(file: Path) -> list[str]:
-    """The tests of a file that are neither lengthy nor slow nor real."""
+    """Return the tests of a file that are neither slow nor real nor lengthy by their measured time."""
     body = ast.parse(file.read_bytes()).body
     if any(isinstance(node, ast.Assign) and "pytest.mark." in ast.unparse(node) for node in body):
         return []
     functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    tests = [node for node in functions if node.name.startswith("test_")]
-    return [test.name for test in tests if not any(_leaves_out(ast.unparse(mark)) for mark in test.decorator_list)]
+    name = file.relative_to(TESTS.parent).as_posix()
+    return [
+        test.name
+        for test in functions
+        if test.name.startswith("test_")
+        and stored_timings().get(f"{name}::{test.name}", 0.0) <= LENGTHY_S
+        and not any(_leaves_out(ast.unparse(mark)) for mark in test.decorator_list)
+    ]
 
 
 def _leaves_out(mark: str) -> bool:
-    return mark.startswith(("pytest.mark.lengthy", "pytest.mark.slow", "pytest.mark.real"))
+    return mark.startswith(("pytest.mark.slow", "pytest.mark.real"))

@@ -87,8 +87,8 @@ def test_words_from_outside_steer_no_terminal(event: Event) -> None:
     assert str(document(event)["subject"]).isprintable()
 
 
-def test_a_release_that_moved_is_an_alarm_in_words() -> None:
-    """Whoever reads only the first word knows."""
+def test_the_text_of_a_moved_release_is_an_alarm() -> None:
+    """The first word shows that it is an alarm."""
     texts = [event.text for event in EVERY if isinstance(event, TagMoved)]
 
     assert [text.startswith("ALARM: ") for text in texts] == [True, False, True, False]
@@ -100,21 +100,21 @@ def test_a_release_that_moved_is_an_alarm_in_words() -> None:
 
 
 @pytest.mark.parametrize("word", ["", "a b", "a\n", "x" * 301])
-def test_an_event_without_a_name_of_its_own_is_not_told(word: str) -> None:
-    """Receivers tell events apart by source and id."""
+def test_an_event_without_an_id_is_refused(word: str) -> None:
+    """Receivers distinguish events by source and id."""
     for id_, source in ((word, "s"), ("i", word)):
         with pytest.raises(EventInvalid):
             cloud_event(EVERY[0], id_=id_, source=source, time_us=0)
 
 
 def test_a_time_that_no_calendar_has_is_refused() -> None:
-    """Nothing is told with a wrong year."""
+    """An event is never sent with a wrong year."""
     with pytest.raises(EventInvalid):
         cloud_event(EVERY[0], id_="i", source="s", time_us=2**63)
 
 
 def test_a_document_is_read_back() -> None:
-    """What was kept to be told later is what was raised."""
+    """An event that was stored for a later delivery equals the one that was raised."""
     raw = cloud_event(EVERY[0], id_="i", source="s", time_us=0)
 
     assert parse_cloud_event(raw).data["text"] == EVERY[0].text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ from boltseal.server.app import create_app
 from boltseal.server.settings import Settings
 from tests import images
 from tests.asgi import running
+from tests.polling import until_answer
 from tests.serving import FLOATING, serving, settings_of
 
 MORE_THAN_ANY_DISK = 2**62
@@ -56,7 +56,7 @@ async def test_a_read_only_start_records_no_rules(tmp_path: Path) -> None:
 
 
 async def test_uploads_are_refused_before_the_disk_is_full(tmp_path: Path) -> None:
-    """507 at the start of an upload; tags and deletes still find room."""
+    """507 at the start of an upload; tags and deletes still have space."""
     async with serving(tmp_path / "data", FLOATING) as registry:
         image = images.image("words")
         await images.push(registry.client, "shop/app", "one", image)
@@ -100,10 +100,14 @@ async def test_a_reload_takes_over_what_it_can_and_names_the_rest(tmp_path: Path
 
     async with running(app):
         os.kill(os.getpid(), signal.SIGHUP)
-        await asyncio.sleep(0.05)
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://localhost") as client:
+
+            async def reported() -> list[str]:
+                found: list[str] = (await client.get("/readyz")).json().get("warnings", [])
+                return found
+
+            warnings = await until_answer(reported, "/readyz has warnings")
             upload = await client.post("/v2/shop/app/blobs/uploads/")
-            warnings = (await client.get("/readyz")).json()["warnings"]
 
     assert upload.status_code == 405
     assert "[server] workers, [server] max_connections" in warnings[0]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.programs import PACKAGES, ProgramMissing, program
+from tests.programs import ProgramMissing, program
 
 
-def test_a_missing_program_is_a_failure_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_a_failure_that_says_how_to_get_it() -> None:
     """A machine that can't show anything must not look as if it had."""
-    monkeypatch.setitem(PACKAGES, "no-such-program", "its-package")
-
     with pytest.raises(ProgramMissing, match="apt-get install --no-install-recommends its-package"):
-        program("no-such-program")
+        program("no-such-program", {"no-such-program": "its-package"})

@@ -39,7 +39,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def htpasswd() -> str:
-    """Everybody's password is their name."""
+    """A file of users whose passwords are their names."""
     lines = [f"{name}:{bcrypt.hashpw(name.encode(), bcrypt.gensalt(4)).decode()}" for name in PEOPLE]
     return "\n".join(lines) + "\n"
 
@@ -240,7 +240,7 @@ async def test_uploads_of_before_a_restart_are_counted(shop: Open) -> None:
 
 
 async def test_without_users_an_address_is_counted(data: Path) -> None:
-    """Anonymous callers are told apart only by their address."""
+    """Anonymous clients are distinguished only by their address."""
     async with serving_as(
         Settings.model_validate({"server": {"data": data}, "auth": {"max_uploads_per_user": 2}})
     ) as running:
@@ -297,7 +297,9 @@ async def test_an_image_has_so_many_referrers_and_no_more(data: Path) -> None:
 
 
 async def test_uploads_filled_before_the_first_of_them_counted_leave_no_bytes(shop: Open, data: Path) -> None:
-    """Each had room when it was sent; each ends with a request that brings no byte, and so none to be asked at."""
+    """Each upload was within the quota when it was sent; each ends with a request without a body, at which the quota is
+    checked.
+    """
     blobs = [Blob(bytes([number]) * 600) for number in range(4)]
     async with shop({"users": ["ci"], "max_bytes": 1000}) as running:
         locations = [await start_upload(running.client, "shop/app") for _ in blobs]

@@ -81,7 +81,6 @@ async def test_an_index_that_contains_itself_by_a_made_up_digest(client: httpx2.
     assert error_of(refused)[0] == "MANIFEST_BLOB_UNKNOWN"
 
 
-@pytest.mark.lengthy
 async def test_a_very_long_chain_of_indexes_is_sealed_and_guarded(client: httpx2.AsyncClient) -> None:
     """A chain of a hundred indexes is followed to its end: for completeness and for protection."""
     document = DOCUMENT
@@ -97,7 +96,6 @@ async def test_a_very_long_chain_of_indexes_is_sealed_and_guarded(client: httpx2
     assert deleted.status_code == 405
 
 
-@pytest.mark.lengthy
 async def test_a_subject_that_points_in_a_circle_ends(client: httpx2.AsyncClient) -> None:
     """Referrers of referrers may be deep; asking for protection walks them and ends."""
     subject = DOCUMENT
@@ -178,7 +176,6 @@ async def test_a_content_length_that_is_not_kept(registry: Serving, what: str, l
     assert not await holds_blob(client, "shop/app", digest)
 
 
-@pytest.mark.lengthy
 async def test_a_compressed_body_is_not_unpacked(client: httpx2.AsyncClient) -> None:
     """`Content-Encoding` on a push is not honoured: the bytes are the bytes, and a gzip bomb stays small."""
     bomb = gzip.compress(b"\x00" * (50 * MEBIBYTE))

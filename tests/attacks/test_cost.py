@@ -42,7 +42,6 @@ async def test_a_page_of_referrers_holds_few_megabytes(shop: Shop, where: str) -
     assert listed == sorted(map(Digest.of, bodies))
 
 
-@pytest.mark.lengthy
 async def test_many_tags_of_a_big_index_cost_little_more_than_one(shop: Shop) -> None:
     """Whether everything under an index is held is looked at once per push, not once per tag."""
     config, layer = await shop.blob(b"{}"), await shop.blob(b"layer")

@@ -170,8 +170,8 @@ async def test_a_stolen_old_key_names_the_thiefs(ledger: FakeLedger, state: Clie
     assert await fault(honest, state) is Fault.REWRITTEN
 
 
-async def test_a_key_that_was_rotated_holds(ledger: FakeLedger, state: ClientState) -> None:
-    """No attack: the old key's last word is followed, and the new key is the trusted one from then on."""
+async def test_a_rotated_key_is_followed(ledger: FakeLedger, state: ClientState) -> None:
+    """This is no attack: the last entry under the old key names the new key, which is trusted from then on."""
     ledger.rotate("m")
     ledger.push("1.4.4")
     found = await follow(ledger, state)
@@ -263,8 +263,8 @@ async def test_an_entry_of_a_history_is_oversized_or_none(ledger: FakeLedger, st
 
 
 @pytest.mark.slow
-async def test_a_sealed_tag_is_re_pointed_in_the_database(ledger: FakeLedger, state: ClientState) -> None:
-    """The ledger is left as it is: who asks for the history, for a receipt, or monitors it, is told."""
+async def test_a_sealed_tag_is_moved_in_the_database(ledger: FakeLedger, state: ClientState) -> None:
+    """The ledger is left as it is: history, receipt and monitor report the contradiction."""
     transport = ledger.transport()
     watch = LedgerWatch(state, transport, lambda: 1)
     kept, _, _ = await fetch_receipt(transport, HOST, SHOP, TAG, watch.follow)
@@ -277,8 +277,8 @@ async def test_a_sealed_tag_is_re_pointed_in_the_database(ledger: FakeLedger, st
     assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 differs"]
 
 
-async def test_a_sealed_tag_is_re_pointed_and_the_ledger_goes_along(ledger: FakeLedger, state: ClientState) -> None:
-    """With an entry that says so, signed: the name was bound, whoever signs."""
+async def test_a_sealed_tag_is_moved_with_a_signed_entry(ledger: FakeLedger, state: ClientState) -> None:
+    """A signed entry records the move; it is refused because the tag was sealed, whoever signed."""
     ledger.push("1.4.2", digest=B)
     told, report = await history(ledger, state), await monitored(ledger, state)
     bound = f"entry 4: the tag is sealed at {A}, and this entry lets it resolve to {B}"

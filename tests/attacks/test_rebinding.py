@@ -13,8 +13,10 @@ from tests.serving import serving
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:5000", "localhost.evil.example", "127.0.0.1.evil.example", ""]
 )
-async def test_a_page_that_was_bound_to_this_machine_gets_nothing(client: httpx2.AsyncClient, host: str) -> None:
-    """Its requests say the page's name, not this machine's: neither read nor write is done."""
+async def test_a_page_whose_name_was_rebound_to_this_machine_gets_nothing(
+    client: httpx2.AsyncClient, host: str
+) -> None:
+    """The requests have the page's name as Host, not this machine's: neither reads nor writes are answered."""
     read = await client.get("/v2/_catalog", headers={"host": host})
     written = await client.post("/v2/shop/app/blobs/uploads/", headers={"host": host})
 

@@ -11,7 +11,6 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import bcrypt
 import httpx2
@@ -26,26 +25,17 @@ from boltseal.server.settings import Settings
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.users import UserFile
 from tests.images import OCI_MANIFEST, image, push, push_blob
-from tests.server.spec.test_tag_history import signed
+from tests.logins import AUTH, PASSWORDS, bearer, claims, login, token
+from tests.polling import until_signed
 from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as
 
 IMAGE = image("one")
-PEOPLE = {"ci": "pw-ci", "boss": "pw-boss", "other": "pw-other"}
-AUTH: dict[str, object] = {
-    "anonymous_pull": ["public/**"],
-    "grant": [
-        {"users": ["ci"], "repository": "shop/**", "actions": ["pull", "push"]},
-        {"users": ["boss"], "repository": "shop/**", "actions": ["pull", "push", "delete"]},
-        {"users": ["boss"], "repository": "public/**", "actions": ["pull", "push"]},
-        {"users": ["other"], "repository": "other/**", "actions": ["pull", "push", "delete"]},
-    ],
-}
 
 
 @pytest.fixture(scope="module")
 def htpasswd() -> str:
     """The users' file, hashed cheaply: what bcrypt costs is no matter here."""
-    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}" for name, word in PEOPLE.items()]
+    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}" for name, word in PASSWORDS.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -70,28 +60,6 @@ async def shop(settings: Settings, clock: Clock) -> AsyncIterator[Serving]:
         await push(running.client, "shop/app", "1.4.2", IMAGE)
         running.client.auth = httpx2.Auth()
         yield running
-
-
-def login(name: str, word: str | None = None) -> httpx2.BasicAuth:
-    return httpx2.BasicAuth(name, PEOPLE[name] if word is None else word)
-
-
-async def token(shop: Serving, name: str | None, *scopes: str) -> str:
-    auth = None if name is None else login(name)
-    answer = await shop.client.get("/token", params={"scope": list(scopes)}, auth=auth)
-    assert answer.status_code == 200, answer.text
-    found: str = answer.json()["token"]
-    return found
-
-
-def bearer(text: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {text}"}
-
-
-def claims(text: str) -> dict[str, Any]:
-    part = text.split(".")[1]
-    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-    return found
 
 
 READS = [
@@ -136,9 +104,9 @@ async def test_a_blob_is_not_mounted_out_of_a_repository_that_may_not_be_read(sh
 
 
 async def test_the_catalog_lists_what_may_be_pulled(shop: Serving) -> None:
-    """Names of repositories are not told to who may not read them, over all pages."""
+    """On all pages, the catalog lacks the repositories that the user may not pull."""
     lists = {
-        name: (await shop.client.get("/v2/_catalog?n=1", auth=login(name))).json()["repositories"] for name in PEOPLE
+        name: (await shop.client.get("/v2/_catalog?n=1", auth=login(name))).json()["repositories"] for name in PASSWORDS
     }
 
     assert lists == {"ci": ["shop/app"], "boss": ["shop/app"], "other": []}
@@ -153,7 +121,7 @@ async def test_a_right_to_push_is_none_to_delete(shop: Serving) -> None:
     assert refused.json()["errors"][0]["message"].startswith("ci may not delete in shop/app")
 
 
-async def test_anybody_may_pull_what_is_public_and_nothing_else(shop: Serving) -> None:
+async def test_anonymous_clients_may_only_pull_public_repositories(shop: Serving) -> None:
     """An anonymous token allows public pulls; pushing needs a login."""
     shop.client.auth = login("boss")
     await push(shop.client, "public/app", "1.0.0", IMAGE)
@@ -191,7 +159,6 @@ async def test_a_token_does_no_more_than_it_was_asked_for(shop: Serving) -> None
     )
 
 
-@pytest.mark.lengthy
 async def test_a_token_of_a_user_who_was_removed_is_worth_nothing(shop: Serving, settings: Settings) -> None:
     """Grants and users are looked at for each request, not when the token was given."""
     text = await token(shop, "ci", "repository:shop/app:pull,push")
@@ -217,7 +184,7 @@ async def test_a_token_after_its_grant_was_taken_away_is_worth_nothing(settings:
 
 
 def without_push(settings: Settings) -> Settings:
-    """The same but that `ci` may only pull."""
+    """Settings in which `ci` may only pull."""
     auth = settings.auth.model_dump(exclude={"grant"}, exclude_unset=True)
     grants = ({**grant, "actions": ["pull"]} if grant["users"] == ["ci"] else grant for grant in settings.auth.grant)
     return Settings.model_validate({"server": {"data": settings.server.data}, "auth": {**auth, "grant": list(grants)}})
@@ -254,8 +221,8 @@ async def test_a_push_whose_user_loses_the_right_in_the_middle_is_refused(
     assert there.status_code == 404
 
 
-async def test_shared_caches_may_keep_only_what_is_granted_to_everybody(data: Path) -> None:
-    """A registry without users may get one in a moment, and a cache on the way would give on what it kept before."""
+async def test_shared_caches_may_keep_only_public_answers(data: Path) -> None:
+    """A registry without users may get some at any time, and a cache would still serve what it stored before."""
     async with serving(data) as without_users:
         await push(without_users.client, "shop/app", "1.4.2", IMAGE)
         before = await without_users.client.get(f"/v2/shop/app/manifests/{IMAGE.digest}")
@@ -394,7 +361,7 @@ async def test_an_old_password_is_worth_nothing_at_the_next_request(shop: Servin
 async def test_receipts_asked_for_one_by_one_name_no_repository(shop: Serving, name: str | None) -> None:
     """A refusal for an entry index must not reveal the name of a private repository."""
     auth = httpx2.Auth() if name is None else login(name)
-    await signed(shop.client, 3)
+    await until_signed(shop.client, 3)
     answers = [await shop.client.get(f"/ledger/receipt/{index}", auth=auth) for index in range(10)]
     told = [answer.text + str(answer.headers) for answer in answers]
 
@@ -415,7 +382,6 @@ async def test_a_header_that_can_not_be_read_is_a_401(shop: Serving, header: str
     assert header not in answer.text
 
 
-@pytest.mark.lengthy
 async def test_the_existence_of_users_is_not_revealed(shop: Serving) -> None:
     """A wrong password and an unknown user get the same answer."""
     wrong = await shop.client.get("/v2/", auth=login("ci", "nope"))
@@ -448,9 +414,8 @@ async def test_guessing_is_slowed_for_a_whole_network_of_ipv6(shop: Serving) -> 
     assert [answer.status_code for answer in answers][-1] == 429
 
 
-@pytest.mark.lengthy
 async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> None:
-    """From hundreds of addresses at once: a few wait, the rest is told to come back; who is known goes on meanwhile."""
+    """Of logins from hundreds of addresses at once a few wait and the others get 429; known users continue meanwhile."""
     text = await token(shop, "ci", "repository:shop/app:pull")
 
     async def guess(number: int) -> int:
@@ -477,8 +442,8 @@ async def checks(shop: Serving) -> int:
     return int(float(line.rpartition(" ")[2]))
 
 
-async def test_the_challenge_never_speaks_of_the_host_that_was_asked(shop: Serving) -> None:
-    """A forged Host header does not send anybody's password elsewhere."""
+async def test_the_challenge_never_has_the_host_of_the_request(shop: Serving) -> None:
+    """A forged Host header does not send a password to another host."""
     answer = await shop.client.get("/v2/", headers={"host": "evil.example"})
 
     assert answer.status_code == 401
@@ -499,7 +464,6 @@ async def test_a_write_is_recorded_with_who_did_it(shop: Serving) -> None:
     assert " by ci; " in refused.json()["errors"][0]["message"]
 
 
-@pytest.mark.lengthy
 async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, settings: Settings) -> None:
     """Fail closed: a broken line does not just remove one user."""
     settings.htpasswd.write_text("ci:plain-text-password\n")

@@ -149,7 +149,7 @@ async def test_pushing_a_layer_again_in_an_endless_session(victim: httpx2.AsyncC
 
 
 async def test_calling_a_tag_like_the_digest(victim: httpx2.AsyncClient) -> None:
-    """Publish other content under a tag that reads like the sealed digest: whoever pulls by digest gets the digest."""
+    """Other content under a tag that reads like the sealed digest is not returned for a pull by digest."""
     lookalikes = [signature_tag(SEALED, ""), SEALED.digest.removeprefix("sha256:"), "sha256." + SEALED.digest[7:]]
     for tag in lookalikes:
         await put(victim, "shop/app", tag, EVIL)
@@ -195,7 +195,7 @@ async def test_pointing_at_it(victim: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("raw", [SEALED.raw + b"\n", SEALED.raw.replace(b",", b", ", 1)], ids=["newline", "blank"])
 async def test_pushing_the_same_document_in_other_bytes(victim: httpx2.AsyncClient, raw: bytes) -> None:
-    """The same JSON with other blanks has another digest, and is other content."""
+    """The same JSON with other white space has another digest, and is other content."""
     answer = await victim.put(TAG, content=raw, headers={"Content-Type": OCI_MANIFEST})
 
     assert answer.status_code == 409

@@ -27,7 +27,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def pieces_until_closed(server: Server, first: bytes, piece: bytes) -> int:
-    """Opens a connection, says `first` and then a piece a second; how many could be said before it was closed."""
+    """Open a connection, send `first` and then one piece per second; return how many were sent before it was closed."""
     host, _, port = server.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=1.0) as connection:
         connection.sendall(first)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import httpx2
 import pytest
 
 from tests.images import OCI_MANIFEST, Blob, Document, digest_of, image
+from tests.polling import wait_until
 from tests.servers import Server, boltseal
 
 pytestmark = pytest.mark.slow
@@ -176,7 +176,7 @@ def test_an_absolute_address_is_the_same_address(wire: Wire) -> None:
 
 
 def test_head_has_a_length_and_no_body(wire: Wire) -> None:
-    """HEAD tells the length and sends nothing: the next answer on the connection is the next request's."""
+    """HEAD returns the length and no body: the next answer on the connection is that of the next request."""
     manifest = wire.ask("HEAD", TAG)
     blob = wire.ask("HEAD", f"/v2/shop/app/blobs/{LARGE.digest}")
     missing = wire.ask("HEAD", "/v2/shop/app/manifests/9.9.9")
@@ -275,8 +275,8 @@ def test_a_smuggled_request_passes_no_seal(server: Server, lines: tuple[bytes, .
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_a_manifest_over_the_limit_is_told_so(server: Server, chunked: bool) -> None:
-    """The client hears 413 although it was still sending, and the server does not keep what it sends."""
+def test_a_manifest_over_the_limit_is_answered_while_it_is_sent(server: Server, chunked: bool) -> None:
+    """The client reads 413 although it is still sending, and the server does not store what it sends."""
     body = b" " * (6 * 1024 * 1024)
 
     def pieces() -> Iterator[bytes]:
@@ -317,8 +317,8 @@ def test_what_is_no_http_leaves_the_server_well(wire: Wire, server: Server, nois
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "BREW"])
-def test_a_method_nobody_knows_is_refused(wire: Wire, method: str) -> None:
-    """A method that no route has is 405 or 400, and never taken for another."""
+def test_an_unknown_method_is_refused(wire: Wire, method: str) -> None:
+    """A method that no route has gets 405 or 400, and is never handled as another."""
     reply = wire.ask(method, TAG)
 
     assert reply.status in {0, 400, 404, 405, 501}
@@ -379,9 +379,5 @@ def test_nothing_that_is_sent_forges_a_line_of_the_log(server: Server) -> None:
 def log_after(server: Server, start: int, last: bytes) -> list[bytes]:
     """The lines of the log behind `start`, as soon as that of a last request is there; the log is written now and then."""
     httpx2.get(f"{server.url}{last.decode()}", trust_env=False)
-    for _ in range(200):
-        written = server.log.read_bytes()[start:]
-        if last in written:
-            return written.splitlines()
-        time.sleep(0.05)
-    raise AssertionError("the last request is not in the log")
+    wait_until(lambda: last in server.log.read_bytes()[start:], "the last request is in the log")
+    return server.log.read_bytes()[start:].splitlines()

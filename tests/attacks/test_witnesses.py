@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,15 +19,14 @@ from boltseal.server.registry.witnesses import Witnesses, WitnessState
 from boltseal.server.settings import Settings
 from tests import images
 from tests.fakes.witness import URL, FakeWitness
-from tests.server.api.test_ledger import key_of
-from tests.server.registry.test_integrator import Log
-from tests.server.registry.test_witnesses import cosigners
-from tests.serving import serving, serving_as
+from tests.polling import until
+from tests.server.registry.ledgers import BareLedger, cosigners
+from tests.serving import ledger_key, serving, serving_as
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    made = Log(tmp_path / "data")
+def log(tmp_path: Path) -> Iterator[BareLedger]:
+    made = BareLedger(tmp_path / "data")
     made.integrator.begin()
     made.add(3)
     made.integrator.integrate()
@@ -35,7 +34,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
     made.database.close()
 
 
-def fake(log: Log, name: str = "witness.test/w1") -> FakeWitness:
+def fake(log: BareLedger, name: str = "witness.test/w1") -> FakeWitness:
     key = log.keys.key()
     assert key is not None
     return FakeWitness(key.verifier, name)
@@ -47,9 +46,11 @@ def asked(one: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: floa
 
 @dataclass
 class Late(FakeWitness):
-    """While it is asked the ledger goes on; what it shows then is an older head, of which whoever asks knows nothing."""
+    """A witness that lets the ledger grow while it is asked: it shows a checkpoint between the submitted one and the
+    newest.
+    """
 
-    log: Log | None = None
+    log: BareLedger | None = None
     shown: bytes = b""
 
     async def add(self, request: Request) -> Response:
@@ -66,7 +67,7 @@ class Late(FakeWitness):
         return Response(self.shown)
 
 
-async def test_an_old_head_that_is_shown_late_does_not_lower_the_mark(log: Log) -> None:
+async def test_an_old_head_that_is_shown_late_does_not_lower_the_mark(log: BareLedger) -> None:
     """What was signed since would be forgotten, and could be cut off and signed anew."""
     one = fake(log)
     late = Late(one.trusted, log=log)
@@ -78,17 +79,17 @@ async def test_an_old_head_that_is_shown_late_does_not_lower_the_mark(log: Log) 
     log.integrator.check()
 
 
-class Dripping(httpx2.AsyncByteStream):
+class EndlessBody(httpx2.AsyncByteStream):
     """A body that comes a byte at a time, and never ends."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             yield b"\n"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a body that arrives byte by byte
 
 
 @dataclass
-class Whole(httpx2.AsyncByteStream):
+class CompleteBody(httpx2.AsyncByteStream):
     """A body that comes at once."""
 
     body: bytes
@@ -98,7 +99,7 @@ class Whole(httpx2.AsyncByteStream):
 
 
 @dataclass
-class Says(httpx2.AsyncBaseTransport):
+class FixedAnswer(httpx2.AsyncBaseTransport):
     """Answers everything with this, and keeps the headers of what it was asked."""
 
     body: httpx2.AsyncByteStream
@@ -110,9 +111,9 @@ class Says(httpx2.AsyncBaseTransport):
         return httpx2.Response(200, headers=self.headers, stream=self.body)
 
 
-async def test_an_answer_without_end_is_given_up(log: Log) -> None:
+async def test_an_answer_without_end_is_given_up(log: BareLedger) -> None:
     """Each of its bytes comes in time; all of it never does."""
-    asking = Witnesses(log.database, log.keys, [asked(fake(log), Says(Dripping()), within_s=0.2)])
+    asking = Witnesses(log.database, log.keys, [asked(fake(log), FixedAnswer(EndlessBody()), within_s=0.2)])
     async with asyncio.timeout(30):
         await asking.submit()
 
@@ -120,49 +121,41 @@ async def test_an_answer_without_end_is_given_up(log: Log) -> None:
 
 
 @pytest.mark.slow
-async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: Log) -> None:
+async def test_who_never_ends_an_answer_holds_no_other_witness_up(log: BareLedger) -> None:
     """The other one sees each new head meanwhile."""
     good, slow = fake(log), fake(log, "witness.test/slow")
-    asking = Witnesses(log.database, log.keys, [asked(slow, Says(Dripping())), asked(good, good.transport())])
+    asking = Witnesses(log.database, log.keys, [asked(slow, FixedAnswer(EndlessBody())), asked(good, good.transport())])
     running = asyncio.create_task(asking.run())
     try:
-        await until(lambda: bool(cosigners(log, good)))
+        await until(lambda: cosigners(log, good), "the good witness has cosigned")
         log.add(2)
         log.integrator.integrate()
-        await until(lambda: bool(cosigners(log, good)))
+        await until(lambda: cosigners(log, good), "the good witness has cosigned")
     finally:
         running.cancel()
 
     assert cosigners(log, good) == ["witness.test/w1"]
 
 
-async def until(true: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if true():
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError("it did not come about")
-
-
-async def test_a_short_answer_is_not_unpacked_into_a_long_one(log: Log) -> None:
+async def test_a_short_answer_is_not_unpacked_into_a_long_one(log: BareLedger) -> None:
     """It is asked for as it is, and read as it comes."""
-    says = Says(Whole(gzip.compress(bytes(10_000_000))), {"content-encoding": "gzip"})
-    asking = Witnesses(log.database, log.keys, [asked(fake(log), says)])
+    answering = FixedAnswer(CompleteBody(gzip.compress(bytes(10_000_000))), {"content-encoding": "gzip"})
+    asking = Witnesses(log.database, log.keys, [asked(fake(log), answering)])
     await asking.submit()
 
-    assert says.asked[0]["accept-encoding"] == "identity"
+    assert answering.asked[0]["accept-encoding"] == "identity"
     assert "more than" not in asking.troubles[0]
 
 
-async def test_keys_that_can_not_be_read_end_no_talk(log: Log) -> None:
-    """That is told as a trouble, and tried again."""
+async def test_unreadable_keys_do_not_end_the_submission(log: BareLedger) -> None:
+    """An unreadable key is reported as a trouble, and the submission is tried again."""
     one = fake(log)
     asking = Witnesses(log.database, log.keys, [asked(one, one.transport())])
     key = log.keys.folder / "ledger.key"
     key.unlink()
     key.mkdir()
     running = asyncio.create_task(asking.run())
-    await until(lambda: bool(asking.troubles) or running.done())
+    await until(lambda: asking.troubles or running.done(), "the failure is reported")
     ended = running.done()
     running.cancel()
 
@@ -175,7 +168,7 @@ async def test_a_registry_with_witnesses_serves_though_its_key_can_not_be_read(t
     data = tmp_path / "data"
     async with serving(data) as registry:
         await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
-    other = FakeWitness(key_of(data))
+    other = FakeWitness(ledger_key(data))
     key = data.with_name("data.keys") / "ledger.key"
     key.unlink()
     key.mkdir()

@@ -35,7 +35,7 @@ def test_another_stage_has_another_base(tmp_path: Path) -> None:
 
 
 def test_a_stage_of_the_same_name_hides_the_earlier_one(tmp_path: Path) -> None:
-    """A stage that is called as its own base stands on the earlier one of that name, or on the image."""
+    """A stage named like its own base is based on the earlier stage of that name, or on the image."""
     text = "FROM node:16.13 AS node\nFROM node AS node\nFROM node\n"
 
     assert base(tmp_path, text) == "docker.io/library/node:16.13"
@@ -56,7 +56,7 @@ def test_a_build_argument_is_put_in_before_the_first_from(tmp_path: Path) -> Non
 
 
 def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Path) -> None:
-    """Quoted or not, nobody could say which image is meant."""
+    """Quoted or not, it would be ambiguous which image it refers to."""
     with pytest.raises(DockerfileInvalid, match='V is given as "a b"'):
         base(tmp_path, "ARG V\nFROM node:${V}\n", V="a b")
 
@@ -73,8 +73,8 @@ def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Pa
         ("FROM\n", None, "Dockerfile"),
     ],
 )
-def test_what_can_not_be_built_is_refused(tmp_path: Path, text: str, target: str | None, said: str) -> None:
-    """With the reason."""
+def test_an_unsupported_dockerfile_is_refused(tmp_path: Path, text: str, target: str | None, said: str) -> None:
+    """The message has the reason."""
     with pytest.raises(DockerfileInvalid) as refused:
         base(tmp_path, text, target)
 

@@ -24,8 +24,8 @@ async def test_the_id_of_an_image(tmp_path: Path) -> None:
     assert str(found) == id_
 
 
-async def test_one_more_tag(tmp_path: Path) -> None:
-    """For the image that was looked at, whatever its name means meanwhile."""
+async def test_a_tag_is_added_to_the_inspected_image(tmp_path: Path) -> None:
+    """The tag is set on the image that was inspected, whatever its name resolves to meanwhile."""
     fake = FakeEngine()
     first, second = fake.image("app"), fake.image("app, built again", str(APP))
     async with fake.listening(tmp_path) as daemon:
@@ -36,8 +36,8 @@ async def test_one_more_tag(tmp_path: Path) -> None:
     assert fake.images[second]["RepoTags"] == [str(APP)]
 
 
-async def test_an_image_that_is_not_there(tmp_path: Path) -> None:
-    """Is told, for either question."""
+async def test_a_missing_image_is_reported(tmp_path: Path) -> None:
+    """Both queries report it."""
     async with FakeEngine().listening(tmp_path) as daemon:
         with pytest.raises(NotBuilt, match="has no image localhost:5000/shop/app:dev; build it first"):
             await image_id(daemon, APP)

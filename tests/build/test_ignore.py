@@ -86,7 +86,6 @@ def test_a_file_with_very_many_patterns_is_refused() -> None:
         parse_ignore("a\n" * (MAX_PATTERNS + 1))
 
 
-@pytest.mark.lengthy
 def test_a_pattern_made_to_take_for_ever_does_not() -> None:
     """Steps are followed all at once: this would keep a backtracking matcher busy for ages of the universe."""
     assert not out("**/a" * 40 + "/**/c", "a/" * 200 + "b")
@@ -98,7 +97,6 @@ paths = st.lists(
 )
 
 
-@pytest.mark.lengthy
 @given(patterns, paths.map("/".join))
 def test_a_pattern_matches_what_its_expression_matches(pattern: str, path: str) -> None:
     """Docker's matcher makes a regular expression of it; so does this test, for short ones."""

@@ -96,7 +96,7 @@ def _pipe(context: Path) -> None:
 
 @pytest.mark.parametrize("change", [_write, _add, _rename, _run, _link, _folder, _pipe])
 def test_another_context_gives_another_hash(context: Path, change: Callable[[Path], None]) -> None:
-    """Content, name, whether it may be run, where a link leads, an empty folder; a pipe is not read."""
+    """Content, name, execute bit, link target and an empty folder count; a pipe is not read."""
     before = hashed(context)
     change(context)
 
@@ -138,7 +138,7 @@ def test_two_lists_of_inputs_are_never_one_text(tmp_path: Path) -> None:
     )
 
 
-def test_a_context_that_is_not_there_can_not_be_told(tmp_path: Path) -> None:
-    """Which is no empty one."""
+def test_a_missing_context_is_an_error(tmp_path: Path) -> None:
+    """A missing context is not an empty one."""
     with pytest.raises(ContextUnreadable, match="can't be read: No such file"):
         hashed(tmp_path / "none")

@@ -13,8 +13,8 @@ GIT = GitState("a" * 40, "v1.4.2", None, "https://example.com/shop/app", shallow
 PREFIX = "org.opencontainers.image."
 
 
-def test_everything_that_is_known_is_told() -> None:
-    """By the names of the image spec; the base without the digest beside its tag, which has a label of its own."""
+def test_every_known_fact_has_a_label() -> None:
+    """Names are those of the image spec; the base's name has no digest, which has a label of its own."""
     base = Reference.parse(f"node:16.13@{digest(1)}"), digest(1)
 
     assert labels_of(GIT, "1.4.2", NOW_US, base) == {
@@ -34,13 +34,13 @@ def test_a_revision_whose_files_were_changed_says_so() -> None:
     assert labels_of(dirty, "", NOW_US, None)[f"{PREFIX}revision"] == "a" * 40 + "-dirty"
 
 
-def test_what_is_not_known_is_not_told() -> None:
-    """An empty label would say that there is none."""
+def test_an_unknown_fact_has_no_label() -> None:
+    """An empty label would state that there is none."""
     assert list(labels_of(None, "", NOW_US, None)) == [f"{PREFIX}created"]
 
 
-def test_a_shell_reads_the_flags_as_they_are_meant() -> None:
-    """Whatever is in a version."""
+def test_a_shell_reads_the_flags_unchanged() -> None:
+    """Quoting is right for any text of a version."""
     flags = list(as_flags({"a": "x y", "b": "$(id)'"}, annotations=True))
 
     assert [shlex.split(flag) for flag in flags] == [

@@ -25,7 +25,6 @@ def add(data: Path, name: str, typed: str) -> program.Run:
     return program.call("admin", "user", "add", name, "--data", data, "--json", typed=typed)
 
 
-@pytest.mark.lengthy
 def test_a_user_who_was_added_has_the_password_that_was_typed(data: Path) -> None:
     """The first line of standard input, without its end; the file holds its bcrypt hash."""
     run = add(data, "ci", "correct horse\nignored\n")

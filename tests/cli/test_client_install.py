@@ -16,7 +16,7 @@ import boltseal
 from boltseal.cli.command_table import commands
 from boltseal.cli.loading import SERVER_MODULES, load_module
 from tests.cli.client_install import ClientInstall, install_client
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 from tests.images import image, push
 from tests.servers import Server
 

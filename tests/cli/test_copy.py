@@ -34,7 +34,6 @@ def test_a_layout_that_is_not_there_does_not_hold(tmp_path: Path) -> None:
     assert "no OCI image layout" in told.json["errors"][0]["message"]
 
 
-@pytest.mark.lengthy
 def test_the_shell_completes_verbs() -> None:
     """Completion as bash asks for it."""
     asked = {"_BOLTSEAL_COMPLETE": "complete_bash", "COMP_WORDS": "boltseal comp", "COMP_CWORD": "1"}

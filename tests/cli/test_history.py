@@ -15,7 +15,7 @@ import pytest
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.cli import program
 from tests.images import Document, image, push
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_signed
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -36,7 +36,7 @@ def publish(server: Server, *pushes: tuple[str, Document]) -> None:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
             for tag, document in pushes:
                 answer = await push(client, SHOP, tag, document)
-                await signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+                await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
 
     asyncio.run(run())
 
@@ -65,7 +65,7 @@ def test_what_every_tag_meant_at_a_time(server: Server) -> None:
     """As the ledger says, not as the registry answers now."""
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old))
-    time.sleep(0.01)
+    time.sleep(0.01)  # a moment after the push, by both clocks
     between = time.time_ns() // 1000
     publish(server, ("latest", new))
     name = f"{server.address}/{SHOP}"

@@ -16,7 +16,7 @@ from tests import servers
 from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, index, push
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_signed
 
 APP = index(image("amd64"), image("arm64"))
 
@@ -42,7 +42,7 @@ def test_a_receipt_is_verified_when_its_registry_is_gone(tmp_path: Path, monkeyp
     async def publish(url: str) -> None:
         async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
             answer = await push(client, "shop/app", "1.4.2", APP)
-            await signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+            await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
 
     file = tmp_path / "app.tlog-proof"
     with servers.boltseal(tmp_path / "data") as server:

@@ -16,7 +16,7 @@ from tests import servers
 from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_signed
 from tests.servers import Server
 
 REF = "shop/app:1.4.2"
@@ -72,7 +72,7 @@ def publish(server: Server, tag: str) -> None:
 async def _publish(server: Server, tag: str) -> None:
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         answer = await push(client, "shop/app", tag, image(tag))
-        await signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+        await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
 
 
 def trusted_key(server: Server) -> str:

@@ -16,7 +16,7 @@ from tests import servers
 from tests.cli import program
 from tests.fakes.ledger import signing_key
 from tests.images import image, push
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_signed
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def publish(url: str, *tags: str) -> None:
         async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
             for tag in tags:
                 answer = await push(client, "shop/app", tag, image(tag))
-                await signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
+                await until_signed(client, int(answer.headers["boltseal-ledger-index"]) + 1)
 
     asyncio.run(run())
 

@@ -11,7 +11,7 @@ import pytest
 from boltseal.lockfile.document import LOCK_NAME, Lock
 from boltseal.lockfile.format import format_lock
 from tests.cli import program
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 from tests.project.projects import written
 
 CHART = {

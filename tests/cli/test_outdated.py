@@ -9,8 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from tests import servers
 from tests.cli.program import Run, call, clean_environment, run
 from tests.fakes.engine import FakeEngine
 from tests.images import OCI_INDEX, Document, artifact, to_json
+from tests.polling import is_signed, wait_until
 from tests.project.bases.layered import layered
 from tests.servers import Server
 
@@ -73,12 +73,7 @@ class Shop:
 
     def signed(self, index: int) -> None:
         """Wait until the ledger's head has this entry: it is signed a moment after."""
-        for _ in range(200):
-            head = self.client.get("/ledger/checkpoint")
-            if head.status_code == 200 and int(head.text.splitlines()[1]) > index:
-                return
-            time.sleep(0.05)
-        raise AssertionError(f"entry {index} was never signed")
+        wait_until(lambda: is_signed(self.client.get("/ledger/checkpoint"), index + 1), f"entry {index} is signed")
 
     def outdated(self, *arguments: str | Path) -> Run:
         return call("outdated", "--window", "0s", *arguments)
@@ -451,7 +446,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
         deaf = ("env", "--ignore-signal=INT", sys.executable, "-m", "boltseal")
         words = [*deaf, "outdated", f"{shop.ref}:1.0.0", "--rebuild"]
         with subprocess.Popen(words, env=clean_environment(), stderr=subprocess.DEVNULL) as process:
-            _until(mark.exists)
+            wait_until(mark.exists, "the rebuild command runs")
             process.send_signal(number)
             ended[number] = process.wait(30)
         pid = int(mark.read_text())
@@ -466,14 +461,6 @@ def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
     assert [(str(line.outcome), line.tries) for line in log.lines()] == [("asked", 0), ("stopped", 1), ("asked", 1)]
     assert "its outcome is unknown" in again.err
     assert not mark.exists()
-
-
-def _until(true: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.02)
-    pytest.fail("it never happened")
 
 
 def test_rebuilds_that_nobody_configured_are_usage(shop: Shop) -> None:

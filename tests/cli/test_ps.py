@@ -25,6 +25,7 @@ from tests.fakes.cluster import FakeCluster
 from tests.fakes.engine import FakeEngine, Wrong
 from tests.images import OCI_INDEX, Document, image, push
 from tests.lockfile.locks import lock_of
+from tests.polling import until
 from tests.programs import program as program_of
 from tests.servers import Server
 
@@ -389,8 +390,7 @@ async def test_a_host_on_which_nothing_runs_is_told_of_once(fake: FakeEngine, tm
             env=program.clean_environment({"PYTHONUNBUFFERED": "1"}),
         )
         assert process.stdout is not None
-        while fake.asked.count("GET containers/json") < 3:  # noqa: ASYNC110 - no event tells it
-            await asyncio.sleep(0.05)
+        await until(lambda: fake.asked.count("GET containers/json") >= 3, "the engine was asked three times")
         fake.container("web", NAME, fake.image("app", NAME))
         later = b"".join([await process.stdout.readline() for _ in range(4)]).decode()
         process.send_signal(2)

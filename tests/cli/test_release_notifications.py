@@ -12,7 +12,7 @@ from boltseal.commands.notifications import Notifications
 from boltseal.deploy.release_flow import DeployResult, ReleaseOutcome
 from boltseal.deploy.releases import Release, ReleasedService, ReleaseEnd, ReleaseKind, ReleaseStep
 from boltseal.events import ReleaseDone
-from tests.notify.receivers import HANGS, Inbox, inbox_beside
+from tests.notify.receivers import HANGS, Inbox, inbox_in_thread
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None
 
 def test_a_healthy_and_a_failed_release_are_notified(tmp_path: Path) -> None:
     """`release.done` has the images by digest, `release.failed` the reason, and both the host."""
-    with inbox_beside() as box:
+    with inbox_in_thread() as box:
         told(tmp_path, box, deployed(ReleaseEnd.HEALTHY), "ssh://web1.example.com")
         told(tmp_path, box, deployed(ReleaseEnd.PUT_BACK, "web is unhealthy"))
     done, failed = box.events
@@ -68,7 +68,7 @@ def test_a_healthy_and_a_failed_release_are_notified(tmp_path: Path) -> None:
 
 def test_an_unchanged_release_is_not_notified(tmp_path: Path) -> None:
     """A deploy that changes nothing sends no event."""
-    with inbox_beside() as box:
+    with inbox_in_thread() as box:
         told(tmp_path, box, DeployResult(deployed(ReleaseEnd.HEALTHY).release))
 
     assert box.bodies == []
@@ -86,7 +86,7 @@ def test_a_failed_notification_does_not_change_the_result_of_a_deploy(
 
 def test_a_hanging_receiver_delays_a_command_only_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Undelivered events wait for the next command."""
-    with inbox_beside(HANGS) as box:
+    with inbox_in_thread(HANGS) as box:
         configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
         notifications = Notifications.of_user(client_context())
         notifications.put_now([ReleaseDone("shop", 7, "here", ())])

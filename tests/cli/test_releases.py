@@ -10,7 +10,7 @@ import pytest
 from boltseal.deploy.release_store import ReleaseFolder
 from boltseal.deploy.releases import ReleaseContents, ReleaseEnd
 from tests.cli.program import call
-from tests.deploy.test_releases import DIGEST, release
+from tests.deploy.samples import DIGEST, release
 
 TEXT = {"name": "shop", "services": {"app": {"image": "x", "environment": {"TOKEN": "sesame"}}, "db": {"image": "y"}}}
 CONTENTS = ReleaseContents(json.dumps(TEXT).encode())

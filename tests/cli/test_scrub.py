@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,9 @@ from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Reference
 from tests.cli import program
 from tests.cli.test_progress import screen
-from tests.host.scrub.making import DockerStore
-from tests.host.scrub.test_trust import receipt
-from tests.ledger.test_proof import KEY
+from tests.host.scrub.made_stores import DockerStore
+from tests.host.scrub.receipts import KEY, receipt
+from tests.polling import wait_until
 
 
 @pytest.fixture
@@ -346,7 +346,6 @@ def test_a_lock_and_no_lock_is_usage(store: DockerStore) -> None:
     assert program.call("scrub", "--root", store.root, "--lock", "x", "--no-lock").code == 2
 
 
-@pytest.mark.lengthy
 def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -> None:
     """On a terminal, on stderr, on one line that is cleared at the end."""
     ours, theirs = os.openpty()
@@ -363,7 +362,6 @@ def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -
     assert screen(shown)[-1].startswith("L0: ")  # what L0 means, for those who look for the first time
 
 
-@pytest.mark.lengthy
 def test_nice_gives_way_to_everything_else(store: DockerStore) -> None:
     """The lowest priority for the CPU, and for the disk only what nobody else wants; it is looked at while it runs."""
     store.image("large:1", {"f": os.urandom(8 << 20)})
@@ -378,19 +376,18 @@ def test_nice_gives_way_to_everything_else(store: DockerStore) -> None:
         "--bytes-per-second",
         "100K",
     ]
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, env=program.clean_environment()) as running:
+    with subprocess.Popen(
+        argv, stdout=subprocess.DEVNULL, env=program.clean_environment(), start_new_session=True
+    ) as running:
         stat = Path(f"/proc/{running.pid}/stat")
-        while running.poll() is None and stat.read_text().rpartition(")")[2].split()[16] != "19":
-            time.sleep(0.02)
-        for _ in range(100):
-            said = subprocess.run(
-                ["ionice", "-p", str(running.pid)], capture_output=True, text=True, check=False
-            ).stdout
-            if said.strip() == "idle":
-                break
-            time.sleep(0.02)
-        ended = running.poll()
-        running.kill()
+        try:
+            wait_until(lambda: stat.read_text().rpartition(")")[2].split()[16] == "19", "the nice value is 19")
+            wait_until(
+                lambda: subprocess.check_output(["ionice", "-p", str(running.pid)], text=True).strip() == "idle",
+                "the class of disk access is idle",
+            )
+            ended = running.poll()
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)  # its worker processes as well
 
     assert ended is None
-    assert said.strip() == "idle"

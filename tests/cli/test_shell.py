@@ -81,7 +81,6 @@ def test_the_list_of_verbs_says_each_in_a_whole_sentence() -> None:
     assert "..." not in listed
 
 
-@pytest.mark.lengthy
 def test_help_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     """Help is instant because the verbs import what they need when they run."""
     code = "import sys; from boltseal.cli.root import build; build(); print('\\n'.join(sys.modules))"
@@ -115,7 +114,6 @@ def test_the_list_of_commands_imports_no_command() -> None:
     }
 
 
-@pytest.mark.lengthy
 def test_a_verb_loads_no_other_verb() -> None:
     """What forty others need at their first line is not paid by each start of one."""
     code = "import sys; from boltseal.cli.root import load; load('digest'); print('\\n'.join(sys.modules))"
@@ -141,7 +139,6 @@ def test_a_verb_loads_no_other_verb() -> None:
     }
 
 
-@pytest.mark.lengthy
 def test_a_copy_that_asks_no_daemon_loads_nothing_that_talks_to_one() -> None:
     """It would double the time that each copy between registries takes to get started."""
     code = "import sys, boltseal.transfer.connect; print('\\n'.join(sys.modules))"
@@ -173,7 +170,6 @@ def test_no_arguments_is_a_question_for_help() -> None:
     assert "Registry server:" in shown.out + shown.err
 
 
-@pytest.mark.lengthy
 def test_the_console_script_is_the_same_program() -> None:
     """What pip installs runs."""
     script = Path(sys.executable).with_name("boltseal")

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,8 @@ import pytest
 from tests import servers
 from tests.cli import program
 from tests.images import image, push
-from tests.notify.receivers import HANGS, Inbox, answer, inbox_beside
+from tests.notify.receivers import HANGS, Inbox, answer, inbox_in_thread
+from tests.polling import wait_until
 from tests.servers import Server
 
 SHOP = "shop/app"
@@ -226,7 +226,7 @@ def told_at(tmp_path: Path, box: Inbox, more: str = "") -> None:
 def test_an_alarm_is_told_and_other_moves_are_not(foreign: Server, tmp_path: Path) -> None:
     """A release that moved: exit code 1, and a notification. `latest`: a line of history."""
     refs = [f"{foreign.address}/{SHOP}:{tag}" for tag in ("1.4.2", "latest")]
-    with inbox_beside() as box:
+    with inbox_in_thread() as box:
         told_at(tmp_path, box)
         for content in ("old", "new", "new"):
             publish(foreign, "1.4.2", content)
@@ -243,7 +243,7 @@ def test_an_alarm_is_told_and_other_moves_are_not(foreign: Server, tmp_path: Pat
 def test_a_receiver_that_is_down_is_told_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
     """The verb says so and ends as it would; nothing is lost."""
     ref = f"{foreign.address}/{SHOP}:1.4.2"
-    with inbox_beside(answer("401 No")) as box:
+    with inbox_in_thread(answer("401 No")) as box:
         told_at(tmp_path, box)
         publish(foreign, "1.4.2", "old")
         program.call("watch", ref)
@@ -252,7 +252,7 @@ def test_a_receiver_that_is_down_is_told_by_the_next_run(foreign: Server, tmp_pa
     with sqlite3.connect(tmp_path / "state" / "outbox.db") as database:
         database.execute("UPDATE due SET next_us = 0")
     database.close()
-    with inbox_beside() as box:
+    with inbox_in_thread() as box:
         told_at(tmp_path, box, 'name = "127.0.0.1"\n')
         later = program.call("watch", ref)
 
@@ -298,7 +298,7 @@ def test_killed_while_it_tells_the_alarm_is_told_by_the_next_run(foreign: Server
     publish(foreign, "1.4.2", "old")
     program.call("watch", ref)
     publish(foreign, "1.4.2", "new")
-    with inbox_beside(HANGS) as box:
+    with inbox_in_thread(HANGS) as box:
         told_at(tmp_path, box)
         watching = subprocess.Popen(
             [sys.executable, "-m", "boltseal", "watch", ref],
@@ -306,13 +306,13 @@ def test_killed_while_it_tells_the_alarm_is_told_by_the_next_run(foreign: Server
             stderr=subprocess.DEVNULL,
             env=program.clean_environment(),
         )
-        deadline = time.monotonic() + 60
-        while not box.bodies and time.monotonic() < deadline:
-            time.sleep(0.05)
-        watching.kill()
+        try:
+            wait_until(lambda: box.bodies, "an event is being delivered")
+        finally:
+            watching.kill()
         watching.wait()
         first = box.events[0]["id"]
-    with inbox_beside() as box:
+    with inbox_in_thread() as box:
         told_at(tmp_path, box, 'name = "127.0.0.1"\n')
         later = program.call("watch", ref)
 

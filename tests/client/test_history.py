@@ -44,7 +44,6 @@ async def test_the_entries_of_a_tag_are_proven(ledger: FakeLedger, tmp_path: Pat
     assert found.proven == {6, 7}
 
 
-@pytest.mark.lengthy
 async def test_all_entries_of_a_repository_are_proven(ledger: FakeLedger, tmp_path: Path) -> None:
     """Over several pages and tiles."""
     ledger.push(*(f"2.0.{number}" for number in range(300)))

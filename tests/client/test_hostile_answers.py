@@ -57,7 +57,7 @@ def endless(head: bytes, piece: bytes, pause_s: float = 0.0) -> Answer:
         while True:
             writer.write(piece)
             await writer.drain()
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(pause_s)  # the pace of the sender
 
     return answer
 
@@ -146,7 +146,7 @@ async def test_a_blob_below_the_minimum_rate_is_aborted() -> None:
         writer.write(HEAD + b"content-length: 1000\r\n\r\n")
         for _ in range(20):
             writer.write(b"b" * 50)
-            await asyncio.sleep(DRIP_S)
+            await asyncio.sleep(DRIP_S)  # the pace of the sender
 
     async with registry(drips, pace=pace) as (client, _):
         with pytest.raises(RemoteUnavailable, match="less than 100 bytes per second"):
@@ -155,7 +155,6 @@ async def test_a_blob_below_the_minimum_rate_is_aborted() -> None:
         assert await blob(client) == b"b" * 1000
 
 
-@pytest.mark.lengthy
 async def test_a_flood_of_tiny_pieces_does_not_starve_other_tasks() -> None:
     """Other tasks run while it is read."""
     count = 100_000
@@ -237,7 +236,7 @@ async def test_a_redirect_to_a_metadata_service_is_not_followed() -> None:
     ids=["a flood", "one of no length", "a header", "a drip", "a bomb", "nested", "no text", "no token"],
 )
 async def test_a_hostile_token_service_is_an_error(service: Answer) -> None:
-    """Its answer is bounded, and never decompressed."""
+    """The answer of a token service is bounded and never decompressed."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -210,7 +210,7 @@ async def test_only_one_task_at_a_time_holds_the_lock(store: KeptImages) -> None
     async def give(who: str) -> None:
         async with store.tagging_lock():
             order.append(f"{who} in")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the work of a task that has the lock
             order.append(f"{who} out")
 
     await asyncio.gather(give("a"), give("b"), give("c"))
@@ -222,8 +222,8 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_somebody_who_does_not_let_go(tmp_path: Path) -> None:
-    """Is told of after a while."""
+async def test_a_lock_that_is_not_released_is_reported(tmp_path: Path) -> None:
+    """After a time limit the process that holds the lock is reported."""
     store = KeptImages(ClientState(tmp_path / "state"), timeout_s=0.1)
     async with store.tagging_lock():
         before = open_files()

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from boltseal.client import ledger_client
 from boltseal.client.credentials import CredentialStore
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
+from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.ledger_records import NoRecords, add_record, list_entries, list_observations, list_records
 from boltseal.client.transport import Transport, TransportOptions
 from boltseal.errors import Invalid
@@ -21,7 +21,7 @@ from boltseal.ledger.entry import Entry, EntryKind, encode
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository
 from tests.images import image, push
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_signed
 from tests.serving import Serving
 
 HOST = "localhost:5000"
@@ -64,7 +64,7 @@ async def test_a_record_is_read_back(registry: Serving, transport: Transport) ->
     """Kind, tag, digest, reason and extra keys."""
     index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {"host": "web1"}, reason="deploy 17")
     untagged = await add_record(transport, EntryKind.BUILT, Reference(HOST, SHOP), DIGEST, {})
-    await signed(registry.client, untagged + 1)
+    await until_signed(registry.client, untagged + 1)
     found = await list_records(transport, HOST, SHOP)
 
     assert [number for number, _ in found] == [index, untagged]
@@ -78,7 +78,7 @@ async def test_entries_are_listed_by_their_kinds(registry: Serving, transport: T
     for content in ("one", "two"):
         await push(registry.client, "shop/app", "latest", image(content))
     index = await add_record(transport, EntryKind.RELEASED, REFERENCE, DIGEST, {})
-    await signed(registry.client, index + 1)
+    await until_signed(registry.client, index + 1)
     kinds = {EntryKind.TAG_MOVED, EntryKind.RELEASED}
     found = await list_entries(transport, HOST, SHOP, kinds)
 
@@ -103,9 +103,8 @@ async def test_a_registry_that_lists_all_kinds_is_read_as_well() -> None:
     assert [one.kind for one in found] == ["tag.moved"]
 
 
-async def test_an_endless_list_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_endless_list_is_not_read_to_its_end() -> None:
     """A hostile registry could fill the memory with pages that each have another one after them."""
-    monkeypatch.setattr(ledger_client, "MAX_LISTING_BYTES", 10 * len(LINE))
     asked = 0
 
     async def endless(request: Request) -> Response:
@@ -116,10 +115,10 @@ async def test_an_endless_list_is_not_read_to_its_end(monkeypatch: pytest.Monkey
         return JSONResponse(page, headers={"link": '<?more>; rel="next"'})
 
     transport = transport_to(Starlette(routes=[Route("/v2/{name:path}/_boltseal/{what}", endless)]))
-    with pytest.raises(RemoteMismatch, match=r"has more than [0-9]+ bytes: not read"):
-        await list_entries(transport, HOST, SHOP, {EntryKind.TAG_MOVED})
-    with pytest.raises(RemoteMismatch, match=r"has more than [0-9]+ bytes: not read"):
-        await list_observations(transport, HOST, SHOP, {EntryKind.OBSERVED})
+    client = LedgerClient(transport, HOST, max_listing_bytes=10 * len(LINE))
+    for entries in (client.history(SHOP), client.observed(SHOP)):
+        with pytest.raises(RemoteMismatch, match=f"has more than {10 * len(LINE)} bytes: not read"):
+            _ = [index async for index, _ in entries]
     await transport.aclose()
 
     assert asked == 8
@@ -199,7 +198,7 @@ async def test_a_registry_without_records_raises_no_records() -> None:
 
 async def test_entries_of_another_kind_are_no_records(registry: Serving, transport: Transport) -> None:
     """A registry can't present a push as a build."""
-    await signed(registry.client, 3)
+    await until_signed(registry.client, 3)
     lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
     lying = answering(200, lines, [])
     with pytest.raises(RemoteMismatch, match="is no record"):

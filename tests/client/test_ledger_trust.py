@@ -76,7 +76,6 @@ async def test_strict_refuses_a_ledger_without_a_given_key(ledger: FakeLedger, s
         await follow(ledger, state, strict=True)
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("given", [False, True])
 async def test_a_ledger_that_only_grows_is_followed(ledger: FakeLedger, state: ClientState, given: bool) -> None:
     """One request if it is unchanged; hashes only if it has grown."""

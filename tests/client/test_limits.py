@@ -33,7 +33,7 @@ REASON = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}'
 async def _without_end(_: Asked, writer: asyncio.StreamWriter) -> None:
     writer.write(BUSY + b"content-length: 10\r\n\r\n123")
     await writer.drain()
-    await asyncio.sleep(30)
+    await asyncio.sleep(30)  # a body without an end
 
 
 BODIES: dict[str, Speak] = {
@@ -100,7 +100,7 @@ async def test_a_429_carries_retry_after_and_the_pull_limit(
 
 
 async def test_a_streamed_blob_updates_the_pull_limit(upstream: FakeUpstream, transport: Transport) -> None:
-    """Its headers are read as those of a document."""
+    """The headers of a streamed answer are read like those of a document."""
     answer = status(200, IMAGE.layers[0].data, ratelimit_limit="100;w=21600", ratelimit_remaining="7;w=21600")
     upstream.answers[f"GET /v2/{APP}/blobs/{BLOB}"] = answer
     async with RegistryClient(transport, upstream.authority).stream_blob(APP, BLOB) as arriving:

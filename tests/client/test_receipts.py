@@ -68,7 +68,7 @@ async def test_an_invalid_receipt_is_refused(ledger: FakeLedger, state: ClientSt
 
 
 async def test_a_tag_that_differs_from_its_history_has_no_receipt(ledger: FakeLedger, state: ClientState) -> None:
-    """Its row was changed by hand."""
+    """The tag's row was changed by hand."""
     ledger.tags["shop/app", "1.4.2"] = B
     with pytest.raises(HistoryBroken, match="the tag resolves to"):
         await fetch(ledger, state)

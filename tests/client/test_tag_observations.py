@@ -37,7 +37,7 @@ def sha_of(path: Path) -> str:
 
 
 def changed(state: ClientState, *statements: str) -> None:
-    """Somebody else writes into the file."""
+    """Change a row of the file as another process would."""
     with sqlite3.connect(state.folder / "watch.db") as database:
         for statement in statements:
             database.execute(statement)
@@ -280,7 +280,7 @@ def test_a_newer_file_is_not_touched(state: ClientState) -> None:
 
 
 def test_an_empty_file_is_initialised_by_the_next_writer(state: ClientState) -> None:
-    """Its creation was interrupted before the tables."""
+    """The creation of the file was interrupted before its tables were made."""
     state.folder.mkdir()
     (state.folder / "watch.db").touch()
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="run it again"):

@@ -45,7 +45,6 @@ async def asked(transport: Transport) -> list[HeadResult]:
     return [answer async for answer in resolve_tags(transport, references)]
 
 
-@pytest.mark.lengthy
 async def test_two_hundred_repositories_share_one_token(hub: FakeHub, transport: Transport) -> None:
     """It is requested with all scopes; a second run needs no token."""
     answers = [*await asked(transport), *await asked(transport)]
@@ -54,7 +53,6 @@ async def test_two_hundred_repositories_share_one_token(hub: FakeHub, transport:
     assert hub.counted == {"token": 1, "HEAD manifest": 2 * MANY}
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("breaks_off", [False, True])
 async def test_a_token_service_that_rejects_long_urls_gets_smaller_groups(
     hub: FakeHub, transport: Transport, breaks_off: bool
@@ -72,7 +70,6 @@ async def test_a_token_service_that_rejects_long_urls_gets_smaller_groups(
     assert hub.counted == {"token": 2 + 4 + 4, "too long": 2, "HEAD manifest": 2 * MANY}
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("breaks_off", [False, True])
 async def test_a_token_too_long_for_the_registry_is_split(hub: FakeHub, transport: Transport, breaks_off: bool) -> None:
     """A token lists its scopes and has to fit into a header."""
@@ -83,7 +80,6 @@ async def test_a_token_too_long_for_the_registry_is_split(hub: FakeHub, transpor
     assert hub.counted == {"token": 1 + 2, "too long": 1, "HEAD manifest": MANY}
 
 
-@pytest.mark.lengthy
 async def test_one_denied_repository_does_not_affect_the_others(hub: FakeHub, transport: Transport) -> None:
     """Halving finds it with few requests."""
     hub.closed = "team/app77:"

@@ -92,7 +92,7 @@ def test_a_pin_undoes_the_edits_before_it_writes(root: Path) -> None:
 
 
 def test_no_command_writes_a_project_while_an_update_runs(root: Path, state: Path) -> None:
-    """Its edits are not interrupted ones."""
+    """The edits of a running update are not interrupted ones."""
     with EditJournal(state, root).held():
         refused = program.call("pin", "--unpin", "--write", "--project", root)
 

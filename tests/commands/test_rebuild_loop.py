@@ -11,9 +11,9 @@ from boltseal.commands.rebuild_loop import MAX_ROUNDS, rebuild_outdated
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.freshness import BaseStatus
 from boltseal.project.bases.rebuild_journal import RebuildJournal
-from tests.project.bases.test_rebuild import APP, NODE, OURS, answered, rebuilder, script
+from tests.project.bases.rebuilds import APP, NODE, OURS, base_report, rebuilder, script
 
-CURRENT = answered(OURS, NODE, status=BaseStatus.CURRENT)
+CURRENT = base_report(OURS, NODE, status=BaseStatus.CURRENT)
 
 
 class Scans:
@@ -38,7 +38,7 @@ async def test_an_image_on_one_that_was_rebuilt_is_rebuilt_in_the_next_round(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
     """The scan after a rebuild resolves the bases again, and the reports are those of the last scan."""
-    scans = Scans([answered(OURS, NODE), answered(APP, OURS)], [CURRENT, answered(APP, OURS)], [CURRENT])
+    scans = Scans([base_report(OURS, NODE), base_report(APP, OURS)], [CURRENT, base_report(APP, OURS)], [CURRENT])
     rounds = await rebuild_outdated(
         rebuilder(journal, script(tmp_path, "true")), scans.scan, lambda reports, _: scans.first.append(len(reports))
     )
@@ -51,7 +51,7 @@ async def test_an_image_on_one_that_was_rebuilt_is_rebuilt_in_the_next_round(
 
 async def test_a_failed_rebuild_causes_no_other_scan(journal: RebuildJournal, tmp_path: Path) -> None:
     """Nothing was built on which another image is based."""
-    scans = Scans([answered(OURS, NODE)])
+    scans = Scans([base_report(OURS, NODE)])
     rounds = await rebuild_outdated(rebuilder(journal, script(tmp_path, "false")), scans.scan, lambda _, __: None)
 
     assert [str(one.outcome) for one in rounds.results] == ["failed"]
@@ -60,7 +60,7 @@ async def test_a_failed_rebuild_causes_no_other_scan(journal: RebuildJournal, tm
 
 async def test_a_base_that_moves_in_every_round_ends_the_loop(journal: RebuildJournal, tmp_path: Path) -> None:
     """A rebuild that never makes its image current is not requested without an end."""
-    scans = Scans(*([answered(OURS, NODE, f"new {number}")] for number in range(MAX_ROUNDS + 5)))
+    scans = Scans(*([base_report(OURS, NODE, f"new {number}")] for number in range(MAX_ROUNDS + 5)))
     rounds = await rebuild_outdated(rebuilder(journal, script(tmp_path, "true")), scans.scan, lambda _, __: None)
 
     assert len(rounds.results) == MAX_ROUNDS
@@ -68,7 +68,7 @@ async def test_a_base_that_moves_in_every_round_ends_the_loop(journal: RebuildJo
 
 async def test_another_process_that_rebuilds_ends_the_loop(journal: RebuildJournal, tmp_path: Path) -> None:
     """The scan is reported, and the reason is part of the result."""
-    scans = Scans([answered(OURS, NODE)])
+    scans = Scans([base_report(OURS, NODE)])
     with journal.state.alone("rebuilding"):
         rounds = await rebuild_outdated(rebuilder(journal, script(tmp_path, "true")), scans.scan, lambda _, __: None)
 

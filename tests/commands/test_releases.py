@@ -13,7 +13,7 @@ from boltseal.commands.releases import diff_releases, list_releases, release_fol
 from boltseal.config import ClientPaths
 from boltseal.deploy.release_store import NoSuchRelease
 from boltseal.deploy.releases import ReleaseContents
-from tests.deploy.test_releases import release
+from tests.deploy.samples import release
 
 CONTENTS = ReleaseContents(b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}')
 

@@ -32,7 +32,7 @@ HOUR_US = 3_600_000_000
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry as often as usual, without pauses."""
     with stamina.set_testing(True, attempts=2, cap=True):
         yield
 
@@ -140,10 +140,10 @@ async def test_a_tag_that_never_was_there_is_not_remembered(hub: FakeHub, watche
     assert watched.past(typo) == ()
 
 
-async def test_a_registry_that_does_not_answer_hides_nothing_of_the_others(
-    hub: FakeHub, watched: TagObservations
-) -> None:
-    """Its tags could not be checked, and it is not asked as often as it has tags; nothing of them is remembered."""
+async def test_a_registry_that_does_not_answer_hides_no_other_registry(hub: FakeHub, watched: TagObservations) -> None:
+    """The tags of a silent registry are reported as not checked; it is asked fewer times than it has tags, and nothing
+    of them is recorded.
+    """
     dead = [Reference.parse(f"127.0.0.1:1/shop/app:1.0.{n}") for n in range(50)]
     await look(hub, watched, NODE)
     told: list[OutgoingEvent] = []
@@ -172,8 +172,8 @@ async def test_a_registry_that_is_asked_too_often_is_left_alone(hub: FakeHub, wa
     assert good[other].status is WatchStatus.FIRST
 
 
-async def test_a_pull_limit_that_is_nearly_used_up_is_told(hub: FakeHub, watched: TagObservations) -> None:
-    """HEADs don't count, and say what is left."""
+async def test_a_nearly_used_up_pull_limit_is_reported(hub: FakeHub, watched: TagObservations) -> None:
+    """HEAD requests are not counted, and their answers state the rest."""
     told: list[Event] = []
     hub.quota = 10
     await look(hub, watched, NODE, told=told)
@@ -181,8 +181,8 @@ async def test_a_pull_limit_that_is_nearly_used_up_is_told(hub: FakeHub, watched
     assert told == [QuotaLow("docker.io", 10, 100, 21600)]
 
 
-async def test_whoever_can_not_be_told_is_told_at_the_next_look(hub: FakeHub, watched: TagObservations) -> None:
-    """The move is remembered together with whom it is to be told, or not at all."""
+async def test_a_failed_notification_is_sent_by_the_next_run(hub: FakeHub, watched: TagObservations) -> None:
+    """The move and its pending notifications are recorded together, or not at all."""
 
     def full(_: Sequence[OutgoingEvent]) -> None:
         raise StateUnusable("full")
@@ -221,8 +221,8 @@ async def test_docker_hubs_list_saves_requests_where_it_can(hub: FakeHub, watche
     assert watched.past(tags[3])[-1].last_seen_us == 2 * HOUR_US
 
 
-async def test_a_list_that_lags_behind_is_no_alarm(hub: FakeHub, watched: TagObservations) -> None:
-    """What it says of a tag that was moved and seen a moment ago is not believed against the registry."""
+async def test_an_outdated_listing_is_no_alarm(hub: FakeHub, watched: TagObservations) -> None:
+    """A listing that is older than a tag's last observation does not override the registry."""
     tags = many(5)
     publish(hub, *tags)
     hub.lists = True

@@ -52,6 +52,7 @@ from tests.compatibility.fixtures import (
 from tests.fakes.upstream import Asked, FakeUpstream, status
 from tests.fakes.witness import FakeWitness
 from tests.images import Document, artifact, image, index, push, push_parts, put, signature, signature_tag, start_upload
+from tests.polling import is_signed, until_answer, wait_until
 from tests.project.bases.layered import layered
 from tests.real.shopfront import HEALTHY, ILL, Shopfront
 from tests.real.tools import Docker
@@ -138,8 +139,7 @@ def witnessing(app: ASGIApp) -> Iterator[None]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        while not server.started:
-            time.sleep(0.02)
+        wait_until(lambda: server.started, "the witness listens")
         yield
     finally:
         server.should_exit = True
@@ -166,12 +166,13 @@ async def signed() -> int:
     with closing(sqlite3.connect(DATA / "boltseal.db")) as database:
         (size,) = database.execute("SELECT count(*) FROM entry").fetchone()
     async with client("boss") as http:
-        for _ in range(500):
+
+        async def cosigned() -> bool:
             answer = await http.get("/ledger/checkpoint")
-            if answer.status_code == 200 and int(answer.text.split("\n")[1]) >= size and "witness.test" in answer.text:
-                return int(size)
-            await asyncio.sleep(0.02)
-    raise AssertionError("the ledger was not signed")
+            return is_signed(answer, size) and "witness.test" in answer.text
+
+        await until_answer(cosigned, f"the checkpoint of {size} entries is cosigned")
+    return int(size)
 
 
 class Story:

@@ -34,10 +34,9 @@ from tests.fakes.upstream import FakeUpstream
 from tests.fakes.witness import FakeWitness
 from tests.images import image, meaning, push, push_parts, put, signature, with_digest
 from tests.notify.receivers import Inbox, inbox
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_answer, until_signed
 from tests.serving import serving_as
 
-pytestmark = pytest.mark.lengthy
 MINUTE_US = 60_000_000
 
 
@@ -140,7 +139,7 @@ async def test_the_ledger_goes_on(revision: str, data: Path) -> None:
         checkpoint = await client.get("/ledger/checkpoint")
         before = await client.get(f"/ledger/tile/entries/000.p/{size}")
         pushed = await push(client, "shop/app", "9.0.0", image("9.0.0"))
-        await signed(client, size + 1)
+        await until_signed(client, size + 1)
         after = await client.get(f"/ledger/tile/entries/000.p/{size + 1}")
 
     assert checkpoint.content == (kept / "checkpoint").read_bytes()
@@ -157,12 +156,13 @@ async def test_a_witness_cosigns_what_comes_next(revision: str, data: Path) -> N
     config = CONFIG + witness_table(str(witness.key.verifier))
     async with reopened(revision, data, "boss", config=config, witness=witness) as client:
         await push(client, "shop/app", "9.0.0", image("9.0.0"))
-        await signed(client, said["entries"] + 1)
-        for _ in range(100):
+        await until_signed(client, said["entries"] + 1)
+
+        async def cosigned() -> bool:
             checkpoint = (await client.get("/ledger/checkpoint")).text
-            if witness.name in checkpoint and checkpoint.split("\n")[1] == str(said["entries"] + 1):
-                break
-            await asyncio.sleep(0.05)
+            return witness.name in checkpoint and checkpoint.split("\n")[1] == str(said["entries"] + 1)
+
+        await until_answer(cosigned, "the witness has cosigned the new checkpoint")
 
     assert witness.seen.split(b"\n")[1] == str(said["entries"] + 1).encode()
 
@@ -210,7 +210,7 @@ async def test_a_push_that_was_left_in_doubt_is_settled_by_asking_upstream(revis
         upstream.publish("team/app", "3.0.0", image("pushed through"))
         async with reopened(revision, data, "boss", config=CONFIG + MIRROR) as client:
             found = await meaning(client, "up.example/team/app", "3.0.0")
-            await signed(client, said["entries"] + 1)
+            await until_signed(client, said["entries"] + 1)
 
     assert found == said["reserved"]
 

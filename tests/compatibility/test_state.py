@@ -32,7 +32,6 @@ from tests.notify.receivers import inbox
 from tests.servers import Server
 
 PROJECTS = ("actions", "compose", "dockerfile", "kubernetes")
-pytestmark = pytest.mark.lengthy
 
 
 def command(name: str, *arguments: str | Path) -> program.Run:
@@ -40,7 +39,7 @@ def command(name: str, *arguments: str | Path) -> program.Run:
 
 
 async def beside(name: str, *arguments: str | Path) -> program.Run:
-    """A command, while this process answers as somebody else."""
+    """Run a command while this process serves the registry of the fixtures."""
     return await asyncio.to_thread(command, name, *arguments)
 
 
@@ -154,7 +153,7 @@ def test_the_history_of_a_tag_is_what_it_was(revision: str, registry: Server, st
 
 
 async def test_the_history_of_a_watched_tag_is_read(revision: str, state: Path) -> None:
-    """Its registry has no history of its own; looking leaves what was watched as it is."""
+    """The registry has no history of its own; reading leaves the watched tags as they are."""
     before = contents(state)
     async with FakeUpstream().listening(port=UPSTREAM_PORT):
         for ref, told in expected(revision)["watched"].items():

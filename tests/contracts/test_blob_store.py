@@ -262,7 +262,7 @@ async def test_a_writer_waits_for_the_one_before(store: BlobStore) -> None:
         async with store.open_upload(key) as writer:
             opened.set()
             await writer.write(b"first ")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the second writer waits meanwhile
             await writer.flush()
 
     async def second() -> None:

@@ -6,7 +6,6 @@ A second object on the same store stands for another process; where the end of a
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock, LockNotAcquired, LockUnusable
 from boltseal.server.storage.coordination.protocol import Generation, InterprocessLock, Leases
+from tests.fakes.disk import FailingDisk
 
 HOLDS_LOCK = """
 import asyncio, sys
@@ -29,7 +29,7 @@ from boltseal.server.storage.coordination.interprocess_lock import FileInterproc
 async def main():
     async with FileInterprocessLock(Path(sys.argv[1])).taken("tag", 0):
         print("taken", flush=True)
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # until it is killed
 
 asyncio.run(main())
 """
@@ -40,7 +40,7 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 
 lease = FileLeases(Path(sys.argv[1])).acquire("work")
 print(lease.epoch, flush=True)
-time.sleep(60)
+time.sleep(60)  # until it is killed
 """
 
 
@@ -202,7 +202,7 @@ async def test_one_holder_at_a_time_in_a_process_and_over_processes(open_lock: C
         async with lock.taken("tag", 10):
             inside += 1
             most = max(most, inside)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # the work under the lock
             inside -= 1
 
     await asyncio.gather(*(work(lock) for lock in (here, there) * 10))
@@ -269,7 +269,7 @@ def test_one_process_has_the_lease(open_leases: Callable[[], Leases]) -> None:
 
 
 def test_each_lease_has_a_higher_epoch(open_leases: Callable[[], Leases]) -> None:
-    """What is written with an earlier epoch can be told from what the present holder writes."""
+    """Writes under an earlier epoch can be distinguished from those of the present holder."""
     epochs = []
     for leases in (open_leases(), open_leases(), open_leases()):
         lease = leases.acquire("work")
@@ -313,17 +313,14 @@ async def test_a_lock_file_that_cannot_be_made_is_doubt(tmp_path: Path) -> None:
             pass
 
 
-def test_a_lease_whose_epoch_is_not_durable_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["sync", "sync_folder"])
+def test_a_lease_whose_epoch_is_not_durable_is_not_given(tmp_path: Path, what: str) -> None:
     """After a power cut an earlier epoch could be given again, or the file could be unreadable for ever."""
-
-    def failing(_: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    leases = FileLeases(tmp_path)
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", failing)
-        with pytest.raises(LockUnusable):
-            leases.acquire("work")
+    disk = FailingDisk()
+    leases = FileLeases(tmp_path, disk)
+    disk.fail(what)
+    with pytest.raises(LockUnusable):
+        leases.acquire("work")
     lease = leases.acquire("work")
 
     assert lease is not None

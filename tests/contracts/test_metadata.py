@@ -108,14 +108,15 @@ async def test_jobs_are_done_in_the_order_in_which_they_were_handed_in(metadata:
 
 async def test_a_job_whose_caller_gave_up_before_it_began_is_not_done(metadata: Metadata) -> None:
     """A client that went away before its turn has changed nothing."""
-    release = asyncio.Event()
+    begun, release = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def slow(_: UnitOfWork) -> None:
+        loop.call_soon_threadsafe(begun.set)
         asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
 
     first = asyncio.create_task(metadata.write(slow))
-    await asyncio.sleep(0.05)
+    await begun.wait()
     second = asyncio.create_task(metadata.write(partial(add, "late")))
     await asyncio.sleep(0)
     second.cancel()

@@ -11,7 +11,7 @@ from boltseal.deploy.compose_model import MOUNTED_LABEL
 from boltseal.deploy.release_diff import changes
 from boltseal.deploy.releases import Release, ReleaseContents
 from boltseal.oci.annotations import BASE_DIGEST, BASE_NAME
-from tests.deploy.test_releases import DIGEST, release
+from tests.deploy.samples import DIGEST, release
 
 OTHER = f"sha256:{'b' * 64}"
 

@@ -84,7 +84,7 @@ def test_a_service_that_exited_with_0_is_a_job(said: dict[str, Any]) -> None:
     ],
 )
 def test_a_restarted_service_is_not_a_job(said: dict[str, Any]) -> None:
-    """It was only between two runs."""
+    """A restarted service was only between two runs."""
     assert completed(mark_completed_jobs(release(), document(job=said), containers())) == []
 
 
@@ -108,7 +108,7 @@ def test_a_job_that_was_not_started_is_ignored() -> None:
 
 
 def test_a_job_that_a_healthy_release_waited_for_has_completed() -> None:
-    """Its dependant would not have started otherwise, so the record need not have it."""
+    """The dependent service would not have started otherwise, so the record need not state it."""
     back = skip_completed_jobs(release(), document(web=AWAITED))
 
     assert completed(back) == ["job"]
@@ -133,7 +133,7 @@ def test_a_job_stays_completed_through_rollbacks() -> None:
 
 
 def test_a_service_that_others_only_wait_to_start_is_not_a_job() -> None:
-    """Its release was healthy because it ran."""
+    """The release was healthy because that service ran."""
     web = {"depends_on": {"job": {"condition": "service_started"}}}
 
     assert completed(skip_completed_jobs(release(), document(web=web))) == []

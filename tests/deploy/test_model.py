@@ -92,7 +92,7 @@ def test_a_service_is_parsed() -> None:
     ],
 )
 def test_malformed_output_is_refused(said: bytes) -> None:
-    """In one line, whatever Compose printed."""
+    """The message is one line, whatever Compose printed."""
     with pytest.raises(Invalid):
         parse_model(said)
 

@@ -14,7 +14,7 @@ from boltseal.errors import ExitCode, exit_code
 from boltseal.host.pulled_check import NotScrubbed, ScrubDiffers, scrub_pulled_image
 from boltseal.oci.digest import Digest
 from tests.deploy.hosting import Hosting, hosting
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 
 
 @dataclass
@@ -88,8 +88,8 @@ async def test_an_engine_that_does_not_say_where(disk: Disk, root: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["ssh://web1", "tcp://127.0.0.1:2375"])
-async def test_an_engine_elsewhere(disk: Disk, address: str) -> None:
-    """Its disk is read there."""
+async def test_a_remote_engine_is_scrubbed_on_its_host(disk: Disk, address: str) -> None:
+    """The disk of a remote engine is read on its own host."""
     disk.shop.host.engine.address = EngineAddress.parse(address)
 
     with pytest.raises(NotScrubbed, match="is on another host; run `boltseal scrub` there"):

@@ -222,7 +222,7 @@ async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
     ],
 )
 async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type[Exception]) -> None:
-    """A full disk, a vanished image, an engine error: nothing is left half done."""
+    """A full disk, a vanished image or an engine error leaves no partial change."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     before = json.dumps(shop.fake.images)

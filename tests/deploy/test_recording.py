@@ -16,9 +16,9 @@ from boltseal.deploy.releases import Release
 from boltseal.events import ReleaseDone
 from boltseal.oci.reference import Repository
 from boltseal.server.notifications.ledger_feed import event_of
-from tests.deploy.test_releases import release
+from tests.deploy.samples import release
 from tests.images import image, push
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_signed
 from tests.serving import Serving
 
 HOST = "localhost:5000"
@@ -50,7 +50,7 @@ async def test_a_release_is_recorded_in_the_ledger(registry: Serving, transport:
     """Project, number, service, host and revision; of the environment only one HMAC."""
     (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
     assert said.index is not None
-    await signed(registry.client, said.index + 1)
+    await until_signed(registry.client, said.index + 1)
     ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     assert entry.kind == "released"
@@ -70,7 +70,7 @@ async def test_ledger_notifications_include_the_release(registry: Serving, trans
     """Notifications read the fields that are written here."""
     (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
     assert said.index is not None
-    await signed(registry.client, said.index + 1)
+    await until_signed(registry.client, said.index + 1)
     ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     name = f"{HOST}/shop/app:{entry.tag}@{IMAGE.digest}"

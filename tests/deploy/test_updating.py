@@ -24,7 +24,7 @@ from boltseal.deploy.update_plan import (
 from boltseal.lockfile.document import lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from tests.deploy.test_releases import release
+from tests.deploy.samples import release
 
 OLD, NEW = (Digest("sha256", letter * 64) for letter in "12")
 DAY_US = 86_400_000_000

@@ -22,7 +22,7 @@ def make_targets() -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
+def test_every_link_has_an_existing_file_and_heading(page: Path) -> None:
     """A relative link names a file of this repository, and an anchor one of its headings."""
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     broken = []
@@ -175,7 +175,6 @@ def test_make_help_lists_every_target() -> None:
     assert set(re.findall(r"^  make ([a-z]+) ", printed.stdout, re.MULTILINE)) == make_targets()
 
 
-@pytest.mark.lengthy
 def test_every_guarantee_and_record_that_the_code_names_exists() -> None:
     """A guarantee's number and a decision record's file in the code lead to a text of this repository."""
     guarantees = re.findall(r"^(\d+)\. \*\*", section(ARCHITECTURE, "Guarantees"), re.MULTILINE)

@@ -157,7 +157,7 @@ def _frames(*parts: tuple[int, bytes]) -> bytes:
 
 
 async def test_the_end_of_a_log_is_read(fake: FakeEngine, engine: Engine) -> None:
-    """Both streams; a line of one is not split by the other."""
+    """Both streams are read; a line of one is not split by the other."""
     id_ = fake.container("web", str(APP), "")
     fake.logs[id_] = _frames((1, b"one\ntw"), (2, b"oh\n"), (1, b""), (1, b"o\nthree"))
 
@@ -339,7 +339,7 @@ async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
     ],
 )
 async def test_a_wrong_answer_is_an_error(fake: FakeEngine, engine: Engine, wrong: Wrong, said: str) -> None:
-    """In one line, and never an image."""
+    """The message is one line, and no image is returned."""
     fake.wrong[f"images/{APP}/json"] = wrong
 
     with pytest.raises((EngineFailed, EngineMismatch), match=said) as error:

@@ -57,7 +57,7 @@ def test_the_platform_of_each_node_is_read() -> None:
 
 @pytest.mark.parametrize("text", ["", "docker://", "docker-pullable://"])
 def test_a_waiting_container_has_no_image(text: str) -> None:
-    """Its imageID is empty."""
+    """The imageID of a waiting container is empty."""
     assert node_image(text) is None
 
 

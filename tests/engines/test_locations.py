@@ -25,15 +25,15 @@ def test_absolute_links_start_at_the_disks_root(disk: Path, target: str) -> None
     assert inside(disk, "var/lib/docker") == disk / "srv/docker"
 
 
-def test_a_link_never_leads_out_of_the_disk(disk: Path) -> None:
-    """This host's own files are another host's."""
+def test_a_link_is_never_followed_out_of_the_disk(disk: Path) -> None:
+    """An absolute link of a mounted disk refers to that disk, not to this host's files."""
     (disk / "var/lib/docker").symlink_to(disk.parent / "outside/docker")
 
     assert inside(disk, "var/lib/docker") is None
 
 
-def test_a_link_to_itself_leads_nowhere(disk: Path) -> None:
-    """As in the kernel."""
+def test_a_link_to_itself_has_no_target(disk: Path) -> None:
+    """The kernel does the same."""
     (disk / "var/lib/docker").symlink_to("docker")
 
     assert inside(disk, "var/lib/docker") is None
@@ -62,7 +62,7 @@ def test_a_configured_folder_is_found(disk: Path, name: str) -> None:
 @pytest.mark.parametrize("raw", [b"\xff", b"[" * 100_000, b'{"data-root":'], ids=["no-text", "deep", "cut-off"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_malformed_configuration_is_reported(disk: Path, name: str, raw: bytes) -> None:
-    """Its engine's folder is unknown."""
+    """The folder of that engine is unknown."""
     written(disk, name, raw)
 
     found, (unknown,) = store_locations(disk)

@@ -42,7 +42,7 @@ class FakeCluster:
 
     @asynccontextmanager
     async def listening(self, folder: Path, context: str) -> AsyncIterator[Path]:
-        """Answers, and gives the kubeconfig that leads there under this context."""
+        """Answer requests; yield a kubeconfig whose context has this address."""
         with socket.create_server(("127.0.0.1", 0)) as bound:
             config = folder / "kubeconfig"
             config.write_text(_kubeconfig(f"http://127.0.0.1:{bound.getsockname()[1]}", context))

@@ -1,4 +1,4 @@
-"""An engine in memory behind a real socket: Docker's API as far as the door asks for it, also wrongly; it counts.
+"""An engine in memory behind a real socket: the part of Docker's API that boltseal uses, also with wrong answers; it counts.
 
 `containers` and `images` hold documents as Docker 26 writes them. `wrong[path]` answers instead, the path without its
 version: bytes as they are, and nothing more if the socket is to break off.
@@ -28,7 +28,7 @@ SNAPSHOTTER = [["driver-type", "io.containerd.snapshotter.v1"]]
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """An answer in place of the right one. `endless`: the body is repeated for as long as somebody reads."""
+    """An answer in place of the right one. `endless`: the body is repeated for as long as the client reads."""
 
     status: int = 200
     body: bytes = b""
@@ -173,7 +173,7 @@ class FakeEngine:
             return None
         if what == "tag":
             new = f"{request.query_params['repo']}:{request.query_params['tag']}"
-            for each in self.images.values():  # whoever has the name loses it, and stays
+            for each in self.images.values():  # the image that has the name loses it, and stays
                 each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
             return Response(status_code=201)
@@ -223,4 +223,4 @@ def _wrongly(wrong: Wrong) -> Response:
 async def _endless(body: bytes) -> AsyncIterator[bytes]:
     while True:
         yield body
-        await asyncio.sleep(0)  # also when nobody reads any more and nothing waits
+        await asyncio.sleep(0)  # other tasks run, also when the client has stopped reading

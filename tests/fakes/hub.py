@@ -1,4 +1,4 @@
-"""A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails when told to.
+"""A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails on demand.
 
 Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, the token service, and Docker Hub's own list
 of tags. It answers at any host name; `counted` says how often each thing was asked for. `counting`: the host at which a GET
@@ -51,7 +51,7 @@ class FakeHub:
     """Whether there is a list of tags with their digests."""
     broken_list: bytes | None = None
     lagging: dict[str, Digest | None] = field(default_factory=dict)
-    """What that list still says of a name (`library/node:16.13`) instead of what it means now; None: nothing."""
+    """The digest that the list still has for a name (`library/node:16.13`), instead of the current one; None: no entry."""
 
     def publish(self, repository: str, tag: str, body: bytes, media_type: str) -> Digest:
         digest = Digest.of(body)

@@ -1,4 +1,4 @@
-"""A registry in memory with a ledger, made of the pure rooms alone: it tells what it is told to, also lies.
+"""A registry in memory with a ledger, made of the pure packages alone: it answers as configured, also wrongly.
 
 `entries` are the lines as they stand and may be changed by hand; whatever they are, `shown` of them are signed. The
 rows of `tags` are what the registry itself answers, and need not be what the ledger says.
@@ -78,7 +78,7 @@ class FakeLedger:
         return copy.deepcopy(self)
 
     def add(self, kind: EntryKind = EntryKind.TAG_CREATED, digest: str = "", **values: Any) -> int:
-        """An entry of shop/app:1.4.2, sealed, unless something else is said; `previous` and `was` as they must be."""
+        """An entry of shop/app:1.4.2, sealed, unless arguments say otherwise; `previous` and `was` are computed."""
         index = len(self.entries)
         name = {"repository": "shop/app", "tag": "1.4.2", **values}
         last = self.last(name["repository"], name["tag"]) if name["tag"] else None
@@ -114,7 +114,7 @@ class FakeLedger:
         return next((one for one in reversed(changes) if (one[1].repository, one[1].tag) == (repository, tag)), None)
 
     def rotate(self, letter: str) -> None:
-        """The key's last word names the next one."""
+        """Append the last entry under the current key, which names the next key."""
         new = signing_key(letter, self.key.name)
         index = self.add(EntryKind.KEY_ROTATED, tag="", repository="", extra={"key": str(new.verifier)})
         self.receipts.append(self.receipt(index))

@@ -1,4 +1,4 @@
-"""A registry on a real socket that counts what it is asked for, and answers a path as it is told to.
+"""A registry on a real socket that counts what it is asked for, and answers each path as configured.
 
 HEAD and GET of manifests and blobs (with ranges), pages of tags, referrers; pushes, with mounts, where `takes` says so. Each
 connection is HTTP/1.1 and kept alive.
@@ -176,7 +176,7 @@ class FakeUpstream:
             half = len(body) // 2
             writer.write(body[:half])
             await writer.drain()
-            await asyncio.sleep(self.slow_s)
+            await asyncio.sleep(self.slow_s)  # the slow upstream
             writer.write(body[half:])
             return
         writer.write(body)

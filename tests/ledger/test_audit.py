@@ -57,8 +57,8 @@ def test_a_whole_story_breaks_no_rule() -> None:
     assert said(raw) == [[]] * len(raw)
 
 
-def test_the_last_word_on_a_name_is_remembered() -> None:
-    """What a tag's row must say: meaning, binding, protection, and who said so last; and which rules are in force."""
+def test_the_last_entry_of_each_tag_is_kept() -> None:
+    """The audit knows what each tag's row must have: digest, seal, protection and actor; and which rules are in force."""
     audit = Audit()
     story: list[dict[str, Any]] = [
         {
@@ -132,8 +132,8 @@ def test_an_origin_known_beforehand_is_held_against_the_first_entry() -> None:
         ([FLOATS, {"kind": EntryKind.TAG_UNSEALED, "was": A}], "it unseals a tag that was never sealed"),
     ],
 )
-def test_each_lie_is_named(changes: list[dict[str, Any]], sentence: str) -> None:
-    """The last entry is the lie, and nothing else is said of it."""
+def test_each_contradiction_is_reported(changes: list[dict[str, Any]], sentence: str) -> None:
+    """The last entry is wrong, and only that is reported."""
     *before, last = said(lines(*changes))
 
     assert before == [[]] * len(before)
@@ -179,8 +179,8 @@ def observed(*changes: dict[str, Any]) -> list[list[str]]:
     return [audit.take(index, line) for index, line in enumerate(lines(*(values | change for change in changes)))]
 
 
-def test_a_story_of_observations_breaks_no_rule() -> None:
-    """Seen, moved, held, accepted, gone and back: a held digest changes nothing of what the tag means here."""
+def test_a_history_of_observations_breaks_no_rule() -> None:
+    """Seen, moved, held, accepted, gone and returned: a held digest does not change what the tag resolves to here."""
     story = observed(
         {"kind": EntryKind.LOG_STARTED, "repository": "", "tag": "", "digest": ""},
         {"previous": -1},

@@ -72,8 +72,8 @@ def test_a_witness_counts_once() -> None:
     assert open_checkpoint(raw, KEY.verifier, [witness.verifier]).cosignatures == (Cosignature(witness.name, 2),)
 
 
-def test_a_false_cosignature_spoils_the_checkpoint() -> None:
-    """Somebody has altered it; nothing in it is believed."""
+def test_a_false_cosignature_invalidates_the_checkpoint() -> None:
+    """A checkpoint that was altered is refused as a whole."""
     witness = WITNESSES[0]
     raw = format_note(TEXT, [KEY.sign(TEXT), witness.sign("another\n")])
     with pytest.raises(NoteInvalid):

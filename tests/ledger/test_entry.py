@@ -170,8 +170,8 @@ def test_garbage_is_refused_as_invalid(raw: bytes) -> None:
         (b'"salt":"0123', b'"salt":"X123'),
     ],
 )
-def test_what_encode_does_not_emit_is_not_read(old: bytes, new: bytes) -> None:
-    """One entry, one spelling: anything else could be hashed to another leaf and mean the same."""
+def test_only_canonical_encodings_are_read(old: bytes, new: bytes) -> None:
+    """Each entry has one encoding: another one would have another leaf hash and the same content."""
     assert LINE.count(old) == 1
 
     with pytest.raises(EntryInvalid):
@@ -205,8 +205,8 @@ def test_what_encode_does_not_emit_is_not_read(old: bytes, new: bytes) -> None:
         ),
     ],
 )
-def test_a_value_without_a_place_is_refused_with_its_name(values: dict[str, object], message: str) -> None:
-    """Writers are told what is wrong before anything is hashed."""
+def test_an_unknown_field_is_refused_with_its_name(values: dict[str, object], message: str) -> None:
+    """A writer gets the error before anything is hashed."""
     with pytest.raises(EntryInvalid) as caught:
         encode(changed(**values))
 

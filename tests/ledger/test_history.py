@@ -34,8 +34,8 @@ def test_a_whole_history_breaks_no_rule() -> None:
     assert [one.gone for one in history.of("latest")] == [False, False, True]
 
 
-def test_what_every_tag_meant_at_a_time() -> None:
-    """The last entry until then decides; what was gone is not there."""
+def test_what_every_tag_resolved_to_at_a_time() -> None:
+    """The last entry until then decides; a deleted tag is left out."""
     history = check(SHOP, lines(story()))
     then = {second: history.at(START_US + second * 1_000_000) for second in (0, 1, 4, 9)}
     meant = {second: {tag: said.entry.digest for tag, said in found.items()} for second, found in then.items()}
@@ -43,8 +43,8 @@ def test_what_every_tag_meant_at_a_time() -> None:
     assert meant == {0: {}, 1: {"latest": A}, 4: {"latest": B, "1.0.0": A}, 9: {"1.0.0": A}}
 
 
-def test_the_other_tags_of_an_image_are_named() -> None:
-    """All that ever meant it."""
+def test_the_other_tags_of_an_image_are_listed() -> None:
+    """All tags that ever resolved to it are listed."""
     history = check(SHOP, lines(story()))
 
     assert history.also(A, "latest") == ("1.0.0",)
@@ -52,8 +52,8 @@ def test_the_other_tags_of_an_image_are_named() -> None:
     assert history.also(B, "latest") == ()
 
 
-def test_what_is_said_of_an_image_is_no_meaning_of_its_tag() -> None:
-    """A record of a build that `latest` meant once says nothing of what it means now."""
+def test_a_record_about_an_image_is_no_move_of_its_tag() -> None:
+    """The record of a build to which `latest` once resolved does not say what it resolves to now."""
     ledger = story()
     ledger.add(EntryKind.BUILT, A, tag="latest", was="", previous=5, extra={})
     ledger.tags["shop/app", "latest"] = ""

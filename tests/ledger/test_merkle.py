@@ -115,7 +115,7 @@ def test_a_proof_holds_for_one_entry_at_one_index_in_one_tree(size: int, data: s
 
 @given(st.integers(2, 40), st.data())
 def test_a_fork_has_no_consistency_proof(size: int, data: st.DataObject) -> None:
-    """One old entry rewritten, and the proof leads to another root whatever is altered in it."""
+    """With one old entry rewritten, no change of the proof gives the old root."""
     entries = entries_of(size)
     old = data.draw(st.integers(1, size - 1))
     forked = list(entries)
@@ -135,8 +135,8 @@ def test_a_fork_has_no_consistency_proof(size: int, data: st.DataObject) -> None
         (3, slice(0, 3), 5, "the proof does not lead from entry 3 to the root of the tree of 5 entries"),
     ],
 )
-def test_what_is_wrong_with_an_inclusion_proof_is_said(index: int, cut: slice, size: int, sentence: str) -> None:
-    """The sentences a person reads when a receipt is no good."""
+def test_the_error_of_an_inclusion_proof_names_the_cause(index: int, cut: slice, size: int, sentence: str) -> None:
+    """These are the messages that a person reads when a receipt is invalid."""
     entries = entries_of(5)
     with pytest.raises(ProofInvalid) as caught:
         verify_inclusion(leaf_hash(entries[2]), index, size, inclusion(2, entries)[cut], tree_oracle.mth(entries))
@@ -153,8 +153,8 @@ def test_what_is_wrong_with_an_inclusion_proof_is_said(index: int, cut: slice, s
         (3, 3, 3, "the proof does not lead to the root of the new tree of 5 entries"),
     ],
 )
-def test_what_is_wrong_with_a_consistency_proof_is_said(old: int, old_of: int, new_of: int, sentence: str) -> None:
-    """The sentences a person reads when a ledger was rewritten."""
+def test_the_error_of_a_consistency_proof_names_the_cause(old: int, old_of: int, new_of: int, sentence: str) -> None:
+    """These are the messages that a person reads when a ledger was rewritten."""
     entries = entries_of(5)
     old_root, new_root = tree_oracle.mth(entries[:old_of]), tree_oracle.mth(entries[:new_of])
     with pytest.raises(ProofInvalid) as caught:

@@ -62,7 +62,7 @@ def test_a_cosignature_signs_a_header_a_time_and_the_text() -> None:
 
 
 def test_a_witness_signs_the_time_too() -> None:
-    """Whoever alters the time of a cosignature breaks it."""
+    """A cosignature whose time was altered is invalid."""
     raw = note_of(WITNESS)
     (signature,) = parse_note_unverified(raw).signatures
     later = type(signature)(signature.name, signature.key_id, (1_795_508_942).to_bytes(8) + signature.value[8:])
@@ -174,8 +174,8 @@ def test_a_note_is_utf_8() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "a\x00\n", "a\r\n"])
-def test_what_can_t_be_read_is_not_written(text: str) -> None:
-    """A text without its newline could not be told from one with it."""
+def test_a_note_that_could_not_be_parsed_is_not_written(text: str) -> None:
+    """A text without its final newline could not be distinguished from one with it."""
     with pytest.raises(NoteInvalid):
         format_note(text, [ALICE.sign(text)])
 
@@ -189,7 +189,7 @@ def test_garbage_is_refused_as_invalid(raw: bytes) -> None:
 
 @pytest.mark.parametrize("key", [ALICE, WITNESS])
 def test_keys_are_read_as_they_were_written(key: SigningKey) -> None:
-    """Both halves."""
+    """Private and public keys round-trip."""
 
     assert SigningKey.parse(key.private_text()) == key
     assert VerifierKey.parse(str(key.verifier)) == key.verifier

@@ -54,8 +54,8 @@ def test_any_steps_lead_to_the_same_tree(stops: list[int]) -> None:
 
 @given(st.integers(1, 1000), st.data())
 @settings(max_examples=settings().max_examples * 4 // 10)
-def test_proofs_come_out_of_the_tiles_that_are_said_to_be_needed(size: int, data: st.DataObject) -> None:
-    """Exactly those tiles are read, and the proofs are those of the definition."""
+def test_a_proof_reads_exactly_the_tiles_that_it_needs(size: int, data: st.DataObject) -> None:
+    """Exactly the announced tiles are read, and the proofs are those of the definition."""
     tree = grown(EMPTY, size)
     index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size))
     for path, proof in [

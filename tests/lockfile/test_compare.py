@@ -74,5 +74,5 @@ def test_several_images_for_one_platform_are_compared_as_a_set() -> None:
     ],
 )
 def test_an_age_is_written_in_its_largest_unit(ago_us: int, said: str) -> None:
-    """As a person would say it; a clock that runs behind makes nothing older than new."""
+    """The age reads naturally; with a clock that runs behind nothing is younger than new."""
     assert age(NOW_US - ago_us, NOW_US) == said

@@ -26,7 +26,7 @@ def test_the_name_of_a_reference_in_a_lock(typed: str, key: str) -> None:
 
 
 def test_an_image_is_found_whatever_digest_a_file_has_beside_its_tag() -> None:
-    """The lock says what the tag means; the file is compared with that."""
+    """The lock records what the tag resolves to; the file's digest is compared with it."""
     lock = lock_of(locked("nginx:1.25", 1), locked("nginx:1.26", 2))
 
     assert lock.find(Reference.parse(f"nginx:1.26@{digest(9)}")) == locked("nginx:1.26", 2)
@@ -42,7 +42,7 @@ def test_the_digests_of_an_image_are_those_that_a_host_may_show() -> None:
 
 
 def test_a_local_build_has_no_digest() -> None:
-    """Nobody can pull it."""
+    """A local build cannot be pulled."""
     image = locked("app:1", None)
 
     assert image.local_build
@@ -50,20 +50,20 @@ def test_a_local_build_has_no_digest() -> None:
 
 
 def test_an_image_is_named_by_tag_or_by_digest() -> None:
-    """Both would say two things, neither says nothing."""
+    """With both there would be two statements, with neither none."""
     for name in ("app", f"app:1@{digest(1)}"):
         with pytest.raises(LockInvalid, match="can't be locked"):
             locked(name, 1)
 
 
 def test_a_digest_is_locked_to_itself() -> None:
-    """A lock that leads one digest to another lies."""
+    """A lock that maps a digest to another one is invalid."""
     with pytest.raises(LockInvalid, match="locked to another"):
         locked(f"app@{digest(1)}", 2)
 
 
 def test_times_are_whole_seconds() -> None:
-    """What is written is what was meant."""
+    """The written time is the exact time of the lock."""
     with pytest.raises(LockInvalid, match="whole seconds"):
         LockedImage(Reference.parse("app:1"), digest(1), NOW_US + 1)
 
@@ -88,8 +88,8 @@ def test_a_digest_that_stands_alone_goes_by_latest_where_the_lock_has_that(typed
     assert str(key_in(Reference.parse(typed), known, same=same)) == key
 
 
-def test_image_ids_are_told_where_every_platform_has_one() -> None:
-    """Of an image of which one is not known, the one that a host has may be that one: nothing is held against the others."""
+def test_image_ids_are_listed_if_every_platform_has_one() -> None:
+    """If one ID is unknown, a host's image may be that one, so the other IDs prove no difference."""
     whole = locked("app:1", 1, ("linux/amd64", 2), ("linux/arm64", 3))
     partly = replace(whole, platforms=(whole.platforms[0], LockedPlatform("linux/arm64", digest(3), None)))
 

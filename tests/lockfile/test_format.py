@@ -89,8 +89,8 @@ def test_a_file_name_that_is_no_text_is_written_as_text() -> None:
     assert parse_lock(format_lock(Lock((odd,))).encode()).images[0].used == (Use("a\\udcff.yaml", "x"),)
 
 
-def test_platforms_that_were_not_read_are_said_to_be_missing() -> None:
-    """Of Docker Hub, where to read them counts as pulls; a local build has none, and elsewhere they are read."""
+def test_platforms_that_were_not_read_are_listed_as_missing() -> None:
+    """Reading them at Docker Hub counts as pulls; a local build has none, and elsewhere they are read."""
     names = ("nginx:1.25", "registry.example.com/shop/app:1", "docker.io/team/own:dev", "redis:7")
     images = [
         locked(names[0]),

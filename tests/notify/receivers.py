@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.client.listening import listening
+from tests.polling import until
 
 
 @dataclass(slots=True)
@@ -40,9 +41,7 @@ class Inbox:
 
     async def until(self, number: int, within_s: float = 90.0) -> None:
         """Wait until so many were delivered."""
-        async with asyncio.timeout(within_s):
-            while len(self.bodies) < number:  # noqa: ASYNC110 - deliveries run in another thread
-                await asyncio.sleep(0.02)
+        await until(lambda: len(self.bodies) >= number, f"{number} events are delivered", within_s)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -51,10 +50,10 @@ class Inbox:
         self.bodies.append(await reader.readexactly(length))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if not answer:
-            await asyncio.sleep(3600)
+            await asyncio.sleep(3600)  # the receiver that does not answer
         writer.write(answer)
         await writer.drain()
-        while answer.endswith(b"endless"):  # as long as somebody reads
+        while answer.endswith(b"endless"):  # as long as the client reads
             writer.write(b"x" * 65_536)
             await writer.drain()
             self.sent += 65_536
@@ -81,7 +80,7 @@ async def inbox(*answers: bytes) -> AsyncIterator[Inbox]:
 
 
 @contextmanager
-def inbox_beside(*answers: bytes) -> Iterator[Inbox]:
+def inbox_in_thread(*answers: bytes) -> Iterator[Inbox]:
     """A receiver in a thread of its own, for tests that run a verb to its end."""
     boxes: list[Inbox] = []
     listening, over = threading.Event(), threading.Event()

@@ -21,8 +21,10 @@ pytestmark = pytest.mark.slow
 SAID = [("boltseal: tag.moved", "it moved")]
 
 
-async def send(url: str, networks: tuple[Network, ...] = (), within_s: float = 30.0) -> None:
-    await AppriseReceiver("chat", url, networks, within_s).send(SAID)
+async def send(
+    url: str, networks: tuple[Network, ...] = (), within_s: float = 30.0, python: str = sys.executable
+) -> None:
+    await AppriseReceiver("chat", url, networks, within_s, python).send(SAID)
 
 
 async def test_a_receiver_gets_the_sentence_of_an_event() -> None:
@@ -92,18 +94,16 @@ async def test_an_unsupported_url_is_reported(url: str) -> None:
     assert url not in raised.value.message
 
 
-async def test_a_missing_interpreter_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_missing_interpreter_is_reported(tmp_path: Path) -> None:
     """After an upgrade: the event is retried later, and no message contains the URL."""
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
-
     with pytest.raises(NotDelivered, match=r"no delivery to chat: .*/gone: No such file") as raised:
-        await send("json://127.0.0.1/hunter2")
+        await send("json://127.0.0.1/hunter2", python=str(tmp_path / "gone"))
 
     assert "hunter2" not in raised.value.message
 
 
 async def test_a_receiver_that_hangs_times_out() -> None:
-    """Its process is killed, and its memory released."""
+    """The process is killed and its memory released."""
     async with inbox(HANGS) as hanging:
         with pytest.raises(NotDelivered, match="within 4 seconds"):
             await send(f"json://127.0.0.1:{hanging.port}/", within_s=4)
@@ -113,7 +113,7 @@ async def test_a_receiver_that_hangs_times_out() -> None:
 
 
 def what_others_see() -> bytes:
-    """Arguments and environment of the processes that tell through Apprise."""
+    """Return arguments and environment of the processes that deliver through Apprise."""
     seen = b""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

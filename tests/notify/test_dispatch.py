@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -20,11 +19,12 @@ import stamina
 from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
 from boltseal.notify.dispatch import Dispatcher, OutgoingEvent, Receiver, WebhookSender
-from boltseal.notify.outbox import Outbox, OutboxUnusable
 from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
+from tests.notify.outbox_state import undelivered, until_feed_read, until_undelivered
 from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
+from tests.polling import until
 
 REF = Reference.parse("localhost:5000/shop/app:1.4.2")
 MOVED = TagMoved(REF, Digest.of(b"a"), Digest.of(b"b"), True, "test")
@@ -67,22 +67,6 @@ def running(dispatcher: Dispatcher) -> Iterator[None]:
         thread.join(20)
 
 
-def waiting(path: Path) -> dict[str, int]:
-    outbox = Outbox(path / "outbox.db")
-    try:
-        return outbox.waiting()
-    finally:
-        outbox.close()
-
-
-async def until_waiting(path: Path, expected: dict[str, int]) -> dict[str, int]:
-    """What waits, once it is that: a receiver has an event a moment before the outbox knows."""
-    async with asyncio.timeout(60):
-        while (found := waiting(path)) != expected:  # noqa: ASYNC110 - deliveries run in another thread
-            await asyncio.sleep(0.05)
-    return found
-
-
 async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
     """In structured mode, with id, source and type; a delivered event does not wait."""
     async with inbox() as box:
@@ -91,7 +75,7 @@ async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
             dispatcher.notify(MOVED)
             dispatcher.notify(LOW)
             await box.until(2)
-            left = await until_waiting(tmp_path, {})
+            await until_undelivered(tmp_path, {})
         moved, low = box.events
 
     assert (moved["specversion"], moved["type"], moved["subject"]) == ("1.0", "boltseal.tag.moved.v1", str(REF))
@@ -99,7 +83,6 @@ async def test_an_event_arrives_as_a_cloudevent_once(tmp_path: Path) -> None:
     assert low["type"] == "boltseal.quota.low.v1"
     assert moved["id"] != low["id"]
     assert box.header(0, "webhook-id") == moved["id"]
-    assert left == {}
 
 
 async def test_each_receiver_gets_its_events(tmp_path: Path) -> None:
@@ -126,9 +109,8 @@ async def test_a_dead_receiver_delays_no_other(tmp_path: Path, dead: bytes) -> N
                 dispatcher.notify(MOVED)
             await good.until(5)
             await bad.until(1)
-            still = await until_waiting(tmp_path, {"bad": 5})
-            while not (troubles := dispatcher.troubles):  # noqa: ASYNC110 - as above
-                await asyncio.sleep(0.05)
+            await until_undelivered(tmp_path, {"bad": 5})
+            troubles = await until(lambda: dispatcher.troubles, "the failed delivery is reported")
         later = made(tmp_path, to(bad.url, "bad"))
         bad.answers = [OK]
         dispatcher = Dispatcher(
@@ -136,7 +118,6 @@ async def test_a_dead_receiver_delays_no_other(tmp_path: Path, dead: bytes) -> N
         )
         left = await dispatcher.deliver_now(10)
 
-    assert still == {"bad": 5}
     assert "delivery to bad failed and is retried" in troubles[0]
     assert left == {}
     assert later.troubles == ()
@@ -170,10 +151,10 @@ async def test_queued_events_are_on_disk_at_the_end(tmp_path: Path) -> None:
     """The next process delivers them."""
     dispatcher = made(tmp_path, to("http://127.0.0.1:1/"))
     with running(dispatcher):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # the dispatcher waits for events then, which it does not report
         dispatcher.notify(MOVED)
 
-    assert waiting(tmp_path) == {"a": 1}
+    assert undelivered(tmp_path) == {"a": 1}
 
 
 @pytest.mark.slow
@@ -184,22 +165,11 @@ async def test_an_unwritable_outbox_loses_nothing_while_the_process_runs(tmp_pat
         dispatcher = made(folder, to(box.url))
         with running(dispatcher):
             dispatcher.notify(MOVED)
-            await asyncio.sleep(0.5)
-            troubles = dispatcher.troubles
+            troubles = await until(lambda: dispatcher.troubles, "the unwritable outbox is reported")
             folder.mkdir()
             await box.until(1)
 
     assert "notifications can't be delivered" in troubles[0]
-
-
-async def begun(path: Path, at: int | None = None, name: str = "log") -> None:
-    """Wait until a log is read, from where it stood, or from there."""
-    while True:
-        outbox = Outbox(path / "outbox.db")
-        with contextlib.closing(outbox), contextlib.suppress(OutboxUnusable):
-            if (there := outbox.cursor(name)) is not None and at in (None, there):
-                return
-        await asyncio.sleep(0.05)
 
 
 class Log:
@@ -229,13 +199,13 @@ async def test_a_log_is_delivered_from_its_cursor_each_entry_once(tmp_path: Path
     log.entries = [LOW] * 100
     async with inbox() as box:
         with running(made(tmp_path, to(box.url), feed=log)):
-            await begun(tmp_path)
+            await until_feed_read(tmp_path)
             log.entries += [MOVED, LOW, MOVED]
             await box.until(3)
         log.entries += [MOVED]
         with running(made(tmp_path, to(box.url), feed=log)):
             await box.until(4)
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(1.2)  # longer than a round of deliveries: no event arrives twice
 
     assert [one["id"] for one in box.events] == ["log/100", "log/101", "log/102", "log/103"]
 
@@ -266,7 +236,7 @@ async def test_a_log_that_can_not_be_begun_does_not_stop_the_start(tmp_path: Pat
         troubles = dispatcher.troubles
         folder.mkdir()
         with running(dispatcher):
-            await begun(folder)
+            await until_feed_read(folder)
             log.entries += [MOVED]
             await box.until(1)
 
@@ -278,12 +248,12 @@ async def test_old_entries_of_a_log_are_not_delivered(tmp_path: Path) -> None:
     log = Log()
     async with inbox() as box:
         with running(made(tmp_path, to(box.url), feed=log)):
-            await begun(tmp_path)
+            await until_feed_read(tmp_path)
         log.entries += [LOW, MOVED]
         log.at_us = [1, clock_us()]
         with running(made(tmp_path, to(box.url), feed=log)):
             await box.until(1)
-            await begun(tmp_path, 2)
+            await until_feed_read(tmp_path, 2)
 
     assert [one["type"] for one in box.events] == ["boltseal.tag.moved.v1"]
 
@@ -295,10 +265,10 @@ async def test_a_truncated_log_is_continued(tmp_path: Path) -> None:
     log.entries = [LOW] * 10
     async with inbox() as box:
         with running(made(tmp_path, to(box.url), feed=log)):
-            await begun(tmp_path)
+            await until_feed_read(tmp_path)
         del log.entries[5:]
         with running(made(tmp_path, to(box.url), feed=log)):
-            await begun(tmp_path, 5)
+            await until_feed_read(tmp_path, 5)
             log.entries.append(MOVED)
             await box.until(1)
 
@@ -384,8 +354,8 @@ async def test_a_defect_of_one_receiver_affects_no_other(tmp_path: Path) -> None
         with running(dispatcher):
             dispatcher.notify(MOVED)
             await box.until(1)
-            left = await until_waiting(tmp_path, {"defect": 1})
+            await until_undelivered(tmp_path, {"defect": 1})
             await asyncio.sleep(2.5)  # two rounds more
 
     assert (defect.asked, unreadable.asked) == (1, 1)
-    assert left == {"defect": 1}
+    assert undelivered(tmp_path) == {"defect": 1}

@@ -106,6 +106,6 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
         (observation(EntryKind.ACCEPTED, None, digest=str(NEW), was=str(OLD)), None),
     ],
 )
-def test_an_observation_is_an_event_if_it_says_so(said: Entry, event: TagMoved | TagHeld | None) -> None:
-    """Under the upstream's own name."""
+def test_an_observation_of_a_move_is_an_event(said: Entry, event: TagMoved | TagHeld | None) -> None:
+    """The event has the upstream's own name."""
     assert event_of_observation(said) == event

@@ -193,8 +193,8 @@ def test_an_index_entry_of_another_type_is_a_blob() -> None:
     assert [link.kind for link in manifest.references()] == [LinkKind.CHILD, LinkKind.LAYER, LinkKind.LAYER]
 
 
-def test_foreign_layers_are_told_apart() -> None:
-    """A registry need not hold what may not be redistributed, or what says where else it lies."""
+def test_foreign_layers_are_recognised() -> None:
+    """A registry need not have layers that may not be redistributed or that list other URLs."""
     manifest = parse(
         image(
             layers=[named("foreign", FOREIGN), named("elsewhere", urls=["https://example.com/layer"]), named("here")],
@@ -235,8 +235,8 @@ def test_data_that_is_not_the_named_content_is_refused(data: str, says: str) -> 
 
 
 @pytest.mark.parametrize("document", [image(), index()])
-def test_the_type_may_be_said_by_the_header_or_the_document_or_both(document: dict[str, Any]) -> None:
-    """Content-Type alone, mediaType alone, both alike, with parameters and in any case: one type."""
+def test_the_type_may_come_from_the_header_or_the_document_or_both(document: dict[str, Any]) -> None:
+    """Content-Type alone, mediaType alone, both alike, with parameters and in any case give one type."""
     media_type = document["mediaType"]
     ways = [
         parse(document, None),
@@ -275,10 +275,10 @@ def test_the_type_may_be_said_by_the_header_or_the_document_or_both(document: di
         (without(image(), "schemaVersion"), OCI_MANIFEST, "missing required field schemaVersion"),
     ],
 )
-def test_a_type_that_is_not_said_not_alike_or_not_known_is_refused(
+def test_a_missing_contradictory_or_unknown_type_is_refused(
     document: dict[str, Any], content_type: str | None, says: str
 ) -> None:
-    """What the registry can't check it does not keep, and says in one sentence what it takes."""
+    """The registry does not store what it can't check, and the message lists the types that it accepts."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(document, content_type)
 
@@ -404,14 +404,14 @@ def test_a_descriptor_that_can_not_be_right_is_refused_with_its_place(descriptor
         (image(layers={}), "Expected array"),
     ],
 )
-def test_the_sentence_names_the_place(document: dict[str, Any], says: str) -> None:
-    """Whoever made the document finds what to mend."""
+def test_the_message_names_the_position(document: dict[str, Any], says: str) -> None:
+    """The author of the document finds what to correct."""
     with pytest.raises(ManifestInvalid, match=says):
         parse(document)
 
 
 def test_media_types_of_descriptors_may_have_parameters() -> None:
-    """The registry keeps any content, and says of it what its pusher said."""
+    """The registry stores any content and returns the media type with which it was pushed."""
     assert (
         parse(image(layers=[named("a", "text/plain; charset=utf-8")])).layers[0].media_type
         == "text/plain; charset=utf-8"
@@ -419,7 +419,7 @@ def test_media_types_of_descriptors_may_have_parameters() -> None:
 
 
 def test_sha512_descriptors_are_read() -> None:
-    """Both algorithms of the spec may name content."""
+    """Both algorithms of the spec are supported."""
     digest = str(Digest.of(b"a", "sha512"))
 
     assert str(parse(image(layers=[named("a", digest=digest)])).layers[0].digest) == digest
@@ -509,7 +509,7 @@ def test_a_content_type_that_is_none_is_refused(content_type: str) -> None:
 
 
 def test_every_accepted_type_is_named_in_the_refusal() -> None:
-    """Whoever is refused learns all that would be accepted."""
+    """The message lists all accepted types."""
     with pytest.raises(ManifestInvalid) as refused:
         parse(image(), "text/plain")
 

@@ -141,7 +141,9 @@ pairs = st.tuples(
 
 
 def first_wins(found: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A reader for whom the first of two equal keys counts, and who knows `Layers` for `layers`, as Go does."""
+    """Parse as a reader for which the first of two equal keys counts, and which accepts `Layers` for `layers`, as Go
+    does.
+    """
     known = {key.casefold(): key for key in KEYS}
     read: dict[str, Any] = {}
     for key, value in found:
@@ -152,10 +154,10 @@ def first_wins(found: list[tuple[str, Any]]) -> dict[str, Any]:
 @given(st.lists(pairs, max_size=3), documents)
 @example([("layers", [])], {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
 @example([("MANIFESTS", [])], {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": None, "layers": []})
-def test_an_accepted_document_means_the_same_to_readers_that_differ(
+def test_an_accepted_document_is_the_same_image_for_every_reader(
     more: list[tuple[str, Any]], document: dict[str, Any]
 ) -> None:
-    """First key or last key, letter by letter or in any case: whoever opens an accepted document sees the same image."""
+    """First key or last key, case-sensitive or not: every reader of an accepted document sees the same image."""
     every = [*more, *document.items()]
     text = "{" + ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in every) + "}"
     accepted = outcome(text.encode(), None)

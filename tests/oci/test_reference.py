@@ -100,7 +100,7 @@ def test_references_are_completed_as_docker_does(typed: str, registry: str, repo
 
 
 def test_tag_and_digest_are_both_kept() -> None:
-    """`name:tag@digest` says what a person reads and what is meant, and both stay."""
+    """`name:tag@digest` has the tag for people and the digest that counts, and keeps both."""
     reference = Reference.parse(f"busybox:latest@{DIGEST}")
 
     assert reference.tag == "latest"
@@ -147,8 +147,8 @@ def test_a_number_after_a_single_name_is_a_tag_and_not_a_port() -> None:
         ("localhost/" + "a" * 256, "at most 255"),
     ],
 )
-def test_what_docker_refuses_or_nobody_can_mean_is_refused(typed: str, says: str) -> None:
-    """A malformed reference is refused with one sentence that quotes what was typed."""
+def test_a_malformed_reference_is_refused(typed: str, says: str) -> None:
+    """The message is one sentence that quotes the input."""
     with pytest.raises(Invalid, match=says):
         Reference.parse(typed)
 
@@ -171,8 +171,8 @@ def test_a_reference_built_from_parts_is_complete_or_refused(registry: str, repo
         (f"shop/app:1.4.2@{DIGEST}", f"shop/app:1.4.2@{DIGEST}", "shop/app:1.4.2"),
     ],
 )
-def test_what_docker_adds_to_a_name_that_says_too_little(typed: str, complete: str, by_tag: str) -> None:
-    """`latest` to what has neither tag nor digest; and whoever goes by tags alone reads what has none as that."""
+def test_defaults_are_added_as_by_docker(typed: str, complete: str, by_tag: str) -> None:
+    """A reference without tag and digest gets `latest`; code that only looks at tags treats it so, too."""
     reference = Reference.parse(typed)
 
     assert reference.complete == Reference.parse(complete)

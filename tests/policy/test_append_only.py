@@ -16,7 +16,7 @@ from boltseal.policy.append_only import extends
 
 
 def signature(name: str, said: str = "") -> dict[str, Any]:
-    """A layer as cosign writes it: what was signed, and the signature beside it."""
+    """Return a layer as cosign writes it: the signed payload, and the signature beside it."""
     return {
         "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
         "digest": str(Digest.of(name.encode())),

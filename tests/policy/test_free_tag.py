@@ -71,8 +71,8 @@ def test_a_taken_or_tombstoned_tag_is_not_offered() -> None:
 
 
 @given(tags)
-def test_what_is_offered_is_a_tag_and_another_one(tag: str) -> None:
-    """A refusal never sends anybody to a tag that can't be pushed."""
+def test_the_proposed_tag_is_valid_and_another_one(tag: str) -> None:
+    """A refusal never proposes a tag that can't be pushed."""
     free = next_free(tag, nothing)
 
     if free is not None:

@@ -16,8 +16,8 @@ def test_without_grants_every_user_may_pull_and_push_everywhere_and_nothing_else
     assert grants.allowed("anybody", "any/where") == {Action.PULL, Action.PUSH}
 
 
-def test_without_a_login_nobody_may_do_anything() -> None:
-    """The default for somebody who is not known."""
+def test_anonymous_clients_have_no_rights_by_default() -> None:
+    """Without grants an anonymous client may do nothing."""
     assert parse_grants([], False).allowed(None, "any/where") == NOTHING
 
 
@@ -45,16 +45,16 @@ def test_no_right_contains_another() -> None:
     assert grants.allowed("root", "shop/app") == {Action.ADMIN}
 
 
-def test_a_star_means_every_user_and_nobody_without_a_login() -> None:
-    """`*` is whoever is known."""
+def test_a_star_matches_every_user_and_no_anonymous_client() -> None:
+    """`*` matches each client that has logged in."""
     grants = parse_grants([{"users": ["*"], "actions": ["pull", "push"]}], False)
 
     assert grants.allowed("anybody", "shop/app") == {Action.PULL, Action.PUSH}
     assert grants.allowed(None, "shop/app") == NOTHING
 
 
-def test_what_everybody_may_pull_everybody_may_only_pull() -> None:
-    """`anonymous_pull` opens the repositories its globs match, to users too, and gives nothing but pull."""
+def test_anonymous_pull_grants_only_pull() -> None:
+    """`anonymous_pull` opens the repositories its globs match, to users as well, and grants only pull."""
     grants = parse_grants([CI], ["public/**"])
 
     assert grants.allowed(None, "public/app") == {Action.PULL}
@@ -63,10 +63,8 @@ def test_what_everybody_may_pull_everybody_may_only_pull() -> None:
 
 
 @pytest.mark.parametrize(("anonymous_pull", "everything"), [(True, True), (False, False), (["a/**"], False)])
-def test_caches_on_the_way_may_keep_only_what_everybody_may_pull(
-    anonymous_pull: bool | list[str], everything: bool
-) -> None:
-    """Only where all is open to all may an answer be called public."""
+def test_only_public_repositories_may_be_cached_by_proxies(anonymous_pull: bool | list[str], everything: bool) -> None:
+    """An answer is only `public` if the repository is open to every client."""
     assert parse_grants([], anonymous_pull).all_may_pull is everything
 
 
@@ -85,8 +83,8 @@ def test_caches_on_the_way_may_keep_only_what_everybody_may_pull(
         ({"users": ["ci"], "actions": ["pull"], "repository": "Shop"}, 'repository = "Shop"'),
     ],
 )
-def test_a_grant_that_cannot_be_read_is_named_and_gives_nothing(table: dict[str, object], told: str) -> None:
-    """Doubt refuses: the server does not start with half of its grants."""
+def test_an_invalid_grant_is_reported_and_grants_nothing(table: dict[str, object], told: str) -> None:
+    """The server does not start with half of its grants."""
     with pytest.raises(GrantInvalid) as refused:
         parse_grants([CI, table], False)
 
@@ -94,20 +92,20 @@ def test_a_grant_that_cannot_be_read_is_named_and_gives_nothing(table: dict[str,
     assert told in refused.value.message
 
 
-def test_a_glob_of_anonymous_pull_that_cannot_be_read_is_named() -> None:
-    """A typing mistake there must not open, nor close, what was meant."""
+def test_an_invalid_glob_of_anonymous_pull_is_reported() -> None:
+    """A typing mistake must neither open nor close a repository."""
     with pytest.raises(GrantInvalid, match="anonymous_pull"):
         parse_grants([], ["public/**", "Öffentlich"])
 
 
-def test_more_grants_than_anybody_can_mean_are_refused() -> None:
-    """Each request asks all of them, so their number is bounded."""
+def test_too_many_grants_are_refused() -> None:
+    """Each request evaluates all grants, so their number is bounded."""
     with pytest.raises(GrantInvalid, match=f"at most {MAX_GRANTS}"):
         parse_grants([CI] * (MAX_GRANTS + 1), False)
 
 
-def test_the_ledger_is_read_by_those_who_were_granted_it() -> None:
-    """Its entries are of all repositories at once; no other right contains this one."""
+def test_the_ledger_needs_its_own_right() -> None:
+    """The entries are of all repositories at once; no other right contains this one."""
     everything = {"users": ["root"], "repository": "**", "actions": ["pull", "push", "delete", "admin"]}
     grants = parse_grants([everything, {"users": ["auditor"], "actions": ["ledger"]}], False)
 

@@ -60,7 +60,7 @@ def test_an_unknown_namespace_is_refused() -> None:
 
 @pytest.mark.parametrize("ns", ["docker.io", "quay.io"])
 def test_a_namespace_on_a_write_is_refused(ns: str) -> None:
-    """A push to, or a deletion at, somebody else's registry is nothing for us."""
+    """A push to, or a deletion at, another registry is not accepted here."""
     with pytest.raises(NamespaceRefused):
         resolve("library/node", ns, pushes=True)
     with pytest.raises(NamespaceRefused):
@@ -79,8 +79,8 @@ def test_what_was_ever_here_is_ours() -> None:
     assert resolve("library/node", here=("library/node",)) == ResolvedName(Repository("library/node"))
 
 
-def test_a_local_namespace_is_ours_before_the_first_push() -> None:
-    """Nobody can put an image of the hub in the place of ours."""
+def test_a_local_namespace_is_local_before_the_first_push() -> None:
+    """An image of the hub can never take the place of a local one."""
     assert resolve("shop/new") == ResolvedName(Repository("shop/new"))
 
 
@@ -131,8 +131,8 @@ def test_a_request_without_a_repository_may_name_a_namespace() -> None:
         RESOLVER.check_namespace("docker.io", writes=True)
 
 
-def test_local_repositories_may_not_lie_where_an_upstreams_belong() -> None:
-    """What its mirror brought may; what somebody pushed, or nobody knows who, may not."""
+def test_local_repositories_may_not_be_below_an_upstreams_prefix() -> None:
+    """What the mirror fetched may be there; repositories that were pushed, or of unknown origin, may not."""
     mirrored = ("docker.io/library/node", "mirror:docker.io")
 
     assert RESOLVER.reserved([mirrored, ("shop/app", "ci"), ("docker.io-like/app", "ci")]) is None
@@ -141,8 +141,8 @@ def test_local_repositories_may_not_lie_where_an_upstreams_belong() -> None:
     assert RESOLVER.reserved([("ghcr.io/a/b", "mirror:docker.io")]) == "ghcr.io/a/b"
 
 
-def test_what_a_name_would_mean_at_the_root_is_said_without_asking_what_is_here() -> None:
-    """Whether there is such a repository of ours is not to be learned from it."""
+def test_a_name_at_the_root_is_resolved_without_a_look_up() -> None:
+    """The answer must not reveal whether a local repository exists."""
     without = name_resolver(UPSTREAMS[1:], [], [])
     long = Repository("a" * 250)
 

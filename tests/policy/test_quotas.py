@@ -9,8 +9,8 @@ from boltseal.policy.quotas import MAX_QUOTAS, UNLIMITED, Quota, QuotaExceeded, 
 GIB = 1024**3
 
 
-def test_the_first_quota_that_names_a_user_is_theirs() -> None:
-    """Later ones, also larger ones, are somebody else's."""
+def test_the_first_matching_quota_applies() -> None:
+    """Later quotas, also larger ones, do not apply."""
     quotas = parse_quotas(
         [
             {"users": ["ci", "ana"], "max_bytes": "2 GiB"},
@@ -23,8 +23,8 @@ def test_the_first_quota_that_names_a_user_is_theirs() -> None:
     assert quotas.of("zoe").max_repositories == 3
 
 
-def test_every_user_is_everybody_with_a_login() -> None:
-    """Who has none is named by name."""
+def test_a_star_matches_every_user_with_a_login() -> None:
+    """Anonymous clients are matched by `anonymous`."""
     everybody = parse_quotas([{"users": ["*"], "max_bytes": 1}])
     nobody = parse_quotas([{"users": ["anonymous"], "max_bytes": 1}])
 
@@ -96,8 +96,8 @@ def test_a_size_is_a_number_with_or_without_a_unit(text: object, size: int) -> N
         ({"users": ["ci"], "max_repositories": True}, "max_repositories is"),
     ],
 )
-def test_a_table_that_can_not_be_read_is_refused(table: dict[str, object], said: str) -> None:
-    """The message says where, what was found and what was expected."""
+def test_an_invalid_quota_is_refused(table: dict[str, object], said: str) -> None:
+    """The message has the position, the value and what was expected."""
     with pytest.raises(QuotaInvalid) as refused:
         parse_quotas([table])
 

@@ -69,8 +69,10 @@ steps = st.one_of(
 
 
 @given(st.lists(steps, max_size=30))
-def test_a_name_that_was_ever_sealed_means_one_manifest(story: list[str | tuple[Identity, Mode, bool]]) -> None:
-    """Any order of pushes, deletes and changed rules: after the first seal the name means that manifest, or nothing."""
+def test_a_tag_that_was_ever_sealed_resolves_to_one_manifest(story: list[str | tuple[Identity, Mode, bool]]) -> None:
+    """For any order of pushes, deletes and changed rules: after the first seal the tag resolves to that manifest or to
+    nothing.
+    """
     state = UNUSED
     for step in story:
         bound_before = state.bound

@@ -36,8 +36,8 @@ def refusal(*tables: dict[str, Any]) -> str:
     return caught.value.message
 
 
-def test_a_name_is_enough() -> None:
-    """It is asked over TLS at its own name, every ten minutes, and what it has no more is served and told."""
+def test_an_upstream_needs_only_a_name() -> None:
+    """By default it is asked over TLS at its own name, every ten minutes; deleted tags are served and reported."""
     found = terms()
 
     assert found == UpstreamTerms(name="docker.io", authority="docker.io")
@@ -87,8 +87,8 @@ def test_every_key_means_what_it_says() -> None:
     assert terms(keep_bytes=1000).keep_bytes == 1000
 
 
-def test_what_looks_like_a_release_is_not_expected_to_move() -> None:
-    """Without a rule a moved release is told, and any other tag is followed."""
+def test_a_release_tag_is_not_expected_to_move() -> None:
+    """Without a rule the move of a release tag is reported, and other tags are followed."""
     assert terms().decide(NODE, Tag("16.13.0")) == MoveTerms(OnMove.ALERT)
     assert terms().decide(NODE, Tag("16.13")) == MoveTerms(OnMove.FOLLOW)
 
@@ -187,8 +187,8 @@ def test_a_name_is_missed() -> None:
     assert refusal({}) == 'upstream 1: name is missing; expected one such as "docker.io"'
 
 
-def test_two_upstreams_can_be_told_apart() -> None:
-    """By name, by address, and by who answers at the root."""
+def test_two_upstreams_must_differ() -> None:
+    """They differ in name, in address, and in which answers at the root."""
     ghcr = {"name": "ghcr.io"}
 
     assert "name" in refusal(HUB, {**HUB, "url": "https://other.example"})

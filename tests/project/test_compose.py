@@ -351,7 +351,7 @@ def test_a_link_is_a_compose_file_of_its_own_folder(tmp_path: Path) -> None:
 
 
 def test_an_override_may_be_a_link(tmp_path: Path) -> None:
-    """Compose loads it by default, wherever in the project it leads."""
+    """Compose loads the override by default, wherever in the project the link points."""
     files = {
         "compose.yaml": "services: {web: {image: shop/app:1}}\n",
         "dev/extra.yaml": "services: {web: {build: .}}\n",
@@ -437,7 +437,6 @@ def test_an_image_of_a_build_argument_needs_a_source_policy(tmp_path: Path) -> N
     assert "compose.yml" not in shown(pinned(root))
 
 
-@pytest.mark.lengthy
 def test_too_many_build_arguments_are_a_problem(tmp_path: Path) -> None:
     """Each would cause another read of a Dockerfile."""
     services = "".join(f"  s{number}: {{build: {{args: {{BASE: a}}}}}}\n" for number in range(70))

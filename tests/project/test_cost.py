@@ -88,7 +88,6 @@ async def test_tags_that_all_moved_cost_no_further_token(hub: FakeHub) -> None:
     assert hub.counted == {"token": 1, "HEAD manifest": MANY, "history": MANY, "GET manifest": MANY}
 
 
-@pytest.mark.lengthy
 async def test_on_docker_hub_nothing_is_counted_as_a_pull(hub: FakeHub) -> None:
     """HEADs are free there and a manifest GET is not, whatever moved."""
     image_refs = filled(hub, "docker.io")

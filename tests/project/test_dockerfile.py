@@ -38,7 +38,7 @@ def test_an_arg_before_from_is_pinned_in_its_default(tmp_path: Path) -> None:
 
 
 def test_one_arg_of_two_equal_from_lines_is_pinned_once(tmp_path: Path) -> None:
-    """Both texts are equal, so both resolve to one image."""
+    """The two texts are equal, so they resolve to one image."""
     assert shown(pinned(trap("dockerfile_same_text_twice", tmp_path))) == {"Dockerfile": ["ARG V=22@DIGEST"]}
 
 

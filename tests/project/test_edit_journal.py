@@ -14,11 +14,8 @@ import pytest
 
 from boltseal.files.atomic_files import Disk
 from boltseal.project.edit_journal import EditJournal, EditsRunning, JournaledFile, JournalStage, JournalUnusable
-from boltseal.project.edits import FileEdit
-from boltseal.project.source_files import SourceFile
+from tests.project.journaled_edits import AFTER, BEFORE, edits
 
-BEFORE = {"compose.yaml": b"a: 1\n", "deploy/web.yaml": b"b: 1\n"}
-AFTER = {"compose.yaml": b"a: 2\n", "deploy/web.yaml": b"b: 2\n"}
 LOCK = "boltseal.lock"
 
 EDITS = """
@@ -27,7 +24,7 @@ from pathlib import Path
 from boltseal.files.atomic_files import Disk
 from boltseal.project.edit_journal import EditJournal
 from boltseal.project.replace_files import replace_all
-from tests.project.test_edit_journal import edits
+from tests.project.journaled_edits import edits
 
 state, root, stage = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
@@ -57,10 +54,6 @@ with journal.held():
 """
 
 
-def edits() -> list[FileEdit]:
-    return [FileEdit(SourceFile.of(name, raw), SourceFile.of(name, AFTER[name])) for name, raw in BEFORE.items()]
-
-
 def contents(root: Path) -> dict[str, bytes]:
     return {name: (root / name).read_bytes() for name in (*BEFORE, LOCK)}
 
@@ -82,7 +75,6 @@ def killed(tmp_path: Path, root: Path, stage: str) -> EditJournal:
     return journal
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("stage", ["begun", "rename 1", "rename 2", "locking", "deploying"])
 def test_a_kill_in_any_stage_is_undone(tmp_path: Path, root: Path, stage: str) -> None:
     """The files and the lock are what they were, and the journal is gone."""
@@ -95,7 +87,6 @@ def test_a_kill_in_any_stage_is_undone(tmp_path: Path, root: Path, stage: str) -
     assert journal.read() is None
 
 
-@pytest.mark.lengthy
 def test_a_file_that_was_edited_since_keeps_all_files_as_they_are(tmp_path: Path, root: Path) -> None:
     """The user's edit is not lost, and no file is restored without the others."""
     journal = killed(tmp_path, root, "deploying")
@@ -108,7 +99,6 @@ def test_a_file_that_was_edited_since_keeps_all_files_as_they_are(tmp_path: Path
     assert journal.read() is None
 
 
-@pytest.mark.lengthy
 def test_a_lock_that_was_written_since_keeps_all_files_as_they_are(tmp_path: Path, root: Path) -> None:
     """A pull of the project brought another lock."""
     journal = killed(tmp_path, root, "deploying")

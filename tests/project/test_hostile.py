@@ -107,7 +107,6 @@ texts = st.lists(st.sampled_from(TOKENS), max_size=25).map("".join)
 contents = st.one_of(texts.map(str.encode), st.binary(max_size=40))
 
 
-@pytest.mark.lengthy
 @given(files=st.dictionaries(st.sampled_from(NAMES), contents, min_size=1, max_size=4))
 @example(files={"compose.yml": b"services: {a: &a {image: x, extends: {file: compose.yml, service: a}}, b: *a}"})
 @example(files={"compose.yml": b"services: [image]\nservices: {a: [x]}\n"})

@@ -207,8 +207,8 @@ def test_values_without_a_chart_are_read(tmp_path: Path) -> None:
     assert found.problems == ()
 
 
-def test_a_resource_in_a_file_called_values_is_one(tmp_path: Path) -> None:
-    """Its content has priority over its name."""
+def test_a_resource_in_a_file_called_values_is_read(tmp_path: Path) -> None:
+    """The content of a file has priority over its name."""
     text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n"
 
     assert names(found_in(written(tmp_path, {"values.yaml": text}))) == [("Pod spec.containers[a].image", "nginx:1.25")]

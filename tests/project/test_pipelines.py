@@ -121,7 +121,7 @@ def test_more_patterns_than_gitlab_takes_are_not_followed(tmp_path: Path) -> Non
 
 
 def test_a_jobs_variables_change_inherited_images(tmp_path: Path) -> None:
-    """Its own variables override those of the job that it extends, which override the file's."""
+    """A job's variables override those of the job that it extends, which override the file's."""
     text = """variables: {V: "1", KIND: slim}
 .base: {image: "ruby:$V-$KIND", services: ["redis:$V"]}
 .two: {extends: .base, variables: {V: "2"}}
@@ -156,7 +156,6 @@ def test_jobs_that_extend_each_other_end(tmp_path: Path) -> None:
     assert ("b.image", "x:1") in names(found_in(written(tmp_path, {".gitlab-ci.yml": text})))
 
 
-@pytest.mark.lengthy
 def test_too_many_inherited_images_are_a_problem(tmp_path: Path) -> None:
     """A thousand jobs with a thousand services would be a million references."""
     services = ", ".join(f"'x{number}:$V'" for number in range(200))

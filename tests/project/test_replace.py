@@ -16,16 +16,9 @@ from boltseal.project.edits import FileEdit
 from boltseal.project.replace_files import FileChanged, FilesNotWritten, replace_all
 from boltseal.project.source_files import SourceFile
 from tests.fakes.disk import FailingDisk
+from tests.project.edited_files import NAMES, changes
 from tests.project.projects import written
 from tests.small_disk import small_disk
-
-NAMES = ("a/one.yml", "a/two.yml", "b/three.yml")
-
-
-def changes() -> list[FileEdit]:
-    """Return edits of `old` to `new` in three files of two folders."""
-    before = [SourceFile.of(name, f"{name}: old\r\n".encode()) for name in NAMES]
-    return [FileEdit(source, source.with_text(source.text.replace("old", "new"))) for source in before]
 
 
 def project(folder: Path) -> Path:
@@ -179,7 +172,7 @@ def test_a_file_that_became_a_link_meanwhile_is_not_followed(tmp_path: Path) -> 
 
 
 def test_modes_and_links_stay(tmp_path: Path) -> None:
-    """A link still leads to the file, and the file keeps its mode."""
+    """A link still points to the file, and the file keeps its mode."""
     root = project(tmp_path)
     (root / "a/one.yml").chmod(0o751)
     (root / "a/two.yml").chmod(0o600)
@@ -226,7 +219,7 @@ import os, signal, sys
 from pathlib import Path
 from boltseal.project.replace_files import replace_all
 from boltseal.files.atomic_files import Disk
-from tests.project.test_replace import changes
+from tests.project.edited_files import changes
 
 class Killed(Disk):
     calls = 0

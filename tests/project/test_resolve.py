@@ -190,7 +190,7 @@ def test_the_name_of_a_platform(platform: Platform | None, name: str) -> None:
 
 
 async def test_a_registry_with_an_unreadable_ledger_is_not_asked(hub: FakeHub) -> None:
-    """Its tags would not be trusted; other registries are asked, each ledger once."""
+    """The registry's tags would not be trusted; other registries are asked, each ledger once."""
     publish(hub, "library/node:16.13", image("node"))
     node, other = references("node:16.13", "quay.io/library/node:16.13")
     looked = []

@@ -41,7 +41,7 @@ def test_one_broken_file_does_not_stop_the_rest(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    """Its size is checked first."""
+    """The size is checked before the file is read."""
     root = written(tmp_path, {"compose.yml": COMPOSE})
     os.truncate(root / "compose.yml", 50 * 1024 * 1024)
     found = scan(root)
@@ -92,7 +92,7 @@ def test_a_link_out_of_the_project_is_not_followed(tmp_path: Path) -> None:
     assert [problem.path for problem in named.problems] == ["../outside/compose.yml", "folder"]
 
 
-def test_a_dotenv_that_leads_out_of_the_project_is_not_read(tmp_path: Path) -> None:
+def test_a_dotenv_link_out_of_the_project_is_not_read(tmp_path: Path) -> None:
     """Otherwise a project could show a secret of the machine as a tag."""
     outside = written(tmp_path / "outside", {".env": "SECRET=s3cret\n"})
     root = written(tmp_path / "project", {"compose.yml": "services: {web: {image: 'a:${SECRET}'}}\n"})

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,7 +42,6 @@ def tag_of(text: str) -> str:
     return text.partition("@")[0].rpartition("/")[2].partition(":")[2]
 
 
-@pytest.mark.lengthy
 @settings(max_examples=settings().max_examples * 3 // 2)
 @given(texts, values, values)
 def test_no_value_of_a_variable_combines_a_digest_with_another_tag(

@@ -91,7 +91,7 @@ def test_a_dockerfile_template_without_expressions_in_from_is_read(tmp_path: Pat
 
 
 def test_a_literal_image_in_a_templated_manifest_is_reported(tmp_path: Path) -> None:
-    """Its braces are elsewhere; the image would be deployed by its tag unnoticed."""
+    """The template's braces are elsewhere; the image would be deployed by its tag unnoticed."""
     text = "{{- if on }}\napiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, image: nginx:1.25}]}\n{{- end }}\n"
     found = found_in(written(tmp_path, {"pod.yaml": text, "other.yaml": "apiVersion: {{ x }}: y\n"}))
 

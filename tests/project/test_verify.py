@@ -260,7 +260,7 @@ async def test_a_pin_to_one_platform_is_found_without_reading_an_index(hub: Fake
 
 
 async def test_a_pin_that_is_gone_can_not_be_deployed(hub: FakeHub) -> None:
-    """Its registry has lost it."""
+    """The registry has lost the pinned image."""
     document = put(hub, "app")
     pinned = image_ref(f"{RELEASE}@{document.digest}")
     lock = await locked(hub, [pinned])

@@ -1,4 +1,4 @@
-"""Images made on the spot, as the bytes and the OCI image layouts that tools copy from.
+"""Images made for tests, as the bytes and the OCI image layouts that tools copy from.
 
 An image here holds one file, `app`. Everything is a function of its content, so that making an image twice
 gives the same digests. Nothing comes from a network.

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cli.program import Run, call, clean_environment
+from tests.polling import wait_until
 from tests.real.sleeper import SLEEP, publish, sleeper
 from tests.real.tools import Docker
 from tests.servers import Server
@@ -139,8 +139,7 @@ def started(front: Shopfront, *arguments: str) -> subprocess.Popen[bytes]:
 def until_step(front: Shopfront, number: int, step: str) -> None:
     """Wait until a release is at a step."""
     record = front.state / "releases" / front.name / str(number) / "release.json"
-    for _ in range(1200):
-        if record.exists() and f'"step": "{step}"' in record.read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"release {number} was never {step}")
+    wait_until(
+        lambda: record.exists() and f'"step": "{step}"' in record.read_text(),
+        f"release {number} is at the step {step}",
+    )

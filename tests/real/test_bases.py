@@ -139,8 +139,8 @@ def yard(
     yield Yard(used, registry, repository, tmp_path, environment, plain, ("docker", "-H", docker.host, "push"))
 
 
-def test_a_base_that_moves_is_told_and_the_rebuild_is_current_again(yard: Yard) -> None:
-    """And what was built of the same before is not built again."""
+def test_a_moved_base_is_reported_and_the_rebuild_is_current(yard: Yard) -> None:
+    """An image that was built from the same base before is not rebuilt."""
     was = yard.base("node", "ab")
     lines = f"FROM {yard.ref('node')}\nCOPY c /\n"
     app = yard.app("app", lines)
@@ -204,8 +204,8 @@ def test_only_another_platform_or_an_attestation_of_the_index_changed(yard: Yard
 
 
 @pytest.mark.parametrize("builder", ["docker"])
-def test_a_base_that_is_gone(yard: Yard) -> None:
-    """That can't be told, and is said."""
+def test_a_deleted_base_is_unknown(yard: Yard) -> None:
+    """The result is unknown, with the reason."""
     yard.base("node", "ab")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
     url = f"{yard.registry.server.url}/v2/{yard.name}/node/manifests/latest"
@@ -217,7 +217,7 @@ def test_a_base_that_is_gone(yard: Yard) -> None:
 
 @pytest.mark.parametrize("builder", ["buildah"])
 def test_a_base_that_was_compressed_with_zstd(yard: Yard) -> None:
-    """The same layers, under other digests."""
+    """The layers are the same under other digests."""
     was = yard.base("node", "ab")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
     packed = ("--format", "oci", "--compression-format", "zstd", "--force-compression")
@@ -284,7 +284,7 @@ def test_a_chain_is_rebuilt_in_order(yard: Yard, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("builder", ["buildah"])
 def test_a_squashed_image_is_known_by_its_record(yard: Yard) -> None:
-    """Its layers tell nothing any more; what was written down does."""
+    """The layers of a squashed image prove nothing; the record of its build does."""
     yard.base("node", "ab")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n", "--", "--squash", "--layers=false")
     before = yard.status(app)
@@ -295,8 +295,8 @@ def test_a_squashed_image_is_known_by_its_record(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("builder", ["docker"])
-def test_a_tag_of_ones_own_is_moved_back_to_what_was_built_before(yard: Yard) -> None:
-    """That it was built once is not that the tag means it."""
+def test_a_moved_tag_is_moved_back_to_an_earlier_build(yard: Yard) -> None:
+    """That an image was built once does not mean that the tag resolves to it."""
     one, other = (f"FROM scratch\nCOPY {letter} /\n" for letter in "ab")
     for lines in (one, other, one):
         yard.app("app", lines, "--tag", "latest")
@@ -321,7 +321,7 @@ BOTH = ("--platform", "linux/amd64,linux/arm64")
 
 @pytest.mark.parametrize("builder", ["containerd", "buildah"])
 def test_an_image_for_several_platforms_is_one_tag(yard: Yard) -> None:
-    """Each of its platforms stands on the base's image for that; what moves for one of them is old for that one."""
+    """Each platform is based on the base's image for it; a move for one platform makes only that one outdated."""
     yard.app("node", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "latest")
     before = yard.digest("node")
     done = yard.build("app", f"FROM {yard.ref('node')}\nCOPY c /\n", *BOTH)
@@ -358,7 +358,7 @@ def test_a_daemon_that_pushes_parts_under_the_tag_has_no_parts_to_push(yard: Yar
 
 @pytest.mark.parametrize("builder", ["containerd"])
 def test_a_push_of_several_platforms_that_is_refused_records_nothing(yard: Yard) -> None:
-    """As a push by the builder's own program: the tag is sealed, and means what it meant."""
+    """The builder's own push is refused: the tag is sealed and resolves to what it did."""
     yard.app("app", "FROM scratch\nCOPY a /\n", *BOTH, "--tag", "1.0.0")
     before = yard.digest("app", "1.0.0")
     done = yard.build("app", "FROM scratch\nCOPY b /\n", *BOTH, "--tag", "1.0.0")

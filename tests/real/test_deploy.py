@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import httpx2
 import pytest
 
 from tests import servers
+from tests.cli.program import Run
+from tests.polling import wait_until
 from tests.programs import program
 from tests.real.shopfront import ENDS, HEALTHY, ILL, Shopfront, started, until_step
 from tests.real.tools import Docker
@@ -738,13 +739,14 @@ def test_a_release_that_runs_is_in_the_ledger(front: Front, docker: Docker, tmp_
         key = shop.run("ledger", "key", "--data", tmp_path / "data").out.strip()
         assert shop.run("ledger", "trust", server.address, key).code == 0
         shop.deployed()
-        for _ in range(100):  # it is signed a moment after
-            told = shop.run("history", shop.image("1.0.0"), "--json")
-            if "released" in told.out:
-                break
-            time.sleep(0.05)
 
+        def recorded() -> Run | None:
+            run = shop.run("history", shop.image("1.0.0"), "--json")
+            return run if "released" in run.out else None
+
+        told = wait_until(recorded, "the ledger's checkpoint covers the release")
+
+    assert told is not None
     assert told.code == 0, told.err
-    assert "released" in told.out
     assert "hush" not in told.out
     assert f"release 1 of {shop.name}" in told.out

@@ -76,8 +76,8 @@ def test_what_is_locked_is_not_built(shop: Shopfront) -> None:
     assert shop.releases()[0]["services"][0]["digest"].startswith("sha256:")
 
 
-def test_what_was_built_is_recorded_by_its_id_and_said_to_be_unproven(shop: Shopfront) -> None:
-    """With `--require-scrub` too; the same image runs on without `--build`, and another one is refused."""
+def test_a_build_is_recorded_by_its_id_as_unproven(shop: Shopfront) -> None:
+    """Also with `--require-scrub`; the same image continues without `--build`, and another one is refused."""
     both(shop, "2.0.0")
     done = shop.run("deploy", "--build", "--require-scrub")
     image = shop.docker.run("image", "inspect", "--format", "{{.Id}}", shop.image("2.0.0")).checked().strip()

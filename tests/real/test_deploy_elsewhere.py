@@ -179,8 +179,8 @@ def test_what_ran_on_one_engine_is_not_put_back_on_another(
     [("podman", "storage driver vfs"), ("docker-by-ssh", "is on another host")],
     indirect=["shop"],
 )
-def test_nothing_is_started_that_can_not_be_proven(shop: Shopfront, registry: Callable[[], None], why: str) -> None:
-    """With --require-scrub: exit code 3 and the reason; without, it is said beside."""
+def test_an_unproven_image_is_not_started(shop: Shopfront, registry: Callable[[], None], why: str) -> None:
+    """With --require-scrub the exit code is 3 with the reason; without it, the reason is printed."""
     shop.publish("1.0.0")
     plain(shop, "1.0.0")
     shop.locked()
@@ -197,7 +197,7 @@ def test_nothing_is_started_that_can_not_be_proven(shop: Shopfront, registry: Ca
 
 @pytest.mark.parametrize("shop", ["podman"], indirect=True)
 def test_a_check_that_podman_does_not_run_is_explained(shop: Shopfront, registry: Callable[[], None]) -> None:
-    """Its checks are run by systemd: without one they never decide."""
+    """Podman's health checks are run by systemd: without it they have no result."""
     shop.publish("1.0.0")
     shop.web("1.0.0", HEALTHY)
     shop.locked()

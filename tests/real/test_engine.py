@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from boltseal.engines.api import Engine, EngineProgress, NoSuchImage, connected
 from boltseal.engines.inventory import ContainerHealth, ImageStoreKind, State
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
+from tests.polling import until_answer
 from tests.real.boxes import started
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 async def engine(engine_address: EngineAddress, engine_store: ImageStoreKind) -> AsyncIterator[Engine]:
-    """The door to it."""
+    """A connected engine."""
     async with connected(engine_address) as opened:
         assert await opened.store() is engine_store
         yield opened
@@ -92,10 +92,10 @@ async def test_a_name_that_nothing_has(engine: Engine) -> None:
             await engine.image(name)
 
 
-async def test_how_containers_are_and_what_they_wrote(
+async def test_containers_have_their_state_and_log(
     engine: Engine, engine_address: EngineAddress, registry: Registry, repository: str
 ) -> None:
-    """One that ended badly after it had said something on both streams, one with a terminal, one that is checked."""
+    """One ended with an error after output on both streams, one has a terminal, one has a health check."""
     image = _pushed(registry, repository)
     pulled = await engine.pull(image)
     say = "/busybox printf 'one\\ntwo\\n'; /busybox printf 'oh\\n' >&2; exit 3"
@@ -114,8 +114,7 @@ async def test_how_containers_are_and_what_they_wrote(
 
 
 async def _until(engine: Engine, id_: str, state: State) -> None:
-    for _ in range(300):
-        if (await engine.container(id_)).state is state:
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError(f"the container is not {state}")
+    async def reached() -> bool:
+        return (await engine.container(id_)).state is state
+
+    await until_answer(reached, f"the container is {state}")

@@ -66,10 +66,10 @@ def test_the_same_image_can_be_pushed_again(tool: Tool, registry: Registry, repo
     assert registry.digest(repository, "1.4.2") == first
 
 
-def test_another_image_under_a_published_tag_is_refused_in_words(
+def test_another_image_under_a_published_tag_is_refused_with_a_message(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """The person who pushes reads which tag is sealed, at what, since when, by whom, and what to do instead."""
+    """The message has the sealed tag, its digest, the time, the actor, and what to do instead."""
     reference = f"{registry.host}/{repository}:1.4.2"
     tool.push(tool.image(os.urandom(1000)), reference).checked()
     sealed = short(registry.digest(repository, "1.4.2"))
@@ -101,7 +101,7 @@ def test_after_a_refused_push_the_tag_still_means_the_first_image(
 
 
 def test_latest_moves(tool: Tool, registry: Registry, repository: str) -> None:
-    """A floating tag means what was pushed last."""
+    """A floating tag resolves to what was pushed last."""
     reference = f"{registry.host}/{repository}:latest"
     second = os.urandom(1000)
     tool.push(tool.image(os.urandom(1000)), reference).checked()
@@ -111,10 +111,10 @@ def test_latest_moves(tool: Tool, registry: Registry, repository: str) -> None:
     assert tool.pull(reference) == second
 
 
-def test_what_latest_meant_before_can_still_be_pulled_by_digest(
+def test_what_latest_resolved_to_before_can_be_pulled_by_digest(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """Whoever deployed the displaced image by its digest can deploy it again."""
+    """A displaced image that was deployed by digest can be deployed again."""
     first = os.urandom(1000)
     tool.push(tool.image(first), f"{registry.host}/{repository}:latest").checked()
     displaced = registry.digest(repository, "latest")

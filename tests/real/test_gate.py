@@ -15,7 +15,7 @@ from tests.real.tools import Docker, Skopeo, Tool, run
 from tests.servers import Server
 
 NAME = "hub.example"
-TOTALS_S = 1.5
+TOTALS_S = 1.5  # longer than workers take to save their metrics, which are compared for equality
 """How long it takes at most until one worker's sums are among the others'."""
 
 pytestmark = pytest.mark.real
@@ -95,10 +95,10 @@ def test_a_layer_that_upstream_has_is_mounted_there(
     """The same image in another repository costs upstream no byte."""
     image = docker.image(os.urandom(300_000))
     docker.push(image, f"{gate.host}/{NAME}/{repository}:1.0.0").checked()
-    time.sleep(TOTALS_S)
+    time.sleep(TOTALS_S)  # the worker saves its metrics meanwhile
     before = counted(gate, "boltseal_gate_blobs_passed_on_total"), counted(gate, "boltseal_gate_blobs_mounted_total")
     docker.push(image, f"{gate.host}/{NAME}/{repository}-too:1.0.0").checked()
-    time.sleep(TOTALS_S)
+    time.sleep(TOTALS_S)  # the worker saves its metrics meanwhile
 
     assert upstream.digest(f"{repository}-too", "1.0.0") == upstream.digest(repository, "1.0.0")
     assert counted(gate, "boltseal_gate_blobs_passed_on_total") == before[0]

@@ -20,14 +20,14 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Somebody else's registry, which knows no referrers."""
+    """A registry that does not support referrers."""
     with servers.docker_registry(tmp_path_factory.mktemp("upstream")) as server:
         yield Registry(server)
 
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory, upstream: Registry) -> Iterator[Registry]:
-    """A boltseal before it, with two workers. What somebody pushes past it is seen at once."""
+    """A boltseal push proxy before it, with two workers, that resolves tags at each request."""
     config = f'[[upstream]]\nname = "{NAME}"\nurl = "http://{upstream.host}"\npush = true\nfresh = "0s"\n'
     with servers.boltseal(tmp_path_factory.mktemp("gate") / "data", config=config, workers=2) as server:
         yield Registry(server)
@@ -42,13 +42,13 @@ def digest(skopeo: Skopeo, gate: Registry, upstream: Registry, repository: str) 
 
 @pytest.fixture
 def image(gate: Registry, repository: str, digest: str) -> str:
-    """The same as the gate knows it."""
+    """The reference of the image at the push proxy."""
     return f"{gate.host}/{NAME}/{repository}@{digest}"
 
 
 @pytest.fixture
 def there(upstream: Registry, repository: str, digest: str) -> str:
-    """The same as upstream knows it."""
+    """The reference of the image at the upstream."""
     return f"{upstream.host}/{repository}@{digest}"
 
 
@@ -79,8 +79,8 @@ def test_a_signature_kept_as_a_referrer_goes_through(
     assert {each["digest"] for each in listed["manifests"]} == {each["digest"] for each in fallback["manifests"]}
 
 
-def test_signatures_that_somebody_made_past_the_gate_verify_through_it(cosign: Cosign, image: str, there: str) -> None:
-    """What upstream has is served; what was signed past the gate can't be overwritten through it."""
+def test_signatures_made_at_the_upstream_verify_through_the_push_proxy(cosign: Cosign, image: str, there: str) -> None:
+    """Upstream's signatures are served, and can't be overwritten through the push proxy."""
     cosign.sign(there, "stranger").checked()
     verified = cosign.verify(image)
     cosign.sign(image, "builder")

@@ -67,7 +67,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A tool as somebody uses it who keeps his logins in one file."""
+    """A tool with one file of logins, as a user has it."""
 
     login: Callable[[str, str], Said]
     logout: Callable[[], Said]
@@ -168,8 +168,8 @@ def test_a_login_that_may_only_pull_is_refused_with_the_reason(client: Client, r
     assert f"prod may not push in {repository}" in refused.text
 
 
-def test_without_the_authority_nobody_is_asked(guarded: Guarded, tmp_path: Path) -> None:
-    """A certificate that nobody vouches for ends it before a password is sent."""
+def test_an_unknown_authority_ends_the_login_before_the_password(guarded: Guarded, tmp_path: Path) -> None:
+    """A certificate of an unknown authority ends the connection before a password is sent."""
     for tool in ("podman", "skopeo", "oras"):
         flags = ("--registry-config",) if tool == "oras" else ("--authfile",)
         said = run(tool, "login", *flags, str(tmp_path / "auth.json"), "-u", "ci", "-p", PASSWORD, guarded.host)

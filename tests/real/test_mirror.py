@@ -121,8 +121,8 @@ def test_podman_pulls_through_registries_conf(
     assert mirrored.counted("mirror_blobs_fetched") == 2
 
 
-def test_a_hub_of_today_is_told_as_it_is(mirrored: Mirrored) -> None:
-    """docker-registry's tags, and its having no referrers API: the fallback tag is looked for instead."""
+def test_a_registry_without_referrers_is_mirrored(mirrored: Mirrored) -> None:
+    """docker-registry has no referrers API: the fallback tag is read instead."""
     tags = httpx2.get(f"{mirrored.url}/v2/docker.io/library/app/tags/list", trust_env=False)
     head = httpx2.head(f"{mirrored.url}/v2/docker.io/library/app/manifests/1.4.2", trust_env=False)
     digest = head.headers["docker-content-digest"]

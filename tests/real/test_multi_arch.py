@@ -108,7 +108,7 @@ def test_an_image_cannot_be_deleted_from_under_a_sealed_index(
 def test_docker_pulls_the_image_of_its_own_architecture(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """The index leads each machine to its image."""
+    """The index has an image for each architecture."""
     contents = {"amd64": os.urandom(1000), "arm64": os.urandom(1000)}
     reference = f"{registry.host}/{repository}:2.0.0"
     push_with_skopeo(index_layout(tmp_path / "index", contents), reference).checked()

@@ -173,7 +173,7 @@ def test_a_component_means_the_digest_to_kustomize(tmp_path: Path) -> None:
 
 
 def pin_by_registry(root: Path, registry: Registry) -> set[str]:
-    """Pin a project by the verb to what its tags mean now; the digests that it has then."""
+    """Pin a project with the command to what its tags resolve to now; return the digests that it has then."""
     assert registry.host.startswith("127.0.0.1:")  # which a project may name without the user having allowed it
     told = run_boltseal("pin", "--write", "--project", root)
     assert told.code == 0, told.err
@@ -185,7 +185,7 @@ def pin_by_registry(root: Path, registry: Registry) -> set[str]:
 def test_a_build_from_a_pinned_dockerfile_keeps_its_base_when_the_tag_moves(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """FROM by way of an ARG, and `COPY --from`: BuildKit pulls what was pinned, and not what the tag means by then."""
+    """FROM with an ARG, and `COPY --from`: BuildKit pulls the pinned digest, not what the tag resolves to by then."""
     name = f"{registry.host}/{repository}"
     docker.push(docker.image(b"the first base"), f"{name}:latest").checked()
     docker.push(docker.image(b"the tool"), f"{name}/tool:1.0.0").checked()

@@ -65,12 +65,12 @@ class Shop:
         return publish(self.registry.host, self.repository, tag, sleepers(f"{self.repository} {words}"))
 
     def lock(self) -> None:
-        """Lock what its name means. A lock's times are whole seconds: what is done before and after is so by them too."""
-        time.sleep(1.1)
+        """Lock the tag, in another second than what came before and after: the times of a lock are whole seconds."""
+        _wait_for_the_next_second()
         (self.project / "compose.yaml").write_text(f"services: {{web: {{image: '{self.name}'}}}}\n")
         done = program.call("lock", "--update", "--project", self.project)
         assert done.code == 0, done.err
-        time.sleep(1.1)
+        _wait_for_the_next_second()
 
     def start(self, image: str = "") -> None:
         """Start the service anew, from what its name means on the host."""
@@ -89,6 +89,10 @@ class Shop:
         assert done.code == code, done.out + done.err
         assert found["reason"] or code == 0
         return str(found["status"])
+
+
+def _wait_for_the_next_second() -> None:
+    time.sleep(1.01 - time.time() % 1)  # the clock is what this waits for
 
 
 @pytest.fixture

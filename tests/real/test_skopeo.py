@@ -22,8 +22,8 @@ def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
     return f"docker://{reference}"
 
 
-def test_an_image_is_looked_at(image: str, registry: Registry, repository: str) -> None:
-    """`skopeo inspect` shows the digest that the tag means, and all tags."""
+def test_an_image_is_inspected(image: str, registry: Registry, repository: str) -> None:
+    """`skopeo inspect` shows the digest to which the tag resolves, and all tags."""
     seen = json.loads(run("skopeo", "inspect", "--tls-verify=false", image).checked())
 
     assert seen["Digest"] == registry.digest(repository, "1.0.0")
@@ -41,7 +41,7 @@ def test_an_image_is_copied_inside_the_registry(image: str, registry: Registry, 
 
 
 def test_an_image_converted_to_dockers_format_is_another_image(image: str, registry: Registry, repository: str) -> None:
-    """The same layers under another manifest are another digest, and a sealed tag knows."""
+    """The same layers under another manifest are another digest, which a sealed tag refuses."""
     sealed = registry.digest(repository, "1.0.0")
 
     said = run(
@@ -69,7 +69,7 @@ def test_a_repository_is_mirrored_whole(
 
 
 def test_a_sealed_tag_cannot_be_deleted(image: str, registry: Registry, repository: str) -> None:
-    """`skopeo delete` removes a digest, and with it every tag: here it is told why not."""
+    """`skopeo delete` removes a digest, and with it every tag: here it is refused with the reason."""
     said = run("skopeo", "delete", "--tls-verify=false", image)
 
     assert not said.ok
@@ -78,7 +78,7 @@ def test_a_sealed_tag_cannot_be_deleted(image: str, registry: Registry, reposito
 
 
 def test_a_displaced_image_can_be_deleted_by_its_digest(skopeo: Skopeo, registry: Registry, repository: str) -> None:
-    """What no sealed tag needs may go when somebody says so."""
+    """A manifest that no sealed tag needs may be deleted on request."""
     name = f"{registry.host}/{repository}"
     skopeo.push(skopeo.image(os.urandom(1000)), f"{name}:latest").checked()
     displaced = registry.digest(repository, "latest")

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.ledger.tiles import WIDTH, BundleId, Grown, TileId, Tiles, edge, encode_bundle, grow, needed
 from tests import images
 from tests.cli.program import run as program_run
+from tests.polling import is_signed, wait_until
 from tests.programs import program
 from tests.servers import boltseal
 
@@ -133,7 +133,7 @@ def test_go_sees_a_fork(check: Check, ledger: Path) -> None:
 
 
 def test_go_sees_another_key(check: Check, ledger: Path) -> None:
-    """Signed by somebody of the same name."""
+    """The checkpoint is signed by another key of the same name."""
     mallory = SigningKey(KEY.name, b"m" * 32)
     said = check("verify", ledger, str(mallory.verifier))
 
@@ -195,12 +195,8 @@ async def _push_many(url: str, count: int) -> int:
 
 
 def _signed(client: httpx2.Client, size: int) -> bytes:
-    for _ in range(500):
-        raw = client.get("/ledger/checkpoint").content
-        if int(raw.split(b"\n")[1]) >= size:
-            return raw
-        time.sleep(0.02)
-    raise AssertionError("the ledger was not signed")
+    wait_until(lambda: is_signed(client.get("/ledger/checkpoint"), size), f"{size} entries are signed")
+    return client.get("/ledger/checkpoint").content
 
 
 def _tiles(size: int) -> list[str]:
@@ -214,7 +210,7 @@ def _bundles(size: int) -> list[str]:
 
 
 def test_the_stored_vectors_are_what_go_writes_today(check: Check) -> None:
-    """Nobody edited them by hand."""
+    """The vectors were not edited by hand."""
     stored = HERE.parent / "ledger" / "vectors" / "tlog.json"
 
     assert json.loads(check("vectors").stdout) == json.loads(stored.read_text())

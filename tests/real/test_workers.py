@@ -260,7 +260,15 @@ def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
         assert {c.ask("GET", path).status for path in paths for c in connections} == {200}
 
         run(
-            *BOLTSEAL, "purge", "--data", str(data), "--reason", "leaked", "--yes", f"{server.address}/shop/app:1.0.0"
+            *BOLTSEAL,
+            "tag",
+            "purge",
+            "--data",
+            str(data),
+            "--reason",
+            "leaked",
+            "--yes",
+            f"{server.address}/shop/app:1.0.0",
         ).checked()
 
         assert {c.ask("GET", path).status for path in paths for c in connections} == {404}

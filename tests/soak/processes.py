@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.cli.program import run
+from tests.polling import wait_until
 
 SAMPLE_EVERY_S = 0.02
 
@@ -31,10 +33,7 @@ def kill_tree(pid: int) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while any(_runs(process) for process in processes):
-        assert time.monotonic() < deadline, f"processes {processes} do not end"
-        time.sleep(0.01)
+    wait_until(lambda: not any(map(_runs, processes)), f"processes {processes} have ended", 10.0)
 
 
 def _runs(pid: int) -> bool:
@@ -104,3 +103,10 @@ def ballast(folder: Path, leave_bytes: int = 0) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def fsck(data: Path) -> dict[str, object]:
+    """What `boltseal admin fsck --json` says of a store that no server holds."""
+    done = run("admin", "fsck", "--data", data, "--json")
+    assert done.code in (0, 1), done.err
+    return done.json

@@ -13,9 +13,8 @@ import pytest
 from tests import servers
 from tests.servers import Server
 from tests.small_disk import small_disk
-from tests.soak.processes import ballast
+from tests.soak.processes import ballast, fsck
 from tests.soak.scale import MEBIBYTE
-from tests.soak.test_kill import fsck
 from tests.soak.traffic import (
     Acknowledged,
     Body,
@@ -79,8 +78,8 @@ async def test_a_full_disk_is_507_and_takes_nothing_back(disk: Path, server: Ser
     assert (await asyncio.to_thread(fsck, disk))["outcome"] == "holds"
 
 
-async def test_pushes_go_on_when_there_is_room_again(disk: Path, server: Server) -> None:
-    """The very same push that was refused succeeds after somebody made room, without a restart."""
+async def test_pushes_succeed_when_there_is_space_again(disk: Path, server: Server) -> None:
+    """The refused push succeeds after space was freed, without a restart."""
     acknowledged = Acknowledged()
     bodies = [Body("config", 2_000), Body("layer", 8 * MEBIBYTE)]
     async with client_of(server.url) as client:
@@ -111,8 +110,8 @@ async def test_a_chunk_that_did_not_fit_can_be_sent_again(disk: Path, server: Se
     assert again.headers["range"] == f"0-{7 * MEBIBYTE - 1}"
 
 
-async def test_a_database_without_room_publishes_nothing(disk: Path, server: Server) -> None:
-    """When not even a row fits: 507, the tag is free as before, pulls go on, and later it is published."""
+async def test_a_database_on_a_full_disk_publishes_nothing(disk: Path, server: Server) -> None:
+    """When not even a row fits: 507, the tag stays free, pulls continue, and later it is published."""
     before, after = Acknowledged(), Acknowledged()
     config, layer = Body("config", 2_000), Body("layer", MEBIBYTE)
     named = [(config.digest, config.size), (layer.digest, layer.size)]
@@ -132,7 +131,7 @@ async def test_a_database_without_room_publishes_nothing(disk: Path, server: Ser
 
 
 def annotated(named: list[tuple[str, int]], number: int) -> bytes:
-    """A manifest like no other, large enough to need room of its own."""
+    """Return a unique manifest that is large enough to need space of its own."""
     return manifest_of(*named)[:-1] + b', "annotations": {"n": "' + b"%d" % number * 4000 + b'"}}'
 
 
@@ -145,8 +144,8 @@ async def refusal_of(client: httpx2.AsyncClient, number: int, named: list[tuple[
     return 201
 
 
-async def test_a_restart_without_room_says_so_and_one_with_room_serves(disk: Path) -> None:
-    """SQLite can't open its log without a little room: the server ends with one line about it, and loses nothing."""
+async def test_a_restart_needs_free_space(disk: Path) -> None:
+    """SQLite can't open its log without some space: the server ends with one line about it, and loses nothing."""
     acknowledged = Acknowledged()
     await push_one_image(disk, acknowledged)
     with ballast(disk), pytest.raises(servers.ServerFailed) as failed:

@@ -10,8 +10,7 @@ import httpx2
 import pytest
 
 from tests import servers
-from tests.cli.program import run
-from tests.soak.processes import kill_tree
+from tests.soak.processes import fsck, kill_tree
 from tests.soak.scale import KILLS
 from tests.soak.traffic import Acknowledged, Body, client_of, pull_all, push_image
 
@@ -45,7 +44,7 @@ async def push_until_killed(server: servers.Server, number: int, after_s: float,
         pushes = [
             asyncio.create_task(push_on(client, f"shop/app{each}", number, into, first)) for each in range(PUSHERS)
         ]
-        await asyncio.sleep(after_s)
+        await asyncio.sleep(after_s)  # the moment of the kill, at random
         async with asyncio.timeout(60):
             await first.wait()
         await asyncio.to_thread(kill_tree, server.pid)
@@ -66,10 +65,3 @@ async def push_on(
         except httpx2.TransportError:
             return
         first.set()
-
-
-def fsck(data: Path) -> dict[str, object]:
-    """What `boltseal admin fsck --json` says of a store that no server holds."""
-    done = run("admin", "fsck", "--data", data, "--json")
-    assert done.code in (0, 1), done.err
-    return done.json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.host.scrub.making import DockerStore, peak_mb
+from tests.host.scrub.made_stores import DockerStore, peak_mb
 from tests.soak.scale import IS_FULL, SCRUBBED_ENTRIES
 
 pytestmark = pytest.mark.slow

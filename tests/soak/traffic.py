@@ -31,7 +31,7 @@ class Body:
             yield (number.to_bytes(8, "big") + block[8:])[: self.size - start]
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The same for a client that sends asynchronously."""
+        """Yield a body in pieces, for a client that sends asynchronously."""
         for chunk in self.chunks():
             yield chunk
 

@@ -21,8 +21,8 @@ from boltseal.transfer.copy import Copier
 from boltseal.transfer.protocols import ContentDamaged, LocationInvalid, LocationNotFound, LocationUnavailable, TagTaken
 from tests.images import image, index
 from tests.small_disk import small_disk
-from tests.transfer.ends import layout
-from tests.transfer.shelf import Shelf
+from tests.transfer.memory_source import MemorySource
+from tests.transfer.registries import layout
 
 NAME = "docker.io/shop/app:1.4.2"
 
@@ -74,7 +74,7 @@ async def test_there_and_back_keeps_the_digest(tmp_path: Path) -> None:
     """What we write holds the manifest, and names for old Dockers and new ones."""
     app = image("app", layer_count=2)
     target = ArchiveTarget(tmp_path / "new.tar")
-    await Copier(Shelf(app), target).image("0", NAME)
+    await Copier(MemorySource(app), target).image("0", NAME)
     await target.close(complete=True)
     source = await ArchiveSource.open(tmp_path / "new.tar", tmp_path)
     with tarfile.open(tmp_path / "new.tar") as tar:
@@ -89,7 +89,7 @@ async def test_of_an_index_the_list_for_old_dockers_names_one_platform(tmp_path:
     """All platforms are in the archive, though the list can only name one."""
     both = index(image("amd64"), image("arm64", architecture="arm64"))
     target = ArchiveTarget(tmp_path / "new.tar")
-    await Copier(Shelf(both), target).image("0", NAME)
+    await Copier(MemorySource(both), target).image("0", NAME)
     await target.close(complete=True)
     source = await ArchiveSource.open(tmp_path / "new.tar", tmp_path)
 
@@ -114,15 +114,15 @@ async def test_what_is_not_complete_leaves_nothing(tmp_path: Path) -> None:
     ("content", "words"),
     [(b"no tar at all" * 100, "no tar archive"), (b"", "no tar archive")],
 )
-async def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes, words: str) -> None:
+async def test_a_file_that_is_no_archive_is_an_error(tmp_path: Path, content: bytes, words: str) -> None:
     """Neither a traceback nor an empty image."""
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(tmp_path / "x.tar", tmp_path)
 
 
-async def test_an_archive_of_something_else_is_said(tmp_path: Path) -> None:
-    """A tar archive without images, and one whose list names what is not there."""
+async def test_an_archive_without_images_is_an_error(tmp_path: Path) -> None:
+    """A tar archive without images, and one whose list has missing members."""
     with pytest.raises(LocationInvalid, match="holds no image"):
         await ArchiveSource.open(write(tmp_path / "x.tar", {"a": b"b"}), tmp_path)
     listed = json.dumps([{"Config": "../../etc/passwd", "Layers": []}]).encode()
@@ -150,9 +150,9 @@ async def test_names_that_lead_out_of_the_archive_lead_nowhere(tmp_path: Path) -
 async def test_a_layout_names_its_images(tmp_path: Path) -> None:
     """With one image no name is needed; with two the miss says which there are."""
     one, two = image("one"), image("two")
-    await Copier(Shelf(one), layout(tmp_path)).image("0", "one")
+    await Copier(MemorySource(one), layout(tmp_path)).image("0", "one")
     alone = await layout(tmp_path).resolve(None)
-    await Copier(Shelf(two), layout(tmp_path)).image("0", "two")
+    await Copier(MemorySource(two), layout(tmp_path)).image("0", "two")
 
     assert str(alone) == one.digest
     with pytest.raises(LocationNotFound, match="there is: one, two"):
@@ -169,24 +169,25 @@ async def test_a_layout_names_its_images(tmp_path: Path) -> None:
         (b" " * (8 * 2**20 + 1), "too large"),
     ],
 )
-async def test_an_archive_with_a_broken_index_is_said(tmp_path: Path, index: bytes, words: str) -> None:
-    """It is a stranger's: nothing in it is a defect of ours, nor more than we can hold."""
+async def test_an_archive_with_a_broken_index_is_an_error(tmp_path: Path, index: bytes, words: str) -> None:
+    """An archive of unknown origin causes no traceback and no unbounded memory."""
     archive = write(tmp_path / "x.tar", {"oci-layout": b"{}", "index.json": index})
     with pytest.raises(LocationInvalid, match=words):
         await ArchiveSource.open(archive, tmp_path)
 
 
-async def test_an_old_archive_with_a_list_too_deep_is_said(tmp_path: Path) -> None:
+async def test_an_old_archive_with_a_list_too_deep_is_an_error(tmp_path: Path) -> None:
+    """Deep nesting of an old archive's list is an error, not a traceback."""
     with pytest.raises(LocationInvalid, match="not what docker save writes"):
         await ArchiveSource.open(write(tmp_path / "x.tar", {"manifest.json": b"[" * 100_000}), tmp_path)
 
 
 @pytest.mark.parametrize("what", ["index.json", "manifest", "blob"])
-async def test_a_pipe_in_a_layout_keeps_nobody_waiting(tmp_path: Path, what: str) -> None:
-    """One that nobody writes into; a layout may be a stranger's."""
+async def test_a_pipe_in_a_layout_does_not_block(tmp_path: Path, what: str) -> None:
+    """A layout of unknown origin may have a pipe without a writer."""
     app = image("app")
     place = layout(tmp_path)
-    await Copier(Shelf(app), place).image("0", "app")
+    await Copier(MemorySource(app), place).image("0", "app")
     manifest = await place.manifest(Digest.parse(app.digest))
     digest = {"manifest": Digest.parse(app.digest), "blob": manifest.layers[0].digest}.get(what)
     path = tmp_path / "index.json" if digest is None else tmp_path / "blobs/sha256" / digest.hex
@@ -225,8 +226,8 @@ def test_an_archive_takes_the_place_of_no_device_and_no_link(tmp_path: Path, the
 
 
 @pytest.mark.slow
-async def test_a_disk_that_is_full_is_said_and_nothing_is_left(tmp_path: Path) -> None:
-    """However much of it was written."""
+async def test_a_full_disk_is_an_error_and_nothing_is_left(tmp_path: Path) -> None:
+    """The partial archive is removed, however much was written."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(4):

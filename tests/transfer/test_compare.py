@@ -21,11 +21,11 @@ from tests.images import (
     index,
     to_json,
 )
-from tests.transfer.shelf import Shelf
+from tests.transfer.memory_source import MemorySource
 
 
 async def side(document: Document) -> Side:
-    return await read_side(Shelf(document), Digest.parse(document.digest))
+    return await read_side(MemorySource(document), Digest.parse(document.digest))
 
 
 async def compared(a: Document, b: Document) -> Compared:
@@ -33,7 +33,7 @@ async def compared(a: Document, b: Document) -> Compared:
 
 
 def wrapped(document: Document, *layers: Blob, config: Blob | None = None, **more: Any) -> Document:
-    """The same image with other layers or another config."""
+    """Return the image with other layers or another config."""
     used = layers or document.layers
     own = config or document.config
     body = {
@@ -52,7 +52,7 @@ def with_config(document: Document, **changes: Any) -> Document:
 
 
 async def test_the_same_bytes_are_the_same_image() -> None:
-    """Nothing differs, so nothing is said."""
+    """Nothing differs, so nothing is reported."""
     assert await compared(image("app"), image("app")) == Compared(Sameness.MANIFEST, ())
 
 
@@ -98,7 +98,7 @@ async def test_another_build_of_the_same_files() -> None:
     assert "user: A root, B 9" in found.reasons
 
 
-async def test_another_platform_is_said_before_all_else() -> None:
+async def test_another_platform_is_reported_first() -> None:
     """Two architectures of one program are two images."""
     found = await compared(image("app"), image("app", architecture="arm64"))
 
@@ -106,8 +106,8 @@ async def test_another_platform_is_said_before_all_else() -> None:
     assert found.reasons == ("other platform: A is for linux/amd64, B for linux/arm64",)
 
 
-async def test_where_the_files_part() -> None:
-    """How many layers are the same is said."""
+async def test_the_number_of_common_layers() -> None:
+    """The report has how many layers are equal."""
     short, long = image("app", layer_count=1), image("app", layer_count=3)
     found = await compared(short, long)
 
@@ -116,7 +116,7 @@ async def test_where_the_files_part() -> None:
 
 
 async def test_an_image_that_is_one_platform_of_an_index() -> None:
-    """It is said of which."""
+    """The report names the platform."""
     amd64, arm64 = image("app"), image("app", architecture="arm64")
     found = await compared(index(amd64, arm64), arm64)
     none = await compared(image("other"), index(amd64, arm64))

@@ -17,7 +17,7 @@ from boltseal.transfer.copy import Copier
 from boltseal.transfer.protocols import ContentDamaged, LocationNotFound, TagTaken
 from tests.images import artifact, holds_blob, image, index, meaning, push, signature, signature_tag
 from tests.serving import Serving, copy_of, serving
-from tests.transfer.ends import SHOP, Network, layout, repository
+from tests.transfer.registries import SHOP, Network, layout, repository
 
 HERE, THERE = "localhost:5000", "127.0.0.1:5000"
 STAGING = Repository("staging/app")
@@ -25,7 +25,7 @@ STAGING = Repository("staging/app")
 
 @pytest.fixture(autouse=True)
 def _no_pauses() -> Iterator[None]:
-    """Retries are as many as ever, but nobody waits between them."""
+    """Retry as often as usual, without pauses."""
     with stamina.set_testing(True, attempts=3, cap=True):
         yield
 
@@ -40,11 +40,10 @@ async def other(fresh_data: Path, tmp_path: Path) -> AsyncIterator[Serving]:
 
 @pytest.fixture
 def network(registry: Serving, other: Serving) -> Network:
-    """Both registries."""
+    """Two registries."""
     return Network({HERE: registry.app, THERE: other.app})
 
 
-@pytest.mark.lengthy
 async def test_an_index_arrives_with_all_its_platforms(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
@@ -91,7 +90,7 @@ async def test_between_repositories_of_one_registry_blobs_are_mounted(
 
 
 async def test_a_second_copy_does_nothing(network: Network, client: httpx2.AsyncClient) -> None:
-    """The name means it already: two HEADs."""
+    """The tag resolves to the image already: two HEAD requests."""
     await push(client, SHOP, "1.4.2", image("app"))
     await Copier(repository(network, HERE), repository(network, THERE)).image("1.4.2", "1.4.2")
     network.asked.clear()
@@ -102,7 +101,6 @@ async def test_a_second_copy_does_nothing(network: Network, client: httpx2.Async
     assert not any(network.asked[f"{method} manifests"] for method in ("GET", "PUT"))
 
 
-@pytest.mark.lengthy
 async def test_a_tag_that_means_another_image_is_not_overwritten(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
@@ -122,7 +120,6 @@ async def test_a_tag_that_means_another_image_is_not_overwritten(
     assert await meaning(other.client, SHOP, "1.4.2") == theirs.digest
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("failure", ["broken", "lost"])
 async def test_a_push_that_breaks_is_begun_again(
     network: Network, client: httpx2.AsyncClient, other: Serving, failure: str
@@ -136,7 +133,6 @@ async def test_a_push_that_breaks_is_begun_again(
     assert await meaning(other.client, SHOP, "1.4.2") == app.digest
 
 
-@pytest.mark.lengthy
 async def test_signatures_and_what_refers_to_it_come_along(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
@@ -159,7 +155,6 @@ async def test_signatures_and_what_refers_to_it_come_along(
     assert [entry["digest"] for entry in listed] == [sbom.digest]
 
 
-@pytest.mark.lengthy
 async def test_into_a_layout_and_back(
     network: Network, client: httpx2.AsyncClient, other: Serving, tmp_path: Path
 ) -> None:
@@ -213,7 +208,7 @@ async def test_a_damaged_layout_is_not_pushed(
     assert not await holds_blob(other.client, SHOP, app.layers[0].digest)
 
 
-async def test_a_layout_without_the_image_says_what_is_there(tmp_path: Path, network: Network) -> None:
-    """Not found is a miss, with what could have been meant."""
+async def test_the_error_of_a_layout_without_the_image_lists_its_images(tmp_path: Path, network: Network) -> None:
+    """The message proposes the names that exist."""
     with pytest.raises(LocationNotFound, match="no OCI image layout"):
         await layout(tmp_path).resolve("1.4.2")

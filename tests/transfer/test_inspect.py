@@ -9,7 +9,7 @@ from boltseal.transfer.inspect import inspect
 from boltseal.transfer.protocols import LocationNotFound
 from tests.images import artifact, image, index, push, signature, signature_tag
 from tests.serving import Serving
-from tests.transfer.ends import SHOP, Network, repository
+from tests.transfer.registries import SHOP, Network, repository
 
 HERE = "localhost:5000"
 BASE = {

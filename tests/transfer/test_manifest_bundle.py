@@ -72,7 +72,7 @@ async def test_what_the_registry_does_not_have_at_all_is_no_paper(tmp_path: Path
 
 
 async def test_an_artifact_has_no_config(tmp_path: Path) -> None:
-    """Its empty one says nothing of files."""
+    """The empty config of an artifact lists no files."""
     sbom = artifact("sbom")
     checked = manifest_bundle.check(await written(tmp_path, sbom), Digest.parse(sbom.digest))
 
@@ -101,8 +101,8 @@ def test_bytes_of_another_digest_are_refused(tmp_path: Path) -> None:
         manifest_bundle.check(path, Digest.parse(APP.digest))
 
 
-def test_a_config_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """What lacks is said, not passed over."""
+def test_a_missing_config_is_reported(tmp_path: Path) -> None:
+    """The message names the missing document."""
     one = image("one")
     checked = manifest_bundle.check(
         archive(tmp_path / "app.oci", **{one.digest[7:]: one.raw}), Digest.parse(one.digest)
@@ -126,8 +126,8 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
         manifest_bundle.check(archive(tmp_path / "app.oci", **{Digest.of(raw).hex: raw}), Digest.of(raw))
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    """Neither written nor read."""
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    """For writing and for reading."""
     with pytest.raises(LocationUnavailable):
         manifest_bundle.replace_bytes(tmp_path / "nowhere/app", b"")
     with pytest.raises(FileMissing):

@@ -22,7 +22,8 @@ from boltseal.errors import Invalid
 
 MAX_HELP_COLUMNS: Final = 160
 _WHOLE: Final = 10_000
-_WORD: Final = re.compile(r'(?:[^\s"]|"[^"]*")+')
+_WORD: Final = re.compile(r'(?:--?[a-z-]+ (?!-))?(?:[^\s"]|"[^"]*")+')
+"""A word of an example, or an option with the word after it, which stay on one line."""
 
 LoadedCommand: TypeAlias = "typer.core.TyperCommand | typer.core.TyperGroup"
 

@@ -83,11 +83,16 @@ async def read_history(
 
 
 async def read_tags(
-    transport: Transport, registry: str, names: Mapping[tuple[Repository, Tag], str], follow: Follow
+    transport: Transport,
+    registry: str,
+    names: Mapping[tuple[Repository, Tag], str],
+    follow: Follow,
+    *,
+    max_bytes: int = MAX_HISTORY_BYTES,
 ) -> dict[tuple[Repository, Tag], ProvenHistory | BoltsealError]:
     """Read and prove the entries of several tags, or return why they could not be read. The ledger is followed once.
 
-    `names`: what each tag resolves to by the registry's own answer, "" for nothing.
+    `names`: what each tag resolves to by the registry's own answer, "" for nothing. `max_bytes`: of the entries of a tag.
 
     Raises: LedgerBroken.
     """
@@ -97,7 +102,7 @@ async def read_tags(
     async def read(repository: Repository, tag: Tag, now: str) -> tuple[RepositoryHistory, str | None] | BoltsealError:
         async with at_once:
             try:
-                return await _read_tag(client, transport, repository, tag, now)
+                return await _read_tag(client, transport, repository, tag, now, max_bytes)
             except BoltsealError as error:
                 return error
 
@@ -126,11 +131,11 @@ async def read_tags(
 
 
 async def _read_tag(
-    client: LedgerClient, transport: Transport, repository: Repository, tag: Tag, now: str
+    client: LedgerClient, transport: Transport, repository: Repository, tag: Tag, now: str, max_bytes: int
 ) -> tuple[RepositoryHistory, str | None]:
     """Return the entries of one tag, and the problem if they contradict what the tag resolves to now."""
     for tried in range(TRIES):
-        history = check(str(repository), await _lines(client, repository, tag))
+        history = check(str(repository), await _lines(client, repository, tag, max_bytes))
         missed = contradiction(history.of(tag), now)
         if missed is None or tried == TRIES - 1:
             break
@@ -139,16 +144,14 @@ async def _read_tag(
     return history, missed
 
 
-async def _lines(client: LedgerClient, repository: Repository, tag: Tag) -> list[tuple[int, bytes]]:
-    """Return the entries of one tag, at most MAX_HISTORY_BYTES. Raises: RemoteMismatch."""
+async def _lines(client: LedgerClient, repository: Repository, tag: Tag, max_bytes: int) -> list[tuple[int, bytes]]:
+    """Return the entries of one tag, at most `max_bytes`. Raises: RemoteMismatch."""
     found: list[tuple[int, bytes]] = []
     size = 0
     async for index, line in client.history(repository, tag):
         size += len(line)
-        if size > MAX_HISTORY_BYTES:
-            raise RemoteMismatch(
-                f"{client.registry} lists more than {MAX_HISTORY_BYTES} bytes of history of {tag}: not read"
-            )
+        if size > max_bytes:
+            raise RemoteMismatch(f"{client.registry} lists more than {max_bytes} bytes of history of {tag}: not read")
         found.append((index, line))
     return found
 

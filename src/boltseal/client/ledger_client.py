@@ -51,11 +51,12 @@ class _Page(msgspec.Struct):
 class LedgerClient:
     """Reads the ledger of a registry, or another of its logs: `host/observations` is the log of the mirror at `host`."""
 
-    def __init__(self, transport: Transport, registry: str) -> None:
+    def __init__(self, transport: Transport, registry: str, *, max_listing_bytes: int = MAX_LISTING_BYTES) -> None:
         self._transport = transport
         self.registry, _, log = registry.partition("/")
         self._prefix = f"/ledger/{log}/" if log else "/ledger/"
         self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._max_listing_bytes = max_listing_bytes
 
     async def checkpoint(self, *, patient: bool = True) -> bytes:
         """Return the newest signed checkpoint, unverified. `patient`: retry on failure. Raises: RemoteNotFound: no
@@ -166,8 +167,10 @@ class LedgerClient:
                     raise RemoteMismatch(f"{self.registry}: {what} lists entry {entry.index} after entry {after}")
                 line = entry.line.encode("utf-8", errors="surrogatepass")
                 after, size = entry.index, size + len(line)
-                if size > MAX_LISTING_BYTES:
-                    raise RemoteMismatch(f"{self.registry}: {what} has more than {MAX_LISTING_BYTES} bytes: not read")
+                if size > self._max_listing_bytes:
+                    raise RemoteMismatch(
+                        f"{self.registry}: {what} has more than {self._max_listing_bytes} bytes: not read"
+                    )
                 yield after, line
             if 'rel="next"' not in reply.headers.get("link", ""):
                 return

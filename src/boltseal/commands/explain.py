@@ -64,7 +64,7 @@ def _added(typed: str, reference: Reference) -> str:
 def _registry(reference: Reference) -> str:
     text = "The server that stores and serves images. "
     if reference.registry == HUB:
-        return text + f"This one is Docker Hub; its API is at {api_host(HUB)}, and {HUB_ALIAS} is an alias of it."
+        return text + f"This one is Docker Hub; its API is at {api_host(HUB)}."
     if is_loopback(reference.registry):
         return text + "This one runs on this machine, and may be used without TLS."
     return text + "It must be written out because it is not Docker Hub; clients connect to it with TLS."

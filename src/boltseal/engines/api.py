@@ -36,6 +36,7 @@ from boltseal.engines.bounded_answers import (
     MAX_ANSWER_BYTES,
     MAX_LINE_BYTES,
     PIECE_BYTES,
+    SILENT_S,
     chunks,
     error_message,
     file_chunks,
@@ -122,11 +123,20 @@ def _silent(_step: EngineProgress) -> None:
 class Engine:
     """A connected engine. Safe for concurrent tasks; at most CONNECTIONS requests run at once."""
 
-    def __init__(self, http: httpx2.AsyncClient, url: str, address: EngineAddress, forwarded: Tunnel | None) -> None:
+    def __init__(
+        self,
+        http: httpx2.AsyncClient,
+        url: str,
+        address: EngineAddress,
+        forwarded: Tunnel | None,
+        *,
+        silent_s: float = SILENT_S,
+    ) -> None:
         self.address = address
         self._http = http
         self._url = url
         self._tunnel = forwarded
+        self._silent_s = silent_s
         self.about = About("Docker", "", "", Platform())
 
     async def negotiate(self) -> None:
@@ -238,7 +248,7 @@ class Engine:
         """Write an image to a file, as `docker save` does. After an error the file is incomplete. Raises: NoSuchImage."""
         async with self._stream("GET", f"images/{name}/get") as response:
             with to.open("wb") as file:
-                async for piece in chunks(response, size=PIECE_BYTES):
+                async for piece in chunks(response, size=PIECE_BYTES, silent_s=self._silent_s):
                     await asyncio.to_thread(file.write, piece)
 
     async def load(self, archive: Path, *, progress: ProgressCallback = _silent) -> None:
@@ -253,7 +263,7 @@ class Engine:
 
     async def _progress(self, path: str, progress: ProgressCallback, **request: Any) -> None:
         async with self._stream("POST", path, **request) as response:
-            async for raw in lines(response):
+            async for raw in lines(response, silent_s=self._silent_s):
                 step = inventory.line(raw)
                 if message := _step_error(step):
                     raise _failed(message)
@@ -313,8 +323,11 @@ class Engine:
 
 
 @asynccontextmanager
-async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
-    """Connect to the engine at an address. Raises: EngineUnavailable, EngineForbidden, SshFailed, EngineMismatch."""
+async def connected(address: EngineAddress, *, silent_s: float = SILENT_S) -> AsyncIterator[Engine]:
+    """Connect to the engine at an address. `silent_s`: longest time in which a stream may bring no data.
+
+    Raises: EngineUnavailable, EngineForbidden, SshFailed, EngineMismatch.
+    """
     async with AsyncExitStack() as stack:
         forwarded = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None
         url, transport = _transport(address, forwarded)
@@ -327,7 +340,7 @@ async def connected(address: EngineAddress) -> AsyncIterator[Engine]:
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             )
         )
-        engine = Engine(http, url, address, forwarded)
+        engine = Engine(http, url, address, forwarded, silent_s=silent_s)
         await engine.negotiate()
         yield engine
 

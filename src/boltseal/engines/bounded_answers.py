@@ -28,15 +28,16 @@ class _Complaint(msgspec.Struct):
 
 
 async def chunks(
-    response: httpx2.Response, *, most: int | None = None, size: int | None = None
+    response: httpx2.Response, *, most: int | None = None, size: int | None = None, silent_s: float = SILENT_S
 ) -> AsyncIterator[bytes]:
-    """Yield the body of an answer as it arrives. `most`: limit in bytes; `size`: of each chunk.
+    """Yield the body of an answer as it arrives. `most`: limit in bytes; `size`: of each chunk; `silent_s`: longest time
+    without data.
 
     Raises: AnswerTooLong, TimeoutError.
     """
     raw, read = response.aiter_raw(size), 0
     while True:
-        async with asyncio.timeout(SILENT_S):
+        async with asyncio.timeout(silent_s):
             piece = await anext(raw, None)
         if piece is None:
             return
@@ -54,10 +55,10 @@ async def read_all(response: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-async def lines(response: httpx2.Response) -> AsyncIterator[bytes]:
+async def lines(response: httpx2.Response, *, silent_s: float = SILENT_S) -> AsyncIterator[bytes]:
     """Yield the lines of a stream, without empty ones. Raises: AnswerTooLong, TimeoutError."""
     rest = b""
-    async for piece in chunks(response):
+    async for piece in chunks(response, silent_s=silent_s):
         *full, rest = (rest + piece).split(b"\n")
         for line in (each for each in full if each.strip()):
             yield line

@@ -28,13 +28,21 @@ _WHY: Final = {
 
 
 class AppriseReceiver:
-    """One receiver. `name`: used in errors, since the URL is a secret."""
+    """One receiver. `name`: used in errors, since the URL is a secret. `python`: runs the process that delivers."""
 
-    def __init__(self, name: str, url: str, networks: tuple[Network, ...] = (), within_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        networks: tuple[Network, ...] = (),
+        within_s: float = TIMEOUT_S,
+        python: str = sys.executable,
+    ) -> None:
         self._name = name
         self._url = url
         self._networks = networks
         self._within_s = within_s
+        self._python = python
 
     async def send(self, messages: Sequence[tuple[str, str]]) -> None:
         """Deliver titles and texts, in order. Raises: NotDelivered."""
@@ -52,8 +60,8 @@ class AppriseReceiver:
     def _run(self, request: bytes) -> int | None:
         root = str(Path(boltseal.__file__).parents[1])
         try:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "boltseal.notify.apprise_process"],
+            child = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+                [self._python, "-m", "boltseal.notify.apprise_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -61,7 +69,7 @@ class AppriseReceiver:
                 cwd="/",
             )
         except OSError as error:  # no memory, no process, or an upgrade removed this Python
-            raise NotDelivered(f"no delivery to {self._name}: {sys.executable}: {error.strerror}") from None
+            raise NotDelivered(f"no delivery to {self._name}: {self._python}: {error.strerror}") from None
         try:
             child.communicate(request, timeout=self._within_s)
         except subprocess.TimeoutExpired:

@@ -46,7 +46,7 @@ from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.retention import retain
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
-from boltseal.server.mirror_factory import build_mirror, build_upstreams
+from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
@@ -87,6 +87,8 @@ class Application(Starlette):
         observer: RequestLog,
         witness_app: httpx2.AsyncBaseTransport | None,
         on_event: EventHandler,
+        janitor_every_s: float,
+        upstream_timeout_s: float,
     ) -> None:
         super().__init__(lifespan=self._run)
         self._settings = settings
@@ -98,6 +100,8 @@ class Application(Starlette):
         self._witnesses: Witnesses | None = None
         self._witness_app = witness_app
         self._on_event = on_event
+        self._janitor_every_s = janitor_every_s
+        self._upstream_timeout_s = upstream_timeout_s
         self._notifier: Notifier | None = None
         self._api: DistributionApi | None = None
         self._logins: Logins | None = None
@@ -125,7 +129,7 @@ class Application(Starlette):
     async def _lifespan(self) -> AsyncIterator[None]:
         self._store = store = begin(self._settings, self._clock)
         self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
-        self._upstreams = build_upstreams(self._settings.upstreams)
+        self._upstreams = build_upstreams(self._settings.upstreams, timeout_s=self._upstream_timeout_s)
         self._locks = FileInterprocessLock(self._settings.server.data)
         self._mirror, self._push_proxy = build_mirror(
             upstreams=self._upstreams,
@@ -148,7 +152,9 @@ class Application(Starlette):
                 signer.start()
         asked = asyncio.create_task(self._witnesses.run()) if self._witnesses is not None else None
         leases = FileLeases(self._settings.server.data)
-        janitor = asyncio.create_task(_janitor(store, leases, self._clock, lambda: self._settings))
+        janitor = asyncio.create_task(
+            _janitor(store, leases, self._clock, lambda: self._settings, self._janitor_every_s)
+        )
         rebuilding = None
         if self._settings.actions and not self._settings.server.read_only:
             scheduler = RebuildScheduler(
@@ -353,20 +359,34 @@ def create_app(
     run: Path | None = None,
     witness_app: httpx2.AsyncBaseTransport | None = None,
     on_event: EventHandler | None = None,
+    janitor_every_s: float = JANITOR_EVERY_S,
+    upstream_timeout_s: float = UPSTREAM_TIMEOUT_S,
 ) -> Starlette:
     """Return the application of one process. Its lifespan opens and closes `settings.server.data`.
 
     `reload`: reads the settings again at SIGHUP; None ignores the signal. `access_log`: takes the lines of the access
     log. `run`: the folder in which the workers of one server share their metrics; see `server.storage.metrics`.
     `witness_app`: responds for every witness; None: over the network. `on_event`: takes events of upstreams and their
-    tags; None: logs them.
+    tags; None: logs them. `janitor_every_s`: time between two deletions of what is not needed. `upstream_timeout_s`: of a
+    request to an upstream that a client waits for.
     """
     observer = RequestLog(access_log, None if run is None else RunFolder(run))
-    return Application(settings, clock, reload, observer, witness_app, on_event or _log_event)
+    return Application(
+        settings,
+        clock,
+        reload,
+        observer,
+        witness_app,
+        on_event or _log_event,
+        janitor_every_s,
+        upstream_timeout_s,
+    )
 
 
-async def _janitor(store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings]) -> None:
-    """Delete what is not needed, once an hour, in the process that gets the lease."""
+async def _janitor(
+    store: OpenStore, leases: Leases, clock: Clock, settings: Callable[[], Settings], every_s: float
+) -> None:
+    """Delete what is not needed, from time to time, in the process that gets the lease."""
     while True:
         if not settings().server.read_only:
             try:
@@ -376,7 +396,7 @@ async def _janitor(store: OpenStore, leases: Leases, clock: Clock, settings: Cal
             else:
                 if any(removed.values()):
                     _log.info("cleanup done", **removed)
-        await asyncio.sleep(JANITOR_EVERY_S)
+        await asyncio.sleep(every_s)
 
 
 def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) -> dict[str, int]:

@@ -30,7 +30,7 @@ from boltseal.server.storage.coordination.protocol import InterprocessLock
 from boltseal.server.storage.metadata.protocol import Metadata
 
 # A client waits for each of these requests, and the store may have an older answer.
-TIMEOUT_S: Final = 10.0
+UPSTREAM_TIMEOUT_S: Final = 10.0
 ATTEMPTS: Final = 2
 PATIENCE_S: Final = 1.0
 WHOLE_S: Final = 30.0
@@ -46,15 +46,15 @@ class MirrorServices(NamedTuple):
     push_proxy: PushProxy
 
 
-def build_upstreams(terms: Sequence[UpstreamTerms]) -> Upstreams:
-    """Return the configured upstreams, each with a client of its own.
+def build_upstreams(terms: Sequence[UpstreamTerms], *, timeout_s: float = UPSTREAM_TIMEOUT_S) -> Upstreams:
+    """Return the configured upstreams, each with a client of its own. `timeout_s`: of a request that a client waits for.
 
     Raises:
         Invalid: a password file cannot be read or is empty.
         ConfigInvalid: an environment variable with a password is not set.
         AuthorityInvalid: the address of an upstream is invalid.
     """
-    return Upstreams(_upstream(each) for each in terms)
+    return Upstreams(_upstream(each, timeout_s) for each in terms)
 
 
 def build_mirror(
@@ -97,11 +97,11 @@ def build_mirror(
     return MirrorServices(mirror, PushProxy(registry, store, upstreams, limits, locks, count=count))
 
 
-def _upstream(terms: UpstreamTerms) -> Upstream:
+def _upstream(terms: UpstreamTerms, timeout_s: float) -> Upstream:
     options = TransportOptions(
         plain_http=frozenset({terms.authority}) if terms.plain_http else frozenset(),
         ca_file=None if terms.ca_file is None else Path(terms.ca_file),
-        timeout_s=TIMEOUT_S,
+        timeout_s=timeout_s,
         whole_s=WHOLE_S,
         attempts=ATTEMPTS,
         patience_s=PATIENCE_S,

@@ -39,7 +39,6 @@ async def broken_then_mended(mirror: Serving, upstream: FakeUpstream, answer: Sp
     return bad
 
 
-@pytest.mark.lengthy
 async def test_a_wrong_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
     """Of the right length, and wrong in its first byte: the last part of it is not given out."""
     bad = await broken_then_mended(mirror, upstream, status(200, b"!" + BLOB[1:]))
@@ -47,7 +46,6 @@ async def test_a_wrong_body_is_never_whole(mirror: Serving, upstream: FakeUpstre
     assert len(bad.body) <= len(BLOB) - HELD_BACK_BYTES
 
 
-@pytest.mark.lengthy
 async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUpstream) -> None:
     """What is smaller than what is held back is not begun."""
     digest = digest_of(b"right")
@@ -60,13 +58,12 @@ async def test_a_small_wrong_body_is_an_error(mirror: Serving, upstream: FakeUps
 
 @pytest.mark.slow
 async def test_a_truncated_body_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
-    """It ends, again and again, before it has the length that it said."""
+    """A body that ends before its stated length, at every attempt, is never served as complete."""
     bad = await broken_then_mended(mirror, upstream, raw(head(len(BLOB)), BLOB[:-1000]))
 
     assert len(bad.body) < len(BLOB)
 
 
-@pytest.mark.lengthy
 async def test_a_body_that_ends_early_with_good_manners_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
     """Shorter than the manifest says, and the length it says is that of what it sends."""
     shown = upstream.publish("team/app", "1", image("first"))
@@ -78,7 +75,6 @@ async def test_a_body_that_ends_early_with_good_manners_is_never_whole(mirror: S
     assert answer.status_code == 503
 
 
-@pytest.mark.lengthy
 async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstream) -> None:
     """No more is taken than the manifest says there is."""
     shown = upstream.publish("team/app", "1", image("first"))
@@ -101,11 +97,10 @@ async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstrea
     assert sent < 64 * 1024 * 1024  # what the sockets between us hold
 
 
-@pytest.mark.lengthy
-async def test_a_body_of_no_stated_length_that_no_manifest_names_is_not_begun(
+async def test_a_body_of_unknown_length_that_no_manifest_lists_is_not_started(
     mirror: Serving, upstream: FakeUpstream
 ) -> None:
-    """Its end would be unknown."""
+    """Without a length from the answer or a manifest, the end of the body would be unknown."""
     upstream.answers[ASKED] = raw(head(None), b"5\r\nhello\r\n0\r\n\r\n")
     answer = await mirror.client.get(TARGET)
 
@@ -113,7 +108,6 @@ async def test_a_body_of_no_stated_length_that_no_manifest_names_is_not_begun(
     assert "does not say how large" in answer.text
 
 
-@pytest.mark.lengthy
 async def test_a_huge_manifest_is_not_read(mirror: Serving, upstream: FakeUpstream) -> None:
     """Not beyond what a manifest may have."""
     sent = 0
@@ -134,7 +128,6 @@ async def test_a_huge_manifest_is_not_read(mirror: Serving, upstream: FakeUpstre
     assert sent < 4 * MAX_MANIFEST_BYTES
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("body", [b"{}", b"not json", image("other").raw])
 async def test_a_manifest_that_is_not_the_digests_is_not_used(
     mirror: Serving, upstream: FakeUpstream, body: bytes
@@ -162,7 +155,6 @@ async def test_another_digest_for_head_than_for_get_is_not_followed(mirror: Serv
     assert upstream.counted["GET /v2/team/app/manifests/latest"] == 0
 
 
-@pytest.mark.lengthy
 async def test_a_manifest_with_a_size_that_is_a_lie_is_not_kept(mirror: Serving, upstream: FakeUpstream) -> None:
     """It says another size of a blob than what is held."""
     layer = image("first").layers[0]

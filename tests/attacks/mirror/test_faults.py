@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from boltseal.server.storage.metadata.sqlite import open_snapshot
 from tests.asgi import send
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import OCI_LAYER, OCI_MANIFEST, Blob, Document, digest_of, to_json
+from tests.polling import until
 from tests.server.mirror.mirrors import NAME, mirror_settings, table_of
 from tests.servers import Server, boltseal
 from tests.serving import copy_of, serving_as
@@ -32,7 +33,7 @@ FAR_FUTURE_US = 4_000_000_000_000_000
 
 
 def assert_whole(data: Path) -> None:
-    """What fsck says of a store that nobody serves."""
+    """Check with fsck that a store, which no server uses at the moment, has no findings."""
     with closing(LocalBlobs(data)) as blobs:
         assert not examine(open_snapshot(data / DATABASE_NAME), blobs).findings
 
@@ -58,14 +59,16 @@ class Stalling:
 
 @pytest.fixture
 def small_data(tmp_path: Path, fresh_data: Path) -> Iterator[Path]:
-    """A data folder on a disk with room for a third of the blob."""
+    """A data folder on a disk that has space for a third of the blob."""
     with small_disk(tmp_path / "small", "size=6m") as folder:
         yield copy_of(fresh_data, folder / "of")
 
 
 @pytest.mark.slow
-async def test_a_disk_that_fills_in_a_fetch_leaves_nothing_half(small_data: Path, upstream: FakeUpstream) -> None:
-    """The client is told, or its connection breaks; what fits is fetched afterwards, and the store is whole."""
+async def test_a_disk_that_fills_during_a_fetch_leaves_no_partial_blob(
+    small_data: Path, upstream: FakeUpstream
+) -> None:
+    """The client gets an error or a broken connection; what fits is fetched afterwards, and the store has no findings."""
     small = b"fits"
     upstream.blobs |= {DIGEST: BLOB, digest_of(small): small}
     async with serving_as(
@@ -103,7 +106,10 @@ async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream
     with boltseal(data, config=config) as server:
         async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
             asked = asyncio.create_task(client.get(TARGET))
-            await _until(lambda: sum(path.stat().st_size for path in (data / "uploads").iterdir()) > MEBIBYTE)
+            await until(
+                lambda: sum(path.stat().st_size for path in (data / "uploads").iterdir()) > MEBIBYTE,
+                "more than 1 MiB is on disk",
+            )
             await asyncio.to_thread(kill_tree, server.pid)
             with pytest.raises(httpx2.TransportError):
                 await asked
@@ -137,8 +143,8 @@ async def test_a_client_that_disconnects_in_a_fetch_affects_no_other(data: Path,
 
 
 @pytest.mark.slow
-async def test_a_fetch_that_everybody_left_is_there_for_the_next(data: Path, upstream: FakeUpstream) -> None:
-    """It is brought to its end, and upstream not asked again."""
+async def test_a_fetch_that_all_clients_left_serves_the_next_client(data: Path, upstream: FakeUpstream) -> None:
+    """The fetch is completed without clients, and the upstream is not asked again."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling
     with boltseal(data, config=config_of(upstream)) as server:
@@ -182,7 +188,7 @@ async def test_workers_fetch_once_for_all_of_them(data: Path, upstream: FakeUpst
         tasks = [asyncio.create_task(_alone(server, TARGET, begun)) for _ in range(40)]
         for each in small:
             tasks += [asyncio.create_task(_alone(server, f"{path}/blobs/{each.digest}")) for _ in "1234"]
-        await _until(lambda: len(begun) == 40)
+        await until(lambda: len(begun) == 40, "40 fetches have begun")
         stalling.go_on.set()
         answers = await asyncio.gather(*tasks)
 
@@ -235,9 +241,3 @@ async def _read_some_and_leave(server: Server) -> None:
 
 async def _wrong_at_the_end(_: Asked, writer: asyncio.StreamWriter) -> None:
     writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(BLOB)}\r\n\r\n".encode() + BLOB[:-1] + b"!")
-
-
-async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110 - another process makes it so
-            await asyncio.sleep(0.02)

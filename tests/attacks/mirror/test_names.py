@@ -123,7 +123,7 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
 
 
 def _held(upstream: FakeUpstream) -> int:
-    """How many objects there are, without what nobody holds any more, and without what the upstream itself notes."""
+    """Return the number of objects, without unreferenced ones and those that the upstream made itself."""
     upstream.asked.clear()
     gc.collect()
     return len(gc.get_objects())
@@ -139,7 +139,6 @@ async def _miss(serving: Serving, number: int) -> None:
     assert answer.status_code == 404
 
 
-@pytest.mark.lengthy
 async def test_endless_made_up_digests_leave_nothing_behind(mirror: Serving, upstream: FakeUpstream) -> None:
     """Neither a row nor a file, of manifests and of blobs."""
     for number in range(100):

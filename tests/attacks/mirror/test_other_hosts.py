@@ -149,8 +149,8 @@ async def test_our_clients_login_does_not_go_upstream(mirror: Serving, upstream:
 
 
 @pytest.mark.slow
-async def test_a_wrong_certificate_is_not_believed(data: Path, tmp_path: Path) -> None:
-    """An unknown authority signed it; the same upstream is used once its authority is configured."""
+async def test_a_certificate_of_an_unknown_authority_is_refused(data: Path, tmp_path: Path) -> None:
+    """The same upstream is used once its authority is configured."""
     ours = authority(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(ours.cert, ours.key)

@@ -6,7 +6,6 @@ overlayfs marks in layers that were built and not unpacked, sparse files, and na
 
 from __future__ import annotations
 
-import gzip
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -19,10 +18,12 @@ from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
-from tests.attacks.scrub.boxes import changed, that_changes
-from tests.attacks.scrub.image import ACL, CAPABILITY, LATIN, LONG, Layer, archive, base, middle, top
+from tests.attacks.scrub.changing_containers import changing_command, wait_until_changed
+from tests.attacks.scrub.clean_layers import (
+    LAYERS,
+)
+from tests.attacks.scrub.image import archive, base
 from tests.attacks.scrub.stores import podman_on
-from tests.host.scrub.making import NAMES_BY_GO
 from tests.programs import program
 from tests.real.tools import Said, run
 
@@ -43,119 +44,6 @@ def not_clean(*roots: Path, at_least: int = 1) -> list[ScrubReport]:
 
 
 # ---- what a tar may hold
-
-
-def links_with_other_modes() -> bytes:
-    """Engines set the last header's mode on the shared file: here a setuid bit is removed."""
-    layer = Layer().folder("bin").add("bin/su", b"su" * 300, mode=0o4755)
-    return layer.add("bin/su2", kind=tarfile.LNKTYPE, link="bin/su", mode=0o644, mtime=5).done()
-
-
-def links_with_attributes() -> bytes:
-    """Engines add the attributes of a link's header to the shared file: it may repeat, omit, change or add some."""
-    layer = Layer().folder("bin")
-
-    def add(name: str, link: str = "", *, mode: int = 0o755, mtime: int = 1, **attributes: str) -> None:
-        pax = {f"SCHILY.xattr.{key.replace('_', '.', 1)}": value for key, value in attributes.items()}
-        kind, content = (tarfile.LNKTYPE, b"") if link else (tarfile.REGTYPE, b"content")
-        layer.add(name, content, kind=kind, link=link, mode=mode, mtime=mtime, pax=pax)
-
-    acl = ACL.decode("utf-8", "surrogateescape")
-    add("bin/repeated", security_capability=CAPABILITY, user_a="1")
-    add("bin/repeated2", "bin/repeated", security_capability=CAPABILITY, user_a="1")
-    add("bin/omitted", security_capability=CAPABILITY, user_a="1")
-    add("bin/omitted2", "bin/omitted")
-    add("bin/omitted3", "bin/omitted2", mtime=2)
-    add("bin/added")
-    add("bin/added2", "bin/added", security_capability=CAPABILITY, user_a="1")
-    add("bin/changed", user_a="1", user_z="1")
-    add("bin/changed2", "bin/changed", user_b="2")
-    add("bin/changed3", "bin/changed2", user_a="3", mode=0o4755)
-    add("bin/changed4", "bin/changed2", mode=0o600)
-    add("bin/list", system_posix_acl_access=acl)
-    add("bin/list2", "bin/list")
-    add("bin/list3", "bin/list2", mode=0o600)
-    layer.add("lib", kind=tarfile.SYMTYPE, link="bin", mode=0o777, pax={"SCHILY.xattr.trusted.a": "1"})
-    layer.add("lib2", kind=tarfile.LNKTYPE, link="lib", mode=0o777, owner=(5, 6), mtime=77)
-    return layer.done()
-
-
-def no_folders() -> bytes:
-    """Return a layer of deeply nested files only."""
-    return Layer().add("x/y/z", b"z").add("x/y2/z", b"z").add("a/b/c/d/e/f", b"f").done()
-
-
-def nothing() -> bytes:
-    """Return a tar without entries, as `RUN true` creates it."""
-    return Layer().done()
-
-
-def gnu() -> bytes:
-    """Return a layer with GNU's long names and large numbers."""
-    layer = Layer(tarfile.GNU_FORMAT).folder("n" * 90).add("n" * 90 + "/" + "m" * 150, b"long")
-    layer.add("owner", b"x", owner=(3_000_000, 3_000_001)).add("old", b"x", mtime=-5)
-    return layer.add("link", kind=tarfile.SYMTYPE, link="t" * 180, mode=0o777).done()
-
-
-def pax() -> bytes:
-    """Return a layer with attributes, times with nanoseconds, long links, and names that are not UTF-8 or ASCII."""
-    layer = Layer().add(LONG, b"x", mtime=1.123456789).add(LATIN, b"x").add("etc/größe", b"x")
-    layer.add("ping", b"x", mode=0o755, pax={"SCHILY.xattr.security.capability": CAPABILITY})
-    layer.add("mine", b"x", pax={"SCHILY.xattr.user.mine": "1"})
-    layer.add("future", b"x", mtime=4_000_000_000.5).add("before", b"x", mtime=-1.5)
-    return layer.add("link", kind=tarfile.SYMTYPE, link="t" * 300, mode=0o777).done()
-
-
-def ustar() -> bytes:
-    """Return a layer in the oldest format, with name prefixes."""
-    return Layer(tarfile.USTAR_FORMAT).folder("p" * 90).add("p" * 90 + "/" + "q" * 90, b"x").done()
-
-
-def odd_names() -> bytes:
-    """Return a layer with names that engines normalize."""
-    layer = Layer().folder("./a/").add("./a/./b", b"b").add("/c", b"c").folder("d//").add("d/e f\n", b"f")
-    return layer.add("a/.hidden", b"h").add("..x", b"x").done()
-
-
-def slashes() -> bytes:
-    """A slash at the end of a name makes a folder of an entry of the v7 type, and not of a file of ustar."""
-    layer = (
-        Layer()
-        .folder("d")
-        .add("d/file/", b"content")
-        .add("d/empty/")
-        .add("d/folder/", kind=tarfile.AREGTYPE, mode=0o755)
-    )
-    return layer.add("d/folder/file", kind=tarfile.AREGTYPE).add("e/" + "n" * 120 + "/", b"content").done()
-
-
-def changing() -> bytes:
-    """Return a layer with a folder whose entry comes after its contents, and again."""
-    layer = Layer().add("d/f", b"f").folder("d", 0o700)
-    return layer.add("e/f", b"f").done()
-
-
-def upper_of_everything() -> bytes:
-    """Return whiteouts beside files of their name, of folders, and of nothing."""
-    layer = Layer().add("etc/.wh.passwd").add("etc/.wh.nothing").folder("opaque").add("opaque/.wh..wh..opq")
-    return layer.add("bin/.wh.tool").add("lib", b"a file now").done()
-
-
-LAYERS: dict[str, list[bytes]] = {
-    "everything": [base(), middle(), top()],
-    "links-with-other-modes": [links_with_other_modes()],
-    "links-with-attributes": [links_with_attributes()],
-    "no-folders": [no_folders(), no_folders()],
-    "nothing": [no_folders(), nothing()],
-    "gnu": [gnu()],
-    "pax": [pax()],
-    "ustar": [ustar()],
-    "odd-names": [odd_names()],
-    "slashes": [slashes()],
-    "names-by-go": [gzip.decompress(NAMES_BY_GO.read_bytes())],
-    "changing": [changing()],
-    "upper": [base(), upper_of_everything()],
-}
 
 
 def sparse_archive(folder: Path, version: str) -> list[bytes]:
@@ -286,15 +174,15 @@ def test_images_built_by_docker_are_clean(daemon: Daemon, context: Path, buildki
 
 
 def test_a_running_container_with_changes_is_clean(daemon: Daemon, context: Path) -> None:
-    """Its own layer, Docker's -init layer, and its process's view."""
+    """The container's own layer, Docker's -init layer, and its process's view have no findings."""
     run(
         "docker", "-H", daemon.host, "build", "--network", "none", "-t", "running:1", context,
         env={"DOCKER_BUILDKIT": "1"},
     ).checked()  # fmt: skip
     do = "echo x > /etc/mine; rm /bin/tool; mkdir /new; mv /etc/passwd /etc/passwd2; rm -r /opaque; chmod 700 /srv"
     options = ("-d", "--network", "none", "-v", "/srv/volume")
-    box = daemon.run("run", *options, "running:1", *that_changes(do)).checked().strip()
-    changed(lambda: daemon.run("logs", box).checked())
+    box = daemon.run("run", *options, "running:1", *changing_command(do)).checked().strip()
+    wait_until_changed(lambda: daemon.run("logs", box).checked())
     stopped = daemon.run("create", "--network", "none", "running:1").checked().strip()
 
     found = [each for each in reports(daemon.root) if each.what == "container" and each.id in (box, stopped)]

@@ -16,7 +16,7 @@ from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from tests import servers
-from tests.attacks.scrub.boxes import changed, that_changes
+from tests.attacks.scrub.changing_containers import changing_command, wait_until_changed
 from tests.attacks.scrub.image import Layer, archive, base
 from tests.attacks.scrub.stores import podman_on
 from tests.programs import program
@@ -284,8 +284,10 @@ def inits(host: Host) -> list[Path]:
 
 def test_what_a_container_changed_is_listed_and_is_no_difference(host: Host) -> None:
     """A container may change its own layer."""
-    box = host.docker("run", "-d", "--network", "none", BOX, *that_changes("echo x > /etc/mine; echo y > /etc/passwd"))
-    changed(lambda: host.docker("logs", box))
+    box = host.docker(
+        "run", "-d", "--network", "none", BOX, *changing_command("echo x > /etc/mine; echo y > /etc/passwd")
+    )
+    wait_until_changed(lambda: host.docker("logs", box))
 
     report = host.report(box)
     host.docker("rm", "--force", box)

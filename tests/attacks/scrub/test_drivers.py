@@ -65,7 +65,7 @@ def storage(of: Disk) -> Path:
 
 
 def test_a_rootless_store_is_clean(rootless: Disk) -> None:
-    """Its files belong to ids of /etc/subuid, and it has no device nodes, which the user can't create."""
+    """A rootless store has files of ids of /etc/subuid and no device nodes, which the user can't create."""
     (found,) = reports(storage(rootless))
 
     assert (found.status, found.differences, found.unknown) == (ReportStatus.HOLDS, (), ())
@@ -116,7 +116,7 @@ def test_unknown_ids_could_not_be_checked(rootless: Disk) -> None:
     ],
 )
 def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status: ReportStatus) -> None:
-    """Its map is within the user's namespace; the usual one follows from who the user is, any other only the store says."""
+    """The usual map of ids follows from the user; any other is known only from the store."""
     create = ("create", "--userns", how, "--network", "none", "shop/app:1.4.2")
     subprocess.run([*rootless.as_user(), *PODMAN, *create], check=True, stdout=subprocess.DEVNULL)
     found = reports(storage(rootless))
@@ -175,7 +175,7 @@ def remapped(_nobodys_home: None, image: Path, tmp_path: Path) -> Path:
 
 
 def test_a_docker_in_a_user_namespace_is_clean_and_a_foreign_owner_is_found(remapped: Path) -> None:
-    """Its root is called after the ids that root became outside."""
+    """The store's root is named after the ids to which root was mapped."""
     (store,) = [each.root for each in store_at(remapped)]
     clean = [(each.what, each.status, each.differences) for each in reports(remapped)]
     layer = next(each for each in (store / "overlay2").glob("*/diff") if (each / "bin/tool").exists())

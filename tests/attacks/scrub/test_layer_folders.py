@@ -73,7 +73,7 @@ def test_an_image_for_composefs_that_replaces_a_layer(podman: Store, layer: int)
 
 
 def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) -> None:
-    """Its files are under their digests, so they can't be compared by name; that is no difference."""
+    """A composefs layer has files under their digests, so they can't be compared by name; that is no difference."""
     diff = podman.at("", 1)
     shutil.rmtree(diff)
     (diff / "0a").mkdir(parents=True)

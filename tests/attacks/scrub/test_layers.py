@@ -6,33 +6,19 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from pathlib import Path
 from stat import S_ISREG
 
 import pytest
 
 from boltseal.host.scrub.differences import DifferenceKind
 from boltseal.host.scrub.report import ReportStatus
+from tests.attacks.scrub.file_changes import kept_times, rewritten
 from tests.attacks.scrub.image import CAPABILITY, LATIN, LONG
 from tests.attacks.scrub.stores import Store
 
 pytestmark = pytest.mark.real
 
 Attack = Callable[[Store], None]
-
-
-def rewritten(path: Path, content: bytes) -> None:
-    """Replace a file's content and restore its times."""
-    before = path.stat()
-    path.write_bytes(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def kept_times(path: Path, change: Callable[[], None]) -> None:
-    """Make a change in a folder and restore its times."""
-    before = path.stat()
-    change()
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def content_of_the_same_size(store: Store) -> None:
@@ -292,7 +278,7 @@ def layer_replaced_by_a_link(store: Store) -> None:
     store.at("").symlink_to(store.root / "moved")
 
 
-def root_writable_for_everybody(store: Store) -> None:
+def root_writable_for_all_users(store: Store) -> None:
     store.at("").chmod(0o777)
 
 
@@ -349,7 +335,7 @@ ATTACKS: dict[Attack, tuple[DifferenceKind, str]] = {
     metacopy_planted: (DifferenceKind.XATTR, "etc/passwd"),
     whiteout_mark_planted: (DifferenceKind.XATTR, "etc/empty"),
     layer_replaced_by_a_link: (DifferenceKind.METADATA, ""),
-    root_writable_for_everybody: (DifferenceKind.MODE, ""),
+    root_writable_for_all_users: (DifferenceKind.MODE, ""),
 }
 
 

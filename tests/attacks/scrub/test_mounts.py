@@ -20,9 +20,9 @@ from boltseal.host.scrub.find_stores import store_at
 from boltseal.host.scrub.layer_check import CheckMode, LayerFiles, check
 from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
+from tests.attacks.scrub.file_changes import rewritten
 from tests.attacks.scrub.stores import Store
-from tests.attacks.scrub.test_layers import rewritten
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
 from tests.programs import program
 
 pytestmark = [
@@ -224,7 +224,7 @@ def test_mounts_of_another_namespace_could_not_be_checked(tmp_path: Path) -> Non
 
 
 def test_mounts_are_seen_in_a_chroot(tmp_path: Path) -> None:
-    """Its table leaves out the mount of the root itself."""
+    """In a chroot the table of mounts lacks the mount of the root itself."""
     for made in ("proc", "store/layers/one/diff", "copy"):
         (tmp_path / made).mkdir(parents=True)
     code = """

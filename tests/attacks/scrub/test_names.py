@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from boltseal.host.scrub.layer_blob import BlobTar
-from tests.attacks.scrub.test_clean import LAYERS
-from tests.host.scrub.making import NAMES_BY_GO, extended, record
+from tests.attacks.scrub.clean_layers import LAYERS
+from tests.host.scrub.made_stores import NAMES_BY_GO, extended, record
 from tests.programs import program
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -20,9 +20,9 @@ from boltseal.host.scrub.report import ReportStatus, ScrubReport
 from boltseal.host.scrub.scrub import ScrubRequest
 from boltseal.host.scrub.trust import Expectation, Level
 from boltseal.oci.digest import Digest
+from tests.attacks.scrub.file_changes import rewritten
 from tests.attacks.scrub.image import NAME, archive, base, middle, top
 from tests.attacks.scrub.stores import Store
-from tests.attacks.scrub.test_layers import rewritten
 from tests.attacks.scrub.users import given_to_others
 from tests.real.tools import run
 
@@ -188,7 +188,7 @@ def config_of(store: Store) -> Path:
 
 
 def test_an_edited_config_differs(store: Store) -> None:
-    """Its digest is the image's ID."""
+    """The digest of a config is the image's ID."""
     config = config_of(store)
     config.chmod(0o644)
     config.write_bytes(config.read_bytes().replace(b'"/app"', b'"/evl"'))
@@ -409,8 +409,8 @@ def test_owners_changed_together_with_the_map_that_explains_them(podman: Store) 
     assert "nothing outside the store confirms" in report.unknown[0]
 
 
-def test_a_name_that_was_given_to_another_image(podman: Store, tmp_path: Path) -> None:
-    """Both images are whole; that the name means the other one only an expectation tells."""
+def test_a_tag_that_was_moved_to_another_image(podman: Store, tmp_path: Path) -> None:
+    """Both images are consistent; only an expectation shows that the tag resolves to the other one."""
     other = other_image(podman, tmp_path)
     names = podman.root / "overlay-images/images.json"
     records = json.loads(names.read_bytes())
@@ -438,7 +438,7 @@ def test_a_docker_name_without_an_image_differs(docker: Store) -> None:
 
 
 def test_a_containerd_name_without_content_differs(contained: Store) -> None:
-    """Its digest in the metadata was changed to one that no blob has."""
+    """The digest of a name in the metadata was changed to one that no blob has."""
     (database,) = contained.root.glob("io.containerd.metadata.v1.bolt/meta.db")
     content = database.read_bytes()
     target = contained.image_report().id.encode()
@@ -506,7 +506,7 @@ def test_a_manifest_digest_proves_nothing_without_the_manifest(docker: Store) ->
 
 @pytest.mark.parametrize(("says", "status"), [("true", ReportStatus.UNKNOWN), ("false", ReportStatus.HOLDS)])
 def test_layers_of_fuse_overlayfs_could_not_be_checked(podman: Store, says: str, status: ReportStatus) -> None:
-    """Its marks differ from the kernel's; Podman records that it is used."""
+    """The marks of fuse-overlayfs differ from the kernel's; Podman records that it is used."""
     (podman.root / "overlay/.has-mount-program").write_text(says)
 
     report = podman.image_report()

@@ -1,4 +1,4 @@
-"""A user of a disk of its own: known to its /etc, with ids for containers, and to nobody else on this machine."""
+"""A user of a disk of its own: listed in the disk's /etc, with ids for containers, and unknown to this machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Disk:
         return program("unshare"), "--mount", program("sh"), "-c", f'{mounts}; exec "$@"', "sh"
 
     def as_user(self) -> tuple[str, ...]:
-        """The same, as the user, with nothing of our environment."""
+        """Run a command as the user, without the environment of this process."""
         return (
             *(*self.as_root(), program("setpriv"), f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
             *("env", "-i", f"PATH={os.environ['PATH']}", f"HOME={self.home}", f"XDG_RUNTIME_DIR={self.home}/run"),
@@ -77,7 +77,7 @@ def given_to_others(folder: Path, by: int) -> None:
 
 
 def user_namespaces_or_skip() -> None:
-    """Where the kernel lets nobody make a user namespace (in a chroot it never does), nothing runs in one."""
+    """Skip where the kernel permits no user namespaces, as in a chroot."""
     if subprocess.run([program("unshare"), "--user", program("true")], capture_output=True, check=False).returncode:
         pytest.skip("the kernel makes no user namespace here, as in every chroot: no engine can run without root")
 

@@ -36,7 +36,6 @@ def test_colliding_tags_do_not_hide_each_other() -> None:
     assert [names.find(name) for name in alike] == [MonitoredTag(number, NOTHING, NOTHING) for number in range(1999)]
 
 
-@pytest.mark.lengthy
 def test_a_tag_takes_at_most_150_bytes() -> None:
     """At every size on the way."""
     names, most = MonitoredTags(b"s" * 16), 0.0

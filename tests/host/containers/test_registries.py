@@ -138,7 +138,7 @@ async def test_an_unreachable_ledger_is_asked_once() -> None:
 
 
 async def test_a_broken_ledger_raises() -> None:
-    """Its registry's answers are not shown."""
+    """The answers of a registry with a broken ledger are not shown."""
 
     async def watch(_: str) -> LedgerCheck:
         raise LedgerBroken(Fault.OTHER_LEDGER, "it was rewritten")

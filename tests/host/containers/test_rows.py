@@ -57,7 +57,7 @@ def past(*steps: TagStep, by: TagEvidence = TagEvidence.REGISTRY) -> dict[Reposi
     return {repository_of(NAME): TagHistory({"latest": steps}, by=by)}
 
 
-def test_what_the_tag_resolves_to_now() -> None:
+def test_a_row_has_what_the_tag_resolves_to_now() -> None:
     """The same image, another, or unknown: an image ID does not give the registry's digest."""
     same = row(seen(INDEX), None, RegistryAnswers(meaning(INDEX)))
     moved = row(seen(INDEX), None, RegistryAnswers(meaning(OTHER)))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.host.scrub import find_stores
 from boltseal.host.scrub.find_stores import NoStoreFound, store_at, usual_stores
 from tests.programs import as_somebody
 
@@ -59,7 +58,7 @@ def test_stores_of_a_disk_and_of_its_users_are_found(disk: Path) -> None:
         ("var/lib/docker", 0o000, ["var/lib/docker"]),
     ],
 )
-def test_an_unreadable_place_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
+def test_an_unreadable_folder_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
     """A home folder with only the execute right can still be searched by known paths."""
     (disk / closed).chmod(mode)
     try:
@@ -82,11 +81,9 @@ def test_a_named_store_in_an_unreadable_folder_is_reported(disk: Path) -> None:
     assert found == [". could not check"]
 
 
-def test_homes_beyond_the_limit_are_reported(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_homes_beyond_the_limit_are_reported(disk: Path) -> None:
     """On a disk and on this host; they are never skipped silently."""
-    monkeypatch.setattr(find_stores, "MAX_HOMES", 1)
-
-    stores = [store_at(disk), usual_stores([disk / "home/bob", disk / "home/ann"])]
+    stores = [store_at(disk, max_homes=1), usual_stores([disk / "home/bob", disk / "home/ann"], max_homes=1)]
     unknown = [[why for each in found for why in each.plan(each.root).unknown] for found in stores]
 
     assert unknown == [["not checked: there are more than 1 home folders; name this one with --root"]] * 2

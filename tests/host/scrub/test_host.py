@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +24,8 @@ from boltseal.host.scrub.report import ReportStatus, ScrubReport, outcome
 from boltseal.host.scrub.scrub import ScrubRequest, scrub
 from boltseal.host.scrub.tar_split import entries
 from boltseal.host.scrub.workers import ALONE_BYTES, Meter, WorkRate
-from tests.host.scrub.making import DockerStore
+from tests.host.scrub.made_stores import DockerStore
+from tests.polling import wait_until
 
 LOWER = {"etc/passwd": b"root", "bin/tool": b"tool" * 1000}
 
@@ -131,7 +131,7 @@ def test_an_image_renamed_during_the_check_holds(store: DockerStore) -> None:
 
 
 def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
-    """Its differences are reported for both."""
+    """The differences of a shared layer are reported for both images."""
     store.image("one:1", LOWER)
     chain = store.root / "image/overlay2/layerdb/sha256"
     (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
@@ -146,7 +146,6 @@ def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
     assert [each.status for each in found] == [ReportStatus.DIFFERS, ReportStatus.DIFFERS]
 
 
-@pytest.mark.lengthy
 def test_parallel_checks_have_the_same_result(store: DockerStore) -> None:
     """Several processes find what one process finds."""
     large = os.urandom(ALONE_BYTES // 4)
@@ -174,7 +173,6 @@ def large_image(store: DockerStore) -> None:
         (chain / "size").write_text(str(len(large)))
 
 
-@pytest.mark.lengthy
 def test_layers_of_a_killed_worker_could_not_be_checked(store: DockerStore) -> None:
     """For example for lack of memory: that is neither a difference nor clean."""
     large_image(store)
@@ -192,7 +190,6 @@ def test_layers_of_a_killed_worker_could_not_be_checked(store: DockerStore) -> N
     assert "was killed" in report.unknown[0]
 
 
-@pytest.mark.lengthy
 def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
     """Ctrl-C reaches the whole process group: exit code 130 and no traceback."""
     large_image(store)
@@ -200,8 +197,7 @@ def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
     argv = ["env", "--default-signal=INT", *argv]  # whoever started this test may have it ignored
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
-        while running.poll() is None and len(children.read_text().split()) < 2:
-            time.sleep(0.02)
+        wait_until(lambda: len(children.read_text().split()) >= 2, "the workers run")
         workers = children.read_text().split()
         os.killpg(running.pid, signal.SIGINT)
         out, err = running.communicate()

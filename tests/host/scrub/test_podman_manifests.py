@@ -55,7 +55,7 @@ def manifest_differences(
 def test_an_image_that_was_pulled_with_another_manifest_of_the_same_config_is_clean(
     tmp_path: Path, current: bytes
 ) -> None:
-    """Its digest in images.json stays the first one's: Podman does so after build, push and pull."""
+    """The digest in images.json stays that of the first manifest: Podman does so after build, push and pull."""
     assert manifest_differences(tmp_path, current, current) == 0
 
 

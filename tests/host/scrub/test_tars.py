@@ -28,7 +28,7 @@ from boltseal.host.scrub.tar_header import (
 )
 from boltseal.host.scrub.tar_split import entries
 from boltseal.oci.digest import Digest
-from tests.host.scrub.making import NAMES_BY_GO, extended, layer_tar, record, split
+from tests.host.scrub.made_stores import NAMES_BY_GO, extended, layer_tar, record, split
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -274,7 +274,7 @@ def test_a_tar_that_ends_in_a_file_is_refused() -> None:
 
 
 def test_a_zstd_frame_that_wants_gigabytes_of_memory_is_refused() -> None:
-    """Its header can request a window of any size."""
+    """The header of a frame can request a window of any size."""
     with pytest.raises(TarMalformed):
         headers(b"\x28\xb5\x2f\xfd" + b"\x00" + b"\xf8" + b"\x01\x00\x00")
 

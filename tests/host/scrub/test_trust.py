@@ -11,17 +11,14 @@ from boltseal.errors import Invalid
 from boltseal.host.scrub.evidence import ReceiptWithoutTag, expectation_of_receipt, expectations_of_lock
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.host.scrub.trust import Expectation, Level, judge, names_image
-from boltseal.ledger.checkpoint import Checkpoint, sign_checkpoint
-from boltseal.ledger.entry import Entry, EntryKind, encode
-from boltseal.ledger.merkle import leaf_hash
+from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.note import SigningKey
-from boltseal.ledger.proof import Receipt, format_receipt
 from boltseal.lockfile.document import Lock, LockedImage, LockedPlatform
 from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from boltseal.oci.reference import Reference
+from tests.host.scrub.receipts import KEY, receipt
 
-KEY = SigningKey("reg.example/ledger", bytes(range(32)))
 CONFIG = Digest.of(b"config")
 OTHER = Digest.of(b"another config")
 NAME = "reg.example/shop/app:1.4.2"
@@ -58,17 +55,6 @@ def by_digest(digest: Digest) -> Expectation:
     return Expectation(digest, Level.L1, "a pin", of_manifest=True)
 
 
-def receipt(digest: Digest, kind: EntryKind = EntryKind.TAG_CREATED) -> bytes:
-    entry = encode(
-        Entry(
-            kind=kind, time_us=1_795_508_941_000_042, registry=KEY.name, repository="shop/app", tag="1.4.2",
-            digest=str(digest), type=OCI_MANIFEST, size=100, salt="0" * 32,
-        )
-    )  # fmt: skip
-    signed = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(entry)), KEY)
-    return format_receipt(Receipt(0, (), signed, entry))
-
-
 def test_without_an_expectation_the_level_is_l0() -> None:
     """The image is only consistent in itself."""
     assert judge(image(), None, {}).level is Level.L0
@@ -94,7 +80,7 @@ def test_a_digest_of_another_image_is_a_difference() -> None:
 
 
 def test_a_document_with_another_digest_is_ignored() -> None:
-    """Its file name proves nothing."""
+    """The name of a file proves nothing about its content."""
     forged = {Digest.of(MANIFEST): manifest(b"another config")}
     plan = ImagePlan("test", Path("/"), OTHER, OTHER, (NAME,), documents=forged)
 
@@ -160,7 +146,7 @@ def test_a_receipt_of_a_deletion_is_refused() -> None:
     ],
 )
 def test_a_receipt_applies_only_to_its_tag(name: str, meant: bool) -> None:
-    """On any registry, since a mirror keeps the name."""
+    """The registry may differ, since a mirror keeps the repository and tag."""
     assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is meant
 
 

@@ -25,7 +25,7 @@ from boltseal.project.bases.freshness import (
 )
 from boltseal.project.bases.image_facts import ImageFacts
 from boltseal.project.bases.layer_match import Candidate
-from tests.project.bases.made import digest, facts
+from tests.project.bases.samples import digest, facts
 
 NODE = Reference.parse("node:16.13")
 OLD, NEW = digest("old index"), digest("new index")

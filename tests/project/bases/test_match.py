@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from boltseal.oci.reference import Reference
 from boltseal.project.bases.layer_match import Candidate, inherits_label, longest_match, may_be_base
-from tests.project.bases.made import digest, facts
+from tests.project.bases.samples import digest, facts
 
 NODE = Reference.parse("node:16.13")
 

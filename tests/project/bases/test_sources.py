@@ -23,7 +23,7 @@ from boltseal.project.bases.base_claims import (
 from boltseal.project.bases.image_facts import NotAnImage, NotRead, read_facts
 from boltseal.project.bases.rebuild_order import bases_first
 from tests import images
-from tests.project.bases.made import digest, facts
+from tests.project.bases.samples import digest, facts
 
 NAME, DIGEST = "org.opencontainers.image.base.name", "org.opencontainers.image.base.digest"
 NODE = Reference.parse("node:16.13")

@@ -18,8 +18,9 @@ from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import Transport
 from boltseal.oci.reference import Repository
 from boltseal.server.settings import Settings
-from tests.attacks.test_rights import AUTH, PEOPLE, bearer, claims, login, token
+from boltseal.server.store_factory import open_store
 from tests.images import image, push
+from tests.logins import AUTH, PASSWORDS, bearer, claims, login, token
 from tests.serving import Serving, serving_as
 
 REGISTRY = "127.0.0.1:5000"
@@ -35,10 +36,10 @@ CHALLENGE = f'Bearer realm="http://127.0.0.1:5000/token",service="boltseal",scop
 
 
 def guarded(data: Path, **auth: object) -> Settings:
-    """Return the shop of `tests.attacks.test_rights` with other `[auth]` settings."""
+    """Return settings with the users and grants of `tests.logins`, and other `[auth]` settings."""
     keys = data.with_name(f"{data.name}.keys")
     keys.mkdir(exist_ok=True)
-    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in PEOPLE.items()]
+    lines = [f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in PASSWORDS.items()]
     (keys / "htpasswd").write_text("".join(lines))
     return Settings.model_validate({"server": {"data": data}, "auth": {**AUTH, **auth}})
 
@@ -92,13 +93,15 @@ async def test_pages_of_a_token_hold_every_visible_repository_once(shop: Serving
     assert await listed(shop, await token(shop, user, CATALOG), n) == VISIBLE[user]
 
 
-async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(
-    shop: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_page_skips_more_hidden_repositories_than_are_read_at_once(shop: Serving) -> None:
     """A database batch without a visible repository does not end the list."""
-    monkeypatch.setattr("boltseal.server.registry.pulls.CATALOG_BATCH", 1)
+    with open_store(guarded(shop.data)) as store:
+        page = await store.registry.pulls.catalog(
+            len(VISIBLE["ci"]), None, may_read=lambda repository: str(repository) in VISIBLE["ci"], batch=1
+        )
 
-    assert await listed(shop, await token(shop, "ci", CATALOG), 1) == VISIBLE["ci"]
+    assert [str(repository) for repository in page.items] == VISIBLE["ci"]
+    assert not page.more
 
 
 @pytest.mark.parametrize("scopes", [[], ["repository:shop/a:pull"], ["registry:catalog:pull"], ["registry:other:*"]])
@@ -161,7 +164,7 @@ async def test_without_public_repositories_an_anonymous_token_has_no_catalog(dat
 
 async def test_oauth2_clients_get_the_catalog_too(shop: Serving) -> None:
     """`POST /token` accepts the scope as `GET` does."""
-    form = {"grant_type": "password", "username": "ci", "password": PEOPLE["ci"], "scope": CATALOG}
+    form = {"grant_type": "password", "username": "ci", "password": PASSWORDS["ci"], "scope": CATALOG}
     answer = await shop.client.post("/token", data=form)
 
     assert await listed(shop, answer.json()["access_token"]) == VISIBLE["ci"]
@@ -186,7 +189,7 @@ async def test_a_token_lists_nothing_that_its_user_may_not_pull_any_more(data: P
 @pytest.fixture
 async def transport(shop: Serving, tmp_path: Path) -> AsyncIterator[Transport]:
     """Return boltseal's client, logged in as `ci`."""
-    login_ci = b64encode(f"ci:{PEOPLE['ci']}".encode()).decode()
+    login_ci = b64encode(f"ci:{PASSWORDS['ci']}".encode()).decode()
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"auths": {REGISTRY: {"auth": login_ci}}}))
     transport = Transport(CredentialStore([config]), app=httpx2.ASGITransport(app=shop.app))

@@ -89,7 +89,6 @@ def test_a_malformed_if_match_is_refused(header: str) -> None:
         write_conditions(None, header)
 
 
-@pytest.mark.lengthy
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_refused(header: str) -> None:
     """Every header value is either parsed or refused with ConditionInvalid."""

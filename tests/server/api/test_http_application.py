@@ -19,8 +19,8 @@ from boltseal.server.api.distribution import DistributionApi
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.registry import Registry
 from boltseal.server.registry.models import BlobAnswer
+from tests.anonymous_access import anonymous_auth
 from tests.asgi import Answer, send
-from tests.gates import open_gate
 from tests.images import digest_of
 
 
@@ -54,7 +54,7 @@ class Failing:
 def api(pulls: Failing) -> DistributionApi:
     """Return an API whose registry has only these reads."""
     parts = cast("Any", (pulls, *[None] * 12))
-    return DistributionApi(Registry(*parts), ApiSettings(), open_gate())
+    return DistributionApi(Registry(*parts), ApiSettings(), anonymous_auth())
 
 
 async def asked(error: BaseException) -> Answer:

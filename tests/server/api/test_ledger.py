@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import pytest
 from boltseal.ledger.checkpoint import open_checkpoint
 from boltseal.ledger.entry import EntryKind, parse
 from boltseal.ledger.merkle import leaf_hash
-from boltseal.ledger.note import VerifierKey
 from boltseal.ledger.proof import open_receipt
 from boltseal.ledger.tiles import Tiles, edge, parse_bundle
 from boltseal.server.settings import Settings
 from boltseal.server.storage.ledger_key import LedgerKeys
 from tests.images import image, push
-from tests.server.spec.test_tag_history import signed
-from tests.serving import Serving, serving_as
+from tests.logins import as_user
+from tests.polling import until_signed
+from tests.serving import Serving, ledger_key, serving_as
 
 AUTH = {
     "anonymous_pull": ["open/**"],
@@ -31,19 +30,13 @@ AUTH = {
 }
 
 
-def key_of(data: Path) -> VerifierKey:
-    key = LedgerKeys(data.with_name("data.keys")).key()
-    assert key is not None
-    return key.verifier
-
-
 async def test_the_head_is_over_the_tiles_and_the_entries(registry: Serving) -> None:
     """Checkpoint, hash tiles and entry bundles are consistent with each other."""
     client = registry.client
     for n in range(3):
         await push(client, "shop/app", f"1.0.{n}", image(f"{n}"))
-    await signed(client, 5)
-    head = open_checkpoint((await client.get("/ledger/checkpoint")).content, key_of(registry.data)).checkpoint
+    await until_signed(client, 5)
+    head = open_checkpoint((await client.get("/ledger/checkpoint")).content, ledger_key(registry.data)).checkpoint
     tiles = {tile: (await client.get(f"/ledger/{tile.path()}")).content for tile in edge(head.size)}
     bundle = await client.get(f"/ledger/tile/entries/000.p/{head.size}")
     lines = parse_bundle(bundle.content, head.size)
@@ -56,7 +49,7 @@ async def test_the_head_is_over_the_tiles_and_the_entries(registry: Serving) -> 
 async def test_a_narrower_tile_is_the_beginning_of_a_wider_one(registry: Serving) -> None:
     """Partial tiles are served for every size that was signed."""
     await push(registry.client, "shop/app", "1.0.0", image("one"))
-    await signed(registry.client, 2)
+    await until_signed(registry.client, 2)
     wide = await registry.client.get("/ledger/tile/0/000.p/2")
     narrow = await registry.client.get("/ledger/tile/0/000.p/1")
 
@@ -89,9 +82,9 @@ async def test_a_push_answers_with_the_index_of_its_receipt(registry: Serving) -
     """The receipt proves the entry with the public key alone."""
     one = image("one")
     answer = await push(registry.client, "shop/app", "1.0.0", one)
-    await signed(registry.client, int(answer.headers["boltseal-ledger-index"]) + 1)
+    await until_signed(registry.client, int(answer.headers["boltseal-ledger-index"]) + 1)
     receipt = await registry.client.get(f"/ledger/receipt/{answer.headers['boltseal-ledger-index']}")
-    opened = open_receipt(receipt.content, key_of(registry.data))
+    opened = open_receipt(receipt.content, ledger_key(registry.data))
 
     assert opened.entry.kind is EntryKind.TAG_CREATED
     assert (opened.entry.repository, opened.entry.tag, opened.entry.digest) == ("shop/app", "1.0.0", one.digest)
@@ -103,10 +96,6 @@ def settings(data: Path) -> Settings:
     lines = [f"{who}:{bcrypt.hashpw(f'pw-{who}'.encode(), bcrypt.gensalt(4)).decode()}\n" for who in ("dev", "auditor")]
     (keys / "htpasswd").write_text("".join(lines))
     return Settings.model_validate({"server": {"data": data}, "auth": AUTH})
-
-
-def as_(user: str) -> dict[str, str]:
-    return {"authorization": "Basic " + base64.b64encode(f"{user}:pw-{user}".encode()).decode()}
 
 
 @pytest.mark.parametrize(
@@ -126,10 +115,10 @@ async def test_entries_are_for_those_who_may_see_them(
     """Bundles need the right `ledger`; a receipt needs the right to pull from its repository."""
     async with serving_as(settings) as registry:
         await push(httpx_with(registry, "dev"), "shop/app", "1.0.0", image("one"))
-        await signed(httpx_with(registry, "dev"), 3)
+        await until_signed(httpx_with(registry, "dev"), 3)
         asked = [
             (await registry.client.get(f"/ledger/{path}", headers=headers)).status_code
-            for headers in ({}, as_("dev"), as_("auditor"))
+            for headers in ({}, as_user("dev"), as_user("auditor"))
         ]
 
     assert asked == [nobody, dev, auditor]
@@ -139,14 +128,14 @@ def httpx_with(registry: Serving, user: str) -> httpx2.AsyncClient:
     """Return a client with a login."""
     registry.client.headers.clear()
     return httpx2.AsyncClient(
-        transport=httpx2.ASGITransport(app=registry.app), base_url="http://localhost:5000", headers=as_(user)
+        transport=httpx2.ASGITransport(app=registry.app), base_url="http://localhost:5000", headers=as_user(user)
     )
 
 
 async def test_a_token_does_not_open_the_entries(settings: Settings) -> None:
     """Tokens have rights on repositories only, so the ledger needs Basic authentication."""
     async with serving_as(settings) as registry:
-        token = (await registry.client.get("/token", headers=as_("auditor"))).json()["token"]
+        token = (await registry.client.get("/token", headers=as_user("auditor"))).json()["token"]
         answer = await registry.client.get("/ledger/tile/entries/000.p/1", headers={"authorization": f"Bearer {token}"})
 
     assert answer.status_code == 401
@@ -157,7 +146,7 @@ async def test_hash_tiles_do_not_reveal_a_private_name(registry: Serving) -> Non
     """Guessing a name, its digest and its time is not enough: each entry has 16 bytes of salt."""
     answer = await push(registry.client, "secret/plan", "1.0.0", image("plan"))
     index = int(answer.headers["boltseal-ledger-index"])
-    await signed(registry.client, index + 1)
+    await until_signed(registry.client, index + 1)
     tile = (await registry.client.get(f"/ledger/tile/0/000.p/{index + 1}")).content
     raw = parse_bundle((await registry.client.get(f"/ledger/tile/entries/000.p/{index + 1}")).content, index + 1)[index]
     entry = parse(raw)
@@ -174,7 +163,7 @@ async def test_the_history_of_a_repository_are_its_entries(registry: Serving) ->
     for n in range(3):
         await push(client, "shop/app", f"1.0.{n}", image(f"{n}"))
     await push(client, "shop/other", "1.0.0", image("other"))
-    await signed(client, 6)
+    await until_signed(client, 6)
     url, found = "/v2/shop/app/_boltseal/history?n=2", list[dict[str, object]]()
     while url:
         answer = await client.get(url)
@@ -193,7 +182,7 @@ async def test_the_history_of_a_repository_by_kinds(registry: Serving) -> None:
         await push(client, "shop/app", "latest", image(content))
     await push(client, "shop/app", "1.0.0", image("three"))
     await client.delete("/v2/shop/app/manifests/latest")
-    await signed(client, 7)
+    await until_signed(client, 7)
     url, found = "/v2/shop/app/_boltseal/history?n=1&kinds=tag.moved,tag.deleted", list[str]()
     while url:
         answer = await client.get(url)

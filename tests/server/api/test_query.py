@@ -97,7 +97,7 @@ def test_a_link_is_relative_and_encoded() -> None:
         st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20),
     )
 )
-def test_a_link_leads_back_to_what_it_was_made_of(parameters: dict[str, str]) -> None:
+def test_a_link_is_parsed_to_the_values_it_was_made_of(parameters: dict[str, str]) -> None:
     """For any values, the link parses to the same values."""
     raw = link_next("/v2/_catalog", parameters)
     query = Query(raw[raw.index(b"?") + 1 : raw.rindex(b">")])

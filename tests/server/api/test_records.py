@@ -13,7 +13,7 @@ from boltseal.ledger.entry import Entry, parse
 from boltseal.ledger.history import check, contradiction
 from boltseal.server.settings import Settings
 from tests.images import digest_of, image, push
-from tests.server.spec.test_tag_history import signed
+from tests.polling import until_signed
 from tests.serving import Serving, serving_as
 
 RECORDS = "/v2/shop/app/_boltseal/records"
@@ -44,7 +44,7 @@ async def test_a_record_is_an_entry_of_the_ledger(pushed: httpx2.AsyncClient) ->
     """It has the manifest's type and size, the sender as actor, and the last change of the tag as previous."""
     extra = {"base.name": "docker.io/library/node:16.13", "base.digest": f"sha256:{'b' * 64}"}
     answer = await record(pushed, tag="1.0.0", reason="nightly", extra=extra)
-    await signed(pushed, answer.json()["index"] + 1)
+    await until_signed(pushed, answer.json()["index"] + 1)
     [(index, entry)] = await entries(pushed)
 
     assert answer.status_code == 201
@@ -61,7 +61,7 @@ async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncC
         assert (await record(pushed, kind=kind, tag="latest")).status_code == 201
     await push(pushed, "shop/app", "latest", ONE)
     await record(pushed, tag="latest", digest=TWO.digest)
-    await signed(pushed, 10)
+    await until_signed(pushed, 10)
     lines = (await pushed.get("/v2/shop/app/_boltseal/history")).json()["entries"]
     history = check("shop/app", ((one["index"], one["line"].encode()) for one in lines))
 
@@ -84,7 +84,7 @@ async def test_records_come_in_pages(pushed: httpx2.AsyncClient) -> None:
     """Records are paged like the entries of a history."""
     for number in range(3):
         await record(pushed, reason=str(number))
-    await signed(pushed, 8)
+    await until_signed(pushed, 8)
     first = await pushed.get(f"{RECORDS}?n=2")
     rest = await entries(pushed, first.links["next"]["url"])
 
@@ -118,7 +118,7 @@ async def test_what_is_no_record_is_refused_and_leaves_nothing(
     """The error message is one line with the cause."""
     answer = await record(pushed, **said)
     await record(pushed)
-    await signed(pushed, 6)
+    await until_signed(pushed, 6)
 
     assert answer.status_code == status
     assert words in answer.json()["errors"][0]["message"]
@@ -145,7 +145,7 @@ async def test_a_form_of_a_web_page_is_no_record(pushed: httpx2.AsyncClient) -> 
 async def test_an_unknown_image_gets_no_record(client: httpx2.AsyncClient) -> None:
     """The list stays empty."""
     answer = await record(client)
-    await signed(client, 2)
+    await until_signed(client, 2)
 
     assert answer.status_code == 404
     assert await entries(client) == []

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 
 from boltseal.server.api.errors import BodyStalled, ClientGone
 from boltseal.server.api.request import DEFAULT_LIMITS, Body, BodyLimits, DocumentTooLarge, LengthInvalid, Request
-from tests.hasty import in_no_time
+from tests.virtual_time import in_virtual_time
 
 GONE: Message = {"type": "http.disconnect"}
 
@@ -43,7 +43,7 @@ def trickling(pause_s: float, piece: bytes = b"x", first: bytes | None = None) -
     pieces = iter([first or piece])
 
     async def receive() -> Message:
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(pause_s)  # the pace of the client
         return {"type": "http.request", "body": next(pieces, piece), "more_body": True}
 
     return receive
@@ -69,14 +69,14 @@ async def test_a_client_that_leaves_is_not_a_shorter_body() -> None:
         await body.read(100)
 
 
-@in_no_time
+@in_virtual_time
 async def test_a_client_that_stops_sending_is_refused() -> None:
     """Otherwise it would keep the lock of an upload."""
     with pytest.raises(BodyStalled, match="no byte of the body arrived for 60 seconds"):
         await Body(trickling(3600.0)).read(100)
 
 
-@in_no_time
+@in_virtual_time
 async def test_a_byte_a_minute_is_refused_after_two() -> None:
     """Single bytes reset the idle timeout, but keep the session locked."""
     body = Body(trickling(59.0))
@@ -87,7 +87,7 @@ async def test_a_byte_a_minute_is_refused_after_two() -> None:
     assert asyncio.get_running_loop().time() < 120
 
 
-@in_no_time
+@in_virtual_time
 async def test_a_client_just_above_the_minimum_rate_is_not_refused() -> None:
     """Slightly above the minimum rate for two hours."""
     body = Body(trickling(1.0, b"x" * 600))
@@ -97,7 +97,7 @@ async def test_a_client_just_above_the_minimum_rate_is_not_refused() -> None:
     assert body.received_bytes == 7201 * 600
 
 
-@in_no_time
+@in_virtual_time
 async def test_only_time_spent_waiting_for_the_client_counts() -> None:
     """A slow disk does not make a client slow whose bytes have arrived."""
     body = Body(trickling(0.1, b"x" * 60))
@@ -108,7 +108,7 @@ async def test_only_time_spent_waiting_for_the_client_counts() -> None:
     assert body.received_bytes == 2000 * 60
 
 
-@in_no_time
+@in_virtual_time
 async def test_a_fast_start_does_not_allow_a_slow_rest() -> None:
     """The rate is measured per interval, not from the beginning."""
     body = Body(trickling(1.0, first=b"x" * 1_000_000))
@@ -118,7 +118,7 @@ async def test_a_fast_start_does_not_allow_a_slow_rest() -> None:
     assert asyncio.get_running_loop().time() == pytest.approx(120, abs=2)
 
 
-@in_no_time
+@in_virtual_time
 async def test_without_a_minimum_rate_only_the_idle_timeout_applies() -> None:
     """0 disables the minimum rate."""
     body = Body(trickling(59.0), BodyLimits(min_bytes_per_s=0))
@@ -128,7 +128,7 @@ async def test_without_a_minimum_rate_only_the_idle_timeout_applies() -> None:
     assert body.received_bytes == 1001
 
 
-@in_no_time
+@in_virtual_time
 async def test_a_cancellation_from_outside_is_not_converted() -> None:
     """A server that cancels its tasks does not report a slow client."""
     with pytest.raises(TimeoutError):
@@ -142,7 +142,7 @@ async def test_a_document_as_long_as_it_says() -> None:
 
 
 async def test_a_document_over_the_limit_is_refused_before_it_is_read() -> None:
-    """Its Content-Length is enough."""
+    """The Content-Length is enough to refuse it."""
     with pytest.raises(DocumentTooLarge):
         await call(handing_over([]), (b"content-length", b"4")).read_body(3)
 
@@ -196,7 +196,7 @@ async def test_draining_is_limited_in_size() -> None:
 
 
 @pytest.mark.parametrize("receive", [lambda: handing_over([]), lambda: chunks(b"a", then=GONE)])
-@in_no_time
+@in_virtual_time
 async def test_draining_does_not_wait_for_slow_or_absent_clients(receive: Callable[[], Receive]) -> None:
     """Such a client already has its response."""
     answered = call(receive(), (b"content-length", b"30"))

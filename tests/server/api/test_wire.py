@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +10,7 @@ import httpx2
 import pytest
 
 from tests.images import Blob, digest_of, error_of, in_pieces, push_blob
+from tests.polling import until_answer
 from tests.servers import Server, boltseal
 
 pytestmark = pytest.mark.slow
@@ -146,16 +146,15 @@ async def test_an_upload_broken_off_goes_on(over_tcp: httpx2.AsyncClient, server
         dying.sendall(
             f"PATCH {location} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data[:MIB]
         )
-    for _ in range(100):
+
+    async def continued() -> bool:
         held = _held((await over_tcp.get(location)).headers["Range"])
         chunk = {"Content-Range": f"{held}-{len(data) - 1}"}
-        rest = await over_tcp.patch(location, content=data[held:], headers=chunk)
-        if rest.status_code == 202:
-            break
-        await asyncio.sleep(0.05)  # the server has not noticed yet that the first writer is gone
+        return (await over_tcp.patch(location, content=data[held:], headers=chunk)).status_code == 202
+
+    await until_answer(continued, "the server has noticed that the first writer is gone")
     done = await over_tcp.put(f"{location}?digest={digest_of(data)}")
 
-    assert rest.status_code == 202
     assert done.status_code == 201
 
 

@@ -37,8 +37,8 @@ async def test_a_blob_is_invisible_from_another_repository(client: httpx2.AsyncC
     assert answer.status_code == 404
 
 
-async def test_a_range_or_a_condition_does_not_see_through(client: httpx2.AsyncClient) -> None:
-    """Neither Range (206, 416) nor If-None-Match (304) tells B what A holds."""
+async def test_a_range_or_a_condition_reveals_nothing(client: httpx2.AsyncClient) -> None:
+    """Neither Range (206, 416) nor If-None-Match (304) reveals to B what A has."""
     await push(client, "a", "1.0.0", DOCUMENT)
     await push(client, "b", "2.0.0", image("other"))
     blob = f"/v2/b/blobs/{DOCUMENT.config.digest}"

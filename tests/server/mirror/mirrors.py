@@ -34,7 +34,7 @@ def mirror_settings(data: Path, *upstreams: dict[str, Any], **tables: Any) -> Se
 
 
 def table_of(upstream: FakeUpstream, **more: Any) -> dict[str, Any]:
-    """The `[[upstream]]` table of a fake, called `up.example`; without more it is asked each time what a tag means."""
+    """The `[[upstream]]` table of a fake, called `up.example`; by default it resolves a tag at each request."""
     return {"name": NAME, "url": f"http://{upstream.authority}", "fresh": "0s", **more}
 
 
@@ -45,12 +45,12 @@ async def mirroring(
     *,
     server: dict[str, Any] | None = None,
     clock: Callable[[], int] | None = None,
-    tell: Callable[[Event], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
     **more: Any,
 ) -> AsyncIterator[Serving]:
     """A mirror of one upstream that listens. `server`: more of `[server]`; `more`: further keys of the upstream's table."""
     settings = mirror_settings(data, table_of(upstream, **more), server={"data": data, **(server or {})})
-    async with serving_as(settings, clock=clock, tell=tell) as serving:
+    async with serving_as(settings, clock=clock, on_event=on_event) as serving:
         yield serving
 
 
@@ -100,14 +100,14 @@ async def bare_mirror(
     with open_store(settings, clock=clock) as store:
         registry, locks = store.registry, FileInterprocessLock(settings.server.data)
         limits = UpstreamLimits(registry.upstreams, clock=clock, on_event=_ignore)
-        told: dict[str, Any] = {"clock": clock, "read_only": _writable, "count": _ignore}
-        asks = tags(registry.observations, limits, locks, on_event=_ignore, timeout_s=timeout_s, **told)
+        common: dict[str, Any] = {"clock": clock, "read_only": _writable, "count": _ignore}
+        resolver = tags(registry.observations, limits, locks, on_event=_ignore, timeout_s=timeout_s, **common)
         relay = UpstreamLists(store.database, registry.pulls, limits, clock, lists)
         uses = LastPulls(store.database, clock, _writable, pending_limit)
-        parts = (upstreams, asks, limits, registry, store.blobs, relay, locks, uses)
-        mirror = Mirror(*parts, check_disk=_ignore, cache_limit=cache_limit, **told)
+        parts = (upstreams, resolver, limits, registry, store.blobs, relay, locks, uses)
+        mirror = Mirror(*parts, check_disk=_ignore, cache_limit=cache_limit, **common)
         try:
-            yield BareMirror(mirror, next(iter(upstreams.by_name.values())), asks, uses, store)
+            yield BareMirror(mirror, next(iter(upstreams.by_name.values())), resolver, uses, store)
         finally:
             await mirror.aclose()
             await upstreams.aclose()

@@ -17,11 +17,11 @@ def rows(data: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def observed(data: Path) -> list[Entry]:
-    """The log of observations, without what it says of itself."""
+    """Return the observations of tags, without the entries about the log itself."""
     lines = [parse(row[0]) for row in rows(data, "SELECT line FROM observation ORDER BY idx")]
     return [entry for entry in lines if entry.repository]
 
 
 def story(data: Path) -> list[tuple[str, str, str]]:
-    """The same as (kind, digest, was)."""
+    """Return kind, digest and previous digest of each observation."""
     return [(str(entry.kind), entry.digest, entry.was) for entry in observed(data)]

@@ -97,7 +97,6 @@ def with_users(data: Path, upstream: FakeUpstream) -> Settings:
     return Settings.model_validate(tables)
 
 
-@pytest.mark.lengthy
 async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """401 without a login, 403 without the right, 412 for another digest, 404 where nothing is held back."""
     async with serving_as(with_users(data, upstream)) as mirror:

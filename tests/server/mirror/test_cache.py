@@ -50,7 +50,7 @@ async def test_the_second_pull_asks_upstream_for_no_bytes(mirror: Serving, upstr
 
 
 async def test_a_tag_that_moved_is_followed(mirror: Serving, upstream: FakeUpstream) -> None:
-    """What the tag meant before stays pullable by digest."""
+    """The former image of the tag stays pullable by digest."""
     first = upstream.publish("team/app", "latest", image("first"))
     await pull(mirror.client, f"{NAME}/team/app", "latest")
     second = upstream.publish("team/app", "latest", image("second"))
@@ -71,7 +71,7 @@ async def test_an_index_brings_its_children_when_they_are_asked_for(mirror: Serv
 
 
 async def test_a_head_of_a_tag_costs_upstream_no_manifest(mirror: Serving, upstream: FakeUpstream) -> None:
-    """Digest, type and length are what upstream said to one HEAD."""
+    """Digest, type and length are from upstream's answer to one HEAD."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))
     answer = await mirror.client.head(f"/v2/{NAME}/team/app/manifests/1.4.2")
 
@@ -82,7 +82,6 @@ async def test_a_head_of_a_tag_costs_upstream_no_manifest(mirror: Serving, upstr
     assert upstream.gets() == 0
 
 
-@pytest.mark.lengthy
 async def test_many_who_wait_for_one_blob_are_one_request(mirror: Serving, upstream: FakeUpstream) -> None:
     """Each of them gets all of it."""
     upstream.blobs[digest_of(BIG)] = BIG
@@ -153,7 +152,7 @@ async def test_stored_content_is_served_whatever_upstream_answers(
 @pytest.mark.parametrize(("code", "told"), [(400, 503), (401, 403), (403, 403), (409, 503), (429, 429), (500, 503)])
 @pytest.mark.slow
 async def test_an_upstream_that_fails_is_no_miss(mirror: Serving, upstream: FakeUpstream, code: int, told: int) -> None:
-    """Where nothing is here: its own word where a client can do something about it, else that it may pass."""
+    """Without a stored copy the client gets upstream's error if it can act on it, otherwise that it is temporary."""
     limit = {"ratelimit_remaining": "0;w=21600"} if code == 429 else {}
     upstream.answers["*"] = status(code, b"", **limit)
     answers = [
@@ -223,7 +222,6 @@ async def test_repositories_of_a_mirror_are_isolated(mirror: Serving, upstream: 
     assert (await mirror.client.get(f"/v2/team/app/blobs/{blob.digest}")).status_code == 404
 
 
-@pytest.mark.lengthy
 async def test_a_read_only_mirror_serves_what_it_has(data: Path, upstream: FakeUpstream) -> None:
     """The error for other content says that the mirror is read-only."""
     shown = upstream.publish("team/app", "1.4.2", image("first"))

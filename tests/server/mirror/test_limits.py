@@ -80,7 +80,7 @@ async def rests_and_recovers(mirror: Serving, upstream: FakeUpstream, clock: Clo
 
 @pytest.mark.parametrize("said", [in_seconds, as_date])
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_429_that_says_when_to_come_back_lets_the_upstream_rest(
+async def test_retry_after_of_a_429_pauses_the_upstream(
     data: Path, upstream: FakeUpstream, clock: Clock, body: str, said: Any
 ) -> None:
     """Until then nothing is asked of it, whether or not the body explains itself."""
@@ -106,10 +106,10 @@ async def test_a_429_with_a_body_counts_for_every_kind_of_request(
 
 
 @pytest.mark.parametrize("code", [403, 503])
-async def test_other_failures_that_say_when_to_come_back_count_too(
+async def test_retry_after_of_other_errors_is_respected(
     data: Path, upstream: FakeUpstream, clock: Clock, code: int
 ) -> None:
-    """A rate limit may also be told by 403, and maintenance by 503."""
+    """A rate limit may also be reported by 403, and maintenance by 503."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         upstream.answers[upstream_key(paths(shown)["blob"])] = status(code, BODIES["HTML"], retry_after="90")
@@ -118,10 +118,10 @@ async def test_other_failures_that_say_when_to_come_back_count_too(
 
 
 @pytest.mark.parametrize("body", BODIES)
-async def test_a_token_service_that_says_when_to_come_back_lets_the_upstream_rest(
+async def test_retry_after_of_a_token_service_pauses_the_upstream(
     data: Path, upstream: FakeUpstream, clock: Clock, body: str
 ) -> None:
-    """Its limit is the upstream's: without a token nothing can be asked there."""
+    """Without a token the upstream can't be asked, so the limit applies to both."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         realm = f'Bearer realm="http://{upstream.authority}/token",service="up"'

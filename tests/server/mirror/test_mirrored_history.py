@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ from boltseal.server.store_factory import now_us
 from tests.cli import program
 from tests.fakes.upstream import FakeUpstream
 from tests.images import image
+from tests.polling import is_signed, wait_until
 from tests.project.bases.layered import layered
 from tests.server.mirror.mirrors import NAME
 from tests.servers import Server, boltseal
@@ -62,14 +62,10 @@ def pull(server: Server, tag: str = "1.4.2", repository: str = "team/app") -> No
     httpx2.get(f"{server.url}/v2/{NAME}/{repository}/manifests/{tag}", trust_env=False)
 
 
-def settled(server: Server, size: int) -> None:
-    """Until the log of observations is signed so far."""
-    for _ in range(200):
-        head = httpx2.get(f"{server.url}/ledger/observations/checkpoint", trust_env=False)
-        if head.status_code == 200 and int(head.text.splitlines()[1]) >= size:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the log of observations was not signed")
+def wait_until_signed(server: Server, size: int) -> None:
+    """Wait until the checkpoint of the observations covers so many entries."""
+    url = f"{server.url}/ledger/observations/checkpoint"
+    wait_until(lambda: is_signed(httpx2.get(url, trust_env=False), size), f"{size} observations are signed")
 
 
 def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) -> None:
@@ -80,7 +76,7 @@ def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) 
     pull(mirror)
     del fake.manifests["team/app"]["1.4.2"]
     pull(mirror)
-    settled(mirror, 4)
+    wait_until_signed(mirror, 4)
     ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
     told, text = program.call("history", ref, "--json"), program.call("history", ref)
     results = told.json["results"]
@@ -105,7 +101,7 @@ def test_a_mirrored_base_that_moved_is_found_by_what_the_mirror_saw(mirror: Serv
     fake.publish("base/rt", "latest", layered("os"))
     for repository, tag in (("base/rt", "latest"), ("team/app", "1.4.2")):
         pull(mirror, tag, repository)
-    settled(mirror, 5)
+    wait_until_signed(mirror, 5)
     names = [f"{mirror.address}/{NAME}/{name}" for name in ("base/os:latest", "base/rt:latest", "team/app:1.4.2")]
     app = program.call("outdated", *names, "--json").json["results"][-1]
 
@@ -117,7 +113,7 @@ def test_an_observation_that_was_changed_is_broken(mirror: Server, fake: FakeUps
     """Whoever writes the mirror's database can't change what it saw."""
     fake.publish("team/app", "1.4.2", image("one"))
     pull(mirror)
-    settled(mirror, 2)
+    wait_until_signed(mirror, 2)
     with closing(sqlite3.connect(mirror.folder / DATABASE_NAME)) as connection, connection:
         connection.execute(
             """UPDATE observation SET line = CAST(replace(CAST(line AS TEXT), '"tag":"1.4.2"', '"tag":"1.4.3"') AS BLOB),
@@ -133,7 +129,7 @@ def test_the_key_of_a_mirrors_log_can_be_trusted(mirror: Server, fake: FakeUpstr
     """Beside the ledger's, under the log's own name; a wrong one is a broken log."""
     fake.publish("team/app", "1.4.2", image("one"))
     pull(mirror)
-    settled(mirror, 2)
+    wait_until_signed(mirror, 2)
     keys = mirror.folder.with_name(f"{mirror.folder.name}.keys")
     mine, ledgers = (LedgerKeys(keys, name=name).key() for name in ("observations", "ledger"))
     assert mine is not None

@@ -60,8 +60,8 @@ async def test_the_tags_of_a_repository_are_upstreams(timed: Serving, upstream: 
     assert "link" not in answer.headers
 
 
-async def test_tags_are_paged_here(timed: Serving, upstream: FakeUpstream) -> None:
-    """`n` and `last` as the spec has them; the Link leads on here, not there."""
+async def test_tags_are_paged_by_the_mirror(timed: Serving, upstream: FakeUpstream) -> None:
+    """`n` and `last` work as in the spec; the Link refers to the mirror, not to upstream."""
     for tag in ("a", "b", "c"):
         upstream.publish("team/app", tag, image(tag))
     first = await tags(timed.client, n="2")

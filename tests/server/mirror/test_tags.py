@@ -39,7 +39,6 @@ def clock() -> Clock:
     return Clock(now_us())
 
 
-@pytest.mark.lengthy
 async def test_one_head_per_tag_and_window_for_all_clients(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -61,7 +60,6 @@ async def test_one_head_per_tag_and_window_for_all_clients(
     assert story(data) == [("observed", shown.digest, "")]
 
 
-@pytest.mark.lengthy
 async def test_one_head_for_all_workers_together(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Two processes of one store, as the database and the kernel see them."""
     publish(upstream, "one")
@@ -92,7 +90,6 @@ async def test_the_memory_survives_a_restart(data: Path, upstream: FakeUpstream,
     assert f"{NAME} failed on manifest 1.4.2" in stale.headers["warning"] or "127.0.0.1" in stale.headers["warning"]
 
 
-@pytest.mark.lengthy
 async def test_made_up_tags_make_nothing_grow(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """An anonymous client asks for tags that upstream has not got: no row, no entry."""
     publish(upstream, "one")
@@ -112,7 +109,7 @@ async def test_a_release_that_moved_is_followed_and_told(data: Path, upstream: F
     told: list[Event] = []
     first = publish(upstream, "one")
     publish(upstream, "one", "latest")
-    async with mirroring(data, upstream, tell=told.append) as mirror:
+    async with mirroring(data, upstream, on_event=told.append) as mirror:
         await pull(mirror.client)
         await pull(mirror.client, "latest")
         second = publish(upstream, "two")
@@ -141,7 +138,7 @@ async def test_a_move_is_held_and_let_through_after_its_cooldown(
     told: list[Event] = []
     rule = [{"tag": "*", "on_move": "hold", "cooldown": "7d"}]
     first = publish(upstream, "one")
-    async with mirroring(data, upstream, clock=clock, tell=told.append, fresh=FRESH, rule=rule) as mirror:
+    async with mirroring(data, upstream, clock=clock, on_event=told.append, fresh=FRESH, rule=rule) as mirror:
         await pull(mirror.client)
         second = publish(upstream, "two")
         clock.advance(hours=1)
@@ -183,7 +180,7 @@ async def test_a_tag_that_is_gone(
     """It may have been withdrawn for being harmful: served or not by configuration, and recorded once."""
     told: list[Event] = []
     publish(upstream, "one")
-    async with mirroring(data, upstream, tell=told.append, on_gone=on_gone) as mirror:
+    async with mirroring(data, upstream, on_event=told.append, on_gone=on_gone) as mirror:
         await pull(mirror.client)
         del upstream.manifests["team/app"]["1.4.2"]
         answers = [await pull(mirror.client) for _ in range(3)]
@@ -195,7 +192,6 @@ async def test_a_tag_that_is_gone(
     assert [isinstance(event, TagMoved) and event.now is None for event in told] == [True] * (on_gone != "serve")
 
 
-@pytest.mark.lengthy
 async def test_an_oscillating_tag_can_not_make_the_log_grow_without_end(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
@@ -269,7 +265,7 @@ async def test_the_pull_limit_is_read_told_and_kept_for_all_workers(
             docker_ratelimit_source="192.0.2.1",
         )
 
-    async with mirroring(data, upstream, tell=told.append, reserve=20) as mirror:
+    async with mirroring(data, upstream, on_event=told.append, reserve=20) as mirror:
         for number in (50, 21, 20, 19, 70, 3):
             left(number)
             await mirror.client.head(f"/v2/{NAME}/team/app/manifests/1.4.2")
@@ -344,7 +340,7 @@ async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
 async def test_an_upstream_that_is_down_is_told_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Not each failure; and again when it was up meanwhile."""
     told: list[Event] = []
-    async with mirroring(data, upstream, tell=told.append) as mirror:
+    async with mirroring(data, upstream, on_event=told.append) as mirror:
         for _ in range(2):
             upstream.answers["*"] = status(503)
             for number in range(5):
@@ -365,7 +361,7 @@ async def test_a_slow_upstream_delays_no_stored_tag(
     shown = publish(upstream, "one")
 
     async def never(*_: object) -> None:
-        await asyncio.sleep(5)
+        await asyncio.sleep(5)  # the slow upstream
 
     settings = mirror_settings(data, table_of(upstream))
     async with bare_mirror(settings, clock, tags=UpstreamTags, timeout_s=0.05) as bare:
@@ -378,7 +374,6 @@ async def test_a_slow_upstream_delays_no_stored_tag(
     assert "did not answer within" in (after.warning or "")
 
 
-@pytest.mark.lengthy
 async def test_a_new_image_that_can_not_be_pulled_leaves_the_old_one_served(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
@@ -416,7 +411,6 @@ async def test_a_read_only_server_serves_what_it_has_and_writes_nothing(data: Pa
     assert len(observed(data)) == 1
 
 
-@pytest.mark.lengthy
 async def test_what_can_not_be_written_for_want_of_room_is_not_followed(data: Path, upstream: FakeUpstream) -> None:
     """The database is full: what stands is served, what is new is refused (507), and nothing is half written."""
     first = publish(upstream, "one")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from boltseal.server import mirror_factory
 from tests.authority import authority
 from tests.fakes.upstream import Asked, FakeUpstream
 from tests.images import Document, image
@@ -32,12 +31,11 @@ async def shown(data: Path, upstream: FakeUpstream) -> Document:
 
 
 @pytest.fixture
-def still_served(data: Path, shown: Document, monkeypatch: pytest.MonkeyPatch) -> Ask:
+def still_served(data: Path, shown: Document) -> Ask:
     """Asks a mirror that was started anew, with this table for its upstream."""
-    monkeypatch.setattr(mirror_factory, "TIMEOUT_S", 0.5)
 
     async def ask(table: dict[str, Any]) -> None:
-        async with serving_as(mirror_settings(data, table)) as serving:
+        async with serving_as(mirror_settings(data, table), upstream_timeout_s=0.5) as serving:
             answer = await serving.client.get(f"/v2/{NAME}/team/app/manifests/1.4.2")
             by_digest = await serving.client.get(f"/v2/{NAME}/team/app/manifests/{shown.digest}")
             blob = await serving.client.get(f"/v2/{NAME}/team/app/blobs/{shown.layers[0].digest}")
@@ -72,7 +70,7 @@ async def test_it_never_answers(still_served: Ask, upstream: FakeUpstream) -> No
     """It takes the question and says nothing."""
 
     async def silent(_: Asked, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # the upstream that does not answer
 
     upstream.answers["*"] = silent
     await still_served(table_of(upstream))
@@ -90,8 +88,8 @@ async def test_it_hangs_up(still_served: Ask, upstream: FakeUpstream) -> None:
 
 
 @pytest.mark.slow
-async def test_its_certificate_is_another(still_served: Ask, tmp_path: Path) -> None:
-    """Which is not believed."""
+async def test_another_certificate(still_served: Ask, tmp_path: Path) -> None:
+    """The upstream has a certificate of an unknown authority."""
     ours = authority(tmp_path)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(ours.cert, ours.key)

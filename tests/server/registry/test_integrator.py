@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from boltseal.ledger.entry import EntryKind
 from boltseal.ledger.merkle import leaf_hash
 from boltseal.ledger.proof import open_receipt
@@ -17,46 +16,9 @@ from boltseal.ledger.tiles import TileId
 from boltseal.server.registry import integrator, sequencer
 from boltseal.server.registry.integrator import Integrator, LedgerInDoubt, LedgerKeyMissing, receipt_of
 from boltseal.server.storage.ledger_key import LedgerKeys, LedgerKeyUnreadable
-from boltseal.server.storage.metadata import ledger_store, ledger_tree
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
-from boltseal.server.storage.metadata.protocol import Metadata
-from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage.metadata import ledger_tree
 from tests.fakes.disk import FailingDisk
-from tests.ledger.tree_oracle import mth
-
-ORIGIN = "registry.example.com"
-NOW_US = 1_795_500_000_000_000
-
-
-class Log:
-    """A ledger alone, without a registry on top."""
-
-    def __init__(self, data: Path, disk: FailingDisk | None = None) -> None:
-        prepare_data(data)
-        self.database: Metadata = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: NOW_US)
-        self.database.write_and_wait(lambda tx: sequencer.start_ledger(tx, origin=ORIGIN, rules="", actor="boltseal"))
-        self.keys = LedgerKeys(data.with_name("data.keys"), disk)
-        self.integrator = Integrator(self.database, self.keys)
-
-    def add(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.database.write_and_wait(lambda tx: sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x"))
-
-    def lines(self) -> list[bytes]:
-        return self.database.read_and_wait(lambda held: [line for _, line in ledger_store.lines(held)])
-
-    def head(self) -> Checkpoint:
-        """The stored head, verified by the key."""
-        stored = self.database.read_and_wait(ledger_tree.head)
-        key = self.keys.key()
-        assert stored is not None
-        assert key is not None
-        return open_checkpoint(stored.note, key.verifier).checkpoint
-
-    def expected(self) -> Checkpoint:
-        """The head that must be, by the naive oracle."""
-        lines = self.lines()
-        return Checkpoint(ORIGIN, len(lines), mth(lines))
+from tests.server.registry.ledgers import BareLedger
 
 
 @pytest.fixture
@@ -65,15 +27,14 @@ def disk() -> FailingDisk:
 
 
 @pytest.fixture
-def log(tmp_path: Path, disk: FailingDisk) -> Iterator[Log]:
-    made = Log(tmp_path / "data", disk)
+def log(tmp_path: Path, disk: FailingDisk) -> Iterator[BareLedger]:
+    made = BareLedger(tmp_path / "data", disk)
     made.integrator.begin()
     yield made
     made.database.close()
 
 
-@pytest.mark.lengthy
-def test_every_head_is_over_all_entries_and_signed(log: Log) -> None:
+def test_every_head_is_over_all_entries_and_signed(log: BareLedger) -> None:
     """Also at sizes at which tiles become full, and one past them."""
     for more in (1, 1, 252, 1, 1, 255, 1):
         log.add(more)
@@ -84,7 +45,7 @@ def test_every_head_is_over_all_entries_and_signed(log: Log) -> None:
 
 def test_nothing_is_signed_before_there_is_a_key(tmp_path: Path) -> None:
     """`begin` makes the key; until then entries wait."""
-    log = Log(tmp_path / "data")
+    log = BareLedger(tmp_path / "data")
     log.add()
 
     assert log.integrator.integrate() is None
@@ -92,8 +53,7 @@ def test_nothing_is_signed_before_there_is_a_key(tmp_path: Path) -> None:
     log.database.close()
 
 
-@pytest.mark.lengthy
-def test_many_processes_sign_each_size_once(log: Log, tmp_path: Path) -> None:
+def test_many_processes_sign_each_size_once(log: BareLedger, tmp_path: Path) -> None:
     """Integrators that race write one tree: none of them finds it other than it left it."""
     others = [Integrator(log.database, LedgerKeys(log.keys.folder)) for _ in range(4)]
     failed: list[BaseException] = []
@@ -117,10 +77,9 @@ def test_many_processes_sign_each_size_once(log: Log, tmp_path: Path) -> None:
     assert log.head() == log.expected()
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("call", ["create", "append", "sync", "rename", "sync_folder"])
 @pytest.mark.parametrize("done", [False, True])
-def test_a_mark_that_fails_is_made_good_by_the_next(log: Log, disk: FailingDisk, call: str, done: bool) -> None:
+def test_a_mark_that_fails_is_made_good_by_the_next(log: BareLedger, disk: FailingDisk, call: str, done: bool) -> None:
     """Each write of the mark failed twice: not done, and done but the answer lost. Then the log resumes."""
     log.add(300)
     log.integrator.integrate()
@@ -137,7 +96,7 @@ def test_a_mark_that_fails_is_made_good_by_the_next(log: Log, disk: FailingDisk,
     assert log.head() == log.expected()
 
 
-def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: Log) -> None:
+def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: BareLedger) -> None:
     """The mark is ahead of the tree: its own note becomes the head, and no other is signed for that size."""
     log.add(3)
     log.integrator.integrate()
@@ -157,7 +116,7 @@ def test_a_head_whose_transaction_was_lost_is_shown_as_it_was_signed(log: Log) -
     assert seen == [log.expected()]
 
 
-def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
+def _restore(log: BareLedger, head: ledger_tree.SignedHead | None) -> None:
     """The tree as it was under an earlier head."""
     assert head is not None
     lines = log.lines()[: head.size]
@@ -169,8 +128,7 @@ def _restore(log: Log, head: ledger_tree.SignedHead | None) -> None:
     )
 
 
-@pytest.mark.lengthy
-def test_a_full_tile_is_never_written_again(log: Log) -> None:
+def test_a_full_tile_is_never_written_again(log: BareLedger) -> None:
     """The database refuses it, whatever a defect would write."""
     log.add(600)
     log.integrator.integrate()
@@ -181,7 +139,7 @@ def test_a_full_tile_is_never_written_again(log: Log) -> None:
         log.database.write_and_wait(lambda tx: ledger_tree.add_tiles(tx, head.size, {TileId(0, 0): bytes(8192)}, head))
 
 
-def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
+def test_an_old_copy_of_the_data_is_behind_its_mark(log: BareLedger) -> None:
     """Guarantee 1: a restored backup cannot free sealed tags again."""
     log.add(10)
     log.integrator.integrate()
@@ -198,7 +156,7 @@ def test_an_old_copy_of_the_data_is_behind_its_mark(log: Log) -> None:
         log.integrator.integrate()
 
 
-def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(log: Log) -> None:
+def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(log: BareLedger) -> None:
     """The mark knows a root for this size; another history of the same length is refused."""
     log.add(2)
     log.integrator.integrate()
@@ -211,7 +169,7 @@ def test_entries_that_were_swapped_before_they_were_stored_are_not_signed_again(
         Integrator(log.database, log.keys).integrate()
 
 
-def test_a_tree_that_was_changed_is_doubted(log: Log) -> None:
+def test_a_tree_that_was_changed_is_doubted(log: BareLedger) -> None:
     """One bit in a tile under the head."""
     log.add(2)
     log.integrator.integrate()
@@ -223,7 +181,7 @@ def test_a_tree_that_was_changed_is_doubted(log: Log) -> None:
         Integrator(log.database, log.keys).check()
 
 
-def test_another_key_is_doubted(log: Log) -> None:
+def test_another_key_is_doubted(log: BareLedger) -> None:
     """A swapped key did not sign the mark."""
     log.add()
     log.integrator.integrate()
@@ -236,7 +194,7 @@ def test_another_key_is_doubted(log: Log) -> None:
 
 
 @pytest.mark.parametrize(("missing", "kind"), [("ledger.key", LedgerKeyMissing), ("ledger.mark", LedgerInDoubt)])
-def test_a_key_or_mark_that_is_gone_is_doubted(log: Log, missing: str, kind: type[Exception]) -> None:
+def test_a_key_or_mark_that_is_gone_is_doubted(log: BareLedger, missing: str, kind: type[Exception]) -> None:
     """Neither is made again by itself."""
     log.add()
     log.integrator.integrate()
@@ -247,8 +205,7 @@ def test_a_key_or_mark_that_is_gone_is_doubted(log: Log, missing: str, kind: typ
         log.integrator.integrate()
 
 
-@pytest.mark.lengthy
-def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
+def test_a_mark_that_was_put_back_is_raised_again(log: BareLedger) -> None:
     """An old copy of the keys beside newer data: the head's own signature counts."""
     log.add()
     log.integrator.integrate()
@@ -262,7 +219,7 @@ def test_a_mark_that_was_put_back_is_raised_again(log: Log) -> None:
     assert log.head() == log.expected()
 
 
-def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> None:
+def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: BareLedger) -> None:
     """A client that trusts the old key can follow to the new one."""
     log.add(3)
     old = log.keys.key()
@@ -282,7 +239,7 @@ def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: Log) -> Non
 @pytest.mark.parametrize("skip", [0, 1, 2])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_rotation_that_fails_anywhere_leaves_a_log_that_goes_on(
-    log: Log, disk: FailingDisk, call: str, skip: int, done: bool
+    log: BareLedger, disk: FailingDisk, call: str, skip: int, done: bool
 ) -> None:
     """The old key or the new one signs; there is always one."""
     log.add(3)
@@ -297,7 +254,7 @@ def test_a_rotation_that_fails_anywhere_leaves_a_log_that_goes_on(
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
-def test_every_entry_has_a_receipt_under_the_newest_head(log: Log, size: int) -> None:
+def test_every_entry_has_a_receipt_under_the_newest_head(log: BareLedger, size: int) -> None:
     """Receipts are made from tiles alone and hold offline."""
     log.add(size)
     log.integrator.integrate()
@@ -310,8 +267,7 @@ def test_every_entry_has_a_receipt_under_the_newest_head(log: Log, size: int) ->
     assert [open_receipt(raw, key.verifier).index for raw in receipts] == indices
 
 
-@pytest.mark.lengthy
-def test_a_great_many_entries_are_brought_in_by_several_heads(log: Log) -> None:
+def test_a_great_many_entries_are_brought_in_by_several_heads(log: BareLedger) -> None:
     """Memory stays flat when a ledger is signed for the first time."""
     log.database.write_and_wait(
         lambda tx: [sequencer.append(tx, EntryKind.RULES_CHANGED, actor="x") for _ in range(integrator.BATCH + 10)]

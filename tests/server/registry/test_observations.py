@@ -27,7 +27,7 @@ from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Unit
 from boltseal.server.store_factory import examine_store, open_store, prepare
 from tests.fakes.disk import FailingDisk
 from tests.ledger.tree_oracle import mth
-from tests.server.registry.test_integrator import ORIGIN, Log
+from tests.server.registry.ledgers import ORIGIN, BareLedger
 
 NODE, TAG = Repository("docker.io/library/node"), Tag("16.13")
 DIGEST = "sha256:" + "a" * 64
@@ -39,7 +39,7 @@ def observe(tx: UnitOfWork, tag: str = TAG) -> int:
     )
 
 
-class Both(Log):
+class Both(BareLedger):
     """Ledger and observations over one database."""
 
     def __init__(self, data: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_doubted_log_of_observations_stops_no_push(both: Both) -> None:
 
 def test_nothing_is_observed_before_the_log_was_started(tmp_path: Path) -> None:
     """The log cannot be started before the ledger, whose origin it extends."""
-    log = Log(tmp_path / "data", FailingDisk())
+    log = BareLedger(tmp_path / "data", FailingDisk())
     with pytest.raises(LedgerMissing, match="observations was never started"):
         log.database.write_and_wait(observe)
     log.database.write_and_wait(lambda tx: tx.sql.connection.exec_driver_sql("DELETE FROM ledger_head"))
@@ -158,7 +158,7 @@ def test_only_a_mirror_has_such_a_log(tmp_path: Path) -> None:
 
 
 def test_an_old_copy_of_the_observations_is_noticed(tmp_path: Path) -> None:
-    """Its mark lies beside the data, like the ledger's."""
+    """The mark of the observations is stored beside the data, like the ledger's."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)
     with open_store(settings) as store:

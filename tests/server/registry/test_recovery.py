@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import shutil
 from pathlib import Path
@@ -24,7 +23,8 @@ from boltseal.server.store_factory import examine_store, open_store
 from tests import images
 from tests.cli import program
 from tests.fakes.disk import FailingDisk
-from tests.server.registry.test_integrator import Log
+from tests.polling import until_answer
+from tests.server.registry.ledgers import BareLedger
 from tests.servers import boltseal
 from tests.serving import serving, settings_of
 
@@ -58,7 +58,6 @@ def recover(settings: Settings, source: Path) -> int:
     return done.brought
 
 
-@pytest.mark.lengthy
 async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
     """Pulls work; pushes and deletes are refused, and tags that were sealed since are not free again."""
     async with serving(behind.server.data) as registry:
@@ -74,7 +73,6 @@ async def test_it_refuses_writes_with_the_reason(behind: Settings) -> None:
     assert any("were signed" in warning for warning in ready.json()["warnings"])
 
 
-@pytest.mark.lengthy
 async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp_path: Path) -> None:
     """Every tag is sealed as before; fsck reports missing bytes, and a push restores them."""
     brought = recover(behind, tmp_path / "lost")
@@ -93,7 +91,6 @@ async def test_the_entries_come_back_from_the_other_folder(behind: Settings, tmp
     assert examined.outcome is FindingStatus.HOLDS
 
 
-@pytest.mark.lengthy
 async def test_and_from_a_tree_of_tiles(behind: Settings, tmp_path: Path) -> None:
     """What any C2SP tool keeps of /ledger/."""
     tree = tmp_path / "tree"
@@ -109,7 +106,6 @@ async def test_and_from_a_tree_of_tiles(behind: Settings, tmp_path: Path) -> Non
     assert recover(behind, tree) == 3
 
 
-@pytest.mark.lengthy
 async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_path: Path) -> None:
     """A copy in which one was rewritten changes nothing."""
     lost = FolderCopy(tmp_path / "lost")
@@ -127,7 +123,6 @@ async def test_entries_that_were_not_signed_are_refused(behind: Settings, tmp_pa
     assert before == after
 
 
-@pytest.mark.lengthy
 async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings, tmp_path: Path) -> None:
     """The second time there is nothing to do."""
     recover(behind, tmp_path / "lost")
@@ -136,7 +131,6 @@ async def test_nothing_is_brought_back_where_nothing_is_missing(behind: Settings
         recover(behind, tmp_path / "lost")
 
 
-@pytest.mark.lengthy
 async def test_a_loss_is_accepted_under_another_name(behind: Settings) -> None:
     """The first entry of the new origin names the last head of the old one, and how much is missing."""
     with open_store(behind) as store:
@@ -167,7 +161,7 @@ def test_a_loss_whose_acceptance_fails_anywhere_is_accepted_by_the_next(
 ) -> None:
     """Until then nothing is signed under a foreign origin; the last head of the old origin is recorded."""
     disk = FailingDisk()
-    log = Log(tmp_path / "data", disk)
+    log = BareLedger(tmp_path / "data", disk)
     log.integrator.begin()
     log.add(3)
     last = log.integrator.integrate()
@@ -212,14 +206,13 @@ async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Pa
     async with serving(behind.server.data) as registry:
         refused = await images.put(registry.client, "shop/app", "3.0.0", images.image("old"))
         recover(behind, tmp_path / "lost")
-        for _ in range(200):
-            answer = await registry.client.post("/v2/shop/app/blobs/uploads/")
-            if answer.status_code == 202:
-                break
-            await asyncio.sleep(0.05)
+
+        async def accepted() -> bool:
+            return (await registry.client.post("/v2/shop/app/blobs/uploads/")).status_code == 202
+
+        await until_answer(accepted, "the registry accepts uploads", 20.0)
 
     assert refused.status_code == 405
-    assert answer.status_code == 202
 
 
 def test_a_folder_that_is_no_copy_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from sqlalchemy import delete, update
 from starlette.responses import PlainTextResponse, Response
 
 from boltseal.client.witness import WitnessClient
-from boltseal.ledger.checkpoint import open_checkpoint
 from boltseal.ledger.proof import open_receipt
 from boltseal.server.registry.integrator import LedgerInDoubt
 from boltseal.server.registry.ledger import Ledger
@@ -22,12 +21,12 @@ from boltseal.server.storage.metadata import ledger_tree
 from boltseal.server.storage.metadata.protocol import LEDGER, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
 from tests.fakes.witness import URL, FakeWitness
-from tests.server.registry.test_integrator import Log
+from tests.server.registry.ledgers import BareLedger, cosigners
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    made = Log(tmp_path / "data")
+def log(tmp_path: Path) -> Iterator[BareLedger]:
+    made = BareLedger(tmp_path / "data")
     made.integrator.begin()
     made.add(3)
     made.integrator.integrate()
@@ -36,13 +35,13 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture
-def witness(log: Log) -> FakeWitness:
+def witness(log: BareLedger) -> FakeWitness:
     key = log.keys.key()
     assert key is not None
     return FakeWitness(key.verifier)
 
 
-def of(log: Log, *fakes: FakeWitness) -> Witnesses:
+def of(log: BareLedger, *fakes: FakeWitness) -> Witnesses:
     return Witnesses(
         log.database,
         log.keys,
@@ -50,16 +49,7 @@ def of(log: Log, *fakes: FakeWitness) -> Witnesses:
     )
 
 
-def cosigners(log: Log, *fakes: FakeWitness, name: str = ledger_tree.LATEST) -> list[str]:
-    head, key = log.database.read_and_wait(lambda held: ledger_tree.head(held, name)), log.keys.key()
-    assert head is not None
-    assert key is not None
-    opened = open_checkpoint(head.note, key.verifier, [fake.key.verifier for fake in fakes])
-    return [one.witness for one in opened.cosignatures]
-
-
-@pytest.mark.lengthy
-async def test_each_head_is_cosigned(log: Log, witness: FakeWitness) -> None:
+async def test_each_head_is_cosigned(log: BareLedger, witness: FakeWitness) -> None:
     """The second with a proof that it extends the first; both cosignatures are kept with the head they are of."""
     asking = of(log, witness)
     await asking.submit()
@@ -73,7 +63,7 @@ async def test_each_head_is_cosigned(log: Log, witness: FakeWitness) -> None:
     assert asking.troubles == ()
 
 
-async def test_a_witness_that_knows_us_already_says_from_where(log: Log, witness: FakeWitness) -> None:
+async def test_a_witness_that_knows_us_already_says_from_where(log: BareLedger, witness: FakeWitness) -> None:
     """After a restart the registry does not know what the witness saw: its 409 says so, for one request more."""
     await of(log, witness).submit()
     log.add(5)
@@ -84,7 +74,7 @@ async def test_a_witness_that_knows_us_already_says_from_where(log: Log, witness
     assert witness.asked == 3
 
 
-async def test_a_head_that_was_seen_is_not_submitted_again(log: Log, witness: FakeWitness) -> None:
+async def test_a_head_that_was_seen_is_not_submitted_again(log: BareLedger, witness: FakeWitness) -> None:
     """An idle ledger sends no requests."""
     asking = of(log, witness)
     for _ in range(3):
@@ -93,7 +83,7 @@ async def test_a_head_that_was_seen_is_not_submitted_again(log: Log, witness: Fa
     assert witness.asked == 1
 
 
-async def test_a_dead_witness_delays_no_other(log: Log, witness: FakeWitness) -> None:
+async def test_a_dead_witness_delays_no_other(log: BareLedger, witness: FakeWitness) -> None:
     """The other witness still cosigns, and readiness reports the dead one."""
     dead = FakeWitness(witness.trusted, "witness.test/dead", bytes(32))
     dead.answers = [Response(status_code=500)]
@@ -117,7 +107,7 @@ async def test_a_dead_witness_delays_no_other(log: Log, witness: FakeWitness) ->
         Response(status_code=302, headers={"location": "https://elsewhere.test/"}),
     ],
 )
-async def test_an_invalid_answer_is_not_stored(log: Log, witness: FakeWitness, answer: Response) -> None:
+async def test_an_invalid_answer_is_not_stored(log: BareLedger, witness: FakeWitness, answer: Response) -> None:
     """Answers of a witness are verified and bounded, and a wrong one is reported."""
     witness.answers = [answer]
     asking = of(log, witness)
@@ -128,7 +118,7 @@ async def test_an_invalid_answer_is_not_stored(log: Log, witness: FakeWitness, a
     log.integrator.check()
 
 
-async def test_a_cosignature_of_another_text_is_refused(log: Log, witness: FakeWitness) -> None:
+async def test_a_cosignature_of_another_text_is_refused(log: BareLedger, witness: FakeWitness) -> None:
     """The witness's own key signed it, but over another text."""
     line = witness.key.sign("another.example\n1\nAAAA\n", 1).line()
     witness.answers = [PlainTextResponse(line)]
@@ -137,7 +127,9 @@ async def test_a_cosignature_of_another_text_is_refused(log: Log, witness: FakeW
     assert cosigners(log, witness) == []
 
 
-async def test_a_store_that_is_behind_a_witness_refuses_writes(log: Log, witness: FakeWitness, tmp_path: Path) -> None:
+async def test_a_store_that_is_behind_a_witness_refuses_writes(
+    log: BareLedger, witness: FakeWitness, tmp_path: Path
+) -> None:
     """An old backup with old keys: only the witness has the newer head, which our key signed."""
     await of(log, witness).submit()
     old = log.keys.mark() or b""
@@ -153,7 +145,7 @@ async def test_a_store_that_is_behind_a_witness_refuses_writes(log: Log, witness
         log.integrator.check()
 
 
-async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness) -> None:
+async def test_a_witness_does_not_lower_the_mark(log: BareLedger, witness: FakeWitness) -> None:
     """An old backup beside the newest keys: a witness between the two changes nothing."""
     old, kept = log.keys.mark() or b"", len(log.lines())
     log.add(2)
@@ -171,7 +163,7 @@ async def test_a_witness_does_not_lower_the_mark(log: Log, witness: FakeWitness)
         log.integrator.check()
 
 
-async def test_a_witness_does_not_replace_an_invalid_mark(log: Log, witness: FakeWitness) -> None:
+async def test_a_witness_does_not_replace_an_invalid_mark(log: BareLedger, witness: FakeWitness) -> None:
     """The true mark is unknown, so a witnessed head may not be the largest that was signed."""
     old, kept = log.keys.mark() or b"", len(log.lines())
     log.add(2)
@@ -184,7 +176,7 @@ async def test_a_witness_does_not_replace_an_invalid_mark(log: Log, witness: Fak
     assert log.keys.mark() == b"nonsense"
 
 
-async def test_another_history_than_a_witness_saw_is_doubted(log: Log, witness: FakeWitness) -> None:
+async def test_another_history_than_a_witness_saw_is_doubted(log: BareLedger, witness: FakeWitness) -> None:
     """A restored and continued store is a fork, even though its own marks agree."""
     old = log.keys.mark() or b""
     kept = len(log.lines())
@@ -200,7 +192,7 @@ async def test_another_history_than_a_witness_saw_is_doubted(log: Log, witness: 
         log.integrator.check()
 
 
-async def test_a_witness_alone_can_not_stop_a_registry(log: Log, witness: FakeWitness) -> None:
+async def test_a_witness_alone_can_not_stop_a_registry(log: BareLedger, witness: FakeWitness) -> None:
     """It claims to have seen more, but shows no head that our key signed."""
     witness.answers = [Response("1000\n", 409, media_type="text/x.tlog.size")]
     asking = of(log, witness)
@@ -210,7 +202,7 @@ async def test_a_witness_alone_can_not_stop_a_registry(log: Log, witness: FakeWi
     assert len(asking.troubles) == 1
 
 
-async def test_a_receipt_carries_the_cosignature(log: Log, witness: FakeWitness) -> None:
+async def test_a_receipt_carries_the_cosignature(log: BareLedger, witness: FakeWitness) -> None:
     """The receipt uses an older head when the newest is not witnessed yet."""
     await of(log, witness).submit()
     log.add(2)
@@ -221,7 +213,7 @@ async def test_a_receipt_carries_the_cosignature(log: Log, witness: FakeWitness)
     assert [one.witness for one in opened.signed.cosignatures] == ["witness.test/w1"]
 
 
-async def test_an_unreadable_key_asks_no_witness(log: Log, witness: FakeWitness) -> None:
+async def test_an_unreadable_key_asks_no_witness(log: BareLedger, witness: FakeWitness) -> None:
     """The server still starts and serves pulls; the integrator refuses writes."""
     (log.keys.folder / "ledger.key").write_text("nonsense")
     await of(log, witness).at_start()
@@ -231,7 +223,7 @@ async def test_an_unreadable_key_asks_no_witness(log: Log, witness: FakeWitness)
         log.integrator.check()
 
 
-async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: Log, witness: FakeWitness) -> None:
+async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: BareLedger, witness: FakeWitness) -> None:
     """The task that asks witnesses goes on; its end would go unnoticed."""
     (log.keys.folder / "witness.lock").mkdir()
     asking = asyncio.create_task(of(log, witness).run())
@@ -245,13 +237,13 @@ async def test_a_folder_of_keys_that_can_not_be_locked_is_tried_again(log: Log, 
     assert witness.asked == 0
 
 
-async def test_one_process_of_a_store_talks_to_witnesses(log: Log) -> None:
+async def test_one_process_of_a_store_talks_to_witnesses(log: BareLedger) -> None:
     """The other processes take over when it ends."""
     with log.keys.witnessing() as first, log.keys.witnessing() as second:
         assert (first, second) == (True, False)
 
 
-def _put_back(log: Log, size: int, mark: bytes) -> None:
+def _put_back(log: BareLedger, size: int, mark: bytes) -> None:
     """Database and keys as they were at an earlier size."""
 
     def undo(tx: UnitOfWork) -> None:

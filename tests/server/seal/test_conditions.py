@@ -39,7 +39,7 @@ async def test_if_match_does_not_bypass_a_seal(client: httpx2.AsyncClient) -> No
 
 
 async def test_if_match_with_the_same_digest_is_idempotent(client: httpx2.AsyncClient) -> None:
-    """`If-Match` with what the sealed tag means, and the same content, is 201."""
+    """`If-Match` with what the sealed tag resolves to, and the same content, is 201."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     answer = await put(client, "shop/app", "1.4.2", FIRST, headers={"If-Match": f'"{FIRST.digest}"'})
@@ -91,8 +91,8 @@ async def test_a_condition_holds_for_each_tag(client: httpx2.AsyncClient) -> Non
     assert await meaning(client, "shop/app", "1.5.0") == SECOND.digest
 
 
-async def test_if_match_holds_for_each_tag(client: httpx2.AsyncClient) -> None:
-    """`If-Match` with `?tag=`: each tag must mean it, or none moves."""
+async def test_if_match_applies_to_each_tag(client: httpx2.AsyncClient) -> None:
+    """`If-Match` with `?tag=`: each tag must resolve to it, or none moves."""
     await push(client, "shop/app", "latest", FIRST)
     await push(client, "shop/app", "edge", SECOND)
     third = image("third")

@@ -84,7 +84,6 @@ async def test_a_tombstone_is_not_called_free(data: Path) -> None:
     assert "free:" not in error_of(refused)[1]
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("tag", ["1.4", "2", "v3.1", "1.4-alpine", "staging"])
 async def test_the_rule_that_would_let_it_float_is_printed_and_works(data: Path, tag: str) -> None:
     """The refusal of a tag such as 1.4, which many let float, prints the rule to write; written, such tags do."""

@@ -117,7 +117,7 @@ async def test_a_refused_push_does_not_claim_a_repository(client: httpx2.AsyncCl
 
 
 async def test_the_same_bytes_with_another_media_type_are_refused(client: httpx2.AsyncClient) -> None:
-    """The same digest means byte-identical and of the same media type: another type is another thing."""
+    """A sealed tag covers the bytes and their media type: another type is refused."""
     body = {"schemaVersion": 2, "config": FIRST.config.descriptor(), "layers": []}
     as_oci = Document(to_json(body), OCI_MANIFEST, (FIRST.config,))
     as_docker = Document(to_json(body), DOCKER_MANIFEST, (FIRST.config,))
@@ -133,7 +133,7 @@ async def test_the_same_bytes_with_another_media_type_are_refused(client: httpx2
 @pytest.mark.parametrize("first", ["sha256", "sha512", "tag"])
 @pytest.mark.parametrize("second", ["sha256", "sha512", "tag"])
 async def test_the_algorithm_of_the_url_does_not_matter(client: httpx2.AsyncClient, first: str, second: str) -> None:
-    """The same bytes are the same, whichever digest or tag they were addressed by: 201 and no new entry."""
+    """A push of equal bytes under the other digest algorithm or a tag is 201 without a new entry."""
 
     async def publish(how: str, document: Document) -> httpx2.Response:
         if how == "tag":
@@ -153,7 +153,7 @@ async def test_the_algorithm_of_the_url_does_not_matter(client: httpx2.AsyncClie
 
 
 async def test_a_seal_covers_one_tag(client: httpx2.AsyncClient) -> None:
-    """The same tag in another repository, and other tags of this one, are free."""
+    """The tag of this name in another repository, and other tags of this one, are free."""
     await push(client, "shop/app", "1.4.2", FIRST)
 
     elsewhere = await push(client, "shop/other", "1.4.2", SECOND)

@@ -143,7 +143,6 @@ async def test_purging_an_unknown_tag(registry: Serving) -> None:
         await seals.purge(APP, Tag("9.9.9"), ADMIN, "why not")
 
 
-@pytest.mark.lengthy
 async def test_a_keep_that_is_over_expires_and_leaves_the_name_bound(data: Path) -> None:
     """`admin expire` takes away tags whose stated time is over, and only those; the tag can return only with the same digest."""
     clock = Clock(NOON)

@@ -35,9 +35,8 @@ async def test_racing_first_pushes_have_one_winner(client: httpx2.AsyncClient) -
     assert await meaning(client, "shop/app", "1.4.2") == winners[0].digest
 
 
-@pytest.mark.lengthy
 async def test_racing_first_pushes_on_two_servers_of_one_store_have_one_winner(data: Path) -> None:
-    """The same with two applications on one store, as with several workers: the database decides, not a process."""
+    """With two applications on one store, as with several workers, the database decides, not a process."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
     async with AsyncExitStack() as stack:
         clients = [(await stack.enter_async_context(serving(data))).client for _ in range(2)]
@@ -50,14 +49,13 @@ async def test_racing_first_pushes_on_two_servers_of_one_store_have_one_winner(d
 
 
 async def test_racing_pushes_of_the_same_image_all_succeed(client: httpx2.AsyncClient) -> None:
-    """Ten build jobs that publish the same image are all told 201, with one entry between them."""
+    """Ten build jobs that publish one image all get 201, with one entry between them."""
     answers = await race([client], "1.4.2", [image("same")] * 10)
 
     assert [answer.status_code for answer in answers] == [201] * 10
     assert len({answer.headers["Boltseal-Ledger-Index"] for answer in answers}) == 1
 
 
-@pytest.mark.lengthy
 async def test_racing_refusals_name_the_winner(client: httpx2.AsyncClient) -> None:
     """Every refusal names the digest that the tag is sealed at."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
@@ -69,7 +67,6 @@ async def test_racing_refusals_name_the_winner(client: httpx2.AsyncClient) -> No
     assert all(f"is sealed at {winner[:19]}" in message for message in messages)
 
 
-@pytest.mark.lengthy
 async def test_racing_losers_leave_nothing(client: httpx2.AsyncClient) -> None:
     """The manifests of the losers are not there, by digest either."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
@@ -95,7 +92,6 @@ async def test_racing_sets_of_tags_do_not_mix(client: httpx2.AsyncClient) -> Non
     assert len(meanings) == 1
 
 
-@pytest.mark.lengthy
 async def test_racing_moves_of_a_floating_tag_are_all_true(client: httpx2.AsyncClient) -> None:
     """A floating tag takes them all, in some order; entries are gapless, and the last one is what it means."""
     documents = [image(f"racer {number}") for number in range(RACERS)]
@@ -108,7 +104,6 @@ async def test_racing_moves_of_a_floating_tag_are_all_true(client: httpx2.AsyncC
     assert await meaning(client, "shop/app", "latest") == last.digest
 
 
-@pytest.mark.lengthy
 async def test_compare_and_swap_has_one_winner_each_round(client: httpx2.AsyncClient) -> None:
     """Of racing moves with `If-Match` on the same digest exactly one succeeds, all others are 412."""
     base = image("base")
@@ -136,7 +131,6 @@ async def test_racing_signatures_lose_none(client: httpx2.AsyncClient) -> None:
     assert sorted(answer.status_code for answer in answers) == [201, 409]
 
 
-@pytest.mark.lengthy
 @pytest.mark.parametrize("reference", ["blob", "child"])
 async def test_a_delete_that_races_with_the_seal_never_breaks_it(client: httpx2.AsyncClient, reference: str) -> None:
     """A part is deleted while its image is being sealed: either the delete or the push is refused, never neither."""

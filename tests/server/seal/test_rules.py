@@ -32,7 +32,7 @@ async def test_these_tags_float(client: httpx2.AsyncClient, tag: str) -> None:
     "tag", ["1", "1.4", "1.4.2", "v2", "Latest", "latest-1", "my-latest", "stable-alpine", "develop", "prod", "a" * 64]
 )
 async def test_every_other_tag_is_sealed(client: httpx2.AsyncClient, tag: str) -> None:
-    """What no rule matches is sealed; also 1.4, which somebody deploys."""
+    """A tag without a rule is sealed, such as 1.4."""
     assert not await moves(client, "shop/app", tag)
 
 
@@ -50,7 +50,6 @@ async def test_the_users_rules_come_first(data: Path) -> None:
         assert not await moves(registry.client, "shop/web", "1.4.2")
 
 
-@pytest.mark.lengthy
 async def test_a_star_stops_at_a_slash_and_two_do_not(data: Path) -> None:
     """`*` is within one component of a name, `**` across them; both match the whole name."""
     rules: list[Rule] = [
@@ -74,7 +73,7 @@ async def test_globs_know_upper_and_lower_case(data: Path) -> None:
 
 
 async def test_a_rule_that_can_never_be_reached_stops_the_start(data: Path) -> None:
-    """A mistake in the rules is found before the first push, and told by the rule's number."""
+    """A mistake in the rules is found before the first push, and reported with the rule's number."""
     rules: list[Rule] = [{"repository": "shop/**", "mode": "floating"}, {"repository": "shop/app", "mode": "sealed"}]
 
     with pytest.raises(Exception, match="rule 2"):

@@ -289,8 +289,8 @@ async def test_an_empty_signature_may_be_filled(client: httpx2.AsyncClient) -> N
     assert answer.status_code == 201
 
 
-async def test_a_signature_by_its_tag_alone_is_not_said_to_be_removable(client: httpx2.AsyncClient) -> None:
-    """Only what names its subject may be taken back, so the refusal of another does not promise a day."""
+async def test_a_signature_known_by_its_tag_alone_has_no_removal_date(client: httpx2.AsyncClient) -> None:
+    """Only a manifest with a subject may be removed, so the refusal promises no day for others."""
     await push(client, "shop/app", "1.4.2", IMAGE)
     await push(client, "shop/app", signature_tag(IMAGE), signature(IMAGE, "alice"))
 

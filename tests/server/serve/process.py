@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from tests.cli import program
+from tests.polling import wait_until
 from tests.servers import Server
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
@@ -67,16 +72,62 @@ def workers_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
-def wait_for(true: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until a condition is true; fail after a time-out."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def upload_is_busy(server: Server, location: str) -> bool:
+    """Return whether a request is sending to this upload session: it has the lock of the session's file."""
+    name = location.partition("?")[0].rpartition("/")[2]
+    (session,) = (server.folder / "uploads").glob(f"{name}*")
+    with session.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def reloaded(server: Server, times: int = 1) -> None:
+    """Wait until the log reports so many reloads of the configuration, one for each worker."""
+    wait_until(
+        lambda: server.log_tail().count("configuration reloaded") >= times, "the configuration is reloaded", 10.0
+    )
+
+
+def replaced(server: Server, first: Sequence[int]) -> None:
+    """Wait until a worker runs that is none of the first."""
+    wait_until(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))), "a new worker runs", 10.0)
 
 
 def ends_within(server: Server, seconds: float, sent: signal.Signals = signal.SIGTERM) -> None:
     """Send a signal and wait until server and workers have ended."""
     workers = workers_of(server.pid)
     os.kill(server.pid, sent)
-    wait_for(lambda: not alive(server.pid) and not any(map(alive, workers)), seconds)
+    wait_until(lambda: not alive(server.pid) and not any(map(alive, workers)), "the server has ended", seconds)
+
+
+@contextlib.contextmanager
+def started(*arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    """A server in its own process group, like one started in a terminal; ended with the test."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "boltseal", "serve", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=program.clean_environment(environment),
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.communicate(timeout=ENDS_WITHIN_S)
+
+
+def read_greeting(process: subprocess.Popen[str]) -> list[str]:
+    """Return the lines printed at the start."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("  stop"):
+            break
+    return lines

@@ -7,12 +7,12 @@ import contextlib
 import json
 import os
 import socket
-import time
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from tests.polling import wait_until
 from tests.server.serve.process import (
     MIB,
     OCI,
@@ -21,7 +21,7 @@ from tests.server.serve.process import (
     manifest,
     push_blob,
     put,
-    wait_for,
+    upload_is_busy,
 )
 from tests.servers import Server, boltseal
 
@@ -111,9 +111,10 @@ def test_a_client_that_dies_in_its_body_leaves_no_blob(server: Server) -> None:
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as dying:
             head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
             dying.sendall(head.encode() + data[:MIB])
-            time.sleep(0.3)
+            wait_until(lambda: upload_is_busy(server, location), "the upload is under way")
         absent = client.head(f"/v2/shop/app/blobs/{digest(data)}")
-        wait_for(lambda: client.put(f"{location}?digest={digest(data)}", content=b"").status_code != 503)
+        wait_until(lambda: not upload_is_busy(server, location), "the server has noticed the end of the connection")
+        client.put(f"{location}?digest={digest(data)}", content=b"")
         held = int(client.get(location).headers["range"].partition("-")[2]) + 1
         done = client.put(f"{location}?digest={digest(data)}", content=data[held:])
 

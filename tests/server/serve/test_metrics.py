@@ -12,7 +12,8 @@ import httpx2
 import pytest
 
 from boltseal.server.storage.metrics import RunFolder
-from tests.server.serve.process import alive, client_of, wait_for, workers_of
+from tests.polling import wait_until
+from tests.server.serve.process import client_of, replaced, workers_of
 from tests.servers import boltseal
 
 pytestmark = pytest.mark.slow
@@ -38,11 +39,12 @@ def test_any_worker_serves_the_metrics_of_all_current_and_former_workers(tmp_pat
         for _ in range(20):
             with client_of(server) as client:
                 client.get("/v2/")
-        wait_for(lambda: counted() == 20)
-        wait_for(lambda: saved(tmp_path / "data", server.pid) == 20)  # what a worker has not saved yet dies with it
+        wait_until(lambda: counted() == 20, "20 requests are counted", 10.0)
+        # What a worker has not saved yet is lost when it is killed.
+        wait_until(lambda: saved(tmp_path / "data", server.pid) == 20, "20 requests are saved", 10.0)
         first = workers_of(server.pid)
         os.kill(first[0], signal.SIGKILL)
-        wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
+        replaced(server, first)
 
         def still() -> bool:
             try:
@@ -50,7 +52,7 @@ def test_any_worker_serves_the_metrics_of_all_current_and_former_workers(tmp_pat
             except httpx2.TransportError:
                 return False
 
-        wait_for(still)
+        wait_until(still, "20 requests are still counted", 10.0)
         folder = tmp_path / "data" / "run"
         during = [path.name for path in folder.iterdir()]
     with boltseal(tmp_path / "data") as server:

@@ -16,15 +16,17 @@ import pytest
 from tests.cli import program
 from tests.fakes.upstream import FakeUpstream
 from tests.images import Blob, Document, artifact, image
+from tests.polling import wait_until
 from tests.server.serve.process import (
-    alive,
     client_of,
     manifest,
     put,
-    wait_for,
+    read_greeting,
+    reloaded,
+    replaced,
+    started,
     workers_of,
 )
-from tests.server.serve.test_start_and_end import read_greeting, started
 from tests.servers import boltseal, free_port
 
 pytestmark = pytest.mark.slow
@@ -40,7 +42,7 @@ def test_sighup_takes_over_new_rules(tmp_path: Path) -> None:
         before = [put(client, "shop/app:b1", body).status_code for body in bodies]
         server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: server.log_tail().count("configuration reloaded") == 2)
+        reloaded(server, 2)
         after = [put(client, "shop/app:b2", body).status_code for body in bodies]
         bound = put(client, "shop/app:b1", bodies[1]).status_code
 
@@ -57,7 +59,7 @@ def test_sighup_takes_over_bounds(tmp_path: Path) -> None:
         before = client.post("/v2/shop/app/blobs/uploads/", params={"digest": first.digest}, content=first.data)
         server.folder.with_name("data.toml").write_text(quota.replace("1 MiB", "1500"), encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: "configuration reloaded" in server.log_tail())
+        reloaded(server)
         other = Blob(b"b" * 1000)
         after = client.post("/v2/shop/app/blobs/uploads/", params={"digest": other.digest}, content=other.data)
 
@@ -83,7 +85,7 @@ def test_sighup_takes_over_bounds_in_the_mirror(tmp_path: Path) -> None:
             before = [pulled(document) for document in (subject, *referrers[:2])]
             server.folder.with_name("data.toml").write_text(config.replace("image = 3", "image = 2"), encoding="utf-8")
             os.kill(server.pid, signal.SIGHUP)
-            wait_for(lambda: "configuration reloaded" in server.log_tail())
+            reloaded(server)
             after = [pulled(document) for document in (subject, *referrers)]
 
     assert before == [200, 200, 200]
@@ -98,7 +100,7 @@ def test_a_bad_configuration_keeps_the_rules_and_is_reported(tmp_path: Path) -> 
     ):
         server.folder.with_name("data.toml").write_text('[[rule]]\nmode = "frozen"\n', encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: "warnings" in client.get("/readyz").json())
+        wait_until(lambda: "warnings" in client.get("/readyz").json(), "/readyz has a warning", 10.0)
         bodies = [manifest(client, "shop/app", words) for words in ("one", "two")]
         floats = [put(client, "shop/app:a1", body).status_code for body in bodies]
 
@@ -111,10 +113,10 @@ def test_a_replaced_worker_gets_the_rules_in_force(tmp_path: Path) -> None:
     with boltseal(tmp_path / "data", config='[[rule]]\ntag = "a*"\nmode = "floating"\n') as server:
         server.folder.with_name("data.toml").write_text('[[rule]]\ntag = "b*"\nmode = "floating"\n', encoding="utf-8")
         os.kill(server.pid, signal.SIGHUP)
-        wait_for(lambda: "configuration reloaded" in server.log_tail())
+        reloaded(server)
         first = workers_of(server.pid)
         os.kill(first[0], signal.SIGKILL)
-        wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
+        replaced(server, first)
 
         def moved() -> bool:
             with contextlib.suppress(httpx2.TransportError), client_of(server) as client:
@@ -124,7 +126,7 @@ def test_a_replaced_worker_gets_the_rules_in_force(tmp_path: Path) -> None:
                 ]
             return False
 
-        wait_for(moved)
+        wait_until(moved, "the new worker has the new rules", 10.0)
 
 
 def certificate(folder: Path, name: str) -> None:
@@ -162,15 +164,19 @@ def test_a_renewed_certificate_is_served_after_sighup(tmp_path: Path) -> None:
         log = Drain(process)
         first, workers = ssl.get_server_certificate(place), workers_of(process.pid)
         os.kill(process.pid, signal.SIGHUP)
-        wait_for(lambda: "configuration reloaded" in log.text)
+        wait_until(lambda: "configuration reloaded" in log.text, "the configuration is reloaded", 10.0)
         unchanged = workers_of(process.pid)
         (tmp_path / "tls.key").write_text("not a key", encoding="ascii")
         os.kill(process.pid, signal.SIGHUP)
-        wait_for(lambda: "cannot reload the certificate" in log.text)
+        wait_until(lambda: "cannot reload the certificate" in log.text, "the invalid key is reported", 10.0)
         kept = ssl.get_server_certificate(place)
         certificate(tmp_path, "second")
         os.kill(process.pid, signal.SIGHUP)
-        wait_for(lambda: workers_of(process.pid) != workers and len(workers_of(process.pid)) == 1, 20.0)
+        wait_until(
+            lambda: workers_of(process.pid) != workers and len(workers_of(process.pid)) == 1,
+            "the worker is replaced by one with the new certificate",
+            20.0,
+        )
         second = ssl.get_server_certificate(place)
 
     assert unchanged == workers

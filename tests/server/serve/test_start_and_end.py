@@ -6,16 +6,14 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.cli import program
+from tests.polling import wait_until
 from tests.server.serve.process import (
     ENDS_WITHIN_S,
     alive,
@@ -24,7 +22,10 @@ from tests.server.serve.process import (
     ends_within,
     manifest,
     put,
-    wait_for,
+    read_greeting,
+    replaced,
+    started,
+    upload_is_busy,
     workers_of,
 )
 from tests.servers import Server, boltseal, free_port
@@ -113,36 +114,6 @@ def test_a_bad_setting_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@contextlib.contextmanager
-def started(*arguments: str | Path, environment: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A server in its own process group, like one started in a terminal; ended with the test."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "boltseal", "serve", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=program.clean_environment(environment),
-        start_new_session=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.communicate(timeout=ENDS_WITHIN_S)
-
-
-def read_greeting(process: subprocess.Popen[str]) -> list[str]:
-    """Return the lines printed at the start."""
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("  stop"):
-            break
-    return lines
-
-
 def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
     """Where it listens, where the data is, how to push, pull, see and stop; by then it serves. stdout stays empty."""
     address = f"127.0.0.1:{free_port()}"
@@ -192,7 +163,7 @@ def test_a_stalled_upload_does_not_keep_the_server(tmp_path: Path) -> None:
         client.patch(location, content=b"acknowledged")
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as stalled:
             stalled.sendall(f"PATCH {location} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\nxy".encode())
-            time.sleep(0.2)
+            wait_until(lambda: upload_is_busy(server, location), "the upload is under way")
 
             ends_within(server, ENDS_WITHIN_S)
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
@@ -210,9 +181,9 @@ def test_a_request_under_way_is_finished(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2]))) as slow:
             head = f"PUT {location}?digest={digest(data)} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
             slow.sendall(head.encode() + data[:10])
-            time.sleep(0.2)
+            wait_until(lambda: upload_is_busy(server, location), "the upload is under way")
             os.kill(server.pid, signal.SIGTERM)
-            time.sleep(0.5)
+            time.sleep(0.5)  # the body ends while the server shuts down, which no answer reports
             slow.sendall(data[10:])
             slow.settimeout(3.0)
             answer = slow.recv(1000)
@@ -243,7 +214,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         workers = workers_of(server.pid)
         os.kill(server.pid, signal.SIGKILL)
 
-        wait_for(lambda: not any(map(alive, workers)), 2.0)
+        wait_until(lambda: not any(map(alive, workers)), "no worker runs", 2.0)
         assert len(workers) == 2
 
 
@@ -252,12 +223,12 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     with boltseal(tmp_path / "data") as server, client_of(server) as client:
         first = workers_of(server.pid)
         os.kill(first[0], signal.SIGKILL)
-        wait_for(lambda: any(map(alive, set(workers_of(server.pid)) - set(first))))
+        replaced(server, first)
 
         def answers() -> bool:
             with contextlib.suppress(httpx2.TransportError):
                 return client.get("/readyz").status_code == 200
             return False
 
-        wait_for(answers)
+        wait_until(answers, "the server is ready", 10.0)
         assert alive(server.pid)

@@ -169,7 +169,6 @@ async def test_a_refused_chunk_has_the_position_to_continue(client: httpx2.Async
     assert refused.headers["Range"] == "0-499"
 
 
-@pytest.mark.lengthy
 @settings(max_examples=settings().max_examples * 4 // 10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(attempts=st.lists(st.tuples(st.integers(0, 400), st.integers(1, 150), st.booleans()), max_size=12))
 async def test_any_sequence_of_chunks(client: httpx2.AsyncClient, attempts: list[tuple[int, int, bool]]) -> None:

@@ -131,7 +131,6 @@ async def check_deleted(client: httpx2.AsyncClient, path: str) -> None:
     assert (await client.head(url)).status_code == 404
 
 
-@pytest.mark.lengthy
 async def test_every_round_passes_on_one_repository(conformance: httpx2.AsyncClient) -> None:
     """Push by digest and tag, list, pull, ask for referrers, delete all; then the next, under tags that were used before."""
     ways = cycle(["post", "post and put", "stream", "chunks"])

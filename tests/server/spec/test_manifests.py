@@ -230,7 +230,6 @@ async def test_the_same_blob_twice_in_one_manifest(client: httpx2.AsyncClient) -
     assert answer.status_code == 201
 
 
-@pytest.mark.lengthy
 async def test_four_mebibytes_are_accepted(client: httpx2.AsyncClient) -> None:
     """Manifests up to 4 MiB should be accepted."""
     document = padded(MANIFEST_LIMIT)

@@ -223,7 +223,6 @@ async def test_a_referrer_pushed_twice_is_listed_once(client: httpx2.AsyncClient
     assert len(await listed(client)) == 1
 
 
-@pytest.mark.lengthy
 async def test_many_referrers_are_all_found(client: httpx2.AsyncClient) -> None:
     """All referrers are found, on one page or by following Link."""
     documents = [artifact(f"sbom {number}", subject=SUBJECT) for number in range(30)]

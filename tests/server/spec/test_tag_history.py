@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx2
@@ -10,6 +9,7 @@ import pytest
 
 from boltseal.server.api.history import EVENT, TIMESTAMP
 from tests.images import Document, image, push
+from tests.polling import until_signed
 from tests.serving import Serving
 
 HISTORY = "/v2/shop/app/_oci/tag-history/latest"
@@ -23,18 +23,8 @@ async def history(client: httpx2.AsyncClient) -> list[Document]:
     await push(client, "shop/app", "latest", second)
     await client.delete("/v2/shop/app/manifests/latest")
     await push(client, "shop/app", "latest", third)
-    await signed(client, 5)
+    await until_signed(client, 5)
     return [first, second, third]
-
-
-async def signed(client: httpx2.AsyncClient, size: int) -> None:
-    """Wait until the ledger has signed so many entries."""
-    for _ in range(200):
-        answer = await client.get("/ledger/checkpoint")
-        if answer.status_code == 200 and int(answer.text.split("\n")[1]) >= size:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("the ledger was not signed")
 
 
 async def events(client: httpx2.AsyncClient, **parameters: Any) -> list[tuple[str, str]]:
@@ -95,7 +85,7 @@ async def test_nothing_else_is_a_404(client: httpx2.AsyncClient, path: str) -> N
 async def test_the_history_outlives_the_tag(client: httpx2.AsyncClient, history: list[Document]) -> None:
     """Tag history SHOULD remain queryable after the tag is deleted; deleted manifests SHOULD NOT be removed from it."""
     await client.delete(f"/v2/shop/app/manifests/{history[2].digest}")
-    await signed(client, 6)
+    await until_signed(client, 6)
 
     assert (await events(client))[:2] == [("deleted", history[2].digest), ("created", history[2].digest)]
 
@@ -176,7 +166,7 @@ async def test_sealing_is_no_event(registry: Serving) -> None:
     """What speaks of a tag's protection alone gives it no manifest."""
     one = image("sealed")
     await push(registry.client, "shop/app", "1.0.0", one)
-    await signed(registry.client, 2)
+    await until_signed(registry.client, 2)
     answer = await registry.client.get("/v2/shop/app/_oci/tag-history/1.0.0")
 
     assert [entry["annotations"][EVENT] for entry in answer.json()["manifests"]] == ["created"]

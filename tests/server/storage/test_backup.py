@@ -22,24 +22,24 @@ def quiet(step: str, done: int, total: int) -> None:
     """A progress callback that does nothing."""
 
 
-@pytest.mark.lengthy
 async def test_what_was_acknowledged_before_a_backup_is_in_it_while_pushes_go_on(tmp_path: Path) -> None:
     """The copy is a snapshot: complete, with everything acknowledged before it, whatever is pushed meanwhile."""
     async with serving(tmp_path / "data") as registry:
         client = registry.client
         for n in range(5):
             await images.push(client, "shop/app", f"1.0.{n}", images.image(f"before {n}"))
-        going = True
+        going, begun = True, asyncio.Event()
 
         async def push_on() -> int:
             n = 0
             while going:
                 await images.push(client, "shop/app", f"2.0.{n}", images.image(f"during {n}"))
+                begun.set()
                 n += 1
             return n
 
         pushing = asyncio.create_task(push_on())
-        await asyncio.sleep(0.1)
+        await begun.wait()
         await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "copy", NOW_US, quiet)
         going = False
         pushed = await pushing

@@ -97,8 +97,8 @@ async def test_a_session_resumes_after_a_restart(data: Path, store: LocalBlobs) 
     assert blob_file(data, Digest.of(b"before the restart, after it")).exists()
 
 
-async def test_a_resumed_session_is_not_believed_unread(data: Path, store: LocalBlobs) -> None:
-    """Bytes changed on the disk between two runs are found by the digest."""
+async def test_a_resumed_session_is_hashed_again(data: Path, store: LocalBlobs) -> None:
+    """Bytes that were changed on the disk between two runs are found by the digest."""
     key = await begin(store)
     await patch(store, key, b"as it was sent")
     store.close()
@@ -190,7 +190,7 @@ async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk:
     task = asyncio.create_task(request())
     await asyncio.to_thread(disk.arrived("append").wait, 5)
     task.cancel()
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.02)  # time in which a request that does not wait would end
     still_running = not task.done()
     with pytest.raises(UploadBusy):
         async with store.open_upload(key):
@@ -204,7 +204,7 @@ async def test_a_cancelled_request_waits_for_its_thread(store: LocalBlobs, disk:
 
 
 async def test_what_was_written_before_the_client_went_away_is_kept(store: LocalBlobs) -> None:
-    """A broken PATCH can be resumed at the offset that the session tells."""
+    """A broken PATCH can be resumed at the offset that the session reports."""
     content = b"k" * (5 * MEBIBYTE)
     key = await begin(store)
     with pytest.raises(ConnectionError):
@@ -226,7 +226,7 @@ async def test_many_writers_stay_within_the_memory(data: Path, disk: FailingDisk
     content = chunk * 40
     tasks = [asyncio.create_task(push_in(store, chunk, 40)) for _ in range(100)]
     await asyncio.to_thread(disk.arrived("append").wait, 5)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # time in which the other writers fill the memory
     held = store.buffered_bytes
     let_go.set()
     await asyncio.gather(*tasks)
@@ -280,7 +280,7 @@ def modes_below(folder: Path) -> tuple[set[int], set[int]]:
 
 
 async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
-    """A symbolic link is not served, and a push puts the blob in its place without touching where it leads."""
+    """A symbolic link is not served, and a push replaces it without touching its target."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
     digest = Digest.of(b"content")
@@ -298,7 +298,7 @@ async def test_a_link_in_place_of_a_blob_is_not_a_blob(data: Path, store: LocalB
 
 
 async def test_a_link_in_place_of_a_session_is_not_followed(data: Path, store: LocalBlobs, tmp_path: Path) -> None:
-    """Neither read nor written: what it leads to is not ours."""
+    """The link's target is neither read nor written."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"v")
     key = UploadKey(REPOSITORY, UploadId.new())

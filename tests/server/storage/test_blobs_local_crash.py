@@ -48,7 +48,7 @@ def test_a_killed_process_leaves_whole_blobs_or_none(tmp_path: Path) -> None:
         process = start_pusher(data, seed)
         assert process.stdout is not None
         first = process.stdout.readline()
-        time.sleep(dice.uniform(0.05, 0.5))
+        time.sleep(dice.uniform(0.05, 0.5))  # the moment of the kill, at random
         process.kill()
         lines = (first + process.communicate()[0]).splitlines(keepends=True)
         acknowledged |= {line.split()[0]: int(line.split()[1]) for line in lines if line.endswith("\n")}
@@ -120,7 +120,7 @@ async def main():
         await writer.flush()
         await writer.write(b"never acknowledged")
         print("held", flush=True)
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # until it is killed
 
 asyncio.run(main())
 """

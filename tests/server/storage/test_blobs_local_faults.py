@@ -127,7 +127,7 @@ async def send(writer: UploadWriter, chunks: list[bytes]) -> None:
 
 
 async def test_a_writer_goes_on_after_a_full_disk(store: LocalBlobs, disk: FailingDisk) -> None:
-    """The same open session takes the same bytes when there is space again."""
+    """The open session accepts the bytes again when there is space."""
     key = await begin(store)
     disk.fail("append", errno.ENOSPC)
     async with store.open_upload(key) as writer:
@@ -142,7 +142,7 @@ async def test_a_writer_goes_on_after_a_full_disk(store: LocalBlobs, disk: Faili
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 async def test_a_failed_fsync_ends_the_session(store: LocalBlobs, disk: FailingDisk, number: int) -> None:
-    """After it the kernel may show bytes that the disk never got, so nothing of the session is believed."""
+    """After a failed fsync the kernel may show bytes that the disk never got, so the session is discarded."""
     key = await begin(store)
     disk.fail("sync_data", number)
     async with store.open_upload(key) as writer:
@@ -176,7 +176,7 @@ async def test_the_descriptor_is_open_until_the_disk_has_it_all(store: LocalBlob
     let_go = disk.hold("sync_data")
     request = asyncio.create_task(broken_patch(store, key, b"d" * SYNC_EVERY_BYTES))
     await asyncio.to_thread(disk.arrived("sync_data").wait, 5)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # the connection breaks meanwhile
     with pytest.raises(UploadBusy):
         await patch(store, key, b"too early")
     let_go.set()

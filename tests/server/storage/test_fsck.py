@@ -225,7 +225,6 @@ async def test_repositories_that_disagree_on_a_size_are_found(
     assert problems(look()) == [f"{Digest.of(b'one size')}: one repository says the blob has 8 bytes, another says 9"]
 
 
-@pytest.mark.lengthy
 async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
@@ -404,7 +403,6 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
     assert [finding.what for finding in examined.findings] == ["store"]
 
 
-@pytest.mark.lengthy
 async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener, tmp_path: Path) -> None:
     """Overwritten pages are reported, and what can still be read is checked."""
     shop = open_shop()
@@ -476,7 +474,6 @@ def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], 
     assert examined.counts.entries == 2
 
 
-@pytest.mark.lengthy
 async def test_progress_is_reported_within_a_big_blob(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
     """A blob of many gigabytes reports progress."""
     zeros, size = hashlib.sha256(), 129 * 1024 * 1024

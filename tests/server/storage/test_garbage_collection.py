@@ -186,7 +186,6 @@ async def test_a_collect_that_waits_between_two_items_does_not_hide_a_purge(shop
     assert shop.blobs.look(digest) is None
 
 
-@pytest.mark.lengthy
 async def test_collect_and_pushes_at_once_lose_nothing(shop: Shop) -> None:
     """What was acknowledged beside a collect is there afterwards."""
     bodies = [f"blob {n}".encode() for n in range(60)]

@@ -25,7 +25,7 @@ def users(tmp_path: Path) -> UserFile:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> KeyFile:
-    """The same of the token keys."""
+    """The file of token keys, under the same conditions."""
     return KeyFile(tmp_path / "data.keys" / "token.json")
 
 

@@ -36,28 +36,31 @@ class FoundStore:
     plan: Plan
 
 
-def usual_stores(homes: Iterable[Path] = (), disk: Path = Path("/")) -> list[FoundStore]:
-    """Return the stores of this host. `homes`: of users whose rootless stores are included."""
+def usual_stores(homes: Iterable[Path] = (), disk: Path = Path("/"), *, max_homes: int = MAX_HOMES) -> list[FoundStore]:
+    """Return the stores of this host. `homes`: of users whose rootless stores are included, of at most `max_homes`."""
     named, unknown = store_locations(disk)
     existing = {os.path.realpath(path): path for path in reversed([disk / each for each in named]) if _is_dir(path)}
     here = [store for path in reversed(existing.values()) for store in _stores_in(path)]
-    return here + _in_homes(homes, lambda path: path if _is_dir(path) else None) + _unknown_locations(disk, unknown)
+    in_homes = _in_homes(homes, lambda path: path if _is_dir(path) else None, max_homes)
+    return here + in_homes + _unknown_locations(disk, unknown)
 
 
-def _in_homes(homes: Iterable[Path], where: Callable[[Path], Path | None]) -> list[FoundStore]:
+def _in_homes(homes: Iterable[Path], where: Callable[[Path], Path | None], max_homes: int) -> list[FoundStore]:
     """Return the stores in home folders. `where`: resolves a path, None if it does not exist."""
-    looked = list(islice(homes, MAX_HOMES + 1))
-    candidates = [where(home / store) for home in looked[:MAX_HOMES] for store in IN_A_HOME]
+    looked = list(islice(homes, max_homes + 1))
+    candidates = [where(home / store) for home in looked[:max_homes] for store in IN_A_HOME]
     found = [store for path in candidates if path is not None for store in _stores_in(path)]
-    return found + [FoundStore(home, _left_out) for home in looked[MAX_HOMES:]]
+    return found + [FoundStore(home, partial(_left_out, max_homes)) for home in looked[max_homes:]]
 
 
 def _unknown_locations(disk: Path, unknown: list[str]) -> list[FoundStore]:
     return [FoundStore(disk, partial(_unknown, (why,))) for why in unknown]
 
 
-def store_at(root: Path) -> list[FoundStore]:
+def store_at(root: Path, *, max_homes: int = MAX_HOMES) -> list[FoundStore]:
     """Return the stores at a path: an engine's root, a whole host's disk, a layout's folder or an archive.
+
+    `max_homes`: how many home folders of a disk are searched.
 
     Raises: NoStoreFound.
     """
@@ -69,7 +72,7 @@ def store_at(root: Path) -> list[FoundStore]:
         raise NoStoreFound(
             f"{quote(str(root), 200)[1:-1]} does not exist; expected a store, a mounted disk or an archive"
         )
-    found = _stores_in(root) or _on_disk(root)
+    found = _stores_in(root) or _on_disk(root, max_homes)
     if not found:
         raise NoStoreFound(
             f"{quote(str(root), 200)[1:-1]} is not an image store; expected the root of Docker (image/, overlay2/), containerd "
@@ -78,12 +81,12 @@ def store_at(root: Path) -> list[FoundStore]:
     return found
 
 
-def _on_disk(root: Path) -> list[FoundStore]:
+def _on_disk(root: Path, max_homes: int) -> list[FoundStore]:
     """Return the stores of a mounted disk, at the paths of its own host; an unreadable home folder may have one."""
     named, unknown = store_locations(root)
     home = inside(root, "home")
     unlisted = {home} if home is not None and _is_unreadable(home) else set()
-    users = sorted(islice(home.iterdir(), MAX_HOMES)) if home is not None and _is_dir(home) and not unlisted else []
+    users = sorted(islice(home.iterdir(), max_homes)) if home is not None and _is_dir(home) and not unlisted else []
     homes = [
         at for each in ("root", *(f"home/{user.name}" for user in users)) if (at := inside(root, each)) is not None
     ]
@@ -93,7 +96,9 @@ def _on_disk(root: Path) -> list[FoundStore]:
         *(store for path in existing for store in _stores_in(path)),
         *(FoundStore(each, _unreadable) for each in sorted(closed)),
         *_in_homes(
-            (each for each in homes if each not in closed), lambda path: inside(root, str(path.relative_to(root)))
+            (each for each in homes if each not in closed),
+            lambda path: inside(root, str(path.relative_to(root))),
+            max_homes,
         ),
         *_unknown_locations(root, unknown),
     ]
@@ -143,8 +148,8 @@ def _is_unreadable(path: Path, rights: int = os.R_OK | os.X_OK) -> bool:
     return stat.S_ISDIR(found.st_mode) and not os.access(path, rights)
 
 
-def _left_out(root: Path) -> StorePlan:
-    why = f"not checked: there are more than {MAX_HOMES} home folders; name this one with --root"
+def _left_out(max_homes: int, root: Path) -> StorePlan:
+    why = f"not checked: there are more than {max_homes} home folders; name this one with --root"
     return StorePlan("store", root, unknown=(why,))
 
 

@@ -195,18 +195,21 @@ class Pulls:
         return Page(tuple(Tag(name) for name in names[:n]), more=_more(names, n))
 
     async def catalog(
-        self, n: int | None, last: str | None, *, may_read: Callable[[Repository], bool]
+        self, n: int | None, last: str | None, *, may_read: Callable[[Repository], bool], batch: int = CATALOG_BATCH
     ) -> Page[Repository]:
-        """Return a page of the readable, non-empty repositories after `last`, sorted by bytes."""
+        """Return a page of the readable, non-empty repositories after `last`, sorted by bytes.
+
+        `batch`: how many names are read from the database at once.
+        """
 
         def query(snapshot: Snapshot) -> list[str]:
             wanted = _one_more(n)
             found: list[str] = []
             after = last or ""
             while wanted is None or len(found) < wanted:
-                names = queries.repository_names(snapshot, after, CATALOG_BATCH)
+                names = queries.repository_names(snapshot, after, batch)
                 found += [name for name in names if may_read(Repository(name))]
-                if len(names) < CATALOG_BATCH:
+                if len(names) < batch:
                     break
                 after = names[-1]
             return found[:wanted]

@@ -40,8 +40,9 @@ class FileLease:
 class FileLeases:
     """The leases of one data folder."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, disk: Disk | None = None) -> None:
         self._data = data
+        self._disk = disk or Disk()
         self._leases: list[FileLease] = []
 
     def acquire(self, name: str) -> FileLease | None:
@@ -55,8 +56,10 @@ class FileLeases:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 epoch = int(os.pread(fd, _EPOCH_BYTES, 0) or b"0") + 1
                 os.pwrite(fd, b"%0*d" % (_EPOCH_BYTES, epoch), 0)
-                os.fsync(fd)  # after a power cut the next epoch must still be a higher one, and the file readable
-                Disk().sync_folder(os.fspath(self._data))
+                self._disk.sync(
+                    fd
+                )  # after a power cut the next epoch must still be a higher one, and the file readable
+                self._disk.sync_folder(os.fspath(self._data))
             except BaseException:
                 os.close(fd)
                 raise

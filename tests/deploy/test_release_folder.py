@@ -1,0 +1,307 @@
+"""Releases on disk: complete or absent, one process at a time, and private."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from boltseal.deploy.release_store import (
+    AnotherDeploys,
+    NoSuchRelease,
+    ReleaseFolder,
+    ReleasesFull,
+    ReleasesUnusable,
+    projects,
+)
+from boltseal.deploy.releases import ReleaseContents, ReleaseEnd, ReleaseInvalid, ReleaseStep, ReleaseUnreadable
+from boltseal.files.atomic_files import Disk
+from tests.deploy.samples import release
+
+TEXT = b'{"name": "shop", "services": {"app": {"image": "x"}, "db": {"image": "y"}}}'
+CONTENTS = ReleaseContents(TEXT, b'{"TOKEN": "x"}', {"compose.yaml": b"services:\n", ".env": b"A=1\n"}, b"lock")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ReleaseFolder:
+    """A project without releases."""
+    return ReleaseFolder(tmp_path, "shop")
+
+
+def begun(folder: ReleaseFolder, number: int, end: ReleaseEnd | None = ReleaseEnd.HEALTHY) -> None:
+    """Return a release that is on disk."""
+    folder.begin(release(number, end), CONTENTS)
+
+
+def test_a_release_is_read_back(folder: ReleaseFolder) -> None:
+    """Record, text, environment, files and lock."""
+    with folder.deploying():
+        begun(folder, 1)
+    read = folder.read(1)
+
+    assert folder.all() == (read,)
+    assert (read.number, set(read.files)) == (1, {"compose.yaml", ".env"})
+    assert folder.contents(1) == CONTENTS
+    assert folder.next_number() == 2
+    assert projects(folder.folder.parent.parent) == ("shop",)
+
+
+def test_a_project_that_was_only_locked_has_no_releases(folder: ReleaseFolder) -> None:
+    """As after a rollback that found nothing."""
+    with folder.deploying():
+        pass
+
+    assert projects(folder.folder.parent.parent) == ()
+
+
+def test_releases_are_private(folder: ReleaseFolder) -> None:
+    """Environments contain secrets."""
+    with folder.deploying():
+        begun(folder, 1)
+        folder.hmac("x")
+    modes = {
+        stat.S_IMODE(path.stat().st_mode) for path in [folder.folder, *folder.folder.rglob("*")] if not path.is_file()
+    }
+    files = {stat.S_IMODE(path.stat().st_mode) for path in folder.folder.rglob("*") if path.is_file()}
+
+    assert (modes, files) == ({0o700}, {0o600})
+
+
+def test_a_second_deploy_is_refused(folder: ReleaseFolder) -> None:
+    """At once, also from another process, until the first has ended."""
+    other = ReleaseFolder(folder.folder.parent.parent, "shop")
+    with folder.deploying(), pytest.raises(AnotherDeploys), other.deploying():
+        raise AssertionError("both deploy")
+    with other.deploying():
+        begun(other, 1)
+
+    assert folder.next_number() == 2
+
+
+def test_the_lock_ends_with_its_process(folder: ReleaseFolder) -> None:
+    """Also when it is killed."""
+    code = (
+        "import sys, os, signal; from pathlib import Path\n"
+        "from boltseal.deploy.release_store import ReleaseFolder\n"
+        "with ReleaseFolder(Path(sys.argv[1]), 'shop').deploying():\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    state = folder.folder.parent.parent
+    done = subprocess.run([sys.executable, "-c", code, state], check=False)
+    with folder.deploying():
+        begun(folder, 1)
+
+    assert done.returncode < 0
+
+
+class FailingDisk(Disk):
+    """Fails one of its calls, before or after its effect."""
+
+    def __init__(self, fails: int, *, done: bool, number: int = errno.EIO) -> None:
+        self.calls = 0
+        self._fails, self._done, self._number = fails, done, number
+
+    def _failing(self) -> bool:
+        self.calls += 1
+        return self.calls == self._fails
+
+    def append(self, fd: int, parts: object) -> None:
+        failing = self._failing()
+        if not failing or self._done:
+            super().append(fd, parts)  # type: ignore[arg-type]
+        if failing:
+            raise OSError(self._number, os.strerror(self._number))
+
+    def rename(self, source: str, target: str) -> None:
+        failing = self._failing()
+        if not failing or self._done:
+            super().rename(source, target)
+        if failing:
+            raise OSError(self._number, os.strerror(self._number))
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_release_is_complete_or_absent(tmp_path: Path, done: bool) -> None:
+    """Each write fails once before and once after its effect."""
+    for fails in range(1, 15):
+        state = tmp_path / f"{fails}"
+        disk = FailingDisk(fails, done=done)
+        with contextlib.suppress(ReleasesUnusable):
+            ReleaseFolder(state, "shop", disk).begin(release(1, None), CONTENTS)
+        found = ReleaseFolder(state, "shop")
+        assert [each.number for each in found.all()] in ([], [1])
+        for each in found.all():
+            assert found.contents(each.number) == CONTENTS
+        assert not list((state / "releases/shop").glob(".*"))
+
+    assert disk.calls == 13  # so the last round failed nothing
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_failed_write_of_a_step_leaves_a_whole_record(tmp_path: Path, done: bool) -> None:
+    """The old one or the new one, never a mixture."""
+    good = ReleaseFolder(tmp_path, "shop")
+    good.begin(release(1, None), CONTENTS)
+    for fails in (1, 2):
+        bad = ReleaseFolder(tmp_path, "shop", FailingDisk(fails, done=done))
+        with pytest.raises(ReleasesUnusable):
+            bad.write(good.read(1).at(ReleaseStep.RETURNING))
+        assert good.read(1).step in (ReleaseStep.WAITING, ReleaseStep.RETURNING)
+
+
+def test_a_full_disk_is_reported_before_anything_starts(tmp_path: Path) -> None:
+    """With what to do."""
+    full = ReleaseFolder(tmp_path, "shop", FailingDisk(1, done=False, number=errno.ENOSPC))
+
+    with pytest.raises(ReleasesFull, match="nothing was started"):
+        full.begin(release(1, None), CONTENTS)
+
+
+def test_mounted_files_are_stored_by_content(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """Once, with the mode; another content is another copy."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("one")
+    secret.chmod(0o644)
+    first, again = folder.keep_content(secret), folder.keep_content(secret)
+    secret.write_text("two")
+    second = folder.keep_content(secret)
+
+    assert first is not None
+    assert second is not None
+    assert first == again != second
+    assert (first.read_text(), second.read_text()) == ("one", "two")
+    assert stat.S_IMODE(first.stat().st_mode) == 0o644
+    assert folder.is_content(first)
+
+
+def test_only_regular_files_are_copied(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """A folder has no copy; a missing file is an error."""
+    assert folder.keep_content(tmp_path) is None
+    with pytest.raises(ReleaseInvalid, match="No such file"):
+        folder.keep_content(tmp_path / "gone")
+
+
+def test_hmacs_are_stable_on_one_host_only(tmp_path: Path) -> None:
+    """The key never leaves the host."""
+    here, there = ReleaseFolder(tmp_path / "a", "shop"), ReleaseFolder(tmp_path / "b", "shop")
+
+    assert here.hmac("A=1") == here.hmac("A=1") != here.hmac("A=2")
+    assert here.hmac("A=1") != there.hmac("A=1")
+
+
+def test_old_releases_keep_only_their_record(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """The last healthy ones and held ones can be restored; unreferenced copies are deleted."""
+    secret = tmp_path / "secret.txt"
+    for number in range(1, 6):
+        secret.write_text(f"{number}")
+        copy = folder.keep_content(secret)
+        folder.begin(release(number), ReleaseContents(f"{copy}".encode()))
+    gone = folder.prune(frozenset({1}), keep=2)
+
+    assert [each.number for each in gone] == [2, 3]
+    assert len(folder.all()) == 5
+    assert len(list((folder.folder / "content").iterdir())) == 3
+    with pytest.raises(NoSuchRelease, match="only the record of so old a release is kept"):
+        folder.contents(2)
+
+
+def test_a_recent_failure_keeps_its_files(folder: ReleaseFolder) -> None:
+    """They are needed to find the cause."""
+    for number, end in (
+        (1, ReleaseEnd.FAILED),
+        (2, ReleaseEnd.HEALTHY),
+        (3, ReleaseEnd.HEALTHY),
+        (4, ReleaseEnd.FAILED),
+        (5, None),
+    ):
+        begun(folder, number, end)
+
+    assert [each.number for each in folder.prune(frozenset(), keep=1)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda place: (place / "release.json").write_bytes(b"{}"),
+        lambda place: (place / "release.json").write_bytes(
+            (place / "release.json").read_bytes().replace(b": 1,", b": 2,")
+        ),
+        lambda place: (place / "files/0").unlink(),
+        lambda place: (place / "compose.json").write_bytes(b"no JSON"),
+        lambda place: (place / "compose.json").write_bytes(b"[]"),
+        lambda place: (place / "compose.json").write_bytes(b'{"name": "shop", "services": []}'),
+        lambda place: (place / "compose.json").write_bytes(TEXT.replace(b"db", b"cache")),
+        lambda place: (place / "compose.json").write_bytes(TEXT.replace(b'"x"', b'"x", "labels": []')),
+        lambda place: (place / "compose.json").write_bytes(b"[" * 100_000),
+        lambda place: (place / "environment.json").write_bytes(b'{"TOKEN": 1}'),
+        lambda place: (place / "environment.json").write_bytes(b"no JSON"),
+        lambda place: (place / "compose.json").unlink(),
+    ],
+)
+def test_damaged_contents_are_refused(folder: ReleaseFolder, harm: object) -> None:
+    """With the file's name."""
+    begun(folder, 1)
+    harm(folder.folder / "1")  # type: ignore[operator]
+
+    with pytest.raises((ReleaseUnreadable, NoSuchRelease)):
+        folder.contents(1)
+
+
+def test_a_link_is_not_followed(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """A record must be a regular file."""
+    begun(folder, 1)
+    record = folder.folder / "1/release.json"
+    record.rename(tmp_path / "elsewhere")
+    record.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(ReleasesUnusable):
+        folder.read(1)
+
+
+def test_other_folders_are_ignored(folder: ReleaseFolder) -> None:
+    """Their names are not release numbers."""
+    begun(folder, 1)
+    for name in ("0", "01", "-1", "99999999999999999999", "9" * 200, "1.bak"):
+        (folder.folder / name).mkdir()
+
+    assert [each.number for each in folder.all()] == [1]
+    assert folder.next_number() == 2
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: path.symlink_to("/etc")])
+def test_a_numbered_folder_without_a_record_is_an_error(folder: ReleaseFolder, make: object) -> None:
+    """A person has to decide what it was."""
+    begun(folder, 1)
+    make(folder.folder / "7")  # type: ignore[operator]
+
+    with pytest.raises(ReleaseUnreadable, match=r"has no release\.json .*no release 7"):
+        folder.all()
+
+
+def test_each_engine_has_its_own_releases(tmp_path: Path) -> None:
+    """Numbers are per project; releases of other engines are neither restored nor pruned."""
+    one, two, all_ = (ReleaseFolder(tmp_path, "shop", engine=each) for each in ("unix:///one", "ssh://two", ""))
+    one.begin(release(1), CONTENTS)
+    for number in (2, 3):
+        two.begin(release(number), CONTENTS)
+    gone = two.prune(frozenset(), keep=1)
+
+    assert [[each.number for each in folder.all()] for folder in (one, two, all_)] == [[1], [2, 3], [1, 2, 3]]
+    assert [each.number for each in gone] == [2]
+    assert one.contents(1) == CONTENTS
+    assert one.next_number() == 4
+    with pytest.raises(NoSuchRelease, match=r"release 3 of shop belongs to another engine .*expected ssh://two"):
+        one.read(3)
+
+
+def test_a_record_without_an_engine_belongs_to_all(folder: ReleaseFolder, tmp_path: Path) -> None:
+    """It is older than that field."""
+    folder.begin(release(1), CONTENTS)
+
+    assert [each.number for each in ReleaseFolder(tmp_path, "shop", engine="unix:///one").all()] == [1]

@@ -1,0 +1,121 @@
+"""Which tags mean or meant an image, and how far they went on."""
+
+from __future__ import annotations
+
+import pytest
+
+from boltseal.ledger.entry import Entry, EntryKind
+from boltseal.ledger.history import EntryAt
+from boltseal.ledger.tag_intervals import (
+    Behind,
+    ReleaseRecord,
+    TagInterval,
+    TagStep,
+    behind,
+    in_words,
+    intervals_of,
+    moment,
+    released,
+    steps_of,
+)
+
+A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
+HOUR_US = 3_600_000_000
+NOON_US = 1_795_694_400_000_000
+"""2026-11-26T12:00:00Z."""
+
+
+def said(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: str = "ci") -> EntryAt:
+    entry = Entry(
+        kind=kind,
+        time_us=index,
+        registry="r",
+        repository="shop/app",
+        tag=tag,
+        digest=digest,
+        actor=actor,
+        salt="0" * 32,
+    )
+    return EntryAt(index, entry, b"")
+
+
+def test_the_steps_of_each_tag() -> None:
+    """What it means from then on; what is no tag's is left out."""
+    entries = [
+        said(1, EntryKind.TAG_CREATED, A),
+        said(2, EntryKind.TAG_CREATED, B, "1.4.2", "eve"),
+        said(3, EntryKind.RELEASED, A),
+        said(4, EntryKind.TAG_DELETED, A),
+        said(5, EntryKind.TAG_DELETED, B, ""),
+    ]
+
+    assert steps_of(entries) == {
+        "latest": (TagStep(1, A, "ci", 1), TagStep(4, "", "ci", 4)),
+        "1.4.2": (TagStep(2, B, "eve", 2),),
+    }
+
+
+def test_the_newest_release_of_an_image() -> None:
+    """It has actor and time; there is none if the ledger records no release of the image."""
+    entries = [
+        said(1, EntryKind.RELEASED, A),
+        said(2, EntryKind.RELEASED, A, actor="ada"),
+        said(3, EntryKind.RELEASED, B),
+    ]
+
+    assert released(entries, {A}) == ReleaseRecord("ada", 2, 2)
+    assert released(entries, {C}) is None
+
+
+def test_the_present_and_former_tags_of_an_image() -> None:
+    """Present tags come first, then the one that moved away last; for each tag its last interval counts."""
+    steps = {
+        "latest": [TagStep(1, A, "ci"), TagStep(2, A, "admin"), TagStep(5, B)],
+        "1.4.2": [TagStep(1, A, "ci", 9)],
+        "edge": [TagStep(1, A), TagStep(2, B), TagStep(3, A, "eve"), TagStep(7, "")],
+        "2.0": [TagStep(6, C)],
+    }
+
+    assert intervals_of(steps, {A}) == (
+        TagInterval("1.4.2", 1, None, "ci", 9),
+        TagInterval("edge", 3, 7, "eve"),
+        TagInterval("latest", 1, 5, "ci"),
+    )
+    assert intervals_of(steps, set()) == ()
+
+
+def test_an_image_has_several_digests() -> None:
+    """A tag that resolved to the index and then to the manifest of the same image resolved to it all the time."""
+    assert intervals_of({"1": [TagStep(1, A), TagStep(2, B)]}, {A, B}) == (TagInterval("1", 1),)
+
+
+@pytest.mark.parametrize(
+    ("steps", "found"),
+    [
+        ([TagStep(1, A)], Behind(0)),
+        ([TagStep(1, A), TagStep(2, B)], Behind(1, 2)),
+        ([TagStep(1, A), TagStep(2, B), TagStep(3, B), TagStep(4, C)], Behind(2, 2)),
+        ([TagStep(1, A), TagStep(2, "")], Behind(0, 2)),
+        ([TagStep(1, A), TagStep(2, ""), TagStep(3, B)], Behind(1, 2)),
+        ([TagStep(1, A), TagStep(2, B), TagStep(3, A)], Behind(0)),
+        ([TagStep(1, B)], None),
+        ([], None),
+    ],
+)
+def test_how_far_a_tag_went_on(steps: list[TagStep], found: Behind | None) -> None:
+    """Each other image counts once, however often it was sealed; nothing is not an image."""
+    assert behind(steps, {A}) == found
+
+
+def test_what_a_person_reads() -> None:
+    """Names that hold, then those that did, and until when."""
+    tags = [TagInterval("1.4.2", 0), TagInterval("edge", 0), TagInterval("latest", 0, NOON_US - 22 * HOUR_US)]
+
+    assert in_words(tags) == "1.4.2, edge; was `latest` until 2026-11-25T14:00:00Z"
+    assert in_words(tags[2:]) == "was `latest` until 2026-11-25T14:00:00Z"
+    assert in_words([]) == ""
+
+
+def test_a_moment_is_written_in_utc() -> None:
+    """In whole seconds, with its zone."""
+    assert moment(NOON_US - 48 * HOUR_US + 999_999) == "2026-11-24T12:00:00Z"

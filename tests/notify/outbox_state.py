@@ -1,0 +1,33 @@
+"""What an outbox on disk contains while a dispatcher works with it in another thread."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from boltseal.notify.outbox import Outbox, OutboxUnusable
+from tests.polling import until
+
+
+def undelivered(folder: Path) -> dict[str, int]:
+    """Return the number of events that each receiver has not accepted yet."""
+    with contextlib.closing(Outbox(folder / "outbox.db")) as outbox:
+        return outbox.waiting()
+
+
+async def until_undelivered(folder: Path, expected: dict[str, int]) -> None:
+    """Wait until each receiver has so many undelivered events: the outbox changes a moment after a delivery."""
+    await until(lambda: undelivered(folder) == expected, f"the undelivered events are {expected}")
+
+
+async def until_feed_read(folder: Path, position: int | None = None, name: str = "log") -> None:
+    """Wait until a feed is read: at all, or up to a position."""
+
+    def read() -> bool:
+        outbox = Outbox(folder / "outbox.db")
+        with contextlib.closing(outbox), contextlib.suppress(OutboxUnusable):
+            found = outbox.cursor(name)
+            return found is not None and position in (None, found)
+        return False
+
+    await until(read, f"the feed {name} is read")

@@ -1,0 +1,55 @@
+"""Which tag is a newer version of another."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boltseal.oci.reference import Tag
+from boltseal.policy.version_order import newer, version_of
+
+
+def tags(text: str) -> list[Tag]:
+    """Tags, by their names."""
+    return [Tag(each) for each in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("tag", "there", "same", "any_"),
+    [
+        ("1.4.2", "1.4.1 1.4.2 1.4.10 1.5.0 2.0.0 latest", "1.5.0", "2.0.0"),
+        ("1.4.2", "1.4.1 1.4.2", None, None),
+        ("1.4.2", "2.0.0", None, "2.0.0"),
+        (
+            "1.25.3-alpine",
+            "1.26.0 1.26.0-alpine 1.27.0-rc1 1.27-alpine 1.25.4-alpine3.18",
+            "1.26.0-alpine",
+            "1.26.0-alpine",
+        ),
+        ("v1.2", "1.3 v1.3 V1.4", "v1.3", "v1.3"),
+        ("3.12", "3.9 3.13 3.13.1 3", "3.13", "3.13"),
+        ("16", "17 16.1", None, "17"),
+        ("1.2.3", "1.2.4-rc1 1.2.4_build", None, None),
+        ("latest", "1.0.0 2.0.0", None, None),
+        ("20240102", "20250102 3", None, None),
+    ],
+)
+def test_the_newer_version_has_the_same_form(tag: str, there: str, same: str | None, any_: str | None) -> None:
+    """Same suffix, same precision, higher numbers, compared as numbers."""
+    assert newer(Tag(tag), tags(there)) == (same, any_)
+
+
+@pytest.mark.parametrize("tag", ["latest", "16bullseye", "1.2.3.4.5", "sha-0123abc", "20240102", "v", "-1"])
+def test_what_has_no_version_in_front_is_none(tag: str) -> None:
+    """It is left alone."""
+    assert version_of(Tag(tag) if tag != "-1" else Tag("x-1")) is None
+
+
+@given(st.lists(st.from_regex(r"v?[0-9]{1,3}(\.[0-9]{1,3}){0,3}(-alpine)?", fullmatch=True), min_size=2, max_size=8))
+def test_the_newest_version_has_no_newer_one(names: list[str]) -> None:
+    """The newest version is the same from every older one."""
+    there = [Tag(name) for name in names]
+    found = newer(there[0], there).any_major
+
+    assert found is None or newer(found, there).any_major is None

@@ -1,0 +1,231 @@
+"""What becomes of an upstream's tag: followed, held, let through, gone, and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.policy.upstream_moves import (
+    DAY_US,
+    MAX_CHANGES,
+    KnownTag,
+    MoveChange,
+    MoveDecision,
+    MoveEvent,
+    ServedAnswer,
+    UpstreamAnswer,
+    accept,
+    answer_of,
+    judge,
+    warning_of,
+)
+from boltseal.policy.upstreams import FirstSeen, MoveTerms, OnGone, OnMove
+
+NOW: Final = 1_795_500_000_000_000
+TYPE: Final = "application/vnd.oci.image.manifest.v1+json"
+A, B, C = (UpstreamAnswer(Digest.parse("sha256:" + letter * 64), TYPE, 100) for letter in "abc")
+FOLLOW, ALERT, HOLD = (MoveTerms(each) for each in (OnMove.FOLLOW, OnMove.ALERT, OnMove.HOLD))
+COOLING = MoveTerms(OnMove.HOLD, cooldown_us=7 * DAY_US)
+CAREFUL = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD)
+
+
+def story(terms: MoveTerms, *answers: UpstreamAnswer | None, step_us: int = 600_000_000) -> MoveDecision:
+    """What the last of these answers, ten minutes apart, was judged."""
+    known: KnownTag | None = None
+    judged = MoveDecision(KnownTag(None))
+    for number, answer in enumerate(answers):
+        judged = judge(known, answer, terms, NOW + number * step_us)
+        known = judged.known
+    return judged
+
+
+def test_the_first_observation_is_served_and_recorded() -> None:
+    """A client asked for it by name; no event is raised."""
+    judged = story(ALERT, A)
+
+    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (
+        A,
+        MoveChange.OBSERVED,
+        A,
+        MoveEvent.NOTHING,
+    )
+
+
+def test_the_first_sight_is_refused_where_the_rule_says_so() -> None:
+    """`first_seen = "hold"`: nothing is served until an administrator accepts it."""
+    judged = story(CAREFUL, A)
+
+    assert (judged.known.serves, judged.known.held) == (None, A)
+    assert (judged.change, judged.entry, judged.event) == (MoveChange.HELD, A, MoveEvent.HELD)
+    assert answer_of(judged.known, OnGone.ALERT) is ServedAnswer.HELD_BACK
+    assert story(CAREFUL, A, A).change is None
+    assert story(CAREFUL, A, B).entry == B
+
+
+def test_an_unknown_tag_is_not_recorded() -> None:
+    """Requests for made-up tags must not make the log grow."""
+    judged = story(ALERT, None)
+
+    assert (judged.change, judged.entry, judged.event) == (None, None, MoveEvent.NOTHING)
+    assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
+
+
+def test_what_means_the_same_is_no_news() -> None:
+    """However often it is asked for."""
+    assert story(ALERT, A, A, A).change is None
+
+
+@pytest.mark.parametrize(("terms", "told"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
+def test_a_move_is_followed_and_reported_as_the_rule_requires(terms: MoveTerms, told: MoveEvent) -> None:
+    """`follow` records the move, `alert` reports it as well."""
+    judged = story(terms, A, B)
+
+    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (B, MoveChange.OBSERVED, B, told)
+
+
+def test_a_move_is_held_until_it_is_accepted() -> None:
+    """`hold` serves the old one, and warns."""
+    judged = story(HOLD, A, B)
+    later = judge(judged.known, B, HOLD, NOW + 400 * DAY_US)
+    accepted = accept(judged.known, NOW)
+    assert accepted is not None
+
+    assert (judged.known.serves, judged.known.held, judged.change, judged.event) == (
+        A,
+        B,
+        MoveChange.HELD,
+        MoveEvent.HELD,
+    )
+    assert "held until an administrator accepts it" in judged.reason
+    assert "which is held" in (warning_of(judged.known, B) or "")
+    assert later.change is None
+    assert (accepted.known.serves, accepted.known.held, accepted.change) == (B, None, MoveChange.ACCEPTED)
+    assert judge(accepted.known, B, HOLD, NOW).change is None
+    assert warning_of(accepted.known, B) is None
+
+
+def test_nothing_is_accepted_where_nothing_is_held() -> None:
+    """Acceptance is of something that was seen."""
+    assert accept(story(HOLD, A).known, NOW) is None
+
+
+def test_a_move_is_served_after_its_cooldown() -> None:
+    """The cooldown counts from the first observation, and the move is reported when it ends."""
+    held = judge(story(COOLING, A).known, B, COOLING, NOW)
+    before = judge(held.known, B, COOLING, NOW + 7 * DAY_US - 1)
+    after = judge(held.known, B, COOLING, NOW + 7 * DAY_US)
+
+    assert "or for 7d" in held.reason
+    assert before.change is None
+    assert (after.known.serves, after.known.held) == (B, None)
+    assert (after.change, after.event, after.reason) == (
+        MoveChange.ACCEPTED,
+        MoveEvent.MOVED,
+        "its cooldown of 7d is over",
+    )
+
+
+def test_the_cooldown_of_a_first_observation_ends() -> None:
+    """A digest that was not withdrawn for a week may be served."""
+    terms = MoveTerms(OnMove.ALERT, first_seen=FirstSeen.HOLD, cooldown_us=DAY_US)
+    held = judge(None, A, terms, NOW)
+
+    assert judge(held.known, A, terms, NOW + DAY_US).known.serves == A
+
+
+@pytest.mark.parametrize("between", [A, C, None])
+def test_a_cooldown_begins_again_for_what_went_away(between: UpstreamAnswer | None) -> None:
+    """An attacker can't let a bad image ripen by showing it for a moment: withdrawn is withdrawn."""
+    known = judge(judge(judge(None, A, COOLING, NOW).known, B, COOLING, NOW).known, between, COOLING, NOW + 1).known
+    again = judge(known, B, COOLING, NOW + 7 * DAY_US)
+
+    assert again.change is MoveChange.HELD
+    assert again.known.serves == A
+    assert again.known.held_us == NOW + 7 * DAY_US
+
+
+def test_what_is_withdrawn_while_it_is_held_is_dropped() -> None:
+    """Upstream went back to what is served."""
+    judged = story(HOLD, A, B, A)
+
+    assert (judged.known.serves, judged.known.held, judged.change, judged.event) == (
+        A,
+        None,
+        MoveChange.OBSERVED,
+        MoveEvent.NOTHING,
+    )
+
+
+def test_a_rule_that_was_changed_frees_what_was_held() -> None:
+    """The rule in force when upstream is asked decides."""
+    assert judge(story(HOLD, A, B).known, B, FOLLOW, NOW).known.serves == B
+    assert judge(story(CAREFUL, A).known, A, ALERT, NOW).known.serves == A
+
+
+@pytest.mark.parametrize(
+    ("on_gone", "answer"),
+    [(OnGone.SERVE, ServedAnswer.SERVED), (OnGone.ALERT, ServedAnswer.SERVED), (OnGone.STOP, ServedAnswer.WITHDRAWN)],
+)
+def test_a_deleted_tag_is_served_or_not_as_configured(on_gone: OnGone, answer: ServedAnswer) -> None:
+    """It may have been withdrawn because it does harm: that is reported once and recorded."""
+    judged = story(ALERT, A, None)
+
+    assert (judged.change, judged.entry, judged.event) == (MoveChange.OBSERVED, None, MoveEvent.GONE)
+    assert answer_of(judged.known, on_gone) is answer
+    assert "no longer exists" in (warning_of(judged.known, None) or "")
+    assert story(ALERT, A, None, None).change is None
+    assert (judge(judge(None, A, ALERT, NOW).known, None, ALERT, NOW, on_gone).event is MoveEvent.GONE) == (
+        on_gone is not OnGone.SERVE
+    )
+
+
+def test_a_tag_that_comes_back_is_served_again() -> None:
+    """The tag may have its former digest or another one."""
+    same, other = story(ALERT, A, None, A), story(ALERT, A, None, B)
+
+    assert (same.known.serves, same.known.gone_us, same.change, same.event) == (
+        A,
+        None,
+        MoveChange.OBSERVED,
+        MoveEvent.NOTHING,
+    )
+    assert (other.known.serves, other.known.gone_us, other.event) == (B, None, MoveEvent.MOVED)
+
+
+def test_a_tag_that_was_held_from_the_first_and_is_deleted_is_unknown() -> None:
+    """The tag was never served, so nothing is reported."""
+    judged = story(CAREFUL, A, None)
+
+    assert (judged.event, judged.known.held) == (MoveEvent.NOTHING, None)
+    assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
+    assert warning_of(judged.known, None) is None
+
+
+def test_an_oscillating_tag_is_written_down_so_often_a_day_and_no_more() -> None:
+    """And what is not written down is not served: the rest of the day it stays as it was."""
+    flips = [A, B] * MAX_CHANGES
+    judged = story(ALERT, *flips, step_us=1_000_000)
+    known = judged.known
+    tomorrow = judge(known, A if known.serves == B else B, ALERT, NOW + DAY_US)
+
+    assert known.changes == MAX_CHANGES
+    assert judged.change is None
+    assert known.serves == flips[MAX_CHANGES - 1]
+    assert "more than 144 times today" in (warning_of(known, A if known.serves == B else B) or "")
+    assert tomorrow.change is MoveChange.OBSERVED
+    assert tomorrow.known.changes == 1
+
+
+def test_a_clock_that_was_set_back_counts_anew() -> None:
+    """Otherwise a tag could stay as it is for years."""
+    known = replace(story(ALERT, A).known, changes=MAX_CHANGES, changes_since_us=NOW + 5 * DAY_US)
+
+    assert judge(known, B, ALERT, NOW).known.serves == B
+
+
+def test_a_name_without_anything_is_unknown() -> None:
+    """Neither served, nor held, nor gone."""
+    assert answer_of(KnownTag(None), OnGone.SERVE) is ServedAnswer.UNKNOWN

@@ -1,0 +1,239 @@
+"""A base whose tag has moved is found by its former image, or unknown; never its own base instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from boltseal.ledger.entry import Entry, EntryKind
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Reference, Repository
+from boltseal.project.bases.former_images import MOVED_OR_GONE, former_digests
+from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
+from boltseal.project.bases.image_documents import RemoteRepository
+from tests.project.bases.published import Published, base_labels
+
+OS, RUNTIME, APP = "reg.test/base/os:1", "reg.test/base/rt:1", "reg.test/team/app:1"
+EVERY = (OS, RUNTIME, APP)
+BEFORE, MADE = "2026-11-19T00:00:00Z", "2026-11-24T08:00:00Z"
+"""When the bases were made; when the app was, between the first look at the bases and the second."""
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> Published:
+    """Create a base, a base on it, and an app on that, without labels; the bases were scanned before the app was built."""
+    made = Published(tmp_path / "state")
+    made.image("base/os", "1", "o", created=BEFORE)
+    made.image("base/rt", "1", "or", created=BEFORE)
+    await made.look(OS, RUNTIME)
+    made.image("team/app", "1", "orX", created=MADE)
+    made.now_us += 86_400_000_000
+    return made
+
+
+async def of_app(registry: Published, *names: str, base: str = "") -> BaseVerdict:
+    answers = await registry.look(*(names or EVERY), base=base)
+    return next(one.verdict for one in answers if one.wanted.name == APP)
+
+
+def told(verdict: BaseVerdict) -> tuple[str, str]:
+    """Return the status and the base."""
+    return str(verdict.status), "" if verdict.claim is None else str(verdict.claim.base)
+
+
+def forget(registry: Published) -> None:
+    """Delete the cached images, as if only their digests had been observed."""
+    import sqlite3
+
+    with sqlite3.connect(registry.state / "learned.db") as database:
+        database.execute("DELETE FROM document")
+    database.close()
+
+
+async def test_a_moved_base_is_found_by_an_earlier_observation(registry: Published) -> None:
+    """The base's own base has not moved, which proves nothing."""
+    before = await of_app(registry)
+    registry.image("base/rt", "1", "os")
+    verdict = await of_app(registry)
+
+    assert told(before) == ("current", RUNTIME)
+    assert told(verdict) == ("outdated", RUNTIME)
+    assert verdict.built_on == before.built_on
+    assert verdict.reason == "the base has other layers"
+    assert (verdict.behind, verdict.exact) == (1, True)
+
+
+async def test_a_base_that_moved_several_times_is_still_found(registry: Published) -> None:
+    """Also if it meanwhile moved by its settings only, and so has the same layers."""
+    for number in range(3):
+        registry.image("base/rt", "1", "or", env=[f"N={number}"], history=["o", "r", f"ENV N={number}"])
+        await of_app(registry)
+    registry.image("base/rt", "1", "os")
+    verdict = await of_app(registry)
+
+    assert told(verdict) == ("outdated", RUNTIME)
+    assert verdict.behind == 4
+
+
+async def test_a_base_that_moved_back_is_current(registry: Published) -> None:
+    """No image here was built on the image in between."""
+    held = registry.hub.manifests["base/rt"]["1"]
+    registry.image("base/rt", "1", "os")
+    moved = await of_app(registry)
+    registry.hub.manifests["base/rt"]["1"] = held
+
+    assert told(moved) == ("outdated", RUNTIME)
+    assert told(await of_app(registry)) == ("current", RUNTIME)
+
+
+async def test_a_base_without_own_layers_is_the_closer_one(registry: Published) -> None:
+    """The layers are those of its own base; the history differs."""
+    registry.image("base/rt", "1", "o", env=["V=1"], history=["o", "ENV V=1"], created=BEFORE)
+    registry.image("team/app", "1", "oX", history=["o", "ENV V=1", "X"], created=MADE)
+    before = await of_app(registry)
+    registry.image("base/rt", "1", "o", env=["V=2"], history=["o", "ENV V=2"])
+
+    assert told(before)[1] == RUNTIME
+    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+
+
+async def test_an_uncached_former_image_proves_no_other_base(registry: Published) -> None:
+    """A registry without a ledger is not asked for overwritten images; the reason names the tag."""
+    registry.image("base/rt", "1", "os")
+    forget(registry)
+    verdict = await of_app(registry)
+
+    assert told(verdict) == ("cannot tell", OS)
+    assert f"{RUNTIME} formerly resolved to sha256:" in verdict.reason
+    assert "boltseal build" in verdict.reason
+    assert verdict.built_on is None
+
+
+async def test_a_named_base_is_not_proven_by_layers_if_a_former_image_is_unknown(registry: Published) -> None:
+    """--base and --dockerfile name the tag, and layers must prove what it resolved to."""
+    registry.image("base/rt", "1", "os")
+    forget(registry)
+
+    assert told(await of_app(registry, base=OS))[0] == "cannot tell"
+
+
+async def test_a_recorded_base_is_not_weakened(registry: Published) -> None:
+    """A label or an annotation names the base: unknown layers do not weaken it."""
+    os = Digest.of(registry.hub.manifests["base/os"]["1"][1])
+    registry.image("base/rt", "1", "os")
+    forget(registry)
+    for more in ({"labels": base_labels(OS, os)}, {"annotations": base_labels(OS, os)}):
+        registry.image("team/app", "1", "oX", created=MADE, **more)  # type: ignore[arg-type]
+
+        assert told(await of_app(registry)) == ("current", OS)
+
+
+async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp_path: Path) -> None:
+    """The app has its base's label, which names the base's base."""
+    registry = Published(tmp_path / "state")
+    labels = base_labels(OS, registry.image("base/os", "1", "o", created=BEFORE))
+    registry.image("base/rt", "1", "or", created=BEFORE, labels=labels)
+    await registry.look(OS, RUNTIME)
+    registry.image("team/app", "1", "orX", created=MADE, labels=labels)
+    registry.image("base/rt", "1", "os", labels=labels)
+
+    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+
+
+async def test_an_index_is_looked_at_for_the_platforms_in_use(tmp_path: Path) -> None:
+    """A multi-platform base moved, and the app is for one of the platforms."""
+    registry = Published(tmp_path / "state")
+    registry.image("base/os", "1", "o", created=BEFORE)
+
+    def runtime(letter: str) -> None:
+        children = {
+            name: registry.image("base/rt", "x", f"{start}{letter}", architecture=name, created=BEFORE)
+            for name, start in (("amd64", "o"), ("arm64", "p"))
+        }
+        registry.index("base/rt", "1", children)
+        del registry.hub.manifests["base/rt"]["x"]
+
+    runtime("r")
+    await registry.look(OS, RUNTIME)
+    registry.image("team/app", "1", "orX", created=MADE)
+    runtime("s")
+
+    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+
+
+async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Published) -> None:
+    """It would be outdated if built on the moved tag, which can't be known; the reason names that tag."""
+    media_type, raw = registry.hub.manifests["base/rt"]["1"]
+    registry.hub.publish("base/rt", "1.0.0", raw, media_type)
+    every = (*EVERY, "reg.test/base/rt:1.0.0")
+    registry.now_us -= 2 * 86_400_000_000
+    await registry.look(*every)
+    registry.now_us += 2 * 86_400_000_000
+    registry.image("base/rt", "1", "os")
+    verdict = await of_app(registry, *every)
+
+    assert told(verdict) == ("current", "reg.test/base/rt:1.0.0")
+    assert f"{RUNTIME} also resolved to it and has moved" in verdict.reason
+
+
+async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registry: Published) -> None:
+    """Images of one repository are not bases of each other: each release moves `latest`."""
+    registry.image("team/app", "latest", "orW", created=MADE)
+    await registry.look("reg.test/team/app:latest")
+    registry.image("team/app", "latest", "orZ", created=MADE)
+    forget(registry)
+
+    assert told(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
+
+
+async def test_a_registry_that_does_not_answer_is_not_a_moved_tag(registry: Published) -> None:
+    """The last observation of its tag may still be current."""
+    registry.image("other/tool", "1", "t")
+    await registry.look("other.test/other/tool:1")
+    del registry.hub.manifests["other/tool"]["1"]
+    forget(registry)
+
+    assert told(await of_app(registry, *EVERY, "other.test/other/tool:1")) == ("current", RUNTIME)
+
+
+async def test_former_images_beyond_the_limit_are_unknown(registry: Published) -> None:
+    """A former image beyond the memory limit may be the base."""
+    await of_app(registry)
+    registry.image("base/rt", "1", "os")
+    answers = await registry.look(*EVERY, max_units=11)
+
+    assert answers[-1].verdict.status is BaseStatus.UNKNOWN
+    assert "too many former images at a time" in answers[-1].verdict.reason
+
+
+async def test_nothing_more_is_asked_while_no_tag_moved(registry: Published) -> None:
+    """Two HEADs for the bases and one for the app, and nothing is read again."""
+    await of_app(registry)
+    await of_app(registry)
+
+    assert (registry.asked("HEAD", "reg.test"), registry.asked("GET", "reg.test")) == (3, 0)
+
+
+def test_former_digests_from_ledger_entries() -> None:
+    """Tags that moved or are gone, the oldest first; no signature tags, which move at each signature."""
+    one, two, other = (str(Digest.of(text.encode())) for text in ("one", "two", "other"))
+    signature = f"sha256-{'a' * 64}.sig"
+
+    def entry(kind: EntryKind, tag: str, digest: str, was: str) -> Entry:
+        return Entry(kind=kind, time_us=1, registry="r", repository="a/b", tag=tag, digest=digest, was=was, salt="")
+
+    entries = [
+        entry(EntryKind.TAG_CREATED, "sealed", other, ""),
+        entry(EntryKind.TAG_MOVED, "1", two, one),
+        entry(EntryKind.TAG_DELETED, "2", one, one),
+        entry(EntryKind.TAG_MOVED, signature, two, one),
+        entry(EntryKind.BUILT, "1", other, ""),
+    ]
+    place = RemoteRepository("reg.test", Repository("a/b"))
+
+    assert former_digests(place, entries) == {
+        Reference.parse("reg.test/a/b:1"): [Digest.parse(one), Digest.parse(two)],
+        Reference.parse("reg.test/a/b:2"): [Digest.parse(one)],
+    }
+    assert EntryKind.TAG_CREATED not in MOVED_OR_GONE

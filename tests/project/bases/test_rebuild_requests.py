@@ -1,0 +1,413 @@
+"""Rebuilds are requested once, bases first, within limits, and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.client.errors import RemoteDenied
+from boltseal.client.state import ClientState, StateUnusable
+from boltseal.events import parse_cloud_event
+from boltseal.policy.rebuild_actions import parse_on_outdated
+from boltseal.project.bases.base_scan import BaseReport
+from boltseal.project.bases.freshness import BaseStatus
+from boltseal.project.bases.rebuild_journal import JournalLine, RebuildJournal, RebuildOutcome
+from boltseal.project.bases.rebuild_requests import AskedElsewhere, RebuildDue, Rebuilder
+from boltseal.project.bases.rebuild_runner import post_webhook, run_command
+from tests.client.listening import listening
+from tests.polling import until
+from tests.project.bases.rebuilds import APP, NODE, OURS, base_report, rebuilder, script
+from tests.project.bases.samples import digest
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> RebuildJournal:
+    return RebuildJournal(ClientState(tmp_path / "state"))
+
+
+async def test_a_rebuild_is_asked_for_once_for_each_new_digest_of_the_base(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
+    """Regardless of how often images are scanned; the next move of the base causes a new request."""
+    told = tmp_path / "told"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
+    first = await builder.rebuild([base_report(APP, NODE)])
+    again = await builder.rebuild([base_report(APP, NODE)])
+    moved = await builder.rebuild([base_report(APP, NODE, "newer")])
+
+    assert [(one.outcome, one.tries, one.summary) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
+    assert again == []
+    assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
+    assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
+
+
+async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Bases come first in whatever order they were found, and current images are left alone. An image based on one that
+    was just requested is not requested with a digest that its base is about to lose: the next scan requests it.
+    """
+    told = tmp_path / "told"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
+    other = base_report("reg.test/x/y:1", NODE, status=BaseStatus.CURRENT)
+    first = await builder.rebuild([base_report(APP, OURS, "stale"), base_report(OURS, NODE), other])
+    then = await builder.rebuild(
+        [base_report(APP, OURS, "built"), base_report(OURS, NODE, status=BaseStatus.CURRENT), other]
+    )
+
+    assert [str(one.due.image) for one in first + then] == [OURS, APP]
+    assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
+
+
+async def test_images_based_on_a_waiting_one_wait_too(journal: RebuildJournal, tmp_path: Path) -> None:
+    """However many images are in between."""
+    top = "reg.test/shop/top:1"
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = await builder.rebuild([base_report(top, APP), base_report(APP, OURS), base_report(OURS, NODE)])
+
+    assert [str(one.due.image) for one in asked] == [OURS]
+
+
+async def test_a_base_that_moves_back_and_forth_causes_a_request_each_time(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
+    """Each move is new, and images built on the former digest are outdated again."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = [len(await builder.rebuild([base_report(APP, NODE, now)])) for now in ("new", "new", "back", "new", "new")]
+
+    assert asked == [1, 0, 1, 1, 0]
+
+
+async def test_an_image_with_two_bases_is_rebuilt_for_either(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Once for both if both have moved; a request for one base hides no move of the other."""
+    on_node, on_other = base_report(APP, NODE), base_report(APP, "docker.io/library/other:1")
+    both = replace(on_node, verdicts=on_node.verdicts + on_other.verdicts)
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    asked = [await builder.rebuild([each]) for each in (on_node, both, both)]
+
+    assert [[str(one.due.base) for one in each] for each in asked] == [[NODE], ["docker.io/library/other:1"], []]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [base_report(APP, APP)],
+        [base_report(APP, OURS), base_report(OURS, APP)],
+        [base_report(APP, OURS), base_report(OURS, APP, status=BaseStatus.CURRENT)],
+    ],
+)
+async def test_an_image_based_on_itself_is_not_rebuilt(
+    journal: RebuildJournal, tmp_path: Path, answers: list[BaseReport]
+) -> None:
+    """Each rebuild would move its base and cause the next one. An image that is only based on such a cycle is rebuilt."""
+    builder = rebuilder(journal, script(tmp_path, "true"))
+    above = base_report("reg.test/x/y:1", APP)
+    words = builder.plan([*answers, above]).messages(1)
+    asked = await builder.rebuild([*answers, above])
+
+    assert [str(one.due.image) for one in asked] == ["reg.test/x/y:1"]
+    assert words[0].startswith(f"{APP} is based on itself")
+    assert len(words) <= 2
+
+
+async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal, tmp_path: Path) -> None:
+    """The second one leaves everything to the first, even what that has not started."""
+    told, begun = tmp_path / "told", tmp_path / "begun"
+    waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
+    command = script(tmp_path, f"echo $1 >> {told}; touch {begun}; {waits}")
+    answers = [base_report(APP, NODE), base_report("reg.test/x/y:1", NODE)]
+    first = asyncio.create_task(rebuilder(journal, command).rebuild(answers))
+    await until(begun.exists, "the first run has started its command")
+    with pytest.raises(AskedElsewhere):
+        await rebuilder(journal, command).rebuild(answers)
+    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {told}\n")
+    begun.unlink()
+    await first
+
+    assert told.read_text().splitlines() == [APP, "reg.test/x/y:1"]
+
+
+async def test_an_interrupted_run_continues_with_the_remaining_attempts(
+    journal: RebuildJournal, tmp_path: Path
+) -> None:
+    """The command is terminated; the next run continues, up to the total number of attempts."""
+    told = tmp_path / "told"
+    command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
+    for _ in range(2):
+        task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)]))
+        await until(lambda: told.exists() and told.read_text().endswith("\n"), "the command runs")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not _runs(int(told.read_text()))
+        told.unlink()
+    then = await rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)])
+
+    assert then == []
+    assert not told.exists()
+    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [
+        ("asked", 0),
+        ("stopped", 1),
+        ("asked", 1),
+        ("stopped", 2),
+    ]
+
+
+async def test_images_based_on_a_failed_one_wait(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Others continue; the waiting one was not requested, so the next run requests it."""
+    builder = rebuilder(journal, script(tmp_path, 'case "$1" in *ours*) echo broken; exit 9;; esac'))
+    answers = [base_report(APP, OURS), base_report(OURS, NODE), base_report("reg.test/x/y:1", NODE)]
+    asked = await builder.rebuild(answers)
+
+    assert [(str(one.due.image), str(one.outcome), one.tries) for one in asked] == [
+        (OURS, "failed", 2),
+        ("reg.test/x/y:1", "done", 1),
+    ]
+    assert "exit code 9; broken" in asked[0].summary
+    assert [str(due.image) for due in builder.due(answers)] == [APP]
+    assert await builder.rebuild(answers) == []  # in the same look; the next one begins anew
+    assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
+
+
+async def test_a_successful_attempt_is_the_last(journal: RebuildJournal, tmp_path: Path) -> None:
+    """Here, the second of three."""
+    mark = tmp_path / "mark"
+    builder = rebuilder(journal, script(tmp_path, f"test -e {mark} || {{ touch {mark}; exit 1; }}"), attempts=3)
+    [asked] = await builder.rebuild([base_report(APP, NODE)])
+
+    assert (asked.outcome, asked.tries) == (RebuildOutcome.DONE, 2)
+
+
+async def test_a_killed_run_has_requested(journal: RebuildJournal, tmp_path: Path) -> None:
+    """A rebuild is never started twice for one move, whatever its outcome."""
+    line = JournalLine(1, APP, NODE, str(digest("new")), RebuildOutcome.ASKED)
+    journal.append(line)
+    builder = rebuilder(journal, script(tmp_path, "true"))
+
+    assert await builder.rebuild([base_report(APP, NODE)]) == []
+    [words] = builder.plan([base_report(APP, NODE)]).messages(9)
+
+    assert words == (
+        f"{APP}: a rebuild was requested at 1970-01-01 00:00 UTC, its outcome is unknown; it is not requested again"
+    )
+
+
+async def test_a_defect_loses_no_rebuild(journal: RebuildJournal, tmp_path: Path) -> None:
+    """It was requested, and the remaining attempts follow."""
+    table = {"url": "http://127.0.0.1:9/", "token_env": "T", "attempts": 2}
+    builder = Rebuilder(parse_on_outdated([table]), journal, lambda: 1, tokens={}, pause_s=0)
+    with pytest.raises(KeyError):
+        await builder.rebuild([base_report(APP, NODE)])
+
+    assert [(str(line.outcome), line.tries) for line in journal.lines()] == [("asked", 0), ("stopped", 1)]
+    assert [due.tries for due in builder.due([base_report(APP, NODE)])] == [1]
+
+
+async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_path: Path) -> None:
+    """A build's last line may contain a secret: it stays in the state folder, which only its owner can read."""
+    recorded: list[str] = []
+
+    async def record(_due: RebuildDue, _outcome: RebuildOutcome, told: str) -> None:
+        recorded.append(told)
+
+    builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
+    [asked] = await builder.rebuild([base_report(APP, NODE)])
+
+    assert "hunter2" in asked.summary
+    assert recorded == ["exit code 4"]
+    assert journal.path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+async def test_requests_per_run_are_limited(journal: RebuildJournal, tmp_path: Path) -> None:
+    """The rest follows in the next run."""
+    builder = rebuilder(journal, ["true"])
+    answers = [base_report(f"reg.test/shop/app{number}:1", NODE) for number in range(120)]
+
+    assert [len(await builder.rebuild(answers)) for _ in range(3)] == [100, 20, 0]
+
+
+async def test_a_ledger_that_refuses_the_record_stops_nothing(journal: RebuildJournal, tmp_path: Path) -> None:
+    """The error is reported."""
+
+    async def record(_due: RebuildDue, _outcome: RebuildOutcome, _summary: str) -> None:
+        raise RemoteDenied("may not push")
+
+    [asked] = await rebuilder(journal, script(tmp_path, "true"), record=record).rebuild([base_report(APP, NODE)])
+
+    assert (asked.outcome, asked.recorded) == (RebuildOutcome.DONE, "may not push")
+
+
+async def test_a_command_is_sent_the_event_and_need_not_read_it(tmp_path: Path) -> None:
+    """It is on standard input, as a CloudEvent; a large one does not block."""
+    well = await run_command(["sh", "-c", "wc -c"], b"x" * 300_000, 20)
+    deaf = await run_command(["sh", "-c", "exec true"], b"x" * 300_000, 20)
+
+    assert (well.succeeded, well.summary) == (True, "300000")
+    assert deaf.succeeded
+
+
+@pytest.mark.slow
+async def test_a_slow_command_is_terminated_with_its_children(tmp_path: Path) -> None:
+    """The command and its children."""
+    mark = tmp_path / "pid"
+    ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo begun; wait"], b"", 1)
+
+    assert not ran.succeeded
+    assert "longer than 1 s" in ran.summary
+    assert "begun" in ran.summary
+    assert not _runs(int(mark.read_text()))
+
+
+async def test_processes_left_by_a_command_are_terminated(tmp_path: Path) -> None:
+    """Although they keep its output open, like background processes of a build."""
+    mark = tmp_path / "pid"
+    ran = await run_command(["sh", "-c", f"sleep 60 & echo $! > {mark}; echo built"], b"", 20)
+
+    assert (ran.succeeded, ran.summary) == (True, "built")
+    assert not _runs(int(mark.read_text()))
+
+
+@pytest.mark.slow
+async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    """A child that ignores SIGTERM, of a command that has ended."""
+    mark = tmp_path / "pid"
+    deaf = f"(trap '' TERM; echo $$ >&2; exec sleep 60) & echo $! > {mark}; sleep 0.2"
+    ran = await run_command(["sh", "-c", deaf], b"", 20)
+
+    assert ran.succeeded
+    assert not _runs(int(mark.read_text()))
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a process is running rather than a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["/nonexistent/rebuild"], "can't be run"),
+        (["sh", "-c", "kill -9 $$"], "signal 9"),
+        (["sh", "-c", "printf 'a\\033[31mb\\n'; exit 3"], "exit code 3; a\\x1b[31mb"),
+        (["sh", "-c", "yes | head -c 3000000; exit 1"], "exit code 1; y"),
+        (["sh", "-c", "exit 1"], "no output"),
+    ],
+)
+async def test_a_failure_is_one_line(words: list[str], told: str) -> None:
+    """The recorded output is one line, regardless of its kind and amount."""
+    ran = await run_command(words, b"", 30)
+
+    assert not ran.succeeded
+    assert told in ran.summary
+
+
+async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(journal: RebuildJournal) -> None:
+    """2xx is a success; a redirect or an error is not."""
+    heads: list[bytes] = []
+    answers = [
+        b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+    ]
+
+    async def serve(reader: Any, writer: Any) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        heads.append(head + await reader.readexactly(length))
+        writer.write(answers[(len(heads) - 1) % 2])
+        await writer.drain()
+
+    async with listening(serve) as port:
+        url = f"http://127.0.0.1:{port}/hook"
+        actions = parse_on_outdated([{"url": url, "token_env": "T", "attempts": 1}])
+        builder = Rebuilder(actions, journal, lambda: 1, tokens={"T": "word"}, pause_s=0)
+        [well] = await builder.rebuild([base_report(APP, NODE)])
+        [bad] = await builder.rebuild([base_report(APP, NODE, "newer")])
+    nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
+    event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
+
+    assert (well.outcome, well.summary) == (RebuildOutcome.DONE, "HTTP 202")
+    assert (bad.outcome, bad.summary, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
+    assert b"authorization: bearer word" in heads[0].lower()
+    assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
+    assert not nobody.succeeded
+    assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
+
+
+async def test_a_webhook_on_this_machine_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would see the token in plain text."""
+
+    async def serve(reader: Any, writer: Any) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    async with listening(serve) as port:
+        ran = await post_webhook(f"http://127.0.0.1:{port}/hook", b"{}", 20, "word")
+
+    assert (ran.succeeded, ran.outcome) == (True, "HTTP 202")
+
+
+def test_an_incomplete_line_is_skipped_and_the_next_is_separate(journal: RebuildJournal) -> None:
+    """A full disk or a kill leaves such a line."""
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+    with journal.path.open("ab") as file:
+        file.write(b'{"time_us":2,"ima')
+    journal.append(JournalLine(3, APP, NODE, "e", RebuildOutcome.DONE, 1, "line\nbreak"))
+
+    assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "e"}
+    assert [(one.digest, one.summary) for one in journal.lines()] == [("d", ""), ("e", "line\\nbreak")]
+
+
+def test_a_damaged_journal_is_refused(journal: RebuildJournal) -> None:
+    """The journal decides what runs, so nothing in it is guessed."""
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+    journal.path.write_bytes(b"nonsense\n" + journal.path.read_bytes())
+    with pytest.raises(StateUnusable, match="can't be read"):
+        journal.lines()
+
+
+def test_a_truncated_journal_is_read(journal: RebuildJournal) -> None:
+    """The complete lines count."""
+    assert journal.lines() == []
+    journal.append(JournalLine(1, APP, NODE, "d", RebuildOutcome.ASKED))
+    with journal.path.open("ab") as file:
+        file.write(b'{"time_us":2,"ima')
+
+    assert len(journal.lines()) == 1
+
+
+def test_a_large_journal_is_replaced_by_its_last_lines(tmp_path: Path) -> None:
+    """It stays small however many requests there are; the last requests are kept, and the rest is in the former file."""
+    journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
+    for at in range(1, 200):
+        journal.append(JournalLine(at, APP, NODE, f"{at}", RebuildOutcome.DONE, 1, "x" * 100))
+        journal.append(JournalLine(at, OURS, NODE, "same", RebuildOutcome.DONE, 1))
+    old = journal.path.with_name("rebuilds.old.jsonl")
+
+    assert journal.path.stat().st_size < 4000 + 1000
+    assert {key: line.digest for key, line in journal.last().items()} == {(APP, NODE): "199", (OURS, NODE): "same"}
+    assert old.stat().st_size > 4000
+    assert journal.path.stat().st_mode & 0o077 == old.stat().st_mode & 0o077 == 0
+
+
+def test_beyond_the_size_limit_the_oldest_rebuilds_are_forgotten(tmp_path: Path) -> None:
+    """So a user who pushes very many images can't prevent other rebuilds."""
+    journal = RebuildJournal(ClientState(tmp_path / "state"), large_bytes=4000)
+    for at in range(1, 200):
+        journal.append(JournalLine(at, f"reg.test/shop/app{at}:1", NODE, "d", RebuildOutcome.DONE))
+    found = [line.time_us for line in journal.lines()]
+
+    assert found[-1] == 199
+    assert found == list(range(found[0], 200))
+    assert len(found) >= 10

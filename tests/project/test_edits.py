@@ -1,0 +1,130 @@
+"""Edits that are refused, and the checks that refuse them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from boltseal.oci.digest import Digest
+from boltseal.project.edit_check import structure_differs
+from boltseal.project.edits import ScanRequest, edit
+from boltseal.project.image_references import EditRange, Format, ScanResult
+from boltseal.project.scan import scan_project
+from boltseal.project.source_files import ProjectTree, SourceFile
+from tests.project.projects import digest_of, shown, trap, written
+
+ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
+
+
+def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
+    """The anchor's text can have one digest; the file's other references are pinned."""
+    asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
+    found = scan_project(asked.project)
+    web, worker, cache, _ = found.image_refs
+    edited = edit(asked, found, {web: ONE, worker: OTHER, cache: ONE})
+
+    assert {refusal.image_ref for refusal in edited.refusals} == {web, worker}
+    assert shown(edited) == {"compose.yml": ["image: 'redis:7.2@DIGEST'   # the fragment's"]}
+
+
+def test_a_range_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -> None:
+    """A reader that reported a wrong position is caught: that file is not written, the others are."""
+    root = written(
+        tmp_path, dict.fromkeys(("a/compose.yml", "b/compose.yml"), "services: {web: {image: nginx:1.25}}\n")
+    )
+    asked = ScanRequest(ProjectTree(root))
+    found = scan_project(asked.project)
+    wrong, right = found.image_refs
+    moved = replace(wrong, edit_range=EditRange(wrong.path, 30, 30))
+    edited = edit(asked, ScanResult((moved, right)), {moved: ONE, right: ONE})
+
+    assert [change.path for change in edited.changes] == ["b/compose.yml"]
+    assert [refusal.image_ref for refusal in edited.refusals] == [moved]
+
+
+def test_an_edit_that_changes_the_reference_is_refused(tmp_path: Path) -> None:
+    """A digest before the tag keeps the structure and breaks the reference."""
+    root = written(tmp_path, {"compose.yml": "services: {web: {image: 'nginx:1.25'}}\n"})
+    asked = ScanRequest(ProjectTree(root))
+    (image_ref,) = scan_project(asked.project).image_refs
+    moved = replace(image_ref, edit_range=EditRange("compose.yml", image_ref.span[0] + 5, image_ref.span[0] + 5))
+    edited = edit(asked, ScanResult((moved,)), {moved: ONE})
+
+    assert edited.changes == ()
+    assert edited.refusals[0].reason == "after the edit, services.web.image would not name the expected image"
+
+
+def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) -> None:
+    """The checks concern one state of the project; writing compares it with the disk."""
+    root = written(tmp_path, {"compose.yml": "services: {web: {image: nginx:1.25}}\n"})
+    asked = ScanRequest(ProjectTree(root))
+    found = scan_project(asked.project)
+    (root / "compose.yml").write_text("gone: true\n")
+    (change,) = edit(asked, found, {image_ref: digest_of(image_ref) for image_ref in found.image_refs}).changes
+
+    assert change.before.text == "services: {web: {image: nginx:1.25}}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "at", "put"),
+    [
+        (Format.COMPOSE, "a: b\nc: d\n", 4, " # x"),
+        (Format.COMPOSE, "a: b\nc: d\n", 4, "\nx: y"),
+        (Format.COMPOSE, "a: b\nc: d\n", 4, ": x"),
+        (Format.COMPOSE, "a: b # c\n", 8, "x"),
+        (Format.COMPOSE, "a: 'b'\n", 6, "x"),
+        (Format.COMPOSE, "a: &x b\nc: *x\n", 5, "x"),
+        (Format.COMPOSE, "a: |\n  b\n", 4, "-"),
+        (Format.DOCKERFILE, "FROM a\nRUN b\n", 6, "\nRUN x"),
+        (Format.DOCKERFILE, "FROM a\nRUN b\n", 6, "\\"),
+        (Format.DOCKERFILE, "FROM a\nRUN b\n", 0, "#"),
+        (None, "A=b\nC=d\n", 3, " #"),
+        (None, "A=b\nC=d\n", 3, "\nE=f"),
+        (None, "A=b\nC=d\n", 0, "x"),
+    ],
+)
+def test_an_insertion_that_changes_the_structure_is_refused(
+    kind: Format | None, before: str, at: int, put: str
+) -> None:
+    """Comments, lines, keys, anchors, block headers, instructions and variables that appear or disappear."""
+    old = SourceFile.of("file", before.encode())
+    new = old.with_text(before[:at] + put + before[at:])
+
+    assert structure_differs(old, new, {EditRange("file", at, at): put}, kind) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "at"),
+    [(Format.COMPOSE, "a: b\nc: d\n", 4), (Format.DOCKERFILE, "FROM a\nRUN b\n", 6), (None, "A=b\nC=d\n", 3)],
+)
+def test_a_change_outside_the_range_is_refused(kind: Format | None, before: str, at: int) -> None:
+    """One character changed elsewhere is detected."""
+    old = SourceFile.of("file", before.encode())
+    good = old.with_text(f"{before[:at]}@x{before[at:]}")
+    bad = old.with_text(good.text.replace("d", "e").replace("RUN b", "RUN c"))
+
+    assert structure_differs(old, good, {EditRange("file", at, at): "@x"}, kind) is None
+    assert structure_differs(old, bad, {EditRange("file", at, at): "@x"}, kind) is not None
+
+
+@pytest.mark.parametrize("file_format", list(Format))
+def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
+    """No format may lack a check."""
+    old = SourceFile.of("file", b"FROM: a\n")
+    new = old.with_text("FROM: a\nRUN: b\n")
+
+    assert structure_differs(old, new, {EditRange("file", 7, 7): "@x"}, file_format) is not None
+
+
+def test_an_unknown_format_is_an_error_and_not_checked_as_yaml() -> None:
+    """The edit would pass as YAML, but its effect in an unknown format is not known."""
+    old = SourceFile.of("file", b"a: b\nc: d\n")
+    new = old.with_text("a: b@x\nc: d\n")
+    edits = {EditRange("file", 4, 4): "@x"}
+
+    assert structure_differs(old, new, edits, Format.KUBERNETES) is None
+    with pytest.raises(AssertionError):
+        structure_differs(old, new, edits, cast("Format", "unknown"))

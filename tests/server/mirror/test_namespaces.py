@@ -1,0 +1,201 @@
+"""The names of mirrored images: an upstream's prefix, `?ns=`, and the root; and whose rights apply to each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from boltseal.server.store_factory import UpstreamNameTaken, open_store, prepare
+from tests.fakes.upstream import FakeUpstream
+from tests.images import image, push
+from tests.server.mirror.mirrors import mirror_settings, table_of
+from tests.serving import Serving, serving_as
+
+HUB = "docker.io"
+
+
+@pytest.fixture
+async def hub(data: Path, upstream: FakeUpstream) -> AsyncIterator[Serving]:
+    """A mirror of a hub, at the root too; `team/**` is our own."""
+    table = table_of(upstream) | {"name": HUB, "root": True}
+    async with serving_as(mirror_settings(data, table, local={"namespaces": ["team/**"]})) as serving:
+        yield serving
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v2/docker.io/library/node/manifests/16.13",
+        "/v2/docker.io/node/manifests/16.13",
+        "/v2/library/node/manifests/16.13?ns=docker.io",
+        "/v2/library/node/manifests/16.13?ns=Docker.IO",
+        "/v2/library/node/manifests/16.13",
+        "/v2/node/manifests/16.13",
+    ],
+)
+async def test_an_image_is_one_image_whichever_way_it_is_asked_for(
+    hub: Serving, upstream: FakeUpstream, target: str
+) -> None:
+    """Prefix, `?ns=` and root lead to the same repository, and `node` is `library/node`."""
+    shown = upstream.publish("library/node", "16.13", image("node"))
+    answer = await hub.client.get(target)
+    held = await hub.client.get(f"/v2/docker.io/library/node/manifests/{shown.digest}")
+
+    assert answer.content == held.content == shown.raw
+    assert upstream.gets("/manifests/") == 1
+    assert answer.headers.get("oci-namespace") == ("docker.io" if "ns=" in target else None)
+
+
+async def test_the_host_of_an_upstream_is_its_name_too(hub: Serving, upstream: FakeUpstream) -> None:
+    """As containerd says it, which knows the registry by its address."""
+    shown = upstream.publish("library/node", "16.13", image("node"))
+    answer = await hub.client.get("/v2/library/node/manifests/16.13", params={"ns": upstream.authority})
+
+    assert answer.content == shown.raw
+
+
+async def test_blobs_come_by_every_way(hub: Serving, upstream: FakeUpstream) -> None:
+    """And are fetched once for all of them."""
+    shown = upstream.publish("library/node", "16.13", image("node"))
+    blob = shown.layers[0]
+    targets = [
+        f"/v2/docker.io/library/node/blobs/{blob.digest}",
+        f"/v2/library/node/blobs/{blob.digest}?ns=docker.io",
+        f"/v2/library/node/blobs/{blob.digest}",
+    ]
+
+    assert [(await hub.client.get(target)).content for target in targets] == [blob.data] * 3
+    assert upstream.gets("/blobs/") == 1
+
+
+async def test_a_name_of_our_own_is_never_upstreams(hub: Serving, upstream: FakeUpstream) -> None:
+    """Neither what was pushed here, nor what `[local] namespaces` keeps for us; also for what we do not hold."""
+    ours = image("ours")
+    await push(hub.client, "shop/app", "1.4.2", ours)
+    upstream.publish("shop/app", "1.4.2", image("theirs"))
+    upstream.publish("shop/app", "6.6.6", image("theirs"))
+    upstream.publish("team/app", "1.4.2", image("theirs"))
+    upstream.asked.clear()
+
+    assert (await hub.client.get("/v2/shop/app/manifests/1.4.2")).content == ours.raw
+    assert (await hub.client.get("/v2/shop/app/manifests/6.6.6")).status_code == 404
+    assert (await hub.client.get("/v2/team/app/manifests/1.4.2")).status_code == 404
+    assert upstream.asked == []
+
+
+async def test_a_name_that_was_ever_ours_is_never_upstreams(hub: Serving, upstream: FakeUpstream) -> None:
+    """Deleting all of a repository does not hand its name over."""
+    ours = image("ours")
+    await push(hub.client, "shop/app", "latest", ours)
+    await hub.client.delete(f"/v2/shop/app/manifests/{ours.digest}")
+    upstream.publish("shop/app", "latest", image("theirs"))
+
+    assert (await hub.client.get("/v2/shop/app/manifests/latest")).status_code == 404
+
+
+async def test_a_push_to_the_root_is_ours(hub: Serving, upstream: FakeUpstream) -> None:
+    """The root mirror answers reads alone."""
+    upstream.publish("shop/app", "latest", image("theirs"))
+    await hub.client.get("/v2/shop/app/manifests/latest")
+    ours = image("ours")
+
+    assert (await push(hub.client, "shop/app", "latest", ours)).status_code == 201
+    assert (await hub.client.get("/v2/shop/app/manifests/latest")).content == ours.raw
+
+
+async def test_a_local_repository_under_an_upstreams_name_keeps_the_server_from_starting(
+    data: Path, upstream: FakeUpstream
+) -> None:
+    """It would be ambiguous; what the mirror itself stored does not count."""
+    settings = mirror_settings(data, table_of(upstream))
+    async with serving_as(settings) as serving:
+        upstream.publish("team/app", "latest", image("theirs"))
+        await serving.client.get("/v2/up.example/team/app/manifests/latest")
+    prepare(settings)
+    async with serving_as(mirror_settings(data)) as serving:
+        await push(serving.client, "up.example/other", "latest", image("ours"))
+
+    with pytest.raises(UpstreamNameTaken):
+        prepare(settings)
+
+
+async def test_rights_apply_to_the_resolved_name(data: Path, upstream: FakeUpstream) -> None:
+    """The right to pull `library/**` does not extend to the hub's images through the root; the right on the hub's does."""
+    shown = upstream.publish("library/node", "16.13", image("node"))
+    htpasswd = data.with_name("htpasswd")
+    users = {"ann": "docker.io/library/**", "bob": "library/**"}
+    htpasswd.write_text("".join(f"{u}:{bcrypt.hashpw(b'pass', bcrypt.gensalt(4)).decode()}\n" for u in users))
+    grants = [{"users": [user], "repository": glob, "actions": ["pull"]} for user, glob in users.items()]
+    table = table_of(upstream) | {"name": HUB, "root": True}
+    settings = mirror_settings(data, table, auth={"htpasswd": htpasswd, "grant": grants})
+    targets = [
+        "/v2/library/node/manifests/16.13",
+        "/v2/library/node/manifests/16.13?ns=docker.io",
+        "/v2/docker.io/library/node/manifests/16.13",
+        f"/v2/library/node/blobs/{shown.layers[0].digest}",
+    ]
+    async with serving_as(settings) as serving:
+        ann = [(await serving.client.get(target, auth=("ann", "pass"))).status_code for target in targets]
+        bob = [(await serving.client.get(target, auth=("bob", "pass"))).status_code for target in targets]
+        nobody = [(await serving.client.get(target)).status_code for target in targets]
+        challenge = (await serving.client.get(targets[0])).headers["www-authenticate"]
+
+    assert ann == [200] * 4
+    assert bob == [403] * 4
+    assert nobody == [401] * 4
+    assert 'scope="repository:docker.io/library/node:pull"' in challenge
+
+
+async def test_rows_of_a_mirror_lie_where_its_names_do(data: Path, upstream: FakeUpstream) -> None:
+    """In the same store as ours, in a repository of their own."""
+    shown = upstream.publish("team/app", "latest", image("theirs"))
+    settings = mirror_settings(data, table_of(upstream))
+    async with serving_as(settings) as serving:
+        await serving.client.get("/v2/up.example/team/app/manifests/latest")
+        catalog = (await serving.client.get("/v2/_catalog")).json()
+    with open_store(settings) as store:
+        held = await store.database.lookups.manifest("up.example/team/app", shown.digest)
+
+    assert catalog == {"repositories": ["up.example/team/app"]}
+    assert held is not None
+    assert held.raw == shown.raw
+
+
+async def test_anonymous_pull_applies_to_the_resolved_name(data: Path, upstream: FakeUpstream) -> None:
+    """`anonymous_pull` of a hub's images opens no local repository, nor the reverse."""
+    upstream.publish("library/node", "16.13", image("node"))
+    upstream.publish("team/app", "1", image("theirs"))
+    table = table_of(upstream) | {"name": HUB, "root": True}
+    settings = mirror_settings(data, table, auth={"anonymous_pull": ["docker.io/library/**", "team/**"]})
+    async with serving_as(settings) as serving:
+        found = [
+            (await serving.client.get(f"/v2/{name}/manifests/{tag}")).status_code
+            for name, tag in (
+                ("library/node", "16.13"),
+                ("docker.io/library/node", "16.13"),
+                ("team/app", "1"),
+                ("docker.io/team/app", "1"),
+            )
+        ]
+
+    assert found == [200, 200, 401, 401]
+
+
+async def test_a_token_for_a_name_is_one_for_what_it_means_at_the_root(data: Path, upstream: FakeUpstream) -> None:
+    """Docker asks for `library/node` whatever our challenge says; and it opens no more than the grants do."""
+    upstream.publish("library/node", "16.13", image("node"))
+    upstream.publish("team/app", "1", image("theirs"))
+    table = table_of(upstream) | {"name": HUB, "root": True}
+    settings = mirror_settings(data, table, auth={"anonymous_pull": ["docker.io/library/**"]})
+    found = []
+    async with serving_as(settings) as serving:
+        for name, tag in (("library/node", "16.13"), ("node", "16.13"), ("team/app", "1")):
+            token = (await serving.client.get("/token", params={"scope": f"repository:{name}:pull"})).json()["token"]
+            headers = {"authorization": f"Bearer {token}"}
+            answer = await serving.client.get(f"/v2/{name}/manifests/{tag}", headers=headers)
+            found.append(answer.status_code)
+
+    assert found == [200, 200, 401]

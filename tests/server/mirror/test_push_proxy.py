@@ -1,0 +1,239 @@
+"""The push proxy: pushes to an upstream's names are checked by the local rules, forwarded, and published here afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.upstream import FakeUpstream, status
+from tests.images import (
+    error_of,
+    image,
+    index,
+    layer,
+    meaning,
+    push,
+    push_blob,
+    push_parts,
+    put,
+    signature,
+    signature_tag,
+)
+from tests.polling import until
+from tests.server.mirror.mirrors import NAME, mirroring
+from tests.server.mirror.observed import observed
+from tests.server.mirror.push_proxies import APP, PUT, entries, reserved, tags_upstream
+from tests.serving import Serving
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An upstream that takes pushes."""
+    async with FakeUpstream(takes=True).listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
+    """A push proxy for it."""
+    async with mirroring(data, upstream, push=True) as serving:
+        yield serving
+
+
+# --- passed on ---
+
+
+async def test_a_push_is_passed_on_and_recorded(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """Blobs, manifest and tag are upstream, and here, and in the ledger; the 201 names its entry."""
+    app = image("app")
+    answer = await push(gate.client, APP, "1.4.2", app)
+    pulled = await gate.client.get(f"/v2/{APP}/manifests/1.4.2")
+
+    assert answer.status_code == 201
+    assert "boltseal-ledger-index" in answer.headers
+    assert tags_upstream(upstream) == {"1.4.2": app.digest}
+    assert {blob.digest for blob in app.blobs} <= upstream.blobs.keys()
+    assert pulled.content == app.raw
+    assert entries(data) == [("tag.created", "1.4.2", app.digest, "anonymous")]
+    assert [(entry.digest, entry.reason) for entry in observed(data)] == [(app.digest, "pushed through the push proxy")]
+    assert reserved(data) == []
+
+
+async def test_blobs_go_upstream_as_they_arrive(gate: Serving, upstream: FakeUpstream) -> None:
+    """Before there is any manifest."""
+    blob = layer("early")
+    assert (await push_blob(gate.client, APP, blob)).status_code == 201
+
+    await until(lambda: blob.digest in upstream.blobs, "the upstream has the blob")
+
+
+async def test_what_upstream_has_elsewhere_is_mounted(gate: Serving, upstream: FakeUpstream) -> None:
+    """The bytes go up once, whatever repositories of that upstream they are pushed to."""
+    app = image("app")
+    await push(gate.client, APP, "1.4.2", app)
+    sent = sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked)
+    # What the fake holds it holds in every repository, so it is asked as a registry that tells them apart.
+    for blob in app.blobs:
+        upstream.answers[f"HEAD /v2/team/other/blobs/{blob.digest}"] = status(404)
+    answer = await push(gate.client, f"{NAME}/team/other", "1.4.2", app)
+    mounts = [asked.query("from") for asked in upstream.asked if asked.method == "POST" and asked.query("mount")]
+
+    assert answer.status_code == 201
+    assert mounts == ["team/app"] * len(app.blobs)
+    assert sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked) == sent
+
+
+async def test_an_index_goes_with_all_that_is_below_it(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """Children by digest, before what names them."""
+    both = index(image("amd64"), image("arm64", architecture="arm64"))
+    answer = await push(gate.client, APP, "1.4.2", both)
+
+    assert answer.status_code == 201
+    assert tags_upstream(upstream) == {"1.4.2": both.digest}
+    assert {child.digest for child in both.children} <= upstream.manifests["team/app"].keys()
+
+
+async def test_what_upstream_lost_meanwhile_is_brought_again(gate: Serving, upstream: FakeUpstream) -> None:
+    """A blob and a child that went upstream long ago may be gone there."""
+    both = index(image("amd64"))
+    await push_parts(gate.client, APP, both)
+    upstream.blobs.clear()
+    upstream.manifests.clear()
+    async with mirroring(gate.data, upstream, push=True) as restarted:
+        answer = await put(restarted.client, APP, "1.4.2", both)
+
+    assert answer.status_code == 201
+    assert both.children[0].digest in upstream.manifests["team/app"]
+    assert {blob.digest for blob in both.children[0].blobs} <= upstream.blobs.keys()
+
+
+async def test_a_floating_tag_is_passed_on_each_time(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """And the mirror serves the new one at once, whatever the window."""
+    one, two = image("one"), image("two")
+    async with mirroring(data, upstream, push=True, fresh="10m") as fresh:
+        await push(fresh.client, APP, "latest", one)
+        before = await meaning(fresh.client, APP, "latest")
+        await push(fresh.client, APP, "latest", two)
+        after = await meaning(fresh.client, APP, "latest")
+
+    assert (before, after) == (one.digest, two.digest)
+    assert tags_upstream(upstream) == {"latest": two.digest}
+    assert [kind for kind, *_ in entries(data)] == ["tag.created", "tag.moved"]
+
+
+# --- judged ---
+
+
+async def test_a_sealed_name_is_refused_by_our_own_rules(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """The second push of other content never reaches upstream; the same content is 201 again, with its entry."""
+    one, two = image("one"), image("two")
+    first = await push(gate.client, APP, "1.4.2", one)
+    refused = await push(gate.client, APP, "1.4.2", two)
+    again = await push(gate.client, APP, "1.4.2", one)
+
+    assert (refused.status_code, error_of(refused)[0]) == (409, "DENIED")
+    assert one.digest[:19] in error_of(refused)[1]
+    assert (again.status_code, again.headers["boltseal-ledger-index"]) == (201, first.headers["boltseal-ledger-index"])
+    assert tags_upstream(upstream) == {"1.4.2": one.digest}
+    assert upstream.counted[PUT] == 1
+    assert reserved(data) == []
+
+
+async def test_a_sealed_name_that_upstream_has_otherwise_is_refused_with_both(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """After a push past the proxy nothing is overwritten, and nothing stays here."""
+    theirs, ours = image("theirs"), image("ours")
+    upstream.publish("team/app", "1.4.2", theirs)
+    refused = await push(gate.client, APP, "1.4.2", ours)
+
+    assert (refused.status_code, error_of(refused)[0]) == (409, "DENIED")
+    assert theirs.digest in error_of(refused)[1]
+    assert ours.digest in error_of(refused)[1]
+    assert tags_upstream(upstream) == {"1.4.2": theirs.digest}
+    assert entries(data) == []
+    assert reserved(data) == []
+
+
+async def test_a_sealed_name_that_upstream_has_already_becomes_ours(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """Equal by HEAD: 201, and nothing is put there again."""
+    app = image("app")
+    upstream.publish("team/app", "1.4.2", app)
+    answer = await push(gate.client, APP, "1.4.2", app)
+
+    assert answer.status_code == 201
+    assert upstream.counted[PUT] == 0
+    assert [kind for kind, *_ in entries(data)] == ["tag.created"]
+
+
+async def test_a_sealed_name_stays_ours_whatever_upstream_does_later(gate: Serving, upstream: FakeUpstream) -> None:
+    """A push past the proxy cannot be prevented, and is not served here."""
+    app = image("app")
+    await push(gate.client, APP, "1.4.2", app)
+    upstream.publish("team/app", "1.4.2", image("past the gate"))
+
+    assert await meaning(gate.client, APP, "1.4.2") == app.digest
+
+
+async def test_signatures_grow_and_nothing_of_them_is_lost(gate: Serving, upstream: FakeUpstream) -> None:
+    """An append-only tag that was changed past the proxy is not overwritten."""
+    app = image("app")
+    await push(gate.client, APP, "1.4.2", app)
+    tag = signature_tag(app)
+    one, both, other = signature(app, "a"), signature(app, "a", "b"), signature(app, "a", "c")
+    assert (await push(gate.client, APP, tag, one)).status_code == 201
+    assert (await push(gate.client, APP, tag, both)).status_code == 201
+    upstream.publish("team/app", tag, other)
+    refused = await push(gate.client, APP, tag, signature(app, "a", "b", "d"))
+
+    assert refused.status_code == 409
+    assert tags_upstream(upstream)[tag] == other.digest
+
+
+async def test_conditions_hold_for_what_upstream_has(gate: Serving, upstream: FakeUpstream) -> None:
+    """A tag that is only there is there."""
+    theirs, ours = image("theirs"), image("ours")
+    upstream.publish("team/app", "latest", theirs)
+    await push_parts(gate.client, APP, ours)
+    taken = await put(gate.client, APP, "latest", ours, headers={"if-none-match": "*"})
+    other = await put(gate.client, APP, "latest", ours, headers={"if-match": f'"{ours.digest}"'})
+    moved = await put(gate.client, APP, "latest", ours, headers={"if-match": f'"{theirs.digest}"'})
+
+    assert [answer.status_code for answer in (taken, other, moved)] == [412, 412, 201]
+    assert tags_upstream(upstream) == {"latest": ours.digest}
+
+
+async def test_a_push_names_one_tag(gate: Serving, upstream: FakeUpstream) -> None:
+    """Upstream might take one and refuse another."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    answer = await gate.client.put(
+        f"/v2/{APP}/manifests/{app.digest}?tag=1.4.2&tag=1.4.3",
+        content=app.raw,
+        headers={"content-type": app.media_type},
+    )
+
+    assert answer.status_code == 400
+    assert tags_upstream(upstream) == {}
+
+
+async def test_without_push_nothing_is_passed_on(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """A mirror forwards no pushes unless the configuration says so."""
+    async with mirroring(data, upstream) as mirror:
+        answer = await put(mirror.client, APP, "1.4.2", image("app"))
+
+    assert answer.status_code == 403
+    assert upstream.asked == []
+
+
+async def test_the_server_starts_again_after_a_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """A pushed repository is no local repository under an upstream's name."""
+    app = image("app")
+    async with mirroring(data, upstream, push=True) as gate:
+        await push(gate.client, APP, "1.4.2", app)
+    async with mirroring(data, upstream, push=True) as gate:
+        assert await meaning(gate.client, APP, "1.4.2") == app.digest

@@ -1,0 +1,263 @@
+"""The push proxy when upstream fails, when pushes race, and when a client disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from boltseal.server.store_factory import now_us
+from tests.fakes.upstream import Asked, FakeUpstream, status
+from tests.images import (
+    error_of,
+    image,
+    meaning,
+    push,
+    push_parts,
+    put,
+)
+from tests.polling import until
+from tests.server.mirror.mirrors import mirror_settings, mirroring, table_of
+from tests.server.mirror.push_proxies import APP, HEAD, PUT, entries, reserved, tags_upstream
+from tests.serving import Clock, Serving, serving_as
+
+HOUR_S = 3600
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An upstream that takes pushes."""
+    async with FakeUpstream(takes=True).listening() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIterator[Serving]:
+    """A push proxy for it."""
+    async with mirroring(data, upstream, push=True) as serving:
+        yield serving
+
+
+# --- upstream fails ---
+
+
+@pytest.mark.parametrize(("code", "ours"), [(401, 403), (403, 403), (404, 403), (400, 400), (413, 400), (429, 429)])
+@pytest.mark.slow
+async def test_a_refusal_of_upstream_is_passed_on(
+    gate: Serving, data: Path, upstream: FakeUpstream, code: int, ours: int
+) -> None:
+    """Never as a 401, or the client would look for a login of this registry; nothing stays behind."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    upstream.answers[PUT] = status(code)
+    answer = await put(gate.client, APP, "1.4.2", app)
+
+    assert answer.status_code == ours
+    assert entries(data) == []
+    assert reserved(data) == []
+
+
+@pytest.mark.slow
+async def test_an_upstream_that_is_down_refuses_the_push(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """503, and nothing is stored to be forwarded later."""
+    async with mirroring(data, upstream, push=True) as gate:
+        app = image("app")
+        await push_parts(gate.client, APP, app)
+        upstream.answers["*"] = status(503)
+        answer = await put(gate.client, APP, "1.4.2", app)
+        pulled = await gate.client.get(f"/v2/{APP}/manifests/1.4.2")
+
+    assert (answer.status_code, pulled.status_code) == (503, 503)
+    assert entries(data) == []
+    assert reserved(data) == []
+
+
+@pytest.mark.slow
+async def test_a_put_that_was_not_done_leaves_nothing(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """First of the two ways to fail: upstream says 500 and has not got it."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    upstream.answers[PUT] = status(500)
+    answer = await put(gate.client, APP, "1.4.2", app)
+    upstream.answers.clear()
+    again = await put(gate.client, APP, "1.4.2", app)
+
+    assert (answer.status_code, again.status_code) == (503, 201)
+    assert reserved(data) == []
+
+
+@pytest.mark.slow
+async def test_a_put_whose_answer_is_lost_is_settled_by_head(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
+    """Second: it was done, and the answer lost. A HEAD says so at once, and the client has its 201."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    upstream.after[PUT] = status(500)
+    answer = await put(gate.client, APP, "1.4.2", app)
+
+    assert answer.status_code == 201
+    assert [kind for kind, *_ in entries(data)] == ["tag.created"]
+    assert reserved(data) == []
+
+
+@pytest.mark.slow
+async def test_what_can_not_be_settled_stays_reserved_and_is_not_served(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Upstream took it, and then does not answer any more: 503; the next push, or a minute later the gate, finds out."""
+    clock = Clock(now_us())
+    app, other = image("app"), image("other")
+    async with mirroring(data, upstream, push=True, clock=clock) as gate:
+        await push_parts(gate.client, APP, app)
+        await push_parts(gate.client, APP, other)
+
+        async def gone(_: Asked, writer: asyncio.StreamWriter) -> None:
+            upstream.answers[HEAD] = status(503)
+            writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+        upstream.after[PUT] = gone
+        answer = await put(gate.client, APP, "1.4.2", app)
+        left = reserved(data)
+        served = await gate.client.get(f"/v2/{APP}/manifests/1.4.2")
+        waits = await put(gate.client, APP, "1.4.2", other)
+        upstream.answers.clear()
+        refused = await put(gate.client, APP, "1.4.2", other)
+
+    assert (answer.status_code, served.status_code, waits.status_code) == (503, 503, 503)
+    assert left == [(APP, "1.4.2", app.digest)]
+    assert "the process of an earlier push of" in error_of(waits)[1]
+    assert (refused.status_code, app.digest[:19] in error_of(refused)[1]) == (409, True)
+    assert [(kind, digest) for kind, _, digest, _ in entries(data)] == [("tag.created", app.digest)]
+    assert reserved(data) == []
+
+
+@pytest.mark.slow
+async def test_a_reservation_blocks_no_push_after_an_hour(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Upstream cannot be asked for the outcome; a push that does not need it succeeds."""
+    clock = Clock(now_us())
+    app, other = image("app"), image("other")
+    head = HEAD.replace("1.4.2", "latest")
+    async with mirroring(data, upstream, push=True, clock=clock) as gate:
+        await push_parts(gate.client, APP, app)
+        await push_parts(gate.client, APP, other)
+
+        async def gone(_: Asked, writer: asyncio.StreamWriter) -> None:
+            upstream.answers[head] = status(503)
+            writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+        upstream.after[PUT.replace("1.4.2", "latest")] = gone
+        await put(gate.client, APP, "latest", app)
+        upstream.after.clear()
+        waits = await put(gate.client, APP, "latest", other)
+        clock.advance(seconds=HOUR_S)
+        goes_on = await put(gate.client, APP, "latest", other)
+
+    assert (waits.status_code, goes_on.status_code) == (503, 201)
+    assert tags_upstream(upstream) == {"latest": other.digest}
+    assert reserved(data) == []
+
+
+async def test_a_sealed_image_that_upstream_lost_is_put_there_again(gate: Serving, upstream: FakeUpstream) -> None:
+    """By the same push; it is the same entry of the ledger."""
+    app = image("app")
+    first = await push(gate.client, APP, "1.4.2", app)
+    del upstream.manifests["team/app"]["1.4.2"]
+    again = await push(gate.client, APP, "1.4.2", app)
+
+    assert again.headers["boltseal-ledger-index"] == first.headers["boltseal-ledger-index"]
+    assert tags_upstream(upstream) == {"1.4.2": app.digest}
+
+
+# --- at once ---
+
+
+async def test_of_racing_pushes_one_wins_and_every_201_is_true(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
+    """Twelve pushes of three images to one sealed name, over two workers: one digest, upstream as here."""
+    images = [image(f"{n}") for n in range(3)]
+    settings = mirror_settings(data, table_of(upstream, push=True))
+    async with serving_as(settings) as one, serving_as(settings) as two:
+        for each in images:
+            await push_parts(one.client, APP, each)
+
+        async def attempt(number: int) -> tuple[str, int]:
+            worker, each = (one, two)[number % 2], images[number % 3]
+            return each.digest, (await put(worker.client, APP, "1.4.2", each)).status_code
+
+        ended = await asyncio.gather(*(attempt(number) for number in range(12)))
+        here = await meaning(two.client, APP, "1.4.2")
+    winners = {digest for digest, code in ended if code == 201}
+
+    assert winners == {here} == set(tags_upstream(upstream).values())
+    assert {code for _, code in ended} == {201, 409}
+    assert sum(code == 201 for _, code in ended) == 4
+    assert upstream.counted[PUT] == 1
+    assert len(entries(data)) == 1
+
+
+async def test_racing_pushes_to_a_floating_name_are_all_passed_on_in_one_order(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """The last entry of the ledger is what upstream has."""
+    images = [image(f"{n}") for n in range(4)]
+    for each in images:
+        await push_parts(gate.client, APP, each)
+    answers = await asyncio.gather(*(put(gate.client, APP, "latest", each) for each in images))
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert entries(data)[-1][2] == tags_upstream(upstream)["latest"] == await meaning(gate.client, APP, "latest")
+    assert len(entries(data)) == 4
+
+
+async def test_a_client_that_leaves_ends_nothing_in_the_middle(
+    gate: Serving, data: Path, upstream: FakeUpstream
+) -> None:
+    """Upstream takes its time, the client goes: the push comes to its end all the same."""
+    app = image("app")
+    await push_parts(gate.client, APP, app)
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_: Asked, writer: asyncio.StreamWriter) -> None:
+        arrived.set()
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 201 X\r\ncontent-length: 0\r\n\r\n")
+
+    upstream.after[PUT] = slowly
+    pushing = asyncio.create_task(put(gate.client, APP, "1.4.2", app))
+    await arrived.wait()
+    pushing.cancel()
+    await asyncio.gather(pushing, return_exceptions=True)
+    go_on.set()
+    await until(lambda: entries(data), "the ledger has an entry")
+
+    assert [kind for kind, *_ in entries(data)] == ["tag.created"]
+    assert reserved(data) == []
+
+
+@pytest.mark.slow
+async def test_settling_leaves_the_reserved_pulls_alone(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+    """When no more than `reserve` pulls are left, only requests that clients wait for are sent."""
+    app = image("app")
+    async with mirroring(data, upstream, push=True, reserve=20) as gate:
+        await push_parts(gate.client, APP, app)
+
+        async def gone(_: Asked, writer: asyncio.StreamWriter) -> None:
+            upstream.answers[HEAD] = status(503)
+            writer.write(b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n")
+
+        upstream.after[PUT] = gone
+        await put(gate.client, APP, "1.4.2", app)
+        upstream.answers["HEAD /v2/team/app/manifests/other"] = status(
+            404, ratelimit_limit="100;w=21600", ratelimit_remaining="20;w=21600"
+        )
+        await gate.client.get(f"/v2/{APP}/manifests/other")
+        push_gate = gate.app._push_proxy  # type: ignore[attr-defined]  # the application keeps it for itself
+        asked = len(upstream.asked)
+        await push_gate.settle_all()
+
+    assert len(upstream.asked) == asked
+    assert reserved(data) == [(APP, "1.4.2", app.digest)]

@@ -1,0 +1,157 @@
+"""Memory: few writers gather much, many hand on at once, and a slow client does not block others."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from boltseal.server.storage.upload_admission import FAST_CHUNK_BYTES, FREE_BYTES, MemoryBudget, UploadAdmission
+
+MEBIBYTE = 1024 * 1024
+
+
+def test_the_budget_shrinks_batches_as_writers_come() -> None:
+    """One writer gathers a mebibyte; a thousand gather what the budget allows each; a full budget allows none."""
+    budget = MemoryBudget(32 * MEBIBYTE)
+    budget.writers = 1
+    alone = budget.is_due(MEBIBYTE - 1000, 1000), budget.is_due(MEBIBYTE - 999, 1000)
+    budget.writers = 1000
+    among_many = budget.is_due(30_000, 3000), budget.is_due(30_000, 4000)
+    budget.held_bytes = budget.total_bytes
+
+    assert alone == (False, True)
+    assert among_many == (False, True)
+    assert budget.is_due(1, 1)
+
+
+async def enter(admission: UploadAdmission, who: object, chunk_bytes: int = FAST_CHUNK_BYTES) -> None:
+    """A client brings a chunk and asks to go on."""
+    admission.arrived(who, chunk_bytes)
+    await admission.admit(who, FREE_BYTES + 1)
+
+
+async def test_a_small_upload_never_waits() -> None:
+    """An upload that is complete with its first read is never made to wait."""
+    admission = UploadAdmission(0)
+    async with asyncio.timeout(1):
+        admission.arrived("small", FREE_BYTES)
+        await admission.admit("small", FREE_BYTES)
+
+
+async def test_one_may_always_enter() -> None:
+    """However little memory there is to share, pushes go on, one after the other."""
+    admission = MemoryBudget(1).admission
+    async with asyncio.timeout(1):
+        for number in range(3):
+            await enter(admission, number)
+            admission.leave(number)
+
+
+async def test_there_are_as_many_fast_uploads_as_fit() -> None:
+    """Two at a time where two chunks fit, the others in the order in which they came, each to its end."""
+    admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=10, patience_s=10)
+    inside = most = 0
+    order: list[int] = []
+
+    async def upload(number: int) -> None:
+        nonlocal inside, most
+        await enter(admission, number)
+        order.append(number)
+        inside += 1
+        most = max(most, inside)
+        for _ in range(3):
+            await asyncio.sleep(0)
+            await enter(admission, number)
+        inside -= 1
+        admission.leave(number)
+
+    async with asyncio.timeout(2):
+        await asyncio.gather(*(upload(number) for number in range(30)))
+
+    assert most == 2
+    assert order == list(range(30))
+
+
+async def test_stalled_clients_have_no_weight() -> None:
+    """A client that sends nothing for a while has weight 0, though it does not leave."""
+    admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    async with asyncio.timeout(3):
+        for number in range(12):
+            await enter(admission, number)
+
+
+async def test_slow_clients_have_small_weights() -> None:
+    """Clients with small chunks have small weights, so many of them are admitted together."""
+    admission = UploadAdmission(2 * FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    slow = 0
+
+    async def upload(number: int) -> None:
+        nonlocal slow
+        await enter(admission, number, 1000)
+        slow += 1
+        while slow < 12:
+            await asyncio.sleep(0.001)  # a client that sends small chunks
+            await enter(admission, number, 1000)
+
+    async with asyncio.timeout(3):
+        await asyncio.gather(*(upload(number) for number in range(12)))
+
+
+@pytest.mark.slow
+async def test_fast_clients_keep_their_place() -> None:
+    """A client that keeps sending large chunks keeps its weight, whatever the time."""
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.4, patience_s=60)
+    await enter(admission, "fast")
+    other = asyncio.create_task(enter(admission, "other"))
+    for _ in range(30):
+        await asyncio.sleep(0.02)  # a client that sends 50 chunks per second
+        await enter(admission, "fast")
+    waited = not other.done()
+    admission.leave("fast")
+    async with asyncio.timeout(1):
+        await other
+
+    assert waited
+
+
+async def test_a_client_that_waits_for_the_disk_is_not_stalled() -> None:
+    """A slow disk is not a slow client: while a chunk is being written its upload keeps its place."""
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=60)
+    await enter(admission, "fast")
+    admission.arrived("fast", FAST_CHUNK_BYTES)
+    other = asyncio.create_task(enter(admission, "other"))
+    await asyncio.sleep(0.06)  # six times the time after which a client would count as stalled
+    waited = not other.done()
+    await admission.admit("fast", 2 * FAST_CHUNK_BYTES)
+    async with asyncio.timeout(1):
+        await other
+
+    assert waited
+
+
+async def test_no_upload_waits_for_ever() -> None:
+    """While no upload leaves, one more is admitted from time to time."""
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=0.01, patience_s=0.05)
+    await enter(admission, "fast")
+    waiting = [asyncio.create_task(enter(admission, number)) for number in range(3)]
+    async with asyncio.timeout(3):
+        while not all(task.done() for task in waiting):
+            await asyncio.sleep(0.001)  # a client that keeps sending
+            await enter(admission, "fast")
+
+
+async def test_a_cancelled_wait_takes_no_place_with_it() -> None:
+    """Whether it had been let in already or not."""
+    admission = UploadAdmission(FAST_CHUNK_BYTES, stall_s=10, patience_s=60)
+    await enter(admission, "first")
+    cancelled = asyncio.create_task(enter(admission, "cancelled"))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(enter(admission, "waiting"))
+    await asyncio.sleep(0)
+    admission.leave("first")
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    async with asyncio.timeout(1):
+        await waiting

@@ -1,0 +1,85 @@
+"""What test code does not do: sleep where it can poll, import from another test module, replace a name of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+FILES = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(__file__)]
+
+SLEEPS = {
+    "attacks/test_witnesses.py": (1, "a body that arrives byte by byte"),
+    "cli/test_history.py": (1, "a time between two pushes, by both clocks"),
+    "client/test_hostile_answers.py": (2, "the pace of a sender"),
+    "client/test_kept_images.py": (1, "the work of a task that has the lock"),
+    "client/test_limits.py": (1, "a body without an end"),
+    "client/test_transport.py": (2, "a body that arrives byte by byte; proof that no further request arrives"),
+    "compatibility/make.py": (1, "a server of an earlier revision writes its outbox, which it does not report"),
+    "contracts/test_blob_store.py": (1, "the second writer waits meanwhile"),
+    "contracts/test_coordination.py": (3, "processes that are killed; the work under a lock"),
+    "engines/test_bounded_answers.py": (1, "the end of a connection arrives, which the client does not report"),
+    "fakes/upstream.py": (1, "a slow upstream"),
+    "host/scrub/test_host.py": (1, "a clock that only sleeping advances"),
+    "notify/receivers.py": (1, "a receiver that does not answer"),
+    "notify/test_dispatch.py": (
+        3,
+        "proof that no event arrives twice; a dispatcher that waits, which it does not report",
+    ),
+    "notify/test_server.py": (2, "proof that no event arrives twice"),
+    "polling.py": (2, "the pause between two questions"),
+    "project/bases/test_base_scan.py": (1, "a body that arrives byte by byte"),
+    "real/test_gate.py": (2, "workers save their metrics, which are compared for equality"),
+    "real/test_running.py": (1, "the next whole second of the clock"),
+    "server/api/test_request.py": (2, "the pace of a client, by a clock that sleeping advances"),
+    "server/mirror/test_push_proxy_killed.py": (
+        2,
+        "an upstream that does not answer before the server is killed, at once",
+    ),
+    "server/mirror/test_retention.py": (1, "rows are deleted meanwhile, and bytes not yet"),
+    "server/mirror/test_tags.py": (1, "a slow upstream"),
+    "server/mirror/test_upstream_down.py": (1, "an upstream that does not answer"),
+    "server/serve/test_start_and_end.py": (1, "a server that shuts down, which no answer reports"),
+    "server/storage/test_blobs_local.py": (2, "proof that a cancelled request waits; writers fill the memory"),
+    "server/storage/test_blobs_local_crash.py": (2, "the moment of a kill, at random; a process that is killed"),
+    "server/storage/test_blobs_local_faults.py": (1, "a connection breaks while the disk is busy"),
+    "server/storage/test_upload_admission.py": (4, "the pace of clients"),
+    "servers.py": (1, "a start that fails at once, and shows its log, when the process ends"),
+    "soak/test_kill.py": (1, "the moment of a kill, at random"),
+    "test_socket_backend.py": (4, "more bytes arrive, or the end of a connection, which the client does not report"),
+}
+"""Sleeps for which `tests.polling` is no replacement: their number in each file, and the reason."""
+
+
+def test_waiting_is_polling() -> None:
+    """A sleep is too short on a busy machine and too long on an idle one; `asyncio.sleep(0)` lets other tasks run."""
+    sleep = re.compile(r"\bsleep\((?!0\))")
+    found = {path.relative_to(TESTS).as_posix(): len(sleep.findall(path.read_text())) for path in FILES}
+
+    assert {name: count for name, count in found.items() if count} == {
+        name: count for name, (count, _) in SLEEPS.items()
+    }
+
+
+def test_what_tests_share_is_in_no_test_module() -> None:
+    """Shared code has a module of its own, whose name does not begin with `test_`; programs in strings follow as well."""
+    shared = re.compile(r"^\s*(?:from|import) tests\.(?:\w+\.)*test_\w+", re.MULTILINE)
+
+    assert {path.name: found for path in FILES if (found := shared.findall(path.read_text()))} == {}
+
+
+def test_what_a_test_changes_is_an_argument() -> None:
+    """A test that replaces a name of the code tests other code than users run."""
+    calls = Counter(
+        node.func.attr
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    )
+    imported = re.compile(r"^\s*(?:from|import) (?:unittest\.)?mock\b|^\s*from unittest import mock", re.MULTILINE)
+
+    assert calls["setenv"] > 0
+    assert [calls[name] for name in ("setattr", "setitem", "delattr", "delitem")] == [0, 0, 0, 0]
+    assert [path.name for path in FILES if imported.search(path.read_text())] == []
