@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from os import PathLike, fspath, stat
 from typing import ClassVar, Final
 
 
@@ -151,23 +150,6 @@ def quote(text: str, limit: int = 80) -> str:
     """Quote external text for a message: on one line, printable ASCII, at most `limit` characters of it."""
     shown = text if len(text) <= limit else text[:limit] + "..."
     return '"' + "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in shown) + '"'
-
-
-class FileMissing(Invalid):
-    """A file or folder that the user names does not exist."""
-
-    def __init__(self, path: str | PathLike[str]) -> None:
-        super().__init__(f"{quote(fspath(path), MAX_PATH)[1:-1]}: no such file or folder; check the path")
-
-
-def require_file(path: str | PathLike[str]) -> None:
-    """Raise FileMissing unless a path exists. A path that can't be looked up is left to the code that opens it."""
-    try:
-        stat(path)  # noqa: PTH116 - pathlib would be imported at each start
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileMissing(path) from error
-    except OSError:
-        return
 
 
 def kind_of(error: BoltsealError) -> type[BoltsealError]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.build.git_state import GitFailed, GitState, NotGit, git_state, public_source
-from boltseal.errors import FileMissing
+from boltseal.files.named_files import FileMissing
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -109,7 +109,7 @@ def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
     assert shown.code == 0, shown.err
     assert shown.out.splitlines()[0] == "release   shop/1, running"
     assert f"  digest  {DIGEST}" in shown.out.splitlines()
-    assert "`boltseal deploy --resume --project shop` continues it" in unfinished.err
+    assert "`boltseal deploy --resume --project-name shop` continues it" in unfinished.err
     assert found["schema"] == "boltseal.release-show/1"
     assert (found["results"][0]["ref"], found["results"][0]["runs"]) == ("shop/1", True)
     assert found["results"][0]["services"][0]["digest"] == DIGEST

@@ -9,7 +9,7 @@ import pytest
 
 from boltseal.deploy.compose_program import ProjectFiles
 from boltseal.deploy.project_files import NoProject, named_files, overrides_of
-from boltseal.errors import FileMissing
+from boltseal.files.named_files import FileMissing
 
 
 def found(folder: Path, environment: dict[str, str] | None = None) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.errors import FileMissing
+from boltseal.files.named_files import FileMissing
 from boltseal.project.compose_name import ComposeProjectInvalid, compose_project
 from boltseal.project.source_files import MAX_FILE_BYTES
 from tests.programs import program

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.errors import FileMissing
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget

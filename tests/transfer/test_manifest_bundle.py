@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.errors import FileMissing
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.digest import Digest
 from boltseal.transfer import manifest_bundle
 from boltseal.transfer.layout import LayoutLocation

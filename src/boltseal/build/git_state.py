@@ -16,7 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from boltseal.errors import FileMissing, Invalid, Unavailable, quote
+from boltseal.errors import Invalid, Unavailable, quote
+from boltseal.files.named_files import FileMissing
 
 TIMEOUT_S: Final = 120
 _SAFE: Final = (

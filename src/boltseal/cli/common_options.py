@@ -11,7 +11,7 @@ import typer
 
 from boltseal.cli.output import talk
 from boltseal.cli.parameters import CommandFunction, expanded
-from boltseal.errors import require_file
+from boltseal.files.named_files import require_file
 
 PATHS: Final = frozenset({"FILE", "FOLDER", "PATH"})
 """The metavars of paths."""

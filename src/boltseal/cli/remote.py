@@ -12,7 +12,7 @@ from boltseal.cli.context import client_context
 from boltseal.cli.parameters import CommandFunction, expanded
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.errors import require_file
+from boltseal.files.named_files import require_file
 
 LOCATION_HELP: Final = "An image of a registry, oci:FOLDER:TAG, docker-archive:FILE, or docker-daemon:IMAGE."
 RemoteRefArgument = Annotated[

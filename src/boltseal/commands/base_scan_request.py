@@ -13,7 +13,8 @@ from boltseal.commands.project_images import open_project
 from boltseal.commands.registry_images import registry_images
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import Engine, NoSuchImage, connected
-from boltseal.errors import MAX_PATH, FileMissing, Invalid, quote
+from boltseal.errors import MAX_PATH, Invalid, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform

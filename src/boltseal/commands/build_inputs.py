@@ -14,7 +14,8 @@ from boltseal.client.registry_client import Resolved
 from boltseal.client.transport import Transport
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
-from boltseal.errors import BoltsealError, FileMissing, Invalid, Unavailable, quote
+from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.lockfile.document import Lock, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference

@@ -12,7 +12,8 @@ from pathlib import Path
 from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, followed
-from boltseal.errors import FileMissing, Invalid, quote
+from boltseal.errors import Invalid, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.ledger.note import KeyInvalid, VerifierKey
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.oci.reference import Reference

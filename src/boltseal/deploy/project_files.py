@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from boltseal.deploy.compose_program import ProjectFiles
-from boltseal.errors import FileMissing, Invalid
+from boltseal.errors import Invalid
+from boltseal.files.named_files import FileMissing
 from boltseal.project.image_references import COMPOSE_NAMES, COMPOSE_OVERRIDES
 from boltseal.project.references.dotenv import parse_dotenv
 from boltseal.project.source_files import MAX_FILE_BYTES, SourceFile, Unreadable

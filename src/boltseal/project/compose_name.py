@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from boltseal.errors import FileMissing, Invalid, quote
+from boltseal.errors import Invalid, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.project.image_references import COMPOSE_NAMES
 from boltseal.project.references.dotenv import Variables, parse_dotenv
 from boltseal.project.references.interpolation import Dialect, InterpolationFailed, fill

@@ -28,7 +28,8 @@ import zlib
 from pathlib import Path
 from typing import IO, Any, Final
 
-from boltseal.errors import FileMissing, quote
+from boltseal.errors import quote
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.annotations import CONTAINERD_NAME, REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from boltseal.client.transport import Transport
 from boltseal.engines.address import EngineAddress
-from boltseal.errors import require_file
+from boltseal.files.named_files import require_file
 from boltseal.oci.reference import Repository
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
 from boltseal.transfer.layout import LayoutLocation

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
-from boltseal.errors import FileMissing, Invalid, NotFound, quote
+from boltseal.errors import Invalid, NotFound, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.annotations import REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
