@@ -105,11 +105,11 @@ def _greet(settings: Settings) -> None:
     say(f"  pull   docker pull {name}")
     say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2")
     say("         what a tag resolves to: its docker-content-digest")
-    say(f"         {_program()} rules test shop/app 1.4.2")
+    say(f"         {_program()} admin rules test shop/app 1.4.2")
     say("         whether a tag is sealed, and by which rule")
     if host.startswith(("localhost:", "127.")) and server.tls_cert is None:
-        say("  TLS    docker needs none on localhost; podman and buildah need --tls-verify=false,")
-        say("         skopeo copy --dest-tls-verify=false or --src-tls-verify=false, oras --plain-http")
+        say("  TLS    docker needs none on localhost; podman, buildah: --tls-verify=false;")
+        say("         skopeo copy: --dest-tls-verify=false; oras: --plain-http")
     say("  stop   Ctrl-C")
 
 
