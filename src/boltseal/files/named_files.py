@@ -1,4 +1,4 @@
-"""Files and folders that the user names: a missing one is told in one wording, and is a usage error."""
+"""Files and folders that the user names: a missing one is reported in one wording, and is a usage error."""
 
 from __future__ import annotations
 
