@@ -207,6 +207,7 @@ _EXIT_TEXTS: Final = {
     ExitCode.USAGE: "usage error: an unknown option, an invalid value, a file that is not there",
     ExitCode.UNKNOWN: "could not be checked or done, with the reason; never treated as success",
     ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.OUTPUT_CLOSED: "the reader of standard output closed it, as `head -1` does",
 }
 
 

@@ -279,7 +279,7 @@ def test_a_name_that_is_too_long_is_not_there(project: Path, verb: str) -> None:
     there = program.call(verb, "--project", "x" * 300)
 
     assert (told.code, there.code) == (2, 2)
-    assert '": there is no such file or folder' in told.err
+    assert "xxx: no such file or folder; check the path" in told.err
     assert '" is not a folder; expected the folder of a project in --project' in there.err
 
 

@@ -158,7 +158,7 @@ def test_a_file_makes_us_talk_to_nobody_that_the_user_did_not_allow(tmp_path: Pa
         (("node:16.13", "--every", "6h", "--once"), "exclude each other"),
         (("node:16.13", "--every", "6"), "a whole number and a unit"),
         (("node:16.13", "--every", "1s"), "expected at least 1m"),
-        (("--lock", "no.lock"), "no.lock can't be read"),
+        (("--lock", "no.lock"), "no.lock: no such file or folder; check the path"),
         (("--compose", "no.yaml"), "no such file"),
         (("node:16.13", "--extends", "12"), "malformed end of the log"),
         (("Node:16.13",), "lower-case"),

@@ -29,6 +29,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -51,6 +52,7 @@ from boltseal.client.errors import (
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
 from boltseal.client.registry_configuration import RegistryConfiguration
+from boltseal.client.request_trace import Trace, TracedClient
 from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Unavailable
@@ -91,7 +93,7 @@ class TransportOptions:
     including redirects, tokens and retries; a server that sends a byte now and then never triggers `timeout_s`. `pace`:
     the slowest acceptable stream. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: longest time
     for the body of an error, which only explains it. `reach`: the addresses that a registry may send the client to;
-    None: all but link-local ones.
+    None: all but link-local ones. `trace`: called with a line for each request.
     """
 
     plain_http: frozenset[str] = frozenset()
@@ -104,6 +106,7 @@ class TransportOptions:
     reason_s: float = 10.0
     reach: SsrfGuard | None = None
     registries: RegistryConfiguration = field(default_factory=RegistryConfiguration)
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,8 @@ class Transport:
         options, app = self._options, self._app
         own = None if trust is None else options.registries.certificates(trust.registry)
         home = trust is not None and trust.home
-        return SocketClient(
+        kind = SocketClient if options.trace is None else partial(TracedClient, trace=options.trace)
+        return kind(
             # an in-process application needs no TLS
             verify=tls_context(options.ca_file, own, home=home) if app is None else False,
             timeout=options.timeout_s,
