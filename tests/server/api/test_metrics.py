@@ -24,6 +24,7 @@ from boltseal.server.storage.metrics import RequestMetrics, RunFolder
 from boltseal.server.storage.users import UserFile
 from tests import images
 from tests.asgi import running
+from tests.polling import until_answer
 from tests.serving import Serving, serving, settings_of
 
 UNSIGNED = 'boltseal_ledger_unsigned_entries{log="ledger"}'
@@ -260,12 +261,12 @@ def test_the_write_queues_of_running_workers_only_are_known(tmp_path: Path) -> N
 async def test_storage_and_process_figures_are_served(registry: Serving) -> None:
     """Sizes of database, blobs and ledger, the write queue, and the memory and files of the process."""
     await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
-    async with asyncio.timeout(30):
-        while True:  # the checkpoint is signed, by one more write, soon after the push
-            text = (await registry.client.get("/metrics")).text
-            if not number(text, UNSIGNED) and not number(text, "boltseal_write_queue_jobs"):
-                break
-            await asyncio.sleep(0.02)
+
+    async def signed() -> str:
+        found = (await registry.client.get("/metrics")).text
+        return "" if number(found, UNSIGNED) or number(found, "boltseal_write_queue_jobs") else found
+
+    text = await until_answer(signed, "the checkpoint is signed, by one more write, and the queue is empty", 30.0)
 
     assert number(text, "boltseal_database_size_bytes") > 4096
     assert number(text, "boltseal_disk_reserve_bytes") > 0
