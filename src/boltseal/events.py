@@ -69,7 +69,12 @@ class _Event:
 
     def data(self) -> Mapping[str, object]:
         """Return the data for programs."""
-        return {_KEYS.get(each.name, each.name): _value(getattr(self, each.name)) for each in fields(self)}
+        return {key: _value(getattr(self, name)) for name, key in self.data_keys().items()}
+
+    @classmethod
+    def data_keys(cls) -> Mapping[str, str]:
+        """Return the key of `data` for each field, by the field's name."""
+        return {each.name: _KEYS.get(each.name, each.name) for each in fields(cls)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ SECTIONS: Final = (
                 keywords="start run daemon registry server",
                 extra=_SERVER,
             ),
+            Command("health", "Check whether a server responds or is ready.", "boltseal health --ready"),
             Group(
                 "admin",
                 "Manage a registry's data folder and users",

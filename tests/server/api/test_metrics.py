@@ -12,16 +12,17 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from boltseal.notify.outbox import Outbox, Posting
-from boltseal.notify.receivers import OUTBOX_NAME
+from boltseal.notify.outbox import Posting
 from boltseal.server import logs
 from boltseal.server.api.access_log import AccessLogLine
 from boltseal.server.app import create_app
 from boltseal.server.auth.logins import hash_password
 from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata import outbox_table
 from boltseal.server.storage.metadata.protocol import WriteQueue
 from boltseal.server.storage.metrics import RequestMetrics, RunFolder
 from boltseal.server.storage.users import UserFile
+from boltseal.server.store_factory import open_metadata
 from tests import images
 from tests.asgi import running
 from tests.polling import until_answer
@@ -283,7 +284,6 @@ async def test_storage_and_process_figures_are_served(registry: Serving) -> None
 
 async def test_undelivered_notifications_are_a_metric(tmp_path: Path) -> None:
     """Each receiver has a value, also one without any event."""
-    outbox = Outbox(tmp_path / "data" / OUTBOX_NAME)
     notify = [
         {"name": name, "url": "http://127.0.0.1:9/", "networks": ["127.0.0.0/8"], "events": ["tag.refused"]}
         for name in ("chat", "mail")
@@ -292,8 +292,9 @@ async def test_undelivered_notifications_are_a_metric(tmp_path: Path) -> None:
     app = create_app(settings)
     transport = httpx2.ASGITransport(app=app)
     async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
-        outbox.put([Posting("1", 1, b"{}", ("chat",)), Posting("2", 2, b"{}", ("chat",))])
-        outbox.close()
+        events = [Posting("1", 1, b"{}", ("chat",)), Posting("2", 2, b"{}", ("chat",))]
+        with open_metadata(settings) as database:
+            database.write_and_wait(lambda tx: outbox_table.put(tx, events, 10))
         text = (await client.get("/metrics")).text
 
     assert number(text, 'boltseal_outbox_events{receiver="chat"}') == 2
