@@ -1,4 +1,4 @@
-"""Every error class of the package, for tests of tables that have to cover all of them."""
+"""The classes of errors of the whole code."""
 
 from __future__ import annotations
 

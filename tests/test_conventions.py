@@ -17,6 +17,7 @@ SLEEPS = {
     "client/test_transport.py": (2, "a body that arrives byte by byte; proof that no further request arrives"),
     "compatibility/make.py": (1, "a server of an earlier revision writes its outbox, which it does not report"),
     "contracts/test_blob_store.py": (1, "the second writer waits meanwhile"),
+    "contracts/test_metadata.py": (1, "the age of a waiting job grows"),
     "contracts/test_coordination.py": (3, "processes that are killed; the work under a lock"),
     "engines/test_bounded_answers.py": (1, "the end of a connection arrives, which the client does not report"),
     "fakes/upstream.py": (1, "a slow upstream"),

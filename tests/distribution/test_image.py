@@ -9,8 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
-from tests.distribution.builds import checked, clone, download_wheels, is_valid_sbom, typed
+from tests.distribution.builds import checked, clone, download_wheels, typed
 from tests.distribution.image_build import BASE, HARDENED, Layout, Storage, build_image, make_base, storage
 from tests.polling import wait_until
 from tests.programs import program
@@ -80,9 +82,7 @@ def test_it_serves_and_its_health_check_sees_it(engine: Storage, image: str, lay
     check = ("--health-cmd", "boltseal health --ready", "--health-interval", "disable")
     box = engine.podman("run", "--detach", *HARDENED, *options, *check, image).checked().strip()
     try:
-        health = wait_until(
-            lambda: engine.podman("healthcheck", "run", box).ok, "the server in the container is healthy", 30
-        )
+        wait_until(lambda: engine.podman("healthcheck", "run", box).ok, "the health check succeeds")
         elsewhere = engine.podman(
             "exec", "--env", f"BOLTSEAL_SERVER__LISTEN=127.0.0.1:{free_port()}", box, "boltseal", "health"
         )
@@ -95,7 +95,6 @@ def test_it_serves_and_its_health_check_sees_it(engine: Storage, image: str, lay
         stopped = engine.podman("stop", "--time", "20", box)
     ended = engine.podman("inspect", "--format", "{{.State.ExitCode}}", box).checked().strip()
 
-    assert health
     assert not elsewhere.ok
     assert "connection refused" in elsewhere.text
     assert pushed.ok, pushed.text + log
@@ -156,7 +155,7 @@ def test_the_sbom_lists_what_the_image_contains(engine: Storage, image: str, lay
     names = "${db:Status-Status} ${Package}\\n"
     debian = engine.podman("run", "--rm", "--network", "none", "--entrypoint", "dpkg-query", image, "-W", "-f", names)
 
-    assert is_valid_sbom(text)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     assert sum(each.startswith("pkg:pypi/") for each in listed) == len(python.splitlines())
     assert f"pkg:pypi/boltseal@{layout.version}" in listed
     assert {each.split("/")[2].split("@")[0] for each in listed if each.startswith("pkg:deb/")} == {

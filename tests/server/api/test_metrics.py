@@ -263,14 +263,11 @@ async def test_storage_and_process_figures_are_served(registry: Serving) -> None
     """Sizes of database, blobs and ledger, the write queue, and the memory and files of the process."""
     await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
 
-    async def idle() -> str | None:
-        """Return the metrics once the checkpoint is signed, by one more write, and nothing is left to write."""
+    async def signed() -> str:
         found = (await registry.client.get("/metrics")).text
-        busy = number(found, UNSIGNED) or number(found, "boltseal_write_queue_jobs")
-        return None if busy else found
+        return "" if number(found, UNSIGNED) or number(found, "boltseal_write_queue_jobs") else found
 
-    text = await until_answer(idle, "the checkpoint is signed and the write queue empty")
-    assert text is not None
+    text = await until_answer(signed, "the checkpoint is signed, by one more write, and the queue is empty", 30.0)
 
     assert number(text, "boltseal_database_size_bytes") > 4096
     assert number(text, "boltseal_disk_reserve_bytes") > 0
