@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import typer
 from pydantic import BaseModel
@@ -222,14 +222,13 @@ def http_errors() -> str:
 
 def event_kinds() -> str:
     """Every event with its type, its subject and the keys of its data."""
-    classes: list[Any] = [cls for _, cls in inspect.getmembers(events, inspect.isclass) if hasattr(cls, "kind")]
-    by_kind = {cls.kind: cls for cls in classes}
+    by_kind = {cls.kind: cls for cls in get_args(events.Event)}
     rows = [
         (
             f"`{kind}`",
             f"`{events.event_type(kind)}`",
             (inspect.getdoc(by_kind[kind]) or "").split("\n")[0],
-            ", ".join(f"`{key}`" for key in by_kind[kind].data_keys().values()),
+            ", ".join(f"`{key}`" for key in by_kind[kind].data_keys()),
         )
         for kind in events.EventKind
     ]

@@ -46,10 +46,6 @@ class RemoteRefused(SealedPut):
     """The registry refused a push: the tag is sealed there, or a precondition failed."""
 
 
-class RemoteInvalid(Invalid):
-    """The registry rejects the request as malformed."""
-
-
 class RemoteBusy(TooMany):
     """A rate limit. `retry_after_s`: the registry's Retry-After, None if it sent none.
 
@@ -148,4 +144,4 @@ def from_status(
         case _ if status >= 500 or status == 408:
             return RemoteUnavailable(f"{registry} failed on {what}{tail}", retry_after_s)
         case _:
-            return RemoteInvalid(f"{registry} does not accept {what}{tail}")
+            return Invalid(f"{registry} does not accept {what}{tail}")

@@ -48,7 +48,7 @@ from boltseal.server.registry import Registry
 from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
 from boltseal.server.registry.pulls import BlobUnknown
-from boltseal.server.registry.reserved_push import ApprovedPush, PushInProgress, Reservation
+from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
 
@@ -147,7 +147,7 @@ class PushProxy:
         Raises:
             SeveralTags: the push has more than one tag.
             PartMissing: neither side has a part of the manifest.
-            PushInProgress: another push to the tag is unfinished.
+            Unavailable: another push to the tag is unfinished.
             SealedPut: the local rules or upstream refuse the push.
             Denied: upstream does not allow this registry to push.
             Unavailable: upstream does not answer.
@@ -280,7 +280,7 @@ class PushProxy:
         """Step 1.
 
         Raises:
-            PushInProgress: the outcome of an earlier push cannot be found yet.
+            Unavailable: the outcome of an earlier push cannot be found yet.
         """
         reserved_pushes = self.registry.reserved_pushes
         reservation = await reserved_pushes.find(repository, tag)
@@ -291,7 +291,7 @@ class PushProxy:
         except BoltsealError as error:
             if await reserved_pushes.drop_if_expired(repository, tag):
                 return
-            raise PushInProgress(
+            raise Unavailable(
                 f"the process of an earlier push of {reservation.push.pushed.digest.short} to {repository}:{tag} died, and "
                 f"{upstream.terms.name} cannot be asked for the outcome: {error.message}"
             ) from error
