@@ -91,8 +91,8 @@ def _running(engine: servers.Server) -> frozenset[str]:
 def _asked(registry: servers.Server) -> int:
     """How often the registry was asked for anything of an image."""
     told = httpx2.get(f"{registry.url}/metrics", trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_requests_total{")]
-    return sum(int(float(line.rpartition(" ")[2])) for line in lines if 'route="Metrics"' not in line)
+    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total{")]
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if 'route="/metrics"' not in line)
 
 
 def _print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +25,8 @@ class Authority(NamedTuple):
     key: Path
 
 
-def authority(folder: Path, *, client: bool = False) -> Authority:
-    """Make them in a folder. `client`: the certificate is one for a client as well."""
+def authority(folder: Path, *, client: bool = False, addresses: Sequence[str] = ()) -> Authority:
+    """Make them in a folder. `client`: the certificate is one for a client as well. `addresses`: more of the server."""
     ours = Authority(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a private authority")])
@@ -43,7 +44,12 @@ def authority(folder: Path, *, client: bool = False) -> Authority:
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
         .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName(
+                [
+                    x509.DNSName("localhost"),
+                    *(x509.IPAddress(ipaddress.ip_address(each)) for each in ("127.0.0.1", *addresses)),
+                ]
+            ),
             critical=False,
         )
         .add_extension(signer, critical=False)

@@ -15,6 +15,9 @@ from typing import Final, NamedTuple
 
 from boltseal.errors import Invalid, quote
 
+SERVER_CONFIG_FILE: Final = Path("/etc/boltseal/boltseal.toml")
+"""The server's settings file, if neither --config nor BOLTSEAL_CONFIG names another one."""
+
 
 class ConfigInvalid(Invalid):
     """A setting is unknown or out of range, or a settings file can't be read."""
@@ -25,37 +28,78 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+class RegistriesConfPaths(NamedTuple):
+    """Paths of registries.conf, the registry settings of podman, skopeo and buildah. `named`: CONTAINERS_REGISTRIES_CONF.
+
+    Beside each of `user` and `system` is a folder with more of its settings, such as `registries.conf.d`.
+    """
+
+    named: Path | None
+    user: Path
+    system: Path
+
+
 class ClientPaths(NamedTuple):
-    """Paths of the user's files and of Docker's daemon.
+    """Paths of the user's files, of Docker's daemon, and of files in which other tools describe registries.
 
     `logins`: credential files by precedence. `docker_certificates`: folder of certificates for a daemon behind TLS,
-    None without TLS.
+    None without TLS. `certificates`: folders with one folder of certificates per registry, by precedence.
     """
 
     logins: tuple[Path, ...]
     docker_host: str
     settings: Path
     docker_certificates: Path | None = None
+    certificates: tuple[Path, ...] = ()
+    registries_conf: RegistriesConfPaths | None = None
 
 
-def client_paths() -> ClientPaths:
-    """Return the credential files of Docker and Podman, where the two look for them, and DOCKER_HOST or its default.
+def client_paths(system: Path = Path("/")) -> ClientPaths:
+    """Return where skopeo, podman and docker look for logins, certificates and registries, and DOCKER_HOST or its default.
 
-    REGISTRY_AUTH_FILE comes first, since it is set explicitly; then Docker's file, then Podman's default files.
+    The order is that of skopeo and podman, which read docker's files too; what only docker reads comes last. With
+    REGISTRY_AUTH_FILE they read none of their other credential files; docker ignores it. `system`: the folder that
+    contains `etc` and `run`.
     """
     home = home_folder()
-    named = os.environ.get("REGISTRY_AUTH_FILE")
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
     xdg = os.environ.get("XDG_CONFIG_HOME")
-    logins = [Path(named)] if named else []
-    logins.append(Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json")
-    logins += [Path(runtime) / "containers/auth.json"] if runtime else []
     configured = Path(xdg) if xdg else home / ".config"
-    logins.append(configured / "containers/auth.json")
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    logins = [Path(named)] if named else [*_runtime_logins(system), configured / "containers/auth.json"]
+    logins.append(Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json")
     docker_host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     verified = os.environ.get("DOCKER_TLS_VERIFY")
-    certificates = Path(os.environ.get("DOCKER_CERT_PATH") or home / ".docker") if verified else None
-    return ClientPaths(tuple(logins), docker_host, configured / "boltseal/boltseal.toml", certificates)
+    conf = os.environ.get("CONTAINERS_REGISTRIES_CONF")
+    return ClientPaths(
+        logins=tuple(logins),
+        docker_host=docker_host,
+        settings=configured / "boltseal/boltseal.toml",
+        docker_certificates=Path(os.environ.get("DOCKER_CERT_PATH") or home / ".docker") if verified else None,
+        certificates=(
+            home / ".config/containers/certs.d",  # not moved by XDG_CONFIG_HOME
+            system / "etc/containers/certs.d",
+            system / "etc/docker/certs.d",
+            configured / "docker/certs.d",  # of a rootless docker
+        ),
+        registries_conf=RegistriesConfPaths(
+            named=Path(conf) if conf else None,
+            user=home / ".config/containers/registries.conf",
+            system=system / "etc/containers/registries.conf",
+        ),
+    )
+
+
+def _runtime_logins(system: Path) -> list[Path]:
+    """Return where `podman login` and `skopeo login` write by default: files that last until the next start.
+
+    Without XDG_RUNTIME_DIR, as in cron, skopeo uses a folder in /run/containers, and a rootless podman the one in
+    /run/user that the variable would name.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return [Path(runtime) / "containers/auth.json"]
+    user = str(os.getuid())
+    return [system / "run/containers" / user / "auth.json", system / "run/user" / user / "containers/auth.json"]
 
 
 def state_folder() -> Path:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,15 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | {"COLUMNS": "80"} | dict(more or {})
 
 
-def run(*arguments: str | Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None) -> Run:
-    """Run one verb to its end."""
+def run(
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    before: Sequence[str] = (),
+) -> Run:
+    """Run one verb to its end. `before`: what it is started through."""
     done = subprocess.run(
-        [sys.executable, "-m", "boltseal", *map(str, arguments)],
+        [*before, sys.executable, "-m", "boltseal", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -125,14 +125,14 @@ async def test_what_is_here_costs_one_head(image_ref: Site) -> None:
 
     assert done.out.startswith(f"here    {image_ref.name}  sha256:")
     assert {key: number - before.get(key, 0) for key, number in after.items() if number != before.get(key, 0)} == {
-        'boltseal_requests_total{method="HEAD",route="ManifestAt",status="200"}': 1,
-        'boltseal_requests_total{method="GET",route="Metrics",status="200"}': 1,
+        'boltseal_http_requests_total{method="HEAD",route="/v2/{name}/manifests/{reference}",status="200"}': 1,
+        'boltseal_http_requests_total{method="GET",route="/metrics",status="200"}': 1,
     }
 
 
 def _requests(server: Server) -> dict[str, int]:
     told = httpx2.get(f"{server.url}/metrics", trust_env=False).raise_for_status().text
-    lines = (line.rpartition(" ") for line in told.splitlines() if line.startswith("boltseal_requests_total{"))
+    lines = (line.rpartition(" ") for line in told.splitlines() if line.startswith("boltseal_http_requests_total{"))
     return {key: int(float(number)) for key, _, number in lines}
 
 

@@ -112,7 +112,7 @@ async def test_the_cache_of_tokens_is_bounded(hub: FakeHub) -> None:
     """Clients of a mirror choose the repositories; the oldest token is dropped."""
     challenge = Challenge("bearer", {"realm": hub.realm, "service": "hub"})
     async with httpx2.AsyncClient(transport=hub.transport()) as http:
-        tokens = TokenCache(http, most_held=2)
+        tokens = TokenCache(lambda *_: http, most_held=2)
         for number in range(20):
             await tokens.ask("docker.io", scope(number), challenge, None)
         gc.collect()

@@ -13,6 +13,7 @@ import pytest
 import stamina
 from starlette.responses import Response
 
+from boltseal.client.certificates import AuthorityInvalid
 from boltseal.client.credentials import Credentials, CredentialStore
 from boltseal.client.errors import (
     RemoteBusy,
@@ -24,7 +25,7 @@ from boltseal.client.errors import (
 )
 from boltseal.client.head_requests import resolve_tags
 from boltseal.client.registry_client import RegistryClient
-from boltseal.client.transport import AuthorityInvalid, RegistryRequest, Transport, TransportOptions
+from boltseal.client.transport import RegistryRequest, Transport, TransportOptions
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
 from tests.client.listening import listening

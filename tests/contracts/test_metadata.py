@@ -13,10 +13,10 @@ import pytest
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.coordination.generation import FileGeneration
-from boltseal.server.storage.metadata import ledger_store, queries, tag_table
+from boltseal.server.storage.metadata import ledger_store, queries, tag_table, upload_table
 from boltseal.server.storage.metadata.database import SqlMetadata
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
-from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork, WriteQueue
 from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession, open_database
 from boltseal.server.storage.metadata.tag_row import TagRow
 
@@ -126,6 +126,27 @@ async def test_a_job_whose_caller_gave_up_before_it_began_is_not_done(metadata: 
     await metadata.write(partial(add, "next"))
 
     assert names(metadata) == ["next"]
+
+
+async def test_the_write_queue_has_the_jobs_that_are_not_committed_yet(metadata: Metadata) -> None:
+    """It has their number and the time of the oldest, and is empty when the caller has its result."""
+    release = threading.Event()
+
+    def slow(_: UnitOfWork) -> None:
+        release.wait()
+
+    before = metadata.write_queue
+    jobs = [asyncio.create_task(metadata.write(job)) for job in (slow, partial(add, "next"), partial(add, "last"))]
+    await asyncio.sleep(0.05)  # the age of the oldest job grows
+    during = metadata.write_queue
+    release.set()
+    await asyncio.gather(*jobs)
+    with pytest.raises(ZeroDivisionError):
+        await metadata.write(lambda _: 1 // 0)
+
+    assert before == metadata.write_queue == WriteQueue(0, 0.0)
+    assert during.jobs == 3
+    assert 0.04 < during.oldest_wait_s < 60
 
 
 async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_goes_on(metadata: Metadata) -> None:
@@ -259,6 +280,39 @@ async def test_bytes_that_are_released_again_have_another_time(metadata: Metadat
         return named, again, queries.released_since(tx, "sha256:1") != first
 
     assert await metadata.write(job) == (False, True, True)
+
+
+async def test_a_commit_that_need_not_be_durable_is_seen_by_every_process(open_metadata: Opener) -> None:
+    """It is atomic and in order as any other, alone and in a group with durable ones."""
+    metadata, other = open_metadata(), open_metadata()
+    await metadata.write(partial(add, "a"), durable=False)
+    alone = names(other)
+    await asyncio.gather(*(metadata.write(partial(add, f"b{n}"), durable=n % 2 == 0) for n in range(4)))
+    with pytest.raises(NotFound):
+        await metadata.write(partial(add, "c", fail=True), durable=False)
+
+    assert alone == ["a"]
+    assert names(other) == ["a", "b0", "b1", "b2", "b3"]
+
+
+async def test_open_uploads_are_counted_for_their_owner_until_they_expire(open_metadata: Opener) -> None:
+    """Over all repositories and processes; one that has ended, or whose row has expired, does not count."""
+    metadata, other = open_metadata(), open_metadata()
+
+    def begin(tx: UnitOfWork) -> None:
+        for number in range(3):
+            upload_table.add(tx, f"id{number}", f"test/{number}", "ci")
+        upload_table.add(tx, "id3", "test/0", "ana")
+
+    await metadata.write(begin, durable=False)
+    both = [await other.write(partial(upload_table.count_of, owner=owner)) for owner in ("ci", "ana")]
+    await metadata.write(partial(upload_table.remove, id_="id0"))
+    await metadata.write(partial(upload_table.remove, id_="none"))
+    await metadata.write(lambda tx: upload_table.extend(tx, "id1", NOW_US))
+    left = await other.write(partial(upload_table.count_of, owner="ci"))
+
+    assert both == [3, 1]
+    assert left == 1
 
 
 async def test_taking_away_changes_the_generation_for_every_process(open_metadata: Opener) -> None:

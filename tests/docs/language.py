@@ -190,7 +190,8 @@ def excerpts() -> tuple[Excerpt, ...]:
     """Return everything that is searched in the repository."""
     modules = sorted(path for path in SOURCE.rglob("*.py") if "versions" not in path.parts)
     pages = [path for path in PAGES if not UNEDITED.search(path.relative_to(ROOT).as_posix())]
-    pages += sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("packaging/*")])
+    packaging = [path for path in ROOT.glob("packaging/**/*") if path.is_file()]
+    pages += sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("templates/*"), *packaging])
     return (
         *(
             excerpt

@@ -26,7 +26,7 @@ def normal(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, "tests/data/pipelines/requirements.lock"])
 def test_a_lock_has_a_hash_for_every_file_and_names_no_host(lock: str) -> None:
     """Every installed file has a hash, and the user chooses the index."""
     entries = re.split(r"\n(?=\S)", text(lock).strip())
@@ -54,6 +54,7 @@ def test_every_dependency_is_locked() -> None:
 
     assert wanted | groups["build"] | built <= set(pinned("requirements.lock"))
     assert wanted | groups["build"] | groups["dev"] <= set(pinned("requirements-dev.lock"))
+    assert groups["pipelines"] <= set(pinned("tests/data/pipelines/requirements.lock"))
 
 
 def test_the_install_script_covers_every_program_that_tests_start() -> None:

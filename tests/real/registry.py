@@ -47,7 +47,7 @@ class Registry:
 
     def answered(self, method: str, route: str, status: int) -> int:
         """How many requests of this kind have had this answer so far."""
-        line = f'boltseal_requests_total{{method="{method}",route="{route}",status="{status}"}} '
+        line = f'boltseal_http_requests_total{{method="{method}",route="{route}",status="{status}"}} '
         told = httpx2.get(f"{self.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
         return sum(int(float(found.removeprefix(line))) for found in told.splitlines() if found.startswith(line))
 

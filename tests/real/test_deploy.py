@@ -107,8 +107,8 @@ def test_what_runs_already_is_left_alone(front: Front, engine: Docker, own: Serv
 def _requests(server: Server) -> str:
     """What a registry has been asked so far."""
     told = httpx2.get(f"{server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_requests_total")]
-    return "\n".join(line for line in lines if 'route="Metrics"' not in line and 'route="Ready"' not in line)
+    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total")]
+    return "\n".join(line for line in lines if 'route="/metrics"' not in line and 'route="/readyz"' not in line)
 
 
 def test_an_unhealthy_version_is_replaced_by_the_one_before(front: Front, engine: Docker, own: Server) -> None:

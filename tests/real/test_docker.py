@@ -18,11 +18,11 @@ def test_a_refused_push_is_not_tried_again(docker: Docker, registry: Registry, r
     docker.push(docker.image(os.urandom(1000)), reference).checked()
     other = docker.image(os.urandom(1000))
 
-    before = registry.answered("PUT", "ManifestAt", 409)
+    before = registry.answered("PUT", "/v2/{name}/manifests/{reference}", 409)
     said = docker.push(other, reference)
 
     assert not said.ok
-    assert registry.answered("PUT", "ManifestAt", 409) == before + 1
+    assert registry.answered("PUT", "/v2/{name}/manifests/{reference}", 409) == before + 1
     assert said.text.count("denied: ") == 1
 
 

@@ -96,13 +96,16 @@ def test_a_layer_that_upstream_has_is_mounted_there(
     image = docker.image(os.urandom(300_000))
     docker.push(image, f"{gate.host}/{NAME}/{repository}:1.0.0").checked()
     time.sleep(TOTALS_S)  # the worker saves its metrics meanwhile
-    before = counted(gate, "boltseal_gate_blobs_passed_on_total"), counted(gate, "boltseal_gate_blobs_mounted_total")
+    before = (
+        counted(gate, "boltseal_push_proxy_blobs_uploaded_total"),
+        counted(gate, "boltseal_push_proxy_blobs_mounted_total"),
+    )
     docker.push(image, f"{gate.host}/{NAME}/{repository}-too:1.0.0").checked()
     time.sleep(TOTALS_S)  # the worker saves its metrics meanwhile
 
     assert upstream.digest(f"{repository}-too", "1.0.0") == upstream.digest(repository, "1.0.0")
-    assert counted(gate, "boltseal_gate_blobs_passed_on_total") == before[0]
-    assert counted(gate, "boltseal_gate_blobs_mounted_total") == before[1] + 2
+    assert counted(gate, "boltseal_push_proxy_blobs_uploaded_total") == before[0]
+    assert counted(gate, "boltseal_push_proxy_blobs_mounted_total") == before[1] + 2
 
 
 def test_an_image_of_several_platforms_is_copied_through(

@@ -169,7 +169,7 @@ async def test_what_is_here_costs_one_head(stage: Stage) -> None:
 def _requests(registry: Registry) -> int:
     """All requests of any kind that the registry has answered."""
     told = httpx2.get(f"{registry.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_requests_total{")]
+    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total{")]
     return sum(int(float(line.rpartition(" ")[2])) for line in lines)
 
 

@@ -50,7 +50,13 @@ class Tool(Protocol):
         """Pulls with nothing in store, and gives the content of the image's file."""
 
 
-def run(*argv: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Said:
+def run(
+    *argv: str | Path,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Said:
     """Runs a command to its end, both its streams in the order in which it wrote them."""
     first = str(argv[0])
     done = subprocess.run(
@@ -58,7 +64,7 @@ def run(*argv: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = N
         input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         env=os.environ | dict(env or {}),
         cwd=cwd,
         check=False,
@@ -142,7 +148,11 @@ class Podman:
 
     def run(self, *argv: str) -> Said:
         """Another verb, on the storage that images are made in."""
-        return run(*self._podman, *argv)
+        return run(*self.words(*argv))
+
+    def words(self, *argv: str) -> tuple[str, ...]:
+        """The command line of another verb."""
+        return *self._podman, *argv
 
     def _host(self) -> tuple[str, ...]:
         """Podman on a storage that has nothing yet."""

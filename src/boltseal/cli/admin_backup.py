@@ -16,7 +16,7 @@ def admin_backup(
     """Back up the data folder while the server runs.
 
     Everything that was acknowledged before the start is in the backup. A second backup into the same folder copies only
-    what is new. Keys and users are not copied: keep those of DATA.keys elsewhere.
+    what is new. The keys of DATA.keys are not copied: keep that folder elsewhere.
     """
     with CommandOutput("admin-backup", as_json=as_json) as output:
         settings = settings_of(config, data=data)

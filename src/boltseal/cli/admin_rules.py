@@ -54,7 +54,7 @@ def show_decision(
         decision = decide(settings_of(config).rules, Repository(repository), Tag(tag))
         output.add(ref=f"{repository}:{tag}", status=decision.mode, reason=decision.why, keep=str(decision.keep))
         output.print(str(decision.mode))
-        output.say(f"{repository}:{tag} is {_effect(decision.rule)}: {decision.why}")
+        output.say(f"{repository}:{tag} is {_effect(decision)}: {decision.why}")
 
 
 def _number(rule: Rule) -> str:

@@ -16,10 +16,10 @@ from boltseal.cli.output import say
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server import logs, supervisor
+from boltseal.server.commands.users import list_users
 from boltseal.server.settings import Settings, exposure_refusal
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.storage.users import UserFile
-from boltseal.server.store_factory import prepare
+from boltseal.server.store_factory import only_server, prepare
 
 
 def serve(
@@ -80,7 +80,7 @@ def serve(
         log_level=log_level,
     )
     settings = read()
-    users = UserFile(settings.htpasswd).current().hashes
+    users = list_users(settings)
     refused = exposure_refusal(settings.server, authenticated=bool(users) or settings.auth.configured)
     if refused is not None:
         raise Invalid(refused)
@@ -88,8 +88,9 @@ def serve(
     supervisor.refuse_taken_port(settings.server.address)
     as_json = logs.wants_json(settings.server.log_format)
     logs.configure(settings.server.log_level, as_json=as_json)
-    prepare(settings)
-    supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))
+    with only_server(settings.server.data):
+        prepare(settings)
+        supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))
 
 
 def _greet(settings: Settings) -> None:

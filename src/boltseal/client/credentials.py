@@ -1,9 +1,15 @@
-"""Logins for registries: the credential files of Docker and Podman, and the credential helpers that they name.
+"""Logins for registries: the user's settings, the credential files of Docker and Podman, and credential helpers.
 
-The files are read as Docker reads them (`auths`, `credHelpers`, `credsStore`, identity tokens) and as Podman does,
-which may store a login for a path of a registry. The first file with an entry for a registry wins. A helper is run as
-`docker-credential-NAME get` with the registry on its standard input. A failing helper is an error and not "no
-credentials": an anonymous pull could spend another quota or hide a mistake.
+The first login that is found is used:
+
+1. `username` and `password_file` of `[[client.registry]]`.
+2. Each of `credential-helpers` in registries.conf; by default the credential files only.
+3. In each credential file, by precedence: the helper of the registry (`credHelpers`); an entry (`auths`) for the longest
+   path of the registry that contains the repository, which Podman may store; an entry for the registry; the helper for
+   all registries (`credsStore`, which only Docker reads).
+
+A helper is run as `docker-credential-NAME get` with the registry on its standard input. A failing helper is an error
+and not "no credentials": an anonymous pull could spend another quota or hide a mistake. So is a file that can't be read.
 
 The files are trusted, as the user's own. A secret is never in an error, a log or a repr.
 """
@@ -21,7 +27,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from boltseal.errors import Invalid, Unavailable
+from boltseal.client.config_files import FileUnusable, read_file, read_password, shown
+from boltseal.client.hosts import HUB_NAMES
+from boltseal.client.registries_conf import CREDENTIAL_FILES, RegistriesConf
+from boltseal.client.registry_settings import RegistrySettings
+from boltseal.errors import Unavailable, quote
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import HUB
 
@@ -31,8 +41,8 @@ _TOKEN_USER: Final = "<token>"  # noqa: S105 - the helper protocol's mark for an
 _NOT_FOUND: Final = "credentials not found in native keychain"
 
 
-class CredentialsInvalid(Invalid):
-    """A credentials file can't be read or parsed."""
+class CredentialsInvalid(FileUnusable):
+    """A credentials file can't be parsed."""
 
 
 class HelperFailed(Unavailable):
@@ -91,30 +101,35 @@ class SingleLogin:
 
 
 class CredentialStore:
-    """Looks logins up in credential files. `paths`: the files, by precedence; missing files are skipped."""
+    """Looks logins up. `paths`: the credential files, by precedence; missing files are skipped.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    `settings`: the user's `[[client.registry]]`. `registries_conf`: names credential helpers.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: Sequence[RegistrySettings] = (),
+        registries_conf: RegistriesConf | None = None,
+    ) -> None:
         self._paths = tuple(paths)
-        self._found: dict[str, Credentials | None] = {}
+        self._settings = {one.host: one for one in settings}
+        self._registries_conf = registries_conf or RegistriesConf(None)
+        self._found: dict[tuple[str, str | None], Credentials | None] = {}
+        self._helped: dict[tuple[str, str], Credentials | None] = {}
         self._below: dict[str, Mapping[str, Credentials]] = {}
         self._lookup_lock = asyncio.Lock()
 
     async def find(self, registry: str, repository: str | None = None) -> Credentials | None:
-        """Return the login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None. Each registry is looked
-        up once.
+        """Return the login for a registry (`docker.io`, `ghcr.io`, `localhost:5000`), or None.
 
-        Of several logins for paths of one registry, the one with the longest matching path wins.
+        Each registry is looked up once; if some of its paths have their own logins, each repository is.
         """
-        below = self.below(registry)
-        parts = repository.split("/") if repository and below else []
-        for length in range(len(parts), 0, -1):
-            held = below.get("/".join(parts[:length]))
-            if held is not None:
-                return held
+        wanted = registry, repository if self.below(registry) else None
         async with self._lookup_lock:  # a helper may prompt the user: run it once for all waiting requests
-            if registry not in self._found:
-                self._found[registry] = await self._look(registry)
-        return self._found[registry]
+            if wanted not in self._found:
+                self._found[wanted] = await self._look(*wanted)
+        return self._found[wanted]
 
     def below(self, registry: str) -> Mapping[str, Credentials]:
         """Return the logins for paths of a registry, by path: Podman stores them under keys like `localhost:5000/shop`."""
@@ -125,7 +140,7 @@ class CredentialStore:
                 for key in held.auths if held is not None else ():
                     if held is None or not key.startswith(f"{registry}/"):
                         continue
-                    login = _from_file(held, key, path)
+                    login = _from_file(held, [key], path)
                     if login is not None:
                         found.setdefault(key.removeprefix(f"{registry}/").rstrip("/"), login)
             self._below[registry] = found
@@ -140,7 +155,23 @@ class CredentialStore:
                 found.update(_host(key) for key in (*held.auths, *held.cred_helpers))
         return frozenset(found)
 
-    async def _look(self, registry: str) -> Credentials | None:
+    async def _look(self, registry: str, repository: str | None) -> Credentials | None:
+        settings = self._settings.get(registry.lower())
+        if settings is not None and settings.username is not None and settings.password_file is not None:
+            return Credentials(settings.username, read_password(settings.password_file))
+        if not self._paths:  # anonymous
+            return None
+        helpers = self._registries_conf.helpers()
+        for helper in helpers if CREDENTIAL_FILES in helpers else (*helpers, CREDENTIAL_FILES):
+            if helper == CREDENTIAL_FILES:
+                found = await self._look_in_files(registry, repository)
+            else:
+                found = await self._ask_helper(helper, registry)
+            if found is not None:
+                return found
+        return None
+
+    async def _look_in_files(self, registry: str, repository: str | None) -> Credentials | None:
         keys = _HUB_KEYS if registry == HUB else (registry,)
         for path in self._paths:
             held = _read(path)
@@ -149,40 +180,48 @@ class CredentialStore:
             for key in keys:
                 helper = held.cred_helpers.get(key)
                 if helper:
-                    return await _ask_helper(helper, key)
-            for key in keys:
-                found = _from_file(held, key, path)
-                if found is not None:
-                    return found
-            if held.creds_store:
-                for key in keys[:1]:
-                    found = await _ask_helper(held.creds_store, key)
-                    if found is not None:
-                        return found
+                    return await self._ask_helper(helper, key)
+            found = _from_file(held, _paths_of(registry, repository), path) or _from_file(held, keys, path)
+            if found is None:
+                found = _from_file(held, [key for key in held.auths if "://" in key and _host(key) == registry], path)
+            if found is None and held.creds_store:
+                found = await self._ask_helper(held.creds_store, keys[0])
+            if found is not None:
+                return found
         return None
+
+    async def _ask_helper(self, name: str, key: str) -> Credentials | None:
+        if (name, key) not in self._helped:
+            self._helped[name, key] = await _ask_helper(name, key)
+        return self._helped[name, key]
+
+
+def _paths_of(registry: str, repository: str | None) -> list[str]:
+    """Return the keys of a repository and of the paths that contain it, the longest first, without the registry's own."""
+    parts = repository.split("/") if repository else []
+    return ["/".join([registry, *parts[:length]]) for length in range(len(parts), 0, -1)]
 
 
 def _host(key: str) -> str:
     """Return the registry of a key in a credentials file: `https://ghcr.io/v1/` is `ghcr.io`."""
-    return HUB if key in _HUB_KEYS else key.partition("://")[2].partition("/")[0] or key.partition("/")[0]
+    host = key.partition("://")[2].partition("/")[0] or key.partition("/")[0]
+    return HUB if host in HUB_NAMES else host
 
 
 def _read(path: Path) -> _File | None:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
+    raw = read_file(path)
+    if raw is None:
         return None
-    except OSError as error:
-        raise CredentialsInvalid(f"{path} can't be read: {error.strerror}") from error
     try:
         return decode(raw, _File)
     except ValueError as error:
-        raise CredentialsInvalid(f"{path} is not a credentials file of Docker or Podman: {error}") from None
+        raise CredentialsInvalid(f"{shown(path)} is not a credentials file of Docker or Podman: {error}") from None
 
 
-def _from_file(held: _File, key: str, path: Path) -> Credentials | None:
-    for name in (key, f"https://{key}", f"http://{key}", f"https://{key}/", f"https://{key}/v1/", f"https://{key}/v2/"):
-        entry = held.auths.get(name)
+def _from_file(held: _File, keys: Sequence[str], path: Path) -> Credentials | None:
+    """Return the login in the first of these entries that has one."""
+    for key in keys:
+        entry = held.auths.get(key)
         if entry is None:
             continue
         if entry.identitytoken:
@@ -191,7 +230,9 @@ def _from_file(held: _File, key: str, path: Path) -> Credentials | None:
             try:
                 user, colon, secret = base64.b64decode(entry.auth, validate=True).decode().partition(":")
             except (binascii.Error, UnicodeDecodeError):
-                raise CredentialsInvalid(f"{path}: the login for {key} can't be decoded; log in again") from None
+                raise CredentialsInvalid(
+                    f"{shown(path)}: the login for {quote(key)} can't be decoded; log in again"
+                ) from None
             if colon:
                 return Credentials(user, secret.rstrip("\0"))
         if entry.username:

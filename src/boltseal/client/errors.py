@@ -46,10 +46,6 @@ class RemoteRefused(SealedPut):
     """The registry refused a push: the tag is sealed there, or a precondition failed."""
 
 
-class RemoteInvalid(Invalid):
-    """The registry rejects the request as malformed."""
-
-
 class RemoteBusy(TooMany):
     """A rate limit. `retry_after_s`: the registry's Retry-After, None if it sent none.
 
@@ -71,8 +67,17 @@ class RemoteUnavailable(Unavailable):
         self.retry_after_s = retry_after_s
 
 
+class RemoteUntrusted(RemoteUnavailable):
+    """The registry's certificate is not trusted. Nothing was sent to it."""
+
+
 class RemoteMismatch(Unavailable):
     """The answer does not have the expected digest, size or type. Nothing of it was used."""
+
+
+def is_untrusted(error: Exception) -> bool:
+    """Return whether a connection failed because the certificate of the other side is not trusted."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)  # OpenSSL's name of the reason, which all layers above keep
 
 
 class _Error(msgspec.Struct):
@@ -139,4 +144,4 @@ def from_status(
         case _ if status >= 500 or status == 408:
             return RemoteUnavailable(f"{registry} failed on {what}{tail}", retry_after_s)
         case _:
-            return RemoteInvalid(f"{registry} does not accept {what}{tail}")
+            return Invalid(f"{registry} does not accept {what}{tail}")

@@ -8,6 +8,8 @@ from typing import Final
 from boltseal.oci.reference import HUB
 
 HUB_API_HOST: Final = "registry-1.docker.io"
+HUB_NAMES: Final = frozenset({HUB, "index.docker.io", HUB_API_HOST})
+"""Hosts that all mean Docker Hub in credential files and settings."""
 
 
 def api_host(registry: str) -> str:

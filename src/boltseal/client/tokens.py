@@ -22,7 +22,7 @@ import msgspec
 
 from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import Credentials
-from boltseal.client.errors import RemoteBusy, RemoteUnauthenticated, RemoteUnavailable
+from boltseal.client.errors import RemoteBusy, RemoteUnauthenticated, RemoteUnavailable, RemoteUntrusted, is_untrusted
 from boltseal.client.hosts import is_loopback
 from boltseal.client.pull_limit import parse_retry_after
 from boltseal.errors import BoltsealError
@@ -59,12 +59,15 @@ class _Answer(msgspec.Struct):
 
 
 class TokenCache:
-    """The tokens of one process. `clock`: monotonic seconds."""
+    """The tokens of one process. `client_for`: the HTTP client for a registry and a URL. `clock`: monotonic seconds."""
 
     def __init__(
-        self, http: httpx2.AsyncClient, clock: Callable[[], float] = time.monotonic, most_held: int = MOST_HELD
+        self,
+        client_for: Callable[[str, httpx2.URL], httpx2.AsyncClient],
+        clock: Callable[[], float] = time.monotonic,
+        most_held: int = MOST_HELD,
     ) -> None:
-        self._http = http
+        self._client_for = client_for
         self._most_held = most_held
         self._clock = clock
         self._held: dict[str, list[_Token]] = {}
@@ -160,8 +163,8 @@ class TokenCache:
     async def _fetch(
         self, registry: str, scopes: frozenset[str], challenge: Challenge, credentials: Credentials | None
     ) -> _Answer:
-        realm = challenge.parameters.get("realm", "")
-        _check_realm(registry, realm)
+        realm = _checked_realm(registry, challenge.parameters.get("realm", ""))
+        http = self._client_for(registry, realm)
         service = challenge.parameters.get("service", "")
         self.asked += 1
         try:
@@ -173,29 +176,32 @@ class TokenCache:
                     "scope": " ".join(sorted(scopes)),
                     "refresh_token": credentials.secret,
                 }
-                asking = self._http.stream("POST", realm, data=form)
+                asking = http.stream("POST", realm, data=form)
             else:
                 query = httpx2.QueryParams({"scope": sorted(scopes)} | ({"service": service} if service else {}))
                 login = None if credentials is None else (credentials.username, credentials.secret)
-                asking = self._http.stream("GET", realm, params=query, auth=login)
+                asking = http.stream("GET", realm, params=query, auth=login)
             async with asking as response:
                 if response.status_code != 200:
                     raise _failure(registry, response, anonymous=credentials is None)
                 body = await _read(registry, response)
         except httpx2.HTTPError as error:
+            if is_untrusted(error):
+                where = realm.netloc.decode("ascii")
+                raise RemoteUntrusted(f"{registry}: its token service {where} was not asked: {error}") from error
             broken = isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError)
             kind = _TooLong if broken else RemoteUnavailable  # some close the connection instead of answering 414
             raise kind(f"{registry}: its token service did not answer: {type(error).__name__}") from error
         return _read_answer(registry, body)
 
 
-def _check_realm(registry: str, realm: str) -> None:
+def _checked_realm(registry: str, realm: str) -> httpx2.URL:
     try:
         url = httpx2.URL(realm)
     except httpx2.InvalidURL as error:
         raise RemoteUnavailable(f"{registry} names a token service with a malformed URL") from error
     if url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host)):
-        return
+        return url
     raise RemoteUnauthenticated(
         f"{registry} asks for a login at {url.scheme or 'no scheme'}://{url.host}, which is not encrypted: not sent"
     )

@@ -3,7 +3,8 @@
 The steps of a request, in order:
 
 1. Choose the scheme: TLS, except on loopback and where the user allowed plain HTTP; on loopback plain HTTP is tried
-   first.
+   first. A registry that does not speak TLS is asked without only if registries.conf allows it. Certificate authorities
+   of a registry are trusted for requests to it, its token service and its redirects, and for no other registry.
 2. Use what is known: a cached token that covers the scopes, or the scheme that the registry asked for before.
 3. Answer one 401: with a token of the realm that it names, or Basic.
 4. Follow redirects of GET and HEAD, at most five. Authorization is sent to the original host only, and no redirect from
@@ -24,28 +25,37 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import httpx2
 import stamina
 
 from boltseal import __version__
+from boltseal.client.certificates import tls_context
 from boltseal.client.challenges import Challenge, parse_challenges
+from boltseal.client.config_files import FileUnusable
 from boltseal.client.credentials import Credentials, LoginSource
-from boltseal.client.errors import RemoteBusy, RemoteMismatch, RemoteUnavailable, from_status
+from boltseal.client.errors import (
+    RemoteBusy,
+    RemoteMismatch,
+    RemoteUnavailable,
+    RemoteUntrusted,
+    from_status,
+    is_untrusted,
+)
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
+from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.request_trace import Trace, TracedClient
 from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
 from boltseal.client.tokens import TokenCache
-from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.errors import BoltsealError, Unavailable
 from boltseal.socket_backend import SocketClient
 
 MAX_REDIRECTS: Final = 5
@@ -58,6 +68,8 @@ WHOLE_S: Final = 300.0
 SLOWEST_BYTES_PER_S: Final = 512
 """A stream slower than this for a minute is aborted; a push may take as long as its size takes at this rate."""
 _TOO_LONG: Final = frozenset({400, 413, 431})
+_FINAL: Final = (RemoteMismatch, RemoteUntrusted, AddressBlocked, FileUnusable)
+"""Errors of a kind that is retried, which a retry would only repeat."""
 _BROKEN_OFF: Final = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
 _REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
 
@@ -75,6 +87,7 @@ class MinimumRate:
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
     """Options of a transport. `plain_http`: registries that may be asked without TLS. `ca_file`: a private CA, in PEM.
+    `registries`: how each registry is reached, by the user's files; without it no file is read.
 
     `timeout_s`: longest time without a byte. `whole_s`: longest time for a whole document, or until a stream begins,
     including redirects, tokens and retries; a server that sends a byte now and then never triggers `timeout_s`. `pace`:
@@ -92,6 +105,7 @@ class TransportOptions:
     patience_s: float = PATIENCE_S
     reason_s: float = 10.0
     reach: SsrfGuard | None = None
+    registries: RegistryConfiguration = field(default_factory=RegistryConfiguration)
     trace: Trace | None = None
 
 
@@ -119,8 +133,11 @@ class RegistryResponse:
     body: bytes
 
 
-class AuthorityInvalid(Invalid):
-    """A file contains no CA certificate."""
+class _Trust(NamedTuple):
+    """What an HTTP client is for: requests for one registry with its own CAs; `home`: to the registry's own host."""
+
+    registry: str
+    home: bool
 
 
 class Transport:
@@ -133,9 +150,33 @@ class Transport:
         *,
         app: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
+        self._app = app
+        self._credentials = credentials
+        self._options = options
+        self._http = self._new_client(None)
+        self._own_http: dict[_Trust, SocketClient] = {}
+        self._speaks_tls: set[str] = set()
+        self.pace = options.pace
+        self._schemes: dict[str, str] = {}
+        self._basic: set[str] = set()
+        self._bearer: dict[str, Challenge] = {}
+        self.tokens = TokenCache(self._client)
+        self.quotas: dict[str, PullLimit] = {}
+        self.pulls: dict[str, PullsLeft] = {}
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for http in (self._http, *self._own_http.values()):
+            await http.aclose()
+
+    def _new_client(self, trust: _Trust | None) -> SocketClient:
+        options, app = self._options, self._app
+        own = None if trust is None else options.registries.certificates(trust.registry)
+        home = trust is not None and trust.home
         kind = SocketClient if options.trace is None else partial(TracedClient, trace=options.trace)
-        self._http = kind(
-            verify=tls_context(options.ca_file) if app is None else False,  # an in-process application needs no TLS
+        return kind(
+            # an in-process application needs no TLS
+            verify=tls_context(options.ca_file, own, home=home) if app is None else False,
             timeout=options.timeout_s,
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=30.0),
             headers={"user-agent": f"boltseal/{__version__}", "accept-encoding": "identity"},
@@ -144,19 +185,19 @@ class Transport:
             # a proxy from the environment would resolve loopback to itself
             mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")} if app is None else None,
         )
-        self._credentials = credentials
-        self._options = options
-        self.pace = options.pace
-        self._schemes: dict[str, str] = {}
-        self._basic: set[str] = set()
-        self._bearer: dict[str, Challenge] = {}
-        self.tokens = TokenCache(self._http)
-        self.quotas: dict[str, PullLimit] = {}
-        self.pulls: dict[str, PullsLeft] = {}
 
-    async def aclose(self) -> None:
-        """Close every connection."""
-        await self._http.aclose()
+    def _client(self, registry: str, url: httpx2.URL) -> SocketClient:
+        """Return the HTTP client for a request on behalf of a registry: the shared one, or one with its certificates."""
+        if self._app is not None or url.scheme != "https":
+            return self._http
+        certificates = self._options.registries.certificates(registry)
+        if certificates.empty:
+            return self._http
+        home = httpx2.URL(f"https://{api_host(registry)}")
+        trust = _Trust(registry, certificates.client is None or (url.host, url.port) == (home.host, home.port))
+        if trust not in self._own_http:
+            self._own_http[trust] = self._new_client(trust)
+        return self._own_http[trust]
 
     async def request(self, call: RegistryRequest, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> RegistryResponse:
         """Send a request and return the answer with its body.
@@ -210,7 +251,7 @@ class Transport:
 
     def _retry_delay(self, error: Exception) -> bool | float:
         """Return whether to retry, or after how many seconds if the registry sent Retry-After."""
-        if isinstance(error, RemoteMismatch | AddressBlocked) or not isinstance(error, Unavailable | RemoteBusy):
+        if isinstance(error, _FINAL) or not isinstance(error, Unavailable | RemoteBusy):
             return False
         retry_after_s: float | None = getattr(error, "retry_after_s", None)
         if retry_after_s is None:
@@ -247,6 +288,10 @@ class Transport:
             return response
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: an invalid host name
             reason = str(error) or type(error).__name__
+            if is_untrusted(error):
+                advice = self._options.registries.certificates(call.registry).advice()
+                lines = [f"{call.registry} was not asked for {call.what}: {reason}", *([advice] if advice else [])]
+                raise RemoteUntrusted("; ".join(lines)) from error
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error
 
     async def _authorized(self, call: RegistryRequest, stack: AsyncExitStack) -> httpx2.Response:
@@ -333,14 +378,29 @@ class Transport:
             if authorization is not None and (url.scheme, url.host, url.port) == home:
                 headers["authorization"] = authorization
             content = call.body() if callable(call.body) else call.body
-            request = self._http.build_request(call.method, url, headers=headers, content=content)
-            response = await self._http.send(request, stream=True)
+            http = self._client(call.registry, url)
+            request = http.build_request(call.method, url, headers=headers, content=content)
+            try:
+                response = await http.send(request, stream=True)
+            except httpx2.ConnectError as error:
+                if url.scheme != "https" or not self._may_ask_without_tls(call.registry, error):
+                    raise
+                self._schemes[call.registry] = "http"
+                return await self._follow(call, authorization, stack)
+            if url.scheme == "https":
+                self._speaks_tls.add(call.registry)
             stack.push_async_callback(response.aclose)
             if not response.has_redirect_location or call.method not in ("GET", "HEAD"):
                 return response
             url = self._next(call, url, response)
             await _drain(response)
         raise RemoteUnavailable(f"{call.registry} redirects {call.what} more than {MAX_REDIRECTS} times")
+
+    def _may_ask_without_tls(self, registry: str, error: httpx2.ConnectError) -> bool:
+        """Return whether to repeat a request without TLS, which was not sent: the registry has never spoken TLS."""
+        if registry in self._speaks_tls or is_untrusted(error) or self._schemes.get(registry) != "https":
+            return False
+        return self._options.registries.allows_plain_http(registry)
 
     def _next(self, call: RegistryRequest, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
         try:
@@ -358,7 +418,8 @@ class Transport:
         if known is not None:
             return known
         scheme = "https"
-        if registry in self._options.plain_http or host_name(registry) in self._options.plain_http:
+        plain = self._options.plain_http
+        if registry in plain or host_name(registry) in plain or self._options.registries.plain_http(registry):
             scheme = "http"
         elif is_loopback(registry):
             scheme = await self._try_plain(registry)
@@ -385,18 +446,6 @@ def host_of(address: str) -> str:
         return httpx2.URL(address).host
     except httpx2.InvalidURL:
         return ""
-
-
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a TLS context with the system's CAs and those of a file of the user. Raises: AuthorityInvalid."""
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            reason = error.strerror if not isinstance(error, ssl.SSLError) else "the file has no PEM certificate"
-            raise AuthorityInvalid(f"{ca_file}: {reason}; expected a CA certificate") from error
-    return context
 
 
 def _basic(credentials: Credentials | None) -> str | None:

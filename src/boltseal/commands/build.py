@@ -205,7 +205,7 @@ def _build(
             target=inputs.target,
             platform=inputs.platform,
             more=inputs.more,
-            plain_http=options.plain_http or is_loopback(image.registry),
+            plain_http=options.without_tls(image.registry) or is_loopback(image.registry),
             gathered=gathered_in(builder, Path(scratch)),
         )
         planned = _with_digests(builder, planned, plan, Path(scratch))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from boltseal.client.credentials import CredentialStore
+from boltseal.client.registries_conf import RegistriesConf
+from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.state import ClientState
 from boltseal.config import ClientPaths
 from boltseal.engines.address import EngineAddress
+from boltseal.project.settings import ClientSettings, client_settings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClientContext:
     """The user's files, the clock, and a receiver of notices.
 
@@ -26,6 +30,11 @@ class ClientContext:
     notice: Callable[[str], None]
     trace: Callable[[str], None] | None = None
 
+    @cached_property
+    def settings(self) -> ClientSettings:
+        """The user's own settings, read once. Raises: ProjectInvalid."""
+        return client_settings(self.paths.settings)
+
     @property
     def state(self) -> ClientState:
         """The user's client state: trusted keys, checkpoints, observations and records of engines."""
@@ -36,8 +45,15 @@ class ClientContext:
         return self.now_us() // 1_000_000
 
     def credentials(self, *, anonymous: bool) -> CredentialStore:
-        """Return the user's registry logins; none if `anonymous`."""
-        return CredentialStore(() if anonymous else self.paths.logins)
+        """Return the user's registry logins; none if `anonymous`. Raises: ProjectInvalid: the settings file is invalid."""
+        if anonymous:
+            return CredentialStore(())
+        return CredentialStore(self.paths.logins, self.settings.reached, RegistriesConf(self.paths.registries_conf))
+
+    def registries(self) -> RegistryConfiguration:
+        """Return how registries are reached, by the user's and other tools' files. Raises: ProjectInvalid."""
+        conf = RegistriesConf(self.paths.registries_conf)
+        return RegistryConfiguration(self.settings.reached, self.paths.certificates, conf, self.notice)
 
     def engine_address(self, host: str | None = None) -> EngineAddress:
         """Return the address in `host`, else in DOCKER_HOST, else of Docker's socket. Raises: EngineAddressInvalid."""

@@ -24,7 +24,6 @@ from boltseal.project.settings import (
     ProjectSettings,
     allowed_registries,
     check_registry,
-    client_settings,
     project_settings,
 )
 from boltseal.project.source_files import ProjectTree
@@ -151,7 +150,7 @@ def registry_filter(options: RegistryOptions, allow: Sequence[str]) -> Callable[
     for name in allow:
         check_registry(name, "--allow")
     logins = options.client.credentials(anonymous=options.anonymous).named()
-    return allowed_registries(client_settings(options.client.paths.settings), logins, allow)
+    return allowed_registries(options.client.settings, logins, allow)
 
 
 def ledger_follower(

@@ -36,10 +36,16 @@ class RegistryOptions:
     anonymous: bool = False
     strict: bool = False
 
+    def without_tls(self, registry: str) -> bool:
+        """Return whether the flag or the user's settings say that a registry has no TLS. Raises: ProjectInvalid."""
+        return self.plain_http or self.client.registries().plain_http(registry)
+
     def transport(self, registries: Iterable[str]) -> Transport:
-        """Return connections to these registries, with the logins of Docker's and Podman's files."""
+        """Return connections to these registries, with the logins and certificates of the user's and other tools' files."""
         plain = frozenset(registries) if self.plain_http else frozenset()
-        options = TransportOptions(plain_http=plain, ca_file=self.ca_file, trace=self.client.trace)
+        options = TransportOptions(
+            plain_http=plain, ca_file=self.ca_file, registries=self.client.registries(), trace=self.client.trace
+        )
         return Transport(self.client.credentials(anonymous=self.anonymous), options)
 
 

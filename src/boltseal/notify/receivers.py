@@ -17,10 +17,10 @@ from boltseal.config import secret_variable
 from boltseal.errors import Invalid
 from boltseal.notify.apprise_receiver import AppriseReceiver
 from boltseal.notify.dispatch import AppriseSender, Dispatcher, Feed, Receiver, WebhookSender
+from boltseal.notify.outbox import Outbox
 from boltseal.notify.webhook import Webhook
 from boltseal.policy.notifications import NotifySettings
 
-OUTBOX_NAME: Final = "outbox.db"
 MAX_SECRET_BYTES: Final = 16 * 1024
 
 
@@ -31,16 +31,16 @@ def build_receivers(terms: Sequence[NotifySettings]) -> list[Receiver]:
 
 def build_dispatcher(
     terms: Sequence[NotifySettings],
-    folder: Path,
+    outbox: Outbox,
     source: str,
     clock_us: Callable[[], int],
     feeds: Sequence[Feed] = (),
     *,
     quiet: bool = False,
 ) -> Dispatcher | None:
-    """Build the receivers and the dispatcher with its outbox in `folder`; None without receivers. Raises: Invalid."""
+    """Build the receivers and the dispatcher; None without receivers. Raises: Invalid."""
     receivers = build_receivers(terms)
-    return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
+    return Dispatcher(outbox, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
 
 
 class Notifier:

@@ -26,9 +26,9 @@ from typing import Final
 import httpx2
 
 from boltseal import __version__
+from boltseal.client.certificates import tls_context
 from boltseal.client.hosts import is_loopback
 from boltseal.client.ssrf_guard import AddressBlocked, is_public
-from boltseal.client.transport import tls_context
 from boltseal.errors import Invalid, Unavailable
 from boltseal.socket_backend import SocketTransport
 

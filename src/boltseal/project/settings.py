@@ -5,8 +5,8 @@ The two files have different trust levels:
 - `.boltseal.toml` comes with the checked-out project. It has `[lock]`, `[pin]`, `[verify]` and `[deploy]`, and no key
   for a command, an address or a credential: it can't run anything or name a host to contact.
 - The user's `boltseal.toml` (`[client] registries`) lists the registries that a project may make boltseal contact. The
-  default: Docker Hub and other public registries, this machine, and those with a login. It also configures
-  notifications (`[[notify]]`).
+  default: Docker Hub and other public registries, this machine, and those with a login or a `[[client.registry]]`.
+  `[[client.registry]]` says how one registry is reached. The file also configures notifications (`[[notify]]`).
 
 An unknown key is an error that names the nearest known one.
 """
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from boltseal.client.hosts import is_loopback
+from boltseal.client.registry_settings import RegistrySettings, RegistrySettingsInvalid, parse_registries
 from boltseal.errors import Invalid, quote
 from boltseal.oci.reference import HUB, Repository
 from boltseal.policy.notifications import NotifyInvalid, NotifySettings, parse_notify
@@ -70,14 +71,15 @@ class Mirror(NamedTuple):
 class ClientSettings:
     """The user's `[client]`. `registries`: exact names, `*.example.com`, or `*`; None: not configured.
 
-    `mirrors`: by registry. `receivers`: the `[[notify]]` tables. `on_outdated`: what `boltseal outdated --rebuild`
-    runs; only the user's own file can set it.
+    `reached`: the `[[client.registry]]` tables. `mirrors`: by registry. `receivers`: the `[[notify]]` tables.
+    `on_outdated`: what `boltseal outdated --rebuild` runs; only the user's own file can set it.
     """
 
     registries: tuple[str, ...] | None = None
     mirrors: Mapping[str, Mirror] = field(default_factory=dict)
     receivers: tuple[NotifySettings, ...] = ()
     on_outdated: tuple[RebuildAction, ...] = ()
+    reached: tuple[RegistrySettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,10 @@ class ProjectSettings:
         return any(fnmatchcase(path, glob) or fnmatchcase(path, f"{glob}/*") for glob in globs)
 
 
+class _Tables:
+    """The type, in the tables below, of an array of tables; the module that uses it checks its content."""
+
+
 _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "lock": {"exclude": list},
     "pin": {"crds": dict},
@@ -106,7 +112,7 @@ _PROJECT: Final[Mapping[str, Mapping[str, type]]] = {
     "deploy": {},
 }
 _CLIENT: Final[Mapping[str, Mapping[str, type]]] = {
-    "client": {"registries": list, "mirrors": list},
+    "client": {"registries": list, "mirrors": list, "registry": _Tables},
     "notify": {},
     "on_outdated": {},
 }
@@ -145,10 +151,15 @@ def client_settings(path: Path) -> ClientSettings:
     try:
         receivers = parse_notify(tables.get("notify", ()))
         actions = parse_on_outdated(tables.get("on_outdated", ()))
-    except (NotifyInvalid, OnOutdatedInvalid) as error:
+        reached = parse_registries(client.get("registry", []), path.parent)
+    except (NotifyInvalid, OnOutdatedInvalid, RegistrySettingsInvalid) as error:
         raise ProjectInvalid(f"{path}: {error.message}") from error
     return ClientSettings(
-        registries=None if listed is None else tuple(listed), mirrors=mirrors, receivers=receivers, on_outdated=actions
+        registries=None if listed is None else tuple(listed),
+        mirrors=mirrors,
+        receivers=receivers,
+        on_outdated=actions,
+        reached=reached,
     )
 
 
@@ -181,7 +192,7 @@ def allowed_registries(client: ClientSettings, logins: Iterable[str], more: Iter
     """Return which registries a project may contact. `logins`: those with a login. `more`: those named on the command line."""
     always = tuple(more)
     named = client.registries
-    known = frozenset((*PUBLIC_REGISTRIES, *logins))
+    known = frozenset((*PUBLIC_REGISTRIES, *logins, *(one.host for one in client.reached)))
 
     def allowed(registry: str) -> bool:
         if any(_matches(registry, pattern) for pattern in always):
@@ -245,6 +256,8 @@ def _check(origin: str, table: str, key: str, value: Any, keys: Mapping[str, typ
     if expected is None:
         hint = _nearest(key, keys) if keys else "; the table has no keys yet"
         raise ProjectInvalid(f"{origin}unknown key {quote(key)} in [{table}]{hint}")
+    if expected is _Tables:
+        return
     lists = [value] if expected is list else value.values() if isinstance(value, dict) else []
     listed = all(isinstance(each, list) and all(isinstance(item, str) for item in each) for each in lists)
     if type(value) is not expected or not listed:

@@ -72,7 +72,7 @@ def open_target(
         case Location(kind=LocationKind.ARCHIVE, path=path) if path is not None:
             return ArchiveTarget(path, force=force)
         case Location(kind=LocationKind.DAEMON, reference=reference) if reference is not None:
-            from boltseal.transfer.daemon import daemon_target
+            from boltseal.transfer.daemon import DaemonTarget
 
-            return daemon_target(reference, context.daemon, context.scratch)
+            return DaemonTarget(reference, context.daemon, context.scratch)
     raise LocationInvalid(f"{place.text} can't be written to")

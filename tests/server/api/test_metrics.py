@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from boltseal.notify.outbox import Posting
 from boltseal.server import logs
 from boltseal.server.api.access_log import AccessLogLine
 from boltseal.server.app import create_app
 from boltseal.server.auth.logins import hash_password
 from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata import outbox_table
+from boltseal.server.storage.metadata.protocol import WriteQueue
 from boltseal.server.storage.metrics import RequestMetrics, RunFolder
 from boltseal.server.storage.users import UserFile
+from boltseal.server.store_factory import open_metadata
 from tests import images
 from tests.asgi import running
-from tests.serving import Serving, settings_of
+from tests.polling import until_answer
+from tests.serving import Serving, serving, settings_of
+
+UNSIGNED = 'boltseal_ledger_unsigned_entries{log="ledger"}'
 
 
 def number(text: str, start: str) -> float:
@@ -43,13 +52,30 @@ async def test_requests_bytes_and_refusals_are_counted(registry: Serving) -> Non
     await client.request("BREW", "/v2/")
     text = (await client.get("/metrics")).text
 
-    assert number(text, 'boltseal_requests_total{method="GET",route="ManifestAt",status="200"}') == 1
-    assert number(text, 'boltseal_requests_total{method="PUT",route="ManifestAt",status="409"}') == 1
-    assert number(text, 'boltseal_requests_total{method="other",route="Base",status="405"}') == 1
-    assert number(text, 'boltseal_refusals_total{reason="TagSealed"}') == 1
-    assert number(text, 'boltseal_received_bytes_total{method="PUT",route="ManifestAt"}') > 100
-    assert number(text, 'boltseal_sent_bytes_total{method="GET",route="ManifestAt"}') > 100
-    assert number(text, 'boltseal_request_seconds_count{method="GET",route="ManifestAt"}') == 1
+    assert (
+        number(text, 'boltseal_http_requests_total{method="GET",route="/v2/{name}/manifests/{reference}",status="200"}')
+        == 1
+    )
+    assert (
+        number(text, 'boltseal_http_requests_total{method="PUT",route="/v2/{name}/manifests/{reference}",status="409"}')
+        == 1
+    )
+    assert number(text, 'boltseal_http_requests_total{method="other",route="/v2/",status="405"}') == 1
+    assert number(text, 'boltseal_refusals_total{reason="sealed"}') == 1
+    assert (
+        number(text, 'boltseal_http_request_body_bytes_total{method="PUT",route="/v2/{name}/manifests/{reference}"}')
+        > 100
+    )
+    assert (
+        number(text, 'boltseal_http_response_body_bytes_total{method="GET",route="/v2/{name}/manifests/{reference}"}')
+        > 100
+    )
+    assert (
+        number(
+            text, 'boltseal_http_request_duration_seconds_count{method="GET",route="/v2/{name}/manifests/{reference}"}'
+        )
+        == 1
+    )
     assert number(text, "boltseal_disk_free_bytes") > 0
     assert number(text, "boltseal_uploads_open") == 0
     assert "boltseal_build_info" in text
@@ -121,10 +147,10 @@ async def test_what_stands_beside_the_api_is_noted_too(tmp_path: Path) -> None:
         text = (await client.get("/metrics")).text
 
     assert [(line.path, line.request_id) for line in lines[:4]] == list(zip(paths, ids, strict=True))
-    for route in ("Health", "Ready", "Token", "Metrics"):
-        assert number(text, f'boltseal_requests_total{{method="GET",route="{route}",status="200"}}') == 1
-        assert number(text, f'boltseal_request_seconds_count{{method="GET",route="{route}"}}') == 1
-    assert number(text, 'boltseal_requests_total{method="PUT",route="Health",status="405"}') == 1
+    for route in paths:
+        assert number(text, f'boltseal_http_requests_total{{method="GET",route="{route}",status="200"}}') == 1
+        assert number(text, f'boltseal_http_request_duration_seconds_count{{method="GET",route="{route}"}}') == 1
+    assert number(text, 'boltseal_http_requests_total{method="PUT",route="/healthz",status="405"}') == 1
 
 
 @pytest.mark.slow
@@ -201,10 +227,11 @@ async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) ->
     """Counters do not decrease when a worker is replaced."""
     folder = RunFolder.make(tmp_path)
     gone = RequestMetrics()
-    gone.request(("GET", "Base", 200), 0.01, 0, 2)
-    gone.refusal("TagSealed")
+    gone.request(("GET", "/v2/", 200), 0.01, 0, 2)
+    gone.refusal("sealed")
     gone.count("password_checks")
-    RunFolder(folder).save(gone)
+    gone.cpu_seconds = 1000.0
+    RunFolder(folder).save(gone, WriteQueue(jobs=3, oldest_wait_s=9.5))
     (folder / "broken.json").write_text("{")
     app = create_app(settings_of(tmp_path / "data"), run=folder)
     transport = httpx2.ASGITransport(app=app)
@@ -213,9 +240,87 @@ async def test_the_sums_of_workers_are_added_and_outlive_them(tmp_path: Path) ->
         text = (await client.get("/metrics")).text
         await asyncio.sleep(0)
 
-    assert number(text, 'boltseal_requests_total{method="GET",route="Base",status="200"}') == 2
-    assert number(text, 'boltseal_refusals_total{reason="TagSealed"}') == 1
+    assert number(text, 'boltseal_http_requests_total{method="GET",route="/v2/",status="200"}') == 2
+    assert number(text, 'boltseal_refusals_total{reason="sealed"}') == 1
     assert number(text, "boltseal_password_checks_total") == 1
+    assert number(text, "process_cpu_seconds_total") > 1000
+    assert number(text, "boltseal_workers") == 1
+
+
+def test_the_write_queues_of_running_workers_only_are_known(tmp_path: Path) -> None:
+    """A worker that was killed has no queue, although its counts stay."""
+    folder = RunFolder.make(tmp_path)
+    RunFolder(folder).save(RequestMetrics(), WriteQueue(jobs=3, oldest_wait_s=9.5))
+    (saved,) = folder.glob("*.json")
+    ended = saved.rename(saved.with_name("999999999.1.json"))
+
+    assert RunFolder(folder).write_queues() == {}
+    ended.rename(saved)
+    assert RunFolder(folder).write_queues() == {os.getpid(): WriteQueue(3, 9.5)}
+
+
+async def test_storage_and_process_figures_are_served(registry: Serving) -> None:
+    """Sizes of database, blobs and ledger, the write queue, and the memory and files of the process."""
+    await images.push(registry.client, "shop/app", "1.4.2", images.image("one"))
+
+    async def signed() -> str:
+        found = (await registry.client.get("/metrics")).text
+        return "" if number(found, UNSIGNED) or number(found, "boltseal_write_queue_jobs") else found
+
+    text = await until_answer(signed, "the checkpoint is signed, by one more write, and the queue is empty", 30.0)
+
+    assert number(text, "boltseal_database_size_bytes") > 4096
+    assert number(text, "boltseal_disk_reserve_bytes") > 0
+    assert number(text, "boltseal_blobs ") == 2
+    assert number(text, "boltseal_repository_blob_bytes") > 100
+    assert number(text, 'boltseal_ledger_entries{log="ledger"}') == 3
+    assert number(text, 'boltseal_ledger_frozen{log="ledger"}') == 0
+    assert number(text, "boltseal_read_only") == 0
+    assert number(text, "boltseal_write_queue_oldest_wait_seconds") < 1
+    assert number(text, "process_resident_memory_bytes") > 1e6
+    assert number(text, "process_open_fds") > 3
+    assert time.time() - number(text, "process_start_time_seconds") < 86_400
+
+
+async def test_undelivered_notifications_are_a_metric(tmp_path: Path) -> None:
+    """Each receiver has a value, also one without any event."""
+    notify = [
+        {"name": name, "url": "http://127.0.0.1:9/", "networks": ["127.0.0.0/8"], "events": ["tag.refused"]}
+        for name in ("chat", "mail")
+    ]
+    settings = Settings.model_validate({"server": {"data": tmp_path / "data", "read_only": True}, "notify": notify})
+    app = create_app(settings)
+    transport = httpx2.ASGITransport(app=app)
+    async with running(app), httpx2.AsyncClient(transport=transport, base_url="http://localhost:5000") as client:
+        events = [Posting("1", 1, b"{}", ("chat",)), Posting("2", 2, b"{}", ("chat",))]
+        with open_metadata(settings) as database:
+            database.write_and_wait(lambda tx: outbox_table.put(tx, events, 10))
+        text = (await client.get("/metrics")).text
+
+    assert number(text, 'boltseal_outbox_events{receiver="chat"}') == 2
+    assert number(text, 'boltseal_outbox_events{receiver="mail"}') == 0
+
+
+async def test_a_push_over_a_tombstone_has_its_own_reason(tmp_path: Path) -> None:
+    """`tombstone`, not `sealed`; every reason is exposed from 0 on."""
+    deletable = ({"repository": "**", "tag": "*", "mode": "sealed", "keep": "deletable"},)
+    async with serving(tmp_path / "data", deletable) as registry:
+        client = registry.client
+        await images.push(client, "shop/app", "1.4.2", images.image("one"))
+        await images.push_parts(client, "shop/app", images.image("two"))
+        await client.delete("/v2/shop/app/manifests/1.4.2")
+        before = (await client.get("/metrics")).text
+        refused = await client.put(
+            "/v2/shop/app/manifests/1.4.2",
+            content=images.image("two").raw,
+            headers={"content-type": images.OCI_MANIFEST},
+        )
+        after = (await client.get("/metrics")).text
+
+    assert refused.status_code == 409
+    assert number(before, 'boltseal_refusals_total{reason="tombstone"}') == 0
+    assert number(after, 'boltseal_refusals_total{reason="tombstone"}') == 1
+    assert number(after, 'boltseal_refusals_total{reason="sealed"}') == 0
 
 
 def test_run_folders_of_ended_servers_are_removed(tmp_path: Path) -> None:

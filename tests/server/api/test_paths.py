@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,15 +12,18 @@ from boltseal.errors import BoltsealError
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.reference import NameInvalid, Repository, Tag, TagInvalid
 from boltseal.server.api.paths import (
+    ROUTES,
     BaseTarget,
     BlobTarget,
     CatalogTarget,
     ManifestTarget,
     ReferrersTarget,
     TagListTarget,
+    Target,
     UploadsTarget,
     UploadTarget,
     parse_path,
+    route_of,
 )
 from boltseal.server.storage.blobs.protocol import UploadId, UploadUnknown
 
@@ -192,3 +197,30 @@ def test_what_a_manifest_path_names_is_what_it_was_made_of(parts: list[str], tag
     name = "/".join(parts)
 
     assert parse_path(f"/v2/{name}/manifests/{tag}".encode()) == ManifestTarget(Repository(name), Tag(tag))
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v2/", "/v2/"),
+        ("/v2/_catalog", "/v2/_catalog"),
+        ("/v2/a/manifests/1.4.2", "/v2/{name}/manifests/{reference}"),
+        (f"/v2/a/b/manifests/sha256:{'a' * 64}", "/v2/{name}/manifests/{reference}"),
+        ("/v2/_oci/ext/discover", "/v2/_oci/ext/discover"),
+        ("/v2/a/_oci/ext/discover", "/v2/{name}/_oci/ext/discover"),
+        ("/v2/a/_boltseal/history", "/v2/{name}/_boltseal/history"),
+        ("/v2/a/_boltseal/history/1.4.2", "/v2/{name}/_boltseal/history/{tag}"),
+        ("/v2/a/_boltseal/observations", "/v2/{name}/_boltseal/observations"),
+    ],
+)
+def test_the_route_of_a_path_is_its_template(path: str, route: str) -> None:
+    """The label `route` has no name, tag or digest, and only the parts that the path has."""
+    target = parse_path(path.encode())
+
+    assert target is not None
+    assert route_of(target) == route
+
+
+def test_every_target_has_a_template() -> None:
+    """A new kind of target needs a row."""
+    assert set(ROUTES) == set(get_args(Target))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ import structlog
 
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Response
+from boltseal.server.storage.metadata.protocol import WriteQueue
 from boltseal.server.storage.metrics import RequestMetrics, RunFolder
 from boltseal.server.storage.worker_threads import finish_in_thread
 
@@ -66,8 +68,10 @@ class RequestLog:
     def __init__(self, write: Write | None = None, run: RunFolder | None = None) -> None:
         self.totals = RequestMetrics()
         self.lines_wanted = True
+        self.write_queue: Callable[[], WriteQueue] = WriteQueue
         self._write = write
         self._run = run
+        self._saving = threading.Lock()
         self._queue: list[AccessLogLine] = []
         self._dropped = 0
         self._prefix = os.urandom(5).hex()
@@ -107,12 +111,23 @@ class RequestLog:
         )
 
     def all_totals(self) -> RequestMetrics:
-        """Return the totals of all workers of this server."""
+        """Return the totals of all workers of this server. Saved first: no counter decreases if this worker dies now."""
+        self._save()
         totals = RequestMetrics()
         totals.add(self.totals)
         if self._run is not None:
             totals.add(self._run.others())
         return totals
+
+    def all_write_queues(self) -> dict[int, WriteQueue]:
+        """Return the write queue of each running worker by process ID."""
+        others = {} if self._run is None else self._run.write_queues()
+        return {**others, os.getpid(): self.write_queue()}
+
+    @property
+    def server_pid(self) -> int:
+        """The process ID of the server: the parent of the workers, or this process if there is none."""
+        return os.getpid() if self._run is None else self._run.server_pid
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -150,9 +165,10 @@ class RequestLog:
             _log.warning("access log lines dropped", lines_dropped=dropped)
 
     def _save(self) -> None:
+        self.totals.cpu_seconds = time.process_time()
         if self._run is not None:
-            with contextlib.suppress(OSError):  # a full disk: the next save tries again
-                self._run.save(self.totals)
+            with self._saving, contextlib.suppress(OSError):  # a full disk: the next save tries again
+                self._run.save(self.totals, self.write_queue())
 
 
 def _body_length(response: Response) -> int:

@@ -24,7 +24,7 @@ from boltseal.policy.grants import Action
 from boltseal.server.api import responses
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
-from boltseal.server.api.errors import MethodNotAllowed, RouteUnknown
+from boltseal.server.api.errors import MethodNotAllowed, RegistryReadOnly, RouteUnknown
 from boltseal.server.api.http_application import HttpApplication, path_text
 from boltseal.server.api.records import json_body
 from boltseal.server.api.request import Request
@@ -63,9 +63,9 @@ class AdminApi(HttpApplication):
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
     async def _respond(self, request: Request) -> Response:
-        request.route = "Admin"
         if request.scope["path"] != f"{PREFIX}accept" or b"%" in request.scope["raw_path"]:
             raise RouteUnknown(f"unknown path {quote(path_text(request.scope))}; the admin API has {PREFIX}accept")
+        request.route = f"{PREFIX}accept"
         if request.method != "POST":
             raise MethodNotAllowed("method not allowed; use POST", "POST")
         body = await json_body(request)
@@ -79,7 +79,7 @@ class AdminApi(HttpApplication):
         request.actor = self._auth.access.check(request.caller, repository, Action.ADMIN)
         read_only = self._read_only()
         if read_only is not None:
-            raise MethodNotAllowed(read_only, "GET, HEAD")
+            raise RegistryReadOnly(read_only, "GET, HEAD")
         accepted = await self._observations.accept(repository, tag, digest, request.actor, fields.reason)
         serves = None if accepted.now is None else accepted.now.known.serves
         before = None if accepted.before is None else accepted.before.serves

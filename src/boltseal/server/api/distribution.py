@@ -17,7 +17,7 @@ from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.blobs import BlobRoutes
-from boltseal.server.api.errors import MethodNotAllowed, NoSuchTag, RouteUnknown
+from boltseal.server.api.errors import MethodNotAllowed, NoSuchTag, RegistryReadOnly, RouteUnknown
 from boltseal.server.api.history import HistoryRoutes
 from boltseal.server.api.http_application import READS, HttpApplication, path_text, raw_path
 from boltseal.server.api.listings import ListingRoutes
@@ -25,7 +25,6 @@ from boltseal.server.api.locations import Locations
 from boltseal.server.api.manifests import ManifestRoutes
 from boltseal.server.api.mirror import MirroredRoutes
 from boltseal.server.api.paths import (
-    ROUTE_NAMES,
     BaseTarget,
     BlobTarget,
     CatalogTarget,
@@ -41,6 +40,7 @@ from boltseal.server.api.paths import (
     UploadsTarget,
     UploadTarget,
     parse_path,
+    route_of,
 )
 from boltseal.server.api.push_proxy import PushProxyRoutes
 from boltseal.server.api.records import RecordRoutes
@@ -60,12 +60,13 @@ _MAX_CACHED_PATHS: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """The target of a path, and for reads without a query the target after name resolution and its upstream.
+    """The target of a path and its template, and for reads without a query the target after name resolution, its upstream.
 
     `resolved` None: the name resolution depends on the stored repositories and is repeated for each request.
     """
 
     target: Target
+    template: str
     resolved: Target | None = None
     upstream: UpstreamTerms | None = None
 
@@ -100,7 +101,7 @@ class DistributionApi(HttpApplication):
             raise RouteUnknown(f"{quote(path_text(scope))} is not a path of this registry; the API is under /v2/")
         target = route.target
         kind = type(target)
-        request.route = ROUTE_NAMES[kind]
+        request.route = route.template
         methods = self._table[kind]
         handler = methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
         if handler is None:
@@ -114,7 +115,7 @@ class DistributionApi(HttpApplication):
         if scope["method"] not in READS:
             read_only = self._read_only()
             if read_only is not None:
-                raise MethodNotAllowed(read_only, _allowed({"GET": handler}))
+                raise RegistryReadOnly(read_only, _allowed({"GET": handler}))
         if request.upstream is not None and scope["method"] in READS:
             return _add_namespace(request, await self._read_handlers.get(kind, handler)(request, target))
         if request.upstream is not None:
@@ -127,14 +128,14 @@ class DistributionApi(HttpApplication):
         if target is None:
             return None
         if isinstance(target, BaseTarget | CatalogTarget) or target.repository is None:
-            return _Route(target, target)
+            return _Route(target, route_of(target), target)
         try:
             resolution = self._names.by_name(target.repository)
         except NameInvalid:
             resolution = None  # `_resolve` raises it, unless `?ns=` selects another upstream
         if resolution is None:
-            return _Route(target)
-        return _Route(target, _with_repository(target, resolution.repository), resolution.upstream)
+            return _Route(target, route_of(target))
+        return _Route(target, route_of(target), _with_repository(target, resolution.repository), resolution.upstream)
 
     async def _resolve(self, request: Request, target: Target) -> Target:
         """Return the target after name resolution, and set `upstream`.

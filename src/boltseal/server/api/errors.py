@@ -52,6 +52,10 @@ class MethodNotAllowed(Invalid):
         self.allow = allow
 
 
+class RegistryReadOnly(MethodNotAllowed):
+    """A write to a registry that serves only reads: by its settings, or because its ledger is frozen."""
+
+
 class RangeNotSatisfiable(RangeInvalid):
     """The range is outside of the blob. `size`: of the blob, for Content-Range."""
 
@@ -72,7 +76,7 @@ class BodyStalled(Unavailable):
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UPLOAD_INVALID
 
 
-HTTP_STATUS: Final[dict[type[BoltsealError], int]] = {MethodNotAllowed: 405, UriTooLong: 414}
+HTTP_STATUS: Final[dict[type[BoltsealError], int]] = {MethodNotAllowed: 405, RegistryReadOnly: 405, UriTooLong: 414}
 """Statuses of the errors that are defined here because they exist only in HTTP."""
 
 

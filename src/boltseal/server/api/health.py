@@ -31,7 +31,7 @@ class HealthEndpoints(HttpApplication):
 
     async def _respond(self, request: Request) -> Response:
         wants_readiness = request.scope["path"] == READY_PATH
-        request.route = "Ready" if wants_readiness else "Health"
+        request.route = READY_PATH if wants_readiness else HEALTH_PATH
         if request.method not in READS:
             raise MethodNotAllowed(f"{quote(request.method, 20)} is not allowed here; allowed: GET, HEAD", "GET, HEAD")
         if not wants_readiness:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from boltseal.errors import BoltsealError, ErrorCode
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.errors import ClientGone
+from boltseal.server.api.refusal_reasons import reason_of
 from boltseal.server.api.request import DEFAULT_LIMITS, BodyLimits, Request
 from boltseal.server.api.responses import Headers, Response, failure, refusal
 
@@ -65,7 +66,7 @@ class HttpApplication(ABC):
 
     def _refusal(self, request: Request, error: BoltsealError) -> Response:
         """Return the response of an error, and log it if the server is the cause."""
-        self._observer.totals.refusal(type(error).__name__)
+        self._observer.totals.refusal(reason_of(type(error)))
         response = refusal(error, self._error_headers(request, error))
         if response.status >= 500:
             fields = {"method": request.method, "path": path_text(request.scope)}

@@ -54,21 +54,23 @@ class LedgerApi(HttpApplication):
         return (basic,) if isinstance(error, Unauthenticated) else ()
 
     async def _respond(self, request: Request) -> Response:
-        request.route = "Ledger"
         path: str = request.scope["path"].removeprefix(self._prefix)
         if b"%" in request.scope["raw_path"]:
             raise RouteUnknown("escapes are not allowed in paths of the ledger")
         if request.method not in READS:
             raise MethodNotAllowed("method not allowed; use GET", "GET, HEAD")
         if path == "checkpoint":
+            request.route = f"{self._prefix}checkpoint"
             await self._admit(request)
             return responses.with_body(await self._ledger.checkpoint(), responses.TEXT)
         if path == "rotations":
+            request.route = f"{self._prefix}rotations"
             await self._admit(request)
             receipts = [base64.b64encode(receipt).decode() for receipt in await self._ledger.rotations()]
             return responses.with_body(json.dumps({"receipts": receipts}).encode())
         kind, _, rest = path.partition("/")
         if kind == "receipt" and rest.isascii() and rest.isdigit() and len(rest) <= _MAX_DIGITS:
+            request.route = f"{self._prefix}receipt/{{index}}"
             return await self._receipt(request, int(rest))
         return await self._tile(request, path)
 
@@ -82,8 +84,10 @@ class LedgerApi(HttpApplication):
         except TileInvalid as error:
             raise RouteUnknown(f"{quote(path)} is not a path of the ledger: {error.message}") from error
         if isinstance(tile_id, BundleId):
+            request.route = f"{self._prefix}tile/entries/{{index}}"
             await self._auth.admit_to_entries(request)
         else:
+            request.route = f"{self._prefix}tile/{{level}}/{{index}}"
             await self._admit(request)
         public = self._public and not isinstance(tile_id, BundleId)
         cache_control = f"{'public' if public else 'private'}, {_IMMUTABLE}"

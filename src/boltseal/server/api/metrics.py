@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -23,6 +24,8 @@ from boltseal.server.api import responses
 from boltseal.server.api.access_log import RequestLog
 from boltseal.server.api.auth import RequestAuth
 from boltseal.server.api.http_application import HttpApplication
+from boltseal.server.api.process_metrics import process_metrics
+from boltseal.server.api.refusal_reasons import RefusalReason
 from boltseal.server.api.request import Request
 from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.logins import PASSWORD_CHECKS
@@ -30,10 +33,12 @@ from boltseal.server.mirror.blobs import BLOBS_FETCHED
 from boltseal.server.mirror.cache import MANIFESTS_FETCHED, SERVED_WITH_WARNING
 from boltseal.server.mirror.push_proxy import MOUNTED, PASSED_ON
 from boltseal.server.mirror.upstream_tags import HEADS
-from boltseal.server.storage.metrics import LATENCY_BOUNDS_S, RequestMetrics
+from boltseal.server.storage.metrics import LATENCY_BOUNDS_S, Gauge, RequestMetrics
 
-Gauges = Callable[[], dict[str, tuple[str, float | dict[str, float]]]]
-"""Name -> help text, and the current value or one for each upstream."""
+METRICS_PATH: Final = "/metrics"
+
+Gauges = Callable[[], Iterable[Gauge]]
+"""Reads the current state of the store. Leaves out what cannot be read."""
 
 COUNTED: Final = {
     PASSWORD_CHECKS: "Passwords compared with a user's hash (deliberately slow)",
@@ -49,10 +54,6 @@ COUNTED: Final = {
 _EVERYWHERE: Final = "any/repository"
 
 
-class MetricsDenied(Denied):
-    """The metrics were requested from another machine without administrator rights."""
-
-
 class Metrics(HttpApplication):
     """Serves /metrics. `gauges`: called in a thread. `open_to`: `local`, `everybody`, or `admins` only."""
 
@@ -63,7 +64,7 @@ class Metrics(HttpApplication):
         self._open_to = open_to
 
     async def _respond(self, request: Request) -> Response:
-        request.route = "Metrics"
+        request.route = METRICS_PATH
         await self._admit(request)
         return responses.with_body(await asyncio.to_thread(self._exposition), CONTENT_TYPE_LATEST)
 
@@ -74,6 +75,7 @@ class Metrics(HttpApplication):
         if self._open_to == "everybody":
             return
         authorization = request.header(b"authorization")
+        await self._auth.access.refresh()
         if authorization is not None and self._auth.access.required():
             caller = await self._auth.recognise(request, authorization)
             request.actor = caller.actor
@@ -82,54 +84,72 @@ class Metrics(HttpApplication):
         if self._open_to == "local" and _is_loopback(request):
             self._auth.refuse_other_hosts(request)
             return
-        raise MetricsDenied(
+        raise Denied(
             "metrics are only served to this machine and to administrators of all repositories; see public_metrics"
         )
 
     def _exposition(self) -> bytes:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_MetricsCollector(self._observer.all_totals(), self._gauges()))
+        registry.register(_MetricsCollector(self._observer, self._gauges()))
         return generate_latest(registry)
 
 
 class _MetricsCollector(Collector):
     """Converts the totals and gauges to Prometheus metric families."""
 
-    def __init__(self, totals: RequestMetrics, gauges: dict[str, tuple[str, float | dict[str, float]]]) -> None:
-        self._totals = totals
+    def __init__(self, observer: RequestLog, gauges: Iterable[Gauge]) -> None:
+        self._observer = observer
         self._gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric family."""
-        yield from _requests(self._totals)
+        totals = self._observer.all_totals()
+        yield from _requests(totals)
         refusals = CounterMetricFamily("boltseal_refusals", "Requests refused, by reason", labels=["reason"])
-        for name, count in sorted(self._totals.refusals.items()):
-            refusals.add_metric([name], count)
+        for reason in RefusalReason:  # also those that did not occur yet, so that the first one is an increase
+            refusals.add_metric([reason.value], totals.refusals.get(reason.value, 0))
         yield refusals
         for counted, help_text in COUNTED.items():
-            yield CounterMetricFamily(f"boltseal_{counted}", help_text, value=self._totals.counts.get(counted, 0))
-        for name, (help_text, value) in self._gauges.items():
-            yield _gauge(name, help_text, value)
-        build = GaugeMetricFamily("boltseal_build_info", "Version of boltseal", labels=["version"])
-        build.add_metric([__version__], 1)
+            yield CounterMetricFamily(f"boltseal_{counted}", help_text, value=totals.counts.get(counted, 0))
+        for gauge in self._gauges:
+            yield _gauge(gauge)
+        queues = self._observer.all_write_queues()
+        yield GaugeMetricFamily(
+            "boltseal_write_queue_jobs",
+            "Database writes that are not committed yet",
+            value=sum(queue.jobs for queue in queues.values()),
+        )
+        yield GaugeMetricFamily(
+            "boltseal_write_queue_oldest_wait_seconds",
+            "How long the oldest of these writes has waited; 0 without any",
+            value=max(queue.oldest_wait_s for queue in queues.values()),
+        )
+        build = GaugeMetricFamily(
+            "boltseal_build_info", "Versions of boltseal and Python", labels=["version", "python_version"]
+        )
+        build.add_metric([__version__, platform.python_version()], 1)
         yield build
+        yield GaugeMetricFamily("boltseal_workers", "Running worker processes", value=len(queues))
+        yield from process_metrics(self._observer.server_pid, queues.keys(), totals.cpu_seconds)
 
 
-def _gauge(name: str, help_text: str, value: float | dict[str, float]) -> Metric:
-    if not isinstance(value, dict):
-        return GaugeMetricFamily(name, help_text, value=value)
-    family = GaugeMetricFamily(name, help_text, labels=["upstream"])
-    for upstream, number in value.items():
-        family.add_metric([upstream], number)
+def _gauge(gauge: Gauge) -> Metric:
+    family = GaugeMetricFamily(gauge.name, gauge.help_text, labels=[gauge.label] if gauge.label else [])
+    for value, number in gauge.values.items():
+        family.add_metric([value] if gauge.label else [], number)
     return family
 
 
 def _requests(totals: RequestMetrics) -> Iterator[Metric]:
     labels = ["method", "route"]
-    count = CounterMetricFamily("boltseal_requests", "Requests answered", labels=[*labels, "status"])
-    received = CounterMetricFamily("boltseal_received_bytes", "Bytes received in request bodies", labels=labels)
-    sent = CounterMetricFamily("boltseal_sent_bytes", "Bytes sent in response bodies", labels=labels)
-    latency = HistogramMetricFamily("boltseal_request_seconds", "Seconds from request to response", labels=labels)
+    count = CounterMetricFamily("boltseal_http_requests", "HTTP requests answered", labels=[*labels, "status"])
+    received = CounterMetricFamily(
+        "boltseal_http_request_body_bytes", "Bytes received in request bodies", labels=labels
+    )
+    sent = CounterMetricFamily("boltseal_http_response_body_bytes", "Bytes sent in response bodies", labels=labels)
+    latency = HistogramMetricFamily(
+        "boltseal_http_request_duration_seconds", "Time from a request to the end of its response", labels=labels
+    )
     by_route: dict[tuple[str, str], RequestMetrics] = {}
     for (method, route, status), sums in sorted(totals.requests.items(), key=lambda row: row[0]):
         count.add_metric([method, route, str(status)], sums.count)

@@ -146,22 +146,32 @@ Target: TypeAlias = (
     | ObservationsTarget
 )
 
-ROUTE_NAMES: Final[Mapping[type, str]] = {
-    BaseTarget: "Base",
-    CatalogTarget: "Catalog",
-    TagListTarget: "Tags",
-    ManifestTarget: "ManifestAt",
-    ReferrersTarget: "Referrers",
-    BlobTarget: "BlobAt",
-    UploadsTarget: "Uploads",
-    UploadTarget: "UploadAt",
-    DiscoverTarget: "Discover",
-    TagHistoryTarget: "TagHistory",
-    HistoryTarget: "History",
-    ObservationsTarget: "Observed",
-    RecordsTarget: "RecordsAt",
+ROUTES: Final[Mapping[type, str]] = {
+    BaseTarget: "/v2/",
+    CatalogTarget: "/v2/_catalog",
+    TagListTarget: "/v2/{name}/tags/list",
+    ManifestTarget: "/v2/{name}/manifests/{reference}",
+    ReferrersTarget: "/v2/{name}/referrers/{digest}",
+    BlobTarget: "/v2/{name}/blobs/{digest}",
+    UploadsTarget: "/v2/{name}/blobs/uploads/",
+    UploadTarget: "/v2/{name}/blobs/uploads/{reference}",
+    DiscoverTarget: "/v2/{name}/_oci/ext/discover",
+    TagHistoryTarget: "/v2/{name}/_oci/tag-history/{tag}",
+    HistoryTarget: "/v2/{name}/_boltseal/history/{tag}",
+    ObservationsTarget: "/v2/{name}/_boltseal/observations/{tag}",
+    RecordsTarget: "/v2/{name}/_boltseal/records",
 }
-"""The route of each target in the access log and in metrics."""
+"""The path template of each kind of target, with all of its parts. `route_of` is the label `route` of metrics."""
+
+
+def route_of(target: Target) -> str:
+    """Return the path template of a target, without the parts that it does not have."""
+    route = ROUTES[type(target)]
+    if isinstance(target, DiscoverTarget) and target.repository is None:
+        return route.replace("{name}/", "")
+    if isinstance(target, HistoryTarget | ObservationsTarget) and target.tag is None:
+        return route.removesuffix("/{tag}")
+    return route
 
 
 def parse_path(raw_path: bytes) -> Target | None:

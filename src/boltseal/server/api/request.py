@@ -213,7 +213,7 @@ class Body:
 class Request:
     """One request. Header names are lower-case bytes, as in ASGI; values are text.
 
-    `id`: for the log and the client. `caller` and `actor`: set after authentication. `route`: the kind of target.
+    `id`: for the log and the client. `caller` and `actor`: set after authentication. `route`: the template of the path.
     `asked`: the parsed scopes of a token request, for the log. `upstream`: of a mirrored image, None for a local one.
     """
 

@@ -30,6 +30,7 @@ from boltseal.server.api.responses import Headers, Response
 from boltseal.server.auth.access import MAX_SCOPES
 from boltseal.server.auth.tokens import CATALOG_SCOPE, LIFE_S
 
+TOKEN_PATH: Final = "/token"  # noqa: S105 - a path, no secret
 MAX_FORM_BYTES: Final = 64 * 1024
 _CHALLENGE: Final[Headers] = ((b"www-authenticate", b'Basic realm="boltseal", charset="UTF-8"'),)
 _TOKEN_ACTIONS: Final = frozenset({Action.PULL, Action.PUSH, Action.DELETE})
@@ -50,7 +51,7 @@ class TokenService(HttpApplication):
         self._names = name_resolver
 
     async def _respond(self, request: Request) -> Response:
-        request.route = "Token"
+        request.route = TOKEN_PATH
         if request.method == "GET":
             authorization, scopes = request.header(b"authorization"), request.query.all("scope")
             return await self._issue_token(request, authorization, scopes)

@@ -26,6 +26,7 @@ from boltseal.events import Event, QuotaLow, UpstreamDown
 from boltseal.policy.upstreams import UpstreamTerms
 from boltseal.server.mirror.upstreams import Upstream
 from boltseal.server.registry.upstream_state import UpstreamRow, UpstreamStates
+from boltseal.server.storage.metrics import Gauge
 
 EventHandler = Callable[[Event], None]
 """Receives an event. It must neither wait nor raise."""
@@ -155,21 +156,16 @@ class UpstreamLimits:
             return None
 
 
-def upstream_gauges(
-    upstreams: Iterable[UpstreamTerms], rows: Mapping[str, UpstreamRow]
-) -> dict[str, tuple[str, float | dict[str, float]]]:
-    """Return the state of the configured upstreams as metrics: name -> help text, and a value for each upstream."""
+def upstream_gauges(upstreams: Iterable[UpstreamTerms], rows: Mapping[str, UpstreamRow]) -> list[Gauge]:
+    """Return the state of the configured upstreams as metrics."""
     known = {terms.name: rows.get(terms.name) for terms in upstreams}
     limits = {name: row for name, row in known.items() if row is not None and row.quota_limit is not None}
     up = {name: 0.0 if row is not None and row.down_us is not None else 1.0 for name, row in known.items()}
-    return {
-        "boltseal_upstream_up": ("Whether the upstream answered the last requests", up),
-        "boltseal_upstream_pulls_limit": (
-            "Pulls that the upstream allows in a window",
-            {name: float(row.quota_limit or 0) for name, row in limits.items()},
-        ),
-        "boltseal_upstream_pulls_remaining": (
-            "Pulls left in the window, as the upstream stated last",
-            {name: float(row.quota_remaining or 0) for name, row in limits.items()},
-        ),
-    }
+    limit = {name: float(row.quota_limit or 0) for name, row in limits.items()}
+    left = {name: float(row.quota_remaining or 0) for name, row in limits.items()}
+    by = "upstream"
+    return [
+        Gauge("boltseal_upstream_up", "Whether the upstream answered the last requests", up, by),
+        Gauge("boltseal_upstream_pulls_limit", "Pulls that the upstream allows in a window", limit, by),
+        Gauge("boltseal_upstream_pulls_remaining", "Pulls left in the window, as the upstream stated last", left, by),
+    ]

@@ -21,7 +21,7 @@ from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChang
 from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
-from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata import links, queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
@@ -168,6 +168,7 @@ class Seals:
                     f"the tags of {repository} have changed: {tags} would go with it (expected {', '.join(expected)}); "
                     "nothing was deleted; run the command again"
                 )
+            queries.note_purged(tx, [str(blob) for blob in purged.blobs])
             return purged
 
         purged = await self._database.write(job)
@@ -207,7 +208,7 @@ class Seals:
         if not tags:  # no entry about a tag records this purge
             _record_purge(tx, repository, digest, actor, reason)
         tx.invalidates_caches = True
-        under = {Digest.parse(text) for text in queries.digests(tx, queries.closure(repository.id, str(digest)))}
+        under = {Digest.parse(text) for text in links.digests(tx, links.closure(repository.id, str(digest)))}
         manifests: list[Digest] = [*twins]
         blobs: list[Digest] = []
         kept: list[KeptPart] = []
@@ -215,7 +216,7 @@ class Seals:
             queries.remove_manifest(tx, repository.id, str(twin))
         waiting = under - set(twins)
         while True:  # a part goes when nothing that is left contains it; each round can free parts of the next level
-            freed = {part for part in waiting if not queries.parents(tx, repository.id, str(part))}
+            freed = {part for part in waiting if not links.parents(tx, repository.id, str(part))}
             if not freed:
                 break
             waiting -= freed
@@ -236,7 +237,7 @@ class Seals:
 
     def _parent(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
         """Describe one manifest that contains this part, with a tag that resolves to it; None when none does."""
-        parents = queries.parents(tx, repository.id, str(part))
+        parents = links.parents(tx, repository.id, str(part))
         if not parents:
             return None
         parent = min(parents)
@@ -244,11 +245,11 @@ class Seals:
         return parent if tag is None else f"{parent} (tag {tag})"
 
     def _other_copies(self, tx: UnitOfWork, purged: Collection[Digest]) -> Iterator[OtherCopy]:
-        for number, name, text in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
-            repository, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
+        for row in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
+            repository, digest = RepositoryRow(Repository(row.repository), row.repository_id), Digest.parse(row.digest)
             parent = self._parent(tx, repository, digest)
             part_of = f", as part of {parent}" if parent else ""
-            yield OtherCopy(repository.name, digest, f"{name} has it too{part_of}")
+            yield OtherCopy(repository.name, digest, f"{repository.name} has it too{part_of}")
 
     def _refuse_part_of_sealed(self, tx: UnitOfWork, repository: RepositoryRow, twins: list[Digest]) -> None:
         """Refuse a manifest that a sealed image contains. The manifest's own tags are deleted by now."""
@@ -274,6 +275,7 @@ class Seals:
         """
         stored: list[StoredBlob] = []
         left: dict[Digest, str] = {}
+        digests = tuple(digests)
         for digest in digests:
             try:
                 found = await self._blobs.stat(digest)
@@ -290,10 +292,13 @@ class Seals:
                 await self._blobs.delete(found)
             except StoreBroken as error:
                 left[found.digest] = error.message
+        done = [str(digest) for digest in digests if digest not in left]
+        if done:
+            await self._database.write(lambda tx: queries.forget_purged(tx, done))
         if left:
             raise BytesLeft(
                 f"the image is removed, but the bytes of {', '.join(map(str, left))} are still stored "
-                f"({next(iter(left.values()))}); a purge can't be repeated: `boltseal admin gc` deletes them when they are a day old"
+                f"({next(iter(left.values()))}); the running server tries again every hour and at its start, `boltseal admin gc` at once"
             )
 
 

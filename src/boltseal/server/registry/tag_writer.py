@@ -43,9 +43,9 @@ from boltseal.server.registry.models import (
     RepositoryRow,
     TagChange,
 )
-from boltseal.server.storage.metadata import queries, tag_table
+from boltseal.server.storage.metadata import links, queries, tag_table
+from boltseal.server.storage.metadata.links import DigestSet
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.queries import DigestSet
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
@@ -62,6 +62,10 @@ _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
 
 class TagSealed(SealedPut):
     """The tag is sealed at another manifest."""
+
+
+class TagTombstoned(TagSealed):
+    """The tag was sealed and deleted; it can return only with the digest in its tombstone."""
 
 
 class NotExtended(SealedPut):
@@ -251,8 +255,10 @@ class TagWriter:
 
     def overdue(self, tx: UnitOfWork) -> list[OverdueTag]:
         """Return every tag whose keep time is over."""
-        rows = tag_table.overdue(tx)
-        return [OverdueTag(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in rows]
+        return [
+            OverdueTag(RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.tag))
+            for row in tag_table.overdue(tx)
+        ]
 
     def protecting_tags(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
@@ -261,7 +267,7 @@ class TagWriter:
 
         `through_subjects`: include seals on an image that this manifest refers to, as a signature does.
         """
-        covering = queries.covering(repository.id, str(digest), through_subjects=through_subjects)
+        covering = links.covering(repository.id, str(digest), through_subjects=through_subjects)
         protecting = tag_table.protecting_tags(tx, repository.id, covering)
         if through_subjects and not protecting:
             return self._protecting_by_other_digest(tx, repository, str(digest), covering)
@@ -294,18 +300,18 @@ class TagWriter:
         if not aliases:
             return SomeTags()
         aliases_of = defaultdict(set)
-        for digest_a, digest_b in aliases:
-            aliases_of[digest_a].add(digest_b)
-            aliases_of[digest_b].add(digest_a)
-        found = {digest} | queries.digests(tx, covering)
+        for same in aliases:
+            aliases_of[same.digest].add(same.canonical)
+            aliases_of[same.canonical].add(same.digest)
+        found = {digest} | links.digests(tx, covering)
         waiting = list(found)
         while waiting:
             for alias in aliases_of[waiting.pop()] - found:
-                covering = queries.covering(repository.id, alias, through_subjects=True)
+                covering = links.covering(repository.id, alias, through_subjects=True)
                 protecting = tag_table.protecting_tags(tx, repository.id, covering)
                 if protecting:
                     return protecting
-                more = queries.digests(tx, covering) - found
+                more = links.digests(tx, covering) - found
                 found |= more
                 waiting += more
         return SomeTags()
@@ -324,7 +330,7 @@ class TagWriter:
         checked = (repository.id, str(digest))
         if checked in tx.complete_manifests:  # a push of 64 tags checks this once: its transaction deletes nothing
             return
-        absent = queries.missing_parts(tx, repository.id, str(digest))
+        absent = links.missing_parts(tx, repository.id, str(digest))
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ReferencesMissing(
@@ -350,11 +356,10 @@ class TagWriter:
             other = tag_table.find(tx, repository.id, name)
             return other is not None and (other.digest is not None or other.sealed_digest is not None)
 
-        message = (
-            refusal_message.put_tombstone if decision is PushDecision.REFUSED_TOMBSTONE else refusal_message.put_sealed
-        )
         binding, free = tag_rows.binding_of(row), next_free(tag, taken)
-        return TagSealed(message(tag, repository.name, binding, pushed.digest, free))
+        if decision is PushDecision.REFUSED_TOMBSTONE:
+            return TagTombstoned(refusal_message.put_tombstone(tag, repository.name, binding, pushed.digest, free))
+        return TagSealed(refusal_message.put_sealed(tag, repository.name, binding, pushed.digest, free))
 
     def _drop(self, tx: UnitOfWork, change: TagChange, kind: EntryKind) -> None:
         if change.row is None:

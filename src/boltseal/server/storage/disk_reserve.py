@@ -26,7 +26,7 @@ class DiskReserve:
 
     def __init__(self, data: Path, reserve_bytes: int) -> None:
         self._data = os.fspath(data)
-        self._reserve_bytes = reserve_bytes
+        self.reserve_bytes = reserve_bytes
 
     def free_bytes(self) -> int:
         """Return the number of bytes that this process may still write. Unavailable."""
@@ -38,11 +38,11 @@ class DiskReserve:
 
     def check(self, wanted_bytes: int) -> None:
         """Refuse a write of `wanted_bytes` that would leave less than the reserve. ReserveReached, Unavailable."""
-        if not self._reserve_bytes:
+        if not self.reserve_bytes:
             return
         free = self.free_bytes()
-        if free - wanted_bytes < self._reserve_bytes:
+        if free - wanted_bytes < self.reserve_bytes:
             raise ReserveReached(
-                f"the registry's disk is nearly full: {free / _GIB:.2f} GiB are free, and {self._reserve_bytes / _GIB:.2f} "
+                f"the registry's disk is nearly full: {free / _GIB:.2f} GiB are free, and {self.reserve_bytes / _GIB:.2f} "
                 "GiB are kept for deletes and records; free some space and push again"
             )

@@ -2,6 +2,8 @@
 
     RUN/<pid>.<start>.json    the sums of one worker, replaced about once a second; it stays when the worker ends
 
+RUN is named after the process ID of the server. Sums of ended workers still count; their write queues do not.
+
 A counter of a metrics library costs more than the look-up of a manifest. So a request adds to plain numbers here, and
 `api.metrics` builds the exposition from the sums when it is asked. Losing the last second of a killed worker is accepted;
 nothing else depends on these numbers.
@@ -13,10 +15,14 @@ import os
 import shutil
 import time
 from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
 import msgspec
+
+from boltseal.server.storage.metadata.protocol import WriteQueue
 
 LATENCY_BOUNDS_S: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
 """Upper bounds of the histogram's buckets; one more has none."""
@@ -46,16 +52,32 @@ class _Row(msgspec.Struct):
 class _Snapshot(msgspec.Struct):
     rows: list[_Row]
     refusals: dict[str, int]
-    counts: dict[str, int] = {}
+    counts: dict[str, int]
+    cpu_seconds: float
+    write_queue: WriteQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """A metric of the current state, for the exposition.
+
+    `values`: by the value of `label`; without a label the only key is "".
+    """
+
+    name: str
+    help_text: str
+    values: Mapping[str, float]
+    label: str = ""
 
 
 class RequestMetrics:
-    """Sums of requests by key, counts of refusals by the name of their error, and other counts by name."""
+    """Sums of requests by key, counts of refusals by reason, other counts by name, and the processor time."""
 
     def __init__(self) -> None:
         self.requests: dict[Key, MetricSums] = {}
         self.refusals: dict[str, int] = {}
         self.counts: dict[str, int] = {}
+        self.cpu_seconds = 0.0
 
     def request(self, key: Key, seconds: float, bytes_in: int, bytes_out: int) -> None:
         """Add one request."""
@@ -68,9 +90,9 @@ class RequestMetrics:
         sums.bytes_out += bytes_out
         sums.buckets[bisect_left(LATENCY_BOUNDS_S, seconds)] += 1
 
-    def refusal(self, name: str) -> None:
+    def refusal(self, reason: str) -> None:
         """Add one refused request."""
-        self.refusals[name] = self.refusals.get(name, 0) + 1
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     def count(self, name: str) -> None:
         """Add one to the count of this name."""
@@ -88,6 +110,7 @@ class RequestMetrics:
         for ours_, theirs_ in ((self.refusals, other.refusals), (self.counts, other.counts)):
             for name, count in list(theirs_.items()):
                 ours_[name] = ours_.get(name, 0) + count
+        self.cpu_seconds += other.cpu_seconds
 
 
 class RunFolder:
@@ -109,26 +132,43 @@ class RunFolder:
         folder.mkdir(mode=0o750, exist_ok=True)
         return folder
 
-    def save(self, totals: RequestMetrics) -> None:
-        """Replace the sums of this process. OSError."""
+    @property
+    def server_pid(self) -> int:
+        """The process ID of the parent of the workers."""
+        return int(self._folder.name)
+
+    def save(self, totals: RequestMetrics, write_queue: WriteQueue) -> None:
+        """Replace the sums and the state of this process. Not in two threads at once. OSError."""
         rows = [_Row(*key, sums) for key, sums in list(totals.requests.items())]
+        snapshot = _Snapshot(rows, dict(totals.refusals), dict(totals.counts), totals.cpu_seconds, write_queue)
         beside = self._own.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode(_Snapshot(rows, dict(totals.refusals), dict(totals.counts))))
+        beside.write_bytes(msgspec.json.encode(snapshot))
         beside.replace(self._own)
 
     def others(self) -> RequestMetrics:
         """Return the sums of every other process of this server, also of ended ones. Leaves out unreadable files."""
         found = RequestMetrics()
+        for _, snapshot in self._snapshots():
+            theirs = RequestMetrics()
+            theirs.requests = {(row.method, row.route, row.status): row.sums for row in snapshot.rows}
+            theirs.refusals = snapshot.refusals
+            theirs.counts = snapshot.counts
+            theirs.cpu_seconds = snapshot.cpu_seconds
+            found.add(theirs)
+        return found
+
+    def write_queues(self) -> dict[int, WriteQueue]:
+        """Return the write queue of every other running worker, as it was saved last, by process ID."""
+        return {pid: snapshot.write_queue for pid, snapshot in self._snapshots() if Path(f"/proc/{pid}").exists()}
+
+    def _snapshots(self) -> list[tuple[int, _Snapshot]]:
+        found = []
         for path in sorted(self._folder.glob("*.json")):
             if path == self._own:
                 continue
             try:
                 snapshot = msgspec.json.decode(path.read_bytes(), type=_Snapshot)
-            except (OSError, msgspec.DecodeError):
+                found.append((int(path.name.partition(".")[0]), snapshot))
+            except (OSError, msgspec.DecodeError, ValueError):
                 continue
-            theirs = RequestMetrics()
-            theirs.requests = {(row.method, row.route, row.status): row.sums for row in snapshot.rows}
-            theirs.refusals = snapshot.refusals
-            theirs.counts = snapshot.counts
-            found.add(theirs)
         return found

@@ -3,6 +3,7 @@
 Jobs that wait at the same time are committed together: one BEGIN, a savepoint for each job, one COMMIT, one fsync. So 32
 pushes cost the disk little more than one. A job that raises is rolled back alone and its caller gets the error. If the
 COMMIT fails, every job of the group fails and nothing has changed. The order within a group is the order of arrival.
+Jobs that need not survive a power cut are a group of their own, which goes first and does not wait for the disk.
 
 The writer thread owns the writing session; the event loop's thread owns the session of `lookups`; longer reads run on two
 reader threads. What differs between databases is in the `SqlDriver`.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -22,7 +25,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from boltseal.errors import BoltsealError, Unavailable
 from boltseal.server.storage.coordination.protocol import Generation
-from boltseal.server.storage.metadata.protocol import LEDGER, Clock, Job, Lookups, Query
+from boltseal.server.storage.metadata.protocol import LEDGER, Clock, Job, Lookups, Query, WriteQueue
 from boltseal.server.storage.metadata.sql import SqlSession
 from boltseal.server.storage.worker_threads import deliver
 
@@ -90,6 +93,7 @@ class _Waiting:
     job: Job[Any]
     is_unwanted: Callable[[], bool]
     settle: Callable[[Any, BaseException | None], None]
+    durable: bool = True
 
 
 class SqlMetadata:
@@ -102,6 +106,8 @@ class SqlMetadata:
         self._driver = driver
         self._clock = clock
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._since: deque[float] = deque()
+        """When each job that is not committed yet was handed in, the oldest first (monotonic)."""
         self._closed = False
         self._lookup_session = driver.connect()
         self.lookups = driver.lookups(self._lookup_session)
@@ -116,10 +122,21 @@ class SqlMetadata:
         """The reason why the ledger takes no entry, None if it does."""
         return self.doubts.get(LEDGER.name)
 
-    async def write(self, job: Job[T]) -> T:
-        """Run a job in the next group and return its result after the COMMIT."""
+    @property
+    def write_queue(self) -> WriteQueue:
+        """The jobs that wait or run now. Callable in any thread."""
+        try:
+            return WriteQueue(len(self._since), time.monotonic() - self._since[0])
+        except IndexError:
+            return WriteQueue()
+
+    async def write(self, job: Job[T], *, durable: bool = True) -> T:
+        """Run a job in the next group and return its result after the COMMIT.
+
+        Without `durable` the COMMIT does not wait for the disk.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(_Waiting(job, future.cancelled, partial(deliver, future)))
+        self._submit(_Waiting(job, future.cancelled, partial(deliver, future), durable))
         return await future
 
     def write_and_wait(self, job: Job[T]) -> T:
@@ -160,14 +177,15 @@ class SqlMetadata:
     def _submit(self, waiting: _Waiting) -> None:
         if self._closed:
             raise Unavailable("the registry is shutting down: nothing was changed; try again")
+        self._since.append(time.monotonic())
         self._queue.put(waiting)
 
     def _read(self, query: Query[T]) -> T:
         session: SqlSession | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = self._driver.connect()
-            self._reading.append(session)
         with self._driver.errors_named():
+            if session is None:
+                session = self._local.session = self._driver.connect()
+                self._reading.append(session)
             session.begin(write=False)
             try:
                 return query(SqlSnapshot(session))
@@ -187,13 +205,16 @@ class SqlMetadata:
                         break
                     waiting = self._queue.get()
                 going = waiting is not None
-                if group:
-                    self._commit_group(session, group)
+                for durable in (False, True):  # those that need not wait for the disk do not wait for it
+                    part = [waiting for waiting in group if waiting.durable is durable]
+                    if part:
+                        self._commit_group(session, part)
         finally:
             session.close()
 
     def _commit_group(self, session: SqlSession, group: list[_Waiting]) -> None:
         # A caller that gave up before this point has changed nothing; after it the job is done whatever the caller does.
+        taken = len(group)
         group = [waiting for waiting in group if not waiting.is_unwanted()]
         done: list[tuple[_Waiting, Any]] = []
         failed: list[tuple[_Waiting, BaseException]] = []
@@ -203,6 +224,8 @@ class SqlMetadata:
         except BaseException as error:  # noqa: BLE001 - the outermost frame of this thread: every caller must get the error
             failed = [(waiting, error) for waiting in group]
             done = []
+        for _ in range(taken):  # the oldest first: within a group the ages may be exchanged
+            self._since.popleft()
         for waiting, result in done:
             waiting.settle(result, None)
         for waiting, reason in failed:
@@ -215,7 +238,7 @@ class SqlMetadata:
         done: list[tuple[_Waiting, Any]],
         failed: list[tuple[_Waiting, BaseException]],
     ) -> None:
-        session.begin(write=True)
+        session.begin(write=True, durable=any(waiting.durable for waiting in group))
         invalidates_caches = begun = False
         appended = set[str]()
         try:

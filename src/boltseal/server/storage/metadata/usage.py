@@ -19,6 +19,13 @@ from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import blob, manifest, repository, usage
 
 
+class BlobTotals(NamedTuple):
+    """`blobs`: stored blobs, each once. `repository_bytes`: a blob of two repositories counts twice."""
+
+    blobs: int
+    repository_bytes: int
+
+
 class UserUsage(NamedTuple):
     """Bytes added and repositories created by the pushes of a user."""
 
@@ -32,6 +39,14 @@ _ADD = (
     .where(usage.c.holder == bindparam("by"))
     .values(size=usage.c.size + bindparam("more"), repositories=usage.c.repositories + bindparam("made"))
 )
+
+
+def blob_totals(snapshot: Snapshot) -> BlobTotals:
+    """Return the totals of all blobs. Reads all rows; the bytes of each once would need a sort, which takes much longer."""
+    count = select(func.count(blob.c.digest.distinct()))
+    size = select(func.coalesce(func.sum(blob.c.size), 0))
+    connection = snapshot.sql.connection
+    return BlobTotals(int(connection.execute(count).scalar_one()), int(connection.execute(size).scalar_one()))
 
 
 def total_of(snapshot: Snapshot, user: str) -> UserUsage:

@@ -1,0 +1,168 @@
+"""The kustomize base of packaging/kubernetes: built by kubectl, pinned by boltseal, compared with the server it runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from boltseal import __version__
+from boltseal.server.api.health import HEALTH_PATH, READY_PATH
+from boltseal.server.registry.readiness import DATABASE_TIMEOUT_S
+from boltseal.server.settings import Settings
+from tests.cli import program as boltseal
+from tests.docs.pages import ROOT, text
+from tests.real.layout import image_layout
+from tests.real.registry import Registry
+from tests.real.tools import run
+
+pytestmark = pytest.mark.real
+
+BASE = ROOT / "packaging/kubernetes"
+IMAGE = "registry.example.com/boltseal"
+
+
+def built(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `kubectl kustomize` builds from a folder, by kind."""
+    documents = list(yaml.safe_load_all(run("kubectl", "kustomize", folder).checked()))
+    found = {document["kind"]: document for document in documents}
+    assert len(found) == len(documents)
+    return found
+
+
+def container_of(documents: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The only container of the StatefulSet."""
+    (container,) = documents["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def containerfile() -> str:
+    return (ROOT / "packaging/Containerfile").read_text(encoding="utf-8")
+
+
+def test_the_base_runs_the_registry_without_rights() -> None:
+    """Non-root as the image's user, read-only, no capabilities, no token of the cluster, seccomp."""
+    documents = built(BASE)
+    pod = documents["StatefulSet"]["spec"]["template"]["spec"]
+    (user,) = set(re.findall(r"^USER (\d+):\d+$", containerfile(), re.MULTILINE))
+
+    assert set(documents) == {"ServiceAccount", "ConfigMap", "Service", "StatefulSet", "NetworkPolicy"}
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": int(user),
+        "runAsGroup": int(user),
+        "fsGroup": int(user),
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container_of(documents)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert documents["ServiceAccount"]["automountServiceAccountToken"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+
+
+def test_service_policy_and_probes_reach_the_port_and_paths_of_the_server() -> None:
+    """Ports by one name, selectors by one label, probes at the health endpoints."""
+    documents = built(BASE)
+    container, service, policy = (
+        container_of(documents),
+        documents["Service"]["spec"],
+        documents["NetworkPolicy"]["spec"],
+    )
+    labels = documents["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
+    (port,) = container["ports"]
+    probes = {name: container[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
+
+    assert service["ports"][0]["targetPort"] == port["name"]
+    assert [rule["port"] for rule in policy["ingress"][0]["ports"]] == [port["name"]]
+    assert "from" not in policy["ingress"][0]
+    assert policy["egress"] == []
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    assert service["selector"] == policy["podSelector"]["matchLabels"] == labels
+    assert documents["StatefulSet"]["spec"]["serviceName"] == documents["Service"]["metadata"]["name"]
+    assert documents["StatefulSet"]["spec"]["replicas"] == 1
+    assert {probe["httpGet"]["port"] for probe in probes.values()} == {port["name"]}
+    assert {name: probe["httpGet"]["path"] for name, probe in probes.items()} == {
+        "startup": HEALTH_PATH,
+        "liveness": HEALTH_PATH,
+        "readiness": READY_PATH,
+    }
+    assert probes["readiness"]["timeoutSeconds"] > DATABASE_TIMEOUT_S
+
+
+def test_the_configuration_is_ours_and_its_paths_are_mounted(tmp_path: Path) -> None:
+    """boltseal reads it; data and certificate are on volumes, and nothing else is written to."""
+    documents = built(BASE)
+    container = container_of(documents)
+    pod = documents["StatefulSet"]["spec"]["template"]["spec"]
+    (port,) = container["ports"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    claims = documents["StatefulSet"]["spec"]["volumeClaimTemplates"]
+    at = tmp_path / "boltseal.toml"
+    at.write_text(documents["ConfigMap"]["data"]["boltseal.toml"])
+    told = boltseal.run("admin", "config", "--config", at, "--json")
+    values = {row["ref"]: row["value"] for row in told.json["results"]}
+
+    assert told.code == 0
+    assert values["[server] listen"] == f"0.0.0.0:{port['containerPort']}"
+    assert mounts["data"] == str(Path(values["[server] data"]).parent)
+    assert f"VOLUME {mounts['data']}" in containerfile()
+    assert {str(Path(values[f"[server] tls_{part}"]).parent) for part in ("cert", "key")} == {mounts["tls"]}
+    assert mounts["configuration"] == "/etc/boltseal"
+    assert volumes["configuration"]["configMap"]["name"] == documents["ConfigMap"]["metadata"]["name"]
+    assert set(mounts) == {*volumes, *(claim["metadata"]["name"] for claim in claims)}
+    assert pod["terminationGracePeriodSeconds"] > Settings().server.shutdown_timeout_s
+
+
+def test_a_changed_configuration_restarts_the_pod(tmp_path: Path) -> None:
+    """The name of the ConfigMap in the pod's template follows its content."""
+    base = Path(shutil.copytree(BASE, tmp_path / "base"))
+    before = built(base)
+    with (base / "boltseal.toml").open("a") as opened:
+        opened.write("\n[ledger]\npublic = true\n")
+    after = built(base)
+
+    assert before["StatefulSet"] != after["StatefulSet"]
+    assert before["ConfigMap"]["metadata"]["name"] != after["ConfigMap"]["metadata"]["name"]
+
+
+def test_boltseal_pins_the_base_and_the_overlay_of_the_page(
+    registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """`lock` and `pin` write digests that kubectl then uses, in the base's StatefulSet and in the overlay's `images`."""
+    tagged = f"{registry.host}/{repository}"
+    layout = image_layout(tmp_path / "image", b"the registry")
+    run("skopeo", "copy", "--dest-tls-verify=false", layout.source, f"docker://{tagged}:{__version__}").checked()
+    files = re.findall(r"```(?:yaml|toml)\n(.*?)```", text("docs/operations/kubernetes.md"), re.DOTALL)
+    overlay = tmp_path / "overlay"
+    base = Path(shutil.copytree(BASE, overlay / "base"))
+    for name, content in zip(("kustomization.yaml", "boltseal.toml", "egress.yaml"), files, strict=True):
+        (overlay / name).write_text(content.replace(f"{IMAGE.replace('/boltseal', '/tools/boltseal')}", tagged))
+    statefulset = base / "statefulset.yaml"
+    assert f"image: {IMAGE}:{__version__}\n" in statefulset.read_text()
+    statefulset.write_text(statefulset.read_text().replace(IMAGE, tagged))
+    kustomization = overlay / "kustomization.yaml"
+    kustomization.write_text(kustomization.read_text().replace(f"name: {IMAGE}\n", f"name: {tagged}\n"))
+    unpinned = container_of(built(overlay))["image"]
+    for folder in (base, overlay):
+        locked = boltseal.run("lock", "--project", folder)
+        pinned = boltseal.run("pin", "--write", "--project", folder)
+        assert (locked.code, pinned.code) == (0, 0), locked.err + pinned.err
+    verified = boltseal.run("verify", "--project", overlay)
+
+    assert unpinned == f"{tagged}:{__version__}"
+    assert container_of(built(base))["image"] == f"{tagged}:{__version__}@{layout.digest}"
+    assert container_of(built(overlay))["image"] == f"{tagged}:{__version__}@{layout.digest}"
+    assert verified.code == 0, verified.err
+    assert {rule["port"] for rule in built(overlay)["NetworkPolicy"]["spec"]["egress"][0]["ports"]} == {53, 443}
+    assert "docker.io" in built(overlay)["ConfigMap"]["data"]["boltseal.toml"]

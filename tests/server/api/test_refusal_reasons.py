@@ -1,0 +1,75 @@
+"""The table of refusal reasons, walked over every error class of the package."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from boltseal import errors
+from boltseal.errors import BoltsealError
+from boltseal.server.api.errors import RegistryReadOnly
+from boltseal.server.api.refusal_reasons import MEANINGS, REASONS, RefusalReason, reason_of
+from boltseal.server.api.responses import refusal
+from boltseal.server.registry.tag_writer import NotExtended, TagProtected, TagSealed, TagTombstoned
+from tests.error_classes import every_error_class
+
+CONTRACT = {"sealed", "tombstone", "not-extended", "protected", "quota", "held"}
+"""Reasons that clients and operators rely on: the words of the refusals by seals and limits."""
+
+
+def test_every_error_class_has_a_reason() -> None:
+    """Each class has its own row, or that of a parent class."""
+    reasons = {cls: reason_of(cls) for cls in every_error_class()}
+
+    assert set(errors.HTTP_ANSWERS) <= set(REASONS)
+    assert set(reasons.values()) == set(RefusalReason)
+
+
+def test_every_row_is_needed() -> None:
+    """A row that says the same as the parent's row is left out, except for the kinds."""
+    needless = [
+        cls for cls, reason in REASONS.items() if cls not in errors.HTTP_ANSWERS and reason_of(cls.__mro__[1]) is reason
+    ]
+
+    assert needless == []
+
+
+def test_the_words_are_label_values_with_a_documented_meaning() -> None:
+    """Lower-case words with hyphens; each has a sentence for the docs."""
+    assert {reason.value for reason in RefusalReason} >= CONTRACT
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", reason.value) for reason in RefusalReason)
+    assert set(MEANINGS) == set(RefusalReason)
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (TagSealed, "sealed"),
+        (TagTombstoned, "tombstone"),
+        (NotExtended, "not-extended"),
+        (TagProtected, "protected"),
+        (RegistryReadOnly, "read-only"),
+    ],
+)
+def test_refusals_by_seals_have_the_reasons_of_the_contract(cls: type[BoltsealError], reason: str) -> None:
+    """Renaming a class must not change these words."""
+    assert reason_of(cls) == reason
+
+
+def test_a_renamed_class_keeps_its_reason() -> None:
+    """The reason follows the table and not the name of the class."""
+    renamed = type("SomethingElse", (TagSealed,), {})
+
+    assert reason_of(renamed) is RefusalReason.SEALED
+
+
+def test_no_error_response_has_the_name_of_a_class() -> None:
+    """Neither code nor detail of the JSON follows the names of classes."""
+    for cls in every_error_class():
+        error = cls.__new__(cls)
+        error.message = "refused"
+        if cls.__init__ is BoltsealError.__init__:
+            body = refusal(error, ()).body.decode()
+
+            assert cls.__name__ not in body

@@ -1,0 +1,54 @@
+"""The state of a store as metrics."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from boltseal.server.registry.store_gauges import BLOBS_EVERY_S, StoreGauges
+from boltseal.server.storage.disk_reserve import DiskReserve
+from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.store_factory import now_us
+
+
+def test_what_cannot_be_read_is_absent_and_not_zero(data: Path) -> None:
+    """The metrics of a damaged database are left out; those of the disk are served."""
+    with closing(open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)) as database:
+        gauges = StoreGauges(data, database)
+        whole = {gauge.name for gauge in gauges.read(DiskReserve(data, 0))}
+    damaged = data / DATABASE_NAME
+    with closing(open_database(damaged, data / GENERATION_NAME, now_us)) as database:
+        damaged.write_bytes(b"no database" * 10_000)
+        left = {gauge.name for gauge in StoreGauges(data, database).read(DiskReserve(data, 0))}
+
+    assert whole > left
+    assert {"boltseal_ledger_entries", "boltseal_blobs"} <= whole - left
+    assert {"boltseal_disk_free_bytes", "boltseal_database_size_bytes"} <= left
+
+
+def test_blobs_are_counted_once_a_minute_and_once_each(data: Path) -> None:
+    """A blob of two repositories is one blob; its bytes count in each."""
+    now = [1000.0]
+
+    def add(tx: UnitOfWork) -> None:
+        for name in ("a", "b"):
+            repository = queries.ensure_repository(tx, name, None)
+            queries.add_blob(tx, repository, f"sha256:{'a' * 64}", 100, "ci")
+
+    with closing(open_database(data / DATABASE_NAME, data / GENERATION_NAME, now_us)) as database:
+        gauges = StoreGauges(data, database, lambda: now[0])
+
+        def read() -> tuple[float, float]:
+            found = {gauge.name: gauge.values for gauge in gauges.read(DiskReserve(data, 0))}
+            return found["boltseal_blobs"][""], found["boltseal_repository_blob_bytes"][""]
+
+        before = read()
+        database.write_and_wait(add)
+        cached = read()
+        now[0] += BLOBS_EVERY_S
+        after = read()
+
+    assert [before, cached, after] == [(0, 0), (0, 0), (1, 200)]
