@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from boltseal.oci.digest import Digest
 from tests.cli import program
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -32,6 +34,29 @@ def test_a_layout_that_is_not_there_does_not_hold(tmp_path: Path) -> None:
     assert told.code == 1
     assert told.json["outcome"] == "differs"
     assert "no OCI image layout" in told.json["errors"][0]["message"]
+
+
+def test_the_counts_of_a_copy_are_words(tmp_path: Path) -> None:
+    """Blobs and manifests that were sent, mounted, or already there, in singular and plural."""
+    source = tmp_path / "source"
+    (source / "blobs/sha256").mkdir(parents=True)
+    blobs = {Digest.of(raw): raw for raw in (b"{}", b"layer")}
+    parts = [
+        {"mediaType": "application/octet-stream", "digest": str(of), "size": len(raw)} for of, raw in blobs.items()
+    ]
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": parts[0], "layers": parts[1:]}).encode()
+    entry = {"mediaType": kind, "digest": str(Digest.of(manifest)), "size": len(manifest)}
+    entry["annotations"] = {"org.opencontainers.image.ref.name": "1"}
+    for of, raw in (blobs | {Digest.of(manifest): manifest}).items():
+        (source / "blobs/sha256" / of.hex).write_bytes(raw)
+    (source / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (source / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    told = [program.call("copy", f"oci:{source}:1", f"oci:{tmp_path}/to:{tag}") for tag in ("1", "2")]
+
+    assert [each.code for each in told] == [0, 0], told[0].err
+    assert told[0].err == "sent 2 blobs (7 B) and 1 manifest; 0 blobs mounted, 0 already there\n"
+    assert told[1].err.endswith("0 blobs mounted, 2 already there\n")
 
 
 def test_the_shell_completes_verbs() -> None:

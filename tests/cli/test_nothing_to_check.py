@@ -55,6 +55,18 @@ def test_verify_of_a_project_without_references_could_not_check(project: Path, m
     assert ("::error::nothing to check" in told.out) == ("--github" in more)
 
 
+@pytest.mark.parametrize("words", [("verify", "--offline"), ("pin",)], ids=" ".join)
+def test_the_reason_is_the_only_line(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the searched folder as it is found from anywhere, and no count of nothing stands before it."""
+    monkeypatch.chdir(tmp_path)
+    told = program.call(*words)
+
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert told.err.startswith(
+        f'boltseal: nothing to check: found 0 image references in "{tmp_path}"; expected at least 1;'
+    )
+
+
 def test_verify_says_so_to_programs(project: Path) -> None:
     """The outcome is unknown, and the reason is a result."""
     told = program.call("verify", "--project", project, "--json")

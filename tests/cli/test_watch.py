@@ -72,6 +72,8 @@ def test_a_release_that_moved_ends_with_1_and_its_past_is_told_when_the_registry
 
     assert [each.code for each in (first, same, moved, after, closed)] == [0, 0, 1, 0, 3]
     assert (first.out, same.out) == ("", "")
+    assert "2 tags: 2 seen for the first time; log " in first.err
+    assert "2 tags: 2 unchanged; log " in same.err
     assert moved.out.count("ALARM") == 1
     assert all(len(line) < 400 for line in moved.out.splitlines())
     assert f"{refs[1]}:latest moved" in moved.out

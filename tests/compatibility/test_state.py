@@ -226,7 +226,7 @@ def test_releases_are_listed_with_what_became_of_each(revision: str, state: Path
     """Healthy, put back, rolled back, failed, and unfinished, each as its record has it; looking changes nothing."""
     before = contents(state)
     for project, ends in expected(revision)["releases"].items():
-        done = command("releases", "--project", project, "--json")
+        done = command("releases", "--project-name", project, "--json")
         assert done.code == 0, done.err
         for one, (number, status, of, image_id) in zip(done.json["results"], ends, strict=True):
             record = json.loads((state / "releases" / project / str(number) / "release.json").read_text())

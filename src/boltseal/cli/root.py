@@ -72,9 +72,8 @@ def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) 
         completion_init()
     with one_run() as this:
         try:
-            code = (cli or build())(
-                args=words, obj=context, prog_name="boltseal", standalone_mode=False
-            ) or ExitCode.HOLDS
+            ended = (cli or build())(args=words, obj=context, prog_name="boltseal", standalone_mode=False)
+            code = ended if isinstance(ended, int) else ExitCode.HOLDS
         except BoltsealError as error:
             _say(error.message)
             code = exit_code(error)
