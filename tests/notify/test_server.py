@@ -18,7 +18,7 @@ from tests import servers
 from tests.fakes.upstream import FakeUpstream
 from tests.images import image, push
 from tests.notify.receivers import HANGS, Inbox, answer, inbox
-from tests.polling import until_answer
+from tests.polling import until, until_answer
 from tests.serving import FLOATING, serving_as
 
 
@@ -101,9 +101,7 @@ async def test_a_push_waits_for_no_receiver(tmp_path: Path) -> None:
 
 async def begun(data: Path) -> None:
     """Wait until both logs are read."""
-    async with asyncio.timeout(20):
-        while rows(data)[1] < 2:  # noqa: ASYNC110 - the notifier runs in another thread
-            await asyncio.sleep(0.05)
+    await until(lambda: rows(data)[1] == 2, "both logs are read for events")
 
 
 def rows(data: Path) -> tuple[int, int]:

@@ -10,7 +10,6 @@ import bcrypt
 import pytest
 
 from boltseal.errors import Full
-from boltseal.server.auth import failed_logins
 from boltseal.server.auth.failed_logins import FORGET_FAILURES_US, FREE_FAILURES, MAX_WAIT_US, FailedLogins
 from boltseal.server.auth.logins import Logins, LoginsTooMany, LoginWrong
 from boltseal.server.auth.user_directory import UserDirectory
@@ -130,12 +129,9 @@ async def test_failures_are_forgotten_after_a_while_and_never_wait_for_a_clock_t
     assert await failed.of(ADDRESS) is None
 
 
-async def test_a_flood_of_addresses_is_bounded(
-    open_metadata: Callable[[], Metadata], clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_flood_of_addresses_is_bounded(open_metadata: Callable[[], Metadata], clock: Clock) -> None:
     """The oldest ones give way, and rows whose time is over go with the next failure."""
-    monkeypatch.setattr(failed_logins, "MAX_ADDRESSES", 3)
-    failed = FailedLogins(open_metadata(), clock)
+    failed = FailedLogins(open_metadata(), clock, most=3)
     for number in range(5):
         clock.now_us += 1
         await failed.note(str(number))

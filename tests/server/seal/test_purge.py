@@ -22,6 +22,7 @@ from boltseal.server.storage.metadata import queries
 from boltseal.server.store_factory import open_store
 from tests.fakes.disk import FailingDisk
 from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
+from tests.polling import until
 from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import Clock, Rule, Serving, serving, settings_of
 from tests.shop import SHOP, Opener
@@ -198,10 +199,9 @@ async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: P
     )
     paths = [bytes_on_disk(data, blob.digest) for blob in SECRET.blobs]
     left = [path.exists() for path in paths]
-    async with serving(data) as registry, asyncio.timeout(20):
+    async with serving(data) as registry:
         gone = [(await registry.client.get(f"/v2/shop/app/blobs/{blob.digest}")).status_code for blob in SECRET.blobs]
-        while any(path.exists() for path in paths):  # noqa: ASYNC110 - the cleanup runs in a thread
-            await asyncio.sleep(0.02)
+        await until(lambda: not any(path.exists() for path in paths), "the cleanup has deleted the bytes")
     with open_store(settings_of(data)) as store:
         noted = store.database.read_and_wait(queries.purged)
 
