@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import typer
 from pydantic import BaseModel
@@ -207,6 +207,7 @@ _EXIT_TEXTS: Final = {
     ExitCode.USAGE: "usage error: an unknown option, an invalid value, a file that is not there",
     ExitCode.UNKNOWN: "could not be checked or done, with the reason; never treated as success",
     ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.OUTPUT_CLOSED: "the reader of standard output closed it, as `head -1` does",
 }
 
 
@@ -221,25 +222,17 @@ def http_errors() -> str:
 
 def event_kinds() -> str:
     """Every event with its type, its subject and the keys of its data."""
-    classes = [cls for _, cls in inspect.getmembers(events, inspect.isclass) if hasattr(cls, "kind")]
-    by_kind = {cls.kind: cls for cls in classes}
+    by_kind = {cls.kind: cls for cls in get_args(events.Event)}
     rows = [
         (
             f"`{kind}`",
             f"`{events.event_type(kind)}`",
             (inspect.getdoc(by_kind[kind]) or "").split("\n")[0],
-            ", ".join(f"`{key}`" for key in data_keys(by_kind[kind])),
+            ", ".join(f"`{key}`" for key in by_kind[kind].data_keys()),
         )
         for kind in events.EventKind
     ]
     return table(("event", "type", "when", "keys of `data`"), rows)
-
-
-def data_keys(event: type) -> list[str]:
-    """Return the keys of the mapping that an event's method `data` returns."""
-    source = ast.parse(textwrap.dedent(inspect.getsource(event.data)))  # type: ignore[attr-defined]  # every event has the method
-    (made,) = [node for node in ast.walk(source) if isinstance(node, ast.Dict)]
-    return [key.value for key in made.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
 
 
 def code(text: str) -> str:

@@ -67,6 +67,22 @@ def test_there_is_a_value_for_every_event() -> None:
     assert {event.kind for event in EVERY} == set(EventKind)
 
 
+def test_the_data_of_an_event_has_these_keys() -> None:
+    """A v1 event never loses or renames a key, whatever its fields are called."""
+    keys = {str(event.kind): " ".join(event.data()) for event in EVERY}
+
+    assert keys == {
+        "tag.refused": "reference asked digest actor reason",
+        "tag.moved": "reference was digest release seen_by",
+        "tag.held": "reference serves held reason",
+        "base.outdated": "image base built_on digest",
+        "release.done": "project number host images",
+        "release.failed": "project number host reason",
+        "quota.low": "registry remaining limit window_s",
+        "upstream.down": "registry reason",
+    }
+
+
 @pytest.mark.parametrize("event", EVERY, ids=lambda event: type(event).__name__)
 def test_an_event_is_a_cloud_event(event: Event) -> None:
     """Every required attribute is there, and what it says is JSON with its sentence beside it."""

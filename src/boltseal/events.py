@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import ClassVar, Final
@@ -35,6 +35,7 @@ from boltseal.oci.reference import Reference
 MAX_REASON: Final = 500
 MAX_DATA: Final = 10_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_KEYS: Final = {"now": "digest"}
 _is_printable: Final = re.compile(r"[!-~]{1,300}").fullmatch
 
 
@@ -56,7 +57,29 @@ class EventKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class TagRefused:
+class _Event:
+    """What events have in common. The names of the fields are the keys of `data`, with the exceptions in _KEYS."""
+
+    kind: ClassVar[EventKind]
+
+    @property
+    def subject(self) -> str:
+        """Return the subject: the first field."""
+        return str(getattr(self, fields(self)[0].name))
+
+    @classmethod
+    def data_keys(cls) -> tuple[str, ...]:
+        """Return the keys of `data`, in the order of the fields."""
+        return tuple(_KEYS.get(each.name, each.name) for each in fields(cls))
+
+    def data(self) -> Mapping[str, object]:
+        """Return the data for programs."""
+        values = (_value(getattr(self, each.name)) for each in fields(self))
+        return dict(zip(self.data_keys(), values, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class TagRefused(_Event):
     """A seal refused a push or delete (`asked`). `digest`: of the pushed manifest. `reason`: the error message."""
 
     kind: ClassVar[EventKind] = EventKind.TAG_REFUSED
@@ -67,28 +90,13 @@ class TagRefused:
     reason: str
 
     @property
-    def subject(self) -> str:
-        """Return the reference."""
-        return str(self.reference)
-
-    @property
     def text(self) -> str:
         """Return the sentence for people."""
         return f"{_plain(self.asked)} of {self.reference} by {_plain(self.actor)} was refused: {_plain(self.reason)}"
 
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {
-            "reference": str(self.reference),
-            "asked": _text(self.asked),
-            "digest": _digest(self.digest),
-            "actor": _text(self.actor),
-            "reason": _text(self.reason),
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class TagMoved:
+class TagMoved(_Event):
     """A tag moved from `was` to `now`; None: no such tag. `release`: it looks like a release, so the move is an alarm.
 
     `seen_by`: the observer, such as registry, mirror or watch.
@@ -102,11 +110,6 @@ class TagMoved:
     seen_by: str
 
     @property
-    def subject(self) -> str:
-        """Return the reference."""
-        return str(self.reference)
-
-    @property
     def text(self) -> str:
         """Return the sentence for people."""
         alarm = "ALARM: " if self.release else ""
@@ -116,19 +119,9 @@ class TagMoved:
         tail = ", although it looks like a release, which should never move" if self.release else ""
         return f"{alarm}{self.reference} moved from {was} to {self.now.short}{tail}"
 
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {
-            "reference": str(self.reference),
-            "was": _digest(self.was),
-            "digest": _digest(self.now),
-            "release": self.release,
-            "seen_by": self.seen_by,
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class TagHeld:
+class TagHeld(_Event):
     """A mirrored tag moved upstream and is held. `serves`: the digest still served. `held`: upstream's; None: deleted
     there.
 
@@ -142,29 +135,15 @@ class TagHeld:
     reason: str
 
     @property
-    def subject(self) -> str:
-        """Return the reference."""
-        return str(self.reference)
-
-    @property
     def text(self) -> str:
         """Return the sentence for people."""
         upstream = "deleted it" if self.held is None else f"moved it to {self.held.short}"
         serves = "nothing is served" if self.serves is None else f"{self.serves.short} is still served"
         return f"{self.reference} is held: upstream {upstream}, {serves}: {_plain(self.reason)}"
 
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {
-            "reference": str(self.reference),
-            "serves": _digest(self.serves),
-            "held": _digest(self.held),
-            "reason": _text(self.reason),
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class BaseOutdated:
+class BaseOutdated(_Event):
     """`image` was built when `base` resolved to `built_on`; now `base` resolves to `now`."""
 
     kind: ClassVar[EventKind] = EventKind.BASE_OUTDATED
@@ -174,11 +153,6 @@ class BaseOutdated:
     now: Digest
 
     @property
-    def subject(self) -> str:
-        """Return the reference of the image."""
-        return str(self.image)
-
-    @property
     def text(self) -> str:
         """Return the sentence for people."""
         return (
@@ -186,18 +160,9 @@ class BaseOutdated:
             f"which now resolves to {self.now.short}"
         )
 
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {
-            "image": str(self.image),
-            "base": str(self.base),
-            "built_on": str(self.built_on),
-            "digest": str(self.now),
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class ReleaseDone:
+class ReleaseDone(_Event):
     """Release `number` of a project runs on `host`. `images`: references with digests."""
 
     kind: ClassVar[EventKind] = EventKind.RELEASE_DONE
@@ -216,18 +181,9 @@ class ReleaseDone:
         """Return the sentence for people."""
         return f"release {self.number} of {_plain(self.project)} runs on {_plain(self.host)}"
 
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {
-            "project": _text(self.project),
-            "number": self.number,
-            "host": _text(self.host),
-            "images": [_text(image) for image in self.images],
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class ReleaseFailed:
+class ReleaseFailed(_Event):
     """Release `number` of a project failed on `host`. `reason`: why, and what runs instead."""
 
     kind: ClassVar[EventKind] = EventKind.RELEASE_FAILED
@@ -246,18 +202,9 @@ class ReleaseFailed:
         """Return the sentence for people."""
         return f"release {self.number} of {_plain(self.project)} failed on {_plain(self.host)}: {_plain(self.reason)}"
 
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {
-            "project": _text(self.project),
-            "number": self.number,
-            "host": _text(self.host),
-            "reason": _text(self.reason),
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class QuotaLow:
+class QuotaLow(_Event):
     """A registry's pull limit: `remaining` pulls left of `limit` in `window_s` seconds."""
 
     kind: ClassVar[EventKind] = EventKind.QUOTA_LOW
@@ -267,28 +214,14 @@ class QuotaLow:
     window_s: int
 
     @property
-    def subject(self) -> str:
-        """Return the registry."""
-        return self.registry
-
-    @property
     def text(self) -> str:
         """Return the sentence for people."""
         window = f" in {self.window_s // 3600} hours" if self.window_s >= 3600 else ""
         return f"{_plain(self.registry)} has {self.remaining} of {self.limit} pulls{window} left"
 
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {
-            "registry": _text(self.registry),
-            "remaining": self.remaining,
-            "limit": self.limit,
-            "window_s": self.window_s,
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class UpstreamDown:
+class UpstreamDown(_Event):
     """A registry does not answer, or only with errors."""
 
     kind: ClassVar[EventKind] = EventKind.UPSTREAM_DOWN
@@ -296,18 +229,9 @@ class UpstreamDown:
     reason: str
 
     @property
-    def subject(self) -> str:
-        """Return the registry."""
-        return self.registry
-
-    @property
     def text(self) -> str:
         """Return the sentence for people."""
         return f"{_plain(self.registry)} does not answer: {_plain(self.reason)}"
-
-    def data(self) -> Mapping[str, object]:
-        """Return the data for programs."""
-        return {"registry": _text(self.registry), "reason": _text(self.reason)}
 
 
 Event = TagRefused | TagMoved | TagHeld | BaseOutdated | ReleaseDone | ReleaseFailed | QuotaLow | UpstreamDown
@@ -370,8 +294,11 @@ def _time(time_us: int) -> str:
     return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
-def _digest(digest: Digest | None) -> str | None:
-    return None if digest is None else str(digest)
+def _value(value: object) -> object:
+    """Return the value of a field for JSON."""
+    if isinstance(value, tuple):
+        return [_text(each) for each in value]
+    return value if value is None or isinstance(value, int) else _text(str(value))
 
 
 def _text(text: str) -> str:

@@ -137,7 +137,7 @@ async def test_the_write_queue_has_the_jobs_that_are_not_committed_yet(metadata:
 
     before = metadata.write_queue
     jobs = [asyncio.create_task(metadata.write(job)) for job in (slow, partial(add, "next"), partial(add, "last"))]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # the age of the oldest job grows
     during = metadata.write_queue
     release.set()
     await asyncio.gather(*jobs)

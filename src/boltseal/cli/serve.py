@@ -34,7 +34,8 @@ def serve(
         typer.Option("--public-url", metavar="URL", show_default=False, help="How clients reach this server."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", show_default=False, help="Worker processes. Default: 1.")
+        int | None,
+        typer.Option("--workers", metavar="NUMBER", show_default=False, help="Worker processes. Default: 1."),
     ] = None,
     allow_anonymous: Annotated[
         bool | None, typer.Option("--allow-anonymous", show_default=False, help="Allow pull and push without a login.")
@@ -105,11 +106,11 @@ def _greet(settings: Settings) -> None:
     say(f"  pull   docker pull {name}")
     say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2")
     say("         what a tag resolves to: its docker-content-digest")
-    say(f"         {_program()} rules test shop/app 1.4.2")
+    say(f"         {_program()} admin rules test shop/app 1.4.2")
     say("         whether a tag is sealed, and by which rule")
     if host.startswith(("localhost:", "127.")) and server.tls_cert is None:
-        say("  TLS    docker needs none on localhost; podman, buildah and skopeo need")
-        say("         --tls-verify=false, oras needs --plain-http")
+        say("  TLS    docker needs none on localhost; podman, buildah: --tls-verify=false;")
+        say("         skopeo copy: --dest-tls-verify=false; oras: --plain-http")
     say("  stop   Ctrl-C")
 
 

@@ -12,16 +12,14 @@ first.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Self
-from urllib.parse import quote as quote_path
 
-from boltseal.client.state import ClientState, StateUnusable, transaction
+from boltseal.client.state import ClientState, StateUnusable, open_database, tag_key, transaction
 from boltseal.errors import Invalid
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -29,7 +27,6 @@ from boltseal.oci.reference import Reference
 VERSION: Final = 1
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 MAX_DOCUMENT_BYTES: Final = 256 * 1024 * 1024
-WAIT_S: Final = 20.0
 PENDING: Final = 256
 PENDING_BYTES: Final = 16 * 1024 * 1024
 _SCHEMA: Final = (
@@ -107,7 +104,7 @@ class DocumentCache:
         """Return all observations of a tag, the oldest first. Raises: StateUnusable."""
         with self._sqlite_errors():
             database = self._opened(create=False)
-            rows = [] if database is None else database.execute(_PAST, (_key(reference),)).fetchall()
+            rows = [] if database is None else database.execute(_PAST, (tag_key(reference),)).fetchall()
         try:
             return tuple(CachedTag(Digest.parse(row[0]) if row[0] else None, row[1], row[2]) for row in rows)
         except Invalid as error:
@@ -117,7 +114,7 @@ class DocumentCache:
         """Record what tags resolve to now (None: no such tag). Raises: StateUnusable."""
         with self._writing() as database:
             for reference, digest in observed:
-                ref, text = _key(reference), "" if digest is None else str(digest)
+                ref, text = tag_key(reference), "" if digest is None else str(digest)
                 last = database.execute(f"{_NEWEST} LIMIT 1", (ref,)).fetchone()
                 if last is not None and last[1] == text:
                     database.execute("UPDATE meant SET last = max(last, ?) WHERE rowid = ?", (self._now_us, last[0]))
@@ -168,15 +165,9 @@ class DocumentCache:
         if self._database is not None:
             return self._database
         self._state.check_format()
-        try:
-            flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
-            os.close(os.open(self.path, flags | os.O_CLOEXEC, 0o600))  # SQLite would create it readable for others
-        except FileNotFoundError:
+        database = open_database(self.path, create=create)
+        if database is None:
             return None
-        except OSError as error:
-            raise StateUnusable(f"{self.path} can't be opened: {error.strerror}") from error
-        uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"
-        database = sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None)
         try:
             database.execute("PRAGMA trusted_schema = OFF")
             database.execute("PRAGMA synchronous = NORMAL")
@@ -211,9 +202,3 @@ def _forget(database: sqlite3.Connection, most_bytes: int) -> None:
 def _inflated(body: object) -> bytes:
     """Decompress at most MAX_BODY_BYTES: the file may contain anything."""
     return zlib.decompressobj().decompress(body if isinstance(body, bytes) else b"", MAX_BODY_BYTES)
-
-
-def _key(reference: Reference) -> str:
-    if reference.tag is None:
-        raise AssertionError(f"{reference} names no tag")
-    return f"{reference.name}:{reference.tag}"

@@ -24,7 +24,7 @@ from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.registry_client import RegistryClient
 from boltseal.client.transport import RegistryRequest, Transport
 from boltseal.errors import BoltsealError
-from boltseal.ledger.entry import EntryKind
+from boltseal.ledger.entry import EntryKind, IndexedLine
 from boltseal.ledger.follow import LedgerBroken
 from boltseal.ledger.history import EntryAt, RepositoryHistory, check, contradiction
 from boltseal.ledger.merkle import ProofInvalid, verify_inclusion
@@ -144,15 +144,15 @@ async def _read_tag(
     return history, missed
 
 
-async def _lines(client: LedgerClient, repository: Repository, tag: Tag, max_bytes: int) -> list[tuple[int, bytes]]:
+async def _lines(client: LedgerClient, repository: Repository, tag: Tag, max_bytes: int) -> list[IndexedLine]:
     """Return the entries of one tag, at most `max_bytes`. Raises: RemoteMismatch."""
-    found: list[tuple[int, bytes]] = []
+    found: list[IndexedLine] = []
     size = 0
-    async for index, line in client.history(repository, tag):
-        size += len(line)
+    async for entry in client.history(repository, tag):
+        size += len(entry.line)
         if size > max_bytes:
             raise RemoteMismatch(f"{client.registry} lists more than {max_bytes} bytes of history of {tag}: not read")
-        found.append((index, line))
+        found.append(entry)
     return found
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.transport import RegistryRequest, RegistryResponse, Transport
-from boltseal.ledger.entry import MAX_ENTRY_BYTES, EntryKind
+from boltseal.ledger.entry import MAX_ENTRY_BYTES, EntryKind, IndexedLine
 from boltseal.ledger.merkle import HASH_BYTES, Path, consistency_path, inclusion_path, prove
 from boltseal.ledger.note import MAX_NOTE_BYTES
 from boltseal.ledger.proof import MAX_RECEIPT_BYTES
@@ -123,38 +123,34 @@ class LedgerClient:
             found += (await self.bundle(BundleId(index, width)))[max(start - first, 0) :]
         return found
 
-    async def history(
+    def history(
         self, repository: Repository, tag: Tag | None = None, *, kinds: Collection[EntryKind] = ()
-    ) -> AsyncIterator[tuple[int, bytes]]:
-        """Yield index and bytes of the entries about a repository or one of its tags, the oldest first. Raises:
+    ) -> AsyncIterator[IndexedLine]:
+        """Yield the entries about a repository or one of its tags, the oldest first. Raises:
         RemoteNotFound.
 
         `kinds`: only entries of these kinds; () for all. An older registry ignores it and lists all.
         """
         base = f"/v2/{repository}/_boltseal/history" + ("" if tag is None else f"/{tag}")
         only = f"&kinds={','.join(sorted(kinds))}" if kinds else ""
-        async for entry in self._entries(base, repository, f"history of {repository}", only):
-            yield entry
+        return self._entries(base, repository, f"history of {repository}", only)
 
-    async def records(self, repository: Repository) -> AsyncIterator[tuple[int, bytes]]:
+    def records(self, repository: Repository) -> AsyncIterator[IndexedLine]:
         """Yield the records about a repository's images, in the form of `history`. Raises: RemoteNotFound."""
-        base, what = f"/v2/{repository}/_boltseal/records", f"records of {repository}"
-        async for entry in self._entries(base, repository, what):
-            yield entry
+        return self._entries(f"/v2/{repository}/_boltseal/records", repository, f"records of {repository}")
 
-    async def observed(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[tuple[int, bytes]]:
+    def observed(self, repository: Repository, tag: Tag | None = None) -> AsyncIterator[IndexedLine]:
         """Yield what a mirror observed of an upstream repository or one of its tags, in the form of `history`.
 
         Raises: RemoteNotFound: nothing was observed.
         """
         base = f"/v2/{repository}/_boltseal/observations" + ("" if tag is None else f"/{tag}")
         what = f"observations of {repository if tag is None else f'{tag} of {repository}'}"
-        async for entry in self._entries(base, repository, what):
-            yield entry
+        return self._entries(base, repository, what)
 
     async def _entries(
         self, base: str, repository: Repository, what: str, only: str = ""
-    ) -> AsyncIterator[tuple[int, bytes]]:
+    ) -> AsyncIterator[IndexedLine]:
         after, size = -1, 0
         for _ in range(MAX_PAGES):
             path = f"{base}?n={PAGE}{only}" + ("" if after < 0 else f"&after={after}")
@@ -171,7 +167,7 @@ class LedgerClient:
                     raise RemoteMismatch(
                         f"{self.registry}: {what} has more than {self._max_listing_bytes} bytes: not read"
                     )
-                yield after, line
+                yield IndexedLine(after, line)
             if 'rel="next"' not in reply.headers.get("link", ""):
                 return
         raise RemoteMismatch(f"{self.registry} lists {what} over more than {MAX_PAGES} pages")

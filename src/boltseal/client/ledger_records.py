@@ -7,14 +7,14 @@ accepted although its answer was lost.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from boltseal.client.errors import RemoteMismatch, RemoteNotFound, error_text
 from boltseal.client.ledger_client import LedgerClient
 from boltseal.client.transport import RegistryRequest, Transport
-from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, parse
+from boltseal.ledger.entry import RECORDS, Entry, EntryInvalid, EntryKind, IndexedLine, parse
 from boltseal.oci.digest import Digest
 from boltseal.oci.jsontext import decode
 from boltseal.oci.reference import Reference, Repository
@@ -24,6 +24,13 @@ MAX_ANSWER_BYTES: Final = 64 * 1024
 
 class NoRecords(RemoteNotFound):
     """The registry accepts no records: it is no boltseal registry, or an older one."""
+
+
+class LedgerRecord(NamedTuple):
+    """A record, and the index of its entry."""
+
+    entry_index: int
+    entry: Entry
 
 
 class _Taken(msgspec.Struct):
@@ -71,20 +78,20 @@ async def add_record(
         raise RemoteMismatch(f"{reference.registry}: its answer to the {what} can't be parsed") from error
 
 
-async def list_records(transport: Transport, registry: str, repository: Repository) -> list[tuple[int, Entry]]:
+async def list_records(transport: Transport, registry: str, repository: Repository) -> list[LedgerRecord]:
     """Return the records about a repository's images by index, the oldest first.
 
     The entries are not proven to be in the signed tree; `client.history` does that.
 
     Raises: NoRecords, RemoteMismatch, RemoteDenied, and whatever `Transport.request` raises.
     """
-    found: list[tuple[int, Entry]] = []
+    found: list[LedgerRecord] = []
     try:
         async for index, line in LedgerClient(transport, registry).records(repository):
             entry = parse(line)
             if entry.kind not in RECORDS or entry.repository != repository:
                 raise RemoteMismatch(f"{registry}: entry {index} is no record of {repository}")
-            found.append((index, entry))
+            found.append(LedgerRecord(index, entry))
     except RemoteNotFound as error:
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
     except EntryInvalid as error:
@@ -119,7 +126,7 @@ async def list_observations(
 
 
 def _parse_all(
-    registry: str, repository: Repository, kinds: Collection[EntryKind], lines: Iterable[tuple[int, bytes]]
+    registry: str, repository: Repository, kinds: Collection[EntryKind], lines: Iterable[IndexedLine]
 ) -> list[Entry]:
     found: list[Entry] = []
     for index, line in lines:

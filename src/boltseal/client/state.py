@@ -38,12 +38,16 @@ from urllib.parse import unquote as unquote_name
 import msgspec
 
 from boltseal.errors import BoltsealError, Invalid, Unavailable
+from boltseal.files.atomic_files import Disk, write_file
 from boltseal.ledger.checkpoint import parse_checkpoint_unverified
 from boltseal.ledger.follow import Trusted, TrustedCheckpoint
 from boltseal.ledger.note import VerifierKey, parse_note_unverified
+from boltseal.oci.reference import Reference
 
 FORMAT: Final = 1
 MAX_FILE_BYTES: Final = 2_000_000
+WAIT_S: Final = 20.0
+"""How long a database waits for another process that writes it."""
 GIVEN: Final = "given"
 FIRST_USE: Final = "first use"
 
@@ -74,6 +78,30 @@ class KnownLedger(msgspec.Struct, frozen=True):
     how: str
     since_s: int
     head: TrustedCheckpoint | None
+
+
+def open_database(path: Path, *, create: bool, max_bytes: int | None = None) -> sqlite3.Connection | None:
+    """Open a SQLite file of the state folder; None if there is none and it is not created. Raises: StateUnusable."""
+    try:
+        flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o600)  # SQLite would create it readable for others
+        size_bytes = os.fstat(fd).st_size
+        os.close(fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateUnusable(f"{path} can't be opened: {error.strerror}") from error
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise StateUnusable(f"{path} is too large: {size_bytes} bytes (expected at most {max_bytes}); not read")
+    uri = f"file:{quote_name(str(path.absolute()))}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+
+
+def tag_key(reference: Reference) -> str:
+    """Return the key of a tag in these databases: its reference without a digest."""
+    if reference.tag is None:
+        raise AssertionError(f"{reference} names no tag")
+    return f"{reference.name}:{reference.tag}"
 
 
 @contextlib.contextmanager
@@ -233,36 +261,15 @@ class ClientState:
             yield True
 
     def _write(self, path: Path, content: bytes) -> None:
-        """Write a file durably. Raises: OSError.
-
-        1. Write it under a temporary name. 2. fsync. 3. Rename. 4. fsync the folder.
-        """
+        """Write a file durably. Raises: OSError."""
         self._folder(path.parent)
-        temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(fd)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        write_file(Disk(), path, content, 0o600)
 
     def _folder(self, path: Path) -> None:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_folder(path.parent)
+            Disk().sync_folder(os.fspath(path.parent))
 
 
 def _escaped(registry: str) -> str:
     return quote_name(registry, safe="")
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -19,7 +19,6 @@ is trusted, but not the form of its content: a file that boltseal can't have wri
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,11 +26,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
-from urllib.parse import quote as quote_path
 
 import msgspec
 
-from boltseal.client.state import ClientState, StateUnusable, transaction
+from boltseal.client.state import ClientState, StateUnusable, open_database, tag_key, transaction
 from boltseal.errors import Invalid
 from boltseal.ledger.entry import MAX_TIME_US
 from boltseal.oci.digest import Digest
@@ -41,7 +39,6 @@ VERSION: Final = 1
 MAX_LINE_BYTES: Final = 2000
 MAX_VALUE_BYTES: Final = 100_000
 MAX_FILE_BYTES: Final = 1024**3
-WAIT_S: Final = 20.0
 _SCHEMA: Final = {
     "log": "CREATE TABLE log (n INTEGER PRIMARY KEY, ref TEXT NOT NULL, line BLOB NOT NULL, chain BLOB NOT NULL) STRICT",
     "log_ref": "CREATE INDEX log_ref ON log (ref, n)",
@@ -144,7 +141,7 @@ class TagObservations:
         StateUnusable.
         """
         with self._reading() as database:
-            return () if database is None else tuple(_past(database, _key(reference)))
+            return () if database is None else tuple(_past(database, tag_key(reference)))
 
     def head(self) -> ChainHead:
         """Return the log's number of lines and chain hash. Raises: ObservationsCorrupt, StateUnusable."""
@@ -181,7 +178,7 @@ class TagObservations:
                 self._walk(database)
                 head, found = self._walked, []
                 for reference, digest in observed:
-                    key = _key(reference)
+                    key = tag_key(reference)
                     was, now, head = _record(database, head, key, digest, now_us)
                     found.append(
                         Observation(reference, was, now, None if was is None else _last_digest(database, key, was))
@@ -225,21 +222,9 @@ class TagObservations:
     def _opened(self, *, create: bool) -> sqlite3.Connection | None:
         if self._database is not None:
             return self._database
-        try:
-            flags = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY
-            fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)  # SQLite would create it readable for others
-            size_bytes = os.fstat(fd).st_size
-            os.close(fd)
-        except FileNotFoundError:
+        database = open_database(self.path, create=create, max_bytes=MAX_FILE_BYTES)
+        if database is None:
             return None
-        except OSError as error:
-            raise StateUnusable(f"{self.path} can't be opened: {error.strerror}") from error
-        if size_bytes > MAX_FILE_BYTES:
-            raise StateUnusable(
-                f"{self.path} is too large: {size_bytes} bytes (expected at most {MAX_FILE_BYTES}); not read"
-            )
-        uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"
-        database = sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(database, create=create)
         except BaseException:
@@ -375,9 +360,3 @@ def _one(database: sqlite3.Connection, question: str) -> int:
 def _bytes(value: Any) -> bytes:
     """Return a BLOB; a column of a foreign file may contain anything."""
     return value if isinstance(value, bytes) else b""
-
-
-def _key(reference: Reference) -> str:
-    if reference.tag is None:
-        raise AssertionError(f"{reference} names no tag")
-    return f"{reference.name}:{reference.tag}"

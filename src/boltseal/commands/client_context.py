@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from boltseal.client.credentials import CredentialStore
@@ -12,20 +13,27 @@ from boltseal.client.registry_configuration import RegistryConfiguration
 from boltseal.client.state import ClientState
 from boltseal.config import ClientPaths
 from boltseal.engines.address import EngineAddress
-from boltseal.project.settings import client_settings
+from boltseal.project.settings import ClientSettings, client_settings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClientContext:
     """The user's files, the clock, and a receiver of notices.
 
     `now_us`: microseconds since 1970. `notice` is called with one line for a person, at once; it is not part of a result.
+    `trace`: called with one line for each request to a registry, None to trace none.
     """
 
     paths: ClientPaths
     state_folder: Path
     now_us: Callable[[], int]
     notice: Callable[[str], None]
+    trace: Callable[[str], None] | None = None
+
+    @cached_property
+    def settings(self) -> ClientSettings:
+        """The user's own settings, read once. Raises: ProjectInvalid."""
+        return client_settings(self.paths.settings)
 
     @property
     def state(self) -> ClientState:
@@ -40,14 +48,12 @@ class ClientContext:
         """Return the user's registry logins; none if `anonymous`. Raises: ProjectInvalid: the settings file is invalid."""
         if anonymous:
             return CredentialStore(())
-        settings = client_settings(self.paths.settings).reached
-        return CredentialStore(self.paths.logins, settings, RegistriesConf(self.paths.registries_conf))
+        return CredentialStore(self.paths.logins, self.settings.reached, RegistriesConf(self.paths.registries_conf))
 
     def registries(self) -> RegistryConfiguration:
         """Return how registries are reached, by the user's and other tools' files. Raises: ProjectInvalid."""
-        settings = client_settings(self.paths.settings).reached
         conf = RegistriesConf(self.paths.registries_conf)
-        return RegistryConfiguration(settings, self.paths.certificates, conf, self.notice)
+        return RegistryConfiguration(self.settings.reached, self.paths.certificates, conf, self.notice)
 
     def engine_address(self, host: str | None = None) -> EngineAddress:
         """Return the address in `host`, else in DOCKER_HOST, else of Docker's socket. Raises: EngineAddressInvalid."""

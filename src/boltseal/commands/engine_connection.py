@@ -22,7 +22,7 @@ T = TypeVar("T")
 async def connected_host(client: ClientContext, host: str | None) -> AsyncIterator[EngineHost]:
     """Connect to an engine. `host`: its address; default: DOCKER_HOST.
 
-    Raises: EngineAddressInvalid, EngineUnavailable, EngineForbidden, SshFailed.
+    Raises: EngineAddressInvalid, EngineUnavailable, Denied, SshFailed.
     """
     async with connected(client.engine_address(host)) as engine:
         yield await EngineHost.of(engine, KeptImages(client.state), client.now_us)

@@ -18,7 +18,6 @@ from boltseal.events import Event
 from boltseal.notify.dispatch import Dispatcher, OutgoingEvent
 from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.notify.receivers import build_dispatcher
-from boltseal.project.settings import client_settings
 
 WITHIN_S: Final = 20.0
 
@@ -33,7 +32,7 @@ class Notifications:
     @classmethod
     def of_user(cls, client: ClientContext) -> Notifications:
         """Return the receivers of the user's own file, never a project's. Raises: ProjectInvalid, SecretInvalid, ConfigInvalid."""
-        settings = client_settings(client.paths.settings).receivers
+        settings = client.settings.receivers
         if not settings:
             return cls(client, None)
         source = f"/boltseal/{clean(platform.node()).replace(' ', '-') or 'host'}"

@@ -132,7 +132,7 @@ async def _scanner(
     """Open a scanner on the state folder. What it learned is saved at the end."""
     client = options.client
     now_us = client.now_us()
-    mirrors = client_settings(client.paths.settings).mirrors
+    mirrors = client.settings.mirrors
     with DocumentCache(client.state, now_us=now_us) as learned, TagObservations(client.state) as observations:
         histories = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(observations)])
         scanner = BaseScanner(

@@ -70,10 +70,6 @@ class EngineUnavailable(Unavailable):
     """No engine listens at the address, or it does not answer."""
 
 
-class EngineForbidden(Denied):
-    """The user lacks the right to talk to the engine."""
-
-
 class EngineFailed(Unavailable):
     """The engine reports a failure."""
 
@@ -310,7 +306,7 @@ class Engine:
             return await self._tunnel.broken()
         number = _errno(error)
         if number in (errno.EACCES, errno.EPERM):
-            return EngineForbidden(
+            return Denied(
                 f"no permission for the engine's socket {self.address.path}; join its group (`docker`) or run as root"
             )
         if number in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK):
@@ -326,7 +322,7 @@ class Engine:
 async def connected(address: EngineAddress, *, silent_s: float = SILENT_S) -> AsyncIterator[Engine]:
     """Connect to the engine at an address. `silent_s`: longest time in which a stream may bring no data.
 
-    Raises: EngineUnavailable, EngineForbidden, SshFailed, EngineMismatch.
+    Raises: EngineUnavailable, Denied, SshFailed, EngineMismatch.
     """
     async with AsyncExitStack() as stack:
         forwarded = await stack.enter_async_context(tunnel(address)) if address.scheme == "ssh" else None

@@ -19,10 +19,6 @@ SILENT_S: Final = 600.0
 """Longest time in which a stream may bring no data."""
 
 
-class AnswerTooLong(EngineMismatch):
-    """An answer is longer than its limit."""
-
-
 class _Complaint(msgspec.Struct):
     message: str
 
@@ -33,7 +29,7 @@ async def chunks(
     """Yield the body of an answer as it arrives. `most`: limit in bytes; `size`: of each chunk; `silent_s`: longest time
     without data.
 
-    Raises: AnswerTooLong, TimeoutError.
+    Raises: EngineMismatch, TimeoutError.
     """
     raw, read = response.aiter_raw(size), 0
     while True:
@@ -43,12 +39,12 @@ async def chunks(
             return
         read += len(piece)
         if most is not None and read > most:
-            raise AnswerTooLong(f"the engine's answer is longer than {most // 1024**2} MiB")
+            raise EngineMismatch(f"the engine's answer is longer than {most // 1024**2} MiB")
         yield piece
 
 
 async def read_all(response: httpx2.Response) -> bytes:
-    """Return the body of an answer. Raises: AnswerTooLong, TimeoutError."""
+    """Return the body of an answer. Raises: EngineMismatch, TimeoutError."""
     body = bytearray()
     async for piece in chunks(response, most=MAX_ANSWER_BYTES):
         body += piece
@@ -56,20 +52,20 @@ async def read_all(response: httpx2.Response) -> bytes:
 
 
 async def lines(response: httpx2.Response, *, silent_s: float = SILENT_S) -> AsyncIterator[bytes]:
-    """Yield the lines of a stream, without empty ones. Raises: AnswerTooLong, TimeoutError."""
+    """Yield the lines of a stream, without empty ones. Raises: EngineMismatch, TimeoutError."""
     rest = b""
     async for piece in chunks(response, silent_s=silent_s):
         *full, rest = (rest + piece).split(b"\n")
         for line in (each for each in full if each.strip()):
             yield line
         if len(rest) > MAX_LINE_BYTES:
-            raise AnswerTooLong(f"the engine sent a line longer than {MAX_LINE_BYTES // 1024} KiB")
+            raise EngineMismatch(f"the engine sent a line longer than {MAX_LINE_BYTES // 1024} KiB")
     if rest.strip():
         yield rest
 
 
 async def error_message(response: httpx2.Response) -> str | None:
-    """Return the error message of an answer; None if it is not in Docker's format. Raises: AnswerTooLong, TimeoutError."""
+    """Return the error message of an answer; None if it is not in Docker's format. Raises: EngineMismatch, TimeoutError."""
     raw = await read_all(response)
     try:
         if response.headers.get("content-type", "").startswith("application/json"):

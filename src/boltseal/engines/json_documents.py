@@ -13,6 +13,8 @@ import msgspec
 from boltseal.engines.safe_open import StoreMalformed
 from boltseal.errors import quote
 from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.manifest import Manifest, parse_manifest
+from boltseal.oci.mediatype import OCI_INDEX, OCI_MANIFEST
 
 T = TypeVar("T")
 
@@ -38,6 +40,21 @@ def decoded(raw: bytes, shape: type[T], what: str) -> T:
         raise StoreMalformed(f"{what} is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise StoreMalformed(f"{what} has an unexpected form: {quote(str(error), 200)[1:-1]}") from error
+
+
+class _Kind(msgspec.Struct):
+    media_type: str | None = msgspec.field(default=None, name="mediaType")
+    manifests: msgspec.Raw = msgspec.Raw(b"")
+
+
+def read_manifest(raw: bytes, media_type: str | None = None) -> Manifest:
+    """Parse a manifest or index of a store, which lacks the media type that a registry sends with it.
+
+    Raises: ManifestInvalid; StoreMalformed: if it is not JSON.
+    """
+    kind = decoded(raw, _Kind, "a manifest")
+    guess = OCI_INDEX if bytes(kind.manifests) not in (b"", b"null") else OCI_MANIFEST
+    return parse_manifest(raw, kind.media_type or media_type or guess)
 
 
 def digest(text: str | bytes, what: str) -> Digest:

@@ -123,25 +123,27 @@ class SafeFolder:
 
     def stat(self, path: bytes) -> os.stat_result:
         """Return the status of a path without following a link."""
+        try:
+            return self._stat(path)
+        except OSError as error:
+            raise explained(error, self.shown(path)) from error
+
+    def _stat(self, path: bytes) -> os.stat_result:
         above, _, name = path.rpartition(b"/")
         if not name:
             return os.fstat(self.folder(path))
         if name in _NO_NAMES or b"\0" in name:
             raise StoreMalformed(f"{quote(readable(name))} is no name below {self.root}")
-        parent = self._open.get(above)
-        if parent is None:
-            parent = self.folder(above)
-        try:
-            return os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except OSError as error:
-            raise explained(error, self.shown(path)) from error
+        return os.stat(name, dir_fd=self.folder(above), follow_symlinks=False)
 
     def exists(self, path: bytes) -> bool:
         """Return whether a path exists."""
         try:
-            self.stat(path)
-        except StoreMissing:
+            self._stat(path)
+        except (FileNotFoundError, StoreMissing):
             return False
+        except OSError as error:
+            raise explained(error, self.shown(path)) from error
         return True
 
     def link(self, path: bytes) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 Range = tuple[int, int, int]
 """First ID inside, first ID outside, count."""
@@ -19,8 +19,16 @@ MAX_RANGES: Final = 340
 """The kernel's limit for a user namespace."""
 
 
-def id_maps(store: Path) -> tuple[tuple[Range, ...], tuple[Range, ...], bool] | None:
-    """Return the user and group maps of a rootless store, and whether the user's ranges are known. None for root's store.
+class IdMaps(NamedTuple):
+    """User and group maps. `complete`: whether the ranges that are assigned to the user are known."""
+
+    users: tuple[Range, ...]
+    groups: tuple[Range, ...]
+    complete: bool = True
+
+
+def id_maps(store: Path) -> IdMaps | None:
+    """Return the user and group maps of a rootless store, None for root's store.
 
     Raises: OSError: the store can't be read.
     """
@@ -39,10 +47,10 @@ def id_maps(store: Path) -> tuple[tuple[Range, ...], tuple[Range, ...], bool] | 
             if len(fields) == 3 and fields[0] in names and fields[1].isdigit() and fields[2].isdigit():
                 inside = ranges[-1][0] + ranges[-1][2]
                 ranges.append((inside, int(fields[1]), int(fields[2])))
-    return tuple(users[:MAX_RANGES]), tuple(groups[:MAX_RANGES]), len(users) > 1 and len(groups) > 1
+    return IdMaps(tuple(users[:MAX_RANGES]), tuple(groups[:MAX_RANGES]), len(users) > 1 and len(groups) > 1)
 
 
-def user_ranges(store: Path) -> list[tuple[tuple[Range, ...], tuple[Range, ...]]]:
+def user_ranges(store: Path) -> list[IdMaps]:
     """Return the subordinate user and group IDs that /etc on the store's disk assigns to each user, from 0 inside.
 
     A rootful container that runs with a user's subordinate IDs has these maps: Podman's `--subuidname`, or `--uidmap` with
@@ -52,7 +60,7 @@ def user_ranges(store: Path) -> list[tuple[tuple[Range, ...], tuple[Range, ...]]
     if etc is None:
         return []
     of_users, of_groups = (_ranges(etc, file) for file in ("subuid", "subgid"))
-    return [(tuple(ranges), tuple(of_groups[name])) for name, ranges in of_users.items() if name in of_groups]
+    return [IdMaps(tuple(ranges), tuple(of_groups[name])) for name, ranges in of_users.items() if name in of_groups]
 
 
 def _ranges(etc: Path, file: str) -> dict[bytes, list[Range]]:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,13 @@ _MAX_INT = 2**63 - 1
 
 class EntryInvalid(Invalid):
     """Bytes that `encode` never emits, or values that an entry can't have."""
+
+
+class IndexedLine(NamedTuple):
+    """The bytes of an entry, and its index in the log."""
+
+    entry_index: int
+    line: bytes
 
 
 class EntryKind(StrEnum):

@@ -9,7 +9,7 @@
 Globs are anchored at both ends and case-sensitive. There is no escape character: a character that no repository or tag
 contains is refused in a glob as well, since it could never match.
 
-`rules` uses globs; `unreachable_rules` decides whether globs of several rules overlap.
+`rules` uses globs; `unreachable_rules` decides whether one glob includes another.
 """
 
 from __future__ import annotations

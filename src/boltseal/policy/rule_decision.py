@@ -7,47 +7,19 @@ never the reverse.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from boltseal.oci.digest import SHA256, SHA512, Digest
-from boltseal.policy.rules import BUILT_IN_DEFAULT, BUILT_IN_FLOATING, BUILT_IN_SIGNATURES, Keep, Mode, Rule, RuleSet
+from boltseal.policy.rules import BUILT_IN_DEFAULT, BUILT_IN_FLOATING, BUILT_IN_SIGNATURES, Rule, RuleSet
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The rule that applies to a tag published now."""
-
-    rule: Rule
-
-    @property
-    def mode(self) -> Mode:
-        """Whether the tag is sealed, floating or append-only."""
-        return self.rule.mode
-
-    @property
-    def keep(self) -> Keep:
-        """How long the tag's bytes are kept after it is sealed."""
-        return self.rule.keep
-
-    @property
-    def why(self) -> str:
-        """The rule as a text, for `boltseal admin rules test` and for refusals."""
-        if self.rule.number:
-            return f"rule {self.rule.number} ({self.rule})"
-        if self.rule is BUILT_IN_DEFAULT:
-            return "no rule matches; by default a tag is sealed and kept for ever"
-        return f"built-in rule ({self.rule})"
-
-
-def decide(rules: RuleSet, repository: str, tag: str) -> Decision:
+def decide(rules: RuleSet, repository: str, tag: str) -> Rule:
     """Return the first rule that matches a tag. The last built-in rule matches every tag."""
     for rule in rules.user:
         if rule.matches(repository, tag):
-            return Decision(rule)
+            return rule
     floating = BUILT_IN_FLOATING.get(tag)
     if floating is not None:
-        return Decision(floating)
-    return Decision(BUILT_IN_SIGNATURES if BUILT_IN_SIGNATURES.tag.matches(tag) else BUILT_IN_DEFAULT)
+        return floating
+    return BUILT_IN_SIGNATURES if BUILT_IN_SIGNATURES.tag.matches(tag) else BUILT_IN_DEFAULT
 
 
 def signature_subject(tag: str) -> Digest | None:

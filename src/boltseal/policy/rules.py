@@ -2,8 +2,8 @@
 
 A rule set holds the user's rules in order, then the built-in ones. The first rule that matches decides; a tag that
 no rule matches is sealed and kept for ever. `parse_rules` is the only way from a configuration to a rule set. An
-error names the rule's number (the first is 1), what was found and what was expected. A rule that can never apply
-is an error too.
+error names the rule's number (the first is 1), what was found and what was expected. A rule that is shown never to
+apply is an error too.
 
 Which rule decides about a tag: `rule_decision`. Whether a rule can apply: `unreachable_rules`. What follows for a
 push or a delete is decided in `server.registry`.
@@ -22,7 +22,7 @@ from typing import Final
 from boltseal.errors import Invalid, quote
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
 from boltseal.policy.setting_keys import SettingKey
-from boltseal.policy.unreachable_rules import MAX_STEPS, Budget, TooComplex, covering
+from boltseal.policy.unreachable_rules import first_including, matches_no_name
 
 MAX_RULES: Final = 1000
 MAX_KEEP_DAYS: Final = 36_500
@@ -111,6 +111,15 @@ class Rule:
         """Return whether both globs match."""
         return self.repository.matches(repository) and self.tag.matches(tag)
 
+    @property
+    def why(self) -> str:
+        """The rule as the reason of a decision, for `boltseal admin rules test` and for refusals."""
+        if self.number:
+            return f"rule {self.number} ({self})"
+        if self is BUILT_IN_DEFAULT:
+            return "no rule matches; by default a tag is sealed and kept for ever"
+        return f"built-in rule ({self})"
+
     def as_toml(self) -> str:
         """Return the rule as a table for the configuration file, without defaults and without a final newline.
 
@@ -174,20 +183,16 @@ class RuleSet:
         return json.dumps(rows, separators=(",", ":"))
 
 
-def parse_rules(tables: Sequence[Mapping[str, object]], max_steps: int = MAX_STEPS) -> RuleSet:
-    """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong.
-
-    `max_steps`: the limit for the search for a rule that can never apply; see `unreachable_rules`.
-    """
+def parse_rules(tables: Sequence[Mapping[str, object]]) -> RuleSet:
+    """Read the `[[rule]]` tables of a configuration, in order; RuleInvalid names the first that is wrong."""
     if len(tables) > MAX_RULES:
         raise RuleInvalid(f"{len(tables)} rules; at most {MAX_RULES} are allowed")
-    budget = Budget(max_steps)
     rules: list[Rule] = []
     for number, table in enumerate(tables, start=1):
         try:
             rule = _parse_rule(table, number)
-            _refuse_unreachable(rule, rules, budget)
-        except (RuleInvalid, TooComplex) as error:
+            _refuse_unreachable(rule, rules)
+        except RuleInvalid as error:
             raise RuleInvalid(f"rule {number}: {error.message}") from error
         rules.append(rule)
     return RuleSet(tuple(rules))
@@ -241,17 +246,13 @@ def _unknown_key(key: str) -> str:
     return f"unknown key {quote(key)}{hint} (a rule has {', '.join(RULE_KEYS)})"
 
 
-def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule], budget: Budget) -> None:
-    """Check that each rule can apply. Raises: RuleInvalid, also when the search ends without an answer."""
-    covers = covering((rule.repository, rule.tag), [(other.repository, other.tag) for other in earlier], budget)
-    if covers is None:
-        return
-    if not covers:
+def _refuse_unreachable(rule: Rule, earlier: Sequence[Rule]) -> None:
+    """Check that the rule can apply. Raises: RuleInvalid when it never can; `unreachable_rules` says what is found."""
+    if matches_no_name(rule.repository, rule.tag):
         raise RuleInvalid(f"no valid name matches {rule}, so it can never apply")
-    numbers = [str(earlier[index].number) for index in covers]
-    who = f"rule {numbers[0]} takes" if len(numbers) == 1 else f"rules {_listed(numbers)} together take"
-    raise RuleInvalid(f"{who} every name that {rule} matches, so it can never apply; move it up or remove it")
-
-
-def _listed(numbers: list[str]) -> str:
-    return ", ".join(numbers[:-1]) + " and " + numbers[-1]
+    including = first_including(rule.repository, rule.tag, ((other.repository, other.tag) for other in earlier))
+    if including is not None:
+        raise RuleInvalid(
+            f"rule {earlier[including].number} takes every name that {rule} matches, so it can never apply; "
+            "move it up or remove it"
+        )

@@ -132,13 +132,8 @@ async def relock(
     for resolution in resolutions.values():
         if isinstance(resolution, KeyDiffers):  # its answers are not used, and its key must not get into the lock
             raise resolution
-    pinned = {
-        Reference(each.reference.registry, each.reference.repository, None, pin)
-        for each in wanted.values()
-        for pin in each.pins
-        if each.reference not in known and _digest_of(resolutions[each.reference]) != pin
-    }
-    resolutions |= await resolver.resolve(pinned)
+    new_references = [each for each in wanted.values() if each.reference not in known]
+    resolutions |= await resolver.resolve(_other_pins(new_references, resolutions))
     read = await resolver.platforms(_unread(resolutions, old))
     platforms_by_digest = read | {
         image.digest: image.platforms for image in old.images if image.digest and image.platforms
@@ -155,31 +150,38 @@ async def relock(
             now_us,
             update=update(each.reference),
         )
-    outside_images = [
-        replace(image, used=uses)
-        for reference, image in known.items()
-        if reference not in wanted and (uses := tuple(use for use in image.used if outside(use.file)))
-    ]
-    progress.images = [_with_uses(image, known.get(image.reference), outside) for image in progress.images]
     new = {
         image.reference: image.digest
         for image in progress.images
         if image.digest is not None and (_is_new(image, known) or (image.entry is None and update(image.reference)))
     }
     entries = await resolver.ledger_entries(new)
-    images = [
-        replace(image, entry=entries.get(image.reference, image.entry)) for image in [*progress.images, *outside_images]
-    ]
-    named = {image.reference.registry for image in images}
-    fresh = {reference.registry for reference in (*new, *(image for image in wanted if update(image)))}
+    images = [_with_uses(image, known.get(image.reference), outside) for image in progress.images]
+    others = (_only_used_outside(image, outside) for reference, image in known.items() if reference not in wanted)
+    images += [image for image in others if image.used]
+    fresh = {reference.registry for reference in (*new, *filter(update, wanted))}
     keys = {registry: key for registry, key in resolver.ledger_keys().items() if registry in fresh}
-    keys = {registry: key for registry, key in {**old.keys, **keys}.items() if registry in named}
     return LockUpdate(
-        lock=sorted_lock(images, keys),
+        lock=sorted_lock(
+            (replace(each, entry=entries[each.reference]) if each.reference in entries else each for each in images),
+            {**old.keys, **keys},
+        ),
         moved=tuple(progress.moved),
         unresolved=tuple(sorted(progress.unresolved)),
         notes=tuple(progress.notes),
     )
+
+
+def _other_pins(
+    new: Iterable[ReferenceToLock], resolutions: Mapping[Reference, Resolved | BoltsealError]
+) -> set[Reference]:
+    """Return the digests to which files pin new references, where the tag resolves to another one."""
+    return {
+        Reference(each.reference.registry, each.reference.repository, None, pin)
+        for each in new
+        for pin in each.pins
+        if _digest_of(resolutions[each.reference]) != pin
+    }
 
 
 def _is_new(image: LockedImage, known: Mapping[Reference, LockedImage]) -> bool:
@@ -222,8 +224,14 @@ def _lock_one(
     if isinstance(platforms, BoltsealError):
         progress.unresolved.append(_unresolved(wanted, platforms))
         return
-    locked = _with_occurrences(
-        LockedImage(wanted.reference, resolution.digest, now_us, resolution.media_type, platforms), wanted
+    locked = LockedImage(
+        wanted.reference,
+        resolution.digest,
+        now_us,
+        resolution.media_type,
+        platforms,
+        tuple(wanted.written),
+        tuple(wanted.used),
     )
     if before is not None and before.digest == resolution.digest:
         locked = replace(
@@ -308,9 +316,12 @@ def _with_occurrences(image: LockedImage, wanted: ReferenceToLock) -> LockedImag
 
 def _with_uses(image: LockedImage, before: LockedImage | None, outside: Callable[[str], bool]) -> LockedImage:
     """Add the occurrences in files that were not scanned."""
-    if before is None:
-        return image
-    return replace(image, used=(*image.used, *(use for use in before.used if outside(use.file))))
+    return image if before is None else replace(image, used=(*image.used, *_only_used_outside(before, outside).used))
+
+
+def _only_used_outside(image: LockedImage, outside: Callable[[str], bool]) -> LockedImage:
+    """Leave only the occurrences in files that were not scanned."""
+    return replace(image, used=tuple(use for use in image.used if outside(use.file)))
 
 
 def _unresolved(wanted: ReferenceToLock, error: BoltsealError) -> Unresolved:

@@ -49,23 +49,15 @@ CONNECT_EVERY_S: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class PortTaken(Invalid):
-    """The port is in use, or this machine does not have the address."""
-
-
-class WorkerFailed(Unavailable):
-    """Worker processes ended repeatedly."""
-
-
 def refuse_taken_port(address: ListenAddress) -> None:
-    """Check that the address belongs to this machine and its port is free. Raises: PortTaken."""
+    """Check that the address belongs to this machine and its port is free. Raises: Invalid."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address.host, address.port))
         except OSError as error:
-            raise PortTaken(
+            raise Invalid(
                 f"cannot listen on {address}: {(error.strerror or str(error)).lower()}; "
                 "choose another address with --listen HOST:PORT"
             ) from error
@@ -96,7 +88,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
         listening: called once, when connections are accepted.
 
     Raises:
-        WorkerFailed: the workers kept ending; the log has the reason.
+        Unavailable: the workers kept ending; the log has the reason.
     """
     server = settings.server
     granian = _Server(
@@ -143,9 +135,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
         granian.serve(target_loader=worker, wrap_loader=False)
     except SystemExit as stopped:
         if stopped.code:
-            raise WorkerFailed(
-                "the server stopped: its worker processes ended; see the log for the reason"
-            ) from stopped
+            raise Unavailable("the server stopped: its worker processes ended; see the log for the reason") from stopped
 
 
 def _when_listening(address: ListenAddress, call: Callable[[], None]) -> None:

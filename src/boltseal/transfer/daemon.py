@@ -34,12 +34,9 @@ async def daemon_source(reference: Reference, daemon: EngineAddress, scratch: Pa
     return source
 
 
-def daemon_target(reference: Reference, daemon: EngineAddress, scratch: Path) -> ArchiveTarget:
-    """Return an archive that is loaded into the daemon when it is complete."""
-    return _DaemonTarget(reference, daemon, scratch)
+class DaemonTarget(ArchiveTarget):
+    """An archive that is loaded into the daemon when it is complete."""
 
-
-class _DaemonTarget(ArchiveTarget):
     def __init__(self, reference: Reference, daemon: EngineAddress, scratch: Path) -> None:
         self._loaded = scratch / "to-daemon.tar"
         self._daemon = daemon

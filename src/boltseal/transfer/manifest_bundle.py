@@ -10,10 +10,9 @@ digest in a receipt with the digest of every layer and (in the configs) of every
 from __future__ import annotations
 
 import json
-import os
 import tarfile
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +20,8 @@ from typing import Final
 
 from boltseal.client.errors import RemoteNotFound
 from boltseal.errors import Invalid, NotFound, quote
+from boltseal.files.atomic_files import Disk, write_file
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.annotations import REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
@@ -108,30 +109,22 @@ def write(path: Path, documents: Mapping[Digest, bytes], digest: Digest, media_t
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically, in place of the old one. Raises: LocationInvalid, LocationUnavailable."""
     check_replaceable(path)
-    beside = path.with_name(f".{path.name}.{os.urandom(6).hex()}.new")
     try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_file(Disk(), path, content, 0o666)  # less what the umask forbids, as any file of the user
     except OSError as error:
         raise LocationUnavailable(f"{path} can't be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
 
 
 def check(path: Path, digest: Digest) -> Checked:
     """Verify all documents of an archive by their digests, starting at `digest`.
 
-    Raises: ContentDamaged, BundleInvalid, LocationUnavailable, NotFound.
+    Raises: ContentDamaged, BundleInvalid, LocationUnavailable, FileMissing.
     """
     try:
         with closing(tarfile.open(path)) as tar:
             return _follow(tar, path, digest)
     except FileNotFoundError as error:
-        raise LocationNotFound(f"{path}: there is no such file") from error
+        raise FileMissing(path) from error
     except (tarfile.TarError, EOFError) as error:
         raise BundleInvalid(f"{path} is no tar archive, or it is cut off: {error}") from error
     except OSError as error:

@@ -130,8 +130,8 @@ async def test_failures_are_forgotten_after_a_while_and_never_wait_for_a_clock_t
 
 
 async def test_a_flood_of_addresses_is_bounded(open_metadata: Callable[[], Metadata], clock: Clock) -> None:
-    """The oldest ones give way, and rows whose time is over go with the next failure."""
-    failed = FailedLogins(open_metadata(), clock, most=3)
+    """The oldest addresses are forgotten, and expired rows are deleted with the next failure."""
+    failed = FailedLogins(open_metadata(), clock, max_addresses=3)
     for number in range(5):
         clock.now_us += 1
         await failed.note(str(number))

@@ -201,7 +201,7 @@ async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: P
     left = [path.exists() for path in paths]
     async with serving(data) as registry:
         gone = [(await registry.client.get(f"/v2/shop/app/blobs/{blob.digest}")).status_code for blob in SECRET.blobs]
-        await until(lambda: not any(path.exists() for path in paths), "the cleanup has deleted the bytes")
+        await until(lambda: not any(path.exists() for path in paths), "the bytes are deleted", 20.0)
     with open_store(settings_of(data)) as store:
         noted = store.database.read_and_wait(queries.purged)
 

@@ -147,6 +147,7 @@ def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
     assert f"docker push {name}" in greeting
     assert f"docker pull {name}" in greeting
     assert "--tls-verify=false" in greeting
+    assert "admin rules test shop/app 1.4.2" in greeting
     assert [line for line in greeting.splitlines()[1:] if len(line) > 80 and str(tmp_path) not in line] == []
     assert out == ""
 

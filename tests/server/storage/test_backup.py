@@ -156,8 +156,8 @@ def test_the_verbs_go_there_and_back(data: Path, tmp_path: Path) -> None:
 
     assert made.json["results"][0]["status"] == "complete"
     assert (made.code, back.code, again.code) == (0, 0, 2)
-    assert "ledger recover --from URL|DIR --data" in back.err
-    assert "name one with --data DIR" in again.err
+    assert "ledger recover --from URL|FOLDER --data" in back.err
+    assert "name one with --data FOLDER" in again.err
 
 
 async def test_users_come_back_with_the_folder_of_keys_and_never_without(tmp_path: Path) -> None:

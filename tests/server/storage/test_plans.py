@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.metadata import failed_login_table, outbox_table, queries, tag_table, upload_table, usage
+from boltseal.server.storage.metadata import (
+    failed_login_table,
+    links,
+    outbox_table,
+    queries,
+    tag_table,
+    upload_table,
+    usage,
+)
 from boltseal.server.storage.metadata.schema import METADATA
 from tests.server.storage.sqlite_session import driver
 from tests.shop import SHOP
@@ -24,17 +32,17 @@ if TYPE_CHECKING:
 DIGEST = str(Digest.of(b"layer one"))
 
 ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
-    "missing": lambda tx: queries.missing_parts(tx, 1, DIGEST),
-    "reached_from": lambda tx: queries.digests(tx, queries.closure(1, DIGEST)),
-    "reaching": lambda tx: queries.digests(tx, queries.covering(1, DIGEST, through_subjects=False)),
-    "reaching through subjects": lambda tx: queries.digests(tx, queries.covering(1, DIGEST, through_subjects=True)),
-    "kept": lambda tx: tag_table.protecting_tags(tx, 1, queries.covering(1, DIGEST, through_subjects=True)),
+    "missing": lambda tx: links.missing_parts(tx, 1, DIGEST),
+    "reached_from": lambda tx: links.digests(tx, links.closure(1, DIGEST)),
+    "reaching": lambda tx: links.digests(tx, links.covering(1, DIGEST, through_subjects=False)),
+    "reaching through subjects": lambda tx: links.digests(tx, links.covering(1, DIGEST, through_subjects=True)),
+    "kept": lambda tx: tag_table.protecting_tags(tx, 1, links.covering(1, DIGEST, through_subjects=True)),
     "meaning": lambda tx: tag_table.tags_resolving_to(tx, 1, DIGEST),
     "tag": lambda tx: tag_table.find(tx, 1, "1.4.2"),
     "manifest": lambda tx: queries.find_manifest(tx, 1, DIGEST),
     "manifest bytes": lambda tx: queries.manifest_bytes(tx, 1, DIGEST),
     "media types": lambda tx: queries.media_types_of(tx, 1, DIGEST),
-    "parents": lambda tx: queries.parents(tx, 1, DIGEST),
+    "parents": lambda tx: links.parents(tx, 1, DIGEST),
     "blob size": lambda tx: queries.blob_size(tx, 1, DIGEST),
     "blob named": lambda tx: queries.is_blob_referenced(tx, DIGEST),
     "held sizes": lambda tx: queries.sizes_of(tx, 1, [DIGEST]),

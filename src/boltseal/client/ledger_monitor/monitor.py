@@ -15,7 +15,7 @@ The steps, in this order:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,7 +63,7 @@ class MonitorReport:
 
 
 class Monitor:
-    """Monitors the ledger of one registry. `progressed` gets the number of entries read, and of all entries."""
+    """Monitors the ledger of one registry."""
 
     def __init__(
         self,
@@ -73,14 +73,12 @@ class Monitor:
         registry: str,
         *,
         every_tag: bool = False,
-        progressed: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         self._memory = memory
         self._watch = watch
         self._transport = transport
         self._registry = registry
         self._every_tag = every_tag
-        self._progressed = progressed
         self._client = LedgerClient(transport, registry)
         self._recent: dict[Reference, None] = {}
 
@@ -118,7 +116,6 @@ class Monitor:
                 last = progress.audit.last
                 if last is not None and last.tag and progress.audit.size > size - LOOKED_BACK:
                     self._add_recent(last)
-            self._progressed(progress.audit.size, size)
         progress.grow()
         report.read += size - start
         report.size, report.names = size, len(progress.audit.hashed)

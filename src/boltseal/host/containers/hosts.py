@@ -65,7 +65,7 @@ class ContainerHost:
 async def list_running(engine: Engine, within_s: float = QUERY_S) -> ContainerHost:
     """Return the containers that run on an engine now. `within_s`: the time limit.
 
-    Raises: EngineUnavailable, EngineForbidden, EngineMismatch, SshFailed.
+    Raises: EngineUnavailable, Denied, EngineMismatch, SshFailed.
     """
     store = await engine.store()
     ids = await engine.container_ids()

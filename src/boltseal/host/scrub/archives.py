@@ -12,10 +12,9 @@ from typing import Final
 import msgspec
 
 from boltseal.engines.archives import NamedFiles, open_image_files
-from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, decoded
+from boltseal.engines.json_documents import MAX_DOCUMENT_BYTES, decoded, read_manifest
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable, readable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
-from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.manifests import image_plans
 from boltseal.host.scrub.plans import Allowance, ImagePlan, StorePlan, diff_ids

@@ -32,12 +32,13 @@ def plan(root: Path) -> StorePlan:
     containers: list[ContainerPlan] = []
     try:
         store = DockerStore(root)
+        drivers = store.drivers()
         unknown += [
             f"images of Docker's storage driver {driver} can't be checked (expected overlay2)"
-            for driver in store.drivers()
+            for driver in drivers
             if driver != OVERLAY2
         ]
-        if OVERLAY2 in store.drivers():
+        if OVERLAY2 in drivers:
             allowance = Allowance()
             images = _images(store, allowance, unknown)
             containers = _containers(store, allowance, unknown)

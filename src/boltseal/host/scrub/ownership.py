@@ -61,8 +61,7 @@ def ownership_in(store: Path) -> Ownership:
     maps = id_maps(store)
     if maps is None:
         return Ownership()
-    users, groups, whole = maps
-    return Ownership(IdMap(users), IdMap(groups), whole, devices=False)
+    return Ownership(IdMap(maps.users), IdMap(maps.groups), maps.complete, devices=False)
 
 
 def is_confirmed(store: Path, users: IdMap, groups: IdMap) -> bool:
@@ -75,7 +74,7 @@ def is_confirmed(store: Path, users: IdMap, groups: IdMap) -> bool:
     """
     maps = id_maps(store)
     if maps is None:
-        known = [(IdMap(ids), IdMap(group_ids)) for ids, group_ids in user_ranges(store)]
+        known = [(IdMap(each.users), IdMap(each.groups)) for each in user_ranges(store)]
     else:
         owner = store.stat()
         known = [(_keep_id(owner.st_uid), _keep_id(owner.st_gid))]

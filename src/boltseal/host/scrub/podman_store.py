@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from boltseal.engines.json_documents import read_manifest
 from boltseal.engines.podman_store import IdRange, PodmanStore, StoredContainer, StoredImage, StoredLayer, split_at
 from boltseal.engines.safe_open import StoreMalformed, StoreMissing, StoreUnreadable
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
-from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.layer_check import LayerFiles
 from boltseal.host.scrub.layer_folder import COPY, PODMAN_COPY, PODMAN_NAMES, composefs_reason, unexpected_names
 from boltseal.host.scrub.overlay_stack import check_stack

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from boltseal.engines.json_documents import read_manifest
 from boltseal.engines.safe_open import StoreMalformed
 from boltseal.errors import Invalid, quote
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference
-from boltseal.host.scrub.json_documents import read_manifest
 from boltseal.host.scrub.plans import ImagePlan
 from boltseal.oci.digest import Digest
 from boltseal.oci.manifest import ManifestInvalid

@@ -79,20 +79,20 @@ class _File:
     """A parsed file and the env files for its variables. `also`: the env files on other include paths to this file.
 
     `at`: the path by which Compose reaches it, perhaps a symbolic link; `.env` and relative paths are beside that path.
-    `services`: by name, one node for each document that contains the service; Compose merges them.
+    `services`: the keys by name, once for each document that contains the service; Compose merges them.
     """
 
     source: SourceFile
     documents: tuple[Node, ...]
     envs: tuple[str, ...]
     at: str
-    services: dict[str, list[Node]] = field(default_factory=dict)
+    services: dict[str, list[Pairs]] = field(default_factory=dict)
     also: set[tuple[str, ...]] = field(default_factory=set)
     partners: list[_File] | None = None
 
-    def each_service(self) -> Iterator[tuple[str, Node]]:
-        """Yield each service's name and node, once per document."""
-        return ((name, node) for name, nodes in self.services.items() for node in nodes)
+    def each_service(self) -> Iterator[tuple[str, Pairs]]:
+        """Yield each service's name and keys, once per document."""
+        return ((name, keys) for name, documents in self.services.items() for keys in documents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,8 @@ class _Reader:
             self.count_uses(file)
         self.count_beside()
         for file in files:
-            for name, service in file.each_service():
-                self.image_refs.extend(self.image_ref(scalar) for scalar in self.in_service(file, name, service))
+            for name, keys in file.each_service():
+                self.image_refs.extend(self.image_ref(scalar) for scalar in self.in_service(file, name, keys))
         return ScanResult(tuple(self.image_refs), tuple(self.problems))
 
     def load(self, name: str, envs: tuple[str, ...], at: str) -> _File | None:
@@ -161,8 +161,8 @@ class _Reader:
                 names = [name for listing in items(listed) or [listed] for name in self.path(file, listing)]
                 envs = self.included_envs(file, entry, names[0]) if names else ()
                 found += [_FileToRead(name, envs, name) for name in names]
-        for _, service in file.each_service():
-            path = pairs(pairs(service).get("extends")).get("file")
+        for _, keys in file.each_service():
+            path = pairs(keys.get("extends")).get("file")
             found += [_FileToRead(name, file.envs, name) for name in self.path(file, path)]
         return found
 
@@ -222,8 +222,8 @@ class _Reader:
         envs = {self.env(name).path for names in (file.envs, *file.also) for name in names}
         for env in envs:
             self.uses.update({(env, name): count for name, count in used.items()})
-        for _, service in file.each_service():
-            node = pairs(service).get("env_file")
+        for _, keys in file.each_service():
+            node = keys.get("env_file")
             for entry in items(node) or ([node] if node is not None else []):
                 written = text_of(pairs(entry).get("path", entry))
                 if written:
@@ -249,8 +249,7 @@ class _Reader:
                     used.update(variables_in(self.project.read(name).text, Dialect.COMPOSE))
         return used
 
-    def in_service(self, file: _File, name: str, service: Node) -> list[_ImageScalar]:
-        keys = pairs(service)
+    def in_service(self, file: _File, name: str, keys: Pairs) -> list[_ImageScalar]:
         asked = text_of(keys.get("platform"))
         platforms = (asked,) if asked and "$" not in asked else ()
         found: list[_ImageScalar] = []
@@ -303,11 +302,12 @@ class _Reader:
         key = (file.source.path, name)
         if key not in self.built:
             keys: Pairs = {}
-            for service in file.services.get(name, ()):
-                keys |= pairs(service)
+            for document in file.services.get(name, ()):
+                keys |= document
             extends = keys.get("extends")
-            base_name = text_of(extends) or text_of(pairs(extends).get("service"))
-            path = text_of(pairs(extends).get("file"))
+            extended = pairs(extends)
+            base_name = text_of(extends) or text_of(extended.get("service"))
+            path = text_of(extended.get("file"))
             target = self.file_at(file, path) if path else file
             self.built[key] = ("build" in keys, (target, base_name) if base_name and target is not None else None)
         return self.built[key]
@@ -356,7 +356,7 @@ class _Reader:
             return None
         for document in file.documents:
             for service, node in pairs(pairs(document).get("services")).items():
-                file.services.setdefault(service, []).append(node)
+                file.services.setdefault(service, []).append(pairs(node))
         return file
 
     def image_ref(self, scalar: _ImageScalar) -> ImageReference:

@@ -75,10 +75,6 @@ class _Admitted(NamedTuple):
     until_s: float
 
 
-class AuthorizationInvalid(Unauthenticated):
-    """The Authorization header cannot be read."""
-
-
 class HostRefused(Denied):
     """A registry on loopback without users was addressed by a foreign host name."""
 
@@ -102,8 +98,8 @@ class RequestAuth:
     async def admit(self, request: Request, target: Target) -> Actor:
         """Return the actor of a request that is allowed to access the target.
 
-        Raises: LoginNeeded, RightMissing: the caller lacks the right. LoginWrong, TokenInvalid: the login is wrong.
-        AuthorizationInvalid, HostRefused: see there.
+        Raises: LoginNeeded, Denied: the caller lacks the right. Unauthenticated: the login is wrong, or its header
+        cannot be read. HostRefused: see there.
         """
         if isinstance(target, _IN_REPOSITORY):
             return await self._admit_to(request, target.repository, _action(request.method, target))
@@ -160,7 +156,7 @@ class RequestAuth:
             request.actor = self.access.check_entry(request.caller, index, repository)
 
     async def _authenticate(self, request: Request) -> bool:
-        """Set `caller` and return True if authentication is required. Raises: HostRefused, AuthorizationInvalid, ..."""
+        """Set `caller` and return True if authentication is required. Raises: HostRefused, Unauthenticated, ..."""
         authorization = request.header(b"authorization")
         if self.access.stale:
             await self.access.refresh()
@@ -183,7 +179,7 @@ class RequestAuth:
             )
 
     async def recognise(self, request: Request, authorization: str | None) -> Caller:
-        """Return the verified caller. Raises: AuthorizationInvalid, LoginWrong, TokenInvalid, ..."""
+        """Return the verified caller. Raises: Unauthenticated, LoginsTooMany, ..."""
         if self.access.stale:
             await self.access.refresh()
         return (await self._verify_cached(request, authorization))[0]
@@ -194,7 +190,7 @@ class RequestAuth:
         if authorization is None or not self.access.required():
             return ANONYMOUS_CALLER, now_s + CACHE_S
         if len(authorization) > MAX_HEADER_BYTES:
-            raise AuthorizationInvalid("the Authorization header is too long")
+            raise Unauthenticated("the Authorization header is too long")
         key = self._cache_key(authorization)
         cached = self._verified.get(key)
         if cached is not None and cached[1] > now_s:
@@ -241,7 +237,7 @@ class RequestAuth:
                 caller, ends_s = self.access.by_token(rest.strip())
                 return caller, max(0.0, ends_s - time.time())
             case _:
-                raise AuthorizationInvalid("unsupported Authorization scheme; expected Basic or Bearer")
+                raise Unauthenticated("unsupported Authorization scheme; expected Basic or Bearer")
 
 
 def _action(method: str, target: Target) -> Action:
@@ -256,7 +252,7 @@ def _basic(encoded: str) -> tuple[str, str]:
     try:
         user, colon, password = base64.b64decode(encoded, validate=True).decode("utf-8").partition(":")
     except ValueError as error:  # not ASCII, not base64, not UTF-8
-        raise AuthorizationInvalid("cannot read the Authorization header; expected Basic and base64") from error
+        raise Unauthenticated("cannot read the Authorization header; expected Basic and base64") from error
     if not colon:
-        raise AuthorizationInvalid("cannot read the Authorization header; expected user:password")
+        raise Unauthenticated("cannot read the Authorization header; expected user:password")
     return user, password

@@ -54,10 +54,6 @@ COUNTED: Final = {
 _EVERYWHERE: Final = "any/repository"
 
 
-class MetricsDenied(Denied):
-    """The metrics were requested from another machine without administrator rights."""
-
-
 class Metrics(HttpApplication):
     """Serves /metrics. `gauges`: called in a thread. `open_to`: `local`, `everybody`, or `admins` only."""
 
@@ -88,7 +84,7 @@ class Metrics(HttpApplication):
         if self._open_to == "local" and _is_loopback(request):
             self._auth.refuse_other_hosts(request)
             return
-        raise MetricsDenied(
+        raise Denied(
             "metrics are only served to this machine and to administrators of all repositories; see public_metrics"
         )
 

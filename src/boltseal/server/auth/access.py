@@ -64,10 +64,6 @@ class LoginNeeded(Unauthenticated):
         self.insufficient = insufficient
 
 
-class RightMissing(Denied):
-    """The caller is authenticated and lacks the right."""
-
-
 class Access:
     """Authenticates callers and decides about their rights. A reload replaces it."""
 
@@ -108,7 +104,7 @@ class Access:
         """Return the caller that a token names, and the token's end in seconds since the epoch.
 
         Raises:
-            TokenInvalid: this registry did not issue it, or it is no longer valid.
+            Unauthenticated: this registry did not issue it, or it is no longer valid.
         """
         claims = self._tokens.check(text)
         return TokenCaller(Caller(claims.user, claims.scopes, claims.catalog), claims.ends_s)
@@ -139,7 +135,7 @@ class Access:
 
         Raises:
             LoginNeeded: a login or another token could have the right.
-            RightMissing: the caller lacks the right.
+            Denied: the caller lacks the right.
         """
         rights = self.allowed(caller, repository)
         if action in rights:
@@ -153,9 +149,7 @@ class Access:
                 _scope(repository, action),
                 insufficient=granted,
             )
-        raise RightMissing(
-            f"{caller.user} may not {action} in {repository}; ask the operator of this registry for a grant"
-        )
+        raise Denied(f"{caller.user} may not {action} in {repository}; ask the operator of this registry for a grant")
 
     def check_any(self, caller: Caller) -> Actor:
         """Return the actor for a request without a repository: any user, and anonymous callers that may pull something."""
@@ -192,14 +186,14 @@ class Access:
 
         Raises:
             LoginNeeded: the caller is anonymous or uses a token.
-            RightMissing: the user lacks the right `ledger`.
+            Denied: the user lacks the right `ledger`.
         """
         if self.required():
             self._refuse_removed_user(caller)
             if caller.user is None or caller.scopes is not None:
                 raise LoginNeeded("the ledger's entries need a login with the right `ledger`, by user and password")
             if not self.grants.reads_ledger(caller.user):
-                raise RightMissing(
+                raise Denied(
                     f"{caller.user} may not read the ledger's entries; ask the operator for the grant `ledger`"
                 )
         return Actor(caller.user or ANONYMOUS.name)
@@ -209,7 +203,7 @@ class Access:
 
         Raises:
             LoginNeeded: a login could have the right.
-            RightMissing: the user may not pull from the repository.
+            Denied: the user may not pull from the repository.
         """
         if Action.PULL in self.allowed(caller, repository):
             return caller.actor
@@ -217,7 +211,7 @@ class Access:
         subject = f"the repository of entry {index}"
         if caller.user is None or caller.scopes is not None:
             raise LoginNeeded(f"{subject} needs a login, by user and password, with the right to pull")
-        raise RightMissing(f"{caller.user} may not pull from {subject}; ask the operator of this registry for a grant")
+        raise Denied(f"{caller.user} may not pull from {subject}; ask the operator of this registry for a grant")
 
     def _refuse_removed_user(self, caller: Caller) -> None:
         if caller.user is not None and caller.user not in self.users().hashes:

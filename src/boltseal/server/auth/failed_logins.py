@@ -27,17 +27,18 @@ MAX_COUNTED: Final = 30
 class FailedLogins:
     """The failed logins of one store. `now_us`: microseconds since the epoch. `database` None: of this process alone.
 
-    `most`: how many addresses are remembered.
+    `max_addresses`: how many addresses are remembered; the oldest are forgotten first.
     """
 
     def __init__(
         self,
         database: Metadata | None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
-        most: int = MAX_ADDRESSES,
+        *,
+        max_addresses: int = MAX_ADDRESSES,
     ) -> None:
-        self._most = most
         self._database = database
+        self._max_addresses = max_addresses
         self._now_us = now_us
         self._uncounted: OrderedDict[str, FailedLoginRow] = OrderedDict()
 
@@ -64,7 +65,7 @@ class FailedLogins:
         def job(tx: UnitOfWork) -> None:
             row = self._next(failed_login_table.find(tx, address))
             forget_before_us = row.last_us - FORGET_FAILURES_US
-            failed_login_table.put(tx, address, row, forget_before_us=forget_before_us, most=self._most)
+            failed_login_table.put(tx, address, row, forget_before_us=forget_before_us, most=self._max_addresses)
 
         try:
             if self._database is not None:
@@ -73,7 +74,7 @@ class FailedLogins:
         except (Full, Unavailable):
             pass  # the address must not get more tries because the disk is full
         self._uncounted[address] = self._next(self._uncounted.pop(address, None))
-        while len(self._uncounted) > self._most:
+        while len(self._uncounted) > self._max_addresses:
             self._uncounted.popitem(last=False)
 
     async def forget(self, address: str) -> None:

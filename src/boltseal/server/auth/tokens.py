@@ -33,10 +33,6 @@ _ALGORITHMS: Final = ["Ed25519"]
 _CATALOG: Final = {"type": "registry", "name": "catalog", "actions": ["*"]}
 
 
-class TokenInvalid(Unauthenticated):
-    """This registry did not issue the token, or it is no longer valid."""
-
-
 @dataclass(frozen=True, slots=True)
 class Claims:
     """The claims of a token. `user` None: anonymous. `ends_s`: seconds since the epoch.
@@ -86,11 +82,11 @@ class Tokens:
         """Verify a token and return its claims.
 
         Raises:
-            TokenInvalid: this registry did not issue it, or it is no longer valid.
+            Unauthenticated: this registry did not issue it, or it is no longer valid.
             KeysUnreadable: the signing keys cannot be read.
         """
         if len(text) > MAX_TOKEN_BYTES:
-            raise TokenInvalid(f"the token is longer than {MAX_TOKEN_BYTES} bytes; log in again")
+            raise Unauthenticated(f"the token is longer than {MAX_TOKEN_BYTES} bytes; log in again")
         until_us: int | None = None  # when the next key took over: a token issued later with this key is forged
         for key in self._keys.current(self._now_us()):
             try:
@@ -99,19 +95,19 @@ class Tokens:
                 until_us = key.since_us
                 continue
             return self._claims(found.claims, until_us)
-        raise TokenInvalid("the token was not signed by this registry; log in again")
+        raise Unauthenticated("the token was not signed by this registry; log in again")
 
     def _claims(self, claims: Mapping[str, Any], until_us: int | None) -> Claims:
         now_s = self._now_us() // 1_000_000
         user, begins_s, ends_s = claims.get("sub"), claims.get("nbf"), claims.get("exp")
         if claims.get("iss") != ISSUER or claims.get("aud") != self.service:
-            raise TokenInvalid("the token is for another service; log in again")
+            raise Unauthenticated("the token is for another service; log in again")
         if not isinstance(user, str) or type(begins_s) is not int or type(ends_s) is not int:
-            raise TokenInvalid("the token has invalid claims; log in again")
+            raise Unauthenticated("the token has invalid claims; log in again")
         if not begins_s - LEEWAY_S <= now_s < ends_s + LEEWAY_S or ends_s - begins_s > LIFE_S:
-            raise TokenInvalid("the token has expired; request another")
+            raise Unauthenticated("the token has expired; request another")
         if until_us is not None and begins_s > until_us // 1_000_000 + LEEWAY_S:
-            raise TokenInvalid("the token was signed by a retired key; request another")
+            raise Unauthenticated("the token was signed by a retired key; request another")
         scopes, catalog = _access(claims.get("access"))
         return Claims(user or None, scopes, ends_s, catalog)
 
@@ -120,7 +116,7 @@ def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
     """Return the actions by repository, and whether the token covers the catalog.
 
     Raises:
-        TokenInvalid: the claim has another form.
+        Unauthenticated: the claim has another form.
     """
     try:
         items = list(access)  # type: ignore[call-overload]  # the except below handles any other type
@@ -129,7 +125,7 @@ def _access(access: object) -> tuple[dict[str, frozenset[Action]], bool]:
         }
         return scopes, _CATALOG in items
     except (TypeError, KeyError, ValueError) as error:
-        raise TokenInvalid("the token has invalid claims; log in again") from error
+        raise Unauthenticated("the token has invalid claims; log in again") from error
 
 
 def _jwk(key: StoredSigningKey) -> OKPKey:

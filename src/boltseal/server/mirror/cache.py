@@ -9,7 +9,6 @@ If upstream fails, stored content is served with a warning that upstream may hav
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from boltseal.server.mirror.upstream_lists import UpstreamLists
 from boltseal.server.mirror.upstream_tags import UpstreamTag, UpstreamTags
 from boltseal.server.mirror.upstreams import Upstream, Upstreams
 from boltseal.server.registry import Registry
-from boltseal.server.registry.models import ManifestAnswer, ManifestUpload
+from boltseal.server.registry.models import ManifestAnswer, ManifestPush, PushedManifest
 from boltseal.server.registry.pulls import ManifestUnknown, TagDeleted
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
@@ -91,6 +90,7 @@ class Mirror:
         self._limits = limits
         self.lists = lists
         self._pulls = registry.pulls
+        self._observations = registry.observations
         self._manifests = registry.manifests
         self._read_only = read_only
         self._count = count
@@ -179,9 +179,8 @@ class Mirror:
             ManifestUnknown: neither has it.
             BoltsealError: upstream failed.
         """
-        try:
-            found = await self._pulls.manifest(repository, digest)
-        except ManifestUnknown:
+        found = await self._pulls.stored_manifest(repository, digest)
+        if found is None:
             found = await self._requests.once((repository, digest), lambda: self._fetch(upstream, repository, digest))
         self._last_pulls.note(repository, digest)  # only after success, or invented digests would displace real ones
         return found
@@ -216,23 +215,24 @@ class Mirror:
 
     async def _earlier(self, repository: Repository, tag: Tag, now: Digest, error: BoltsealError) -> ManifestAnswer:
         """Return the newest stored manifest that the tag resolved to before, or raise `error` where none is stored."""
-        for digest in await self._tags.earlier_digests(repository, tag, now):
-            with contextlib.suppress(ManifestUnknown):
-                return await self._pulls.manifest(repository, digest)
+        for digest in await self._observations.earlier_digests(repository, tag, now):
+            found = await self._pulls.stored_manifest(repository, digest)
+            if found is not None:
+                return found
         raise error
 
     async def _fetch(self, upstream: Upstream, repository: Repository, digest: Digest) -> ManifestAnswer:
         self._check_writable(upstream)
         try:
             async with self._locks.taken(f"manifest {repository} {digest}", LOCK_WAIT_S):
-                with contextlib.suppress(ManifestUnknown):  # another worker has fetched it meanwhile
-                    return await self._pulls.manifest(repository, digest)
+                found = await self._pulls.stored_manifest(repository, digest)
+                if found is not None:  # another worker has fetched it meanwhile
+                    return found
                 async with self._limits.asking(upstream, pull=True):
                     manifest = await upstream.client.manifest(upstream.remote(repository), digest)
                 self._count(MANIFESTS_FETCHED)
-                await self._manifests.put(
-                    ManifestUpload(repository, digest, manifest.raw, manifest.media_type, upstream.actor)
-                )
+                pushed = PushedManifest.of(manifest, digest)
+                await self._manifests.put_parsed(ManifestPush(repository, pushed, (), upstream.actor))
                 return await self._pulls.manifest(repository, digest)
         except BoltsealError as error:
             raise client_error(error, ManifestUnknown) from error

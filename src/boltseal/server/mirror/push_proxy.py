@@ -47,8 +47,8 @@ from boltseal.server.mirror.upstreams import Upstream, Upstreams
 from boltseal.server.registry import Registry
 from boltseal.server.registry.manifests import parse_upload
 from boltseal.server.registry.models import UNCONDITIONAL, ManifestPush, ManifestUpload, Published
-from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
-from boltseal.server.registry.reserved_push import ApprovedPush, PushInProgress, Reservation
+from boltseal.server.registry.pulls import BlobUnknown
+from boltseal.server.registry.reserved_push import ApprovedPush, Reservation
 from boltseal.server.storage.blobs.protocol import BlobStore
 from boltseal.server.storage.coordination.protocol import InterprocessLock
 
@@ -147,7 +147,7 @@ class PushProxy:
         Raises:
             SeveralTags: the push has more than one tag.
             PartMissing: neither side has a part of the manifest.
-            PushInProgress: another push to the tag is unfinished.
+            Unavailable: another push to the tag is unfinished.
             SealedPut: the local rules or upstream refuse the push.
             Denied: upstream does not allow this registry to push.
             Unavailable: upstream does not answer.
@@ -280,7 +280,7 @@ class PushProxy:
         """Step 1.
 
         Raises:
-            PushInProgress: the outcome of an earlier push cannot be found yet.
+            Unavailable: the outcome of an earlier push cannot be found yet.
         """
         reserved_pushes = self.registry.reserved_pushes
         reservation = await reserved_pushes.find(repository, tag)
@@ -291,7 +291,7 @@ class PushProxy:
         except BoltsealError as error:
             if await reserved_pushes.drop_if_expired(repository, tag):
                 return
-            raise PushInProgress(
+            raise Unavailable(
                 f"the process of an earlier push of {reservation.push.pushed.digest.short} to {repository}:{tag} died, and "
                 f"{upstream.terms.name} cannot be asked for the outcome: {error.message}"
             ) from error
@@ -355,11 +355,8 @@ class PushProxy:
         self._remember(repository, digest)
 
     async def _stored_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
-        try:
-            stored = await self.registry.pulls.manifest(repository, digest)
-        except ManifestUnknown:
-            return None
-        return parse_manifest(stored.raw, stored.media_type)
+        stored = await self.registry.pulls.stored_manifest(repository, digest)
+        return None if stored is None else parse_manifest(stored.raw, stored.media_type)
 
     async def _forward_in_background(self, upstream: Upstream, repository: Repository, digest: Digest) -> None:
         try:

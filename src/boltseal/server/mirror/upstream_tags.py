@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from boltseal.client.errors import RemoteNotFound, RemoteUnavailable
-from boltseal.client.registry_client import Resolved
 from boltseal.errors import BoltsealError, Denied, Unavailable
 from boltseal.events import TagHeld, TagMoved
 from boltseal.oci.digest import Digest
@@ -65,6 +64,21 @@ class UpstreamTag:
     media_type: str
     size: int
     warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _MirroredTag:
+    """A tag of an upstream. `repository`: its local name; `remote`: its name upstream."""
+
+    upstream: Upstream
+    repository: Repository
+    remote: Repository
+    tag: Tag
+
+    @property
+    def key(self) -> Key:
+        """What identifies the tag in this registry."""
+        return (self.repository, self.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +137,16 @@ class UpstreamTags:
             BoltsealError: upstream failed, and nothing is recorded.
         """
         observed = await self._observations.find(repository, tag)
+        wanted = _MirroredTag(upstream, repository, upstream.remote(repository), tag)
         if observed is not None and self._fresh(upstream, observed):
-            return _served(upstream, repository, tag, observed, observed.known.serves)
-        failure = self._failures.get((repository, tag))
+            return _served(wanted, observed, observed.known.serves)
+        failure = self._failures.get(wanted.key)
         if failure is not None and 0 <= self._clock() - failure.since_us < failure.for_us:
-            return _without_answer(upstream, repository, tag, observed, copy(failure.error))
-        return await self._requests.once((repository, tag), lambda: self._ask(upstream, repository, tag))
+            return _without_answer(wanted, observed, copy(failure.error))
+        return await self._requests.once(wanted.key, lambda: self._ask(wanted, observed))
 
-    async def earlier_digests(self, repository: Repository, tag: Tag, now: Digest) -> list[Digest]:
-        """Return the digests that a tag resolved to before `now`, the newest first."""
-        return await self._observations.earlier_digests(repository, tag, now)
-
-    def _notify(self, upstream: Upstream, repository: Repository, tag: Tag, result: ObservationResult) -> None:
-        """Report the event of a recorded answer, if it is one."""
-        event = _event(upstream, repository, tag, result)
-        if event is not None:
-            self._on_event(event)
-
-    async def _ask(self, upstream: Upstream, repository: Repository, tag: Tag) -> UpstreamTag:
-        observed = await self._observations.find(repository, tag)
+    async def _ask(self, wanted: _MirroredTag, observed: ObservedTag | None) -> UpstreamTag:
+        upstream, repository, tag = wanted.upstream, wanted.repository, wanted.tag
         try:
             reason = self._read_only() or self._limits.backoff_reason(upstream)
             if reason is not None:
@@ -149,52 +154,54 @@ class UpstreamTags:
             async with self._locks.taken(f"tag {repository}:{tag}", 0.0 if observed is not None else LOCK_WAIT_S):
                 observed = await self._observations.find(repository, tag)
                 if observed is not None and self._fresh(upstream, observed):  # another worker has asked meanwhile
-                    return _served(upstream, repository, tag, observed, observed.known.serves)
-                return await self._ask_locked(upstream, repository, tag, observed)
+                    return _served(wanted, observed, observed.known.serves)
+                answer = await self._head(wanted, None if observed is None else self._timeout_s)
+                return await self._record(wanted, answer)
         except LockNotAcquired as error:
-            return _without_answer(upstream, repository, tag, observed, error)
+            return _without_answer(wanted, observed, error)
         except (TagWithdrawn, TagHeldBack):
             raise
         except BoltsealError as error:
-            self._remember((repository, tag), error, upstream)
+            self._remember(wanted.key, error, upstream)
             if isinstance(error, RemoteNotFound):
                 raise
-            return _without_answer(upstream, repository, tag, observed, error)
+            return _without_answer(wanted, observed, error)
 
-    async def _ask_locked(
-        self, upstream: Upstream, repository: Repository, tag: Tag, observed: ObservedTag | None
-    ) -> UpstreamTag:
-        answer = await self._head(upstream, repository, tag, wait_long=observed is None)
-        terms = upstream.terms.decide(upstream.remote(repository), tag)
+    async def _record(self, wanted: _MirroredTag, answer: UpstreamAnswer | None) -> UpstreamTag:
+        """Record upstream's answer, report its event if it is one, and return what is served now."""
+        terms = wanted.upstream.terms
         result = await self._observations.note(
-            repository, tag, answer, terms, upstream.actor, on_gone=upstream.terms.on_gone
+            wanted.repository,
+            wanted.tag,
+            answer,
+            terms.decide(wanted.remote, wanted.tag),
+            wanted.upstream.actor,
+            on_gone=terms.on_gone,
         )
-        self._failures.pop((repository, tag), None)
-        self._notify(upstream, repository, tag, result)
+        self._failures.pop(wanted.key, None)
+        event = _event(wanted, result)
+        if event is not None:
+            self._on_event(event)
         if result.now is None:
-            raise RemoteNotFound(f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag}")
-        return _served(upstream, repository, tag, result.now, answer)
+            raise RemoteNotFound(f"{terms.name} has no {wanted.remote}:{wanted.tag}")
+        return _served(wanted, result.now, answer)
 
-    async def _head(
-        self, upstream: Upstream, repository: Repository, tag: Tag, *, wait_long: bool
-    ) -> UpstreamAnswer | None:
+    async def _head(self, wanted: _MirroredTag, timeout_s: float | None) -> UpstreamAnswer | None:
         """Return upstream's answer, None where it has no such tag."""
         self._count(HEADS)
+        upstream = wanted.upstream
         try:
             async with self._limits.asking(upstream):
-                resolved = await self._resolved(upstream, repository, tag, None if wait_long else self._timeout_s)
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        resolved = await upstream.client.resolve(wanted.remote, wanted.tag)
+                except TimeoutError as error:
+                    raise RemoteUnavailable(
+                        f"{upstream.terms.name} did not answer within {timeout_s:g} seconds"
+                    ) from error
         except RemoteNotFound:
             return None
         return UpstreamAnswer(resolved.digest, resolved.media_type, resolved.size)
-
-    async def _resolved(
-        self, upstream: Upstream, repository: Repository, tag: Tag, timeout_s: float | None
-    ) -> Resolved:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await upstream.client.resolve(upstream.remote(repository), tag)
-        except TimeoutError as error:
-            raise RemoteUnavailable(f"{upstream.terms.name} did not answer within {timeout_s:g} seconds") from error
 
     def _fresh(self, upstream: Upstream, observed: ObservedTag) -> bool:
         # After the clock was set back, an answer must not stay fresh for ever.
@@ -212,18 +219,16 @@ class UpstreamTags:
             self._failures.popitem(last=False)
 
 
-def _served(
-    upstream: Upstream, repository: Repository, tag: Tag, observed: ObservedTag, answer: UpstreamAnswer | None
-) -> UpstreamTag:
+def _served(wanted: _MirroredTag, observed: ObservedTag, answer: UpstreamAnswer | None) -> UpstreamTag:
     """Return the recorded state of a tag for a client. Raises as `UpstreamTags.resolve`."""
-    known, name = observed.known, f"{repository}:{tag}"
-    match answer_of(known, upstream.terms.on_gone):
+    known, terms = observed.known, wanted.upstream.terms
+    name, remote = f"{wanted.repository}:{wanted.tag}", f"{wanted.remote}:{wanted.tag}"
+    match answer_of(known, terms.on_gone):
         case ServedAnswer.UNKNOWN:
-            raise RemoteNotFound(f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag}")
+            raise RemoteNotFound(f"{terms.name} has no {remote}")
         case ServedAnswer.WITHDRAWN:
             raise TagWithdrawn(
-                f"{upstream.terms.name} has no {upstream.remote(repository)}:{tag} any more, and deleted tags are not "
-                'served here (on_gone = "stop")'
+                f'{terms.name} has no {remote} any more, and deleted tags are not served here (on_gone = "stop")'
             )
         case ServedAnswer.HELD_BACK:
             held = "" if known.held is None else f" at {known.held.digest}"
@@ -237,30 +242,26 @@ def _served(
     return UpstreamTag(serves.digest, serves.media_type, serves.size, warning_of(known, answer))
 
 
-def _without_answer(
-    upstream: Upstream, repository: Repository, tag: Tag, observed: ObservedTag | None, error: BoltsealError
-) -> UpstreamTag:
+def _without_answer(wanted: _MirroredTag, observed: ObservedTag | None, error: BoltsealError) -> UpstreamTag:
     """Return the recorded state of a tag with a warning, where upstream failed. Raise `error` where nothing is recorded."""
     if observed is None:
         raise error
-    served = _served(upstream, repository, tag, observed, observed.known.serves)
+    served = _served(wanted, observed, observed.known.serves)
     return served if served.warning is not None else replace(served, warning=error.message)
 
 
-def _event(
-    upstream: Upstream, repository: Repository, tag: Tag, result: ObservationResult
-) -> TagMoved | TagHeld | None:
+def _event(wanted: _MirroredTag, result: ObservationResult) -> TagMoved | TagHeld | None:
     if result.now is None:
         return None
-    reference = Reference(upstream.terms.name, upstream.remote(repository), tag)
+    reference = Reference(wanted.upstream.terms.name, wanted.remote, wanted.tag)
     served_before = None if result.before is None or result.before.serves is None else result.before.serves.digest
     serves, held = result.now.known.serves, result.now.known.held
     match result.event:
         case MoveEvent.MOVED:
             now = None if serves is None else serves.digest
-            return TagMoved(reference, served_before, now, looks_like_release(tag), "mirror")
+            return TagMoved(reference, served_before, now, looks_like_release(wanted.tag), "mirror")
         case MoveEvent.GONE:
-            return TagMoved(reference, served_before, None, looks_like_release(tag), "mirror")
+            return TagMoved(reference, served_before, None, looks_like_release(wanted.tag), "mirror")
         case MoveEvent.HELD:
             return TagHeld(reference, served_before, None if held is None else held.digest, result.reason)
         case MoveEvent.NOTHING:

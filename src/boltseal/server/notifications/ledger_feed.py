@@ -19,7 +19,7 @@ from typing import Final
 
 from boltseal.errors import Invalid
 from boltseal.events import Event, ReleaseDone, TagHeld, TagMoved
-from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, EntryKind, parse
+from boltseal.ledger.entry import RELEASE_HOST, RELEASE_NUMBER, RELEASE_PROJECT, Entry, EntryKind, IndexedLine, parse
 from boltseal.notify.dispatch import OutgoingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Repository, Tag
@@ -62,7 +62,7 @@ class _LogFeed(ABC):
     def read(self, start: int) -> tuple[Sequence[OutgoingEvent], int]:
         """Return the events of the next entries from `start` on, and the index to continue at."""
 
-        def look_up(snapshot: Snapshot) -> list[tuple[int, bytes]]:
+        def look_up(snapshot: Snapshot) -> list[IndexedLine]:
             return list(ledger_store.lines(snapshot, start, until=start + BATCH, log=self._log))
 
         found = self._database.read_and_wait(look_up)

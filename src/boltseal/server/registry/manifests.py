@@ -13,9 +13,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from boltseal.oci.digest import SHA256, Digest, DigestInvalid
+from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Link, LinkKind, ManifestInvalid, parse_manifest
-from boltseal.policy.seal import Identity
 from boltseal.server.registry.models import ManifestPush, ManifestUpload, Published, PushedManifest, RepositoryRow
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.registry.refusals import RefusalLog
@@ -45,7 +44,10 @@ class Manifests:
             SealedPut, Precondition: as `TagWriter.publish`.
             Denied: a quota is exceeded.
         """
-        push = parse_upload(upload)
+        return await self.put_parsed(parse_upload(upload))
+
+    async def put_parsed(self, push: ManifestPush) -> Published:
+        """Store a manifest whose bytes were already verified and parsed. Raises as `put`."""
         with self._refusals.logged("push", push.repository, push.tags, push.pushed.digest, push.actor):
             return await self._database.write(lambda tx: self.publish(tx, push))
 
@@ -104,18 +106,17 @@ def parse_upload(upload: ManifestUpload) -> ManifestPush:
         DigestInvalid: its digest is not the one in the URL.
     """
     manifest = parse_manifest(upload.body, upload.content_type)
-    canonical = digest = Digest.of(upload.body)
     tags = upload.extra_tags
     if isinstance(upload.reference, Digest):
-        if upload.reference.algorithm != SHA256:
-            digest = Digest.of(upload.body, upload.reference.algorithm)
+        digest = Digest.of(upload.body, upload.reference.algorithm)
         if digest != upload.reference:
             raise DigestInvalid(f"the manifest has digest {digest}, but was sent to {upload.reference}")
     else:
+        digest = Digest.of(upload.body)
         tags = (upload.reference, *tags)
     return ManifestPush(
         repository=upload.repository,
-        pushed=PushedManifest(digest, Identity(canonical, manifest.media_type), manifest),
+        pushed=PushedManifest.of(manifest, digest),
         tags=tuple(dict.fromkeys(tags)),
         actor=upload.actor,
         conditions=upload.conditions,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from boltseal.errors import Precondition, quote
-from boltseal.oci.digest import Digest
+from boltseal.oci.digest import SHA256, Digest
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
@@ -137,6 +137,12 @@ class PushedManifest:
     digest: Digest
     identity: Identity
     manifest: Manifest
+
+    @classmethod
+    def of(cls, manifest: Manifest, digest: Digest) -> PushedManifest:
+        """Return a manifest with its identity. `digest`: the verified digest of its bytes."""
+        canonical = digest if digest.algorithm == SHA256 else Digest.of(manifest.raw)
+        return cls(digest, Identity(canonical, manifest.media_type), manifest)
 
 
 @dataclass(frozen=True, slots=True)

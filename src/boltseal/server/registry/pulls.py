@@ -118,7 +118,10 @@ class Pulls:
         """
         may_cache = self._may_cache()
         if isinstance(reference, Digest):
-            return await self._by_digest(repository, reference, may_cache=may_cache)
+            stored = await self._by_digest(repository, reference, may_cache=may_cache)
+            if stored is None:
+                raise ManifestUnknown(f"{repository} has no manifest {reference}")
+            return stored
         key = (repository, reference)
         known = self._tagged.get(key) if may_cache else None
         if known is not None and known.sealed:
@@ -129,10 +132,16 @@ class Pulls:
         if known is not None and str(known.digest) == found.digest and not found.sealed:
             return known
         held = await self._by_digest(repository, Digest.parse(found.digest), may_cache=may_cache)
+        if held is None:
+            raise ManifestUnknown(f"{repository} has no manifest {found.digest}")
         answer = ManifestAnswer(held.raw, held.media_type, held.digest, held.size, sealed=found.sealed, by_digest=False)
         if may_cache:
             self._tagged.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)
         return answer
+
+    async def stored_manifest(self, repository: Repository, digest: Digest) -> ManifestAnswer | None:
+        """Return the manifest with this digest, None if the repository does not have it."""
+        return await self._by_digest(repository, digest, may_cache=self._may_cache())
 
     async def blob(self, repository: Repository, digest: Digest) -> BlobAnswer:
         """Return the size and path of a blob of the repository (end-2).
@@ -175,7 +184,7 @@ class Pulls:
     async def repositories_with_blob(self, digest: Digest) -> list[BlobCopy]:
         """Return the repositories that have a blob, and its size in each. Never show this to a client: repositories are isolated."""
         rows = await self._database.read(lambda snapshot: queries.repositories_with_blob(snapshot, str(digest), None))
-        return [BlobCopy(Repository(name), size) for name, size in rows]
+        return [BlobCopy(Repository(row.repository), row.size) for row in rows]
 
     def read_blob(self, digest: Digest, start: int, length: int) -> AsyncIterator[bytes]:
         """Return the bytes [start, start + length) of a blob that `blob` has returned."""
@@ -256,7 +265,7 @@ class Pulls:
             return ManifestUnknown(f"there is no tag {tag} in {repository}")
         return TagDeleted(f"tag {tag} of {repository} was deleted; it can return only with {bound}", bound)
 
-    async def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer:
+    async def _by_digest(self, repository: Repository, digest: Digest, *, may_cache: bool) -> ManifestAnswer | None:
         key = (repository, str(digest))
         if may_cache:
             known = self._manifests.get(key)
@@ -264,7 +273,7 @@ class Pulls:
                 return known
         found = await self._database.lookups.manifest(*key)
         if found is None:
-            raise ManifestUnknown(f"{repository} has no manifest {digest}")
+            return None
         answer = ManifestAnswer(found.raw, found.media_type, digest, len(found.raw), sealed=True, by_digest=True)
         if may_cache:
             self._manifests.put(key, answer, weight=answer.size + ANSWER_OVERHEAD_BYTES)

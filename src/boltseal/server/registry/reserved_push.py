@@ -39,10 +39,6 @@ _FOLLOW: Final = MoveTerms(OnMove.FOLLOW)
 """The rules for tags that moved upstream do not hold back what was pushed through this registry."""
 
 
-class PushInProgress(Unavailable):
-    """Another push to the tag is unfinished, or its process died and upstream cannot be asked for the outcome."""
-
-
 @dataclass(frozen=True, slots=True)
 class ApprovedPush:
     """A push that the local rules accept.
@@ -91,7 +87,7 @@ class ReservedPushes:
         """Check a push to one tag and reserve the tag.
 
         Raises:
-            PushInProgress: another push has reserved it.
+            Unavailable: another push has reserved it.
             SealedPut, ManifestInvalid, ...: as `Manifests.put`.
         """
         (tag,) = push.tags
@@ -105,7 +101,7 @@ class ReservedPushes:
                 sealed = self._tag_writer.is_sealed(tx, repository, tag)
             row = reservations.find(tx, push.repository, tag)
             if row is not None and row.expires_us > tx.now_us:
-                raise PushInProgress(f"another push to {push.repository}:{tag} is unfinished; try again in a moment")
+                raise Unavailable(f"another push to {push.repository}:{tag} is unfinished; try again in a moment")
             reservations.remove(tx, push.repository, tag)
             reservations.add(tx, _row(push, tag, tx.now_us))
             mode = Mode.SEALED if sealed else decide(self._tag_writer.rules, push.repository, tag).mode
@@ -171,7 +167,7 @@ class ReservedPushes:
 
         def names(tx: UnitOfWork) -> list[Repository]:
             found = queries.repositories_with_blob(tx, str(digest), None)
-            return [Repository(name) for name, _ in found if name.startswith(prefix)]
+            return [Repository(each.repository) for each in found if each.repository.startswith(prefix)]
 
         return await self._database.write(names)
 

@@ -21,7 +21,7 @@ from boltseal.server.registry.models import EntryResult, RepositoryRow, TagChang
 from boltseal.server.registry.pulls import ManifestUnknown
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob
-from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata import links, queries
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 
@@ -208,7 +208,7 @@ class Seals:
         if not tags:  # no entry about a tag records this purge
             _record_purge(tx, repository, digest, actor, reason)
         tx.invalidates_caches = True
-        under = {Digest.parse(text) for text in queries.digests(tx, queries.closure(repository.id, str(digest)))}
+        under = {Digest.parse(text) for text in links.digests(tx, links.closure(repository.id, str(digest)))}
         manifests: list[Digest] = [*twins]
         blobs: list[Digest] = []
         kept: list[KeptPart] = []
@@ -216,7 +216,7 @@ class Seals:
             queries.remove_manifest(tx, repository.id, str(twin))
         waiting = under - set(twins)
         while True:  # a part goes when nothing that is left contains it; each round can free parts of the next level
-            freed = {part for part in waiting if not queries.parents(tx, repository.id, str(part))}
+            freed = {part for part in waiting if not links.parents(tx, repository.id, str(part))}
             if not freed:
                 break
             waiting -= freed
@@ -237,7 +237,7 @@ class Seals:
 
     def _parent(self, tx: UnitOfWork, repository: RepositoryRow, part: Digest) -> str | None:
         """Describe one manifest that contains this part, with a tag that resolves to it; None when none does."""
-        parents = queries.parents(tx, repository.id, str(part))
+        parents = links.parents(tx, repository.id, str(part))
         if not parents:
             return None
         parent = min(parents)
@@ -245,11 +245,11 @@ class Seals:
         return parent if tag is None else f"{parent} (tag {tag})"
 
     def _other_copies(self, tx: UnitOfWork, purged: Collection[Digest]) -> Iterator[OtherCopy]:
-        for number, name, text in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
-            repository, digest = RepositoryRow(Repository(name), number), Digest.parse(text)
+        for row in queries.rows_of_any_repository(tx, [str(digest) for digest in purged]):
+            repository, digest = RepositoryRow(Repository(row.repository), row.repository_id), Digest.parse(row.digest)
             parent = self._parent(tx, repository, digest)
             part_of = f", as part of {parent}" if parent else ""
-            yield OtherCopy(repository.name, digest, f"{name} has it too{part_of}")
+            yield OtherCopy(repository.name, digest, f"{repository.name} has it too{part_of}")
 
     def _refuse_part_of_sealed(self, tx: UnitOfWork, repository: RepositoryRow, twins: list[Digest]) -> None:
         """Refuse a manifest that a sealed image contains. The manifest's own tags are deleted by now."""

@@ -22,6 +22,7 @@ from boltseal.errors import Unavailable
 from boltseal.ledger.entry import OF_EVERY_LOG, OF_OBSERVATIONS, Entry, EntryKind, encode
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.storage.metadata import ledger_store
+from boltseal.server.storage.metadata.ledger_store import LedgerHead
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, UnitOfWork
 
 CLOCK_BEHIND_LIMIT_US: Final = 5 * 60 * 1_000_000
@@ -94,13 +95,7 @@ def append(
     """
     if kind not in OF_EVERY_LOG and (kind in OF_OBSERVATIONS) != (log is OBSERVATIONS):
         raise AssertionError(f"{log.name} takes no entries of kind {kind}")
-    check_recordable(tx, log)
-    head = ledger_store.lock_head(tx, log)
-    if head is None:
-        raise LedgerMissing(
-            f"the registry's {log.name} was never started: nothing was changed; start `boltseal serve` once"
-        )
-    check_clock(head.last_time_us, tx.now_us)
+    head = _lock_head(tx, log)
     time_us = max(tx.now_us, head.last_time_us + 1)
     entry = Entry(
         kind=kind,
@@ -130,6 +125,18 @@ def append(
     )
     tx.appended.add(log.name)
     return head.size
+
+
+def _lock_head(tx: UnitOfWork, log: Log) -> LedgerHead:
+    """Lock a log that takes an entry now, and return its size and last time. Raises as `append`."""
+    check_recordable(tx, log)
+    head = ledger_store.lock_head(tx, log)
+    if head is None:
+        raise LedgerMissing(
+            f"the registry's {log.name} was never started: nothing was changed; start `boltseal serve` once"
+        )
+    check_clock(head.last_time_us, tx.now_us)
+    return head
 
 
 def start_ledger(tx: UnitOfWork, *, origin: str, rules: str, actor: str) -> str:

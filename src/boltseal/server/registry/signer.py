@@ -11,7 +11,6 @@ on. A temporary failure (a full disk, a lock) is logged and retried; its entries
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -28,16 +27,12 @@ _log = structlog.get_logger(__name__)
 
 
 class Signer:
-    """Signs one log in a thread. `on_signed`: called in that thread after each new head."""
+    """Signs one log in a thread."""
 
-    def __init__(
-        self, integrator: Integrator, database: Metadata, on_signed: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, integrator: Integrator, database: Metadata) -> None:
         self._integrator = integrator
         self._database = database
-        self._on_signed = on_signed
         self._log = integrator.log.name
-        self._size = -1
         self._work = threading.Event()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="boltseal-sign", daemon=True)
@@ -65,7 +60,7 @@ class Signer:
 
     def _sign(self) -> None:
         try:
-            head = self._integrator.integrate()
+            self._integrator.integrate()
         except LedgerInDoubt as doubt:
             if self._database.doubts.get(self._log) != doubt.message:
                 _log.error("ledger frozen", log=self._log, reason=doubt.message)
@@ -81,6 +76,3 @@ class Signer:
             if self._database.doubts.pop(self._log, None) is not None:
                 _log.warning("ledger matches its checkpoint again, writes resume", log=self._log)
             self.trouble = None
-            if head is not None and head.size != self._size:
-                self._size = head.size
-                self._on_signed()

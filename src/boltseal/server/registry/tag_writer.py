@@ -43,9 +43,9 @@ from boltseal.server.registry.models import (
     RepositoryRow,
     TagChange,
 )
-from boltseal.server.storage.metadata import queries, tag_table
+from boltseal.server.storage.metadata import links, queries, tag_table
+from boltseal.server.storage.metadata.links import DigestSet
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.queries import DigestSet
 from boltseal.server.storage.metadata.tag_row import TagRow
 
 _KINDS: Final[Mapping[PushDecision, EntryKind]] = {
@@ -134,6 +134,8 @@ class TagWriter:
         if row is not None and decision is PushDecision.SAME:
             return EntryResult(row.entry_index, changed=False)
         if row is not None and decision not in _KINDS:
+            if kind is EntryKind.TAG_RESTORED:
+                raise _restore_refusal(change, row, pushed.digest, decision)
             raise self._refusal(tx, change, row, pushed, decision)
         # 4
         sealing = rule.mode is Mode.SEALED or decision is PushDecision.RETURN
@@ -253,8 +255,10 @@ class TagWriter:
 
     def overdue(self, tx: UnitOfWork) -> list[OverdueTag]:
         """Return every tag whose keep time is over."""
-        rows = tag_table.overdue(tx)
-        return [OverdueTag(RepositoryRow(Repository(name), number), Tag(tag)) for number, name, tag in rows]
+        return [
+            OverdueTag(RepositoryRow(Repository(row.repository), row.repository_id), Tag(row.tag))
+            for row in tag_table.overdue(tx)
+        ]
 
     def protecting_tags(
         self, tx: UnitOfWork, repository: RepositoryRow, digest: Digest, *, through_subjects: bool
@@ -263,7 +267,7 @@ class TagWriter:
 
         `through_subjects`: include seals on an image that this manifest refers to, as a signature does.
         """
-        covering = queries.covering(repository.id, str(digest), through_subjects=through_subjects)
+        covering = links.covering(repository.id, str(digest), through_subjects=through_subjects)
         protecting = tag_table.protecting_tags(tx, repository.id, covering)
         if through_subjects and not protecting:
             return self._protecting_by_other_digest(tx, repository, str(digest), covering)
@@ -296,18 +300,18 @@ class TagWriter:
         if not aliases:
             return SomeTags()
         aliases_of = defaultdict(set)
-        for digest_a, digest_b in aliases:
-            aliases_of[digest_a].add(digest_b)
-            aliases_of[digest_b].add(digest_a)
-        found = {digest} | queries.digests(tx, covering)
+        for same in aliases:
+            aliases_of[same.digest].add(same.canonical)
+            aliases_of[same.canonical].add(same.digest)
+        found = {digest} | links.digests(tx, covering)
         waiting = list(found)
         while waiting:
             for alias in aliases_of[waiting.pop()] - found:
-                covering = queries.covering(repository.id, alias, through_subjects=True)
+                covering = links.covering(repository.id, alias, through_subjects=True)
                 protecting = tag_table.protecting_tags(tx, repository.id, covering)
                 if protecting:
                     return protecting
-                more = queries.digests(tx, covering) - found
+                more = links.digests(tx, covering) - found
                 found |= more
                 waiting += more
         return SomeTags()
@@ -326,7 +330,7 @@ class TagWriter:
         checked = (repository.id, str(digest))
         if checked in tx.complete_manifests:  # a push of 64 tags checks this once: its transaction deletes nothing
             return
-        absent = queries.missing_parts(tx, repository.id, str(digest))
+        absent = links.missing_parts(tx, repository.id, str(digest))
         if absent:
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise ReferencesMissing(
@@ -394,3 +398,10 @@ class TagWriter:
 
 def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
     return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
+
+
+def _restore_refusal(change: TagChange, row: TagRow, target: Digest, decision: PushDecision) -> SealedPut:
+    repository, tag = change.repository.name, change.tag
+    if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
+        return NotExtended(refusal_message.restore_not_extended(tag, repository, row.digest, target))
+    return TagSealed(refusal_message.restore_sealed(tag, repository, tag_rows.binding_of(row), target))

@@ -83,7 +83,7 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
         raise BackupRefused(f"{backup} is no complete backup (it has no file `{COMPLETE}`); make it again")
     check_data(backup, oldest=1)
     if data.exists() and any(data.iterdir()):
-        raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder: name one with --data DIR")
+        raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder: name one with --data FOLDER")
     with _errors_named(data):
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME

@@ -42,7 +42,7 @@ from boltseal.server.storage.blobs.protocol import BlobReader
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata import foreign_tags, queries, usage
+from boltseal.server.storage.metadata import foreign_tags, links, usage
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log, Snapshot
 from boltseal.server.storage.metadata.schema import TABLES, link, manifest, repository, tag
 from boltseal.server.storage.metadata.sql import DatabaseDamaged
@@ -246,7 +246,7 @@ def _sealed(snapshot: Snapshot, findings: FindingCollector) -> None:
     for name, repository_id, tag_name, digest, sealed in snapshot.sql.connection.execute(live).all():
         if sealed is not None:
             if looked_at != (repository_id, digest):  # a big index may have thousands of tags
-                looked_at, missing = (repository_id, digest), queries.missing_parts(snapshot, repository_id, digest)
+                looked_at, missing = (repository_id, digest), links.missing_parts(snapshot, repository_id, digest)
             for absent in missing:
                 findings.differs(
                     f"{name}:{tag_name}", f"the sealed tag needs {absent}, which the repository does not have"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
@@ -13,6 +13,14 @@ from boltseal.server.storage.metadata.schema import foreign_tag
 _COLUMNS: Final = [foreign_tag.c[name] for name in ForeignTagRow._fields]
 _AT: Final = (foreign_tag.c.repository == bindparam("at_repository"), foreign_tag.c.name == bindparam("at_name"))
 _FIND: Final = select(*_COLUMNS).where(*_AT)
+
+
+class ForeignTag(NamedTuple):
+    """A tag of an upstream, and its state."""
+
+    repository: str
+    tag: str
+    row: ForeignTagRow
 
 
 def find(snapshot: Snapshot, repository: str, name: str) -> ForeignTagRow | None:
@@ -45,21 +53,21 @@ def remove(tx: UnitOfWork, repository: str, name: str) -> None:
     )
 
 
-def tags_with_held_change(snapshot: Snapshot) -> list[tuple[str, str, ForeignTagRow]]:
-    """Return the tags of which a change is held back, as (repository, tag, row), in order."""
+def tags_with_held_change(snapshot: Snapshot) -> list[ForeignTag]:
+    """Return the tags of which a change is held back, in order of repository and tag."""
     rows = snapshot.sql.connection.execute(
         select(foreign_tag.c.repository, foreign_tag.c.name, *_COLUMNS)
         .where(foreign_tag.c.held_digest.is_not(None))
         .order_by(foreign_tag.c.repository, foreign_tag.c.name)
-    ).all()
-    return [(row[0], row[1], _parse(row[2:])) for row in rows]
+    )
+    return [ForeignTag(row[0], row[1], _parse(row[2:])) for row in rows]
 
 
-def all_tags(snapshot: Snapshot) -> Iterator[tuple[str, str, ForeignTagRow]]:
-    """Yield every row, as (repository, tag, row)."""
+def all_tags(snapshot: Snapshot) -> Iterator[ForeignTag]:
+    """Yield every row."""
     query = select(foreign_tag.c.repository, foreign_tag.c.name, *_COLUMNS).execution_options(yield_per=1000)
     for row in snapshot.sql.connection.execute(query):
-        yield row[0], row[1], _parse(row[2:])
+        yield ForeignTag(row[0], row[1], _parse(row[2:]))
 
 
 def _parse(row: Any) -> ForeignTagRow:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import insert, select, update
 
+from boltseal.ledger.entry import IndexedLine
 from boltseal.server.storage.metadata.protocol import LEDGER, Log, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import TABLES
 
@@ -97,8 +98,8 @@ def set_origin(tx: UnitOfWork, origin: str, log: Log = LEDGER) -> None:
 
 def lines(
     snapshot: Snapshot, start_index: int = 0, batch: int = 1000, until: int | None = None, log: Log = LEDGER
-) -> Iterator[tuple[int, bytes]]:
-    """Yield the entries from `start_index` on, in order, as (index, line). Reads in batches, so memory use stays constant.
+) -> Iterator[IndexedLine]:
+    """Yield the entries from `start_index` on, in order. Reads in batches, so memory use stays constant.
 
     `until`: the index before which to stop, None for all entries.
     """
@@ -108,7 +109,7 @@ def lines(
         query = query.where(entry.c.idx < until)
     while True:
         rows = snapshot.sql.connection.execute(query.where(entry.c.idx >= start_index).limit(batch)).all()
-        yield from rows
+        yield from (IndexedLine(*row) for row in rows)
         if len(rows) < batch:
             return
         start_index = rows[-1][0] + 1
@@ -124,7 +125,7 @@ def entries_of(
     until: int,
     kinds: Collection[str] | None = None,
     log: Log = LEDGER,
-) -> list[tuple[int, bytes]]:
+) -> list[IndexedLine]:
     """Return entries of a repository, or of one of its tags, after the index `after` and before `until`, oldest first.
 
     `kinds`: only of these kinds.
@@ -137,7 +138,7 @@ def entries_of(
         query = query.where(entry.c.tag == tag)
     if kinds is not None:
         query = query.where(entry.c.kind.in_(kinds))
-    return [(row[0], row[1]) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx).limit(limit))]
+    return [IndexedLine(*row) for row in snapshot.sql.connection.execute(query.order_by(entry.c.idx).limit(limit))]
 
 
 def newest_entries(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import delete, func, insert, select, union
 
 from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.queries import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.schema import blob, foreign_tag, link, manifest, pulled, repository, tag
 
 

@@ -1,4 +1,4 @@
-"""Queries on manifests, blobs and the links between them. They apply no rules.
+"""Queries on manifests and blobs. They apply no rules. `links` follows the links between manifests.
 
 Every query names a repository: a row of another repository is not visible (repository isolation, guarantee 13). Digests go
 in and out as text, as they are stored; `registry` parses them. A function that adds or removes a row of a user also
@@ -9,16 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
-    BindParameter,
-    Integer,
-    Select,
-    Text,
     and_,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -29,6 +24,7 @@ from sqlalchemy import (
 )
 
 from boltseal.server.storage.metadata import usage
+from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import (
     blob,
@@ -41,11 +37,7 @@ from boltseal.server.storage.metadata.schema import (
     tag,
 )
 
-# Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
-# be stored; if they are, a seal covers them.
-CONTAINS: Final = ("child", "config", "layer", "foreign-layer")
 IN_AT_ONCE: Final = 500  # digests in one query; SQLite accepts 32,766 values
-REFERS_TO: Final = ("subject", "signature-tag")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +53,35 @@ class ManifestRow:
     annotations: str | None
     pushed_us: int
     pushed_by: str
+
+
+class Alias(NamedTuple):
+    """A manifest's digest that is not the sha256 of its bytes, and that sha256."""
+
+    digest: str
+    canonical: str
+
+
+class UnreferencedContent(NamedTuple):
+    """The bytes of a manifest that no repository refers to: their sha256 and size."""
+
+    canonical: str
+    size: int
+
+
+class DigestInRepository(NamedTuple):
+    """A repository that has a manifest or blob with a digest."""
+
+    repository_id: int
+    repository: str
+    digest: str
+
+
+class BlobHolder(NamedTuple):
+    """A repository that has a blob, and the blob's size in bytes."""
+
+    repository: str
+    size: int
 
 
 _REPOSITORY_ID = select(repository.c.id).where(repository.c.name == bindparam("name"))
@@ -308,77 +329,48 @@ def forget_purged(tx: UnitOfWork, digests: Iterable[str]) -> None:
 _UNREFERENCED_CONTENT: Final = ~exists().where(manifest.c.canonical == content.c.canonical)
 
 
-def unreferenced_contents(snapshot: Snapshot) -> list[tuple[str, int]]:
-    """Return the manifest bytes that no repository refers to, as (sha256 digest, size)."""
+def unreferenced_contents(snapshot: Snapshot) -> list[UnreferencedContent]:
+    """Return the manifest bytes that no repository refers to."""
     query = select(content.c.canonical, func.length(content.c.raw)).where(_UNREFERENCED_CONTENT)
-    rows = snapshot.sql.connection.execute(query.order_by(content.c.canonical)).all()
-    return [(row[0], row[1]) for row in rows]
+    rows = snapshot.sql.connection.execute(query.order_by(content.c.canonical))
+    return [UnreferencedContent(*row) for row in rows]
 
 
-def remove_unreferenced_contents(tx: UnitOfWork) -> list[tuple[str, int]]:
+def remove_unreferenced_contents(tx: UnitOfWork) -> list[UnreferencedContent]:
     """Remove the manifest bytes that no repository refers to, and return them as `unreferenced_contents` does."""
     found = unreferenced_contents(tx)
     tx.sql.connection.execute(delete(content).where(_UNREFERENCED_CONTENT))
     return found
 
 
-def rows_of_any_repository(tx: UnitOfWork, digests: Collection[str]) -> list[tuple[int, str, str]]:
-    """Return the rows of all repositories with one of these digests, as (repository id, name, digest), sorted."""
-    found = []
+def rows_of_any_repository(tx: UnitOfWork, digests: Collection[str]) -> list[DigestInRepository]:
+    """Return the rows of all repositories with one of these digests, sorted."""
+    found: list[DigestInRepository] = []
     for table in (manifest, blob):
         query = select(repository.c.id, repository.c.name, table.c.digest).join(
             table, table.c.repository_id == repository.c.id
         )
-        found += [tuple(row) for row in tx.sql.connection.execute(query.where(table.c.digest.in_(digests)))]
+        found += [
+            DigestInRepository(*row) for row in tx.sql.connection.execute(query.where(table.c.digest.in_(digests)))
+        ]
     return sorted(found)
 
 
-def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> list[tuple[str, int]]:
-    """Return the repositories that have a blob, as (name, size in bytes). `source`: only this one, None: any."""
+def repositories_with_blob(snapshot: Snapshot, digest: str, source: str | None) -> list[BlobHolder]:
+    """Return the repositories that have a blob. `source`: only this one, None: any."""
     query = select(repository.c.name, blob.c.size).join(blob, blob.c.repository_id == repository.c.id)
     query = query.where(blob.c.digest == digest)
     if source is not None:
         query = query.where(repository.c.name == source)
-    return [(name, size) for name, size in snapshot.sql.connection.execute(query).all()]
+    return [BlobHolder(*row) for row in snapshot.sql.connection.execute(query)]
 
 
-@dataclass(frozen=True, slots=True)
-class DigestSet:
-    """Digests that the database computes where they are needed; for the functions of this package."""
-
-    query: Select[str]
-
-
-def closure(repository_id: int, digest: str) -> DigestSet:
-    """Return the digest and everything below it, over all levels: what a seal on it covers downwards."""
-    return DigestSet(_below(repository_id, literal(digest, Text)))
-
-
-def _below(repository_id: int | BindParameter[int], top: BindParameter[str]) -> Select[str]:
-    seen = select(top.label("digest")).cte("below", recursive=True)
-    step = select(link.c.child).join(seen, link.c.parent == seen.c.digest)
-    step = step.where(link.c.repository_id == repository_id, link.c.kind.in_(CONTAINS))
-    return select(seen.union(step).c.digest)
-
-
-def covering(repository_id: int, digest: str, *, through_subjects: bool) -> DigestSet:
-    """Return the digest and every digest whose seal covers it: manifests that contain it and, if wanted, its subjects."""
-    seen = select(literal(digest, Text).label("digest")).cte("above", recursive=True)
-    contained = and_(link.c.child == seen.c.digest, link.c.kind.in_(CONTAINS))
-    speaks_of = and_(link.c.parent == seen.c.digest, link.c.kind.in_(REFERS_TO))
-    step = select(case((contained, link.c.parent), else_=link.c.child)).where(link.c.repository_id == repository_id)
-    step = step.where(or_(contained, speaks_of) if through_subjects else contained)
-    return DigestSet(select(seen.union(step.select_from(link, seen)).c.digest))
-
-
-def aliases(tx: UnitOfWork, repository_id: int) -> list[tuple[str, str]]:
-    """Return what this repository has under another digest than the sha256 of its bytes, as (digest, sha256)."""
+def aliases(tx: UnitOfWork, repository_id: int) -> list[Alias]:
+    """Return what this repository has under another digest than the sha256 of its bytes."""
     query = select(manifest.c.digest, manifest.c.canonical).where(manifest.c.repository_id == repository_id)
     # A range of the key, because almost no repository has any. ";" sorts directly after ":".
-    return [
-        (row[0], row[1])
-        for row in tx.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")))
-    ]
+    rows = tx.sql.connection.execute(query.where(manifest.c.digest.between("sha512:", "sha512;")))
+    return [Alias(*row) for row in rows]
 
 
 def digests_of_bytes(tx: UnitOfWork, repository_id: int, canonical: str) -> list[str]:
@@ -387,35 +379,6 @@ def digests_of_bytes(tx: UnitOfWork, repository_id: int, canonical: str) -> list
         manifest.c.canonical == canonical, manifest.c.repository_id == repository_id
     )
     return list(tx.sql.connection.execute(query.order_by(manifest.c.digest)).scalars())
-
-
-def digests(snapshot: Snapshot, which: DigestSet) -> set[str]:
-    """Return the digests of a set."""
-    return set(snapshot.sql.connection.execute(which.query).scalars())
-
-
-def parents(tx: UnitOfWork, repository_id: int, digest: str) -> set[str]:
-    """Return the manifests that contain this manifest or blob."""
-    query = select(link.c.parent).where(link.c.repository_id == repository_id, link.c.child == digest)
-    return set(tx.sql.connection.execute(query.where(link.c.kind.in_(CONTAINS))).scalars())
-
-
-def _missing() -> Select[str]:
-    here = bindparam("at_repository", type_=Integer)
-    held_manifest = exists().where(manifest.c.repository_id == here, manifest.c.digest == link.c.child)
-    held_blob = exists().where(blob.c.repository_id == here, blob.c.digest == link.c.child)
-    absent = or_(and_(link.c.kind == "child", ~held_manifest), and_(link.c.kind.in_(("config", "layer")), ~held_blob))
-    under = _below(here, bindparam("at_digest", type_=Text))
-    return select(link.c.child).where(link.c.repository_id == here, link.c.parent.in_(under), absent)
-
-
-_MISSING = _missing()  # built once: every push of a sealed tag runs it
-
-
-def missing_parts(snapshot: Snapshot, repository_id: int, digest: str) -> list[str]:
-    """Return what a manifest needs, over all levels, and this repository does not have, sorted."""
-    found = snapshot.sql.connection.execute(_MISSING, {"at_repository": repository_id, "at_digest": digest})
-    return sorted(set(found.scalars()))
 
 
 def tag_names(snapshot: Snapshot, name: str, after: str, limit: int | None) -> list[str] | None:

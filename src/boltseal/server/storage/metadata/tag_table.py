@@ -6,7 +6,7 @@ what may be written; this module only reads and writes, within the transaction t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
 
@@ -15,8 +15,8 @@ from boltseal.oci.reference import Tag
 from boltseal.policy.refusal_message import MAX_COUNTED, SomeTags
 from boltseal.policy.rule_decision import sha512_beginning, signature_subject
 from boltseal.policy.rules import DELETABLE
+from boltseal.server.storage.metadata.links import DigestSet
 from boltseal.server.storage.metadata.protocol import UnitOfWork
-from boltseal.server.storage.metadata.queries import DigestSet
 from boltseal.server.storage.metadata.schema import repository, tag
 from boltseal.server.storage.metadata.tag_row import TagRow
 
@@ -91,15 +91,23 @@ def first_tag_at(tx: UnitOfWork, repository_id: int, digest: str) -> str | None:
     return tx.sql.connection.execute(query.order_by(tag.c.name).limit(1)).scalar_one_or_none()
 
 
-def overdue(tx: UnitOfWork) -> list[tuple[int, str, str]]:
-    """Return the live sealed tags whose time to be kept is over, as (repository id, repository, tag)."""
+class OverdueRow(NamedTuple):
+    """A live sealed tag whose time to be kept is over."""
+
+    repository_id: int
+    repository: str
+    tag: str
+
+
+def overdue(tx: UnitOfWork) -> list[OverdueRow]:
+    """Return the live sealed tags whose time to be kept is over."""
     rows = tx.sql.connection.execute(
         select(repository.c.id, repository.c.name, tag.c.name)
         .join(repository, repository.c.id == tag.c.repository_id)
         .where(tag.c.digest.is_not(None), tag.c.keep_until_us <= tx.now_us, tag.c.keep != str(DELETABLE))
         .order_by(repository.c.name, tag.c.name)
-    ).all()
-    return [(number, name, tag_name) for number, name, tag_name in rows]
+    )
+    return [OverdueRow(*row) for row in rows]
 
 
 def _protects(tx: UnitOfWork) -> ColumnElement[bool]:

@@ -1,0 +1,77 @@
+"""Queries over the links between manifests of a repository: what is below a manifest, what contains it, what it lacks.
+
+Digests go in and out as text. A `DigestSet` is computed by the database within another query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import BindParameter, Integer, Select, Text, and_, bindparam, case, exists, literal, or_, select
+
+from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.schema import blob, link, manifest
+
+# Links to parts of a manifest, and links to what a manifest is about (guarantee 6). The bytes of a foreign layer need not
+# be stored; if they are, a seal covers them.
+CONTAINS: Final = ("child", "config", "layer", "foreign-layer")
+REFERS_TO: Final = ("subject", "signature-tag")
+
+
+@dataclass(frozen=True, slots=True)
+class DigestSet:
+    """Digests that the database computes where they are needed; for the functions of this package."""
+
+    query: Select[str]
+
+
+def closure(repository_id: int, digest: str) -> DigestSet:
+    """Return the digest and everything below it, over all levels: what a seal on it covers downwards."""
+    return DigestSet(_below(repository_id, literal(digest, Text)))
+
+
+def _below(repository_id: int | BindParameter[int], top: BindParameter[str]) -> Select[str]:
+    seen = select(top.label("digest")).cte("below", recursive=True)
+    step = select(link.c.child).join(seen, link.c.parent == seen.c.digest)
+    step = step.where(link.c.repository_id == repository_id, link.c.kind.in_(CONTAINS))
+    return select(seen.union(step).c.digest)
+
+
+def covering(repository_id: int, digest: str, *, through_subjects: bool) -> DigestSet:
+    """Return the digest and every digest whose seal covers it: manifests that contain it and, if wanted, its subjects."""
+    seen = select(literal(digest, Text).label("digest")).cte("above", recursive=True)
+    contained = and_(link.c.child == seen.c.digest, link.c.kind.in_(CONTAINS))
+    speaks_of = and_(link.c.parent == seen.c.digest, link.c.kind.in_(REFERS_TO))
+    step = select(case((contained, link.c.parent), else_=link.c.child)).where(link.c.repository_id == repository_id)
+    step = step.where(or_(contained, speaks_of) if through_subjects else contained)
+    return DigestSet(select(seen.union(step.select_from(link, seen)).c.digest))
+
+
+def digests(snapshot: Snapshot, which: DigestSet) -> set[str]:
+    """Return the digests of a set."""
+    return set(snapshot.sql.connection.execute(which.query).scalars())
+
+
+def parents(tx: UnitOfWork, repository_id: int, digest: str) -> set[str]:
+    """Return the manifests that contain this manifest or blob."""
+    query = select(link.c.parent).where(link.c.repository_id == repository_id, link.c.child == digest)
+    return set(tx.sql.connection.execute(query.where(link.c.kind.in_(CONTAINS))).scalars())
+
+
+def _missing() -> Select[str]:
+    here = bindparam("at_repository", type_=Integer)
+    held_manifest = exists().where(manifest.c.repository_id == here, manifest.c.digest == link.c.child)
+    held_blob = exists().where(blob.c.repository_id == here, blob.c.digest == link.c.child)
+    absent = or_(and_(link.c.kind == "child", ~held_manifest), and_(link.c.kind.in_(("config", "layer")), ~held_blob))
+    under = _below(here, bindparam("at_digest", type_=Text))
+    return select(link.c.child).where(link.c.repository_id == here, link.c.parent.in_(under), absent)
+
+
+_MISSING = _missing()  # built once: every push of a sealed tag runs it
+
+
+def missing_parts(snapshot: Snapshot, repository_id: int, digest: str) -> list[str]:
+    """Return what a manifest needs, over all levels, and this repository does not have, sorted."""
+    found = snapshot.sql.connection.execute(_MISSING, {"at_repository": repository_id, "at_digest": digest})
+    return sorted(set(found.scalars()))
