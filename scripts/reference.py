@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import typer
 from pydantic import BaseModel
@@ -207,6 +207,7 @@ _EXIT_TEXTS: Final = {
     ExitCode.USAGE: "usage error: an unknown option, an invalid value, a file that is not there",
     ExitCode.UNKNOWN: "could not be checked or done, with the reason; never treated as success",
     ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.OUTPUT_CLOSED: "the reader of standard output closed it, as `head -1` does",
 }
 
 
@@ -221,13 +222,14 @@ def http_errors() -> str:
 
 def event_kinds() -> str:
     """Every event with its type, its subject and the keys of its data."""
-    by_kind = {cls.kind: cls for cls in get_args(events.Event)}
+    classes: list[Any] = [cls for _, cls in inspect.getmembers(events, inspect.isclass) if hasattr(cls, "kind")]
+    by_kind = {cls.kind: cls for cls in classes}
     rows = [
         (
             f"`{kind}`",
             f"`{events.event_type(kind)}`",
             (inspect.getdoc(by_kind[kind]) or "").split("\n")[0],
-            ", ".join(f"`{key}`" for key in by_kind[kind].data_keys()),
+            ", ".join(f"`{key}`" for key in by_kind[kind].data_keys().values()),
         )
         for kind in events.EventKind
     ]

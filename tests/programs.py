@@ -24,6 +24,7 @@ PACKAGES = {
     "go": "golang-go",
     "kubectl": "kubernetes-client",
     "mke2fs": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
     "oras": "oras",
     "docker-buildx": "docker-buildx",
     "podman": "podman",

@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
-
-import boltseal
 from boltseal import errors
 from boltseal.errors import BoltsealError, ErrorCode, ExitCode, exit_code, http_answer, kind_of
-
-
-def every_error_class() -> list[type[BoltsealError]]:
-    """Every subclass of BoltsealError, after importing every module of the package."""
-    for module in pkgutil.walk_packages(boltseal.__path__, "boltseal."):
-        if not module.name.endswith("__main__") and ".migrations" not in module.name:
-            importlib.import_module(module.name)
-
-    def below(cls: type[BoltsealError]) -> Iterator[type[BoltsealError]]:
-        for child in cls.__subclasses__():
-            yield child
-            yield from below(child)
-
-    return sorted(set(below(BoltsealError)), key=lambda cls: f"{cls.__module__}.{cls.__qualname__}")
+from tests.error_classes import every_error_class
 
 
 def test_every_error_class_belongs_to_exactly_one_kind() -> None:

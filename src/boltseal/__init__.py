@@ -1,3 +1,3 @@
 """boltseal: a registry, mirror and gate in which a published tag never changes, and the tools around it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

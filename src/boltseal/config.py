@@ -15,6 +15,9 @@ from typing import Final, NamedTuple
 
 from boltseal.errors import Invalid, quote
 
+SERVER_CONFIG_FILE: Final = Path("/etc/boltseal/boltseal.toml")
+"""The server's settings file, if neither --config nor BOLTSEAL_CONFIG names another one."""
+
 
 class ConfigInvalid(Invalid):
     """A setting is unknown or out of range, or a settings file can't be read."""

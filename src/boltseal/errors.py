@@ -122,6 +122,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNKNOWN = 3
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
+    """The reader of standard output closed it; shells report the same of a program that SIGPIPE ended."""
 
 
 EXIT_CODES: dict[type[BoltsealError], ExitCode] = {

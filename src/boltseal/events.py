@@ -67,15 +67,14 @@ class _Event:
         """Return the subject: the first field."""
         return str(getattr(self, fields(self)[0].name))
 
-    @classmethod
-    def data_keys(cls) -> tuple[str, ...]:
-        """Return the keys of `data`, in the order of the fields."""
-        return tuple(_KEYS.get(each.name, each.name) for each in fields(cls))
-
     def data(self) -> Mapping[str, object]:
         """Return the data for programs."""
-        values = (_value(getattr(self, each.name)) for each in fields(self))
-        return dict(zip(self.data_keys(), values, strict=True))
+        return {key: _value(getattr(self, name)) for name, key in self.data_keys().items()}
+
+    @classmethod
+    def data_keys(cls) -> Mapping[str, str]:
+        """Return the key of `data` for each field, by the field's name."""
+        return {each.name: _KEYS.get(each.name, each.name) for each in fields(cls)}
 
 
 @dataclass(frozen=True, slots=True)

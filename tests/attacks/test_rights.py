@@ -21,9 +21,10 @@ from joserfc.jwk import OctKey, OKPKey
 
 from boltseal.policy.grants import Action
 from boltseal.server.auth.tokens import Tokens
+from boltseal.server.commands.users import put_user, remove_user
 from boltseal.server.settings import Settings
 from boltseal.server.storage.key_file import KeyFile
-from boltseal.server.storage.users import UserFile
+from boltseal.server.storage.metadata.migrate import prepare_data
 from tests.images import OCI_MANIFEST, image, push, push_blob
 from tests.logins import AUTH, PASSWORDS, bearer, claims, login, token
 from tests.polling import until_signed
@@ -39,12 +40,20 @@ def htpasswd() -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.fixture
-def settings(data: Path, htpasswd: str) -> Settings:
-    keys = data.with_name(f"{data.name}.keys")
-    keys.mkdir(exist_ok=True)
-    (keys / "htpasswd").write_text(htpasswd)
-    return Settings.model_validate({"server": {"data": data}, "auth": AUTH})
+@pytest.fixture(params=["file", "database"])
+def settings(request: pytest.FixtureRequest, data: Path, htpasswd: str) -> Settings:
+    """The users are lines of the users' file, or rows of the database."""
+    settings = Settings.model_validate({"server": {"data": data}, "auth": AUTH})
+    if request.param == "file":
+        settings.htpasswd.parent.mkdir(exist_ok=True)
+        settings.htpasswd.write_text(htpasswd)
+    else:
+        prepare_data(data)
+        for line in htpasswd.splitlines():
+            name, _, hashed = line.partition(":")
+            put_user(settings, name, hashed.encode())
+        assert not settings.htpasswd.exists()
+    return settings
 
 
 @pytest.fixture
@@ -163,7 +172,7 @@ async def test_a_token_of_a_user_who_was_removed_is_worth_nothing(shop: Serving,
     """Grants and users are looked at for each request, not when the token was given."""
     text = await token(shop, "ci", "repository:shop/app:pull,push")
     before = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
-    UserFile(settings.htpasswd).remove("ci")
+    remove_user(settings, "ci")
     pulled = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     pushed = await shop.client.post("/v2/shop/app/blobs/uploads/", headers=bearer(text))
     by_password = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
@@ -205,7 +214,7 @@ async def test_a_push_whose_user_loses_the_right_in_the_middle_is_refused(
             before.client.auth = login("ci")
             await push_blob(before.client, "shop/app", part)
     if lost == "user":
-        UserFile(settings.htpasswd).remove("ci")
+        remove_user(settings, "ci")
     async with serving_as(settings if lost == "user" else without_push(settings), clock=clock) as after:
         patched = await after.client.patch(location, content=blob.data[10:], headers=bearer(text))
         put = await after.client.put(f"{location}?digest={blob.digest}", headers=bearer(text))
@@ -351,7 +360,7 @@ async def test_a_key_that_was_stolen_signs_nothing_new_after_its_rotation(
 async def test_an_old_password_is_worth_nothing_at_the_next_request(shop: Serving, settings: Settings) -> None:
     """Also when it was right a moment ago, with the very same header."""
     before = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
-    UserFile(settings.htpasswd).put("ci", bcrypt.hashpw(b"another", bcrypt.gensalt(4)))
+    put_user(settings, "ci", bcrypt.hashpw(b"another", bcrypt.gensalt(4)))
     after = await shop.client.get("/v2/shop/app/manifests/1.4.2", auth=login("ci"))
 
     assert (before.status_code, after.status_code) == (200, 401)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.build.git_state import GitFailed, GitState, NotGit, git_state, public_source
+from boltseal.files.named_files import FileMissing
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -216,5 +217,5 @@ def test_a_filter_of_the_person_at_the_machine_is_theirs(repository: Path) -> No
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     """The error names the folder, and not git."""
-    with pytest.raises(NotGit, match="there is no such folder"):
+    with pytest.raises(FileMissing, match="no such file or folder"):
         git_state(tmp_path / "none")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.servers import Server
+from tests.thread_server import boltseal_in_thread
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +19,10 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("BOLTSEAL_") and name != "BOLTSEAL_STATE":
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """An empty boltseal with the built-in rules, in a thread: these tests are about commands."""
+    with boltseal_in_thread(tmp_path / "data") as running:
+        yield running

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from boltseal.cli import root
+from boltseal.cli.json_schemas import ROWS, envelope
 
 TIMEOUT_S = 60.0
 _STATE = "BOLTSEAL_STATE"
@@ -29,9 +32,17 @@ class Run:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one object that `--json` prints."""
+        """The one object that `--json` prints; it must be as its published schema says."""
         parsed: dict[str, Any] = json.loads(self.out)
+        checked(parsed)
         return parsed
+
+
+def checked(told: Mapping[str, Any]) -> None:
+    """Compare what a command printed with its type, from which the published schema is generated."""
+    name = told["schema"].removeprefix("boltseal.").removesuffix("/1")
+    if name in ROWS:  # a command of a test has no schema
+        msgspec.json.decode(json.dumps(told), type=envelope(name))
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -17,8 +17,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_value_tells_where_it_came_from(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Default, file, environment, flag; the nearest one wins and is named."""
+def test_each_value_has_its_source(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Default, file, environment, flag: the strongest one wins and is shown."""
     monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "3")
     told = program.call("admin", "config", "--config", file, "--data", tmp_path / "data", "--json").json
     found = {each["ref"]: (each["value"], each["status"], each["where"]) for each in told["results"]}
@@ -41,8 +41,8 @@ def test_it_is_read_by_people_too(file: Path) -> None:
     assert "data.keys" in run.err
 
 
-def test_a_bad_file_is_said_in_one_line(tmp_path: Path) -> None:
-    """The verb also serves to check a file before a reload."""
+def test_an_invalid_file_is_reported_in_one_line(tmp_path: Path) -> None:
+    """The command also serves to check a file before a reload."""
     path = tmp_path / "boltseal.toml"
     path.write_text("[server]\nworkers = 0\n")
     run = program.call("admin", "config", "--config", path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import bcrypt
 import pytest
 
+from boltseal.server.storage.metadata.migrate import prepare_data
 from boltseal.server.storage.users import UserFile
 from tests.cli import program
 
@@ -58,6 +59,24 @@ def test_users_are_listed_and_taken_away(data: Path) -> None:
     assert listed.out == "ana\nzoe\n"
     assert (removed.code, again.code) == (0, 1)
     assert program.call("admin", "user", "ls", "--data", data).out == "ana\n"
+
+
+@pytest.mark.slow
+def test_users_are_rows_once_there_is_a_data_folder(data: Path) -> None:
+    """One who is in the file stays there, and is changed and removed there; the file is not created for others."""
+    add(data, "early", "pw")
+    file = data.with_name("data.keys") / "htpasswd"
+    prepare_data(data)
+    added, again, changed = add(data, "late", "pw"), add(data, "late", "pw2"), add(data, "early", "pw2")
+    listed = program.call("admin", "user", "ls", "--data", data).out
+    in_file = set(UserFile(file).current().hashes)
+    removed = [program.call("admin", "user", "remove", name, "--data", data).code for name in ("late", "late", "early")]
+
+    assert [run.json["results"][0]["status"] for run in (added, again, changed)] == ["added", "changed", "changed"]
+    assert listed == "early\nlate\n"
+    assert in_file == {"early"}
+    assert removed == [0, 1, 0]
+    assert program.call("admin", "user", "ls", "--data", data).out == ""
 
 
 def test_a_rotation_names_the_key_that_signs_from_now_on(data: Path) -> None:

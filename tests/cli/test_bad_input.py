@@ -73,8 +73,8 @@ def test_what_can_not_be_read_is_named_and_the_rest_goes_on(project: Path, what:
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_a_bomb_of_aliases_is_told_and_nothing_is_written(project: Path) -> None:
-    """Nine to the ninth services would be made of it by whoever expands it; Compose takes all memory for it."""
+def test_exponential_aliases_are_an_error_and_nothing_is_written(project: Path) -> None:
+    """Expanded, the aliases would be nine to the ninth services, for which Compose uses all memory."""
     lines = ["a0: &a0 {image: redis:7.2}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
     bomb = "\n".join(lines) + f"\n{COMPOSE}"
     written(project, {"compose.yml": bomb})

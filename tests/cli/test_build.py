@@ -16,7 +16,7 @@ TO = ("--repository", "localhost:5000/shop/app")
     [
         ((), "no repository to push to"),
         (("--repository", "localhost:5000/shop/app:1.0.0"), "expected a repository"),
-        ((*TO, "--file", "none"), "no such Dockerfile"),
+        ((*TO, "--dockerfile", "none"), "no such file or folder; check the path"),
         ((*TO, "--build-arg", "X"), "expected NAME=VALUE"),
         ((*TO, "--target", "nothing"), "has no stage"),
     ],

@@ -132,7 +132,7 @@ def test_every_command_shows_its_help(client: ClientInstall) -> None:
 async def test_client_commands_work(
     server: Server, client: ClientInstall, user: dict[str, str], tmp_path: Path
 ) -> None:
-    """digest, lock and verify ask a registry, scrub reads a store on disk."""
+    """health, digest, lock and verify ask a registry, scrub reads a store on disk."""
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as http:
         assert (await push(http, "shop/app", "1.4.2", image("app"))).status_code == 201
     reference = f"{server.address}/shop/app:1.4.2"
@@ -142,11 +142,13 @@ async def test_client_commands_work(
     store = DockerStore.at(tmp_path)
     store.image("shop/app:1.4.2", {"etc/passwd": b"root"})
 
+    health = client.run("health", "--url", server.url, environment=user)
     digest = client.run("digest", reference, environment=user)
     locked = client.run("lock", cwd=project, environment=user)
     verified = client.run("verify", cwd=project, environment=user)
     scrubbed = client.run("scrub", "--root", store.root, cwd=project, environment=user)
 
+    assert (health.code, health.out) == (0, f"healthy: {server.url}/healthz\n")
     assert (digest.code, digest.out.partition(":")[0]) == (0, "sha256"), digest.err
     assert locked.code == 0, locked.err
     assert digest.out.strip() in project.joinpath("boltseal.lock").read_text()

@@ -38,4 +38,4 @@ def test_the_shell_completes_verbs() -> None:
     """Completion as bash asks for it."""
     asked = {"_BOLTSEAL_COMPLETE": "complete_bash", "COMP_WORDS": "boltseal comp", "COMP_CWORD": "1"}
 
-    assert program.run(environment=asked).out.split() == ["compare"]
+    assert program.run(environment=asked).out.split() == ["compare", "completion"]

@@ -161,15 +161,15 @@ async def test_json_has_the_same(image_ref: Site) -> None:
     ("arguments", "said"),
     [
         (["pull"], "name the images to pull, or Compose files by --compose, and not both"),
-        (["pull", "app", "--compose", "compose.yaml"], "and not both"),
+        (["pull", "app", "--compose", "."], "and not both"),
         (["pull", "Shop/App:1"], "must be lower-case"),
-        (["pull", "app", "--keep-for", "soon"], '--keep-for is "soon"; expected a whole number and a unit'),
+        (["pull", "app", "--keep-for", "soon"], "'--keep-for': \"soon\"; expected a whole number and a unit"),
         (["pull", "app", "--keep", "0"], "--keep': 0 is not in the range x>=1"),
         (["pull", "app", "--copy-to", "kept"], "expected a registry and a prefix"),
         (["pull", "app", "--copy-to", "registry.example.com/Kept"], "lower-case"),
-        (["pull", "--compose", "nowhere.yaml"], "there is no such file"),
+        (["pull", "--compose", "nowhere.yaml"], "no such file or folder; check the path"),
         (["keep", "ls", f"app@sha256:{'a' * 64}"], "the digest in --to"),
-        (["keep", "restore", "app", "--to", "yesterday"], "expected a number or at least 6 hex digits"),
+        (["keep", "restore", "app", "--to", "yesterday"], "expected a number or at least 7 hex digits"),
     ],
 )
 async def test_what_can_not_be_meant(image_ref: Site, arguments: list[str], said: str) -> None:

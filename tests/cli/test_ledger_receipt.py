@@ -25,7 +25,7 @@ def test_help_tells_both() -> None:
     """How to write one, and how to verify it."""
     told = program.call("ledger", "receipt", "--help").out
 
-    assert "REF -o FILE" in told
+    assert "IMAGE -o FILE" in told
     assert "verify" in told
 
 

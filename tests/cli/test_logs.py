@@ -101,8 +101,8 @@ def test_a_traceback_is_part_of_its_event(capsys: Capture) -> None:
 
 @pytest.mark.parametrize(("log_format", "json_"), [("json", True), ("text", False), ("auto", True)])
 @pytest.mark.usefixtures("capsys")
-def test_json_where_no_person_is_looking(log_format: str, json_: bool) -> None:
-    """A file or a pipe gets JSON unless told otherwise."""
+def test_logs_are_json_if_stderr_is_no_terminal(log_format: str, json_: bool) -> None:
+    """A file or a pipe gets JSON unless configured otherwise."""
 
     assert logs.wants_json(log_format) is json_
 

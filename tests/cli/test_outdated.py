@@ -76,7 +76,7 @@ class Shop:
         wait_until(lambda: is_signed(self.client.get("/ledger/checkpoint"), index + 1), f"entry {index} is signed")
 
     def outdated(self, *arguments: str | Path) -> Run:
-        return call("outdated", "--window", "0", *arguments)
+        return call("outdated", "--window", "0s", *arguments)
 
     @property
     def ref(self) -> str:
@@ -94,7 +94,7 @@ def shop(server: Server) -> Iterator[Shop]:
 
 def test_an_image_on_what_its_base_still_means_holds(shop: Shop) -> None:
     """Exit code 0; why it is current is said with -v."""
-    told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "-v")
+    told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "--details")
 
     assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
     assert "the tag still resolves to its base" in more.out
@@ -265,9 +265,9 @@ def test_a_line_for_each_that_could_not_be_told_and_the_others_go_on(shop: Shop)
     [
         ((), "name images, or one of"),
         (("x", "--running"), "name images, or one of"),
-        (("--compose", "/nonexistent/compose.yaml"), "no such Compose file"),
-        (("--lock", "/nonexistent/boltseal.lock"), "can't be read"),
-        (("x", "--dockerfile", "/nonexistent/Dockerfile"), "no such Dockerfile"),
+        (("--compose", "/nonexistent/compose.yaml"), "no such file or folder; check the path"),
+        (("--lock", "/nonexistent/boltseal.lock"), "no such file or folder; check the path"),
+        (("x", "--dockerfile", "/nonexistent/Dockerfile"), "no such file or folder; check the path"),
         (("UPPER/Case:1",), "repository name"),
         (("x", "--window", "-1"), "window"),
     ],

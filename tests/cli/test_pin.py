@@ -150,8 +150,8 @@ def test_a_service_that_is_built_here_is_left_alone(project: Path) -> None:
     assert (told.code, [found["status"] for found in told.json["results"]]) == (0, ["local-build"])
 
 
-def test_a_charts_templates_are_noted_by_every_verb(project: Path) -> None:
-    """With file and line; that is no failure unless somebody is strict, and what is excluded is not looked at."""
+def test_a_charts_templates_are_reported_by_every_command(project: Path) -> None:
+    """The notes have file and line; they are failures only with --strict, and excluded files are not read."""
     written(project, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": "x:\n  image: {{ .Values.image }}\n"})
     written(project, {"compose.yml": f"services: {{web: {{image: 'nginx:1.25@{NGINX}'}}}}\n"})
     told = {verb: program.call(*verb.split(), "--project", project) for verb in ("pin", "verify --offline")}
@@ -225,7 +225,7 @@ def emit(project: Path, kind: str, *more: str) -> Run:
 
 
 def test_a_lock_is_emitted_as_an_override(project: Path) -> None:
-    """For a project whose files nobody may touch."""
+    """The override serves projects whose files must not be edited."""
     told = emit(project, "compose-override")
 
     assert told.code == 0
@@ -263,8 +263,8 @@ def test_the_whole_project_can_be_printed(tmp_path: Path) -> None:
     assert told.err == "1 reference: 1 pinned\n1 file printed with other digests\n"
 
 
-def test_a_file_beside_that_can_not_be_read_is_told_and_nothing_printed(tmp_path: Path) -> None:
-    """kubectl would take it too; a scan has nothing to say of data that nobody named."""
+def test_an_unreadable_file_is_reported_and_nothing_is_printed(tmp_path: Path) -> None:
+    """kubectl would read the file as well, so the output would be incomplete without it."""
     root = locked(written(tmp_path, {"pod.yaml": POD, "z.json": b"\xff"}))
     told = pin(root, "--stdout", root)
 
@@ -279,12 +279,12 @@ def test_a_name_that_is_too_long_is_not_there(project: Path, verb: str) -> None:
     there = program.call(verb, "--project", "x" * 300)
 
     assert (told.code, there.code) == (2, 2)
-    assert '": there is no such file or folder' in told.err
+    assert "xxx: no such file or folder; check the path" in told.err
     assert '" is not a folder; expected the folder of a project in --project' in there.err
 
 
-def test_a_file_whose_name_is_no_text_is_told_as_json(tmp_path: Path) -> None:
-    """Its bytes are escaped, so that what is printed is JSON for everybody."""
+def test_a_file_name_that_is_no_text_is_escaped_in_json(tmp_path: Path) -> None:
+    """The bytes of the name are escaped, so that the output is valid JSON."""
     root = locked(tmp_path)
     (root / os.fsdecode(b"\xff.yaml")).write_text(POD)
     told = pin(root, "--json")

@@ -88,12 +88,12 @@ async def test_what_runs_is_told_by_host_and_lock_alone(fake: FakeEngine, tmp_pa
         "made:1, local\n"
         f"  config {Digest.of(b'made').short}\n"
         "  lock: not-in-the-lock\n"
-        "  mine  since 2026-11-21 09:00\n"
+        "  mine  since 2026-11-21T09:00:00Z\n"
         "\n"
         f"{NAME}, by the lock\n"
         f"  index {INDEX.short}, config {Digest.of(b'app').short}\n"
         "  lock: same\n"
-        "  web  since 2026-11-21 09:00\n"
+        "  web  since 2026-11-21T09:00:00Z\n"
     )
     assert "2 containers" in done.err
     assert "could not ask: no registry was asked" in done.err
@@ -153,7 +153,7 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
         ("latest", False, 3),
     ]
     assert found["image"]["manifest"] == [first.digest]  # by the ledger's word: nobody asked by digest
-    assert "/shop/app 1.4.2; was `latest` until today " in text
+    assert "/shop/app 1.4.2; was `latest` until 20" in text
     assert "1 move behind `latest`" in text
 
 
@@ -265,7 +265,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("ps", "--kube", "prod", "--compose", "x"), "--kube can't be combined with"),
+        (("ps", "--kube", "prod", "--compose", "."), "--kube can't be combined with"),
         (("ps", "--namespace", "shop"), "--namespace needs --kube"),
         (("verify", "--running", "compose.yaml"), "excludes PATH and --github"),
         (("verify", "--host", "ssh://web1"), "need --running"),
@@ -356,7 +356,7 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
     fake.container("db", NAME, id_)
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
-            *_boltseal("ps", "--offline", "--watch", "1", "--host", str(address)),
+            *_boltseal("ps", "--offline", "--watch", "1s", "--host", str(address)),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -383,7 +383,7 @@ async def test_a_host_on_which_nothing_runs_is_told_of_once(fake: FakeEngine, tm
     """However often it is looked at; what starts there later is news."""
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
-            *_boltseal("ps", "--offline", "--watch", "1", "--host", str(address)),
+            *_boltseal("ps", "--offline", "--watch", "1s", "--host", str(address)),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -418,7 +418,7 @@ async def test_a_cluster(tmp_path: Path) -> None:
 
     assert (done.code, held.code) == (0, 0)
     assert done.out.count("  lock: same") == 3
-    assert "shop/web-85fc74bc47-bqpbq/web on node-a  since 2026-11-21 09:00" in done.out
+    assert "shop/web-85fc74bc47-bqpbq/web on node-a  since 2026-11-21T09:00:00Z" in done.out
     assert [sorted(kind for kind, some in each["image"].items() if some) for each in held.json["results"]] == [
         ["config"],
         ["manifest"],
@@ -432,7 +432,7 @@ async def test_a_host_that_is_away_for_a_while(fake: FakeEngine, tmp_path: Path)
     fake.container("web", NAME, fake.image("app", NAME))
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(
-            *_boltseal("ps", "--offline", "--watch", "1", "--host", str(address)),
+            *_boltseal("ps", "--offline", "--watch", "1s", "--host", str(address)),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

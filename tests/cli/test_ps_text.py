@@ -34,7 +34,7 @@ def row(it: RunningContainer | None = None, **more: object) -> ContainerRow:
 
 
 def told(*rows: ContainerRow, several: bool = False) -> list[str]:
-    return list(blocks(rows, NOON_US, several=several))
+    return list(blocks(rows, several=several))
 
 
 def test_all_that_is_known() -> None:
@@ -48,12 +48,12 @@ def test_all_that_is_known() -> None:
     }
 
     assert told(row(**known), row(seen("web-2", health=ContainerHealth.UNHEALTHY), **known)) == [
-        "localhost:5000/shop/app 1.4.2; was `latest` until yesterday 14:00",
+        "localhost:5000/shop/app 1.4.2; was `latest` until 2026-11-25T14:00:00Z",
         "  2 moves behind `latest`; pushed by ci",
         f"  index {INDEX.short}, {OTHER.short}, config {CONFIG.short}",
         "  lock: not-recreated",
-        "  web-1  since today 11:00, released by ada (release 7)",
-        "  web-2  since today 11:00, released by ada (release 7), unhealthy",
+        "  web-1  since 2026-11-26T11:00:00Z, released by ada (release 7)",
+        "  web-2  since 2026-11-26T11:00:00Z, released by ada (release 7), unhealthy",
     ]
 
 
@@ -100,13 +100,13 @@ def test_a_record_that_is_gone_and_who_released_it_by_the_ledger() -> None:
     lines = told(row(lost, released=ReleaseRecord("ci", 0, 3)))
 
     assert lines[1] == "  its host has no record of it"
-    assert lines[-1] == "  web-1  since today 11:00, released by ci"
+    assert lines[-1] == "  web-1  since 2026-11-26T11:00:00Z, released by ci"
 
 
 def test_where_it_runs() -> None:
     """Of several hosts each is named; of a cluster the node."""
-    assert told(row(), several=True)[-1] == "  web-1 at web1  since today 11:00"
-    assert told(row(seen(node="node-a")), several=True)[-1] == "  web-1 on node-a  since today 11:00"
+    assert told(row(), several=True)[-1] == "  web-1 at web1  since 2026-11-26T11:00:00Z"
+    assert told(row(seen(node="node-a")), several=True)[-1] == "  web-1 on node-a  since 2026-11-26T11:00:00Z"
     assert told(row(seen(started_us=None)))[-1] == "  web-1"
 
 

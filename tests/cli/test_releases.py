@@ -33,10 +33,10 @@ def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) 
     lines = said.out.splitlines()
 
     assert said.code == 0, said.err
-    assert lines[0].split() == ["RELEASE", "WHEN", "(UTC)", "BY", "REVISION", "HOW", "IT", "ENDED"]
+    assert lines[0].split() == ["RELEASE", "WHEN", "BY", "REVISION", "HOW", "IT", "ENDED"]
     assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
     assert max(map(len, lines)) <= 80
-    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project shop` continues it" in said.err
+    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project-name shop` continues it" in said.err
 
 
 def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_p
 
     assert [(each["runs"], each["engine"]) for each in found if each["runs"]] == [(True, None), (True, "ssh://web2")]
     assert "at ssh://web2, healthy" in " ".join(said.out.split())
-    assert "`boltseal rollback --project shop --host ssh://web2` goes back" in said.err
+    assert "`boltseal rollback --project-name shop --host ssh://web2` goes back" in said.err
     assert images.out.splitlines()[1].split() == [
         "*",
         "shop/1",
@@ -63,7 +63,7 @@ def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_p
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [((), "no releases on this host yet"), (("--project", "other"), "no releases of other on this host yet")],
+    [((), "no releases on this host yet"), (("--project-name", "other"), "no releases of other on this host yet")],
 )
 def test_nothing_is_said_of_whom_it_is_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
@@ -101,15 +101,15 @@ def test_a_broken_record_is_named(folder: ReleaseFolder, name: str, text: str, c
 def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
     """Whole digests, and how to continue one that is unfinished."""
     shown, unfinished = (
-        call("release", "show", "1", "--project", "shop"),
-        call("release", "show", "3", "--project", "shop"),
+        call("release", "show", "1", "--project-name", "shop"),
+        call("release", "show", "3", "--project-name", "shop"),
     )
-    found = call("release", "show", "1", "--project", "shop", "--json").json
+    found = call("release", "show", "1", "--project-name", "shop", "--json").json
 
     assert shown.code == 0, shown.err
     assert shown.out.splitlines()[0] == "release   shop/1, running"
     assert f"  digest  {DIGEST}" in shown.out.splitlines()
-    assert "`boltseal deploy --resume --project shop` continues it" in unfinished.err
+    assert "`boltseal deploy --resume --project-name shop` continues it" in unfinished.err
     assert found["schema"] == "boltseal.release-show/1"
     assert (found["results"][0]["ref"], found["results"][0]["runs"]) == ("shop/1", True)
     assert found["results"][0]["services"][0]["digest"] == DIGEST
@@ -117,7 +117,7 @@ def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
 
 def test_a_release_that_is_not_there_is_not_shown(folder: ReleaseFolder) -> None:
     """Exit code 1; the message names the command that lists releases."""
-    shown = call("release", "show", "9", "--project", "shop")
+    shown = call("release", "show", "9", "--project-name", "shop")
 
     assert (shown.code, shown.out) == (1, "")
     assert "shop has no release 9 on this host; see `boltseal release ls`" in shown.err
@@ -125,9 +125,9 @@ def test_a_release_that_is_not_there_is_not_shown(folder: ReleaseFolder) -> None
 
 def test_a_text_that_was_harmed_is_not_compared(folder: ReleaseFolder) -> None:
     """It could not be checked, which is another answer than "the same"."""
-    same = call("release", "diff", "1", "2", "--project", "shop")
+    same = call("release", "diff", "1", "2", "--project-name", "shop")
     (folder.folder / "2/compose.json").write_text('{"name": "shop", "services": []}')
-    harmed = call("release", "diff", "1", "2", "--project", "shop")
+    harmed = call("release", "diff", "1", "2", "--project-name", "shop")
 
     assert (same.code, same.out) == (0, "releases 1 and 2 of shop are the same\n")
     assert (harmed.code, harmed.out) == (3, "")
@@ -138,6 +138,6 @@ def test_values_are_compared_and_never_shown(folder: ReleaseFolder) -> None:
     """Nor by --json."""
     other = json.dumps(TEXT).replace("sesame", "swordfish").encode()
     folder.begin(release(4), ReleaseContents(other))
-    said = [call("release", "diff", "1", "4", "--project", "shop", *more) for more in ((), ("--json",))]
+    said = [call("release", "diff", "1", "4", "--project-name", "shop", *more) for more in ((), ("--json",))]
 
     assert not any(word in each.out + each.err for each in said for word in ("sesame", "swordfish"))

@@ -17,6 +17,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Reference
 from tests.cli import program
+from tests.cli.test_progress import screen
 from tests.host.scrub.made_stores import DockerStore
 from tests.host.scrub.receipts import KEY, receipt
 from tests.polling import wait_until
@@ -355,8 +356,10 @@ def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -
     os.close(ours)
 
     assert done.returncode == 0
-    assert re.search(r"read [0-9.]+ (B|KiB|MiB), [0-9.]+ (B|KiB|MiB)/s, layers: (50|100) %", shown)
-    assert shown.partition("L0: ")[0].endswith("\r\x1b[2K")  # then what L0 means, for who looks for the first time
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert re.search(r"layers .* (50|100)% +[0-9.]+ (B|KiB|MiB) read, [0-9.]+ (B|KiB|MiB)/s [0-9-]", plain)
+    assert [line for line in screen(shown) if "layers" in line] == []
+    assert screen(shown)[-1].startswith("L0: ")  # what L0 means, for those who look for the first time
 
 
 def test_nice_gives_way_to_everything_else(store: DockerStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -106,7 +107,10 @@ def test_the_list_of_commands_imports_no_command() -> None:
 
     assert {name for name in ran.stderr.split() if name.startswith("boltseal.cli.")} == {
         f"boltseal.cli.{name}"
-        for name in ("command_group", "command_search", "command_table", "loading", "output", "root")
+        for name in (
+            *("command_group", "command_search", "command_table", "common_options", "loading", "output"),
+            *("parameters", "root"),
+        )
     }
 
 
@@ -122,11 +126,13 @@ def test_a_verb_loads_no_other_verb() -> None:
             "command_group",
             "command_search",
             "command_table",
+            "common_options",
             "context",
             "digest",
             "loading",
             "options",
             "output",
+            "parameters",
             "remote",
             "root",
         )
@@ -365,8 +371,8 @@ def test_an_answer_that_nobody_takes_is_no_finding(arguments: list[str]) -> None
     assert done.stderr == "talk\nboltseal: the output is incomplete: writing it failed: No space left on device\n"
 
 
-def test_a_pipe_that_is_closed_is_no_finding() -> None:
-    """`boltseal ... | head -1`, of which a pipeline asks how it ended."""
+def test_a_pipe_that_is_closed_ends_it_quietly() -> None:
+    """`boltseal ... | head -1`: no message; the exit code is that of a program that SIGPIPE ends, neither 0 nor a finding."""
     with subprocess.Popen(
         [sys.executable, "-c", PRINTS, "misbehave"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
@@ -376,5 +382,5 @@ def test_a_pipe_that_is_closed_is_no_finding() -> None:
         child.stdout.close()
         talk = child.stderr.read()
 
-    assert child.returncode == ExitCode.UNKNOWN
-    assert talk == "talk\nboltseal: the output is incomplete: writing it failed: Broken pipe\n"
+    assert child.returncode == ExitCode.OUTPUT_CLOSED == 128 + signal.SIGPIPE
+    assert talk == "talk\n"

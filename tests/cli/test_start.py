@@ -103,6 +103,24 @@ def test_a_verb_of_a_client_does_not_load_what_the_server_needs() -> None:
     }
 
 
+@pytest.mark.slow
+def test_a_health_check_loads_no_library_but_the_command_lines() -> None:
+    """A container engine runs it several times a minute."""
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "boltseal", "health", "--url", "http://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines() if line.startswith("import time:")}
+    packages = {name.partition(".")[0] for name in loaded}
+
+    assert ran.returncode == 3
+    assert "boltseal.commands.health" in loaded
+    assert not packages & {"asyncio", "cryptography", "httpx2", "pydantic", "rich", "sqlalchemy", "structlog", "uvloop"}
+    assert not {name for name in loaded if name.startswith(("boltseal.server", "boltseal.client"))}
+
+
 @pytest.mark.parametrize(
     "arguments", [["serve"], ["admin", "fsck"], ["ledger", "key"], ["admin", "rules"], ["ratelimit"]]
 )

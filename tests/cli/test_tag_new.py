@@ -97,7 +97,7 @@ def test_the_same_inputs_have_the_same_tag(project: Path) -> None:
     others = [
         tag_of(project, "--scheme", "input", "--build-arg", "V=1"),
         tag_of(project, "--scheme", "input", "--platform", "linux/arm64"),
-        tag_of(project, "--scheme", "input", "--file", project / "Other"),
+        tag_of(project, "--scheme", "input", "--dockerfile", project / "Other"),
     ]
 
     assert same.startswith("in-")
@@ -120,7 +120,7 @@ def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
     [
         (("--scheme", "content"), "needs an image of the daemon"),
         (("--scheme", "input", "--build-arg", "V"), "expected NAME=VALUE"),
-        (("--scheme", "input", "--file", "none"), "there is no such Dockerfile"),
+        (("--scheme", "input", "--dockerfile", "none"), "no such file or folder; check the path"),
         (("--scheme", "input", "--target", "none"), "has no stage"),
         (("--check", "localhost:5000/shop/app:1"), "expected a repository"),
     ],
@@ -242,3 +242,16 @@ def test_outside_of_git_only_what_is_known_is_told(tmp_path: Path, monkeypatch: 
     assert [line.partition("=")[0] for line in told.out.splitlines()] == [
         f"{flag} {PREFIX}{name}" for name in ("created", "version") for flag in ("--label", "--annotation")
     ]
+    assert f"left out: the labels {PREFIX}revision, {PREFIX}source: {tmp_path} is in no git repository" in told.err
+
+
+def test_labels_that_are_left_out_are_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of git also the version, and of a repository without a public remote the source; JSON stays one object."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    outside = program.call("build", "--print-labels", tmp_path, "--json")
+    git(project, "remote", "set-url", "origin", "/srv/git/shop.git")
+    local = program.call("build", "--print-labels", project)
+
+    assert f"{PREFIX}revision, {PREFIX}source, {PREFIX}version:" in outside.err
+    assert list(outside.json["results"][0]["labels"]) == [f"{PREFIX}created"]
+    assert f"left out: the label {PREFIX}source: the git remote `origin` has no public address" in local.err

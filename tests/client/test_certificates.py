@@ -51,19 +51,23 @@ def certs_d(folder: Path, registry: str, **files: Path) -> Path:
 class Answers:
     """A TLS server that answers 200, or a redirect; `subjects`: of the client certificates that it was shown."""
 
-    def __init__(self, signed: Authority, *, wants_certificate: bool = False, to: str | None = None) -> None:
+    def __init__(
+        self, signed: Authority, *, wants_certificate: bool = False, to: str | None = None, realm: str | None = None
+    ) -> None:
         self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.tls.load_cert_chain(signed.cert, signed.key)
         if wants_certificate:
             self.tls.load_verify_locations(signed.ca)
             self.tls.verify_mode = ssl.CERT_OPTIONAL
-        self.to = to
+        self.to, self.realm = to, realm
         self.certificates: list[bool] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (await reader.readuntil(b"\r\n\r\n")).strip():
             self.certificates.append(bool(writer.get_extra_info("peercert")))
             head = "HTTP/1.1 200 OK" if self.to is None else f"HTTP/1.1 307 Go\r\nlocation: {self.to}"
+            if self.realm is not None:
+                head = f'HTTP/1.1 401 No\r\nwww-authenticate: Bearer realm="{self.realm}"'
             writer.write(f"{head}\r\ncontent-length: 0\r\n\r\n".encode())
             await writer.drain()
 
@@ -121,6 +125,24 @@ async def test_an_authority_is_trusted_for_the_redirects_of_its_registry(signed:
 
         assert await ask(registry, RegistryConfiguration(certificates=[folder])) == 200
         assert storage.certificates == [False]
+
+
+async def test_a_token_service_with_an_untrusted_certificate_is_named(signed: Authority, tmp_path: Path) -> None:
+    """It may have another authority than its registry; no login is sent, and a retry would not help."""
+    (tmp_path / "another").mkdir()
+    service = Answers(authority(tmp_path / "another"))
+    async with (
+        asked_by_name(service) as tokens,
+        asked_by_name(Answers(signed, realm=f"https://{tokens}/token")) as registry,
+    ):
+        folder = certs_d(tmp_path / "certs.d", registry, ca_crt=signed.ca)
+        with pytest.raises(RemoteUntrusted) as refused:
+            await ask(registry, RegistryConfiguration(certificates=[folder]))
+
+        assert refused.value.message.startswith(
+            f"{registry}: its token service {tokens} was not asked: [SSL: CERTIFICATE"
+        )
+        assert service.certificates == []
 
 
 async def test_a_client_certificate_is_shown_to_its_registry_only(signed: Authority, tmp_path: Path) -> None:

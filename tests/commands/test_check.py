@@ -30,7 +30,16 @@ def test_the_digest_may_be_in_the_reference_or_beside_it(ref: str, digest: str |
     """The registry is asked for the tag alone."""
     request = CheckRequest.parse(ref, digest)
 
-    assert (str(request.reference), request.digest) == ("r.test/a:1", Digest.parse(DIGEST))
+    assert (str(request.reference), str(request.digest)) == ("r.test/a:1", DIGEST)
+
+
+def test_a_prefix_of_the_digest_is_enough() -> None:
+    """As the commands print it: with twelve digits, with the algorithm or without it."""
+    for text in (Digest.parse(DIGEST).short, "0" * 12):
+        request = CheckRequest.parse("r.test/a:1", text)
+        assert request.digest is not None
+
+        assert request.digest.fits(Digest.parse(DIGEST))
 
 
 @pytest.mark.parametrize(

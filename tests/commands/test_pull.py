@@ -11,6 +11,7 @@ from boltseal.commands.outcome import Outcome
 from boltseal.commands.pull import PullImagesRequest, PullRow
 from boltseal.errors import Invalid, Precondition, Unavailable
 from boltseal.oci.reference import Reference
+from boltseal.policy.durations import Duration
 
 NAME = Reference.parse("r.test/a:1")
 
@@ -30,10 +31,10 @@ def test_the_project_is_the_folder_of_the_first_compose_file() -> None:
     assert PullImagesRequest(compose=files, project=Path("top")).root == Path("top")
 
 
-def test_a_retention_that_is_no_time_is_refused() -> None:
-    """The message names the option."""
-    with pytest.raises(Invalid, match="--keep-for is"):
-        assert PullImagesRequest(refs=("a",), keep_for="soon").policy
+def test_the_retention_is_a_duration() -> None:
+    """In microseconds, as the records of kept images have it."""
+    assert PullImagesRequest(refs=("a",), keep_for=Duration.parse("30d")).policy.for_us == 30 * 86_400_000_000
+    assert PullImagesRequest(refs=("a",)).policy.for_us is None
 
 
 def test_an_image_that_failed_decides_the_outcome_by_its_error() -> None:

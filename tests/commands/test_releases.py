@@ -65,4 +65,4 @@ def test_the_notice_names_the_engine_of_an_unfinished_release_elsewhere(client: 
     release_folder(client, "shop", "ssh://web2").begin(release(1, None), CONTENTS)
     [listed] = list_releases("shop", client)
 
-    assert "--project shop --host ssh://web2`" in unfinished_notice(listed.release, client)
+    assert "--project-name shop --host ssh://web2`" in unfinished_notice(listed.release, client)

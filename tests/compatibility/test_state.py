@@ -246,8 +246,8 @@ def test_releases_are_listed_with_what_became_of_each(revision: str, state: Path
 def test_two_releases_are_compared(revision: str, state: Path) -> None:
     """Images, environment and secrets by their HMACs; and no value is shown."""
     before = contents(state)
-    done = command("release difference", "1", "3", "--project", "demo-shop", "--json")
-    same = command("release difference", "1", "4", "--project", "demo-shop")
+    done = command("release difference", "1", "3", "--project-name", "demo-shop", "--json")
+    same = command("release difference", "1", "4", "--project-name", "demo-shop")
 
     assert done.code == 1, done.err
     assert {one["status"].partition(" ")[0] for one in done.json["results"]} >= {"image", "digest"}

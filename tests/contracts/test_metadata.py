@@ -13,12 +13,13 @@ import pytest
 from boltseal.errors import NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.coordination.generation import FileGeneration
-from boltseal.server.storage.metadata import ledger_store, queries, tag_table
+from boltseal.server.storage.metadata import ledger_store, queries, tag_table, upload_table
 from boltseal.server.storage.metadata.database import SqlMetadata
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import LEDGER, Metadata, Snapshot, UnitOfWork, WriteQueue
 from boltseal.server.storage.metadata.sqlite import SqliteDriver, SqliteSession, open_database
 from boltseal.server.storage.metadata.tag_row import TagRow
+from tests.polling import until
 
 NOW_US = 1_000_000
 DIGEST = Digest.of(b"a")
@@ -137,7 +138,7 @@ async def test_the_write_queue_has_the_jobs_that_are_not_committed_yet(metadata:
 
     before = metadata.write_queue
     jobs = [asyncio.create_task(metadata.write(job)) for job in (slow, partial(add, "next"), partial(add, "last"))]
-    await asyncio.sleep(0.05)
+    await until(lambda: metadata.write_queue.oldest_wait_s > 0.05, "the first job has waited")
     during = metadata.write_queue
     release.set()
     await asyncio.gather(*jobs)
@@ -280,6 +281,39 @@ async def test_bytes_that_are_released_again_have_another_time(metadata: Metadat
         return named, again, queries.released_since(tx, "sha256:1") != first
 
     assert await metadata.write(job) == (False, True, True)
+
+
+async def test_a_commit_that_need_not_be_durable_is_seen_by_every_process(open_metadata: Opener) -> None:
+    """It is atomic and in order as any other, alone and in a group with durable ones."""
+    metadata, other = open_metadata(), open_metadata()
+    await metadata.write(partial(add, "a"), durable=False)
+    alone = names(other)
+    await asyncio.gather(*(metadata.write(partial(add, f"b{n}"), durable=n % 2 == 0) for n in range(4)))
+    with pytest.raises(NotFound):
+        await metadata.write(partial(add, "c", fail=True), durable=False)
+
+    assert alone == ["a"]
+    assert names(other) == ["a", "b0", "b1", "b2", "b3"]
+
+
+async def test_open_uploads_are_counted_for_their_owner_until_they_expire(open_metadata: Opener) -> None:
+    """Over all repositories and processes; one that has ended, or whose row has expired, does not count."""
+    metadata, other = open_metadata(), open_metadata()
+
+    def begin(tx: UnitOfWork) -> None:
+        for number in range(3):
+            upload_table.add(tx, f"id{number}", f"test/{number}", "ci")
+        upload_table.add(tx, "id3", "test/0", "ana")
+
+    await metadata.write(begin, durable=False)
+    both = [await other.write(partial(upload_table.count_of, owner=owner)) for owner in ("ci", "ana")]
+    await metadata.write(partial(upload_table.remove, id_="id0"))
+    await metadata.write(partial(upload_table.remove, id_="none"))
+    await metadata.write(lambda tx: upload_table.extend(tx, "id1", NOW_US))
+    left = await other.write(partial(upload_table.count_of, owner="ci"))
+
+    assert both == [3, 1]
+    assert left == 1
 
 
 async def test_taking_away_changes_the_generation_for_every_process(open_metadata: Opener) -> None:

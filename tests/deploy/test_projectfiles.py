@@ -9,6 +9,7 @@ import pytest
 
 from boltseal.deploy.compose_program import ProjectFiles
 from boltseal.deploy.project_files import NoProject, named_files, overrides_of
+from boltseal.files.named_files import FileMissing
 
 
 def found(folder: Path, environment: dict[str, str] | None = None) -> list[str]:
@@ -56,8 +57,8 @@ def test_a_pipe_as_env_file_does_not_block(tmp_path: Path) -> None:
 
 def test_missing_files_are_reported(tmp_path: Path) -> None:
     """No project, a missing named file, and standard input."""
-    for files in ((), (Path("other.yaml"),), (Path("-"),)):
-        with pytest.raises(NoProject):
+    for files, error in (((), NoProject), ((Path("other.yaml"),), FileMissing), ((Path("-"),), NoProject)):
+        with pytest.raises(error):
             named_files(ProjectFiles(tmp_path, files), {})
 
 

@@ -78,7 +78,7 @@ async def test_an_image_that_is_not_kept(shop: Hosting) -> None:
             await restore(shop.host, APP, to)
 
 
-@pytest.mark.parametrize("to", ["abc", "latest", "sha256:zz", "-1", "sha256:" + "a" * 200])
+@pytest.mark.parametrize("to", ["abc", "latest", "sha256:zz", "-1", "abcdef", "sha256:" + "a" * 200])
 async def test_an_invalid_selection_is_a_usage_error(shop: Hosting, to: str) -> None:
     """It is neither a number nor a digest prefix."""
     await pulled(shop, "one", "two")
@@ -157,7 +157,7 @@ async def test_an_ambiguous_digest_is_refused(classic: Hosting) -> None:
     """The user has to choose."""
     await pulled(classic, "one", "two")
     for end in ("0", "1"):
-        image = Digest("sha256", "abcdef" + end * 58)
+        image = Digest("sha256", "abcdef7" + end * 57)
         classic.fake.images[str(image)] = {
             "Id": str(image),
             "RepoTags": [],
@@ -167,8 +167,8 @@ async def test_an_ambiguous_digest_is_refused(classic: Hosting) -> None:
         }
         await classic.keeper.keep(APP, await classic.host.engine.image(image), KeepPolicy())
 
-    with pytest.raises(AmbiguousKeptImage, match="fits 2 kept images"):
-        await restore(classic.host, APP, "abcdef")
+    with pytest.raises(AmbiguousKeptImage, match=r"fits 2 kept images.* one of sha256:abcdef7[01]{57}, sha256:abcdef7"):
+        await restore(classic.host, APP, "abcdef7")
 
 
 async def test_a_pruned_image_can_be_pulled_by_its_digest(shop: Hosting) -> None:

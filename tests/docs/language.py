@@ -191,7 +191,7 @@ def excerpts() -> tuple[Excerpt, ...]:
     modules = sorted(path for path in SOURCE.rglob("*.py") if "versions" not in path.parts)
     pages = [path for path in PAGES if not UNEDITED.search(path.relative_to(ROOT).as_posix())]
     packaging = [path for path in ROOT.glob("packaging/**/*") if path.is_file()]
-    pages += sorted([*ROOT.glob("examples/*.toml"), *packaging])
+    pages += sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("templates/*"), *packaging])
     return (
         *(
             excerpt

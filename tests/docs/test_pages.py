@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import boltseal
 from tests.docs.pages import PAGES, ROOT, anchors, code, section, table, text
 
 SOURCE = ROOT / "src/boltseal"
@@ -166,6 +167,17 @@ def test_the_changelog_begins_with_unreleased_changes() -> None:
 
     assert first is not None
     assert first[1] == "[Unreleased]"
+
+
+def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+    """The newest release is this version; each release has a day, and only the kinds of change that the form knows."""
+    changelog = text("CHANGELOG.md")
+    releases = re.findall(r"^## (?!\[Unreleased\]$)(.+)$", changelog, re.MULTILINE)
+    kinds = set(re.findall(r"^### (.+)$", changelog, re.MULTILINE))
+
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", release) for release in releases)
+    assert releases[0].startswith(f"[{boltseal.__version__}] - ")
+    assert kinds <= {"Added", "Changed", "Deprecated", "Fixed", "Removed", "Security"}
 
 
 def test_make_help_lists_every_target() -> None:

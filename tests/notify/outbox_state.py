@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from boltseal.notify.outbox import Outbox, OutboxUnusable
+from boltseal.notify.outbox import OutboxUnusable
+from boltseal.notify.outbox_file import FileOutbox
 from tests.polling import until
 
 
 def undelivered(folder: Path) -> dict[str, int]:
     """Return the number of events that each receiver has not accepted yet."""
-    with contextlib.closing(Outbox(folder / "outbox.db")) as outbox:
+    with contextlib.closing(FileOutbox(folder / "outbox.db")) as outbox:
         return outbox.waiting()
 
 
@@ -24,7 +25,7 @@ async def until_feed_read(folder: Path, position: int | None = None, name: str =
     """Wait until a feed is read: at all, or up to a position."""
 
     def read() -> bool:
-        outbox = Outbox(folder / "outbox.db")
+        outbox = FileOutbox(folder / "outbox.db")
         with contextlib.closing(outbox), contextlib.suppress(OutboxUnusable):
             found = outbox.cursor(name)
             return found is not None and position in (None, found)

@@ -19,6 +19,7 @@ import stamina
 from boltseal.events import Event, EventInvalid, EventKind, QuotaLow, TagMoved, TagRefused, UpstreamDown
 from boltseal.notify import dispatch
 from boltseal.notify.dispatch import Dispatcher, OutgoingEvent, Receiver, WebhookSender
+from boltseal.notify.outbox_file import FileOutbox
 from boltseal.notify.webhook import Webhook
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -51,7 +52,11 @@ def clock_us() -> int:
 
 def made(path: Path, *receivers: Receiver, feed: dispatch.Feed | None = None) -> Dispatcher:
     return Dispatcher(
-        path / "outbox.db", receivers, "https://registry.example.com", clock_us, () if feed is None else (feed,)
+        FileOutbox(path / "outbox.db"),
+        receivers,
+        "https://registry.example.com",
+        clock_us,
+        () if feed is None else (feed,),
     )
 
 
@@ -114,7 +119,10 @@ async def test_a_dead_receiver_delays_no_other(tmp_path: Path, dead: bytes) -> N
         later = made(tmp_path, to(bad.url, "bad"))
         bad.answers = [OK]
         dispatcher = Dispatcher(
-            tmp_path / "outbox.db", [to(bad.url, "bad")], "urn:x", lambda: clock_us() + 10 * dispatch.LONGEST_PAUSE_US
+            FileOutbox(tmp_path / "outbox.db"),
+            [to(bad.url, "bad")],
+            "urn:x",
+            lambda: clock_us() + 10 * dispatch.LONGEST_PAUSE_US,
         )
         left = await dispatcher.deliver_now(10)
 
@@ -278,11 +286,13 @@ async def test_a_truncated_log_is_continued(tmp_path: Path) -> None:
 _TELLER = """
 import asyncio, sys, time
 from pathlib import Path
+from boltseal.notify.outbox_file import FileOutbox
 from boltseal.notify.webhook import Webhook
 from boltseal.events import EventKind, UpstreamDown
 from boltseal.notify.dispatch import WebhookSender, Dispatcher, Receiver, OutgoingEvent
+from boltseal.notify.outbox_file import FileOutbox
 receiver = Receiver("a", frozenset(EventKind), WebhookSender(lambda: Webhook(sys.argv[2])))
-dispatcher = Dispatcher(Path(sys.argv[1]), [receiver], "urn:test", lambda: time.time_ns() // 1000)
+dispatcher = Dispatcher(FileOutbox(Path(sys.argv[1])), [receiver], "urn:test", lambda: time.time_ns() // 1000)
 for n in range(int(sys.argv[3]), int(sys.argv[3]) + 50):
     dispatcher.put([OutgoingEvent(f"event-{n}", time.time_ns() // 1000, UpstreamDown("reg", str(n)))])
     print(n, flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
@@ -15,9 +17,8 @@ from boltseal.server.store_factory import now_us
 from tests import servers
 from tests.fakes.upstream import FakeUpstream
 from tests.images import image, push
-from tests.notify.outbox_state import until_feed_read
 from tests.notify.receivers import HANGS, Inbox, answer, inbox
-from tests.polling import until_answer
+from tests.polling import until, until_answer
 from tests.serving import FLOATING, serving_as
 
 
@@ -98,8 +99,22 @@ async def test_a_push_waits_for_no_receiver(tmp_path: Path) -> None:
         await box.until(1)
 
 
+async def begun(data: Path) -> None:
+    """Wait until both logs are read."""
+    await until(lambda: rows(data)[1] >= 2, "both logs are read")
+
+
+def rows(data: Path) -> tuple[int, int]:
+    """How many events wait in the outbox, and how many logs are read for it."""
+    with closing(sqlite3.connect(data / "boltseal.db")) as database:
+        ((events, cursors),) = database.execute(
+            "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM outbox_cursor)"
+        )
+        return events, cursors
+
+
 async def test_a_server_without_receivers_or_read_only_writes_no_outbox(tmp_path: Path) -> None:
-    """There is no file."""
+    """There is no row."""
     async with inbox() as box:
         plain = Settings.model_validate({"server": {"data": tmp_path / "data"}})
         async with serving_as(plain) as registry:
@@ -107,7 +122,7 @@ async def test_a_server_without_receivers_or_read_only_writes_no_outbox(tmp_path
         async with serving_as(settings(tmp_path / "data", box, read_only=True)):
             pass
 
-    assert not (tmp_path / "data" / "outbox.db").exists()
+    assert rows(tmp_path / "data") == (0, 0)
 
 
 @pytest.mark.slow
@@ -152,7 +167,7 @@ async def test_a_mirrors_move_is_delivered_once_after_kill_9(tmp_path: Path) -> 
         path = "/v2/up.example/team/app/manifests/1.4.2"
         first = upstream.publish("team/app", "1.4.2", image("one"))
         async with serving_as(wanted) as mirror:
-            await until_feed_read(tmp_path / "data", name="observations")
+            await begun(tmp_path / "data")
             await mirror.client.get(path)
             second = upstream.publish("team/app", "1.4.2", image("two"))
             await mirror.client.get(path)

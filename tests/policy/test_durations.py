@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boltseal.policy.durations import DurationInvalid, format_duration, parse_duration
+from boltseal.policy.durations import Duration, DurationInvalid, format_duration, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,14 @@ def test_a_number_and_a_unit_are_a_span(text: str, span_us: int) -> None:
     """And it is written back the same way."""
     assert parse_duration(text) == span_us
     assert format_duration(span_us) == text
+
+
+def test_a_duration_is_a_value() -> None:
+    """It is compared, converted to seconds, and written as it was read."""
+    duration = Duration.parse("90s")
+
+    assert (duration.us, duration.seconds, str(duration)) == (90_000_000, 90.0, "90s")
+    assert Duration.parse("1m") < duration < Duration.parse("2m")
 
 
 @pytest.mark.parametrize(

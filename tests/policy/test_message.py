@@ -94,6 +94,24 @@ def test_a_push_to_a_tombstone() -> None:
     )
 
 
+def test_a_restore_of_a_sealed_tag() -> None:
+    """It is no push: nothing is to be published under a new tag."""
+
+    assert refusal_message.restore_sealed(Tag("1.4.2"), APP, bound(), NEW) == (
+        "tag 1.4.2 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by ci, and never resolves to another "
+        "digest: it can't be restored to sha256:cd34ef56ab12"
+    )
+
+
+def test_a_restore_of_an_append_only_tag() -> None:
+    """A former manifest lacks what was added since."""
+
+    assert refusal_message.restore_not_extended(Tag("index"), APP, OLD, NEW) == (
+        "tag index of shop/app is append-only, and sha256:cd34ef56ab12 lacks layers or entries of the manifest that the "
+        "tag resolves to (sha256:ab12cd34ef56): it can't be restored"
+    )
+
+
 def test_a_push_that_would_lose_a_signature() -> None:
     """What is missing, and how to add instead. The tag's digest is cut too: nobody reads 64 digits in a client's line."""
 
@@ -234,6 +252,7 @@ def test_a_line_is_one_line_of_printable_characters(tag: Tag, by: str, keep: str
     for line in (
         refusal_message.put_sealed(tag, APP, bound(keep, by), NEW, None),
         refusal_message.put_tombstone(tag, APP, bound(keep, by), NEW, None),
+        refusal_message.restore_sealed(tag, APP, bound(keep, by), NEW),
         refusal_message.delete_sealed_tag(tag, APP, bound("30d", by)),
     ):
         assert line.isascii()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.files.named_files import FileMissing
 from boltseal.project.compose_name import ComposeProjectInvalid, compose_project
 from boltseal.project.source_files import MAX_FILE_BYTES
 from tests.programs import program
@@ -99,7 +100,7 @@ def test_an_empty_file_is_a_project_without_services(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     """Neither the file nor a folder with one exists."""
-    with pytest.raises(ComposeProjectInvalid, match="no such file"):
+    with pytest.raises(FileMissing, match="no such file or folder"):
         compose_project(tmp_path)
 
 

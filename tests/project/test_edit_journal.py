@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from boltseal.files.atomic_files import Disk
 from boltseal.project.edit_journal import EditJournal, EditsRunning, JournaledFile, JournalStage, JournalUnusable
 from tests.project.journaled_edits import AFTER, BEFORE, edits
 
@@ -132,6 +135,45 @@ def test_a_journal_that_is_none_is_refused(tmp_path: Path, root: Path) -> None:
 
     with pytest.raises(JournalUnusable, match="not a journal of edits"):
         EditJournal.of_project(tmp_path / "state", root)
+
+
+@pytest.mark.parametrize("at", [".", "deploy", ".."])
+def test_an_unreadable_journal_blocks_the_projects_that_it_may_belong_to(tmp_path: Path, root: Path, at: str) -> None:
+    """Its own folder, those in it and those above it."""
+    begun(tmp_path, root)
+    [path] = (tmp_path / "state/edits").glob("*.json")
+    path.write_text("{")
+
+    with pytest.raises(JournalUnusable, match="not a journal of edits"):
+        EditJournal.of_project(tmp_path / "state", root / at)
+
+
+def test_an_unreadable_journal_of_another_project_is_skipped(tmp_path: Path, root: Path) -> None:
+    """One broken file in the user's state stops no other project."""
+    begun(tmp_path, root)
+    [path] = (tmp_path / "state/edits").glob("*.json")
+    path.write_text("{")
+    other = tmp_path / "other"
+    (other / "deploy").mkdir(parents=True)
+
+    assert EditJournal.of_project(tmp_path / "state", other) == ()
+
+
+def test_a_journal_that_can_not_be_written_says_what_happened_to_the_files(tmp_path: Path, root: Path) -> None:
+    """Nothing was edited before `begin`; later the files are edited already, and after the deployment they stay so."""
+
+    class Broken(Disk):
+        def sync_folder(self, path: str) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    begun(tmp_path, root)
+    journal = EditJournal(tmp_path / "state", root, Broken())
+    with pytest.raises(JournalUnusable, match="No space left on device; nothing was edited"):
+        journal.begin(root, edits(), b"old\n", project="shop", engine="", release=0)
+    with pytest.raises(JournalUnusable, match="the project's files are edited already"), journal.locking():
+        pass
+    with pytest.raises(JournalUnusable, match="the edits stay, and the journal too"):
+        journal.end()
 
 
 def begun(tmp_path: Path, root: Path) -> EditJournal:

@@ -99,7 +99,7 @@ class Shopfront:
 
     def releases(self) -> list[dict[str, Any]]:
         """What `release ls` says, oldest first."""
-        found: list[dict[str, Any]] = self.run("release", "ls", "--project", self.name, "--json").json["results"]
+        found: list[dict[str, Any]] = self.run("release", "ls", "--project-name", self.name, "--json").json["results"]
         return found
 
     def containers(self) -> dict[str, dict[str, Any]]:

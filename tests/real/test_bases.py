@@ -72,7 +72,7 @@ class Yard:
         return done.out.strip().partition("@")[0]
 
     def outdated(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-        told = program.call("outdated", "--window", "0", "--json", *arguments)
+        told = program.call("outdated", "--window", "0s", "--json", *arguments)
         assert not told.json["errors"], told.out
         return told.code, told.json["results"]
 

@@ -74,7 +74,7 @@ def test_forward_and_exactly_back_without_the_registry(front: Front, engine: Doc
         told = shop.deployed()
         assert shop.words() == {"web": "the second"}
         assert "healthy" in told.out
-    back = shop.run("rollback", "--project", shop.name)
+    back = shop.run("rollback", "--project-name", shop.name)
 
     assert back.code == 0, back.err
     assert shop.words() == {"web": "the first"}
@@ -488,7 +488,7 @@ def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) ->
     shop.web("1.1.0")
     shop.deployed()
     told = shop.run("rollback").err
-    later = shop.run("rollback", "3", "--project", shop.name, "--restore-files")
+    later = shop.run("rollback", "3", "--project-name", shop.name, "--restore-files")
 
     assert f"`boltseal rollback 3 --project {shop.name} --restore-files`" in told
     assert "restored files: boltseal.lock, compose.yaml" in later.err
@@ -519,7 +519,7 @@ def test_broken_files_do_not_hinder_a_rollback(shop: Shopfront) -> None:
         shop.web(tag)
         shop.deployed()
     (shop.root / "compose.yaml").write_text("services: [")
-    refused, done = shop.run("rollback"), shop.run("rollback", "--project", shop.name)
+    refused, done = shop.run("rollback"), shop.run("rollback", "--project-name", shop.name)
 
     assert refused.code == 2
     assert "name the project with --project" in refused.err

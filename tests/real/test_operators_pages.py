@@ -48,7 +48,7 @@ def certificate(folder: Path) -> None:
 @contextmanager
 def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
     """nginx with the page's server block, its port, files and upstream replaced."""
-    block = page("in-front.md").partition("```nginx\n")[2].partition("```")[0]
+    block = page("operations/proxy.md").partition("```nginx\n")[2].partition("```")[0]
     for said, here in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         ("/etc/ssl/", f"{folder}/"),
@@ -75,7 +75,7 @@ def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
 @contextmanager
 def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
     """Caddy with the page's block, its name and upstream replaced, and a certificate that is there already."""
-    block = page("in-front.md").partition("## Caddy\n\n```\n")[2].partition("```")[0]
+    block = page("operations/proxy.md").partition("## Caddy\n\n```\n")[2].partition("```")[0]
     for said, here in (
         ("registry.example.com {", f"https://127.0.0.1:{port} {{\n    tls {folder}/registry.crt {folder}/registry.key"),
         ("127.0.0.1:5000", upstream),
@@ -146,7 +146,7 @@ def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> 
             re.sub("^boltseal ", f"{sys.executable} -m boltseal ", line)
             .replace("old.example.com:5000", old.address)
             .replace("localhost:5000", new.address)
-            for line in typed_lines(page("from-registry-2.md"))
+            for line in typed_lines(page("guides/from-docker-registry.md"))
             if "docker.io" not in line
         ]
         said = [run("/bin/bash", "-c", line).checked() for line in [*commands, *commands] if not line.startswith("#")]
@@ -169,7 +169,7 @@ def test_the_first_way_alone_moves_a_repository(tmp_path: Path) -> None:
             layout = image_layout(tmp_path / tag, f"words {tag}".encode())
             run("skopeo", "copy", "--dest-tls-verify=false", layout.source, f"docker://{old.address}/shop/app:{tag}")
             digests[tag] = layout.digest
-        line = next(line for line in typed_lines(page("from-registry-2.md")) if "--all-tags" in line)
+        line = next(line for line in typed_lines(page("guides/from-docker-registry.md")) if "--all-tags" in line)
         line = line.replace("old.example.com:5000", old.address).replace("localhost:5000", new.address)
         first, second = (run(sys.executable, "-m", *shlex.split(line)).checked() for _ in range(2))
         found = {
@@ -186,7 +186,7 @@ def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
     """Every command of the page, in its order, in one shell; then what the reader must not do."""
     address = f"127.0.0.1:{servers.free_port()}"
     layout = image_layout(tmp_path / "image", b"words")
-    lines = typed_lines(page("tls-two-users.md"))
+    lines = typed_lines(page("operations/tls.md"))
     text = "\n".join(lines)
     for said, here in (
         ("DNS:registry.example.com", "IP:127.0.0.1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,28 @@ def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
     assert "UMsk" in misspelt.text
 
 
+def settings_of_image() -> dict[str, str]:
+    """Return the settings that the image gives as environment variables."""
+    containerfile = (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")
+    return dict(word.split("=") for word in containerfile.replace("\\\n", " ").split() if word.startswith("BOLTSEAL_"))
+
+
+def settings_in_force(variables: dict[str, str]) -> dict[str, str]:
+    """Return the settings that boltseal takes from these variables; one that it does not know is an error."""
+    rows = boltseal.run("admin", "config", "--json", environment=variables).json["results"]
+    return {row["ref"]: row["value"] for row in rows if row["status"] == "environment"}
+
+
 def test_the_compose_file_is_one_and_its_settings_are_ours(tmp_path: Path) -> None:
     """docker-compose reads it; boltseal takes every setting that it and the image give."""
     said = run("docker-compose", "-f", ROOT / "packaging" / "compose.yaml", "config", "--format", "json").checked()
     service = json.loads(said)["services"]["registry"]
-    containerfile = (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")
-    of_image = dict(
-        word.split("=") for word in containerfile.replace("\\\n", " ").split() if word.startswith("BOLTSEAL_")
-    )
-    told = boltseal.run("admin", "config", "--json", environment=of_image | service["environment"]).json["results"]
-    given = {row["ref"]: row["value"] for row in told if row["status"] == "environment"}
+    of_image = settings_of_image()
+    given = settings_in_force(of_image | service["environment"])
 
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
+    assert service["healthcheck"]["test"] == ["CMD", "boltseal", "health"]
     assert [port["target"] for port in service["ports"]] == [5000]
     assert len(given) == len(of_image) + len(service["environment"])
     assert given["[server] listen"] == "0.0.0.0:5000"
@@ -49,3 +59,34 @@ def test_the_compose_file_is_one_and_its_settings_are_ours(tmp_path: Path) -> No
         given["[server] tls_cert"],
         given["[server] tls_key"],
     }
+
+
+def test_podman_makes_a_service_of_the_quadlet_file(tmp_path: Path) -> None:
+    """Podman's generator knows every key, runs the image as in the compose file, and boltseal takes every setting."""
+    generator = "/usr/libexec/podman/quadlet"
+    units = tmp_path / "units"
+    units.mkdir()
+    unit = units / "boltseal.container"
+    unit.write_text((ROOT / "packaging" / "boltseal.container").read_text(encoding="utf-8"), encoding="utf-8")
+    told = run(generator, "-dryrun", env={"QUADLET_UNIT_DIRS": str(units)})
+    command = shlex.split(next(line for line in told.text.splitlines() if line.startswith("ExecStart=")))
+    variables = dict(word.split("=", 1) for word in command if word.startswith("BOLTSEAL_"))
+    given = settings_in_force(settings_of_image() | variables)
+    volumes = {command[at + 1].split(":")[1] for at, word in enumerate(command) if word == "-v"}
+    unit.write_text(unit.read_text(encoding="utf-8").replace("HealthCmd=", "HealhCmd="), encoding="utf-8")
+    misspelt = run(generator, "-dryrun", env={"QUADLET_UNIT_DIRS": str(units)})
+
+    assert told.ok, told.text
+    assert {"--read-only", "--security-opt=no-new-privileges"} <= set(command)
+    assert command[command.index("--cap-drop") + 1] == "all"
+    assert command[command.index("--user") + 1] == "10001:10001"
+    assert command[command.index("--health-cmd") + 1] == "boltseal health"
+    assert volumes == {str(Path(given["[server] data"]).parent), given["[server] tls_cert"], given["[server] tls_key"]}
+    assert len(given) == len(settings_of_image()) + len(variables)
+    assert not misspelt.ok
+    assert "HealhCmd" in misspelt.text
+
+
+def test_the_image_leaves_the_health_check_to_the_engine() -> None:
+    """An image in OCI's format has none, so one in the Containerfile would be dropped without a word."""
+    assert "\nHEALTHCHECK" not in (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")

@@ -151,7 +151,6 @@ def _played(stage: Stage, found: re.Match[str]) -> str:
 def _plain(text: str) -> list[str]:
     """A page's words, without what is another at each run."""
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "TIME", text)
-    text = re.sub(r"(today|yesterday) \d\d:\d\d", "TIME", text)
     text = re.sub(r"\d{4}-\d\d-\d\d", "DAY", text)
     text = re.sub(r"\b\d+(\.\d+)? ?(ms|s|seconds?|minutes?|min|KiB|MiB|B)(/s)?\b", "AMOUNT", text)
     text = re.sub(r"^  (Container|waiting for) .*\n", "", text, flags=re.MULTILINE)  # as fast as the machine is

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
@@ -127,7 +128,7 @@ async def test_an_archive_without_images_is_an_error(tmp_path: Path) -> None:
     listed = json.dumps([{"Config": "../../etc/passwd", "Layers": []}]).encode()
     with pytest.raises(LocationInvalid, match="does not hold it"):
         await ArchiveSource.open(write(tmp_path / "y.tar", {"manifest.json": listed}), tmp_path)
-    with pytest.raises(LocationNotFound):
+    with pytest.raises(FileMissing):
         await ArchiveSource.open(tmp_path / "nowhere.tar", tmp_path)
 
 

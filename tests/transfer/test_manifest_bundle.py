@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.digest import Digest
 from boltseal.transfer import manifest_bundle
 from boltseal.transfer.layout import LayoutLocation
@@ -129,7 +130,7 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     """For writing and for reading."""
     with pytest.raises(LocationUnavailable):
         manifest_bundle.replace_bytes(tmp_path / "nowhere/app", b"")
-    with pytest.raises(LocationNotFound):
+    with pytest.raises(FileMissing):
         manifest_bundle.check(tmp_path / "app.oci", Digest.parse(APP.digest))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.errors import Invalid, Unavailable, quote
+from boltseal.files.named_files import FileMissing
 
 TIMEOUT_S: Final = 120
 _SAFE: Final = (
@@ -181,7 +182,7 @@ def _git(folder: Path, *arguments: str, strip: bool = True) -> str | None:
         )
     except FileNotFoundError as error:
         if not folder.is_dir():
-            raise NotGit(f"{quote(str(folder))}: there is no such folder") from error
+            raise FileMissing(folder) from error
         raise GitFailed(f"git can't be run in {quote(str(folder))}: is it installed?") from error
     except OSError as error:
         raise GitFailed(f"git can't be run in {quote(str(folder))}: {error.strerror}") from error

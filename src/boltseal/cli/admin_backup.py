@@ -11,20 +11,24 @@ from boltseal.server.storage.backup import back_up
 
 
 def admin_backup(
-    folder: BackupArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
+    backup_to: BackupArgument, config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False
 ) -> None:
     """Back up the data folder while the server runs.
 
     Everything that was acknowledged before the start is in the backup. A second backup into the same folder copies only
-    what is new. Keys and users are not copied: keep those of DATA.keys elsewhere.
+    what is new. The keys of DATA.keys are not copied: keep that folder elsewhere.
     """
     with CommandOutput("admin-backup", as_json=as_json) as output:
         settings = settings_of(config, data=data)
         with Progress() as progress:
-            copied = back_up(settings.server.data, folder, clock_us(), progress)
+            copied = back_up(settings.server.data, backup_to, clock_us(), progress)
         output.add(
-            ref=str(folder), status="complete", blobs=copied.blobs, taken=copied.taken, taken_bytes=copied.taken_bytes
+            ref=str(backup_to),
+            status="complete",
+            blobs=copied.blobs,
+            taken=copied.taken,
+            taken_bytes=copied.taken_bytes,
         )
-        output.print(f"{folder}: complete")
+        output.print(f"{backup_to}: complete")
         output.say(f"{copied.blobs} blobs, {copied.taken} of them new ({size_text(copied.taken_bytes)})")
         output.say(f"not in the backup: {settings.keys}, with keys and users")

@@ -34,5 +34,5 @@ def admin_restore(folder: BackupArgument, data: DataOption = None, as_json: Json
         output.say(
             f"before it accepts writes: copy the former registry's keys and users to {settings.keys}, and recover"
         )
-        output.say(f"later ledger entries: boltseal ledger recover --from URL|DIR --data {quoted(str(target))}")
+        output.say(f"later ledger entries: boltseal ledger recover --from URL|FOLDER --data {quoted(str(target))}")
         output.say("if they are lost: --accept-loss --reason TEXT instead of --from, under a new key")

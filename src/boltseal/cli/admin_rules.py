@@ -39,7 +39,9 @@ def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOptio
 
 @admin_rules.command("test", cls=HelpCommand, epilog="Example: boltseal admin rules test shop/app 1.4.2")
 def show_decision(
-    repository: Annotated[str, typer.Argument(metavar="REPO", show_default=False, help="A repository, as shop/app.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="REPOSITORY", show_default=False, help="A repository, as shop/app.")
+    ],
     tag: Annotated[str, typer.Argument(metavar="TAG", show_default=False, help="A tag, as 1.4.2.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -74,6 +76,6 @@ def _effect(rule: Rule) -> str:
             kept = {None: "kept permanently", 0: "deletable"}.get(rule.keep.days, f"kept for {rule.keep.days} days")
             return f"sealed at its first push, {kept}"
         case Mode.FLOATING:
-            return "floating: it may move, and every move is recorded"
+            return "mutable (mode floating): it may move, and every move is recorded"
         case Mode.APPEND_ONLY:
             return "append-only: it may move to an image that contains all it has now"

@@ -14,7 +14,8 @@ from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server.auth.logins import hash_password
-from boltseal.server.storage.users import UserFile, check_user_name
+from boltseal.server.commands import users
+from boltseal.server.storage.users import check_user_name
 
 admin_user = typer.Typer(
     cls=HelpGroup, help="Add, remove and list the users who may log in.", no_args_is_help=True, rich_markup_mode=None
@@ -28,13 +29,13 @@ def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None
     """Add a user, or change a password. It is read from the terminal or from standard input, never from the arguments."""
     with CommandOutput("admin-user-add", as_json=as_json) as output:
         check_user_name(name)
-        users = _file(config, data)
-        known = name in users.current().hashes
+        settings = settings_of(config, data=data)
+        known = name in users.list_users(settings)
         try:
             hashed = hash_password(_password(name))
         except ValueError as error:
             raise Invalid(f"no password was set: {error}") from error
-        users.put(name, hashed)
+        users.put_user(settings, name, hashed)
         output.add(ref=name, status="changed" if known else "added")
         output.say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
 
@@ -45,7 +46,7 @@ def remove(
 ) -> None:
     """Remove a user; their logins and tokens end at once."""
     with CommandOutput("admin-user-remove", as_json=as_json) as output:
-        _file(config, data).remove(name)
+        users.remove_user(settings_of(config, data=data), name)
         output.add(ref=name, status="removed")
         output.say(f"user {name} removed")
 
@@ -54,13 +55,9 @@ def remove(
 def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the users."""
     with CommandOutput("admin-user-ls", as_json=as_json) as output:
-        for name in sorted(_file(config, data).current().hashes):
+        for name in users.list_users(settings_of(config, data=data)):
             output.add(ref=name, status="user")
             output.print(name)
-
-
-def _file(config: ConfigOption, data: DataOption) -> UserFile:
-    return UserFile(settings_of(config, data=data).htpasswd)
 
 
 def _password(name: str) -> str:

@@ -16,22 +16,24 @@ from boltseal.cli.clock import clock_us
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.build import BuildRequest, build_image
 from boltseal.commands.build_inputs import BuildInputs
 from boltseal.commands.labels import LabelsRequest, image_time_us
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import build_environment
 from boltseal.errors import Invalid
 
 
+@takes_registry_options
 def build(
     context: ContextArgument = Path(),
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- WORD...]", show_default=False, help="Further arguments for the builder."),
+        typer.Argument(metavar="[-- ARGUMENT...]", show_default=False, help="Further arguments for the builder."),
     ] = None,
     repository: Annotated[
-        str, typer.Option("--repository", "-r", metavar="REPO", help="Push the image there.", show_default=False)
+        str, typer.Option("--repository", "-r", metavar="REPOSITORY", help="Push the image there.", show_default=False)
     ] = "",
     scheme: Annotated[
         Scheme, typer.Option("--scheme", help="What its tag is made of; content is not known before the build.")
@@ -65,12 +67,11 @@ def build(
     target: TargetOption = None,
     platform: Annotated[
         str | None,
-        typer.Option("--platform", metavar="OS/ARCH,...", show_default=False, help="The platforms to build for."),
+        typer.Option("--platform", metavar="PLATFORM,...", show_default=False, help="The platforms to build for."),
     ] = None,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Build and push an image with its base images pinned and recorded.
@@ -86,10 +87,9 @@ def build(
         environment = build_environment()
         created_us = image_time_us(environment.epoch_s, clock_us())
         inputs = BuildInputs(context, file, tuple(build_arg or ()), target, platform, tuple(more or ()))
-        options = registry_options(plain_http, ca_file, anonymous)
         if only_labels:
             of = LabelsRequest(inputs, created_us, version, tuple(allow or ()))
-            print_labels(output, of, options, annotations=annotations)
+            print_labels(output, of, access, annotations=annotations)
             return
         if version is not None or annotations:
             raise Invalid("--version and --annotations are for --print-labels; add it, or leave them out")
@@ -104,7 +104,7 @@ def build(
             build_number=environment.number,
             allow=tuple(allow or ()),
         )
-        report = build_image(request, options, sys.stderr)
+        report = build_image(request, access, sys.stderr)
         output.add(
             ref=report.image,
             status=report.status,

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 ContextArgument = Annotated[
-    Path, typer.Argument(metavar="[DIR]", show_default=False, help="The build context. Default: this folder.")
+    Path, typer.Argument(metavar="[FOLDER]", show_default=False, help="The build context. Default: this folder.")
 ]
 DockerfileOption = Annotated[
-    Path | None, typer.Option("--file", metavar="FILE", show_default=False, help="Default: Dockerfile in DIR.")
+    Path | None, typer.Option("--dockerfile", metavar="FILE", show_default=False, help="Default: Dockerfile in FOLDER.")
 ]
 BuildArgOption = Annotated[
     list[str] | None,
@@ -19,5 +19,5 @@ BuildArgOption = Annotated[
 ]
 TargetOption = Annotated[
     str | None,
-    typer.Option("--target", metavar="STAGE", show_default=False, help="The stage to build, if not the last."),
+    typer.Option("--target", metavar="NAME", show_default=False, help="The stage to build, if not the last."),
 ]

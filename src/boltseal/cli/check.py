@@ -9,26 +9,22 @@ import typer
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
-    AnonymousOption,
-    CaFileOption,
-    PlainHttpOption,
     RemoteRefArgument,
-    StrictOption,
-    registry_options,
+    takes_registry_options,
 )
 from boltseal.commands.check import CheckRequest, check_tag
+from boltseal.commands.registry_access import RegistryOptions
 
 
+@takes_registry_options
 def check(
     ref: RemoteRefArgument,
     digest: Annotated[
         str | None,
         typer.Option("--digest", metavar="DIGEST", show_default=False, help="The digest of the image to publish."),
     ] = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Check whether a tag may be published, by one HEAD request.
@@ -38,7 +34,7 @@ def check(
     Exit code 0: it may; 1: it resolves to another image, or was deleted and is bound to another; 3: could not be checked.
     """
     with CommandOutput("check", as_json=as_json) as output:
-        found = check_tag(CheckRequest.parse(ref, digest), registry_options(plain_http, ca_file, anonymous, strict))
+        found = check_tag(CheckRequest.parse(ref, digest), access)
         output.outcome = found.outcome
         output.add(ref=str(found.reference), status=found.status, reason=found.reason, digest=found.digest)
         output.print(f"{found.reference}: {found.reason}")

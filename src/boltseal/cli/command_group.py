@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from copy import copy
 from typing import Any, Final, TypeAlias
 
 import typer
@@ -15,6 +16,7 @@ import typer.main
 
 from boltseal.cli.command_search import unknown_command
 from boltseal.cli.command_table import SECTIONS, Command, Group
+from boltseal.cli.common_options import with_common_options
 from boltseal.cli.loading import load_module
 from boltseal.errors import Invalid
 
@@ -147,11 +149,21 @@ def load_command(command: Command) -> LoadedCommand:
     cli = typer.Typer(add_completion=False, rich_markup_mode=None)
     cli.callback()(_no_options)
     if command.group:
-        cli.add_typer(declared, name=command.word, epilog=epilog)
+        cli.add_typer(_with_each(declared), name=command.word, epilog=epilog)
     else:
-        cli.command(command.word, cls=HelpCommand, epilog=epilog)(declared)
+        cli.command(command.word, cls=HelpCommand, epilog=epilog)(with_common_options(declared))
     loaded: LoadedCommand = typer.main.get_group(cli).commands[command.word]  # type: ignore[assignment]  # typer types them as its private base class
     return loaded
+
+
+def _with_each(group: typer.Typer) -> typer.Typer:
+    """Return a copy of a group whose subcommands have the options of all commands."""
+    copied = copy(group)
+    copied.registered_commands = [copy(each) for each in group.registered_commands]
+    for each in copied.registered_commands:
+        if each.callback is not None:
+            each.callback = with_common_options(each.callback)
+    return copied
 
 
 def _group(group: Group) -> CommandGroup:

@@ -69,6 +69,7 @@ SECTIONS: Final = (
                 keywords="start run daemon registry server",
                 extra=_SERVER,
             ),
+            Command("health", "Check whether a server responds or is ready.", "boltseal health --ready"),
             Group(
                 "admin",
                 "Manage a registry's data folder and users",
@@ -336,7 +337,7 @@ SECTIONS: Final = (
             Command(
                 "rollback",
                 "Deploy an older release again.",
-                "boltseal rollback 41 --project shop",
+                "boltseal rollback 41 --project-name shop",
                 keywords="undo revert roll back previous release",
             ),
             Group(
@@ -347,19 +348,19 @@ SECTIONS: Final = (
                     Command(
                         "release ls",
                         "List releases with time, user and result.",
-                        "boltseal release ls --project shop",
+                        "boltseal release ls --project-name shop",
                         keywords="list releases deployments history log",
                     ),
                     Command(
                         "release show",
                         "Show one release with the digests of its images.",
-                        "boltseal release show 41 --project shop",
+                        "boltseal release show 41 --project-name shop",
                         keywords="inspect details images digests",
                     ),
                     Command(
                         "release diff",
                         "Show what changed between two releases.",
-                        "boltseal release diff 41 42 --project shop",
+                        "boltseal release diff 41 42 --project-name shop",
                         keywords="compare changed difference",
                     ),
                 ),

@@ -10,23 +10,19 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
     LOCATION_HELP,
-    AnonymousOption,
-    CaFileOption,
-    PlainHttpOption,
-    StrictOption,
-    registry_options,
+    takes_registry_options,
 )
 from boltseal.commands.compare import compare_images
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.transfer.locations import Location
 
 
+@takes_registry_options
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", show_default=False, help=LOCATION_HELP)],
-    b: Annotated[str, typer.Argument(metavar="B", show_default=False, help=LOCATION_HELP)],
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    a: Annotated[str, typer.Argument(metavar="LOCATION", show_default=False, help=LOCATION_HELP)],
+    b: Annotated[str, typer.Argument(metavar="LOCATION", show_default=False, help=LOCATION_HELP)],
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two images, and show what differs.
@@ -35,8 +31,7 @@ def compare(
     differently, media types may differ). 1: another image.
     """
     with CommandOutput("compare", as_json=as_json) as output:
-        options = registry_options(plain_http, ca_file, anonymous, strict)
-        found = compare_images(Location.parse(a), Location.parse(b), options)
+        found = compare_images(Location.parse(a), Location.parse(b), access)
         output.outcome = found.outcome
         output.add(
             ref=a,
@@ -49,5 +44,5 @@ def compare(
         output.print(found.verdict)
         for reason in found.reasons:
             output.print(f"  {reason}")
-        for letter, digest in zip("AB", found.digests, strict=True):
-            output.print(f"  {letter}: {digest}")
+        for which, digest in zip(("first", "second"), found.digests, strict=True):
+            output.print(f"  {which}: {digest}")

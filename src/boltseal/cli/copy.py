@@ -11,28 +11,25 @@ from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import Progress, size_text
 from boltseal.cli.remote import (
     LOCATION_HELP,
-    AnonymousOption,
-    CaFileOption,
-    PlainHttpOption,
-    StrictOption,
-    registry_options,
+    takes_registry_options,
 )
 from boltseal.commands.copy import CopyRequest, CopyRow, copy_images
+from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.text import counted
 from boltseal.transfer.locations import Location
 
 
+@takes_registry_options
 def copy(
-    src: Annotated[str, typer.Argument(metavar="SRC", show_default=False, help=LOCATION_HELP)],
-    dst: Annotated[str, typer.Argument(metavar="DST", show_default=False, help=LOCATION_HELP)],
-    all_tags: Annotated[bool, typer.Option("--all-tags", help="Copy every tag of SRC under the same name.")] = False,
+    src: Annotated[str, typer.Argument(metavar="SOURCE", show_default=False, help=LOCATION_HELP)],
+    dst: Annotated[str, typer.Argument(metavar="TARGET", show_default=False, help=LOCATION_HELP)],
+    all_tags: Annotated[bool, typer.Option("--all-tags", help="Copy every tag of SOURCE under the same name.")] = False,
     referrers: Annotated[bool, typer.Option("--referrers", help="Copy its signatures and SBOMs too.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Overwrite a tag that has another image, if the registry of DST allows.")
+        bool, typer.Option("--force", help="Overwrite a tag that has another image, if the registry of TARGET allows.")
     ] = False,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Copy images between registries, layouts, archives and Docker.
@@ -55,10 +52,10 @@ def copy(
             output.add(ref=row.ref, status=row.status, digest=str(digest), referrers=copied)
             output.print(row.ref if "@" in row.ref else f"{row.ref}@{digest}")
 
-        options = registry_options(plain_http, ca_file, anonymous, strict)
-        done = copy_images(request, options, progress, print_row)
+        done = copy_images(request, access, progress, print_row)
         output.outcome, counts = done.outcome, done.counts
         output.say(
-            f"sent {counts.sent} blobs ({size_text(counts.bytes_sent)}), mounted {counts.mounted}, "
-            f"{counts.present} were there; {counts.manifests} manifests"
+            f"sent {counted(counts.sent, 'blob')} ({size_text(counts.bytes_sent)}) and "
+            f"{counted(counts.manifests, 'manifest')}; {counted(counts.mounted, 'blob')} mounted, "
+            f"{counts.present} already there"
         )

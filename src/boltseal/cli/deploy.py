@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.deploy_options import (
+    DEFAULT_WAIT,
     DirectoryOption,
     EnvFileOption,
     FileOption,
@@ -21,22 +22,23 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.release_output import print_release
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.deploy import (
     DeployOptions,
     deploy_project,
     notify_release,
     open_deployable,
-    parse_wait,
     project_files,
     project_name,
     resume,
 )
 from boltseal.commands.interrupted_update import undo_interrupted_update
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.deploy.project_files import project_folder
 from boltseal.errors import Invalid
 
 
+@takes_registry_options
 def deploy(
     services: ServicesArgument = None,
     file: FileOption = None,
@@ -54,7 +56,7 @@ def deploy(
         ),
     ] = False,
     resume_release: Annotated[bool, typer.Option("--resume", help="Continue the unfinished release.")] = False,
-    wait: WaitOption = "120s",
+    wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
     no_scrub: Annotated[bool, typer.Option("--no-scrub", help="Do not verify pulled images on the disk.")] = False,
     require_scrub: Annotated[
@@ -66,9 +68,8 @@ def deploy(
     ] = False,
     host: HostOption = None,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy a Compose project, and roll back automatically if health checks fail.
@@ -86,8 +87,8 @@ def deploy(
             raise Invalid("--resume continues a recorded release; it takes no services, --update or --build")
         options = DeployOptions(
             host,
-            registry_options(plain_http, ca_file, anonymous),
-            parse_wait(wait),
+            access,
+            wait.seconds,
             record=not no_record,
             scrub=require_scrub or not no_scrub,
             require_scrub=require_scrub,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+from boltseal.cli.durations import duration_option
+from boltseal.policy.durations import Duration
 
 ServicesArgument = Annotated[
     list[str] | None,
@@ -20,7 +23,7 @@ FileOption = Annotated[
 NameOption = Annotated[
     str | None,
     typer.Option(
-        "--project",
+        "--project-name",
         "-p",
         metavar="NAME",
         show_default=False,
@@ -30,7 +33,7 @@ NameOption = Annotated[
 DirectoryOption = Annotated[
     Path | None,
     typer.Option(
-        "--project-directory", metavar="DIR", show_default=False, help="The project's folder, as for Compose."
+        "--project-directory", metavar="FOLDER", show_default=False, help="The project's folder, as for Compose."
     ),
 ]
 ProfileOption = Annotated[
@@ -43,8 +46,16 @@ EnvFileOption = Annotated[
     ),
 ]
 WaitOption = Annotated[
-    str, typer.Option("--wait", metavar="TIME", help="How long services may take to be healthy, such as 120s or 5m.")
+    Duration,
+    duration_option(
+        "--wait",
+        "How long services may take to be healthy, such as 90s or 5m.",
+        at_least="1s",
+        at_most="1d",
+        show_default=True,
+    ),
 ]
+DEFAULT_WAIT: Final = Duration.parse("2m")
 NoRecordOption = Annotated[
     bool, typer.Option("--no-record", help="Do not record the release in the ledgers of its registries.")
 ]

@@ -5,24 +5,20 @@ from __future__ import annotations
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.remote import (
-    AnonymousOption,
-    CaFileOption,
-    PlainHttpOption,
     RemoteRefArgument,
-    StrictOption,
     pull_limit_text,
-    registry_options,
+    takes_registry_options,
 )
 from boltseal.commands.digest import resolve_digest
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.oci.reference import Reference
 
 
+@takes_registry_options
 def digest(
     ref: RemoteRefArgument,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Print the digest that a tag resolves to, at any registry.
@@ -30,7 +26,7 @@ def digest(
     Sends one HEAD request; on Docker Hub it does not count as a pull.
     """
     with CommandOutput("digest", as_json=as_json) as output:
-        found = resolve_digest(Reference.parse(ref), registry_options(plain_http, ca_file, anonymous, strict))
+        found = resolve_digest(Reference.parse(ref), access)
         resolved = found.resolved
         output.add(
             ref=str(found.reference),

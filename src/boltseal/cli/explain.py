@@ -17,7 +17,7 @@ _FIRST_COLUMN: Final = 12
 
 def explain(
     ref: Annotated[
-        str, typer.Argument(metavar="REF", show_default=False, help="A reference as docker pull takes it: ubuntu")
+        str, typer.Argument(metavar="IMAGE", show_default=False, help="A reference as docker pull takes it: ubuntu")
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -6,28 +6,25 @@ from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.remote import (
-    AnonymousOption,
-    CaFileOption,
-    PlainHttpOption,
     RemoteRefArgument,
-    StrictOption,
-    registry_options,
+    takes_registry_options,
 )
 from boltseal.commands.history import SignedHistory, UnsignedHistory, WatchedHistory, tag_history
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.history import EntryAt
+from boltseal.ledger.tag_intervals import moment
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
 
+@takes_registry_options
 def history(
     ref: RemoteRefArgument,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a tag resolved to and when, who moved it, and why.
@@ -40,7 +37,7 @@ def history(
     Exit code 1: the history is broken, or empty.
     """
     with CommandOutput("history", as_json=as_json) as output:
-        found = tag_history(Reference.parse(ref), registry_options(plain_http, ca_file, anonymous, strict))
+        found = tag_history(Reference.parse(ref), access)
         output.outcome = found.outcome
         match found:
             case SignedHistory():
@@ -77,9 +74,9 @@ def _print_signed(output: CommandOutput, found: SignedHistory) -> None:
         )
         by = clean(entry.actor) + (f": {clean(entry.reason)}" if entry.reason else "")
         by += f"; also {', '.join(also)}" if also else ""
-        rows.append((str(each.index), time_of(each)[:19].replace("T", " "), _short(each), event, mode, by))
+        rows.append((str(each.index), moment(each.entry.time_us), _short(each), event, mode, by))
     if rows and not output.as_json:
-        whole = ("ENTRY", "WHEN (UTC)", "DIGEST", "EVENT", "MODE")
+        whole = ("ENTRY", "WHEN", "DIGEST", "EVENT", "MODE")
         print_table((*whole, "BY, AND WHY"), rows, whole)
     print_proof(output, found.proven)
 
@@ -116,9 +113,9 @@ def _print_watched(output: CommandOutput, found: WatchedHistory) -> None:
         )
         was = digest or was
         short = "" if each.digest is None else each.digest.hex[:12]
-        rows.append((first[:19].replace("T", " "), last[:19].replace("T", " "), short, status))
+        rows.append((moment(each.first_seen_us), moment(each.last_seen_us), short, status))
     if not output.as_json:
-        print_table(("FIRST SEEN (UTC)", "LAST SEEN (UTC)", "DIGEST", "EVENT"), rows)
+        print_table(("FIRST SEEN", "LAST SEEN", "DIGEST", "EVENT"), rows)
 
 
 def _short(entry: EntryAt) -> str:

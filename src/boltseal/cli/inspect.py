@@ -9,26 +9,26 @@ import typer
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.cli.remote import LOCATION_HELP, takes_registry_options
 from boltseal.commands.inspect import inspect_image
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
 from boltseal.errors import quote
 from boltseal.transfer.inspect import Inspected
 from boltseal.transfer.locations import Location
 
 
+@takes_registry_options
 def inspect(
     ref: Annotated[
         str,
-        typer.Argument(metavar="REF", show_default=False, help="A reference, oci:DIR:TAG, docker-archive:FILE, ..."),
+        typer.Argument(metavar="LOCATION", show_default=False, help=LOCATION_HELP),
     ],
     platform: Annotated[
-        str | None, typer.Option("--platform", metavar="OS/ARCH", show_default=False, help="Which image of an index.")
+        str | None, typer.Option("--platform", metavar="PLATFORM", show_default=False, help="Which image of an index.")
     ] = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Show platforms, labels, layers, base image and signatures.
@@ -37,7 +37,7 @@ def inspect(
     """
     with CommandOutput("inspect", as_json=as_json) as output:
         location = Location.parse(ref)
-        found = inspect_image(location, platform, registry_options(plain_http, ca_file, anonymous, strict))
+        found = inspect_image(location, platform, access)
         name = ref if location.reference is None else str(location.reference)
         output.add(ref=name, status="present", **_fields(found))
         for line in _lines(found):

@@ -17,13 +17,12 @@ from boltseal.commands.engine_connection import tag_name
 from boltseal.commands.kept import kept_images
 from boltseal.commands.text import clean
 from boltseal.host.keeper import KeptState, ListedImage
-from boltseal.lockfile.compare import age
 
 
 def keep_ls(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", show_default=False, help="Of one name: localhost:5000/shop/app:latest"),
+        typer.Argument(metavar="[IMAGE]", show_default=False, help="Of one name: localhost:5000/shop/app:latest"),
     ] = None,
     forget_gone: Annotated[
         bool, typer.Option("--forget-gone", help="Delete the records of images that are gone. Removes no image.")
@@ -73,8 +72,8 @@ def _by_name(listed: Iterable[ListedImage], now_us: int) -> dict[str, list[tuple
         row = (
             f"  {each.number}",
             digest if each.kept.digest is not None else f"{digest} (ID)",
-            f"{age(each.kept.kept_us, now_us)} ago" if each.recorded else "?",
-            "-" if each.ran_us is None else f"{age(each.ran_us, now_us)} ago",
+            seconds_text(each.kept.kept_us) if each.recorded else "?",
+            "-" if each.ran_us is None else seconds_text(each.ran_us),
             clean(_state(each)),
         )
         found.setdefault(clean(each.kept.name.familiar()), []).append(row)
@@ -93,5 +92,5 @@ def _state(each: ListedImage) -> str:
         return "; ".join([state, *copy])
     notes = ["has the name now"] if each.current else []
     notes += [] if each.recorded else ["which tag it had is not recorded here"]
-    notes += [] if each.kept.until_us is None else [f"until {seconds_text(each.kept.until_us)[:10]}"]
+    notes += [] if each.kept.until_us is None else [f"until {seconds_text(each.kept.until_us)}"]
     return "; ".join([state, *notes, *(f"for {reason}" for reason in each.held), *copy])

@@ -19,13 +19,15 @@ from boltseal.commands.text import clean
 def keep_restore(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", show_default=False, help="A name on the engine: localhost:5000/shop/app:latest"),
+        typer.Argument(
+            metavar="IMAGE", show_default=False, help="A name on the engine: localhost:5000/shop/app:latest"
+        ),
     ],
     to: Annotated[
         str,
         typer.Option(
             "--to",
-            metavar="DIGEST|N",
+            metavar="DIGEST|NUMBER",
             show_default=False,
             help="A number or digest of `boltseal keep ls`. [newest]",
         ),

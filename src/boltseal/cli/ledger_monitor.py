@@ -8,16 +8,19 @@ from typing import Annotated
 
 import typer
 
+from boltseal.cli.durations import duration_option
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.client.ledger_monitor.monitor import MonitorReport
 from boltseal.commands.ledger_monitor import MonitorRequest, monitor_ledger, monitor_outcome
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.registry_access import ledger_notices
+from boltseal.commands.registry_access import RegistryOptions, ledger_notices
 from boltseal.commands.text import clean
+from boltseal.policy.durations import Duration
 
 
+@takes_registry_options
 def ledger_monitor(
     url: Annotated[
         str, typer.Argument(metavar="URL", show_default=False, help="A registry: https://registry.example.com")
@@ -29,20 +32,18 @@ def ledger_monitor(
     state: Annotated[
         Path | None,
         typer.Option(
-            "--state", metavar="DIR", show_default=False, help="Where progress is kept. Default: the user's state."
+            "--state", metavar="FOLDER", show_default=False, help="Where progress is kept. Default: the user's state."
         ),
     ] = None,
     tags: Annotated[
         bool, typer.Option("--tags", help="Compare every tag with the ledger, not only those that changed.")
     ] = False,
     every: Annotated[
-        int | None,
-        typer.Option("--every", metavar="SECONDS", min=1, show_default=False, help="Repeat; default: check once."),
+        Duration | None,
+        duration_option("--every", "Repeat, such as every 6h; default: once.", at_least="1s"),
     ] = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Follow a ledger from outside: check every entry, the tree over them, and the registry's answers.
@@ -52,15 +53,14 @@ def ledger_monitor(
     Exit code 1: a rule is broken, or the ledger is not a continuation of the one seen before; 3: could not be checked.
     """
     with CommandOutput("ledger-monitor", as_json=as_json) as output:
-        options = registry_options(plain_http, ca_file, anonymous, strict)
         request = MonitorRequest(url, key, state, every_tag=tags)
         while True:
-            _print(output, url, monitor_ledger(request, options))
+            _print(output, url, monitor_ledger(request, access))
             if every is None or output.outcome is Outcome.DIFFERS:
                 return
             output.outcome = Outcome.HOLDS
             output.results.clear()
-            time.sleep(every)
+            time.sleep(every.seconds)
 
 
 def _print(output: CommandOutput, url: str, report: MonitorReport) -> None:

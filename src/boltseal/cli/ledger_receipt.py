@@ -11,14 +11,11 @@ from boltseal.cli.command_group import HelpCommand, HelpGroup
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import (
-    AnonymousOption,
-    CaFileOption,
-    PlainHttpOption,
     RemoteRefArgument,
-    StrictOption,
-    registry_options,
+    takes_registry_options,
 )
 from boltseal.commands.receipt import bundle_of, verify_receipt, write_receipt
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.note import VerifierKey
@@ -29,7 +26,7 @@ _WRITE: Final = "write"
 
 
 class _Group(HelpGroup):
-    """Runs the subcommand `write` for `ledger receipt REF`; only `verify` is named."""
+    """Runs the subcommand `write` for `ledger receipt IMAGE`; only `verify` is named."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {*self.commands, "--help", "-h"}
@@ -38,7 +35,7 @@ class _Group(HelpGroup):
 
 ledger_receipt = typer.Typer(
     cls=_Group,
-    help="Write a proof of what a tag resolves to (REF -o FILE), or verify one offline.",
+    help="Write a proof of what a tag resolves to (IMAGE -o FILE), or verify one offline.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -51,20 +48,18 @@ ledger_receipt = typer.Typer(
     hidden=True,
     epilog="Example: boltseal ledger receipt localhost:5000/shop/app:1.4.2 -o app.tlog-proof",
 )
+@takes_registry_options
 def write(
     ref: RemoteRefArgument,
     target: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", show_default=False, help="File to write.")],
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Write the receipt of what a tag resolves to now to FILE, and its manifests and configs to FILE.oci."""
     with CommandOutput("ledger-receipt", as_json=as_json) as output:
-        options = registry_options(plain_http, ca_file, anonymous, strict)
-        done = write_receipt(Reference.parse(ref), target, options)
-        output.add(status="written", file=str(output), beside=str(done.bundle), **_fields(done.receipt))
+        done = write_receipt(Reference.parse(ref), target, access)
+        output.add(status="written", file=str(target), beside=str(done.bundle), **_fields(done.receipt))
         output.print(f"{target}, {done.bundle}: {_sentence(done.receipt)}")
         if not done.key_pinned:
             output.say("no pinned key verified this; to verify it, get the key from the registry's operator")

@@ -8,18 +8,20 @@ import typer
 
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ObservationsOption
 from boltseal.cli.output import CommandOutput
-from boltseal.cli.remote import CaFileOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.server_options import store_settings
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import counted
 from boltseal.server.commands.ledger import RecoverRequest, recover_ledger
 
 
+@takes_registry_options
 def ledger_recover(
     source: Annotated[
         str | None,
         typer.Option(
             "--from",
-            metavar="URL|DIR",
+            metavar="URL|FOLDER",
             show_default=False,
             help="A registry that has the entries, another data folder, or a tree of tiles.",
         ),
@@ -32,7 +34,8 @@ def ledger_recover(
         str, typer.Option("--reason", metavar="TEXT", help="Why; recorded permanently. Required with --accept-loss.")
     ] = "",
     observations: ObservationsOption = False,
-    ca_file: CaFileOption = None,
+    *,
+    access: RegistryOptions,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -46,7 +49,7 @@ def ledger_recover(
     """
     with CommandOutput("ledger-recover", as_json=as_json) as output:
         request = RecoverRequest(source, accept_loss, reason, observations)
-        done = recover_ledger(store_settings(config, data), request, registry_options(ca_file=ca_file))
+        done = recover_ledger(store_settings(config, data), request, access)
         status = "brought back" if source is not None else "loss accepted"
         output.add(ref=done.origin, status=status, key=done.key, entries=done.brought)
         output.print(done.key)

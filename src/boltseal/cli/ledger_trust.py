@@ -14,7 +14,7 @@ from boltseal.client.state import KnownLedger
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.trust import forget_ledger, known_ledgers, ledger_name, pin_key
 from boltseal.errors import Invalid
-from boltseal.ledger.entry import format_time
+from boltseal.ledger.tag_intervals import moment
 
 
 def ledger_trust(
@@ -81,7 +81,7 @@ def _fields(known: KnownLedger) -> dict[str, object]:
 
 
 def _since(known: KnownLedger) -> str:
-    return format_time(known.since_s * 1_000_000)[:10]
+    return moment(known.since_s * 1_000_000)
 
 
 def _seen(known: KnownLedger) -> str:

@@ -12,15 +12,17 @@ from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty, report_unread
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.emit_lock import Emit, EmitReport, emit_lock
 from boltseal.commands.lock import LockReport, LockRequest, LockRow, lock_project
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 from boltseal.lockfile.document import LOCK_NAME, LockedImage
 from boltseal.lockfile.format import time_text
 
 
+@takes_registry_options
 def lock(
     paths: PathsArgument = None,
     update: Annotated[
@@ -40,16 +42,14 @@ def lock(
     ] = None,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Write the digests of a project's images to boltseal.lock.
 
     Finds the image references of a project and resolves each with one HEAD request. A later run adds new references
-    and reports those that moved; it changes what is locked only with --update, or --update REF.
+    and reports those that moved; it changes what is locked only with --update, or --update IMAGE.
 
     --emit prints a file that makes Compose, kustomize or BuildKit use the locked digests; the project's files stay.
 
@@ -70,7 +70,7 @@ def lock(
             allow=tuple(allow or ()),
         )
         with Progress() as progress:
-            report = lock_project(request, registry_options(plain_http, ca_file, anonymous, strict), progress)
+            report = lock_project(request, access, progress)
         _print(output, report)
 
 

@@ -18,7 +18,7 @@ PlatformsOption = Annotated[
         "--platform",
         metavar="PLATFORM",
         show_default=False,
-        help="A platform that the images are used on: linux/amd64. May be repeated.",
+        help="A platform that the images are used on, such as linux/amd64; repeatable.",
     ),
 ]
 ConfigOption = Annotated[
@@ -32,7 +32,9 @@ ConfigOption = Annotated[
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", show_default=False, help="Data folder. Default: [server] data, else ./data."),
+    typer.Option(
+        "--data", metavar="FOLDER", show_default=False, help="Data folder. Default: [server] data, else ./data."
+    ),
 ]
 ReasonOption = Annotated[
     str,
@@ -40,10 +42,12 @@ ReasonOption = Annotated[
 ]
 RefArgument = Annotated[
     str,
-    typer.Argument(metavar="REF", show_default=False, help="An image of this registry: localhost:5000/shop/app:1.4.2"),
+    typer.Argument(
+        metavar="IMAGE", show_default=False, help="An image of this registry: localhost:5000/shop/app:1.4.2"
+    ),
 ]
 ObservationsOption = Annotated[
     bool,
     typer.Option("--observations", help="The log of observations (what upstream tags resolved to) instead."),
 ]
-BackupArgument = Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="The backup's folder.")]
+BackupArgument = Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False, help="The backup's folder.")]

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from boltseal.cli.durations import duration_option
 from boltseal.cli.event_loop import cancel_on_sigterm
 from boltseal.cli.options import AllowEmptyOption, JsonOption, PlatformsOption
 from boltseal.cli.outdated_output import print_log, print_rebuilds, print_report
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, pull_limit_text, registry_options
+from boltseal.cli.remote import pull_limit_text, takes_registry_options
 from boltseal.commands.base_scan_request import BaseScanRequest
 from boltseal.commands.outdated import OutdatedRequest, find_outdated, rebuild_settings
 from boltseal.commands.rebuild_log import requested_at, requested_here
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import secret_variable
+from boltseal.policy.durations import Duration
+
+DEFAULT_WINDOW: Final = Duration.parse("15m")
 
 DockerfileOption = Annotated[
     Path | None,
@@ -28,6 +33,7 @@ DockerfileOption = Annotated[
 ]
 
 
+@takes_registry_options
 def outdated(
     images: Annotated[
         list[str] | None,
@@ -52,27 +58,28 @@ def outdated(
     dockerfile: DockerfileOption = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="REF", show_default=False, help="The base of images that do not name theirs."),
+        typer.Option("--base", metavar="IMAGE", show_default=False, help="The base of images that do not name theirs."),
     ] = None,
     platform: PlatformsOption = None,
     window: Annotated[
-        int,
-        typer.Option(
-            "--window", metavar="SECONDS", min=0, help="Do not resolve a base again that was resolved so recently."
+        Duration,
+        duration_option(
+            "--window",
+            "Do not resolve a base again that was resolved so recently, such as 15m.",
+            show_default=True,
         ),
-    ] = 900,
+    ] = DEFAULT_WINDOW,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Request rebuilds by [[on_outdated]] of your own configuration.")
     ] = False,
     log: Annotated[
         bool, typer.Option("--log", help="Show the rebuilds that were requested, and their results.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Also show why an image is current.")] = False,
+    details: Annotated[bool, typer.Option("--details", help="Also show why an image is current.")] = False,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Find images whose base image has moved.
@@ -85,24 +92,23 @@ def outdated(
     """
     with CommandOutput("outdated", as_json=as_json) as output:
         scan = BaseScanRequest(images or (), registry, compose, lock, running, host, platform or ())
-        options = registry_options(plain_http, ca_file, anonymous)
         if log:
-            print_log(output, requested_here(options.client) if registry is None else requested_at(options, registry))
+            print_log(output, requested_here(access.client) if registry is None else requested_at(access, registry))
             return
         request = OutdatedRequest(
             scan=scan,
             dockerfile=dockerfile,
             base=base,
-            window_s=window,
-            rebuild=rebuild_settings(options.client.paths.settings, secret_variable) if rebuild else None,
+            window_s=int(window.seconds),
+            rebuild=rebuild_settings(access.client.paths.settings, secret_variable) if rebuild else None,
             allow=tuple(allow or ()),
         )
         try:
             with Progress() as progress:
-                report = find_outdated(request, options, progress, cancel_on_sigterm)
+                report = find_outdated(request, access, progress, cancel_on_sigterm)
         except asyncio.CancelledError:  # by SIGTERM: it ends as by Ctrl-C
             raise KeyboardInterrupt from None
-        print_report(output, report, verbose=verbose)
+        print_report(output, report, verbose=details)
         if not output.results and not allow_empty:
             output.nothing_to_check(f"found 0 images in {scan.source}", "check the arguments")
         print_rebuilds(output, report.rebuilds)

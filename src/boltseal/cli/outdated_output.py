@@ -12,6 +12,7 @@ from boltseal.commands.outdated import OutdatedReport
 from boltseal.commands.rebuild_log import RebuildRecord
 from boltseal.commands.text import clean, counted
 from boltseal.ledger.entry import format_time
+from boltseal.ledger.tag_intervals import moment
 from boltseal.project.bases.base_scan import BaseReport
 from boltseal.project.bases.changes import BaseChanges, LayerCount
 from boltseal.project.bases.freshness import BaseStatus, BaseVerdict
@@ -97,9 +98,7 @@ def _details(verdict: BaseVerdict, report: BaseReport) -> Iterator[tuple[str, st
 def _since(verdict: BaseVerdict) -> str:
     moves = "1 move" if verdict.behind == 1 else f"{verdict.behind} moves"
     behind = f", {'' if verdict.exact else 'at least '}{moves} behind"
-    since = (
-        "" if verdict.since_us is None else f", seen since {format_time(verdict.since_us)[:16].replace('T', ' ')} UTC"
-    )
+    since = "" if verdict.since_us is None else f", seen since {moment(verdict.since_us)}"
     return since + behind
 
 
@@ -152,7 +151,7 @@ def print_log(output: CommandOutput, records: Sequence[RebuildRecord]) -> None:
         output.add(ref=one.image, status=one.outcome, reason=one.reason, time=one.time, base=one.base, means=one.digest)
         if output.as_json:
             continue
-        print_wrapped(f"{one.time[:19].replace('T', ' ')}  ", clean(f"{one.outcome:<7} {one.image}"))
+        print_wrapped(f"{one.time[:19]}Z  ", clean(f"{one.outcome:<7} {one.image}"))
         reason = f": {one.reason}" if one.reason else ""
-        print_wrapped("for ", clean(f"{one.base} at {one.digest[:19]}{reason}"), indent=21)
+        print_wrapped("for ", clean(f"{one.base} at {one.digest[:19]}{reason}"), indent=22)
     say(counted(len(records), "rebuild request"))

@@ -15,8 +15,10 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -26,6 +28,8 @@ from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import clean
 from boltseal.errors import BoltsealError, ExitCode, Full, Unavailable, exit_code, http_answer
 
+ERROR: Final = "boltseal: "
+"""How errors and warnings on stderr begin."""
 WIDTH: Final = 80
 """Columns of a table where the terminal's width is not known."""
 
@@ -46,7 +50,44 @@ _REMEDIES: Final = {
 
 
 class OutputNotWritten(Unavailable):
-    """Standard output can't be written: a closed pipe or a full disk."""
+    """Standard output can't be written, for example because the disk is full."""
+
+
+class OutputClosed(Exception):
+    """The reader of standard output closed it, as `head -1` does after a line."""
+
+
+@dataclass(slots=True)
+class Talk:
+    """What one run prints beside its results.
+
+    `quiet`: no notices. `verbose`: a line for each request to a registry. `has_json`: the object of `--json` is printed.
+    `hide_progress`: removes the progress line from the terminal before anything else is printed there.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    has_json: bool = False
+    hide_progress: Callable[[], None] | None = None
+
+
+_TALK: Final[ContextVar[Talk | None]] = ContextVar("talk", default=None)
+
+
+def talk() -> Talk:
+    """Return the talk of this run; outside of one, a new one."""
+    return _TALK.get() or Talk()
+
+
+@contextmanager
+def one_run() -> Iterator[Talk]:
+    """Begin a run with a talk of its own."""
+    own = Talk()
+    token = _TALK.set(own)
+    try:
+        yield own
+    finally:
+        _TALK.reset(token)
 
 
 def host_error(error: BaseException | None) -> BoltsealError | None:
@@ -80,7 +121,7 @@ class CommandOutput:
         elif known := error if isinstance(error, BoltsealError) else host_error(error):
             self.outcome = Outcome.DIFFERS if exit_code(known) is ExitCode.DIFFERS else Outcome.UNKNOWN
             self._emit([{"code": str(http_answer(known).code), "message": known.message}])
-        elif isinstance(error, Exception) and not isinstance(error, typer.Exit):
+        elif isinstance(error, Exception) and not isinstance(error, (typer.Exit, OutputClosed)):
             self.outcome = Outcome.UNKNOWN
             self._emit([{"code": "INTERNAL", "message": f"{type(error).__name__}: {error}"}])
 
@@ -113,33 +154,59 @@ class CommandOutput:
 
     def _emit(self, errors: Sequence[Mapping[str, str]]) -> None:
         if self.as_json:
-            envelope = {
-                "schema": f"boltseal.{self._command}/1",
-                "outcome": self.outcome,
-                "results": self.results,
-                "errors": errors,
-            }
-            text = json.dumps(envelope, ensure_ascii=False)
-            # a file's name may not be valid text: escape its bytes, or encoding for stdout fails
-            print_line(text.encode("utf-8", "backslashreplace").decode())
+            print_envelope(self._command, self.outcome, self.results, errors)
+
+
+def print_envelope(
+    command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, str]]
+) -> None:
+    """Print the one JSON object of `--json`. Raises: OutputNotWritten, OutputClosed."""
+    envelope = {"schema": f"boltseal.{command}/1", "outcome": outcome, "results": results, "errors": errors}
+    text = json.dumps(envelope, ensure_ascii=False)
+    talk().has_json = True
+    # a file's name may not be valid text: escape its bytes, or encoding for stdout fails
+    print_line(text.encode("utf-8", "backslashreplace").decode())
 
 
 def say(line: str = "") -> None:
-    """Print one line on stderr. A failed write is ignored: the result and the exit code do not depend on it."""
+    """Print one line on stderr. A failed write is ignored: the result and the exit code do not depend on it.
+
+    A notice is not printed with -q. A line that begins with `boltseal: ` is an error or a warning and always printed.
+    """
+    if not talk().quiet or line.startswith(ERROR):
+        _print_on_stderr(line)
+
+
+def trace(line: str) -> None:
+    """Print one line of -v on stderr."""
+    _print_on_stderr(line)
+
+
+def _print_on_stderr(line: str) -> None:
+    _hide_progress()
     with suppress(OSError):
         typer.echo(line, err=True)
 
 
 def print_line(line: str, end: str = "\n") -> None:
-    """Print one line on stdout. Raises: OutputNotWritten."""
+    """Print one line on stdout. Raises: OutputNotWritten, OutputClosed."""
+    _hide_progress()
     with _printing():
         typer.echo(line + end, nl=False)
+
+
+def _hide_progress() -> None:
+    hide = talk().hide_progress
+    if hide is not None:
+        hide()
 
 
 @contextmanager
 def _printing() -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError as error:
+        raise OutputClosed from error
     except OSError as error:
         raise OutputNotWritten(f"the output is incomplete: writing it failed: {error.strerror}") from error
 

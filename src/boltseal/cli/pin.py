@@ -15,13 +15,15 @@ from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty, report_unread
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.pin import WITHOUT_DIGEST, PinReport, PinRequest, pin_project
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.errors import Invalid
 from boltseal.project.edits import FileEdit
 
 
+@takes_registry_options
 def pin(
     paths: PathsArgument = None,
     write: Annotated[bool, typer.Option("--write", help="Write the files: all of them or none.")] = False,
@@ -32,10 +34,8 @@ def pin(
     allow_empty: AllowEmptyOption = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Write digests into a project's files.
@@ -58,7 +58,7 @@ def pin(
             allow=tuple(allow or ()),
         )
         with Progress() as progress:
-            report = pin_project(request, registry_options(plain_http, ca_file, anonymous, strict), progress)
+            report = pin_project(request, access, progress)
         _print(output, request, report)
         if report.opened.empty and not to_stdout and not allow_empty:
             report_empty(output, report.opened)
@@ -103,7 +103,8 @@ def _difference(change: FileEdit) -> Iterator[str]:
 def _print_summary(request: PinRequest, report: PinReport) -> None:
     counts = Counter(each.status for each in report.pins)
     numbers = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    say(f"{counted(len(report.pins), 'reference')}: {numbers}" if report.pins else "no references")
+    if report.pins:
+        say(f"{counted(len(report.pins), 'reference')}: {numbers}")
     if report.emits:
         words = ", ".join(f"`boltseal lock --emit {name}`" for name in report.emits)
         say(f"digests without a place in these files can be in a file beside them: {words}")

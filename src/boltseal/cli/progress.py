@@ -1,42 +1,101 @@
-"""Progress of long work: one line on stderr that is overwritten, only if stderr is a terminal."""
+"""Progress of long work on stderr, only if stderr is a terminal and -q is not given: step, share, rate, time remaining.
+
+The line is removed before anything else is printed, and at the end, so that it never shares a line with a result.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
+
+from boltseal.cli.output import talk
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Line
+    from rich.progress import Task, TaskID
 
 INTERVAL_S: Final = 0.1
-_CLEAR_LINE: Final = "\r\x1b[2K"
+IN_BYTES: Final = frozenset({"copying", "pulling"})
+"""Steps whose amounts are bytes; those of others are counted."""
 
 
 class Progress:
-    """A progress callback. Leaving its block clears the line."""
+    """A progress callback. Leaving its block removes the line."""
 
     def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
+        self._shown = sys.stderr.isatty() and not talk().quiet
         self._next_s = 0.0
+        self._line: Line | None = None
+        self._step: tuple[str, TaskID] | None = None
 
     def __enter__(self) -> Self:
+        if self._shown:
+            talk().hide_progress = self._hide
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._hide()
         if self._shown:
-            sys.stderr.write(_CLEAR_LINE)
-            sys.stderr.flush()
+            talk().hide_progress = None
 
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """Show the name of a step, how much is done and of how much (0: not known), at most ten times a second."""
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None:
+        """Show the name of a step, how much is done and of how much (0: not known), at most ten times a second.
+
+        `note`: shown instead of the rate.
+        """
         now_s = time.monotonic()
         if not self._shown or now_s < self._next_s:
             return
         self._next_s = now_s + INTERVAL_S
-        part = f"{100 * done // total} %" if total else str(done)
-        sys.stderr.write(f"{_CLEAR_LINE}{step}: {part}")
-        sys.stderr.flush()
+        if self._line is None:
+            self._line = _line()
+        if self._step is None or self._step[0] != step:
+            if self._step is not None:
+                self._line.remove_task(self._step[1])
+            self._step = step, self._line.add_task(step, total=None, note="")
+        self._line.update(self._step[1], completed=done, total=total or None, note=note)
+        self._line.start()
+        self._line.refresh()
+
+    def _hide(self) -> None:
+        if self._line is not None:
+            self._line.stop()
+
+
+def _line() -> Line:
+    """Return rich's progress on stderr. Loading rich takes 40 ms, and most commands show no progress."""
+    from rich.console import Console
+    from rich.progress import BarColumn, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Line
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["note"] or _rate(task.description, task.speed))
+
+    return Line(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, highlight=False),
+        auto_refresh=False,
+        transient=True,
+        # rich would print what is intended for stdout on its own console, which is stderr
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def _rate(step: str, speed: float | None) -> str:
+    if speed is None:
+        return ""
+    return f"{size_text(int(speed))}/s" if step in IN_BYTES else f"{speed:.1f}/s"
 
 
 def size_text(size_bytes: int) -> str:

@@ -14,7 +14,7 @@ PathsArgument = Annotated[
     ),
 ]
 ProjectOption = Annotated[
-    Path, typer.Option("--project", metavar="DIR", help="The project: where boltseal.lock and .boltseal.toml are.")
+    Path, typer.Option("--project", metavar="FOLDER", help="The project: where boltseal.lock and .boltseal.toml are.")
 ]
 AllowOption = Annotated[
     list[str] | None,

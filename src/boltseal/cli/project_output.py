@@ -15,8 +15,9 @@ MAX_PATHS: Final = 3
 
 def report_empty(output: CommandOutput, opened: OpenedProject) -> str:
     """Report that no image reference was found; return the message."""
-    where = ", ".join(quote(str(opened.root / path), MAX_PATH) for path in opened.paths[:MAX_PATHS]) or quote(
-        str(opened.root), MAX_PATH
+    root = opened.root.absolute()
+    where = ", ".join(quote(str(root / path), MAX_PATH) for path in opened.paths[:MAX_PATHS]) or quote(
+        str(root), MAX_PATH
     )
     more = len(opened.paths) - MAX_PATHS
     where += f" and {more} more" if more > 0 else ""

@@ -11,20 +11,24 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.context import client_context
+from boltseal.cli.durations import duration_option
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.project_options import AllowOption, ProjectOption
 from boltseal.cli.ps_text import blocks
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
 from boltseal.commands.project_images import registry_filter
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.running import ContainerFilter, RunningResult, list_running
 from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.lockfile.format import time_text
+from boltseal.policy.durations import Duration
 
 
+@takes_registry_options
 def ps(
     host: HostsOption = None,
     compose: ComposeOption = None,
@@ -32,14 +36,13 @@ def ps(
     namespace: NamespaceOption = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no registry: use only hosts and the lock.")] = False,
     watch: Annotated[
-        int | None,
-        typer.Option("--watch", metavar="SECONDS", min=1, show_default=False, help="Repeat, and show what changed."),
+        Duration | None,
+        duration_option("--watch", "Repeat, such as every 30s, and show what changed.", at_least="1s"),
     ] = None,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Show which image each running container uses.
@@ -51,13 +54,13 @@ def ps(
     Exit code 3: a host could not be read. `boltseal verify --running` checks containers against the lock.
     """
     where = ContainerFilter(tuple(host or ()), compose, kube, namespace)
-    client, options = client_context(), registry_options(plain_http, ca_file, anonymous)
+    client = client_context()
     printer = _Printer()
     while True:
         try:
             with CommandOutput("ps", as_json=as_json) as output:
-                allowed = _no_registry if offline else registry_filter(options, allow or [])
-                found = list_running(where, project, client, None if offline else options, allowed)
+                allowed = _no_registry if offline else registry_filter(access, allow or [])
+                found = list_running(where, project, client, None if offline else access, allowed)
                 for row in found.rows:
                     output.add(**row_fields(row))
                 add_broken(output, found.answers)
@@ -69,7 +72,7 @@ def ps(
                 raise
         if watch is None:
             return
-        time.sleep(watch)
+        time.sleep(watch.seconds)
 
 
 def _no_registry(_registry: str) -> bool:
@@ -93,7 +96,7 @@ class _Printer:
         changed, gone = self._changes(found.rows, {name for name, _ in found.found.failed})
         if not first and (changed or gone):
             print_line(f"-- {time_text(now_us)}")
-        for line in blocks(changed, now_us, several=len(found.found.hosts) > 1):
+        for line in blocks(changed, several=len(found.found.hosts) > 1):
             print_line(line)
         for name in gone:
             print_line(f"{name} no longer runs")

@@ -1,11 +1,11 @@
 """The text of `boltseal ps`: a block for each image, with its containers below.
 
-    localhost:5000/shop/app 1.4.2; was `latest` until yesterday 14:02
+    localhost:5000/shop/app 1.4.2; was `latest` until 2026-11-23T14:02:11Z
       2 moves behind `latest`; pushed by ci
       index sha256:8c5a9f51ffcc, config sha256:1b7e0c4d9a2f
       lock: not-recreated
-      web-1  since yesterday 09:00, released by ada (release 7)
-      web-2  since yesterday 09:00, released by ada (release 7)
+      web-1  since 2026-11-23T09:00:41Z, released by ada (release 7)
+      web-2  since 2026-11-23T09:00:41Z, released by ada (release 7)
 
 Lines are wrapped at 80 columns, between words where possible.
 """
@@ -27,17 +27,17 @@ _INDENT = "  "
 _KINDS = (DigestKind.INDEX, DigestKind.MANIFEST, DigestKind.UNSPECIFIED, DigestKind.CONFIG, DigestKind.IMAGE_ID)
 
 
-def blocks(rows: Sequence[ContainerRow], now_us: int, *, several: bool) -> Iterator[str]:
+def blocks(rows: Sequence[ContainerRow], *, several: bool) -> Iterator[str]:
     """Return all lines; blocks are in the order of their first container. `several`: name the host of each container."""
     found: dict[tuple[str, ...], list[ContainerRow]] = {}
     for row in rows:
-        found.setdefault(tuple(_head(row, now_us)), []).append(row)
+        found.setdefault(tuple(_head(row)), []).append(row)
     for number, (head, containers) in enumerate(found.items()):
         if number:
             yield ""
         yield from chain.from_iterable(_wrapped(line, _INDENT if at else "") for at, line in enumerate(head))
         for row in containers:
-            yield from _wrapped(_container(row, now_us, several=several), _INDENT)
+            yield from _wrapped(_container(row, several=several), _INDENT)
 
 
 def _wrapped(line: str, indent: str) -> list[str]:
@@ -46,9 +46,9 @@ def _wrapped(line: str, indent: str) -> list[str]:
     )
 
 
-def _head(row: ContainerRow, now_us: int) -> Iterator[str]:
+def _head(row: ContainerRow) -> Iterator[str]:
     """Return the lines about the image."""
-    yield _title(row, now_us)
+    yield _title(row)
     notes = [_behind(row), "" if row.seen.image.recorded else "its host has no record of it", _pushed(row)]
     if line := "; ".join(filter(None, notes)):
         yield line
@@ -57,12 +57,12 @@ def _head(row: ContainerRow, now_us: int) -> Iterator[str]:
         yield f"lock: {'same' if row.verdict.status == 'holds' else row.verdict.status}"
 
 
-def _title(row: ContainerRow, now_us: int) -> str:
+def _title(row: ContainerRow) -> str:
     """Return the image's name from its registry, else the lock, else its host, else the container's configuration."""
     if row.local:
         return f"{clean(row.seen.started_as)}, local"
     if row.tags and row.name is not None:
-        return f"{Reference.parse(row.name.name).familiar()} {in_words(row.tags, now_us)}"
+        return f"{Reference.parse(row.name.name).familiar()} {in_words(row.tags)}"
     if row.verdict is not None and row.verdict.weight == "holds" and row.verdict.locked is not None:
         return f"{row.verdict.locked.reference.familiar()}, by the lock"
     if row.seen.image.names:
@@ -90,10 +90,10 @@ def _digests(row: ContainerRow) -> str:
     return ", ".join(found) or "no digest"
 
 
-def _container(row: ContainerRow, now_us: int, *, several: bool) -> str:
+def _container(row: ContainerRow, *, several: bool) -> str:
     seen = row.seen
     where = f" on {seen.node}" if seen.node else f" at {seen.host}" if several else ""
-    since = [] if seen.started_us is None else [f"since {moment(seen.started_us, now_us)}"]
+    since = [] if seen.started_us is None else [f"since {moment(seen.started_us)}"]
     if row.deployed is not None:
         since.append(f"released by {row.deployed.by} (release {row.deployed.number})")
     elif row.released is not None:

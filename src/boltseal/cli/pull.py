@@ -7,24 +7,28 @@ from typing import Annotated
 
 import typer
 
+from boltseal.cli.durations import duration_option
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.kept_text import expired_fields, kept_fields, say_expired
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.pull import PullImagesRequest, PullRow, pull_images
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 from boltseal.host.pull import PullResult
+from boltseal.policy.durations import Duration
 
 
+@takes_registry_options
 def pull(
     refs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REF]...", show_default=False, help="Images: localhost:5000/shop/app:latest"),
+        typer.Argument(metavar="[IMAGE]...", show_default=False, help="Images: localhost:5000/shop/app:latest"),
     ] = None,
     compose: Annotated[
         list[Path] | None,
@@ -36,18 +40,20 @@ def pull(
         Path | None,
         typer.Option(
             "--project",
-            metavar="DIR",
+            metavar="FOLDER",
             show_default=False,
             help="Where boltseal.lock and .boltseal.toml are. [the Compose file's folder]",
         ),
     ] = None,
     keep: Annotated[
         int | None,
-        typer.Option("--keep", metavar="N", min=1, show_default=False, help="Keep the newest N of each name. [all]"),
+        typer.Option(
+            "--keep", metavar="NUMBER", min=1, show_default=False, help="Keep the newest N of each name. [all]"
+        ),
     ] = None,
     keep_for: Annotated[
-        str | None,
-        typer.Option("--keep-for", metavar="TIME", show_default=False, help="Keep what is younger, e.g. 30d. [all]"),
+        Duration | None,
+        duration_option("--keep-for", "Keep what is younger, such as 30d. Default: all."),
     ] = None,
     scrub: Annotated[
         bool, typer.Option("--scrub", help="Verify the pulled image on the disk before it gets its name.")
@@ -56,7 +62,7 @@ def pull(
         str | None,
         typer.Option(
             "--copy-to",
-            metavar="REGISTRY/PREFIX",
+            metavar="REPOSITORY",
             show_default=False,
             help="Copy a replaced image there first.",
         ),
@@ -67,10 +73,8 @@ def pull(
         typer.Option("--count-pulls", help="Verify by manifests on Docker Hub too, where that counts as pulls."),
     ] = False,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Pull images, and keep the previous ones before newer ones take their names.
@@ -83,7 +87,6 @@ def pull(
     nor the only copy of one that ran here in the last 30 days.
     """  # fmt: skip
     with CommandOutput("pull", as_json=as_json) as output, Progress() as progress:
-        options = registry_options(plain_http, ca_file, anonymous, strict)
         request = PullImagesRequest(
             refs=tuple(refs or ()),
             compose=tuple(compose or ()),
@@ -95,8 +98,8 @@ def pull(
             host=host,
             count_pulls=count_pulls,
         )
-        allowed = registry_filter(options, allow or []) if compose else _any_registry
-        output.outcome = pull_images(request, options, allowed, progress, lambda row: _print(output, row))
+        allowed = registry_filter(access, allow or []) if compose else _any_registry
+        output.outcome = pull_images(request, access, allowed, progress, lambda row: _print(output, row))
 
 
 def _any_registry(_registry: str) -> bool:

@@ -6,28 +6,30 @@ from typing import Annotated
 
 import typer
 
+from boltseal.cli.clock import clock_us
 from boltseal.cli.loading import load_module
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
 from boltseal.cli.output import CommandOutput, print_table, say
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.quota import pull_limits
-from boltseal.ledger.entry import format_time
+from boltseal.commands.registry_access import RegistryOptions
+from boltseal.ledger.tag_intervals import moment
 
 
+@takes_registry_options
 def ratelimit(
     registries: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[REGISTRY]...",
+            metavar="[HOST]...",
             show_default=False,
             help="Registries to ask, such as docker.io. Default: the mirror's records.",
         ),
     ] = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     config: ConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -41,13 +43,12 @@ def ratelimit(
     with CommandOutput("ratelimit", as_json=as_json) as output:
         rows = []
         if registries:
-            options = registry_options(plain_http, ca_file, anonymous)
-            for name, limit in pull_limits(registries, options).items():
-                rows.append(_add(output, name, limit, 0, "now"))
+            for name, limit in pull_limits(registries, access).items():
+                rows.append(_add(output, name, limit, 0, moment(clock_us())))
         else:
             rows = _of_mirror(output, config, data)
         if not as_json and rows:
-            print_table(("REGISTRY", "LEFT", "OF", "IN", "COUNTED FOR", "AS OF (UTC)"), rows)
+            print_table(("REGISTRY", "LEFT", "OF", "IN", "COUNTED FOR", "AS OF"), rows)
 
 
 def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
@@ -57,16 +58,16 @@ def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) ->
     limits = use_case.upstream_limits(options.store_settings(config, data))
     rows = []
     for each in limits:
-        rows.append(_add(output, each.registry, each.limit, each.reserve, _minute(each.time_us)))
+        rows.append(_add(output, each.registry, each.limit, each.reserve, _time(each.time_us)))
         if each.down_us is not None:
-            say(f"{each.registry} has not answered since {_minute(each.down_us)}: {each.down_reason}")
+            say(f"{each.registry} has not answered since {_time(each.down_us)}: {each.down_reason}")
     if not limits:
         say("there is no [[upstream]]; name a registry, such as: boltseal ratelimit docker.io")
     return rows
 
 
-def _minute(time_us: int | None) -> str:
-    return "" if time_us is None else format_time(time_us)[:16].replace("T", " ")
+def _time(time_us: int | None) -> str:
+    return "" if time_us is None else moment(time_us)
 
 
 def _add(output: CommandOutput, name: str, limit: PullLimit | None, reserve: int, when: str) -> tuple[str, ...]:

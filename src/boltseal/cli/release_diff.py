@@ -18,8 +18,8 @@ _MAX_TEXT: Final = 200
 
 
 def release_diff(
-    before: Annotated[int, typer.Argument(metavar="N", show_default=False, help="A release.")],
-    after: Annotated[int, typer.Argument(metavar="M", show_default=False, help="Another release.")],
+    before: Annotated[int, typer.Argument(metavar="NUMBER", show_default=False, help="A release.")],
+    after: Annotated[int, typer.Argument(metavar="NUMBER", show_default=False, help="Another release.")],
     project: NameOption = None,
     as_json: JsonOption = False,
 ) -> None:

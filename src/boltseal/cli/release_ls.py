@@ -40,7 +40,7 @@ def release_ls(
             columns: tuple[str, ...] = ("RELEASE", "SERVICE", "STATE", "IMAGE", "DIGEST")
             rows = [row for each in listed for row in _image_rows(each)]
         else:
-            columns = ("RELEASE", "WHEN (UTC)", "BY", "REVISION", "HOW IT ENDED")
+            columns = ("RELEASE", "WHEN", "BY", "REVISION", "HOW IT ENDED")
             here = client.engine_address().key
             rows = [_row(each, here) for each in listed]
         print_table(columns, rows, whole=(*columns[:2], "DIGEST"))
@@ -67,7 +67,7 @@ def _row(listed: ListedRelease, here: str) -> tuple[str, ...]:
     end = f"{release_end(release)}{': ' + release.reason if release.reason else ''}"
     return (
         _number(listed),
-        time_text(release.started_us)[:16].replace("T", " "),
+        time_text(release.started_us),
         clean(release.who),
         clean(release.revision),
         clean(", ".join(part for part in (where, kind, end) if part)),

@@ -57,13 +57,15 @@ def _print_outcome(output: CommandOutput, done: DeployResult, outcome: ReleaseOu
             say(clean(f"{service.name}: {service.scrub}"))
     if done.abandoned is not None:
         say(f"release {done.abandoned} was unfinished; release {release.number} replaced it")
+    failed = outcome.back is None and str(release.end) == "failed"
     for failure in outcome.failures:
-        say(clean(f"boltseal: {failure.service or release.project}: {failure.reason}"))
+        if not (failed and failure.reason in release.reason):  # the last line has it
+            say(clean(f"boltseal: {failure.service or release.project}: {failure.reason}"))
         for line in failure.log:
             say(clean(f"    {failure.service} | {line}"))
     if outcome.back is not None:
         output.print(f"release {release.number} of {release.project} failed; release {outcome.back} runs again")
-    elif str(release.end) == "failed":
+    elif failed:
         output.print(clean(f"release {release.number} of {release.project} failed: {release.reason}"))
     else:
         of = "" if release.of is None else f", as release {release.of} did"

@@ -19,7 +19,7 @@ from boltseal.lockfile.format import time_text
 
 
 def release_show(
-    number: Annotated[int, typer.Argument(metavar="N", show_default=False, help="A release.")],
+    number: Annotated[int, typer.Argument(metavar="NUMBER", show_default=False, help="A release.")],
     project: NameOption = None,
     as_json: JsonOption = False,
 ) -> None:

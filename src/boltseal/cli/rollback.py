@@ -6,42 +6,42 @@ from typing import Annotated, Final
 
 import typer
 
-from boltseal.cli.deploy_options import NameOption, NoRecordOption, WaitOption
+from boltseal.cli.deploy_options import DEFAULT_WAIT, NameOption, NoRecordOption, WaitOption
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.release_output import print_release
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.deploy import (
     DeployOptions,
     files_after_rollback,
     notify_release,
-    parse_wait,
     project_name,
     roll_back,
 )
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
 
 _MAX_VOLUMES: Final = 5
 """How many volumes of a service are named."""
 
 
+@takes_registry_options
 def rollback(
     number: Annotated[
         int | None,
-        typer.Argument(metavar="[N]", show_default=False, help="A release. Default: the one that ran before."),
+        typer.Argument(metavar="[NUMBER]", show_default=False, help="A release. Default: the one that ran before."),
     ] = None,
     project: NameOption = None,
     files: Annotated[
         bool, typer.Option("--restore-files", help="Also restore the project's own files as recorded.")
     ] = False,
-    wait: WaitOption = "120s",
+    wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
     host: HostOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Deploy an older release again: its settings, environment and images together, exactly.
@@ -52,8 +52,8 @@ def rollback(
     Exit code 0: it runs; 1: it failed, or there is no earlier release; 3: it could not be tried.
     """
     with CommandOutput("rollback", as_json=as_json) as output:
-        registries = registry_options(plain_http, ca_file, anonymous)
-        options = DeployOptions(host, registries, parse_wait(wait), record=not no_record)
+        registries = access
+        options = DeployOptions(host, registries, wait.seconds, record=not no_record)
         done = roll_back(options, project_name(project, options.client), number)
         print_release(output, done)
         notify_release(done, host, options.client)
@@ -71,6 +71,6 @@ def rollback(
                 clean(
                     f"the project's files differ from the running release ({', '.join(after.different[:5])}): the next "
                     "deploy uses them, unless you edit them, or restore them: `boltseal rollback "
-                    f"{release.number} --project {release.project} --restore-files`"
+                    f"{release.number} --project-name {release.project} --restore-files`"
                 )
             )

@@ -1,7 +1,8 @@
 """The table of commands, and the outermost layer: every way to end becomes an exit code and at most one line.
 
-Exit codes: 0 holds, 1 differs, 2 usage, 3 could not check or a defect, 130 interrupted. A traceback is shown only with
-`--debug` or BOLTSEAL_DEBUG. The module of a command is imported when the command is called; see `cli.loading`.
+Exit codes: 0 holds, 1 differs, 2 usage, 3 could not check or a defect, 130 interrupted, 141 the reader of the output closed
+it. With `--json` an error of any kind, also of usage, is an object on stdout too. A traceback is shown only with `--debug`
+or BOLTSEAL_DEBUG. The module of a command is imported when the command is called; see `cli.loading`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer._completion_classes import completion_init
@@ -19,9 +21,13 @@ from typer._completion_classes import completion_init
 from boltseal import __version__
 from boltseal.cli.command_group import MAX_HELP_COLUMNS, LoadedCommand, RootGroup, load_command
 from boltseal.cli.command_table import commands
-from boltseal.cli.output import host_error, print_line, say
+from boltseal.cli.common_options import QuietOption, VerboseOption, set_verbosity
+from boltseal.cli.output import OutputClosed, Talk, host_error, one_run, print_envelope, print_line, say
+from boltseal.commands.outcome import Outcome
 from boltseal.config import completion_requested, debug_requested
-from boltseal.errors import BoltsealError, ExitCode, exit_code
+from boltseal.errors import BoltsealError, ErrorCode, ExitCode, exit_code, http_answer
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # typer exports no name for it
 
 _HELP: Final = """A container registry with immutable tags, and tools to lock, verify and deploy images.
 
@@ -61,22 +67,45 @@ def load(name: str) -> LoadedCommand:
 def run(arguments: Sequence[str] | None = None, cli: typer.Typer | None = None) -> NoReturn:
     """Run one command and end the process. Defaults: the arguments of this process, and the commands of `build`."""
     context = CommandContext()
+    words = sys.argv[1:] if arguments is None else arguments
     if completion_requested():
         completion_init()
-    try:
-        (cli or build())(args=arguments, obj=context, prog_name="boltseal")
-    except BoltsealError as error:
-        _say(error.message)
-        code = exit_code(error)
-    except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the outermost layer: a defect ends as one line and exit 3
-        code = _unexpected(error, debug=context.debug)
-    else:
-        code = ExitCode.HOLDS
-    finally:  # typer ends most commands by itself
-        _discard_unwritten()
+    with one_run() as this:
+        try:
+            code = (cli or build())(
+                args=words, obj=context, prog_name="boltseal", standalone_mode=False
+            ) or ExitCode.HOLDS
+        except BoltsealError as error:
+            _say(error.message)
+            code = exit_code(error)
+            _print_error(this, words, str(http_answer(error).code), error.message, code)
+        except _UsageError as error:
+            error.show()
+            code = ExitCode.USAGE
+            _print_error(this, words, ErrorCode.UNSUPPORTED, error.format_message(), code)
+        except (KeyboardInterrupt, typer.Abort):
+            code = ExitCode.INTERRUPTED
+        except OutputClosed:
+            code = ExitCode.OUTPUT_CLOSED
+        except Exception as error:  # noqa: BLE001 - the outermost layer: a defect ends as one line and exit 3
+            code = _unexpected(error, debug=context.debug)
+            _print_error(this, words, "INTERNAL", f"{type(error).__name__}: {error}", code)
+        finally:
+            _discard_unwritten()
     sys.exit(code)
+
+
+def _print_error(this: Talk, words: Sequence[str], code: str, message: str, ended: ExitCode) -> None:
+    """Print an error that no command has printed as JSON, if `--json` was given."""
+    given = words[: words.index("--")] if "--" in words else words
+    if "--json" not in given or this.has_json:
+        return
+    named = [word for word in given if not word.startswith("-")]
+    known = {command.name for command in commands()}
+    name = next((" ".join(named[:n]) for n in (3, 2, 1) if " ".join(named[:n]) in known), "boltseal")
+    outcome = Outcome.DIFFERS if ended is ExitCode.DIFFERS else Outcome.UNKNOWN
+    with suppress(OutputClosed, BoltsealError):
+        print_envelope(name.replace(" ", "-"), outcome, [], [{"code": code, "message": message}])
 
 
 def _discard_unwritten() -> None:
@@ -90,12 +119,15 @@ def _discard_unwritten() -> None:
 
 def _options(
     context: typer.Context,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when boltseal itself fails.")] = False,
     show_version: Annotated[
         bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     context.obj.debug = debug
+    set_verbosity(quiet, verbose)
 
 
 def _show_version(wanted: bool) -> None:

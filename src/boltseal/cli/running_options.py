@@ -23,7 +23,7 @@ ComposeOption = Annotated[
 ]
 KubeOption = Annotated[
     str | None,
-    typer.Option("--kube", metavar="CONTEXT", show_default=False, help="A cluster, by kubectl and this context."),
+    typer.Option("--kube", metavar="NAME", show_default=False, help="A cluster, by kubectl and this context."),
 ]
 NamespaceOption = Annotated[
     str | None,

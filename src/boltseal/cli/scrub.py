@@ -21,7 +21,7 @@ from boltseal.host.scrub.layer_check import CheckMode
 ImagesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="IMAGE",
+        metavar="[IMAGE]...",
         show_default=False,
         help="Names or IDs; name@sha256:... gives the expected digest. Default: all.",
     ),
@@ -56,7 +56,7 @@ ReceiptOption = Annotated[
 ]
 KeyOption = Annotated[
     str | None,
-    typer.Option("--key", metavar="VKEY", show_default=False, help="The key of the receipts' ledger."),
+    typer.Option("--key", metavar="KEY", show_default=False, help="The key of the receipts' ledger."),
 ]
 DocumentsOption = Annotated[
     list[Path] | None,
@@ -72,7 +72,8 @@ FromDiskOption = Annotated[
     bool, typer.Option("--from-disk", help="Drop what is read from the page cache, so that the disk is read.")
 ]
 RateOption = Annotated[
-    str, typer.Option("--bytes-per-second", metavar="N", show_default=False, help="Limit of the read rate, e.g. 50M.")
+    str,
+    typer.Option("--bytes-per-second", metavar="RATE", show_default=False, help="Limit of the read rate, e.g. 50M."),
 ]
 NiceOption = Annotated[bool, typer.Option("--nice", help="Use the lowest CPU and disk priority.")]
 
@@ -136,4 +137,4 @@ class _RateProgress:
 
     def __call__(self, read: int, done: int, total: int) -> None:
         rate = int(read / max(time.monotonic() - self._began_s, 0.001))
-        self._progress(f"read {size_text(read)}, {size_text(rate)}/s, layers", done, total)
+        self._progress("layers", done, total, f"{size_text(read)} read, {size_text(rate)}/s")

@@ -16,10 +16,10 @@ from boltseal.cli.output import say
 from boltseal.cli.server_options import settings_of
 from boltseal.errors import Invalid
 from boltseal.server import logs, supervisor
+from boltseal.server.commands.users import list_users
 from boltseal.server.settings import Settings, exposure_refusal
 from boltseal.server.storage.certificate import check_certificate
-from boltseal.server.storage.users import UserFile
-from boltseal.server.store_factory import prepare
+from boltseal.server.store_factory import only_server, prepare
 
 
 def serve(
@@ -34,7 +34,8 @@ def serve(
         typer.Option("--public-url", metavar="URL", show_default=False, help="How clients reach this server."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", show_default=False, help="Worker processes. Default: 1.")
+        int | None,
+        typer.Option("--workers", metavar="NUMBER", show_default=False, help="Worker processes. Default: 1."),
     ] = None,
     allow_anonymous: Annotated[
         bool | None, typer.Option("--allow-anonymous", show_default=False, help="Allow pull and push without a login.")
@@ -79,7 +80,7 @@ def serve(
         log_level=log_level,
     )
     settings = read()
-    users = UserFile(settings.htpasswd).current().hashes
+    users = list_users(settings)
     refused = exposure_refusal(settings.server, authenticated=bool(users) or settings.auth.configured)
     if refused is not None:
         raise Invalid(refused)
@@ -87,8 +88,9 @@ def serve(
     supervisor.refuse_taken_port(settings.server.address)
     as_json = logs.wants_json(settings.server.log_format)
     logs.configure(settings.server.log_level, as_json=as_json)
-    prepare(settings)
-    supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))
+    with only_server(settings.server.data):
+        prepare(settings)
+        supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))
 
 
 def _greet(settings: Settings) -> None:
@@ -104,11 +106,11 @@ def _greet(settings: Settings) -> None:
     say(f"  pull   docker pull {name}")
     say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2")
     say("         what a tag resolves to: its docker-content-digest")
-    say(f"         {_program()} rules test shop/app 1.4.2")
+    say(f"         {_program()} admin rules test shop/app 1.4.2")
     say("         whether a tag is sealed, and by which rule")
     if host.startswith(("localhost:", "127.")) and server.tls_cert is None:
-        say("  TLS    docker needs none on localhost; podman, buildah and skopeo need")
-        say("         --tls-verify=false, oras needs --plain-http")
+        say("  TLS    docker needs none on localhost; podman, buildah: --tls-verify=false;")
+        say("         skopeo copy: --dest-tls-verify=false; oras: --plain-http")
     say("  stop   Ctrl-C")
 
 

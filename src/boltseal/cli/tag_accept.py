@@ -12,6 +12,7 @@ from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.server_options import store_settings
 from boltseal.commands.outcome import Outcome
 from boltseal.ledger.entry import format_time
+from boltseal.ledger.tag_intervals import moment
 from boltseal.server.commands.accept import accept_tag, held_tags, upstream_tag
 from boltseal.server.registry.observations import HeldTag
 
@@ -20,7 +21,7 @@ def tag_accept(
     ref: Annotated[
         str | None,
         typer.Argument(
-            metavar="REF", show_default=False, help="A tag of a mirrored registry: docker.io/library/node:16.13"
+            metavar="IMAGE", show_default=False, help="A tag of a mirrored registry: docker.io/library/node:16.13"
         ),
     ] = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; recorded permanently.")] = "",
@@ -30,7 +31,7 @@ def tag_accept(
 ) -> None:
     """Serve an upstream tag's new digest that a rule (on_move, first_seen) holds back. Works while the server runs.
 
-    With a digest (REF@sha256:...) only that one is accepted. Without REF it lists what is held back.
+    With a digest (IMAGE@sha256:...) only that one is accepted. Without IMAGE it lists what is held back.
 
     Exit code 1: nothing is held back of that tag, or another digest.
     """
@@ -63,8 +64,8 @@ def _list(output: CommandOutput, tags: Sequence[HeldTag]) -> None:
         output.outcome = Outcome.DIFFERS
         output.add(ref=name, status="held", reason="", digest=str(held.digest), was=was, time=since)
         short = "nothing" if served is None else served.digest.hex[:12]
-        rows.append((name, held.digest.hex[:12], short, since[:16].replace("T", " ")))
+        rows.append((name, held.digest.hex[:12], short, moment(each.known.held_us or 0)))
     if rows and not output.as_json:
-        print_table(("TAG", "HELD", "SERVED", "SINCE (UTC)"), rows)
+        print_table(("TAG", "HELD", "SERVED", "SINCE"), rows)
     elif not rows:
         output.say("nothing is held back")

@@ -12,12 +12,14 @@ from boltseal.cli.build_options import BuildArgOption, ContextArgument, Dockerfi
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.commands import new_tag as use_case
 from boltseal.commands.build_inputs import BuildInputs
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import build_environment
 
 
+@takes_registry_options
 def tag_new(
     context: ContextArgument = Path(),
     scheme: Annotated[Scheme, typer.Option("--scheme", help="What the tag is made of.")] = Scheme.DESCRIBE,
@@ -33,19 +35,18 @@ def tag_new(
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option("--check", metavar="REPO", show_default=False, help="Check that the tag is free there."),
+        typer.Option("--check", metavar="REPOSITORY", show_default=False, help="Check that the tag is free there."),
     ] = None,
     file: DockerfileOption = None,
     build_arg: BuildArgOption = None,
     target: TargetOption = None,
     platform: Annotated[
         str | None,
-        typer.Option("--platform", metavar="OS/ARCH", show_default=False, help="input: the platform of the build."),
+        typer.Option("--platform", metavar="PLATFORM", show_default=False, help="input: the platform of the build."),
     ] = None,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Print a unique tag for a build.
@@ -65,7 +66,7 @@ def tag_new(
             build_number=build_environment().number if scheme is Scheme.BUILD else "",
             allow=tuple(allow or ()),
         )
-        report = use_case.new_tag(request, registry_options(plain_http, ca_file, anonymous))
+        report = use_case.new_tag(request, access)
         output.outcome = report.outcome
         tag = str(report.tag)
         if report.taken is not None:

@@ -18,7 +18,7 @@ def tag_restore(
         str,
         typer.Option(
             "--to",
-            metavar="DIGEST|INDEX|TIME",
+            metavar="DIGEST|NUMBER|TIME",
             show_default=False,
             help="A former digest, the index of its entry, or a time such as 2026-11-24T08:29 (UTC).",
         ),

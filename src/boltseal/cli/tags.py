@@ -9,25 +9,25 @@ import typer
 from boltseal.cli.history_text import print_proof, time_of
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_table
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, StrictOption, registry_options
-from boltseal.commands.registry_access import repository_only
+from boltseal.cli.remote import takes_registry_options
+from boltseal.commands.registry_access import RegistryOptions, repository_only
 from boltseal.commands.tags import PastTags, list_tags, tags_at
 from boltseal.commands.timestamps import parse_timestamp
 from boltseal.errors import Invalid, quote
+from boltseal.ledger.tag_intervals import moment
 
 
+@takes_registry_options
 def tags(
     repo: Annotated[
-        str, typer.Argument(metavar="REPO", show_default=False, help="A repository: localhost:5000/shop/app")
+        str, typer.Argument(metavar="REPOSITORY", show_default=False, help="A repository: localhost:5000/shop/app")
     ],
     at: Annotated[
         str | None,
         typer.Option("--at", metavar="TIME", show_default=False, help="At a time, such as 2026-11-24T08:29 (UTC)."),
     ] = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
-    strict: StrictOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """List the tags of a repository, at any registry.
@@ -36,14 +36,13 @@ def tags(
     """
     with CommandOutput("tags", as_json=as_json) as output:
         reference = repository_only(repo)
-        options = registry_options(plain_http, ca_file, anonymous, strict)
         if at is not None:
             time_us = parse_timestamp(at)
             if time_us is None:
                 raise Invalid(f"--at is {quote(at)}; expected a time such as 2026-11-24T08:29")
-            _print_past(output, tags_at(reference, time_us, options))
+            _print_past(output, tags_at(reference, time_us, access))
             return
-        for tag in list_tags(reference, options):
+        for tag in list_tags(reference, access):
             output.add(ref=f"{reference.name}:{tag}", status="present", tag=tag)
             output.print(tag)
 
@@ -63,7 +62,7 @@ def _print_past(output: CommandOutput, found: PastTags) -> None:
             index=each.index,
             proven=each.index in found.proven.proven,
         )
-        rows.append((tag, each.entry.digest, time_of(each)[:19] + "Z", mode))
+        rows.append((tag, each.entry.digest, moment(each.entry.time_us), mode))
     if rows and not output.as_json:
         print_table(("TAG", "DIGEST", "SINCE", "MODE"), rows)
     elif not rows:

@@ -1,4 +1,4 @@
-"""`boltseal update`: deploy what floating tags resolve to now, and propose newer versions of the other tags."""
+"""`boltseal update`: deploy what mutable tags resolve to now, and propose newer versions of the other tags."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from boltseal.cli.deploy_options import (
+    DEFAULT_WAIT,
     DirectoryOption,
     EnvFileOption,
     FileOption,
@@ -17,21 +18,25 @@ from boltseal.cli.deploy_options import (
     ServicesArgument,
     WaitOption,
 )
+from boltseal.cli.durations import duration_option
 from boltseal.cli.engine_options import HostOption
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_table
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.release_output import print_release
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
-from boltseal.commands.deploy import DeployOptions, notify_release, open_deployable, parse_wait, project_files
+from boltseal.cli.remote import takes_registry_options
+from boltseal.commands.deploy import DeployOptions, notify_release, open_deployable, project_files
 from boltseal.commands.interrupted_update import report_interrupted_update, undo_interrupted_update
 from boltseal.commands.outcome import Outcome
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean
-from boltseal.commands.update import UpdateRequest, parse_cooldown, update_project
+from boltseal.commands.update import UpdateRequest, update_project
 from boltseal.deploy.project_files import project_folder
 from boltseal.deploy.update_plan import UpdateStep
+from boltseal.policy.durations import Duration
 
 
+@takes_registry_options
 def update(
     services: ServicesArgument = None,
     file: FileOption = None,
@@ -44,44 +49,42 @@ def update(
     ] = False,
     major: Annotated[bool, typer.Option("--major", help="Propose new major versions too.")] = False,
     cooldown: Annotated[
-        str,
-        typer.Option("--cooldown", metavar="TIME", help="Take an image only when its tag has had it so long, as 3d."),
-    ] = "0s",
+        Duration | None,
+        duration_option("--cooldown", "Take an image only when its tag has resolved to it so long, such as 3d."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
-    wait: WaitOption = "120s",
+    wait: WaitOption = DEFAULT_WAIT,
     no_record: NoRecordOption = False,
     host: HostOption = None,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Update a project's images, and roll back if health checks fail.
 
-    A floating tag (`latest`, `1.25`) is resolved; if it resolves to a new image, that is locked and deployed as `deploy`
+    A mutable (floating) tag (`latest`, `1.25`) is resolved; if it resolves to a new image, that is locked and deployed as `deploy`
     does. A version (`1.25.3-alpine`) stays; newer ones of the same form are proposed, and written into the files only
     with --write. An image that failed here is not deployed again automatically.
 
     Exit code 0: up to date, or it runs now; 1: it failed, and the previous release runs again; 3: a tag was not resolved.
     """
     with CommandOutput("update", as_json=as_json) as output:
-        request = UpdateRequest(parse_cooldown(cooldown), major, write, dry_run)
-        options = registry_options(plain_http, ca_file, anonymous)
-        deploy_options = DeployOptions(host, options, parse_wait(wait), not no_record)
+        request = UpdateRequest(0 if cooldown is None else cooldown.us, major, write, dry_run)
+        deploy_options = DeployOptions(host, access, wait.seconds, not no_record)
         named = project_files(file, project, project_directory, profile, env_file)
         settle = report_interrupted_update if dry_run else undo_interrupted_update
-        settle(options.client, project_folder(named))
+        settle(access.client, project_folder(named))
         report = update_project(
             request,
             open_deployable(deploy_options, named, services or [], allow or []),
             lambda only, registries: open_deployable(deploy_options, named, only, registries),
-            options,
+            access,
             lambda steps: _print(output, steps),
         )
         if report.release is not None:
             print_release(output, report.release)
-            notify_release(report.release, host, options.client)
+            notify_release(report.release, host, access.client)
         if output.outcome is Outcome.HOLDS:
             output.outcome = report.outcome
 

@@ -12,24 +12,22 @@ from boltseal.cli.output import CommandOutput, print_line
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption, PathsArgument, ProjectOption
 from boltseal.cli.project_output import report_empty
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.verify_output import escape_message, print_verified
 from boltseal.cli.verify_running_output import print_running
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.running import ContainerFilter
 from boltseal.commands.verify import VerifyRequest, verify_project
 from boltseal.commands.verify_running import VerifyRunningRequest, verify_running
 from boltseal.errors import Invalid
 
 
+@takes_registry_options
 def verify(
     paths: PathsArgument = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Contact no registry: compare the files with the lock alone.")
-    ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Treat notes as differences; refuse a registry whose ledger key is not pinned."),
     ] = False,
     platform: PlatformsOption = None,
     github: Annotated[bool, typer.Option("--github", help="Write annotations of GitHub Actions.")] = False,
@@ -43,15 +41,14 @@ def verify(
     allow_empty: AllowEmptyOption = False,
     project: ProjectOption = Path(),
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Check that a project's images are what was locked.
 
     Status of each reference: holds; tag moved; not pinned; not in the lock; lock and file disagree; wrong platform
-    pinned; gone; could not check, with the reason. A pin whose floating tag moved still holds, and is noted.
+    pinned; gone; could not check, with the reason. A pin whose mutable tag moved still holds, and is noted.
 
     With --running, of each container: holds; not recreated; recreated without a pull; tag moved after the pull, or
     after the lock; other platform; local build; unknown; record gone. Containers that are not in the lock are noted.
@@ -66,11 +63,10 @@ def verify(
                 filter=ContainerFilter(tuple(host or ()), compose, kube, namespace),
                 project=project,
                 offline=offline,
-                strict=strict,
+                strict=access.strict,
                 allow=tuple(allow or ()),
             )
-            options = registry_options(plain_http, ca_file, anonymous, strict)
-            print_running(output, verify_running(running_request, options), allow_empty=allow_empty)
+            print_running(output, verify_running(running_request, access), allow_empty=allow_empty)
         return
     if host or compose or kube or namespace:
         raise Invalid("--host, --compose, --kube and --namespace need --running")
@@ -80,11 +76,11 @@ def verify(
             paths=tuple(paths or ()),
             platforms=tuple(platform or ()),
             offline=offline,
-            strict=strict,
+            strict=access.strict,
             allow=tuple(allow or ()),
         )
         with Progress() as progress:
-            report = verify_project(request, registry_options(plain_http, ca_file, anonymous, strict), progress)
+            report = verify_project(request, access, progress)
         print_verified(output, report, github=github)
         if report.opened.empty and not allow_empty:
             reason = report_empty(output, report.opened)

@@ -40,7 +40,8 @@ def print_verified(output: CommandOutput, report: VerifyReport, *, github: bool)
         for each, word in ((report.opened.problems, "unreadable"), (report.opened.notes, "template"))
         if each
     ]
-    say(f"{counted(len(report.results), 'reference')}{': ' if numbers else ''}{', '.join(numbers)}")
+    if report.results or numbers:
+        say(f"{counted(len(report.results), 'reference')}{': ' if numbers else ''}{', '.join(numbers)}")
 
 
 def _fields(result: VerifyResult) -> dict[str, Any]:

@@ -10,25 +10,30 @@ from typing import Annotated, Final
 
 import typer
 
+from boltseal.cli.durations import duration_option
 from boltseal.cli.options import AllowEmptyOption, JsonOption
 from boltseal.cli.output import CommandOutput, print_line, say
 from boltseal.cli.progress import Progress
 from boltseal.cli.project_options import AllowOption
-from boltseal.cli.remote import AnonymousOption, CaFileOption, PlainHttpOption, registry_options
+from boltseal.cli.remote import takes_registry_options
+from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.tag_watch import TagLook, WatchStatus
 from boltseal.commands.text import clean, counted
-from boltseal.commands.watch import WatchReport, WatchRequest, parse_interval, watch_once
-from boltseal.errors import MAX_PATH, quote
+from boltseal.commands.watch import WatchReport, WatchRequest, watch_once
+from boltseal.errors import MAX_PATH, Invalid, quote
 from boltseal.ledger.entry import format_time
+from boltseal.policy.durations import Duration
 
+_COUNTED: Final[dict[str, str]] = {WatchStatus.FIRST: "seen for the first time", WatchStatus.SAME: "unchanged"}
 SPREAD: Final = 0.05
 """How much earlier or later a look may be, so that not all machines ask in the same second."""
 
 
+@takes_registry_options
 def watch(
     refs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[REF]...", show_default=False, help="Tags of any registry: node:16.13"),
+        typer.Argument(metavar="[IMAGE]...", show_default=False, help="Tags of any registry: node:16.13"),
     ] = None,
     lock: Annotated[
         Path | None,
@@ -39,24 +44,23 @@ def watch(
         typer.Option("--compose", metavar="FILE", show_default=False, help="Every tag that a Compose file names."),
     ] = None,
     every: Annotated[
-        str | None,
-        typer.Option("--every", metavar="TIME", show_default=False, help='Look repeatedly, such as every "6h".'),
+        Duration | None,
+        duration_option("--every", "Repeat, such as every 6h; default: once.", at_least="1m"),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Resolve each tag once and exit. This is the default.")] = False,
     extends: Annotated[
         str | None,
         typer.Option(
             "--extends",
-            metavar="HEAD",
+            metavar="HASH",
             show_default=False,
             help="Check that the log extends the one that ended in HEAD.",
         ),
     ] = None,
     allow_empty: AllowEmptyOption = False,
     allow: AllowOption = None,
-    plain_http: PlainHttpOption = False,
-    ca_file: CaFileOption = None,
-    anonymous: AnonymousOption = False,
+    *,
+    access: RegistryOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Look at tags of other registries, remember what they resolve to, and report those that moved.
@@ -67,25 +71,25 @@ def watch(
 
     Exit code 1: an alarm, or no such tag; 3: one could not be checked, or there was none.
     """
-    every_us = parse_interval(every, once=once)
+    if once and every is not None:
+        raise Invalid("--once and --every exclude each other")
     request = WatchRequest(tuple(refs or ()), lock, compose, extends, tuple(allow or ()))
     while True:
         try:
             with CommandOutput("watch", as_json=as_json) as output:
-                options = registry_options(plain_http, ca_file, anonymous)
                 with Progress() as progress:
-                    report = watch_once(request, options, lambda look: _print_look(output, look), progress)
+                    report = watch_once(request, access, lambda look: _print_look(output, look), progress)
                 _print(output, report)
                 if report.empty and not allow_empty:
                     files = " and ".join(quote(str(file), MAX_PATH) for file in (lock, compose) if file is not None)
                     output.nothing_to_check(f"found 0 tags in {files}", "check --lock and --compose")
         except typer.Exit:
-            if every_us is None:
+            if every is None:
                 raise
-        if every_us is None:
+        if every is None:
             return
         sys.stdout.flush()
-        time.sleep(every_us / 1e6 * random.uniform(1 - SPREAD, 1 + SPREAD))  # noqa: S311 - no secret: spreads the load
+        time.sleep(every.seconds * random.uniform(1 - SPREAD, 1 + SPREAD))  # noqa: S311 - no secret: spreads the load
 
 
 def _print(output: CommandOutput, report: WatchReport) -> None:
@@ -100,7 +104,7 @@ def _print(output: CommandOutput, report: WatchReport) -> None:
     for name, reason in report.left_out.items():
         _print_unknown(output, name, reason)
     output.add(ref=str(report.log), status="log", reason="", head=report.head)
-    counts = ", ".join(f"{number} {status}" for status, number in sorted(report.counts.items()))
+    counts = ", ".join(f"{number} {_COUNTED.get(status, status)}" for status, number in sorted(report.counts.items()))
     say(f"{counted(sum(report.counts.values()), 'tag')}{f': {counts}' if counts else ''}; log {report.head}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -75,9 +75,22 @@ class RemoteMismatch(Unavailable):
     """The answer does not have the expected digest, size or type. Nothing of it was used."""
 
 
+def is_untrusted(error: Exception) -> bool:
+    """Return whether a connection failed because the certificate of the other side is not trusted."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)  # OpenSSL's name of the reason, which all layers above keep
+
+
 class _Error(msgspec.Struct):
     code: str = ""
     message: str | None = None
+    detail: Any = None
+
+    @property
+    def text(self) -> str:
+        """The message, else the code; with the detail where that is a text and says more."""
+        said = self.message or self.code
+        more = self.detail.strip() if isinstance(self.detail, str) else ""
+        return f"{said}: {more}" if said and more and more not in said else said or more
 
 
 class _Errors(msgspec.Struct):
@@ -90,7 +103,7 @@ def error_text(body: bytes) -> str:
         first = decode(body, _Errors).errors[:1]
     except msgspec.MsgspecError:
         return ""
-    return "; ".join(quote(error.message or error.code, MAX_SHOWN) for error in first if error.message or error.code)
+    return "; ".join(quote(error.text, MAX_SHOWN) for error in first if error.text)
 
 
 def from_status(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from urllib.parse import quote as quote_path
@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from boltseal.client.background_hash import BackgroundHash
-from boltseal.client.errors import RemoteMismatch, RemoteUnavailable
+from boltseal.client.errors import RemoteMismatch, RemoteNotFound, RemoteUnavailable
 from boltseal.client.hosts import api_host
 from boltseal.client.transport import MinimumRate, RegistryRequest, RegistryResponse, Transport
 from boltseal.errors import BoltsealError
@@ -29,7 +29,7 @@ from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.jsontext import decode
 from boltseal.oci.manifest import Manifest, ManifestInvalid, format_index, parse_manifest
 from boltseal.oci.mediatype import MANIFEST_TYPES, OCI_INDEX, parse_content_type
-from boltseal.oci.reference import Repository, Tag, TagInvalid
+from boltseal.oci.reference import HUB, Repository, Tag, TagInvalid
 
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
 MAX_PAGES: Final = 10_000
@@ -95,6 +95,32 @@ class RegistryClient:
         media_type = parse_content_type(reply.headers.get("content-type")) or ""
         length = reply.headers.get("content-length", "")
         return Resolved(digest, media_type, int(length) if length.isdecimal() else -1)
+
+    async def resolve_explained(self, repository: Repository, reference: Tag | Digest) -> Resolved:
+        """Do the same as `resolve`; a missing reference is reported with the registry's own reason (`explain_missing`)."""
+        try:
+            return await self.resolve(repository, reference)
+        except RemoteNotFound as error:
+            raise await self.explain_missing(repository, reference, error) from error
+
+    async def explain_missing(
+        self, repository: Repository, reference: Tag | Digest, error: RemoteNotFound
+    ) -> RemoteNotFound:
+        """Return the error of a reference that HEAD did not find, with the reason that the registry gives for a GET.
+
+        Not where manifests are counted as pulls. Any other answer changes nothing.
+        """
+        if self.registry == HUB or self.registry in self._transport.quotas:
+            return error
+        what = _what(repository, reference)
+        call = self._call("GET", repository, f"manifests/{reference}", what, headers={"accept": _ACCEPT})
+        try:
+            await self._transport.request(replace(call, idempotent=False), max_bytes=MAX_MANIFEST_BYTES)
+        except RemoteNotFound as explained:
+            return explained if explained.bound is not None else RemoteNotFound(explained.message, error.bound)
+        except BoltsealError:
+            return error
+        return error
 
     async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
         """Return a manifest by its digest, verified and parsed. Raises: RemoteNotFound, RemoteMismatch."""

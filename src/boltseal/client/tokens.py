@@ -22,7 +22,7 @@ import msgspec
 
 from boltseal.client.challenges import Challenge
 from boltseal.client.credentials import Credentials
-from boltseal.client.errors import RemoteBusy, RemoteUnauthenticated, RemoteUnavailable
+from boltseal.client.errors import RemoteBusy, RemoteUnauthenticated, RemoteUnavailable, RemoteUntrusted, is_untrusted
 from boltseal.client.hosts import is_loopback
 from boltseal.client.pull_limit import parse_retry_after
 from boltseal.errors import BoltsealError
@@ -186,6 +186,9 @@ class TokenCache:
                     raise _failure(registry, response, anonymous=credentials is None)
                 body = await _read(registry, response)
         except httpx2.HTTPError as error:
+            if is_untrusted(error):
+                where = realm.netloc.decode("ascii")
+                raise RemoteUntrusted(f"{registry}: its token service {where} was not asked: {error}") from error
             broken = isinstance(error, httpx2.ReadError | httpx2.WriteError | httpx2.RemoteProtocolError)
             kind = _TooLong if broken else RemoteUnavailable  # some close the connection instead of answering 414
             raise kind(f"{registry}: its token service did not answer: {type(error).__name__}") from error

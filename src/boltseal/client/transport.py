@@ -29,6 +29,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -40,10 +41,18 @@ from boltseal.client.certificates import tls_context
 from boltseal.client.challenges import Challenge, parse_challenges
 from boltseal.client.config_files import FileUnusable
 from boltseal.client.credentials import Credentials, LoginSource
-from boltseal.client.errors import RemoteBusy, RemoteMismatch, RemoteUnavailable, RemoteUntrusted, from_status
+from boltseal.client.errors import (
+    RemoteBusy,
+    RemoteMismatch,
+    RemoteUnavailable,
+    RemoteUntrusted,
+    from_status,
+    is_untrusted,
+)
 from boltseal.client.hosts import api_host, host_name, is_loopback
 from boltseal.client.pull_limit import PullLimit, PullsLeft, parse_pull_limit, parse_retry_after
 from boltseal.client.registry_configuration import RegistryConfiguration
+from boltseal.client.request_trace import Trace, TracedClient
 from boltseal.client.ssrf_guard import AddressBlocked, LinkLocalGuard, SsrfGuard
 from boltseal.client.tokens import TokenCache
 from boltseal.errors import BoltsealError, Unavailable
@@ -84,7 +93,7 @@ class TransportOptions:
     including redirects, tokens and retries; a server that sends a byte now and then never triggers `timeout_s`. `pace`:
     the slowest acceptable stream. `patience_s`: the longest `Retry-After` that is waited for. `reason_s`: longest time
     for the body of an error, which only explains it. `reach`: the addresses that a registry may send the client to;
-    None: all but link-local ones.
+    None: all but link-local ones. `trace`: called with a line for each request.
     """
 
     plain_http: frozenset[str] = frozenset()
@@ -97,6 +106,7 @@ class TransportOptions:
     reason_s: float = 10.0
     reach: SsrfGuard | None = None
     registries: RegistryConfiguration = field(default_factory=RegistryConfiguration)
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +173,8 @@ class Transport:
         options, app = self._options, self._app
         own = None if trust is None else options.registries.certificates(trust.registry)
         home = trust is not None and trust.home
-        return SocketClient(
+        kind = SocketClient if options.trace is None else partial(TracedClient, trace=options.trace)
+        return kind(
             # an in-process application needs no TLS
             verify=tls_context(options.ca_file, own, home=home) if app is None else False,
             timeout=options.timeout_s,
@@ -277,7 +288,7 @@ class Transport:
             return response
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: an invalid host name
             reason = str(error) or type(error).__name__
-            if _is_untrusted(error):
+            if is_untrusted(error):
                 advice = self._options.registries.certificates(call.registry).advice()
                 lines = [f"{call.registry} was not asked for {call.what}: {reason}", *([advice] if advice else [])]
                 raise RemoteUntrusted("; ".join(lines)) from error
@@ -387,7 +398,7 @@ class Transport:
 
     def _may_ask_without_tls(self, registry: str, error: httpx2.ConnectError) -> bool:
         """Return whether to repeat a request without TLS, which was not sent: the registry has never spoken TLS."""
-        if registry in self._speaks_tls or _is_untrusted(error) or self._schemes.get(registry) != "https":
+        if registry in self._speaks_tls or is_untrusted(error) or self._schemes.get(registry) != "https":
             return False
         return self._options.registries.allows_plain_http(registry)
 
@@ -435,11 +446,6 @@ def host_of(address: str) -> str:
         return httpx2.URL(address).host
     except httpx2.InvalidURL:
         return ""
-
-
-def _is_untrusted(error: Exception) -> bool:
-    """Return whether a connection failed because the certificate of the other side is not trusted."""
-    return isinstance(error, httpx2.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _basic(credentials: Credentials | None) -> str | None:

@@ -14,6 +14,7 @@ from boltseal.commands.registry_images import registry_images
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import Engine, NoSuchImage, connected
 from boltseal.errors import MAX_PATH, Invalid, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.lockfile.parse import MAX_LOCK_BYTES, parse_lock
 from boltseal.oci.digest import Digest
 from boltseal.oci.platform import Platform
@@ -133,7 +134,7 @@ def _platforms(texts: Sequence[str]) -> tuple[Platform, ...]:
 
 def _of_compose(file: Path, left: list[LeftOut]) -> list[NamedImage]:
     if not file.is_file():
-        raise Invalid(f"{file}: there is no such Compose file")
+        raise FileMissing(file)
     opened = open_project(file.parent, [file])
     left += [LeftOut(problem.path, problem.message) for problem in opened.problems]
     found = []
@@ -202,7 +203,7 @@ def inferred_base(dockerfile: Path | None, base: str | None) -> BaseClaim | None
     if dockerfile is None:
         return None
     if not dockerfile.is_file():
-        raise DockerfileInvalid(f"{dockerfile}: there is no such Dockerfile; --dockerfile names the file itself")
+        raise FileMissing(dockerfile)
     image_ref = read(dockerfile.parent, Path(dockerfile.name), {}, None).base
     if image_ref is None:
         return claim_from_reference(None, ClaimSource.DOCKERFILE)

@@ -189,7 +189,9 @@ def _build(
     """Build and push. Raises: BuildFailed, Invalid: an image can't be named by digest."""
     inputs = plan.inputs
     labels = {
-        **labels_of(git_if_any(inputs.context), str(image.tag), created_us, plan.base),
+        **labels_of(
+            git_if_any(inputs.context, options.client.notice, has_version=True), str(image.tag), created_us, plan.base
+        ),
         IMAGE: str(image),
         INPUTS: plan.hash,
     }

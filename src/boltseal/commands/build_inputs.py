@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boltseal.build.dockerfile_bases import Dockerfile, DockerfileInvalid, read
+from boltseal.build.dockerfile_bases import Dockerfile, read
 from boltseal.build.dockerignore import IgnoreInvalid, parse_ignore
 from boltseal.build.input_hash import Inputs, input_hash
 from boltseal.client.registry_client import Resolved
@@ -15,6 +15,7 @@ from boltseal.client.transport import Transport
 from boltseal.commands.project_images import registry_filter
 from boltseal.commands.registry_access import RegistryOptions, ask, followed
 from boltseal.errors import BoltsealError, Invalid, Unavailable, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.lockfile.document import Lock, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
@@ -58,7 +59,7 @@ def read_dockerfile(inputs: BuildInputs) -> Dockerfile:
     """Read the Dockerfile of a build. Raises: DockerfileInvalid, Invalid."""
     path = inputs.dockerfile
     if not path.is_file():
-        raise DockerfileInvalid(f"{path}: there is no such Dockerfile; name it with --file")
+        raise FileMissing(path)
     return read(path.parent, Path(path.name), parse_build_args(inputs.build_args), inputs.target)
 
 
@@ -98,7 +99,9 @@ def _ask(
     allowed = registry_filter(options, allow)
 
     async def run(transport: Transport) -> Mapping[Reference, Resolved | BoltsealError]:
-        resolver = Resolver(transport, allowed, watch=lambda registry: followed(options, transport, registry))
+        resolver = Resolver(
+            transport, allowed, watch=lambda registry: followed(options, transport, registry), explain=True
+        )
         return await resolver.resolve(references)
 
     return ask(options, {reference.registry for reference in references}, run)

@@ -11,6 +11,7 @@ from boltseal.client.transport import Transport
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask_followed
 from boltseal.oci.digest import Digest
+from boltseal.oci.digest_prefix import DigestPrefix
 from boltseal.oci.reference import Reference, Tag
 
 
@@ -27,11 +28,11 @@ class TagStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """A tag to check. `digest`: of the image to publish; None: any image."""
+    """A tag to check. `digest`: of the image to publish, or a prefix of it; None: any image."""
 
     reference: Reference
     tag: Tag
-    digest: Digest | None
+    digest: DigestPrefix | None
 
     @classmethod
     def parse(cls, ref: str, digest: str | None) -> CheckRequest:
@@ -41,7 +42,8 @@ class CheckRequest:
             raise ReferenceUnsuitable(f"the reference has no tag; expected one, such as {reference.name}:1.4.2")
         if digest is not None and reference.digest is not None:
             raise ReferenceUnsuitable("the digest is given twice: in the reference and by --digest; give it once")
-        wanted = Digest.parse(digest) if digest is not None else reference.digest
+        text = digest if digest is not None or reference.digest is None else str(reference.digest)
+        wanted = None if text is None else DigestPrefix.parse(text)
         return cls(replace(reference, digest=None), reference.tag, wanted)
 
 
@@ -76,7 +78,7 @@ def check_tag(request: CheckRequest, options: RegistryOptions) -> CheckResult:
     """Ask a registry for a tag. Raises: LedgerBroken, RemoteUnavailable and other errors of the registry client."""
     reference = request.reference
     status, digest = ask_followed(options, [reference.registry], lambda transport: _status(transport, request))
-    if request.digest is not None and digest == str(request.digest):
+    if request.digest is not None and digest is not None and request.digest.fits(Digest.parse(digest)):
         status = TagStatus.SAME
     return CheckResult(reference, status, digest)
 

@@ -21,12 +21,14 @@ class ClientContext:
     """The user's files, the clock, and a receiver of notices.
 
     `now_us`: microseconds since 1970. `notice` is called with one line for a person, at once; it is not part of a result.
+    `trace`: called with one line for each request to a registry, None to trace none.
     """
 
     paths: ClientPaths
     state_folder: Path
     now_us: Callable[[], int]
     notice: Callable[[str], None]
+    trace: Callable[[str], None] | None = None
 
     @cached_property
     def settings(self) -> ClientSettings:

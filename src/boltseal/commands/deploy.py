@@ -34,7 +34,7 @@ from boltseal.deploy.releases import Release, ReleaseKind
 from boltseal.deploy.source_snapshot import changed_files, restore_files, with_lock
 from boltseal.deploy.up_to_date import current_release
 from boltseal.engines.api import Engine, connected
-from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable, quote
+from boltseal.errors import BoltsealError, Invalid, Precondition, Unavailable
 from boltseal.events import ReleaseDone, ReleaseFailed
 from boltseal.host.engine_images import EngineHost
 from boltseal.host.kept_images import KeptImages
@@ -42,11 +42,9 @@ from boltseal.host.pull import Puller
 from boltseal.lockfile.document import LOCK_NAME, Lock
 from boltseal.lockfile.parse import parse_lock
 from boltseal.oci.reference import Reference
-from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.project.lock_file import read_lock, write_lock
 from boltseal.project.resolve import not_allowed
 
-MAX_WAIT_US: Final = 86_400_000_000
 MAX_REPORTED: Final = 5
 """How many references the message lists when a lock could not be updated."""
 
@@ -90,17 +88,6 @@ def project_files(
         tuple(each.absolute() for each in env_files or ()),
     )  # fmt: skip
     return named_files(named, child_environment())
-
-
-def parse_wait(text: str) -> float:
-    """Parse a time such as `120s`; return seconds. Raises: Invalid."""
-    try:
-        wait_us = parse_duration(text)
-    except DurationInvalid as error:
-        raise Invalid(f"--wait is {error.message}") from error
-    if not 0 < wait_us <= MAX_WAIT_US:
-        raise Invalid(f"--wait is {quote(text)}; expected a time of at most a day, such as 120s or 5m")
-    return wait_us / 1_000_000
 
 
 def deployed_by(folder: Path, kind: ReleaseKind) -> DeployedBy:

@@ -25,7 +25,7 @@ def resolve_digest(reference: Reference, options: RegistryOptions) -> DigestResu
 
     async def resolve(transport: Transport) -> DigestResult:
         client = RegistryClient(transport, reference.registry)
-        resolved = await client.resolve(reference.repository, tag_or_digest(reference))
+        resolved = await client.resolve_explained(reference.repository, tag_or_digest(reference))
         return DigestResult(reference, resolved, transport.quotas.get(reference.registry))
 
     return ask_followed(options, [reference.registry], resolve)

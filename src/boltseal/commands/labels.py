@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from boltseal.build.labels import labels_of
 from boltseal.build.tag_template import describe_tag
 from boltseal.commands.build_inputs import BuildInputs, read_dockerfile, resolve_bases
 from boltseal.commands.registry_access import RegistryOptions
+from boltseal.commands.text import clean
+from boltseal.oci.annotations import REVISION, SOURCE, VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class LabelsRequest:
 def image_labels(request: LabelsRequest, options: RegistryOptions) -> dict[str, str]:
     """Return the labels of an image, by name. Raises: GitFailed, DockerfileInvalid, Invalid, Unavailable, LockInvalid."""
     inputs = request.inputs
-    git = git_if_any(inputs.context)
+    git = git_if_any(inputs.context, options.client.notice, has_version=request.version is not None)
     base = None
     if inputs.dockerfile.is_file() or inputs.file is not None:
         image_ref = read_dockerfile(inputs).base
@@ -35,12 +38,20 @@ def image_labels(request: LabelsRequest, options: RegistryOptions) -> dict[str, 
     return labels_of(git, described if request.version is None else request.version, request.created_us, base)
 
 
-def git_if_any(context: Path) -> GitState | None:
-    """Return the git state of a folder; None where it is in no repository. Raises: GitFailed."""
+def git_if_any(context: Path, notice: Callable[[str], None], *, has_version: bool) -> GitState | None:
+    """Return the git state of a folder; None where it is in no repository, with a notice about the labels that lack then.
+
+    `has_version`: the version does not come from git. Raises: GitFailed.
+    """
     try:
-        return git_state(context)
-    except NotGit:
+        found = git_state(context)
+    except NotGit as error:
+        absent = [REVISION, SOURCE, *([] if has_version else [VERSION])]
+        notice(clean(f"boltseal: left out: the labels {', '.join(absent)}: {error.message}"))
         return None
+    if not found.source:
+        notice(clean(f"boltseal: left out: the label {SOURCE}: the git remote `origin` has no public address"))
+    return found
 
 
 def image_time_us(epoch_s: int | None, now_us: int) -> int:

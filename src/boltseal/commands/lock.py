@@ -130,7 +130,7 @@ def resolve_lock(
 
     async def run(transport: Transport) -> LockUpdate:
         follow = ledger_follower(options, transport, old)
-        resolver = Resolver(transport, allowed, count_pulls=count_pulls, watch=follow, progress=progress)
+        resolver = Resolver(transport, allowed, count_pulls=count_pulls, watch=follow, progress=progress, explain=True)
         now_us = options.client.now_us()
         return await relock(opened.image_refs, old, resolver, update=update, now_us=now_us, outside=opened.outside)
 

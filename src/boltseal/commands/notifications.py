@@ -16,6 +16,7 @@ from boltseal.commands.text import clean, counted
 from boltseal.errors import BoltsealError
 from boltseal.events import Event
 from boltseal.notify.dispatch import Dispatcher, OutgoingEvent
+from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.notify.receivers import build_dispatcher
 
 WITHIN_S: Final = 20.0
@@ -35,7 +36,8 @@ class Notifications:
         if not settings:
             return cls(client, None)
         source = f"/boltseal/{clean(platform.node()).replace(' ', '-') or 'host'}"
-        return cls(client, build_dispatcher(settings, client.state_folder, source, client.now_us, quiet=True))
+        outbox = FileOutbox(client.state_folder / OUTBOX_NAME)
+        return cls(client, build_dispatcher(settings, outbox, source, client.now_us, quiet=True))
 
     def put(self, events: Iterable[OutgoingEvent]) -> None:
         """Write events to the outbox; they are on the disk when this returns. Raises: OutboxUnusable, Full."""

@@ -121,7 +121,9 @@ def _pins(opened: OpenedProject, allow: Sequence[str], options: RegistryOptions,
     allowed = registry_filter(options, allow)
 
     async def run(transport: Transport) -> list[Pin]:
-        resolver = Resolver(transport, allowed, watch=ledger_follower(options, transport), progress=progress)
+        resolver = Resolver(
+            transport, allowed, watch=ledger_follower(options, transport), progress=progress, explain=True
+        )
         return pins_by_tag(opened.image_refs, await resolver.resolve(wanted))
 
     return ask(options, {reference.registry for reference in wanted}, run)

@@ -13,6 +13,7 @@ from boltseal.client.ledger_trust import LedgerCheck
 from boltseal.client.transport import Transport
 from boltseal.commands.registry_access import RegistryOptions, followed
 from boltseal.errors import Invalid, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.ledger.note import KeyInvalid, VerifierKey
 from boltseal.lockfile.document import LOCK_NAME, Lock, LockInvalid
 from boltseal.oci.reference import Reference
@@ -102,7 +103,7 @@ def garbage_collection_paused() -> Iterator[None]:
 def _inside(root: Path, path: Path) -> str:
     """Return a path relative to the project, with `/`; "" for the project itself."""
     if not _exists(path):
-        raise Invalid(f"{quote(str(path))}: there is no such file or folder")
+        raise FileMissing(path)
     base = root.resolve()
     whole = path.resolve()
     if not whole.is_relative_to(base):

@@ -28,7 +28,7 @@ from boltseal.host.pull import PullRequest as WantedImage
 from boltseal.host.pulled_check import scrub_pulled_image
 from boltseal.lockfile.document import LOCK_NAME
 from boltseal.oci.reference import Reference
-from boltseal.policy.durations import DurationInvalid, parse_duration
+from boltseal.policy.durations import Duration
 from boltseal.project.lock_file import read_lock
 from boltseal.project.resolve import not_allowed
 
@@ -42,7 +42,7 @@ class PullImagesRequest:
     Attributes:
         project: where boltseal.lock is; default: the folder of the first Compose file.
         keep: keep the newest N images of each name; None: all.
-        keep_for: keep images that are younger, as `30d`; None: all.
+        keep_for: keep images that are younger; None: all.
         scrub: verify each pulled image on the disk before it is tagged.
         copy_to: copy a replaced image to this registry and prefix first.
         host: address of the engine; default: DOCKER_HOST.
@@ -53,7 +53,7 @@ class PullImagesRequest:
     compose: tuple[Path, ...] = ()
     project: Path | None = None
     keep: int | None = None
-    keep_for: str | None = None
+    keep_for: Duration | None = None
     scrub: bool = False
     copy_to: str | None = None
     host: str | None = None
@@ -70,11 +70,8 @@ class PullImagesRequest:
 
     @property
     def policy(self) -> KeepPolicy:
-        """Which replaced images to keep. Raises: Invalid: `keep_for` is not a time."""
-        try:
-            return KeepPolicy(self.keep, None if self.keep_for is None else parse_duration(self.keep_for))
-        except DurationInvalid as error:
-            raise Invalid(f"--keep-for is {error.message}") from error
+        """Which replaced images to keep."""
+        return KeepPolicy(self.keep, None if self.keep_for is None else self.keep_for.us)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,9 @@ class RegistryOptions:
     def transport(self, registries: Iterable[str]) -> Transport:
         """Return connections to these registries, with the logins and certificates of the user's and other tools' files."""
         plain = frozenset(registries) if self.plain_http else frozenset()
-        options = TransportOptions(plain_http=plain, ca_file=self.ca_file, registries=self.client.registries())
+        options = TransportOptions(
+            plain_http=plain, ca_file=self.ca_file, registries=self.client.registries(), trace=self.client.trace
+        )
         return Transport(self.client.credentials(anonymous=self.anonymous), options)
 
 

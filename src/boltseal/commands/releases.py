@@ -76,7 +76,7 @@ def _contents(folder: ReleaseFolder, number: int) -> ReleaseContents | None:
 def unfinished_notice(release: Release, client: ClientContext) -> str:
     """Return how to continue an unfinished release."""
     elsewhere = release.engine not in ("", client.engine_address().key)
-    arguments = f"--project {release.project}{f' --host {release.engine}' if elsewhere else ''}"
+    arguments = f"--project-name {release.project}{f' --host {release.engine}' if elsewhere else ''}"
     return (
         f"release {release.number} of {release.project} was left {release.step}: `boltseal deploy --resume {arguments}` "
         f"continues it, `boltseal rollback {arguments}` goes back"

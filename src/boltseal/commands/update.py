@@ -33,7 +33,6 @@ from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.lockfile.document import LOCK_NAME, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference, Tag
-from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.project.edit_journal import EditJournal
 from boltseal.project.edits import FileEdit, ScanRequest
 from boltseal.project.replace_files import replace_all
@@ -66,14 +65,6 @@ class UpdateReport:
     outcome: Outcome
     steps: tuple[UpdateStep, ...]
     release: DeployResult | None = None
-
-
-def parse_cooldown(text: str) -> int:
-    """Return `--cooldown` in microseconds. Raises: Invalid."""
-    try:
-        return parse_duration(text)
-    except DurationInvalid as error:
-        raise Invalid(f"--cooldown is {error.message}") from error
 
 
 def update_project(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from boltseal.client.tag_observations import ChainHead, TagObservations
 from boltseal.client.transport import Transport
@@ -15,12 +14,9 @@ from boltseal.commands.notifications import Notifications
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.progress import Progress, no_progress
 from boltseal.commands.project_images import registry_filter
-from boltseal.commands.registry_access import ReferenceUnsuitable, RegistryOptions, ask
+from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.commands.tag_watch import TagLook, WatchStatus, look_at
 from boltseal.commands.watched_tags import WatchedTags, watched_tags
-from boltseal.policy.durations import DurationInvalid, parse_duration
-
-MIN_INTERVAL_US: Final = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +44,6 @@ class WatchReport:
     counts: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     empty: bool = False
-
-
-def parse_interval(text: str | None, *, once: bool) -> int | None:
-    """Return `--every` in microseconds, None for a single look. Raises: DurationInvalid, ReferenceUnsuitable."""
-    if text is None:
-        return None
-    if once:
-        raise ReferenceUnsuitable("--once and --every exclude each other")
-    interval_us = parse_duration(text)
-    if interval_us < MIN_INTERVAL_US:
-        raise DurationInvalid(f"--every {text}: too often; expected at least 1m")
-    return interval_us
 
 
 def watch_once(

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from boltseal.deploy.compose_program import ProjectFiles
-from boltseal.errors import Invalid, quote
+from boltseal.errors import Invalid
+from boltseal.files.named_files import FileMissing
 from boltseal.project.image_references import COMPOSE_NAMES, COMPOSE_OVERRIDES
 from boltseal.project.references.dotenv import parse_dotenv
 from boltseal.project.source_files import MAX_FILE_BYTES, SourceFile, Unreadable
@@ -33,7 +34,7 @@ def named_files(project: ProjectFiles, environment: Mapping[str, str]) -> Projec
         if named.name == "-":
             raise NoProject("a project on standard input can't be recorded; name a file")
         if not file.is_file():
-            raise NoProject(f"{quote(str(named), 300)}: no such file; name a Compose file with -f")
+            raise FileMissing(named)
     if not absolute:
         raise NoProject(f"no {COMPOSE_NAMES[0]} in {project.directory} or above it; name a Compose file with -f")
     return replace(project, files=absolute, env_files=tuple(project.directory / each for each in project.env_files))

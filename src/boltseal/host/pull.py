@@ -271,7 +271,7 @@ class Puller:
         if wanted.name.tag is None:
             raise AssertionError(f"{wanted.name} has neither a tag nor a digest")
         client = RegistryClient(self.transport, wanted.name.registry)
-        return await client.resolve(wanted.name.repository, wanted.name.tag)
+        return await client.resolve_explained(wanted.name.repository, wanted.name.tag)
 
     def _matches(self, image: EngineImage, wanted: PullRequest, digest: Digest) -> bool:
         """Return whether an image has the digest and the platform, by the records of the engine and of boltseal."""

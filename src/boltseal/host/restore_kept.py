@@ -20,10 +20,10 @@ from boltseal.host.engine_images import EngineHost
 from boltseal.host.keeper import Keeper, KeptState, ListedImage
 from boltseal.host.kept_images import KeptImage, Proof
 from boltseal.host.pull import PulledImageMismatch, ScrubImage
-from boltseal.oci.digest import Digest
+from boltseal.oci.digest import Digest, DigestInvalid
+from boltseal.oci.digest_prefix import MIN_HEX, DigestPrefix
 from boltseal.oci.reference import Reference
 
-MIN_HEX: Final = 6
 _NUMBER: Final = re.compile(r"[0-9]{1,5}")
 
 
@@ -64,7 +64,7 @@ async def restore(host: EngineHost, name: Reference, to: str = "", scrub: ScrubI
 
     Raises: KeptImageNotFound, KeptImageGone, KeptImageMismatch, AmbiguousKeptImage; what `scrub` raises.
     """
-    prefix = "" if _NUMBER.fullmatch(to) or not to else _digest_prefix(to)
+    prefix = None if _NUMBER.fullmatch(to) or not to else _digest_prefix(to)
     keeper = Keeper(host)
     chosen = _select(await keeper.list_kept(name), name, to, prefix)  # 1
     image = await _find(host, chosen)  # 2
@@ -85,36 +85,37 @@ async def restore(host: EngineHost, name: Reference, to: str = "", scrub: ScrubI
     return RestoredImage(name, image.id, chosen.kept.digest, proof, changed=True, kept=kept)
 
 
-def _select(listed: list[ListedImage], name: Reference, to: str, prefix: str) -> ListedImage:
-    """Do step 1. `prefix`: the prefix of a digest, "" if `to` is a number or empty."""
+def _select(listed: list[ListedImage], name: Reference, to: str, prefix: DigestPrefix | None) -> ListedImage:
+    """Do step 1. `prefix`: of a digest, None if `to` is a number or empty."""
     if not listed:
         raise KeptImageNotFound(
             f"no image of {name.familiar()} is kept on this engine; list kept images with `boltseal keep ls`"
         )
     if not to:
         fits = [each for each in listed if not each.current][:1]
-    elif not prefix:
+    elif prefix is None:
         fits = [each for each in listed if each.number == int(to)]
     else:
-        fits = [each for each in listed if any(str(digest).startswith(prefix) for digest in _digests(each.kept))]
+        fits = [each for each in listed if any(map(prefix.fits, _digests(each.kept)))]
     if not fits:
         raise KeptImageNotFound(
             f"{name.familiar()}: {quote(to) if to else 'no other image'} is not kept; list kept images with `boltseal keep ls`"
         )
     if len({each.kept.image for each in fits}) > 1:
+        named = ", ".join(dict.fromkeys(str(each.kept.digest or each.kept.image) for each in fits))
         raise AmbiguousKeptImage(
-            f"{quote(to)} fits {len(fits)} kept images of {name.familiar()}; write more of the digest"
+            f"{quote(to)} fits {len(fits)} kept images of {name.familiar()}; write more digits of one of {named}"
         )
     return fits[0]
 
 
-def _digest_prefix(text: str) -> str:
-    prefix = text if text.startswith("sha") else f"sha256:{text}"
-    if re.fullmatch(rf"sha(256|512):[0-9a-f]{{{MIN_HEX},128}}", prefix) is None:
+def _digest_prefix(text: str) -> DigestPrefix:
+    try:
+        return DigestPrefix.parse(text)
+    except DigestInvalid as error:
         raise AmbiguousKeptImage(
             f"invalid selection {quote(text)} (expected a number or at least {MIN_HEX} hex digits)"
-        )
-    return prefix
+        ) from error
 
 
 def _digests(kept: KeptImage) -> list[Digest]:

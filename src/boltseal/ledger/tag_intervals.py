@@ -95,16 +95,13 @@ def behind(steps: Sequence[TagStep], digests: Collection[str]) -> Behind | None:
     return Behind(moves, later[0].time_us) if later else Behind(0)
 
 
-def in_words(tags: Sequence[TagInterval], now_us: int) -> str:
-    """Format intervals for people: ``1.4.2; was `latest` until yesterday 14:02``. Times are UTC; "" for no tags."""
+def in_words(tags: Sequence[TagInterval]) -> str:
+    """Format intervals for people: ``1.4.2; was `latest` until 2026-11-23T14:02:00Z``; "" for no tags."""
     now = [one.tag for one in tags if one.until_us is None]
-    then = [f"was `{one.tag}` until {moment(one.until_us, now_us)}" for one in tags if one.until_us is not None]
+    then = [f"was `{one.tag}` until {moment(one.until_us)}" for one in tags if one.until_us is not None]
     return "; ".join(([", ".join(now)] if now else []) + then)
 
 
-def moment(time_us: int, now_us: int) -> str:
-    """Format a time for people, in UTC: `today 09:30`, `yesterday 14:02`, `2026-11-20 14:02`."""
-    then, now = (_EPOCH + timedelta(microseconds=each) for each in (time_us, now_us))
-    days = (now.date() - then.date()).days
-    day = {0: "today", 1: "yesterday"}.get(days) or f"{then:%Y-%m-%d}"
-    return f"{day} {then:%H:%M}"
+def moment(time_us: int) -> str:
+    """Format a time in UTC, in whole seconds: `2026-11-20T14:02:00Z`."""
+    return f"{_EPOCH + timedelta(microseconds=time_us):%Y-%m-%dT%H:%M:%S}Z"

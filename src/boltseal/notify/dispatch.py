@@ -1,11 +1,11 @@
-"""Deliver events: each is written to an outbox on disk, and sent to every receiver until the receiver accepts it.
+"""Deliver events: each is written to an outbox, and sent to every receiver until the receiver accepts it.
 
 `Dispatcher.notify` never waits. A process moves its events from memory to the outbox within a moment. One process at a
 time of a store delivers from there, each receiver in a task of its own, so that a dead one does not delay others. A
 delivery is tried a few times at once, then again after 30 seconds, a minute, and so on up to an hour, for a week.
 Entries of a log (`Feed`) become events by a cursor, and so survive a crash.
 
-The number of waiting events is bounded everywhere: in memory, in the file, on the wire.
+The number of waiting events is bounded everywhere: in memory, in the outbox, on the wire.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 import stamina
@@ -126,7 +125,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        outbox: Path,
+        outbox: Outbox,
         receivers: Iterable[Receiver],
         source: str,
         clock_us: Callable[[], int],
@@ -135,7 +134,7 @@ class Dispatcher:
         quiet: bool = False,
     ) -> None:
         """Create a dispatcher. `quiet`: log nothing; the caller reports `troubles`."""
-        self._outbox = Outbox(outbox)
+        self._outbox = outbox
         self._receivers = {each.name: each for each in receivers}
         self._source = source
         self._clock_us = clock_us
@@ -163,7 +162,7 @@ class Dispatcher:
         self._work.set()
 
     def put(self, events: Iterable[OutgoingEvent]) -> None:
-        """Write events to the outbox; durable when it returns. Raises: OutboxUnusable, Full."""
+        """Write events to the outbox; durable when it returns. Raises: Unavailable, Full."""
         self._put(events, None)
 
     def begin(self) -> None:
@@ -199,7 +198,7 @@ class Dispatcher:
     async def deliver_now(self, within_s: float) -> dict[str, int]:
         """Deliver what is due, for at most `within_s`. Return the number of waiting events by receiver.
 
-        Raises: OutboxUnusable, Full.
+        Raises: Unavailable, Full.
         """
         try:
             if self._outbox.claim():

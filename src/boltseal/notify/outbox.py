@@ -1,41 +1,25 @@
-"""The outbox: undelivered events in a file, so that a crash loses none.
-
-    due      receiver, id; at (of the event); minor; body (its document); tries; next_us (not retried before)
-    cursor   name; at: up to where a log was read for events, so that each entry becomes one event
+"""What waits for its receivers: the protocol `Outbox` and its values.
 
 An event is durable when `put` returns, and is deleted when its receiver has accepted it. So each receiver gets each
 event at least once; twice, with the same ID, if the process died in between. Any number of processes put events; one at
-a time delivers (`claim`).
+a time delivers (`claim`). A cursor records up to where a log was read for events, so that each entry becomes one event.
 
 Bounded: at most `MAX_WAITING` events per receiver, none older than `MAX_AGE_US`. Minor events are dropped first, then
 the oldest; the caller gets the number. So an attacker who causes a thousand refusals does not displace an alarm.
+
+`tests/contracts/test_outbox.py` checks these promises on every implementation: the file of a client's commands
+(`notify.outbox_file`) and the tables of a server (`server.notifications.database_outbox`).
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final, NamedTuple
-from urllib.parse import quote as quote_path
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
 
-from boltseal.errors import Full, Unavailable
+from boltseal.errors import Unavailable
 
-VERSION: Final = 1
 MAX_WAITING: Final = 10_000
 MAX_AGE_US: Final = 7 * 24 * 3_600_000_000
-WAIT_S: Final = 10.0
-_SCHEMA: Final = """
-CREATE TABLE due (
-  receiver TEXT NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, minor INTEGER NOT NULL, body BLOB NOT NULL,
-  tries INTEGER NOT NULL, next_us INTEGER NOT NULL, PRIMARY KEY (receiver, id)
-) STRICT;
-CREATE INDEX due_at ON due (receiver, at);
-CREATE TABLE cursor (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT;
-"""
 
 
 class OutboxUnusable(Unavailable):
@@ -63,167 +47,51 @@ class Posting(NamedTuple):
     minor: bool = False
 
 
-class Outbox:
-    """One outbox file, for use in one thread. The first write creates it; close it with `close`."""
+class Outbox(Protocol):
+    """The waiting events of one store or one user. Used in one thread at a time; blocks, so not for an event loop.
 
-    def __init__(self, path: Path, max_waiting: int = MAX_WAITING) -> None:
-        self.path = path
-        self._max_waiting = max_waiting
-        self._database: sqlite3.Connection | None = None
-        self._claim: int | None = None
+    Every method but `close` may raise Unavailable, and those that write also Full.
+    """
 
     def put(self, postings: Iterable[Posting], cursor: tuple[str, int] | None = None) -> int:
-        """Write events, and the cursor of the log they are from. Return how many older events were dropped.
+        """Write events, and the cursor of the log they are from, at once. Return how many older events were dropped.
 
         An event that is already there, or is put twice, is stored once.
-
-        Raises: OutboxUnusable, Full.
         """
-        with self._transaction() as database:
-            dropped = 0
-            touched: set[str] = set()
-            for posting in postings:
-                for receiver in posting.receivers:
-                    row = (receiver, posting.id, posting.at_us, int(posting.minor), posting.body)
-                    database.execute("INSERT OR IGNORE INTO due VALUES (?, ?, ?, ?, ?, 0, 0)", row)
-                    touched.add(receiver)
-            for receiver in touched:
-                over = "SELECT id FROM due WHERE receiver = ?1 ORDER BY minor, at DESC, rowid DESC LIMIT -1 OFFSET ?2"
-                gone = f"DELETE FROM due WHERE receiver = ?1 AND id IN ({over})"  # noqa: S608 - made of constants
-                dropped += database.execute(gone, (receiver, self._max_waiting)).rowcount
-            if cursor is not None:
-                database.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?)", cursor)
-        return dropped
+        ...
 
     def due(self, receiver: str, now_us: int, limit: int = 100) -> list[DueEvent]:
-        """Return the events that are due for a receiver, the oldest first. Raises: OutboxUnusable."""
-        query = (
-            "SELECT id, body, tries FROM due WHERE receiver = ? AND next_us <= ? ORDER BY at, rowid LIMIT ?",
-            (receiver, now_us, limit),
-        )
-        with self._sqlite_errors():
-            database = self._opened(create=False)
-            return [] if database is None else [DueEvent(*row) for row in database.execute(*query)]
+        """Return the events that are due for a receiver, the oldest first."""
+        ...
 
     def delivered(self, receiver: str, id_: str) -> None:
-        """Delete an event that the receiver accepted. Raises: OutboxUnusable, Full."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM due WHERE receiver = ? AND id = ?", (receiver, id_))
+        """Delete an event that the receiver accepted."""
+        ...
 
     def postpone(self, receiver: str, id_: str, next_us: int) -> None:
-        """Retry an event that the receiver did not accept, not before `next_us`. Raises: OutboxUnusable, Full."""
-        with self._transaction() as database:
-            database.execute(
-                "UPDATE due SET tries = tries + 1, next_us = ? WHERE receiver = ? AND id = ?", (next_us, receiver, id_)
-            )
+        """Retry an event that the receiver did not accept, not before `next_us`."""
+        ...
 
     def expire(self, now_us: int, receivers: Iterable[str]) -> int:
-        """Delete events that are too old or are for none of these receivers; return how many. Raises: OutboxUnusable,
-        Full.
-        """
-        known = tuple(receivers)
-        marks = ", ".join("?" * len(known))
-        with self._transaction() as database:
-            old = database.execute("DELETE FROM due WHERE at < ?", (now_us - MAX_AGE_US,)).rowcount
-            lost = database.execute(f"DELETE FROM due WHERE receiver NOT IN ({marks})", known).rowcount  # noqa: S608
-        return old + lost
+        """Delete events that are too old or are for none of these receivers; return how many."""
+        ...
 
     def waiting(self) -> dict[str, int]:
-        """Return the number of waiting events by receiver. Raises: OutboxUnusable."""
-        with self._sqlite_errors():
-            database = self._opened(create=False)
-            rows = () if database is None else database.execute("SELECT receiver, count(*) FROM due GROUP BY receiver")
-            return dict(rows)
+        """Return the number of waiting events by receiver."""
+        ...
 
     def cursor(self, name: str) -> int | None:
-        """Return up to where a log was read, or None. Raises: OutboxUnusable."""
-        with self._sqlite_errors():
-            database = self._opened(create=False)
-            if database is None:
-                return None
-            row = database.execute("SELECT at FROM cursor WHERE name = ?", (name,)).fetchone()
-            return None if row is None else int(row[0])
+        """Return up to where a log was read, or None."""
+        ...
 
     def begin(self, name: str, at: int) -> None:
-        """Start reading a log at this entry, unless it has a cursor. Raises: OutboxUnusable, Full."""
-        with self._transaction() as database:
-            database.execute("INSERT OR IGNORE INTO cursor VALUES (?, ?)", (name, at))
+        """Start reading a log at this entry, unless it has a cursor."""
+        ...
 
     def claim(self) -> bool:
-        """Return whether this process may deliver: one process at a time, until it closes. Raises: OutboxUnusable."""
-        if self._claim is not None:
-            return True
-        try:
-            fd = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise OutboxUnusable(f"{self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return False
-        self._claim = fd
-        return True
+        """Return whether this process may deliver: one process at a time, until it closes."""
+        ...
 
     def close(self) -> None:
-        """Close the file and release the claim. Idempotent."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-        if self._claim is not None:
-            os.close(self._claim)
-            self._claim = None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._sqlite_errors():
-            database = self._opened(create=True)
-            if database is None:
-                raise AssertionError("_opened(create=True) returns a database or raises")
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            kind = Full if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL else OutboxUnusable
-            raise kind(f"{self.path}: {error}") from error
-
-    def _opened(self, *, create: bool) -> sqlite3.Connection | None:
-        if self._database is not None:
-            return self._database
-        try:
-            flags = os.O_RDWR | os.O_CREAT if create else os.O_RDWR
-            os.close(os.open(self.path, flags | os.O_CLOEXEC, 0o600))  # SQLite would create it readable for others
-        except FileNotFoundError:
-            if not create:
-                return None
-            raise OutboxUnusable(f"{self.path} can't be created: its folder does not exist") from None
-        except OSError as error:
-            raise OutboxUnusable(f"{self.path} can't be opened: {error.strerror}") from error
-        uri = f"file:{quote_path(str(self.path.absolute()))}?mode=rw"
-        database = sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None)
-        try:
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute("BEGIN IMMEDIATE")
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.strip().removesuffix(";").split(";"):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise OutboxUnusable(f"{self.path} has version {version} (expected {VERSION})")
-            database.execute("COMMIT")
-        except BaseException:
-            database.close()
-            raise
-        self._database = database
-        return database
+        """Release the claim and what the object holds. Idempotent; the object can be used again."""
+        ...

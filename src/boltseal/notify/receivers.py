@@ -21,7 +21,6 @@ from boltseal.notify.outbox import Outbox
 from boltseal.notify.webhook import Webhook
 from boltseal.policy.notifications import NotifySettings
 
-OUTBOX_NAME: Final = "outbox.db"
 MAX_SECRET_BYTES: Final = 16 * 1024
 
 
@@ -32,26 +31,16 @@ def build_receivers(terms: Sequence[NotifySettings]) -> list[Receiver]:
 
 def build_dispatcher(
     terms: Sequence[NotifySettings],
-    folder: Path,
+    outbox: Outbox,
     source: str,
     clock_us: Callable[[], int],
     feeds: Sequence[Feed] = (),
     *,
     quiet: bool = False,
 ) -> Dispatcher | None:
-    """Build the receivers and the dispatcher with its outbox in `folder`; None without receivers. Raises: Invalid."""
+    """Build the receivers and the dispatcher; None without receivers. Raises: Invalid."""
     receivers = build_receivers(terms)
-    return Dispatcher(folder / OUTBOX_NAME, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
-
-
-def waiting_events(terms: Sequence[NotifySettings], folder: Path) -> dict[str, int]:
-    """Return the number of undelivered events of each receiver. Raises: OutboxUnusable."""
-    outbox = Outbox(folder / OUTBOX_NAME)
-    try:
-        waiting = outbox.waiting()
-    finally:
-        outbox.close()
-    return {each.name: waiting.get(each.name, 0) for each in terms}
+    return Dispatcher(outbox, receivers, source, clock_us, feeds, quiet=quiet) if receivers else None
 
 
 class Notifier:

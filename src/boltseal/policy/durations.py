@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from boltseal.errors import Invalid, quote
@@ -16,6 +17,26 @@ _is_duration = re.compile(r"(0|[1-9][0-9]{0,9})([smhd])", re.ASCII).fullmatch
 
 class DurationInvalid(Invalid):
     """A text that is not a duration. The message has no position; the caller adds it."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Duration:
+    """A duration. `us`: in microseconds."""
+
+    us: int
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """Parse a whole number and one unit, such as `90s`. Raises: DurationInvalid."""
+        return cls(parse_duration(text))
+
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.us / UNITS_US["s"]
+
+    def __str__(self) -> str:
+        return format_duration(self.us)
 
 
 def parse_duration(text: str) -> int:

@@ -87,6 +87,22 @@ def put_tombstone(tag: Tag, repository: Repository, binding: SealedBinding, push
     )
 
 
+def restore_sealed(tag: Tag, repository: Repository, binding: SealedBinding, target: Digest) -> str:
+    """Refuse to restore a sealed tag, or a tombstone, to another digest."""
+    return (
+        f"tag {tag} of {repository} is sealed at {binding.digest.short} since {_day(binding.since_us)} by "
+        f"{_person(binding.by)}, and never resolves to another digest: it can't be restored to {target.short}"
+    )
+
+
+def restore_not_extended(tag: Tag, repository: Repository, standing: Digest, target: Digest) -> str:
+    """Refuse to restore an append-only tag to a manifest that lacks something of the present one."""
+    return (
+        f"tag {_shortened(tag)} of {repository} is append-only, and {target.short} lacks layers or entries of the manifest "
+        f"that the tag resolves to ({standing.short}): it can't be restored"
+    )
+
+
 def not_extended(tag: Tag, repository: Repository, standing: Digest, pushed: Digest) -> str:
     """Refuse a push to an append-only tag that lacks something of the present manifest."""
     return (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from boltseal.errors import Invalid, quote
+from boltseal.files.named_files import FileMissing
 from boltseal.project.image_references import COMPOSE_NAMES
 from boltseal.project.references.dotenv import Variables, parse_dotenv
 from boltseal.project.references.interpolation import Dialect, InterpolationFailed, fill
@@ -43,7 +44,7 @@ def compose_project(file: Path) -> ComposeProject:
     path = _in_folder(file) if file.is_dir() else file
     source = _read(path)
     if source is None:
-        raise ComposeProjectInvalid(f"{path}: no such file; --compose names a Compose file")
+        raise FileMissing(path)
     dotenv = _read(path.parent / ".env")
     try:
         values = Variables(() if dotenv is None else (parse_dotenv(dotenv),))

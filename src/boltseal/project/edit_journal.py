@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from hashlib import sha256
@@ -32,6 +33,12 @@ from boltseal.project.replace_files import replace_all
 from boltseal.project.source_files import SourceFile
 
 _SECRET: Final = 0o600  # the files may hold passwords
+MAX_FOLDERS: Final = 100_000
+"""How many folders of a project are compared with the name of an unreadable journal before it counts as the project's."""
+
+_NOT_EDITED: Final = "nothing was edited"
+_EDITED: Final = "the project's files are edited already; they are restored if they can be"
+_STAYS: Final = "the edits stay, and the journal too: remove it, or the next update undoes them"
 
 
 class JournalUnusable(Unavailable):
@@ -86,20 +93,24 @@ class EditJournal:
 
     def __init__(self, state: Path, root: Path, disk: Disk = Disk()) -> None:  # noqa: B008 - it has no state
         self.root = root.resolve()
-        name = sha256(os.fsencode(self.root)).hexdigest()[:32]
-        self._path = state / "edits" / f"{name}.json"
+        self._path = state / "edits" / f"{_name_of(self.root)}.json"
         self._disk = disk
 
     @classmethod
     def of_project(cls, state: Path, root: Path) -> tuple[EditJournal, ...]:
         """Return the journals of a folder, of folders in it, and of those above it, without taking their locks.
 
-        Raises: JournalUnusable.
+        Raises: JournalUnusable: one of them can't be read. An unreadable journal of another project is skipped.
         """
         whole = root.resolve()
         found = []
         for path in sorted((state / "edits").glob("*.json")):
-            record = _read(path)
+            try:
+                record = _read(path)
+            except JournalUnusable:
+                if _may_belong_to(path.stem, whole):
+                    raise
+                continue
             at = None if record is None else Path(record.root)
             if at is not None and (at == whole or at in whole.parents or whole in at.parents):
                 found.append(cls(state, at))
@@ -108,7 +119,7 @@ class EditJournal:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Be the only process that edits this project. Raises: EditsRunning, JournalUnusable."""
-        with self._errors():
+        with self._errors(_NOT_EDITED):
             for folder in (self._path.parent.parent, self._path.parent):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(
@@ -143,7 +154,7 @@ class EditJournal:
             engine=engine,
             release=release,
         )
-        self._write(record)
+        self._write(record, _NOT_EDITED)
 
     @contextlib.contextmanager
     def locking(self) -> Iterator[None]:
@@ -151,14 +162,14 @@ class EditJournal:
         record = self.read()
         if record is None:
             raise AssertionError("begin comes first")
-        self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKING))
+        self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKING), _EDITED)
         yield
         after = _bytes(self.root / LOCK_NAME) or b""
-        self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKED, lock_after=after))
+        self._write(msgspec.structs.replace(record, stage=JournalStage.LOCKED, lock_after=after), _EDITED)
 
     def end(self) -> None:
         """Forget the edits: they stay. Raises: JournalUnusable."""
-        with self._errors():
+        with self._errors(_STAYS):
             self._path.unlink(missing_ok=True)
             self._disk.sync_folder(os.fspath(self._path.parent))
 
@@ -189,16 +200,32 @@ class EditJournal:
         inside = whole.is_relative_to(self.root) and whole.resolve() == whole
         return _bytes(whole) if inside else None
 
-    def _write(self, record: JournalRecord) -> None:
-        with self._errors():
+    def _write(self, record: JournalRecord, consequence: str) -> None:
+        with self._errors(consequence):
             write_file(self._disk, self._path, msgspec.json.encode(record), _SECRET)
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, consequence: str) -> Iterator[None]:
+        """Turn errors of the host into JournalUnusable. `consequence`: what that means for the project's files."""
         try:
             yield
         except OSError as error:
-            raise JournalUnusable(f"{self._path} can't be written: {error.strerror}; nothing was edited") from error
+            raise JournalUnusable(f"{self._path} can't be written: {error.strerror}; {consequence}") from error
+
+
+def _name_of(root: Path) -> str:
+    return sha256(os.fsencode(root)).hexdigest()[:32]
+
+
+def _may_belong_to(name: str, root: Path) -> bool:
+    """Return whether a journal of this name is of a folder, of one above it, or of one in it; true if that is not known."""
+    named = re.fullmatch(r"[0-9a-f]{32}", name)
+    if named is None or any(_name_of(folder) == name for folder in (root, *root.parents)):
+        return True
+    for count, (folder, _, _) in enumerate(os.walk(root)):
+        if _name_of(Path(folder)) == name or count >= MAX_FOLDERS:
+            return True
+    return False
 
 
 def _read(path: Path) -> JournalRecord | None:

@@ -39,6 +39,8 @@ from boltseal.oci.reference import HUB, Reference, Repository
 COUNTS_PULLS: Final = frozenset({HUB})
 AT_ONCE: Final = 8
 MAX_CHILDREN: Final = 200
+MAX_EXPLAINED: Final = 10
+"""Of how many missing references a registry is asked for the reason."""
 LEDGER_TRIES: Final = 3
 LEDGER_PAUSE_S: Final = 0.1
 MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
@@ -61,7 +63,7 @@ class Resolver:
     """Resolves references at registries. `allowed`: whether a registry may be contacted.
 
     `watch`: checks a registry's ledger before its tags are trusted; LedgerBroken is raised to the caller. `progress`:
-    called with a step's name, the number done, and the total.
+    called with a step's name, the number done, and the total. `explain`: ask registries why a reference is missing.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class Resolver:
         count_pulls: bool = False,
         watch: Callable[[str], Awaitable[LedgerCheck]] | None = None,
         progress: Callable[[str, int, int], None] = lambda _step, _done, _total: None,
+        explain: bool = False,
     ) -> None:
         self._transport = transport
         self._allowed = allowed
         self._count_pulls = count_pulls
         self._watch = watch
         self._progress = progress
+        self._explain = explain
         self._watched: dict[str, LedgerCheck | BoltsealError] = {}
         self._reads = asyncio.Semaphore(AT_ONCE)
 
@@ -108,6 +112,18 @@ class Resolver:
                 resolutions[answer.reference] = resolution
                 done += 1
                 self._progress("resolving tags", done, len(asked))
+        return await self._explained(resolutions) if self._explain else resolutions
+
+    async def _explained(
+        self, resolutions: dict[Reference, Resolved | BoltsealError]
+    ) -> dict[Reference, Resolved | BoltsealError]:
+        """Return the resolutions, with the registries' reasons for the first missing ones."""
+        missing = {each: error for each, error in resolutions.items() if isinstance(error, RemoteNotFound)}
+        for reference, error in list(missing.items())[:MAX_EXPLAINED]:
+            named = reference.digest or reference.tag
+            if named is not None:
+                client = RegistryClient(self._transport, reference.registry)
+                resolutions[reference] = await client.explain_missing(reference.repository, named, error)
         return resolutions
 
     async def _ledger_error(self, registry: str) -> BoltsealError | None:

@@ -24,7 +24,7 @@ from boltseal.client.witness import WitnessClient
 from boltseal.errors import BoltsealError
 from boltseal.events import Event, TagHeld, TagMoved, TagRefused
 from boltseal.ledger.note import VerifierKey
-from boltseal.notify.receivers import Notifier, build_dispatcher, waiting_events
+from boltseal.notify.receivers import Notifier, build_dispatcher
 from boltseal.oci.reference import Reference
 from boltseal.server.api.access_log import RequestLog, Write
 from boltseal.server.api.admin import PREFIX as ADMIN_PREFIX
@@ -39,14 +39,17 @@ from boltseal.server.api.request import BodyLimits
 from boltseal.server.api.settings import ApiSettings
 from boltseal.server.api.token import TOKEN_PATH, TokenService
 from boltseal.server.auth.access import Access
+from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
+from boltseal.server.auth.user_directory import UserDirectory
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.retention import retain
 from boltseal.server.mirror.upstream_limits import EventHandler, upstream_gauges
 from boltseal.server.mirror.upstreams import Upstreams
 from boltseal.server.mirror_factory import UPSTREAM_TIMEOUT_S, build_mirror, build_upstreams
+from boltseal.server.notifications.database_outbox import DatabaseOutbox, expire_events, waiting_events
 from boltseal.server.notifications.ledger_feed import LedgerFeed, ObservationFeed
 from boltseal.server.rebuilds import RebuildScheduler
 from boltseal.server.registry import Registry, build_registry
@@ -61,10 +64,11 @@ from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.coordination.interprocess_lock import FileInterprocessLock
 from boltseal.server.storage.coordination.protocol import Leases
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.garbage_collection import collect_released, collect_uploads
+from boltseal.server.storage.garbage_collection import collect_released, collect_uploads, finish_purges
 from boltseal.server.storage.key_file import KeyFile
 from boltseal.server.storage.metadata.protocol import OBSERVATIONS
 from boltseal.server.storage.metrics import Gauge, RunFolder
+from boltseal.server.storage.user_key import UserKey
 from boltseal.server.storage.users import UserFile
 from boltseal.server.storage.worker_threads import finish_in_thread
 from boltseal.server.store_factory import Clock, OpenStore, begin, begin_ledger, bounds, check_ledger, now_us
@@ -130,7 +134,11 @@ class Application(Starlette):
         self._store = store = begin(self._settings, self._clock)
         self._store_gauges = StoreGauges(self._settings.server.data, store.database)
         self._observer.write_queue = lambda: store.database.write_queue
-        self._logins = Logins(UserFile(self._settings.htpasswd), count=self._observer.totals.count)
+        self._logins = Logins(
+            UserDirectory(UserFile(self._settings.htpasswd), (store.database, UserKey(self._settings.keys))),
+            FailedLogins(store.database, self._clock),
+            count=self._observer.totals.count,
+        )
         self._upstreams = build_upstreams(self._settings.upstreams, timeout_s=self._upstream_timeout_s)
         self._locks = FileInterprocessLock(self._settings.server.data)
         self._mirror, self._push_proxy = build_mirror(
@@ -199,7 +207,7 @@ class Application(Starlette):
         name = registry_name(settings)
         dispatcher = build_dispatcher(
             settings.receivers,
-            settings.server.data,
+            DatabaseOutbox(store.database, FileLeases(settings.server.data)),
             settings.server.public_url or f"http://{name}",
             self._clock,
             (LedgerFeed(store.database, name), ObservationFeed(store.database)),
@@ -238,9 +246,8 @@ class Application(Starlette):
             await self._witnesses.at_start()
             check_ledger(store)
 
-    def _serve(self, registry: Registry, settings: Settings, logins: Logins | None) -> None:
+    def _serve(self, registry: Registry, settings: Settings, logins: Logins) -> None:
         registry.refusals.on_refusal = self._notify_refusal
-        logins = logins or Logins(UserFile(settings.htpasswd))
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
         access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
         auth = RequestAuth(access, _realm(settings), _open_to(settings))
@@ -279,7 +286,7 @@ class Application(Starlette):
                 gauges += upstream_gauges(self._settings.upstreams, self._store.registry.upstreams.every_and_wait())
         with contextlib.suppress(BoltsealError):
             if self._settings.receivers:
-                waiting = waiting_events(self._settings.receivers, self._settings.server.data)
+                waiting = waiting_events(self._store.database, (each.name for each in self._settings.receivers))
                 gauges.append(Gauge("boltseal_outbox_events", "Notifications not delivered yet", waiting, "receiver"))
         return gauges
 
@@ -294,7 +301,7 @@ class Application(Starlette):
 
     async def _reload_settings(self, reload: Callable[[], Settings]) -> None:
         """Apply what a running server can of a changed configuration; an invalid one changes nothing."""
-        if self._store is None:
+        if self._store is None or self._logins is None:
             return
         try:
             newer = reload()
@@ -417,12 +424,17 @@ def _tidy_up(store: OpenStore, leases: Leases, settings: Settings, now_us: int) 
 
 
 def _delete_unneeded(store: OpenStore, settings: Settings, now_us: int) -> dict[str, int]:
-    """Return how many abandoned uploads, expired mirrored images and unreferenced blobs were deleted."""
-    uploads = sum(1 for _ in collect_uploads(store.blobs, now_us))
-    if store.database.frozen is not None or not settings.upstreams:
+    """Return how many abandoned uploads, purged blobs, expired mirrored images and unreferenced blobs were deleted."""
+    expire_events(store.database, now_us)
+    uploads = sum(1 for _ in collect_uploads(store.database, store.blobs, now_us))
+    if store.database.frozen is not None:
         return {"uploads": uploads}
+    purged = sum(1 for _ in finish_purges(store.database, store.blobs))
+    if not settings.upstreams:
+        return {"uploads": uploads, "purged": purged}
     mirrored = sum(1 for _ in retain(store.database, settings.upstreams, now_us, dry_run=False))
-    return {"uploads": uploads, "mirrored": mirrored, "blobs": collect_released(store.database, store.blobs, now_us)}
+    blobs = collect_released(store.database, store.blobs, now_us)
+    return {"uploads": uploads, "purged": purged, "mirrored": mirrored, "blobs": blobs}
 
 
 def _log_event(event: Event) -> None:

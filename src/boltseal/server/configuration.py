@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
-from boltseal.config import ConfigInvalid, environment
+from boltseal.config import SERVER_CONFIG_FILE, ConfigInvalid, environment
 from boltseal.errors import quote
 from boltseal.policy.grants import GrantInvalid
 from boltseal.policy.notifications import NotifyInvalid
@@ -33,7 +33,7 @@ from boltseal.policy.rules import RuleInvalid
 from boltseal.policy.upstreams import UpstreamInvalid
 from boltseal.server.settings import ENV_PREFIX, ENV_SEPARATOR, ServerSettings, Settings
 
-DEFAULT_FILE: Final = Path("/etc/boltseal/boltseal.toml")
+DEFAULT_FILE: Final = SERVER_CONFIG_FILE
 
 _NOT_SETTINGS: Final = frozenset({"BOLTSEAL_CONFIG", "BOLTSEAL_DEBUG", "BOLTSEAL_STATE"})
 # Kubernetes sets these in the containers of a namespace that has a service called "boltseal".

@@ -51,6 +51,7 @@ from boltseal.server.auth.access import Access
 from boltseal.server.auth.actor import Actor
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
+from boltseal.server.auth.user_directory import UserDirectory
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.registry.records import LedgerRecord
@@ -250,7 +251,9 @@ def _log_scan(reports: list[BaseReport], due: RebuildPlan) -> None:
 def _inside(settings: Settings, store: OpenStore, mirror: Mirror | None, push_proxy: PushProxy | None) -> ASGIApp:
     """Return the registry API without authentication and without an access log."""
     observer = RequestLog()
-    logins = Logins(UserFile(settings.keys / "nobody"))  # there is no such file, and so there are no users
+    logins = Logins(
+        UserDirectory(UserFile(settings.keys / "nobody"))
+    )  # there is no such file, and so there are no users
     tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, lambda: 0)
     auth = RequestAuth(Access(Grants(), logins, tokens, configured=False), None)
     api_settings = ApiSettings(

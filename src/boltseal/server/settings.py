@@ -199,7 +199,7 @@ class AuthSettings(_Table):
     """`[auth]`: authentication. It is required if there is a user, or any setting here besides limits."""
 
     htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
-    """The users' file: bcrypt, changes take effect at once. Default: `DATA.keys/htpasswd`."""
+    """A users' file beside the users of the database: bcrypt, changes take effect at once. Default: `DATA.keys/htpasswd`."""
     anonymous_pull: bool | tuple[str, ...] = False
     """`true`: clients without a login may pull; or globs of the repositories that they may pull."""
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}$")] = "boltseal"

@@ -2,6 +2,7 @@
 
     open_store   for commands on the data folder, beside a running server or without one
     examine_store, collect_store   for two commands that need less than a whole store
+    only_server  keeps a second server from the data folder
     prepare      before the workers start: creates or migrates the data folder and begins the ledger
     begin        in a worker: as `prepare`, and the store stays open
 
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -28,16 +30,31 @@ from boltseal.server.registry.quota_checks import QuotaChecks
 from boltseal.server.registry.sequencer import LedgerFrozen, start_ledger, start_observations
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.coordination.file_leases import FileLeases
 from boltseal.server.storage.disk_reserve import DiskReserve
 from boltseal.server.storage.fsck import Examined, Progress, examine
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
 from boltseal.server.storage.ledger_key import LedgerKeys
-from boltseal.server.storage.metadata import ledger_store, queries
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, check_data, prepare_data
-from boltseal.server.storage.metadata.protocol import OBSERVATIONS, Metadata, Snapshot
+from boltseal.server.storage.metadata import account_table, ledger_store, queries
+from boltseal.server.storage.metadata.migrate import (
+    ACCOUNTS_FORMAT,
+    DATABASE_NAME,
+    FORMAT,
+    GENERATION_NAME,
+    WORKABLE_FORMAT,
+    check_data,
+    create_data,
+    data_format,
+    prepare_data,
+)
+from boltseal.server.storage.metadata.protocol import OBSERVATIONS, AccountRow, Metadata, Snapshot
 from boltseal.server.storage.metadata.sqlite import open_database, open_snapshot
 
 Clock = Callable[[], int]
+
+SERVER_LEASE: Final = "server"
+OTHER_SERVER_ENDS_S: Final = 2.0
+"""How long a server waits for one that is just ending, or whose workers are, after `kill -9`."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +62,10 @@ _log = structlog.get_logger(__name__)
 def now_us() -> int:
     """Return the current time in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+class DataInUse(Invalid):
+    """Another server uses the data folder. The server does not start."""
 
 
 class UpstreamNameTaken(Invalid):
@@ -75,9 +96,12 @@ class OpenStore:
 
 
 @contextmanager
-def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[OpenStore]:
-    """Open an existing data folder, beside a running server or without one. Opening changes nothing."""
-    check_data(settings.server.data)
+def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKABLE_FORMAT) -> Iterator[OpenStore]:
+    """Open an existing data folder, beside a running server or without one. Opening changes nothing.
+
+    `oldest`: the oldest data format that has all tables which the caller needs.
+    """
+    check_data(settings.server.data, oldest=oldest)
     store = _open(settings, clock)
     appended = {each.log.name: threading.Event() for each in store.integrators}
     store.database.after_append.update({name: event.set for name, event in appended.items()})
@@ -88,6 +112,30 @@ def open_store(settings: Settings, *, clock: Clock = now_us) -> Iterator[OpenSto
             if appended[each.log.name].is_set():
                 _sign(store, each)
         store.close()
+
+
+def has_accounts(settings: Settings) -> bool:
+    """Return whether there is a data folder whose database has the table of users. FormatInvalid."""
+    data = settings.server.data
+    found = data_format(data) if (data / DATABASE_NAME).is_file() else None
+    return found is not None and found >= ACCOUNTS_FORMAT
+
+
+def read_accounts(settings: Settings) -> list[AccountRow]:
+    """Return the users of the database, and change nothing. Unavailable."""
+    with open_snapshot(settings.server.data / DATABASE_NAME) as snapshot:
+        return account_table.all_accounts(snapshot)
+
+
+@contextmanager
+def open_metadata(settings: Settings, *, clock: Clock = now_us) -> Iterator[Metadata]:
+    """Open only the database of an existing data folder, beside a running server or without one."""
+    data = settings.server.data
+    database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def examine_store(settings: Settings, progress: Progress, *, with_keys: bool = True) -> Examined:
@@ -112,11 +160,32 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
 
     Raises: FormatInvalid, Unavailable. LedgerFrozen: the store may not be what its ledger signed; nothing is deleted.
     """
-    with open_store(settings, clock=clock) as store:
+    with open_store(settings, clock=clock, oldest=FORMAT) as store:
         if store.database.frozen is not None and not dry_run:  # content of lost entries looks unreferenced
             raise LedgerFrozen(f"nothing is deleted: {store.database.frozen}")
         yield from retain(store.database, settings.upstreams, clock(), dry_run=dry_run)
         yield from collect(store.database, store.blobs, clock(), dry_run=dry_run)
+
+
+@contextmanager
+def only_server(data: Path, wait_s: float = OTHER_SERVER_ENDS_S) -> Iterator[None]:
+    """Hold a data folder for one server inside the block; its worker processes share the lease. Creates the folder.
+
+    Raises: DataInUse: another server has it after `wait_s` seconds. FormatInvalid, LockUnusable, Unavailable.
+    """
+    create_data(data)
+    leases = FileLeases(data)
+    until_s = time.monotonic() + wait_s
+    try:
+        while leases.acquire(SERVER_LEASE) is None:
+            if time.monotonic() >= until_s:
+                raise DataInUse(
+                    f"another boltseal server uses the data folder {data}: end it first, or choose another folder with --data"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        leases.close()
 
 
 def prepare(settings: Settings, *, clock: Clock = now_us) -> None:

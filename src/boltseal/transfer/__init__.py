@@ -1,6 +1,6 @@
 """Copy, compare and inspect images in registries, layouts, archives and Docker daemons. All content is verified.
 
-locations         parses `oci:DIR:TAG`, `docker-archive:FILE`, `docker-daemon:REF`, or a reference
+locations         parses `oci:FOLDER:TAG`, `docker-archive:FILE`, `docker-daemon:IMAGE`, or a reference
 connect           opens a location as a source or a target
 protocols         the interfaces of a source and of a target of images
 remote            a repository of a registry

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from boltseal.errors import quote
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.annotations import CONTAINERD_NAME, REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
@@ -41,7 +42,6 @@ from boltseal.transfer.protocols import (
     Body,
     ContentDamaged,
     LocationInvalid,
-    LocationNotFound,
     LocationUnavailable,
     TagTaken,
     check_replaceable,
@@ -64,7 +64,7 @@ class ArchiveSource(LayoutLocation):
 
     @classmethod
     async def open(cls, archive: Path, scratch: Path, title: str | None = None) -> ArchiveSource:
-        """Unpack an archive. Raises: LocationNotFound, LocationInvalid, ContentDamaged."""
+        """Unpack an archive. Raises: FileMissing, LocationInvalid, ContentDamaged."""
         folder = Path(tempfile.mkdtemp(prefix="archive-", dir=scratch))
         named = title or f"docker-archive:{archive}"
         await asyncio.to_thread(_unpack, archive, folder, named)
@@ -83,7 +83,7 @@ def _unpack(archive: Path, folder: Path, title: str) -> None:
             else:
                 raise LocationInvalid(f"{title} holds no image: neither index.json nor manifest.json is in it")
     except FileNotFoundError as error:
-        raise LocationNotFound(f"{title}: there is no such file") from error
+        raise FileMissing(archive) from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise LocationInvalid(f"{title} is no tar archive, or it is cut off: {error}") from error
     except OSError as error:

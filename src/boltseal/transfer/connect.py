@@ -11,6 +11,7 @@ from pathlib import Path
 
 from boltseal.client.transport import Transport
 from boltseal.engines.address import EngineAddress
+from boltseal.files.named_files import require_file
 from boltseal.oci.reference import Repository
 from boltseal.transfer.archive import ArchiveSource, ArchiveTarget
 from boltseal.transfer.layout import LayoutLocation
@@ -38,11 +39,14 @@ class TransferContext:
 
 
 async def open_source(place: Location, context: TransferContext) -> ImageSource:
-    """Open a location to read from. The image of a daemon is fetched at once. Raises: LocationInvalid."""
+    """Open a location to read from. The image of a daemon is fetched at once. Raises: LocationInvalid,
+    FileMissing.
+    """
     match place:
         case Location(kind=LocationKind.REGISTRY, reference=reference) if reference is not None:
             return RepositoryLocation(context.transport, reference.registry, reference.repository)
         case Location(kind=LocationKind.LAYOUT, path=path) if path is not None:
+            require_file(path)
             return LayoutLocation(path)
         case Location(kind=LocationKind.ARCHIVE, path=path) if path is not None:
             return await ArchiveSource.open(path, context.scratch)

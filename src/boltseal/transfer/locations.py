@@ -1,4 +1,4 @@
-"""Parse the location of an image: a reference, `oci:DIR:TAG`, `docker-archive:FILE[:REF]`, `docker-daemon:REF`. Pure.
+"""Parse the location of an image: a reference, `oci:FOLDER:TAG`, `docker-archive:FILE[:IMAGE]`, `docker-daemon:IMAGE`. Pure.
 
 The syntax is skopeo's: the tag of a layout follows the last colon, and the file of an archive ends at the first one. A text
 that begins with such a word and a colon is never an image of Docker Hub, since a tag has no slash and Docker Hub has no
@@ -77,7 +77,7 @@ class Location:
 
 def _example(kind: LocationKind) -> str:
     return {
-        LocationKind.LAYOUT: "oci:DIR:TAG",
+        LocationKind.LAYOUT: "oci:FOLDER:TAG",
         LocationKind.ARCHIVE: "docker-archive:FILE",
         LocationKind.DAEMON: "docker-daemon:shop/app:1.4.2",
         LocationKind.REGISTRY: "localhost:5000/shop/app:1.4.2",

@@ -21,6 +21,7 @@ from typing import Final
 from boltseal.client.errors import RemoteNotFound
 from boltseal.errors import Invalid, NotFound, quote
 from boltseal.files.atomic_files import Disk, write_file
+from boltseal.files.named_files import FileMissing
 from boltseal.oci.annotations import REF_NAME
 from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest
@@ -117,13 +118,13 @@ def replace_bytes(path: Path, content: bytes) -> None:
 def check(path: Path, digest: Digest) -> Checked:
     """Verify all documents of an archive by their digests, starting at `digest`.
 
-    Raises: ContentDamaged, BundleInvalid, LocationUnavailable, NotFound.
+    Raises: ContentDamaged, BundleInvalid, LocationUnavailable, FileMissing.
     """
     try:
         with closing(tarfile.open(path)) as tar:
             return _follow(tar, path, digest)
     except FileNotFoundError as error:
-        raise LocationNotFound(f"{path}: there is no such file") from error
+        raise FileMissing(path) from error
     except (tarfile.TarError, EOFError) as error:
         raise BundleInvalid(f"{path} is no tar archive, or it is cut off: {error}") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from boltseal.oci.descriptor import Descriptor
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.manifest import Manifest
 from boltseal.oci.reference import Repository, Tag
+from boltseal.policy.rules import BUILT_IN_SIGNATURES
 from boltseal.transfer.protocols import BlobTransfer, Body
 
 ATTEMPTS = 4
@@ -30,8 +31,11 @@ class RepositoryLocation:
         self.title = f"{registry}/{repository}"
 
     async def resolve(self, name: str | None) -> Digest:
-        """Resolve a tag by one HEAD request. Raises: RemoteNotFound."""
-        return (await self._client.resolve(self._repository, _named(name or "latest"))).digest
+        """Resolve a tag by one HEAD request; of a missing one, ask for the reason. Raises: RemoteNotFound."""
+        named = _named(name or "latest")
+        if BUILT_IN_SIGNATURES.tag.matches(str(named)):  # most images have no signature tags
+            return (await self._client.resolve(self._repository, named)).digest
+        return (await self._client.resolve_explained(self._repository, named)).digest
 
     async def manifest(self, digest: Digest) -> Manifest:
         """Fetch a manifest by digest. Raises: RemoteNotFound, RemoteMismatch."""
@@ -52,7 +56,7 @@ class RepositoryLocation:
     async def current_digest(self, name: str) -> Digest | None:
         """Resolve a tag by one HEAD request; None when it does not exist."""
         try:
-            return await self.resolve(name)
+            return (await self._client.resolve(self._repository, _named(name))).digest
         except RemoteNotFound:
             return None
 

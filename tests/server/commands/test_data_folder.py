@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from boltseal.errors import Invalid
+from boltseal.oci.digest_prefix import DigestPrefix
 from boltseal.server.commands.accept import upstream_tag
 from boltseal.server.commands.data_folder import local_reference, required_reason
 from boltseal.server.commands.restore import parse_target
@@ -74,5 +75,8 @@ def test_a_tag_is_restored_to_an_entry_a_time_or_a_digest() -> None:
     assert parse_target("41") == ByIndex(41)
     assert parse_target("1970-01-01T00:00:01") == ByTime(1_000_000)
     assert str(parse_target(DIGEST)) == DIGEST
+    assert parse_target("8c5a9f51ffcc") == DigestPrefix("", "8c5a9f51ffcc")
+    assert parse_target("sha256:8c5a9f5") == DigestPrefix("sha256", "8c5a9f5")
+    assert parse_target("123456789012") == DigestPrefix("", "123456789012")
     with pytest.raises(Invalid, match="--to is"):
         parse_target("yesterday")

@@ -59,9 +59,8 @@ async def test_accept_serves_the_new_one_in_a_running_server(
         first, second = await held(mirror.client, upstream)
         listed = await verb("tag", "accept", "--config", config)
         other = await verb("tag", "accept", f"{TAG}@{first.digest}", "--config", config)
-        done = await verb(
-            "tag", "accept", f"localhost:5000/{TAG}", "--reason", "read the notes", "--config", config, "--json"
-        )
+        asked = f"localhost:5000/{TAG}@{second.digest[7:19]}"  # as the list prints it
+        done = await verb("tag", "accept", asked, "--reason", "read the notes", "--config", config, "--json")
         after = await pull(mirror.client)
         again = await verb("tag", "accept", TAG, "--config", config)
         strange = await verb("tag", "accept", "quay.io/team/app:1.4.2", "--config", config)

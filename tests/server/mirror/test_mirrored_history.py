@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +20,8 @@ from tests.images import image
 from tests.polling import is_signed, wait_until
 from tests.project.bases.layered import layered
 from tests.server.mirror.mirrors import NAME
-from tests.servers import Server, boltseal
+from tests.servers import Server
+from tests.thread_server import boltseal_in_thread
 
 pytestmark = pytest.mark.slow
 
@@ -35,26 +34,15 @@ def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def fake() -> Iterator[FakeUpstream]:
-    """An upstream in a thread of its own, as the verbs of this process wait for it."""
-    fake, ready, ending = FakeUpstream(), threading.Event(), threading.Event()
-
-    async def run() -> None:
-        async with fake.listening():
-            ready.set()
-            await asyncio.to_thread(ending.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),))
-    thread.start()
-    ready.wait()
-    yield fake
-    ending.set()
-    thread.join()
+    """An upstream in a thread of its own, since the commands of this process wait for it."""
+    with FakeUpstream().listening_in_thread() as listening:
+        yield listening
 
 
 @pytest.fixture
 def mirror(tmp_path: Path, fake: FakeUpstream) -> Iterator[Server]:
     config = f'[[upstream]]\nname = "{NAME}"\nurl = "http://{fake.authority}"\nfresh = "0s"\n'
-    with boltseal(tmp_path / "data", config=config) as server:
+    with boltseal_in_thread(tmp_path / "data", config) as server:
         yield server
 
 

@@ -250,6 +250,6 @@ async def test_the_verb_does_both(behind: Settings, tmp_path: Path) -> None:
     again = program.run("ledger", "recover", "--from", tmp_path / "lost", "--data", data)
 
     assert (neither.code, without.code, back.code, again.code) == (2, 2, 0, 2)
-    assert "--from URL|DIR" in neither.err
+    assert "--from URL|FOLDER" in neither.err
     assert "--reason is empty" in without.err
     assert back.json["results"][0]["entries"] == 3

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from boltseal.ledger.entry import EntryKind, parse
 from boltseal.oci.digest import Digest
+from boltseal.oci.digest_prefix import DigestAmbiguous, DigestPrefix
 from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import Actor
 from boltseal.server.registry.models import UNCONDITIONAL
@@ -16,8 +19,9 @@ from boltseal.server.registry.restores import (
     NeverResolved,
     NoLongerStored,
     RestoredTag,
+    RestoreTarget,
 )
-from boltseal.server.registry.tag_writer import TagSealed
+from boltseal.server.registry.tag_writer import NotExtended, TagSealed
 from boltseal.server.storage.metadata import ledger_store
 from tests.shop import SHOP, Shop
 
@@ -36,9 +40,7 @@ async def moved(shop: Shop) -> list[Digest]:
     return digests
 
 
-async def restore(
-    shop: Shop, to: Digest | ByIndex | ByTime, tag: Tag = LATEST, where: Repository = SHOP
-) -> RestoredTag:
+async def restore(shop: Shop, to: RestoreTarget, tag: Tag = LATEST, where: Repository = SHOP) -> RestoredTag:
     return await shop.registry.restores.restore(where, tag, to, ADMIN, "it crashes")
 
 
@@ -59,11 +61,44 @@ async def test_a_tag_goes_back_to_a_digest_and_says_why(shop: Shop, moved: list[
     assert (await shop.registry.pulls.manifest(SHOP, moved[1])).digest == moved[1]
 
 
+@pytest.mark.parametrize("digits", [7, 12, 64])
+async def test_a_prefix_of_the_digest_selects_it(shop: Shop, moved: list[Digest], digits: int) -> None:
+    """Of the digests that the tag resolved to, with the algorithm or without it; `boltseal history` prints twelve digits."""
+    await restore(shop, DigestPrefix("", moved[0].hex[:digits]))
+    assert await meaning(shop) == moved[0]
+    await restore(shop, DigestPrefix("sha256", moved[1].hex[:digits]))
+
+    assert await meaning(shop) == moved[1]
+
+
+async def test_an_ambiguous_prefix_is_refused_with_the_candidates(shop: Shop, moved: list[Digest]) -> None:
+    """The tag stays where it is."""
+    with pytest.raises(DigestAmbiguous, match=f"one of {moved[0]}, {moved[1]}"):
+        await restore(shop, DigestPrefix("", ""))
+
+    assert await meaning(shop) == moved[1]
+
+
+async def test_a_prefix_of_no_former_digest_is_refused(shop: Shop, moved: list[Digest]) -> None:
+    """Also one of an image that another tag had."""
+    with pytest.raises(NeverResolved, match="never resolved to"):
+        await restore(shop, DigestPrefix("", "0" * 20))
+
+
 async def test_by_the_index_of_the_entry_that_said_so(shop: Shop, moved: list[Digest]) -> None:
     """As `boltseal history` lists them."""
     lines = shop.database.read_and_wait(lambda held: list(ledger_store.lines(held)))
     first = next(index for index, line in lines if parse(line).tag == "latest")
     await restore(shop, ByIndex(first))
+
+    assert await meaning(shop) == moved[0]
+
+
+async def test_seven_digits_may_be_an_index(shop: Shop, moved: list[Digest]) -> None:
+    """A ledger may have millions of entries."""
+    lines = shop.database.read_and_wait(lambda held: list(ledger_store.lines(held)))
+    first = next(index for index, line in lines if parse(line).tag == "latest")
+    await restore(shop, DigestPrefix("", f"{first:07d}"))
 
     assert await meaning(shop) == moved[0]
 
@@ -98,8 +133,19 @@ async def test_a_sealed_tag_is_refused(shop: Shop) -> None:
     old = (await shop.push(await shop.image("sealed soon"), Digest.of(await shop.image("sealed soon")))).digest
     await shop.registry.seals.seal(SHOP, LATEST, ADMIN, "shown to the auditor")
 
-    with pytest.raises(TagSealed):
+    with pytest.raises(TagSealed, match=f"never resolves to another digest: it can't be restored to {old.short}$"):
         await restore(shop, old)
+
+
+async def test_an_append_only_tag_is_refused_as_a_restore(shop: Shop) -> None:
+    """Its former manifest lacks what was added since; the message is not that of a push."""
+    one, tag = json.loads(await shop.image("one")), Tag(f"sha256-{'a' * 64}.sig")
+    two = one | {"layers": [*one["layers"], await shop.blob(b"added")]}
+    first = await shop.push(json.dumps(one).encode(), tag)
+    await shop.push(json.dumps(two).encode(), tag)
+
+    with pytest.raises(NotExtended, match=f"and {first.digest.short} lacks layers or entries.*it can't be restored$"):
+        await restore(shop, first.digest, tag)
 
 
 async def test_a_digest_of_another_tag_is_refused(shop: Shop, moved: list[Digest]) -> None:

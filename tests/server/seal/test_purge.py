@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,12 @@ from boltseal.policy.rules import parse_rules
 from boltseal.server.registry.seals import BytesLeft, Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.local_store import LocalBlobs
+from boltseal.server.storage.garbage_collection import collect, finish_purges
+from boltseal.server.storage.metadata import queries
 from boltseal.server.store_factory import open_store
 from tests.fakes.disk import FailingDisk
 from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
+from tests.polling import until
 from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import Clock, Rule, Serving, serving, settings_of
 from tests.shop import SHOP, Opener
@@ -170,6 +176,60 @@ async def expired_at(data: Path, now_us: int) -> list[str]:
         return [tag for _, tag in await store.registry.seals.expire(ADMIN)]
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from boltseal.server.commands.purge import plan_purge, purge_image
+from boltseal.server.storage.blobs.local_store import LocalBlobs
+from tests.serving import settings_of
+
+LocalBlobs.delete = lambda *_: os._exit(9)
+settings, image = settings_of(Path(sys.argv[1])), "localhost:5000/shop/app:1.4.2"
+purge_image(settings, image, "it holds a password", plan_purge(settings, image))
+"""
+
+
+@pytest.mark.slow
+async def test_the_next_start_deletes_the_bytes_that_a_killed_purge_left(data: Path) -> None:
+    """Killed between the COMMIT and the first unlink: the rows are gone, and nothing else would delete young bytes."""
+    async with serving(data) as registry:
+        await push(registry.client, "shop/app", "1.4.2", SECRET)
+    died = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", KILLED, str(data)], check=False, capture_output=True
+    )
+    paths = [bytes_on_disk(data, blob.digest) for blob in SECRET.blobs]
+    left = [path.exists() for path in paths]
+    async with serving(data) as registry:
+        gone = [(await registry.client.get(f"/v2/shop/app/blobs/{blob.digest}")).status_code for blob in SECRET.blobs]
+        await until(lambda: not any(path.exists() for path in paths), "the bytes are deleted")
+    with open_store(settings_of(data)) as store:
+        noted = store.database.read_and_wait(queries.purged)
+
+    assert died.returncode == 9, died.stderr
+    assert left == [True] * len(paths)
+    assert gone == [404] * len(paths)
+    assert noted == []
+
+
+async def test_bytes_that_were_pushed_again_after_a_killed_purge_stay(open_shop: Opener, tmp_path: Path) -> None:
+    """Only what no repository refers to is deleted."""
+    shop = open_shop()
+    raw = await shop.image("a password")
+    await shop.push(raw, RELEASE)
+    disk = FailingDisk()
+    disk.fail("unlink", errno.EIO)
+    blobs = LocalBlobs(tmp_path / "data", disk=disk)
+    with pytest.raises(BytesLeft):
+        await Seals(shop.database, blobs, TagWriter(parse_rules([]))).purge(SHOP, RELEASE, ADMIN, "it holds a password")
+    blobs.close()
+    await shop.push(await shop.image("a password"), RELEASE)
+    deleted = await asyncio.to_thread(lambda: list(finish_purges(shop.database, shop.blobs)))
+
+    assert deleted == []
+    assert len(list(shop.blobs.walk())) == 2
+    assert shop.database.read_and_wait(queries.purged) == []
+
+
 async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener, tmp_path: Path) -> None:
     """The image's rows are gone then, so a second purge could not finish the first: the error names what is left."""
     shop = open_shop()
@@ -187,3 +247,24 @@ async def test_a_failure_to_delete_one_blob_deletes_the_others(open_shop: Opener
     assert len(left) == 1
     assert left[0] in caught.value.message
     assert "`boltseal admin gc`" in caught.value.message
+
+
+async def test_a_collect_deletes_at_once_what_a_purge_left(open_shop: Opener, tmp_path: Path) -> None:
+    """It does not wait for a day; what the store fails to delete again is left for the next one."""
+    shop = open_shop()
+    await shop.push(await shop.image("a password"), RELEASE)
+    disk = FailingDisk()
+    blobs = LocalBlobs(tmp_path / "data", disk=disk)
+    runs = []
+    disk.fail("unlink", errno.EIO)
+    with pytest.raises(BytesLeft):
+        await Seals(shop.database, blobs, TagWriter(parse_rules([]))).purge(SHOP, RELEASE, ADMIN, "it holds a password")
+    for fails in (True, False):
+        if fails:
+            disk.fail("unlink", errno.EIO)
+        found = await asyncio.to_thread(lambda: list(collect(shop.database, blobs, shop.clock.now_us, dry_run=False)))
+        runs.append([item.reason for item in found])
+    blobs.close()
+
+    assert runs == [[], ["it was purged"]]
+    assert list(shop.blobs.walk()) == []

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import httpx2
@@ -59,6 +60,37 @@ def test_any_worker_serves_the_metrics_of_all_current_and_former_workers(tmp_pat
         after = [path.name for path in folder.iterdir()]
 
         assert during != after == [str(server.pid)]
+
+
+def test_process_metrics_cover_the_parent_and_all_workers(tmp_path: Path) -> None:
+    """Memory is that of three processes, and the processor time does not decrease when a worker is killed."""
+    with boltseal(tmp_path / "data", workers=2) as server:
+
+        def metric(name: str) -> float:
+            try:
+                with client_of(server) as client:
+                    lines = client.get("/metrics").text.splitlines()
+            except httpx2.TransportError:  # the worker that was asked has been killed
+                return 0.0
+            return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+        def resident_bytes(pid: int) -> int:
+            return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+        wait_until(lambda: metric("boltseal_workers") == 2, "both workers have saved", 20.0)
+        workers = workers_of(server.pid)
+        resident, cpu_s = metric("process_resident_memory_bytes"), metric("process_cpu_seconds_total")
+        expected = sum(map(resident_bytes, [server.pid, *workers]))
+        started = metric("process_start_time_seconds")
+        os.kill(workers[0], signal.SIGKILL)
+        replaced(server, workers)
+        wait_until(lambda: metric("boltseal_workers") == 2, "the new worker has saved", 20.0)
+        later_cpu_s = metric("process_cpu_seconds_total")
+
+    assert len(workers) == 2
+    assert 0.7 * expected < resident < 1.3 * expected
+    assert 0 < cpu_s <= later_cpu_s
+    assert abs(time.time() - started) < 600
 
 
 def test_the_access_log_has_one_object_a_line(tmp_path: Path) -> None:

@@ -73,6 +73,25 @@ def test_a_port_in_use_is_refused(server: Server, tmp_path: Path) -> None:
     assert f"cannot listen on {server.address}: address already in use" in line
 
 
+def test_a_second_server_on_the_same_data_is_refused(server: Server) -> None:
+    """On another port as well; after the first one has ended, or was killed with its workers, the folder is free."""
+    line = refused("--data", server.folder, "--listen", f"127.0.0.1:{free_port()}")
+
+    assert f"another boltseal server uses the data folder {server.folder}: end it first" in line
+
+
+def test_a_server_that_was_killed_leaves_its_data_free(tmp_path: Path) -> None:
+    """Its workers end with it, and their share of the lease with them."""
+    with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{free_port()}") as process:
+        read_greeting(process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with boltseal(tmp_path / "data", workers=2) as again:
+            answered = httpx2.get(f"{again.url}/v2/", trust_env=False).status_code
+
+    assert answered == 200
+
+
 def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
     """The message has the kernel's reason and what to do."""
     line = refused("--data", tmp_path / "data", "--listen", "192.0.2.1:5000", "--allow-anonymous", "--behind-proxy")
@@ -128,6 +147,7 @@ def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
     assert f"docker push {name}" in greeting
     assert f"docker pull {name}" in greeting
     assert "--tls-verify=false" in greeting
+    assert "admin rules test shop/app 1.4.2" in greeting
     assert [line for line in greeting.splitlines()[1:] if len(line) > 80 and str(tmp_path) not in line] == []
     assert out == ""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
+import bcrypt
 import pytest
 
+from boltseal.server.commands.users import put_user
 from boltseal.server.registry.recovery import accept_loss
 from boltseal.server.storage.backup import BackupFailed, BackupRefused, back_up, restore
 from boltseal.server.storage.metadata.migrate import FormatInvalid, prepare_data
@@ -153,5 +156,28 @@ def test_the_verbs_go_there_and_back(data: Path, tmp_path: Path) -> None:
 
     assert made.json["results"][0]["status"] == "complete"
     assert (made.code, back.code, again.code) == (0, 0, 2)
-    assert "ledger recover --from URL|DIR --data" in back.err
-    assert "name one with --data DIR" in again.err
+    assert "ledger recover --from URL|FOLDER --data" in back.err
+    assert "name one with --data FOLDER" in again.err
+
+
+async def test_users_come_back_with_the_folder_of_keys_and_never_without(tmp_path: Path) -> None:
+    """A backup has no hash that passwords could be tried against; without the keys every request is refused, anonymous ones too."""
+    data, copy, new = tmp_path / "data", tmp_path / "copy", tmp_path / "new"
+    hashed = bcrypt.hashpw(b"right", bcrypt.gensalt(4))
+    async with serving(data) as registry:
+        await images.push(registry.client, "shop/app", "1.0.0", images.image("one"))
+    put_user(settings_of(data), "ci", hashed)
+    back_up(data, copy, NOW_US, quiet)
+    restore(copy, new, quiet)
+    answers = []
+    for with_keys in (False, True):
+        if with_keys:
+            shutil.rmtree(new.with_name("new.keys"), ignore_errors=True)
+            shutil.copytree(data.with_name("data.keys"), new.with_name("new.keys"))
+        async with serving(new) as registry:
+            for auth in (None, ("ci", "wrong"), ("ci", "right")):
+                answer = await registry.client.get("/v2/shop/app/manifests/1.0.0", auth=auth)
+                answers.append(answer.status_code)
+
+    assert answers == [503, 503, 503, 401, 401, 200]
+    assert not any(hashed in path.read_bytes() for path in copy.rglob("*") if path.is_file())

@@ -19,8 +19,9 @@ from boltseal.server.auth.actor import ANONYMOUS
 from boltseal.server.registry.pulls import BlobUnknown
 from boltseal.server.registry.uploads import UploadManager
 from boltseal.server.storage.blobs.local_store import LocalBlobs
-from boltseal.server.storage.blobs.protocol import StoreBroken
+from boltseal.server.storage.blobs.protocol import StoreBroken, UploadKey
 from boltseal.server.storage.garbage_collection import GarbageItem, collect
+from boltseal.server.storage.metadata import upload_table
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from tests.fakes.disk import FailingDisk
 from tests.server.storage.stored import remove
@@ -142,10 +143,10 @@ async def test_a_purge_between_the_bytes_and_the_row_of_a_push_refuses_the_push(
         def __getattr__(self, name: str) -> object:
             return getattr(shop.database, name)
 
-        async def write(self, job: Job[None]) -> None:
+        async def write(self, job: Job[None], *, durable: bool = True) -> None:
             shop.clock.now_us += 1
             await shop.registry.seals._delete_bytes([digest])
-            await shop.database.write(job)
+            await shop.database.write(job, durable=durable)
 
     uploads = UploadManager(Purging(), shop.blobs)  # type: ignore[arg-type]  # the rest by __getattr__
     with pytest.raises(Unavailable, match="push again"):
@@ -172,11 +173,12 @@ async def test_a_collect_that_waits_between_two_items_does_not_hide_a_purge(shop
         def __getattr__(self, name: str) -> object:
             return getattr(shop.database, name)
 
-        async def write(self, job: Job[None]) -> None:
-            await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
-            await shop.registry.seals._delete_bytes([digest])
-            await asyncio.to_thread(list, collecting)
-            await shop.database.write(job)
+        async def write(self, job: Job[None], *, durable: bool = True) -> None:
+            if durable:  # the row of the blob; what follows it only ends the session
+                await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
+                await shop.registry.seals._delete_bytes([digest])
+                await asyncio.to_thread(list, collecting)
+            await shop.database.write(job, durable=durable)
 
     uploads = UploadManager(Purging(), shop.blobs)  # type: ignore[arg-type]  # the rest by __getattr__
     with pytest.raises(Unavailable, match="push again"):
@@ -218,6 +220,26 @@ async def test_an_abandoned_upload_is_deleted_after_a_day(shop: Shop) -> None:
 
     assert early == []
     assert [(item.what, item.size_bytes) for item in gone] == [("upload", 4)]
+
+
+async def test_rows_of_uploads_follow_their_bytes(shop: Shop, tmp_path: Path) -> None:
+    """A session that is still written to after a day keeps its row; a row whose bytes are gone is removed an hour later."""
+    used, cancelled = [await shop.registry.uploads.start(SHOP) for _ in range(2)]
+    await shop.blobs.cancel_upload(UploadKey(SHOP, cancelled))  # as if the process had been killed before the row went
+    begun_us = shop.clock.now_us
+    await in_thread(shop)
+    at_once = shop.database.read_and_wait(upload_table.all_uploads)
+    shop.clock.now_us += DAY_US
+    written_us = shop.clock.now_us - HOUR_US
+    os.utime(next((tmp_path / "data" / "uploads").glob(f"{used}.*")), ns=(written_us * 1000, written_us * 1000))
+    items = await in_thread(shop)
+    a_day_later = shop.database.read_and_wait(upload_table.all_uploads)
+    ended = await shop.registry.uploads.finish(SHOP, used, Digest.of(b"end"), None, None, once(b"end"))
+
+    assert {row.id for row in at_once} == {used, cancelled}
+    assert [(row.id, row.begun_us, row.expires_us) for row in a_day_later] == [(used, begun_us, written_us + DAY_US)]
+    assert (items, ended) == ([], 3)
+    assert shop.database.read_and_wait(upload_table.all_uploads) == []
 
 
 async def test_what_was_pushed_again_since_it_was_met_stays(shop: Shop) -> None:

@@ -11,16 +11,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from boltseal.notify.outbox import Posting
+from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.server.storage.backup import restore
-from boltseal.server.storage.metadata import usage
+from boltseal.server.storage.metadata import outbox_table, usage
 from boltseal.server.storage.metadata.migrate import (
     DATABASE_NAME,
     FORMAT,
     HEAD_REVISION,
+    WORKABLE_FORMAT,
     FormatInvalid,
     check_data,
     prepare_data,
 )
+from boltseal.server.storage.metadata.outbox_table import OutboxRow
 from boltseal.server.store_factory import examine_store, open_store
 from tests.images import image, meaning, push
 from tests.server.storage.layouts.make import HERE, unpack
@@ -105,12 +109,15 @@ def test_the_database_as_it_was_stays_beside_it(data: Path) -> None:
 
 
 def test_a_verb_that_reads_does_not_bring_a_folder_up_to_date(data: Path) -> None:
-    """It says what does, and changes nothing."""
+    """It says what does, unless only tables of the running server are missing, and changes nothing."""
     before = (data / DATABASE_NAME).read_bytes()
-    with pytest.raises(
-        FormatInvalid, match=r"data format \d, this boltseal works on \d; `boltseal serve` brings it up"
-    ):
-        check_data(data)
+    if int((data / "format").read_text()) < WORKABLE_FORMAT:
+        with pytest.raises(
+            FormatInvalid, match=r"data format \d, this boltseal works on \d; `boltseal serve` brings it up"
+        ):
+            check_data(data)
+    else:
+        assert examine_store(settings_of(data), lambda *_: None).findings == ()
 
     assert (data / DATABASE_NAME).read_bytes() == before
 
@@ -122,6 +129,92 @@ def test_a_backup_of_an_older_layout_is_restored(data: Path, tmp_path: Path) -> 
     prepare_data(tmp_path / "restored")
 
     assert revision_of(tmp_path / "restored" / DATABASE_NAME) == HEAD_REVISION
+
+
+def waiting_in_a_file(data: Path) -> None:
+    """Two events for two receivers and the place in the ledger, as they were kept until format 4."""
+    file = FileOutbox(data / OUTBOX_NAME)
+    file.put([Posting("one", 5, b"{}", ("a", "b")), Posting("two", 6, b"{}", ("a",), minor=True)], ("ledger", 7))
+    file.postpone("a", "one", 50)
+    file.close()
+
+
+def waiting_in_tables(data: Path) -> tuple[list[OutboxRow], dict[str, int]]:
+    """The same of the database."""
+    with open_store(settings_of(data)) as store:
+        return store.database.read_and_wait(
+            lambda snapshot: (sorted(outbox_table.all_events(snapshot)), outbox_table.cursors(snapshot))
+        )
+
+
+WAITED = (
+    [
+        OutboxRow("a", "one", 5, False, b"{}", 1, 50),
+        OutboxRow("a", "two", 6, True, b"{}", 0, 0),
+        OutboxRow("b", "one", 5, False, b"{}", 0, 0),
+    ],
+    {"ledger": 7},
+)
+
+
+def test_waiting_events_move_from_their_file_into_the_database(data: Path) -> None:
+    """Each with its tries, and the cursors; the file is kept under another name, and is not read again."""
+    waiting_in_a_file(data)
+    prepare_data(data)
+    moved = waiting_in_tables(data)
+    prepare_data(data)
+
+    assert moved == waiting_in_tables(data) == WAITED
+    assert not (data / OUTBOX_NAME).exists()
+    assert (data / f"{OUTBOX_NAME}.before-0006").exists()
+
+
+def test_an_outbox_that_can_not_be_read_refuses_the_start(data: Path) -> None:
+    """No event is given up silently: the message says what to do, and nothing has changed."""
+    (data / OUTBOX_NAME).write_bytes(b"something else" * 1000)
+    before = revision_of(data / DATABASE_NAME)
+    with pytest.raises(FormatInvalid, match=r"outbox\.db can't be moved.*move the file away to give them up"):
+        prepare_data(data)
+    left = revision_of(data / DATABASE_NAME)
+    (data / OUTBOX_NAME).unlink()
+    prepare_data(data)
+
+    assert left == before
+    assert revision_of(data / DATABASE_NAME) == HEAD_REVISION
+
+
+KILLED_MOVING = """
+import os, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from boltseal.server.storage.metadata import migrate
+
+def die(connection, cursor, statement, *_):
+    if sys.argv[2] in statement:
+        os._exit(9)
+
+event.listen(Engine, "before_cursor_execute", die)
+if sys.argv[2] == "after the COMMIT":
+    migrate._set_aside = lambda _: os._exit(9)
+migrate.prepare_data(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["CREATE TABLE outbox", "INSERT INTO outbox_cursor", "after the COMMIT"])
+def test_a_move_of_events_that_was_killed_is_finished_by_the_next_start(tmp_path: Path, when: str) -> None:
+    """Before the COMMIT nothing has moved, after it everything has: no event is lost or there twice."""
+    data = tmp_path / "data"
+    unpack(HERE / "0005", data)
+    waiting_in_a_file(data)
+    died = subprocess.run([sys.executable, "-c", KILLED_MOVING, str(data), when], check=False, capture_output=True)
+    left = revision_of(data / DATABASE_NAME), (data / OUTBOX_NAME).exists(), (data / "format").read_text()
+    prepare_data(data)
+
+    assert died.returncode == 9
+    assert left == ("0006" if when == "after the COMMIT" else "0005", True, "4\n")
+    assert waiting_in_tables(data) == WAITED
+    assert not (data / OUTBOX_NAME).exists()
 
 
 KILLED = """

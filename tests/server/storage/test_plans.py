@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.metadata import links, queries, tag_table, usage
+from boltseal.server.storage.metadata import (
+    failed_login_table,
+    links,
+    outbox_table,
+    queries,
+    tag_table,
+    upload_table,
+    usage,
+)
 from boltseal.server.storage.metadata.schema import METADATA
 from tests.server.storage.sqlite_session import driver
 from tests.shop import SHOP
@@ -47,6 +55,11 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
     "count of referrers": lambda tx: queries.count_referrers(tx, 1, DIGEST, 10),
     "what a user holds": lambda tx: usage.total_of(tx, "anonymous"),
     "more for a user": lambda tx: usage.add(tx, "anonymous", 1),
+    "open uploads of a user": lambda tx: upload_table.count_of(tx, "anonymous"),
+    "end of an upload": lambda tx: upload_table.remove(tx, "0" * 32),
+    "failed logins": lambda tx: failed_login_table.find(tx, "192.0.2.1"),
+    "due events": lambda tx: outbox_table.due(tx, "ops", 1, 100),
+    "end of a purge": lambda tx: queries.forget_purged(tx, [DIGEST]),
     "remove blob": lambda tx: queries.remove_blob(tx, 1, DIGEST),
 }
 

@@ -9,8 +9,8 @@ caller without the right. The status is 401 with a challenge where a login or an
 The challenge has the address of the token service from the configuration, never from the Host header.
 
 A verified credential is cached for a few seconds under a keyed hash, so that a pull of fifty layers verifies it once.
-Admissions are cached together with the users' file that they are based on. Each request checks that file, and a change
-invalidates the cache. Grants do not change during the life of a RequestAuth: a reload creates another one.
+Admissions are cached together with the users that they are based on. Each request checks whether these have changed, and
+a change invalidates the cache. Grants do not change during the life of a RequestAuth: a reload creates another one.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ class RequestAuth:
     async def _admit_to(self, request: Request, repository: Repository, action: Action) -> Actor:
         """Return the actor in a repository, from the cache while it is valid."""
         authorization = request.header(b"authorization")
+        if self.access.stale:
+            await self.access.refresh()
         users = self.access.users()
         if authorization is None and not self.access.required(users):
             self.refuse_other_hosts(request)
@@ -156,6 +158,8 @@ class RequestAuth:
     async def _authenticate(self, request: Request) -> bool:
         """Set `caller` and return True if authentication is required. Raises: HostRefused, Unauthenticated, ..."""
         authorization = request.header(b"authorization")
+        if self.access.stale:
+            await self.access.refresh()
         if authorization is None and not self.access.required():
             self.refuse_other_hosts(request)
             return False
@@ -176,6 +180,8 @@ class RequestAuth:
 
     async def recognise(self, request: Request, authorization: str | None) -> Caller:
         """Return the verified caller. Raises: Unauthenticated, LoginsTooMany, ..."""
+        if self.access.stale:
+            await self.access.refresh()
         return (await self._verify_cached(request, authorization))[0]
 
     async def _verify_cached(self, request: Request, authorization: str | None) -> tuple[Caller, float]:

@@ -75,6 +75,7 @@ class Metrics(HttpApplication):
         if self._open_to == "everybody":
             return
         authorization = request.header(b"authorization")
+        await self._auth.access.refresh()
         if authorization is not None and self._auth.access.required():
             caller = await self._auth.recognise(request, authorization)
             request.actor = caller.actor

@@ -23,9 +23,9 @@ from boltseal.server.mirror.errors import UpstreamFailed
 from boltseal.server.mirror.push_proxy import PartMissing
 from boltseal.server.mirror.upstream_tags import TagHeldBack
 from boltseal.server.registry.integrator import LedgerInDoubt
+from boltseal.server.registry.quota_checks import UploadsTooMany
 from boltseal.server.registry.sequencer import ClockBehind, LedgerFrozen, LedgerMissing
 from boltseal.server.registry.tag_writer import NotExtended, ReferencesMissing, TagTombstoned
-from boltseal.server.storage.blobs.protocol import UploadsTooMany
 
 
 class RefusalReason(StrEnum):

@@ -73,8 +73,17 @@ class Access:
         self._tokens = tokens
         self._configured = configured
 
+    @property
+    def stale(self) -> bool:
+        """Whether `refresh` must be called before anything else is asked."""
+        return self._logins.stale
+
+    async def refresh(self) -> None:
+        """Read the users again if they have changed. UsersInvalid, Unavailable."""
+        await self._logins.refresh()
+
     def users(self) -> Users:
-        """Return the users now: the same object while the file is unchanged. UsersInvalid: the file cannot be parsed."""
+        """Return the users now: the same object while they are unchanged. UsersInvalid: they cannot be parsed."""
         return self._logins.users()
 
     def required(self, users: Users | None = None) -> bool:

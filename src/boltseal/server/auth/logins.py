@@ -3,7 +3,7 @@
 - bcrypt is slow by design. At most one runs at a time in a process, in a thread. A verified login is remembered for five
   minutes under a keyed hash; the password is not kept.
 - An unknown user costs the same bcrypt as a wrong password, and gets the same message.
-- After failed logins an address has to wait, longer each time. Remembered logins do not wait.
+- After failed logins an address has to wait, longer each time (`failed_logins`). Remembered logins do not wait.
 - A removed user, or an old password, is refused at the next request.
 """
 
@@ -20,7 +20,9 @@ from typing import Final
 import bcrypt
 
 from boltseal.errors import TooMany, Unauthenticated
-from boltseal.server.storage.users import UserFile, Users
+from boltseal.server.auth.failed_logins import FailedLogins
+from boltseal.server.auth.user_directory import UserDirectory
+from boltseal.server.storage.users import Users
 
 PASSWORD_CHECKS: Final = "password_checks"  # noqa: S105 - a name, no secret
 """The name of the counter of bcrypt runs."""
@@ -28,11 +30,6 @@ PASSWORD_CHECKS: Final = "password_checks"  # noqa: S105 - a name, no secret
 COST: Final = 12
 REMEMBERED_S: Final = 300.0
 MAX_REMEMBERED: Final = 10_000
-MAX_ADDRESSES: Final = 10_000
-FREE_FAILURES: Final = 5
-FIRST_WAIT_S: Final = 1.0
-MAX_WAIT_S: Final = 60.0
-FORGET_FAILURES_S: Final = 900.0
 MAX_WAITING: Final = 64
 MAX_PASSWORD_BYTES: Final = 72
 """bcrypt reads no more bytes. A longer password is refused rather than truncated, here and when it is set."""
@@ -63,11 +60,15 @@ def hash_password(password: str) -> bytes:
 
 
 class Logins:
-    """Verifies the logins of one process. `clock`: monotonic seconds. `count`: counts an event by name."""
+    """Verifies the logins of one process. `clock`: monotonic seconds. `count`: counts an event by name.
+
+    `failed`: the failed logins of the store; None: those of this process alone.
+    """
 
     def __init__(
         self,
-        users: UserFile,
+        users: UserDirectory,
+        failed: FailedLogins | None = None,
         clock: Callable[[], float] = time.monotonic,
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -75,13 +76,22 @@ class Logins:
         self._clock = clock
         self._secret = os.urandom(32)
         self._known: OrderedDict[bytes, float] = OrderedDict()
-        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._failed = failed or FailedLogins(None)
         self._bcrypt_slot = asyncio.Semaphore(1)
         self._waiting = 0
         self._count = count
 
+    @property
+    def stale(self) -> bool:
+        """Whether `refresh` must be called before the users are used."""
+        return self._users.stale
+
+    async def refresh(self) -> None:
+        """Read the users again if they have changed. UsersInvalid, Unavailable."""
+        await self._users.refresh()
+
     def users(self) -> Users:
-        """Return the users now: the same object while the file is unchanged. UsersInvalid: the file cannot be parsed."""
+        """Return the users now: the same object while they are unchanged. UsersInvalid: they cannot be parsed."""
         return self._users.current()
 
     async def verify(self, user: str, password: str, address: str) -> None:
@@ -98,13 +108,17 @@ class Logins:
         until = self._known.get(mark)
         if until is not None and until > now:
             return
-        self._refuse_waiting_address(address, now)
+        failures = await self._failed.of(address)
+        if failures is not None and self._failed.is_waiting(failures):
+            wait_s = self._failed.wait_us(failures) // 1_000_000
+            raise LoginsTooMany(f"too many failed logins from your address; try again in {wait_s} s")
         raw = password.encode()
         right = await self._bcrypt(raw[:MAX_PASSWORD_BYTES], held or _UNKNOWN_USER)
         if held is None or not right or len(raw) > MAX_PASSWORD_BYTES:
-            self._note_failure(address)
+            await self._failed.note(address)
             raise LoginWrong("wrong user or password")
-        self._failed.pop(address, None)
+        if failures is not None:
+            await self._failed.forget(address)
         self._known[mark] = self._clock() + REMEMBERED_S
         while len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
@@ -127,21 +141,6 @@ class Logins:
                 return await asyncio.to_thread(_matches, password, held)
         finally:
             self._waiting -= 1
-
-    def _refuse_waiting_address(self, address: str, now: float) -> None:
-        failures, last = self._failed.get(address, (0, 0.0))
-        if failures < FREE_FAILURES or now - last > FORGET_FAILURES_S:
-            return
-        wait_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** (failures - FREE_FAILURES))
-        if now - last < wait_s:
-            raise LoginsTooMany(f"too many failed logins from your address; try again in {wait_s:.0f} s")
-
-    def _note_failure(self, address: str) -> None:
-        now = self._clock()
-        failures, last = self._failed.pop(address, (0, 0.0))
-        self._failed[address] = (1 if now - last > FORGET_FAILURES_S else min(failures + 1, 30), now)
-        while len(self._failed) > MAX_ADDRESSES:
-            self._failed.popitem(last=False)
 
 
 def _matches(password: bytes, held: bytes) -> bool:

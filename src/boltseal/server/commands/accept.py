@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from boltseal.errors import Invalid, quote
 from boltseal.oci.digest import Digest
+from boltseal.oci.digest_prefix import DigestPrefix
 from boltseal.oci.reference import Reference, Repository, Tag
 from boltseal.server.commands.data_folder import local_admin, on_store
 from boltseal.server.registry.observations import HeldTag
@@ -14,11 +15,11 @@ from boltseal.server.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class UpstreamTag:
-    """A tag of a mirrored registry. `digest`: the only one to accept; None: whatever is held back."""
+    """A tag of a mirrored registry. `digest`: of the only one to accept, or its prefix; None: whatever is held back."""
 
     repository: Repository
     tag: Tag
-    digest: Digest | None = None
+    digest: DigestPrefix | None = None
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}"
@@ -60,7 +61,8 @@ def upstream_tag(text: str, settings: Settings) -> UpstreamTag:
     Raises: Invalid: not of a configured upstream, or no tag.
     """
     names = {terms.name for terms in settings.upstreams}
-    reference = Reference.parse(text)
+    name, at, digest = text.partition("@")
+    reference = Reference.parse(name)
     if reference.registry in names:
         repository = Repository(reference.name)
     elif reference.repository.partition("/")[0] in names:
@@ -72,4 +74,4 @@ def upstream_tag(text: str, settings: Settings) -> UpstreamTag:
         raise Invalid(f"{quote(text)} is of no registry that is mirrored here ({known})")
     if reference.tag is None:
         raise Invalid(f"{quote(text)} has no tag; expected one, such as {repository}:1.4.2")
-    return UpstreamTag(repository, Tag(reference.tag), reference.digest)
+    return UpstreamTag(repository, Tag(reference.tag), DigestPrefix.parse(digest) if at else None)

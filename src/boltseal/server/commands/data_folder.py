@@ -14,6 +14,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import HUB, Reference, Repository, Tag
 from boltseal.server.auth.actor import Actor
 from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata.migrate import WORKABLE_FORMAT
 from boltseal.server.store_factory import OpenStore, open_store
 
 T = TypeVar("T")
@@ -67,13 +68,13 @@ def required_reason(text: str) -> str:
     return text.strip()
 
 
-def on_store(settings: Settings, call: Callable[[OpenStore], Awaitable[T]]) -> T:
-    """Open the data folder, run one call on it, and close it. Starts an event loop."""
+def on_store(settings: Settings, call: Callable[[OpenStore], Awaitable[T]], *, oldest: int = WORKABLE_FORMAT) -> T:
+    """Open the data folder, run one call on it, and close it. Starts an event loop. `oldest`: as for `open_store`."""
 
     async def run(store: OpenStore) -> T:
         return await call(store)
 
-    with open_store(settings) as store:
+    with open_store(settings, oldest=oldest) as store:
         return asyncio.run(run(store))
 
 

@@ -43,7 +43,9 @@ class RecoverRequest:
 
     def __post_init__(self) -> None:
         if self.accept_loss == (self.source is not None):
-            raise Invalid("give --from URL|DIR to copy the missing entries, or --accept-loss to continue without them")
+            raise Invalid(
+                "give --from URL|FOLDER to copy the missing entries, or --accept-loss to continue without them"
+            )
 
 
 def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:

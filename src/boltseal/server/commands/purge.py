@@ -15,6 +15,7 @@ from boltseal.server.commands.data_folder import (
 )
 from boltseal.server.registry.seals import Purged
 from boltseal.server.settings import Settings
+from boltseal.server.storage.metadata.migrate import FORMAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ def plan_purge(settings: Settings, ref: str) -> PurgeResult:
     """Return what `purge_image` would delete now. Raises: Invalid: not of this registry; NotFound, SealedDelete."""
     local = local_reference(ref, settings)
     planned = on_store(
-        settings, lambda store: store.registry.seals.plan_purge(local.repository, local.named, local_admin())
+        settings,
+        lambda store: store.registry.seals.plan_purge(local.repository, local.named, local_admin()),
+        oldest=FORMAT,
     )
     return _result(local, planned, "")
 
@@ -61,6 +64,7 @@ def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResul
         lambda store: store.registry.seals.purge(
             local.repository, local.named, local_admin(), reason, expected=confirmed.tags
         ),
+        oldest=FORMAT,
     )
     return _result(local, purged, reason)
 

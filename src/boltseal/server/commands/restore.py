@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from boltseal.commands.timestamps import parse_timestamp
 from boltseal.errors import Invalid, quote
-from boltseal.oci.digest import Digest
+from boltseal.oci.digest import DigestInvalid
+from boltseal.oci.digest_prefix import MIN_HEX, DigestPrefix
 from boltseal.oci.reference import Reference
 from boltseal.server.commands.data_folder import local_admin, local_reference, on_store, required_reason
 from boltseal.server.registry.restores import ByIndex, ByTime, RestoredTag, RestoreTarget
@@ -23,7 +24,7 @@ class RestoreResult:
 
 
 def restore_tag(settings: Settings, ref: str, to: str, reason: str) -> RestoreResult:
-    """Move a tag back to `to`: a digest, the index of a ledger entry, or a time.
+    """Move a tag back to `to`: a digest or a prefix of one, the index of a ledger entry, or a time.
 
     Raises: Invalid: not a tag of this registry, no reason, or another `to`; NeverResolved, NoLongerStored, TagSealed.
     """
@@ -36,13 +37,18 @@ def restore_tag(settings: Settings, ref: str, to: str, reason: str) -> RestoreRe
 
 
 def parse_target(text: str) -> RestoreTarget:
-    """Parse a digest, the index of a ledger entry, or a time. Raises: Invalid."""
-    if text.isascii() and text.isdigit() and len(text) <= 18:
+    """Parse a digest or a prefix of one, the index of a ledger entry, or a time. Raises: Invalid.
+
+    Seven digits or more may be either an index or a prefix: the history of the tag decides.
+    """
+    if text.isascii() and text.isdigit() and len(text) < MIN_HEX:
         return ByIndex(int(text))
-    if ":" in text and re.match(r"[a-z0-9]+:[0-9a-f]{32}", text):
-        return Digest.parse(text)
+    with suppress(DigestInvalid):
+        return DigestPrefix.parse(text)
     time_us = parse_timestamp(text)
     if time_us is None:
-        expected = "a digest, the index of an entry, or a time such as 2026-11-24T08:29"
+        expected = (
+            f"a digest or at least {MIN_HEX} digits of one, the index of an entry, or a time such as 2026-11-24T08:29"
+        )
         raise Invalid(f"--to is {quote(text)}; expected {expected}")
     return ByTime(time_us)

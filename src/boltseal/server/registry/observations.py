@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 from boltseal.errors import ErrorCode, NotFound, Precondition, Unavailable
 from boltseal.ledger.entry import MAX_TIME_US, Entry, EntryKind, parse
 from boltseal.oci.digest import Digest
+from boltseal.oci.digest_prefix import DigestPrefix
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy import upstream_moves
 from boltseal.policy.upstream_moves import KnownTag, MoveDecision, MoveEvent, UpstreamAnswer
@@ -101,9 +102,9 @@ class Observations:
         return await self._database.write(job)
 
     async def accept(
-        self, repository: Repository, tag: Tag, digest: Digest | None, actor: Actor, reason: str
+        self, repository: Repository, tag: Tag, digest: Digest | DigestPrefix | None, actor: Actor, reason: str
     ) -> ObservationResult:
-        """Accept the change of a tag that is held back.
+        """Accept the change of a tag that is held back. `digest`: the only one to accept, or a prefix of it.
 
         Raises:
             NoHeldChange: no change is held back.
@@ -119,7 +120,8 @@ class Observations:
             if judged is None or judged.entry is None:
                 current = "nothing" if observed.known.serves is None else str(observed.known.serves.digest)
                 raise NoHeldChange(f"no change of {repository}:{tag} is held back; it resolves to {current}")
-            if digest is not None and judged.entry.digest != digest:
+            held = judged.entry.digest
+            if digest is not None and not (held and DigestPrefix(digest.algorithm, digest.hex).fits(held)):
                 raise Precondition(
                     f"the change of {repository}:{tag} that is held back is to {judged.entry.digest}, not to {digest}"
                 )

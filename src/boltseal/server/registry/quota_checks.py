@@ -11,10 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from boltseal.errors import TooMany
 from boltseal.oci.digest import Digest
 from boltseal.policy.quotas import NO_QUOTAS, UNLIMITED, QuotaExceeded, Quotas
-from boltseal.server.storage.metadata import queries, usage
+from boltseal.server.storage.metadata import queries, upload_table, usage
 from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+
+
+class UploadsTooMany(TooMany):
+    """The client has as many open uploads as it may have."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"you have {most} uploads open, and may have no more: finish or cancel some, then try again; uploads that are "
+            "not continued end by themselves after a day"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,16 @@ class QuotaChecks:
         quota = self.quotas.of(user)
         if size_bytes > left_bytes and quota.max_bytes is not None:
             quota.check(user, quota.max_bytes - left_bytes + size_bytes, 0)
+
+    def check_uploads(self, tx: UnitOfWork, owner: str) -> None:
+        """Check that an owner may begin another upload.
+
+        Raises:
+            UploadsTooMany: the owner has the maximum.
+        """
+        limit = self.uploads_per_user
+        if limit and upload_table.count_of(tx, owner) >= limit:
+            raise UploadsTooMany(limit)
 
     def check_referrers(self, tx: UnitOfWork, repository_id: int, subject: Digest) -> None:
         """Check that an image may have one more referrer.

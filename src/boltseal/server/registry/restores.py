@@ -14,6 +14,7 @@ from typing import ClassVar, Final, NamedTuple
 from boltseal.errors import ErrorCode, Invalid, NotFound
 from boltseal.ledger.entry import CHANGES, Entry, EntryKind, format_time, parse
 from boltseal.oci.digest import Digest
+from boltseal.oci.digest_prefix import DigestAmbiguous, DigestPrefix
 from boltseal.oci.manifest import parse_manifest
 from boltseal.oci.reference import Repository, Tag
 from boltseal.policy.seal import Identity
@@ -58,7 +59,8 @@ class ByTime:
     time_us: int
 
 
-RestoreTarget = Digest | ByIndex | ByTime
+RestoreTarget = Digest | DigestPrefix | ByIndex | ByTime
+"""What to restore. A prefix of decimal digits may be the index of an entry as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Restores:
             NeverResolved: the tag never resolved to it, or did not exist then.
             NoLongerStored: the repository no longer has that manifest.
             EntryOfOtherTag: the entry does not set the digest of this tag.
+            DigestAmbiguous: the tag resolved to several digests with this prefix.
             SealedPut, ReferencesMissing: as `TagWriter.publish`.
         """
 
@@ -120,10 +123,9 @@ class Restores:
 def _resolve(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, target: RestoreTarget) -> Digest:
     match target:
         case Digest():
-            for _, entry in changes_of(tx, repository, tag):
-                if entry.kind in _SETS_DIGEST and entry.digest == str(target):
-                    return target
-            raise NeverResolved(f"tag {tag} of {repository.name} never resolved to {target}; see `boltseal history`")
+            return _digest_with(tx, repository, tag, DigestPrefix(target.algorithm, target.hex))
+        case DigestPrefix():
+            return _digest_with(tx, repository, tag, target)
         case ByIndex(index):
             lines = list(ledger_store.lines(tx, index, until=index + 1))
             found = parse(lines[0][1]) if lines else None
@@ -141,6 +143,30 @@ def _resolve(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, target: Restor
             return Digest.parse(found.digest)
         case ByTime(time_us):
             return _digest_at(tx, repository, tag, time_us)
+
+
+def _digest_with(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, prefix: DigestPrefix) -> Digest:
+    """Return the digest with this prefix, among those that the tag resolved to."""
+    index = int(prefix.hex) if prefix.hex.isdecimal() and not prefix.algorithm and len(prefix.hex) <= 18 else -1
+    candidates = [
+        Digest.parse(entry.digest)
+        for at, entry in changes_of(tx, repository, tag)
+        if entry.kind in _SETS_DIGEST and (at == index or prefix.fits(Digest.parse(entry.digest)))
+    ]
+    found = prefix.choose(candidates) if index < 0 else _only(candidates, prefix)
+    if found is None:
+        raise NeverResolved(f"tag {tag} of {repository.name} never resolved to {prefix}; see `boltseal history`")
+    return found
+
+
+def _only(candidates: list[Digest], prefix: DigestPrefix) -> Digest | None:
+    """Return the only digest of a prefix that may be an index too. Raises: DigestAmbiguous."""
+    if len(set(candidates)) > 1:
+        named = ", ".join(map(str, dict.fromkeys(candidates)))
+        raise DigestAmbiguous(
+            f"{prefix} is the index of an entry and fits a digest; write more digits of one of {named}"
+        )
+    return candidates[0] if candidates else None
 
 
 def _digest_at(tx: UnitOfWork, repository: RepositoryRow, tag: Tag, time_us: int) -> Digest:

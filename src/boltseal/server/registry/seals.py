@@ -168,6 +168,7 @@ class Seals:
                     f"the tags of {repository} have changed: {tags} would go with it (expected {', '.join(expected)}); "
                     "nothing was deleted; run the command again"
                 )
+            queries.note_purged(tx, [str(blob) for blob in purged.blobs])
             return purged
 
         purged = await self._database.write(job)
@@ -274,6 +275,7 @@ class Seals:
         """
         stored: list[StoredBlob] = []
         left: dict[Digest, str] = {}
+        digests = tuple(digests)
         for digest in digests:
             try:
                 found = await self._blobs.stat(digest)
@@ -290,10 +292,13 @@ class Seals:
                 await self._blobs.delete(found)
             except StoreBroken as error:
                 left[found.digest] = error.message
+        done = [str(digest) for digest in digests if digest not in left]
+        if done:
+            await self._database.write(lambda tx: queries.forget_purged(tx, done))
         if left:
             raise BytesLeft(
                 f"the image is removed, but the bytes of {', '.join(map(str, left))} are still stored "
-                f"({next(iter(left.values()))}); a purge can't be repeated: `boltseal admin gc` deletes them when they are a day old"
+                f"({next(iter(left.values()))}); the running server tries again every hour and at its start, `boltseal admin gc` at once"
             )
 
 

@@ -134,6 +134,8 @@ class TagWriter:
         if row is not None and decision is PushDecision.SAME:
             return EntryResult(row.entry_index, changed=False)
         if row is not None and decision not in _KINDS:
+            if kind is EntryKind.TAG_RESTORED:
+                raise _restore_refusal(change, row, pushed.digest, decision)
             raise self._refusal(tx, change, row, pushed, decision)
         # 4
         sealing = rule.mode is Mode.SEALED or decision is PushDecision.RETURN
@@ -396,3 +398,10 @@ class TagWriter:
 
 def _extra(mode: Mode, keep: Keep | None) -> dict[str, str]:
     return {"mode": str(mode)} if keep is None else {"mode": str(mode), "keep": str(keep)}
+
+
+def _restore_refusal(change: TagChange, row: TagRow, target: Digest, decision: PushDecision) -> SealedPut:
+    repository, tag = change.repository.name, change.tag
+    if decision is PushDecision.REFUSED_NOT_EXTENDED and row.digest is not None:
+        return NotExtended(refusal_message.restore_not_extended(tag, repository, row.digest, target))
+    return TagSealed(refusal_message.restore_sealed(tag, repository, tag_rows.binding_of(row), target))

@@ -3,21 +3,24 @@
 The blob store keeps the bytes and guarantees durability. This module adds the repository's row for the blob: a
 repository has a blob only through a row of its own (repository isolation). The row is written after the bytes are
 durable, and only if they still exist, because garbage collection may run at the same time.
+
+A session has a row from its beginning to the transaction that adds its blob. It counts against the limit of its owner.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import ClassVar, Final
 
-from boltseal.errors import Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
+from boltseal.errors import BoltsealError, Denied, ErrorCode, Full, Invalid, RangeInvalid, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.quota_checks import UNCHECKED, QuotaChecks
 from boltseal.server.storage.blobs.protocol import BlobStore, UploadId, UploadKey, UploadWriter
 from boltseal.server.storage.disk_reserve import DiskReserve
-from boltseal.server.storage.metadata import queries
+from boltseal.server.storage.metadata import queries, upload_table
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
 
 CHECK_INTERVAL_BYTES: Final = 8 * 1024 * 1024
@@ -64,8 +67,18 @@ class UploadManager:
             self._disk_reserve.check(0)
         await self._quotas.left_bytes(self._database, actor.name, repository)
         owner = f"{actor.name} at {address}" if actor.name == ANONYMOUS.name else actor.name
-        upload = UploadId.new(owner)
-        await self._blobs.start_upload(UploadKey(repository, upload), self._quotas.uploads_per_user)
+        upload = UploadId.new()
+
+        def job(tx: UnitOfWork) -> None:
+            self._quotas.check_uploads(tx, owner)
+            upload_table.add(tx, upload, repository, owner)
+
+        await self._database.write(job, durable=False)
+        try:
+            await self._blobs.start_upload(UploadKey(repository, upload))
+        except BoltsealError:
+            await self._forget(upload)
+            raise
         return upload
 
     async def mount(
@@ -134,7 +147,11 @@ class UploadManager:
             await self._check_quota(writer, repository, actor)
             released_us = await self.released(digest)
             size = await writer.commit(digest)
-        await self.add_committed(repository, digest, size, actor, released_us)
+        try:
+            await self.add_committed(repository, digest, size, actor, released_us, upload)
+        except BoltsealError:  # the session has become bytes that no row refers to
+            await self._forget(upload)
+            raise
         return size
 
     async def add_blob(self, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
@@ -159,9 +176,15 @@ class UploadManager:
         return await self._database.lookups.released(str(digest))
 
     async def add_committed(
-        self, repository: Repository, digest: Digest, size: int, actor: Actor, released_us: int | None
+        self,
+        repository: Repository,
+        digest: Digest,
+        size: int,
+        actor: Actor,
+        released_us: int | None,
+        upload: UploadId | None = None,
     ) -> None:
-        """Add a blob whose bytes this request has committed to the repository.
+        """Add a blob whose bytes this request has committed to the repository, and end the session `upload`.
 
         `released_us`: what `released` returned before the commit: when the last row of the blob was removed. Another time now
         means that the last row was removed since, and that the committed bytes may have been deleted with it.
@@ -175,12 +198,20 @@ class UploadManager:
             if not unchanged and not queries.is_blob_referenced(tx, str(digest)):
                 raise _vanished(digest)
             self._add_row(tx, repository, digest, size, actor)
+            if upload is not None:
+                upload_table.remove(tx, upload)
 
         await self._database.write(job)
 
     async def cancel(self, repository: Repository, upload: UploadId) -> None:
         """Cancel a session and delete its bytes (end-14)."""
         await self._blobs.cancel_upload(UploadKey(repository, upload))
+        await self._forget(upload)
+
+    async def _forget(self, upload: UploadId) -> None:
+        """Remove the row of a session that has ended. If that fails, garbage collection removes it."""
+        with suppress(Full, Unavailable):
+            await self._database.write(lambda tx: upload_table.remove(tx, upload), durable=False)
 
     def _add_row(self, tx: UnitOfWork, repository: Repository, digest: Digest, size: int, actor: Actor) -> None:
         with self._quotas.counting(tx, actor.name):

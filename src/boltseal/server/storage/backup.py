@@ -14,8 +14,9 @@ Steps of `back_up`:
 5. Write `complete`.
 
 What was acknowledged before step 2 is in the snapshot, and its bytes were durable before it was. So step 3 finds them unless
-garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and users
-are not copied, so a backup gives no rights. Upload sessions are not copied.
+garbage collection or a purge ran meanwhile; then the backup is refused as incomplete and must be repeated. Keys and the
+users' file are not copied, so a backup gives no rights: the password hashes in its database are encrypted with one of the keys.
+The bytes of upload sessions are not copied.
 
 A hard link shares its bytes with the store. Blobs are never written to after their commit, so the registry does not change
 them; a failing disk may. A backup on another file system has bytes of its own.
@@ -34,7 +35,7 @@ from boltseal.errors import Full, Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, is_no_space, make_folders, write_file
 from boltseal.oci.digest import Digest
 from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.migrate import DATABASE_NAME, FORMAT, check_data
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, check_data
 
 COMPLETE: Final = "complete"
 UNFINISHED_NAME: Final = f"{DATABASE_NAME}.unfinished"
@@ -67,10 +68,11 @@ def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int,
     with _errors_named(target):
         make_folders(Disk(), target)
         (target / COMPLETE).unlink(missing_ok=True)
+        layout = (data / "format").read_bytes()  # before the copy: a migration in between makes the copy the newer one
         sqlite.copy_file(data / DATABASE_NAME, target / DATABASE_NAME)
         result = _copy_blobs(target / DATABASE_NAME, data, target, progress)
         result.removed = _drop_unnamed(target)
-        write_file(Disk(), target / "format", f"{FORMAT}\n".encode())
+        write_file(Disk(), target / "format", layout)
         write_file(Disk(), target / COMPLETE, f"{now_us}\n".encode())
     return result
 
@@ -79,9 +81,9 @@ def restore(backup: Path, data: Path, progress: Callable[[str, int, int], None])
     """Make a new data folder of a backup; every byte of a blob is hashed on its way. BackupRefused, BackupFailed, ..."""
     if not (backup / COMPLETE).is_file():
         raise BackupRefused(f"{backup} is no complete backup (it has no file `{COMPLETE}`); make it again")
-    check_data(backup, older=True)
+    check_data(backup, oldest=1)
     if data.exists() and any(data.iterdir()):
-        raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder: name one with --data DIR")
+        raise BackupRefused(f"{data} is not empty; a backup is restored into a new folder: name one with --data FOLDER")
     with _errors_named(data):
         make_folders(Disk(), data)
         database = data / UNFINISHED_NAME

@@ -11,15 +11,17 @@ Steps:
    show are what the bytes say; nothing is left of removed manifests.
 5. Everything that sealed tags need is stored, and signature tags are linked to what they sign.
 6. The running totals of users are the sums of the rows.
-7. The blobs: every row has a file of that size whose bytes have that digest.
-8. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal admin gc` deletes them.
+7. What the running server keeps for itself: waiting events, upload sessions, failed logins, users,
+   unfinished purges (`fsck_state`).
+8. The blobs: every row has a file of that size whose bytes have that digest.
+9. Unreferenced blobs are counted. They are no fault: refused pushes leave them, and `boltseal admin gc` deletes them.
 
-Steps 1 to 6 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is read again
+Steps 1 to 7 read one snapshot of the database. Blobs are read after it, and a blob that is not as it must be is read again
 before it is reported: the server may have deleted or replaced it meanwhile. What can't be examined is a finding of its own,
 and the rest is examined anyway.
 
 An attacker who can write the data folder and the keys and rewrites everything consistently is not detected here. That needs
-a checkpoint that another party kept. Steps 4, 7 and 8 are in `fsck_content`.
+a checkpoint that another party kept. Steps 4, 8 and 9 are in `fsck_content`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from boltseal.ledger.entry import Entry
 from boltseal.oci.digest import Digest
 from boltseal.policy.rule_decision import signature_subject
 from boltseal.policy.rules import Keep, RuleInvalid
-from boltseal.server.storage import fsck_content
+from boltseal.server.storage import fsck_content, fsck_state
 from boltseal.server.storage.blobs.protocol import BlobReader
 from boltseal.server.storage.findings import Examined, Finding, FindingCollector, FindingStatus, Progress
 from boltseal.server.storage.fsck_tree import TreeCheck
@@ -75,7 +77,7 @@ def examine(
 
 
 def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | None) -> dict[str, int]:
-    """Run steps 1 to 6 and return the blobs that must be stored. A step that a damaged database ends does not end the others."""
+    """Run steps 1 to 7 and return the blobs that must be stored. A step that a damaged database ends does not end the others."""
     expected: dict[str, int] = {}
     steps: list[Callable[[], None]] = [
         lambda: _database(snapshot, findings),
@@ -83,6 +85,7 @@ def _rows(snapshot: Snapshot, findings: FindingCollector, keys: LedgerKeys | Non
         lambda: fsck_content.manifests(snapshot, findings),
         lambda: _sealed(snapshot, findings),
         lambda: _usage(snapshot, findings),
+        lambda: fsck_state.state(snapshot, findings),
         lambda: expected.update(fsck_content.blob_rows(snapshot, findings)),
     ]
     for step in steps:

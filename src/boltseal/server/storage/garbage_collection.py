@@ -5,7 +5,8 @@ Deleted are
 - the bytes of a blob that no row of any repository refers to, if they were stored more than 24 hours ago and the last such
   row was removed more than an hour ago: a push between its bytes and its row, and a pull that has begun, are not affected;
 - manifest bytes that no repository refers to: they were added and removed together with rows, so no request needs them;
-- upload sessions that were not written to for 24 hours.
+- upload sessions that were not written to for 24 hours, and rows of sessions whose bytes are gone;
+- the bytes of blobs that a purge left because its process ended, or the store failed: at once.
 
 The running totals of users are corrected where they are not the sums of the rows.
 
@@ -22,15 +23,20 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
+from boltseal.errors import BoltsealError, Invalid
 from boltseal.oci.digest import Digest
-from boltseal.server.storage.blobs.protocol import BlobStore, StoredBlob
-from boltseal.server.storage.metadata import queries, usage
-from boltseal.server.storage.metadata.protocol import Metadata, Snapshot
+from boltseal.oci.reference import Repository
+from boltseal.server.storage.blobs.protocol import BlobStore, StoreBroken, StoredBlob, UploadId, UploadKey
+from boltseal.server.storage.metadata import queries, upload_table, usage
+from boltseal.server.storage.metadata.protocol import Metadata, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.upload_table import UploadRow
 
 UNNAMED_FOR_US: Final = 24 * 3600 * 1_000_000
 RELEASED_FOR_US: Final = 3600 * 1_000_000
-ABANDONED_FOR_US: Final = 24 * 3600 * 1_000_000
+ABANDONED_FOR_US: Final = upload_table.KEPT_FOR_US
+WITHOUT_BYTES_FOR_US: Final = 3600 * 1_000_000
 BATCH: Final = 32
+_END_OF_TIME_US: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,18 @@ def collect(database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool)
     if unnamed and not dry_run:
         unnamed = database.write_and_wait(queries.remove_unreferenced_contents)
     yield from (GarbageItem("manifest", canonical, size, "no repository refers to it") for canonical, size in unnamed)
-    yield from collect_uploads(blobs, now_us, dry_run=dry_run)
+    if not dry_run:
+        yield from finish_purges(database, blobs)
+    yield from collect_uploads(database, blobs, now_us, dry_run=dry_run)
     if not dry_run:
         _forget_released(database, blobs, now_us)
         if database.read_and_wait(usage.wrong_totals):
             database.write_and_wait(usage.correct_totals)
 
 
-def collect_uploads(blobs: BlobStore, now_us: int, *, dry_run: bool = False) -> Iterator[GarbageItem]:
+def collect_uploads(
+    database: Metadata, blobs: BlobStore, now_us: int, *, dry_run: bool = False
+) -> Iterator[GarbageItem]:
     """Delete abandoned upload sessions, as a running server does. Blocks."""
     older_than_us = now_us - ABANDONED_FOR_US
     for upload in blobs.abandoned(older_than_us):
@@ -72,6 +82,60 @@ def collect_uploads(blobs: BlobStore, now_us: int, *, dry_run: bool = False) -> 
             yield GarbageItem(
                 "upload", upload.name, upload.size, f"not written to for {_hours(now_us - upload.mtime_us)}"
             )
+
+    if not dry_run:
+        _tidy_upload_rows(database, blobs, now_us)
+
+
+def finish_purges(database: Metadata, blobs: BlobStore) -> Iterator[GarbageItem]:
+    """Delete the bytes that purges left, as a running server does, and yield each blob that is deleted. Blocks.
+
+    A blob that the store fails to delete again is left for the next time.
+    """
+    for text in database.read_and_wait(queries.purged):
+        try:
+            # In this order, as a purge does: an upload that stored the bytes before `release_again` gets no row for them.
+            stored = blobs.look(Digest.parse(text))
+            unreferenced = stored is not None and database.write_and_wait(partial(queries.release_again, digest=text))
+            deleted = stored is not None and unreferenced and blobs.delete_and_wait(stored)
+        except (StoreBroken, Invalid):  # `fsck` reports a digest that cannot be parsed
+            continue
+        database.write_and_wait(partial(queries.forget_purged, digests=[text]))
+        if stored is not None and deleted:
+            yield GarbageItem("blob", text, stored.size, "it was purged")
+
+
+def _tidy_upload_rows(database: Metadata, blobs: BlobStore, now_us: int) -> None:
+    """Extend the rows of sessions that are still written to, and remove those whose bytes are gone."""
+    rows = database.read_and_wait(upload_table.all_uploads)
+    if not rows:
+        return
+    written_us = {session.name: session.mtime_us for session in blobs.abandoned(_END_OF_TIME_US)}
+    gone: list[UploadRow] = []
+    extended: list[tuple[str, int]] = []
+    for row in rows:
+        last_us = written_us.get(_session_name(row))
+        if last_us is not None and row.expires_us <= now_us:
+            extended.append((row.id, last_us + ABANDONED_FOR_US))
+        elif last_us is None and row.begun_us < now_us - WITHOUT_BYTES_FOR_US:
+            gone.append(row)
+
+    def job(tx: UnitOfWork) -> None:
+        for row in gone:
+            upload_table.remove_abandoned(tx, row)
+        for id_, expires_us in extended:
+            upload_table.extend(tx, id_, expires_us)
+
+    if gone or extended:
+        database.write_and_wait(job)
+
+
+def _session_name(row: UploadRow) -> str:
+    """Return the name of the session's bytes in the store; "" for a row that no session can have."""
+    try:
+        return UploadKey(Repository(row.repository), UploadId(row.id)).name
+    except BoltsealError:
+        return ""
 
 
 def collect_released(database: Metadata, blobs: BlobStore, now_us: int) -> int:

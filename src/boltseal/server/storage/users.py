@@ -1,6 +1,6 @@
-"""The users' file: htpasswd, bcrypt only, read when it changed.
+"""Users and their password hashes: a users' file (htpasswd, bcrypt only, read when it changed), and rows of the database.
 
-One line for each user, `name:$2b$...`, as Apache's `htpasswd -B` and other registries write it. It is outside the data folder
+The file has one line for each user, `name:$2b$...`, as Apache's `htpasswd -B` and other registries write it. It is outside the data folder
 (`<data>.keys/htpasswd`) and is replaced as a whole. A removed user is refused from the next request on. A line that can't be
 read is an error: a user must not disappear by it.
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from boltseal.errors import Invalid, NotFound, Unavailable, quote
 from boltseal.files.atomic_files import Disk, locked, write_file
+from boltseal.server.storage.metadata.protocol import AccountRow
+from boltseal.server.storage.user_key import UserKey, looks_encrypted
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 _LINE = re.compile(
@@ -51,6 +53,36 @@ class Users:
 
 
 NO_USERS: Final = Users({}, (0, 0, 0))
+
+
+def parse_accounts(rows: Iterable[AccountRow], key: UserKey) -> Users:
+    """Return the users of the database's rows.
+
+    Raises:
+        UsersInvalid: a row is no user; a user must not disappear by it.
+        UserKeyUnreadable: the key is missing or another one.
+    """
+    users: dict[str, bytes] = {}
+    for row in rows:
+        problem = account_problem(row)
+        hashed = b"" if problem is not None else key.decrypt(row.name, row.encrypted_hash)
+        if problem is None and not _LINE.fullmatch(f"{row.name}:{hashed.decode('ascii', 'replace')}"):
+            problem = f"user {quote(row.name)} has no bcrypt hash"
+        if problem is not None:
+            raise UsersInvalid(f"the users of the database: {problem}")
+        users[row.name] = hashed
+    return Users(users, (0, 0, 0)) if users else NO_USERS
+
+
+def account_problem(row: AccountRow) -> str | None:
+    """Return what is wrong with a row as far as it shows without the key; None if nothing is."""
+    try:
+        check_user_name(row.name)
+    except UserNameInvalid as error:
+        return error.message
+    if not looks_encrypted(row.encrypted_hash):
+        return f"user {quote(row.name)} has no encrypted password hash"
+    return None
 
 
 def check_user_name(name: str) -> None:

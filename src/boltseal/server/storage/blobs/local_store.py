@@ -43,7 +43,6 @@ from boltseal.server.storage.blobs.local_upload import (
     result_of,
 )
 from boltseal.server.storage.blobs.protocol import (
-    OWNER_DIGITS,
     PIECE_BYTES,
     BlobAbsent,
     StoreBroken,
@@ -51,7 +50,6 @@ from boltseal.server.storage.blobs.protocol import (
     UploadBusy,
     UploadFile,
     UploadKey,
-    UploadsTooMany,
     UploadUnknown,
 )
 from boltseal.server.storage.upload_admission import MemoryBudget
@@ -133,22 +131,18 @@ class LocalBlobs:
 
     # Sessions
 
-    async def start_upload(self, key: UploadKey, most: int = 0) -> None:
+    async def start_upload(self, key: UploadKey) -> None:
         """Create the session's empty file. It need not survive a power cut, so nothing is synced.
 
         In a thread: creating a name waits for the file system's journal, which may be busy with another fsync.
         """
-        make = self._resources.quick.launch(self._make_session, key.name, most)
+        make = self._resources.quick.launch(self._make_session, key.name)
         try:
             await result_of(make)
         except OSError as error:
             raise store_error(error, "an upload can't be started") from error
 
-    def _make_session(self, name: str, most: int) -> None:
-        if most:
-            mark = name[:OWNER_DIGITS]
-            if sum(other.startswith(mark) for other in os.listdir(self._uploads)) >= most:  # noqa: PTH208 - see above
-                raise UploadsTooMany(most)
+    def _make_session(self, name: str) -> None:
         with suppress(FileExistsError):
             self._disk.close(self._disk.create(f"{self._uploads}/{name}"))
 

@@ -34,7 +34,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, Protocol
 
-from boltseal.errors import ErrorCode, Full, NotFound, TooMany, Unavailable
+from boltseal.errors import ErrorCode, Full, NotFound, Unavailable
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 
@@ -68,7 +68,6 @@ class BlobAbsent(NotFound):
     code: ClassVar[ErrorCode | None] = ErrorCode.BLOB_UNKNOWN
 
 
-OWNER_DIGITS: Final = 8
 _UPLOAD_ID = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
@@ -85,25 +84,15 @@ class UploadId(str):
         return super().__new__(cls, text)
 
     @classmethod
-    def new(cls, owner: str = "") -> UploadId:
-        """Return an id that is unused and can't be guessed. Ids of one owner begin alike, so that they can be counted."""
-        return cls(hashlib.sha256(owner.encode()).hexdigest()[:OWNER_DIGITS] + uuid.uuid4().hex[OWNER_DIGITS:])
+    def new(cls) -> UploadId:
+        """Return an id that is unused and can't be guessed."""
+        return cls(uuid.uuid4().hex)
 
     @classmethod
     def of(cls, digest: Digest) -> UploadId:
         """Return the id for bringing this digest, the same in every process, so that a second one finds the first."""
         hexed = hashlib.sha256(str(digest).encode()).hexdigest()
         return cls(f"{hexed[:12]}4{hexed[13:16]}8{hexed[17:32]}")
-
-
-class UploadsTooMany(TooMany):
-    """The client has as many open uploads as it may have."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(
-            f"you have {most} uploads open, and may have no more: finish or cancel some, then try again; uploads that are "
-            "not continued end by themselves after a day"
-        )
 
 
 class UploadKey(NamedTuple):
@@ -206,13 +195,10 @@ class PartialReader(Protocol):
 class UploadSessions(Protocol):
     """The half of a blob store that takes bytes in."""
 
-    async def start_upload(self, key: UploadKey, most: int = 0) -> None:
+    async def start_upload(self, key: UploadKey) -> None:
         """Begin an empty session; an existing one is left as it is. Not durable: a power cut may remove an empty session.
 
-        `most`: how many sessions the owner of the id may have in all repositories, 0: any number. Two that begin at the same time
-        may both be accepted.
-
-        Raises: UploadsTooMany, NoSpace, StoreBroken.
+        Raises: NoSpace, StoreBroken.
         """
         ...
 

@@ -3,6 +3,7 @@
 Jobs that wait at the same time are committed together: one BEGIN, a savepoint for each job, one COMMIT, one fsync. So 32
 pushes cost the disk little more than one. A job that raises is rolled back alone and its caller gets the error. If the
 COMMIT fails, every job of the group fails and nothing has changed. The order within a group is the order of arrival.
+Jobs that need not survive a power cut are a group of their own, which goes first and does not wait for the disk.
 
 The writer thread owns the writing session; the event loop's thread owns the session of `lookups`; longer reads run on two
 reader threads. What differs between databases is in the `SqlDriver`.
@@ -92,6 +93,7 @@ class _Waiting:
     job: Job[Any]
     is_unwanted: Callable[[], bool]
     settle: Callable[[Any, BaseException | None], None]
+    durable: bool = True
 
 
 class SqlMetadata:
@@ -128,10 +130,13 @@ class SqlMetadata:
         except IndexError:
             return WriteQueue()
 
-    async def write(self, job: Job[T]) -> T:
-        """Run a job in the next group and return its result after the COMMIT."""
+    async def write(self, job: Job[T], *, durable: bool = True) -> T:
+        """Run a job in the next group and return its result after the COMMIT.
+
+        Without `durable` the COMMIT does not wait for the disk.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._submit(_Waiting(job, future.cancelled, partial(deliver, future)))
+        self._submit(_Waiting(job, future.cancelled, partial(deliver, future), durable))
         return await future
 
     def write_and_wait(self, job: Job[T]) -> T:
@@ -200,8 +205,10 @@ class SqlMetadata:
                         break
                     waiting = self._queue.get()
                 going = waiting is not None
-                if group:
-                    self._commit_group(session, group)
+                for durable in (False, True):  # those that need not wait for the disk do not wait for it
+                    part = [waiting for waiting in group if waiting.durable is durable]
+                    if part:
+                        self._commit_group(session, part)
         finally:
             session.close()
 
@@ -217,7 +224,7 @@ class SqlMetadata:
         except BaseException as error:  # noqa: BLE001 - the outermost frame of this thread: every caller must get the error
             failed = [(waiting, error) for waiting in group]
             done = []
-        for _ in range(taken):
+        for _ in range(taken):  # the oldest first: within a group the ages may be exchanged
             self._since.popleft()
         for waiting, result in done:
             waiting.settle(result, None)
@@ -231,7 +238,7 @@ class SqlMetadata:
         done: list[tuple[_Waiting, Any]],
         failed: list[tuple[_Waiting, BaseException]],
     ) -> None:
-        session.begin(write=True)
+        session.begin(write=True, durable=any(waiting.durable for waiting in group))
         invalidates_caches = begun = False
         appended = set[str]()
         try:

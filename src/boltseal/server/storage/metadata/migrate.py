@@ -4,6 +4,7 @@
     DATA/boltseal.db   metadata (SQLite, with its -wal and -shm)
     DATA/generation    see `coordination.generation`
     DATA/blobs/ DATA/uploads/ DATA/ledger/
+    DATA/outbox.db     until revision 0006, which moves its events into the database; then `outbox.db.before-0006`
 
 A new database is created from `schema`, an older one is migrated by the alembic revisions in `migrations/`; a test compares
 the two. A migration is one transaction: one that was interrupted has not happened. Before it the database is copied to
@@ -15,56 +16,70 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import inspect, text
+from sqlalchemy import insert, inspect, text
 
 from boltseal.errors import Invalid, Unavailable
 from boltseal.files.atomic_files import Disk, write_file
+from boltseal.notify.outbox import OutboxUnusable
+from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.server.storage.coordination.file_leases import LEASE_SUFFIX
 from boltseal.server.storage.coordination.interprocess_lock import LOCK_FILE
 from boltseal.server.storage.metadata import sqlite
-from boltseal.server.storage.metadata.schema import METADATA
+from boltseal.server.storage.metadata.schema import METADATA, outbox, outbox_cursor
 
-FORMAT: Final = 4
-HEAD_REVISION: Final = "0005"
+FORMAT: Final = 5
+WORKABLE_FORMAT: Final = 4
+"""The oldest format that commands beside the server work on. What came later are tables of the running server."""
+ACCOUNTS_FORMAT: Final = 5
+"""The oldest format whose database has the users."""
+HEAD_REVISION: Final = "0006"
 DATABASE_NAME: Final = "boltseal.db"
 GENERATION_NAME: Final = "generation"
+_FILES_UNTIL: Final = "0006"
+"""The revision that moved the outbox from a file into the database."""
 
 
 class FormatInvalid(Invalid):
     """The data folder is of another program, or of a newer boltseal."""
 
 
-def prepare_data(data: Path) -> None:
-    """Create a data folder or bring it up to date. Safe when several processes do it at once."""
+def create_data(data: Path) -> None:
+    """Create an empty data folder where there is none. FormatInvalid: the folder is of another program, or newer."""
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
         raise Unavailable(
             f"the data folder {data} can't be created: {error.strerror}; choose another with --data"
         ) from error
-    if _read_format(data) is None:
-        refuse_foreign_folder(data)  # before the lock too, which would leave a file in a folder of another program
+    if data_format(data) is None:
+        refuse_foreign_folder(data)
+
+
+def prepare_data(data: Path) -> None:
+    """Create a data folder or bring it up to date. Safe when several processes do it at once."""
+    create_data(data)  # refuses a foreign folder before the lock, which would leave a file in it
     with _locked(data):
-        held = _read_format(data)
+        held = data_format(data)
         if held is None:
             refuse_foreign_folder(data)
         for name in ("blobs", "uploads", "ledger"):
             (data / name).mkdir(exist_ok=True, mode=0o750)
-        _bring_up_to_date(data / DATABASE_NAME)
+        _bring_up_to_date(data)
+        _set_aside(data)
         if held != FORMAT:
             write_file(Disk(), data / "format", f"{FORMAT}\n".encode())
 
 
-def check_data(data: Path, *, older: bool = False) -> None:
-    """Refuse a folder that is not a data folder of this format, or with `older` of an older one. Changes nothing."""
-    held = _read_format(data)
+def check_data(data: Path, *, oldest: int = WORKABLE_FORMAT) -> None:
+    """Refuse a folder that is not a data folder of this format, or of an older one from `oldest` on. Changes nothing."""
+    held = data_format(data)
     if held is None:
         raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
-    if held != FORMAT and not older:
+    if held < oldest:
         raise FormatInvalid(
             f"{data} has data format {held}, this boltseal works on {FORMAT}; `boltseal serve` brings it up to date, "
             "and keeps a copy of the database"
@@ -84,7 +99,8 @@ def _locked(data: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _read_format(data: Path) -> int | None:
+def data_format(data: Path) -> int | None:
+    """Return the format of a data folder, None if the folder is none. FormatInvalid: it is newer, or can't be read."""
     path = data / "format"
     try:
         written = path.read_text(encoding="ascii").strip()
@@ -119,7 +135,8 @@ def refuse_foreign_folder(data: Path) -> None:
         )
 
 
-def _bring_up_to_date(database: Path) -> None:
+def _bring_up_to_date(data: Path) -> None:
+    database = data / DATABASE_NAME
     existed = database.exists()
     driver = sqlite.SqliteDriver(database)
     try:
@@ -131,7 +148,7 @@ def _bring_up_to_date(database: Path) -> None:
                 _create(session)
                 return
             sqlite.copy_session(session, database.with_name(f"{database.name}.before-{HEAD_REVISION}"))
-            _upgrade(session)
+            _upgrade(session, revision, data)
     finally:
         driver.close()
 
@@ -152,7 +169,7 @@ def _create(session: sqlite.SqliteSession) -> None:
     session.commit()
 
 
-def _upgrade(session: sqlite.SqliteSession) -> None:
+def _upgrade(session: sqlite.SqliteSession, revision: str, data: Path) -> None:
     # loaded here because hardly any start migrates
     from alembic import command
     from alembic.config import Config
@@ -162,5 +179,35 @@ def _upgrade(session: sqlite.SqliteSession) -> None:
     config.attributes["connection"] = session.connection
     session.begin(write=True)  # a process that dies in here has changed nothing
     command.upgrade(config, "head")
+    if revision < _FILES_UNTIL:
+        _move_outbox(session, data / OUTBOX_NAME)
     sqlite.expect_sizes(session)
     session.commit()
+
+
+def _move_outbox(session: sqlite.SqliteSession, path: Path) -> None:
+    """Copy the events of an outbox file into the database. FormatInvalid."""
+    file = FileOutbox(path)
+    try:
+        events, cursors = file.contents()
+    except OutboxUnusable as error:
+        raise FormatInvalid(
+            f"the events that wait in {path} can't be moved into the database: {error.message}; "
+            "move the file away to give them up"
+        ) from error
+    finally:
+        file.close()
+    for event in events:
+        row = event._asdict() | {"event_id": event.id, "minor": bool(event.minor)}
+        del row["id"]
+        session.connection.execute(insert(outbox).values(row))
+    for name, position in cursors.items():
+        session.connection.execute(insert(outbox_cursor).values(name=name, position=position))
+
+
+def _set_aside(data: Path) -> None:
+    """Rename files whose content is in the database now. They are kept with the copy of the database, to go back with."""
+    for name in (OUTBOX_NAME,):
+        with suppress(FileNotFoundError):
+            (data / name).rename(data / f"{name}.before-{_FILES_UNTIL}")
+    (data / f"{OUTBOX_NAME}.lock").unlink(missing_ok=True)

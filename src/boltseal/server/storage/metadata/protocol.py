@@ -4,13 +4,15 @@ Promises, which `tests/contracts/test_metadata.py` checks on every implementatio
 
 1. **Atomic.** A unit of work takes effect as a whole or not at all. A job that raises has changed nothing, and the other
    jobs of its group are not affected.
-2. **Durable.** `write` returns only after a COMMIT that survives power loss. It raises Full or Unavailable when nothing was
+2. **Durable.** `write` returns only after a COMMIT that survives power loss; with `durable=False` one that survives
+   `kill -9`, but is as good as any other for every reader. It raises Full or Unavailable when nothing was
    changed. If the answer to a COMMIT is lost (a broken connection), it raises Unavailable and the change may or may not have
    been made. Callers repeat the request: a repeated push or delete finds the change and makes no second one.
 3. **Isolated.** Between its first read and its COMMIT a unit of work sees no change of another one in the rows that it
    locked (`lock_repository`, `lock_tag`, `lock_head` in the modules of this package). SQLite has one writer at a time,
    over all processes, so a lock of a row costs nothing there; PostgreSQL locks by `SELECT ... FOR UPDATE`.
-4. **In order.** Units of work of one process are committed in the order in which they were handed in.
+4. **In order.** Units of work of one process are committed in the order in which they were handed in, the durable ones
+   and the others each.
 5. **Snapshots.** A read sees the last commit before it began, or a later one, and no part of a commit after that.
 6. **Caches.** A unit of work with `invalidates_caches` set changes the generation around its COMMIT.
 
@@ -122,8 +124,29 @@ class ForeignTagRow(NamedTuple):
     changes_since_us: int
 
 
+class FailedLoginRow(NamedTuple):
+    """Failed logins of one address, and when the last one was, microseconds since the epoch."""
+
+    failures: int
+    last_us: int
+
+
+class AccountRow(NamedTuple):
+    """A user. `encrypted_hash`: of the password, by bcrypt; see `server.storage.user_key`."""
+
+    name: str
+    encrypted_hash: str
+
+
+class AccountVersion(NamedTuple):
+    """Differs between any two states of the users: their number and the time of the last change."""
+
+    number: int
+    changed_us: int
+
+
 class Lookups(Protocol):
-    """Point look-ups for pulls, each of the last commit or a later one. Called on the event loop. Unavailable."""
+    """Point look-ups for requests, each of the last commit or a later one. Called on the event loop. Unavailable."""
 
     async def repository(self, name: str) -> bool:
         """Return whether a repository of this name exists or ever existed."""
@@ -153,6 +176,18 @@ class Lookups(Protocol):
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
         ...
 
+    async def account_version(self) -> AccountVersion:
+        """Return what differs after every change of the users."""
+        ...
+
+    async def accounts(self) -> list[AccountRow]:
+        """Return every user."""
+        ...
+
+    async def failed_login(self, address: str) -> FailedLoginRow | None:
+        """Return the failed logins of an address, or None if there is no row."""
+        ...
+
 
 class Metadata(Protocol):
     """A metadata database. Closed once; `write` and `read` from the event loop, the `..._and_wait` ones from threads."""
@@ -174,8 +209,11 @@ class Metadata(Protocol):
         """The jobs that wait or run now. Callable in any thread."""
         ...
 
-    async def write(self, job: Job[T]) -> T:
-        """Run a job as a unit of work and return its result after the COMMIT. Full, Unavailable, or what the job raised."""
+    async def write(self, job: Job[T], *, durable: bool = True) -> T:
+        """Run a job as a unit of work and return its result after the COMMIT. Full, Unavailable, or what the job raised.
+
+        `durable`: False only for what no answer promised, such as the row of a session that just began.
+        """
         ...
 
     def write_and_wait(self, job: Job[T]) -> T:

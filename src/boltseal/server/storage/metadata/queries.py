@@ -26,7 +26,16 @@ from sqlalchemy import (
 from boltseal.server.storage.metadata import usage
 from boltseal.server.storage.metadata.links import CONTAINS, REFERS_TO
 from boltseal.server.storage.metadata.protocol import ManifestFound, Snapshot, UnitOfWork
-from boltseal.server.storage.metadata.schema import blob, content, link, manifest, released, repository, tag
+from boltseal.server.storage.metadata.schema import (
+    blob,
+    content,
+    link,
+    manifest,
+    purged_blob,
+    released,
+    repository,
+    tag,
+)
 
 IN_AT_ONCE: Final = 500  # digests in one query; SQLite accepts 32,766 values
 
@@ -296,6 +305,25 @@ def forget_released(
             tx.sql.connection.execute(
                 delete(released).where(released.c.digest == digest, released.c.released_us < before_us)
             )
+
+
+def note_purged(tx: UnitOfWork, digests: Collection[str]) -> None:
+    """Record that the bytes of these blobs must be deleted, whatever ends this process before it has done so."""
+    forget_purged(tx, digests)
+    if digests:
+        rows = [{"digest": digest, "purged_us": tx.now_us} for digest in digests]
+        tx.sql.connection.execute(insert(purged_blob), rows)
+
+
+def purged(snapshot: Snapshot) -> list[str]:
+    """Return the blobs that `note_purged` recorded and `forget_purged` did not remove, in order."""
+    return list(snapshot.sql.connection.execute(select(purged_blob.c.digest).order_by(purged_blob.c.digest)).scalars())
+
+
+def forget_purged(tx: UnitOfWork, digests: Iterable[str]) -> None:
+    """Remove the record of blobs whose bytes are deleted, or are referenced again."""
+    for digest in digests:
+        tx.sql.connection.execute(delete(purged_blob).where(purged_blob.c.digest == digest))
 
 
 _UNREFERENCED_CONTENT: Final = ~exists().where(manifest.c.canonical == content.c.canonical)

@@ -18,6 +18,12 @@
     reservation  a push through the push proxy that is under way: for an hour no other push to that tag is accepted
     pulled       when a manifest of a mirrored repository was pulled last, to the hour; no row: not since it was stored
     usage        running totals of users; see `usage`
+    outbox       events that a receiver of notifications has not accepted yet; see `outbox_table`
+    outbox_cursor  up to where each log was read for events
+    upload_session  who began an upload, in which repository, and until when it counts; see `upload_table`
+    failed_login  failed logins by address; see `failed_login_table`
+    account      users who may log in, and the encrypted hashes of their passwords; see `account_table`
+    purged_blob  blobs whose rows a purge removed and whose bytes it has not deleted yet; see `queries.note_purged`
 
 There are two logs with the same tables (`LogTables`): the ledger of changes of our tags, and the observations of upstreams' tags.
 They are apart so that clients, who choose which upstream tags are asked for, cannot make the ledger grow.
@@ -32,7 +38,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects import postgresql
 
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Log
@@ -266,5 +272,64 @@ usage = Table(
     Column("holder", Text, primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("repositories", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+outbox = Table(
+    "outbox",
+    METADATA,
+    Column("receiver", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("minor", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_us", BigInteger, nullable=False),
+    Index(None, "receiver", "at_us"),
+)
+
+outbox_cursor = Table(
+    "outbox_cursor",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+upload_session = Table(
+    "upload_session",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("repository", NAME, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("begun_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Index(None, "owner", "expires_us"),
+    sqlite_with_rowid=False,
+)
+
+failed_login = Table(
+    "failed_login",
+    METADATA,
+    Column("address", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_us", BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+account = Table(
+    "account",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("encrypted_hash", Text, nullable=False),
+    Column("changed_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+purged_blob = Table(
+    "purged_blob",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("purged_us", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )

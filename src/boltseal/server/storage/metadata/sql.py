@@ -32,6 +32,10 @@ class Rows(Protocol):
         """Return the next row, or None."""
         ...
 
+    def fetchall(self) -> list[Any]:
+        """Return all rows."""
+        ...
+
 
 class SqlSession(Protocol):
     """One connection, used by one thread at a time."""
@@ -50,8 +54,11 @@ class SqlSession(Protocol):
         """Run a statement with `?` for each value, without SQLAlchemy."""
         ...
 
-    def begin(self, *, write: bool) -> None:
-        """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit."""
+    def begin(self, *, write: bool, durable: bool = True) -> None:
+        """Begin a transaction; with `write`, wait for the right to write. Unavailable after the driver's time limit.
+
+        `durable`: whether the COMMIT must survive a power cut. It survives the end of the process in any case.
+        """
         ...
 
     def savepoint(self, name: str) -> None:

@@ -25,7 +25,16 @@ from boltseal.errors import BoltsealError, Full, Unavailable
 from boltseal.files.atomic_files import Disk
 from boltseal.server.storage.coordination.generation import FileGeneration
 from boltseal.server.storage.metadata.database import SqlMetadata, SqlSnapshot
-from boltseal.server.storage.metadata.protocol import Clock, ForeignTagRow, ManifestFound, Snapshot, TagFound
+from boltseal.server.storage.metadata.protocol import (
+    AccountRow,
+    AccountVersion,
+    Clock,
+    FailedLoginRow,
+    ForeignTagRow,
+    ManifestFound,
+    Snapshot,
+    TagFound,
+)
 from boltseal.server.storage.metadata.sql import DatabaseDamaged, SqlSession
 
 LOCK_WAIT_S: Final = 10.0
@@ -80,6 +89,7 @@ class SqliteSession:
         if not isinstance(raw, sqlite3.Connection):
             raise TypeError(f"expected a sqlite3 connection, got {type(raw).__name__}")
         self.driver: Final = raw
+        self._durable = True
 
     @property
     def for_update(self) -> str:
@@ -90,8 +100,14 @@ class SqliteSession:
         """Run a statement with `?` for each value, without SQLAlchemy."""
         return self.driver.execute(statement, values)
 
-    def begin(self, *, write: bool) -> None:
-        """Begin a transaction; with `write`, wait until no other process writes."""
+    def begin(self, *, write: bool, durable: bool = True) -> None:
+        """Begin a transaction; with `write`, wait until no other process writes.
+
+        Without `durable` the COMMIT does not wait for the disk. The next one that does also makes this one durable.
+        """
+        if durable is not self._durable:
+            self.driver.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
         self.driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     def savepoint(self, name: str) -> None:
@@ -227,6 +243,14 @@ _SIZES: Final = (
     ("tag", "ix_tag_repository_id_digest", "100000 1000 2 1"),
     ("entry", "ix_entry_repository_tag_idx", "1000000 10000 10 1"),
     ("observation", "ix_observation_repository_tag_idx", "1000000 10000 10 1"),
+    ("outbox", "sqlite_autoindex_outbox_1", "1000 500 1"),
+    ("outbox", "ix_outbox_receiver_at_us", "1000 500 1"),
+    ("upload_session", "upload_session", "1000 1"),
+    ("failed_login", "failed_login", "1000 1"),
+    ("account", "account", "100 1"),
+    ("purged_blob", "purged_blob", "100 1"),
+    ("failed_login", "ix_failed_login_last_us", "1000 1 1"),
+    ("upload_session", "ix_upload_session_owner_expires_us", "1000 50 1 1"),
 )
 
 
@@ -313,6 +337,9 @@ SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_u
        changes, changes_since_us
 FROM foreign_tag WHERE repository = ? AND name = ?
 """
+_ACCOUNT_VERSION = "SELECT count(*), coalesce(max(changed_us), 0) FROM account"
+_ACCOUNTS = "SELECT name, encrypted_hash FROM account"
+_FAILED_LOGIN = "SELECT failures, last_us FROM failed_login WHERE address = ?"
 
 
 class SqliteLookups:
@@ -354,6 +381,20 @@ class SqliteLookups:
         """Return the state of an upstream's tag, or None if the upstream was never seen to have it."""
         row = self._one(_FOREIGN_TAG, (repository, name))
         return None if row is None else ForeignTagRow(*row)
+
+    async def account_version(self) -> AccountVersion:
+        """Return what differs after every change of the users."""
+        return AccountVersion(*self._one(_ACCOUNT_VERSION, ()))
+
+    async def accounts(self) -> list[AccountRow]:
+        """Return every user."""
+        with errors_named():
+            return [AccountRow(*row) for row in self._plain(_ACCOUNTS, ()).fetchall()]
+
+    async def failed_login(self, address: str) -> FailedLoginRow | None:
+        """Return the failed logins of an address, or None if there is no row."""
+        row = self._one(_FAILED_LOGIN, (address,))
+        return None if row is None else FailedLoginRow(*row)
 
     def _one(self, query: str, values: tuple[str, ...]) -> Any:
         try:

@@ -1,23 +1,44 @@
-"""The outbox: durable, bounded, emptied by delivery."""
+"""What every outbox promises (`boltseal.notify.outbox`): durable, bounded, emptied by delivery."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from boltseal.notify.outbox import MAX_AGE_US, Outbox, OutboxUnusable, Posting
+from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, Outbox, Posting
+from boltseal.notify.outbox_file import FileOutbox
+from boltseal.server.notifications.database_outbox import DatabaseOutbox
+from boltseal.server.storage.coordination.file_leases import FileLeases
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.sqlite import open_database
 
 BODY = b"{}"
+Opener = Callable[..., Outbox]
+
+
+@pytest.fixture(params=["file", "sqlite"])
+def open_outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Open the outbox of this test; a second object stands for another process."""
+    with ExitStack() as opened:
+
+        def open_(max_waiting: int = MAX_WAITING) -> Outbox:
+            if request.param == "file":
+                return opened.enter_context(closing(FileOutbox(tmp_path / "outbox.db", max_waiting)))
+            data = tmp_path / "data"
+            prepare_data(data)
+            database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: 1)
+            opened.enter_context(closing(database))
+            return opened.enter_context(closing(DatabaseOutbox(database, FileLeases(data), max_waiting)))
+
+        yield open_
 
 
 @pytest.fixture
-def outbox(tmp_path: Path) -> Iterator[Outbox]:
-    made = Outbox(tmp_path / "outbox.db")
-    yield made
-    made.close()
+def outbox(open_outbox: Opener) -> Outbox:
+    return open_outbox()
 
 
 def ids(outbox: Outbox, receiver: str, now_us: int = 10**12) -> list[str]:
@@ -38,15 +59,21 @@ def test_an_event_waits_for_each_receiver_until_it_is_delivered(outbox: Outbox) 
     assert outbox.waiting() == {"a": 1, "b": 1}
 
 
-def test_the_outbox_is_durable_and_private(outbox: Outbox) -> None:
-    """It may contain names of private images."""
+def test_what_was_put_is_there_for_the_next_process(outbox: Outbox, open_outbox: Opener) -> None:
+    """Events and cursors; a log without a cursor has none."""
     outbox.put([Posting("1", 1, BODY, ("a",))], ("ledger", 7))
     outbox.close()
-    again = Outbox(outbox.path)
+    again = open_outbox()
 
     assert (ids(again, "a"), again.cursor("ledger"), again.cursor("other")) == (["1"], 7, None)
-    assert outbox.path.stat().st_mode & 0o777 == 0o600
-    again.close()
+
+
+def test_a_log_is_begun_once(outbox: Outbox) -> None:
+    """A second process that starts later does not skip entries."""
+    outbox.begin("ledger", 3)
+    outbox.begin("ledger", 9)
+
+    assert outbox.cursor("ledger") == 3
 
 
 def test_events_and_cursor_are_written_atomically(outbox: Outbox) -> None:
@@ -63,25 +90,23 @@ def test_events_and_cursor_are_written_atomically(outbox: Outbox) -> None:
     assert (ids(outbox, "a"), outbox.cursor("ledger")) == ([], 3)
 
 
-def test_one_process_at_a_time_delivers(outbox: Outbox) -> None:
+def test_one_process_at_a_time_delivers(outbox: Outbox, open_outbox: Opener) -> None:
     """The next one may after the first has ended."""
-    other = Outbox(outbox.path)
-    first, second = outbox.claim(), other.claim()
+    other = open_outbox()
+    first, again, second = outbox.claim(), outbox.claim(), other.claim()
     outbox.close()
 
-    assert (first, second, other.claim()) == (True, False, True)
-    other.close()
+    assert (first, again, second, other.claim()) == (True, True, False, True)
 
 
-def test_minor_events_are_dropped_first(tmp_path: Path) -> None:
+def test_minor_events_are_dropped_first(open_outbox: Opener) -> None:
     """A flood of refusals displaces no alarm; otherwise the oldest event is dropped."""
-    outbox = Outbox(tmp_path / "outbox.db", max_waiting=3)
+    outbox = open_outbox(3)
     outbox.put([Posting("alarm", 1, BODY, ("a",))])
     dropped = outbox.put([Posting(f"refused {n}", 10 + n, BODY, ("a",), minor=True) for n in range(50)])
     after_the_flood = ids(outbox, "a")
     outbox.put([Posting(f"move {n}", 100 + n, BODY, ("a",)) for n in range(3)])
     after_the_moves = ids(outbox, "a")
-    outbox.close()
 
     assert dropped == 48
     assert after_the_flood == ["alarm", "refused 48", "refused 49"]
@@ -95,29 +120,3 @@ def test_expired_events_and_removed_receivers_are_deleted(outbox: Outbox) -> Non
 
     assert given_up == 2
     assert ids(outbox, "a") == ["2"]
-
-
-def test_another_file_is_refused(outbox: Outbox) -> None:
-    """Nothing is overwritten."""
-    outbox.path.write_bytes(b"something else" * 1000)
-    with pytest.raises(OutboxUnusable, match="not a database"):
-        outbox.put([Posting("1", 1, BODY, ("a",))])
-    with pytest.raises(OutboxUnusable):
-        outbox.waiting()
-    outbox.path.unlink()
-    with sqlite3.connect(outbox.path) as database:
-        database.execute("PRAGMA user_version = 9")
-    database.close()
-    with pytest.raises(OutboxUnusable, match="version 9"):
-        outbox.due("a", 1)
-
-
-def test_a_missing_folder_is_reported_and_reading_creates_nothing(tmp_path: Path) -> None:
-    """With one line."""
-    nowhere = Outbox(tmp_path / "no" / "outbox.db")
-
-    assert (nowhere.waiting(), nowhere.due("a", 1), nowhere.cursor("x")) == ({}, [], None)
-    with pytest.raises(OutboxUnusable, match="folder does not exist"):
-        nowhere.put([Posting("1", 1, BODY, ("a",))])
-    with pytest.raises(OutboxUnusable):
-        nowhere.claim()

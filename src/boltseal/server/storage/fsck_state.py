@@ -1,0 +1,91 @@
+"""The step of `fsck` that reads what the running server keeps for itself: waiting events, upload sessions, failed logins, users, unfinished purges.
+
+No tag depends on these rows. A database of data format 4 does not have the tables yet, which is no fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Table, inspect, select
+
+from boltseal.errors import BoltsealError, Invalid
+from boltseal.events import parse_cloud_event
+from boltseal.oci.digest import Digest
+from boltseal.oci.reference import Repository
+from boltseal.server.storage.blobs.protocol import UploadId
+from boltseal.server.storage.findings import FindingCollector
+from boltseal.server.storage.metadata import account_table, ledger_store, outbox_table, queries, upload_table
+from boltseal.server.storage.metadata.outbox_table import OutboxRow
+from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Snapshot
+from boltseal.server.storage.metadata.schema import account, failed_login, outbox, purged_blob, upload_session
+from boltseal.server.storage.users import account_problem
+
+
+def state(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Check the rows of each table."""
+    if _has(snapshot, outbox):
+        _outbox(snapshot, findings)
+    if _has(snapshot, upload_session):
+        _uploads(snapshot, findings)
+    if _has(snapshot, failed_login):
+        _failed_logins(snapshot, findings)
+    if _has(snapshot, purged_blob):
+        for text in queries.purged(snapshot):
+            try:
+                Digest.parse(text)
+            except Invalid as error:
+                findings.differs(f"purged blob {text}", f"its bytes can't be deleted: {error.message}")
+    if _has(snapshot, account):
+        for row in account_table.all_accounts(snapshot):
+            problem = account_problem(row)
+            if problem is not None:
+                findings.differs("users", problem)
+
+
+def _has(snapshot: Snapshot, table: Table) -> bool:
+    return inspect(snapshot.sql.connection).has_table(table.name)
+
+
+def _outbox(snapshot: Snapshot, findings: FindingCollector) -> None:
+    for row in outbox_table.all_events(snapshot):
+        for problem in _event_problems(row):
+            findings.differs(f"event {row.event_id} for {row.receiver}", problem)
+    sizes = {log.name: ledger_store.head(snapshot, log) for log in (LEDGER, OBSERVATIONS)}
+    for name, position in outbox_table.cursors(snapshot).items():
+        head = sizes.get(name)
+        size = 0 if head is None else head.size
+        if name not in sizes or not 0 <= position <= size:
+            findings.differs(f"events of {name}", f"entries up to {position} became events, but it has {size}")
+
+
+def _event_problems(row: OutboxRow) -> Iterator[str]:
+    try:
+        event = parse_cloud_event(row.body)
+    except Invalid as error:
+        yield f"it can't be delivered: {error.message}"
+        return
+    if event.id != row.event_id:
+        yield f"its document has the id {event.id}"
+    if row.tries < 0 or row.at_us < 0 or row.next_us < 0:
+        yield "a time or its number of tries is negative"
+
+
+def _uploads(snapshot: Snapshot, findings: FindingCollector) -> None:
+    """Check each row by itself. A row without bytes is no fault: a power cut leaves it, and garbage collection removes it."""
+    for row in upload_table.all_uploads(snapshot):
+        try:
+            UploadId(row.id)
+            Repository(row.repository)
+        except BoltsealError as error:
+            findings.differs(f"upload {row.id}", f"no request can continue it: {error.message}")
+        if not row.owner:
+            findings.differs(f"upload {row.id}", "it has no owner")
+        if row.expires_us < row.begun_us:
+            findings.differs(f"upload {row.id}", "it expires before it began")
+
+
+def _failed_logins(snapshot: Snapshot, findings: FindingCollector) -> None:
+    wrong = select(failed_login.c.address).where((failed_login.c.failures < 1) | (failed_login.c.last_us < 0))
+    for address in snapshot.sql.connection.execute(wrong).scalars():
+        findings.differs(f"failed logins of {address}", "their number or time is negative")

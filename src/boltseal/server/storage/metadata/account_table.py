@@ -1,0 +1,34 @@
+"""The users who may log in, with the encrypted hashes of their passwords. No rules: `server.storage.users` has those for names.
+
+A change invalidates the caches of every process, so that a removed user is refused at the next request.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, func, insert, select
+
+from boltseal.server.storage.metadata.protocol import AccountRow, Snapshot, UnitOfWork
+from boltseal.server.storage.metadata.schema import account
+
+
+def all_accounts(snapshot: Snapshot) -> list[AccountRow]:
+    """Return every user."""
+    rows = snapshot.sql.connection.execute(select(account.c.name, account.c.encrypted_hash).order_by(account.c.name))
+    return [AccountRow(*row) for row in rows]
+
+
+def put(tx: UnitOfWork, name: str, encrypted_hash: str) -> bool:
+    """Add a user, or replace the password of one. Return whether the user was there."""
+    tx.invalidates_caches = True
+    last_us = tx.sql.connection.execute(select(func.max(account.c.changed_us))).scalar_one() or 0
+    changed_us = max(tx.now_us, last_us + 1)  # no two states of the table have the same number and last change
+    known = remove(tx, name)
+    row = {"name": name, "encrypted_hash": encrypted_hash, "changed_us": changed_us}
+    tx.sql.connection.execute(insert(account), row)
+    return known
+
+
+def remove(tx: UnitOfWork, name: str) -> bool:
+    """Remove a user. Return whether there was one."""
+    tx.invalidates_caches = True
+    return tx.sql.connection.execute(delete(account).where(account.c.name == name)).rowcount > 0

@@ -1,0 +1,94 @@
+"""The key that encrypts the password hashes of the database's users, in `<data>.keys/users.key` (mode 0600).
+
+The hashes are in the database so that several servers share them; the key is not, so that a database or a backup alone gives
+no hash to try passwords against, and an account that can write only rows can't make a user. Encrypted with AES-256-GCM; the
+user's name is authenticated with it, so a row can't be given to another user.
+
+Trusted: accounts that can read the file. If it is compromised together with the database, the attacker can try passwords
+against the hashes, and with the right to write rows log in as any user.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from boltseal.errors import Unavailable, quote
+from boltseal.files.atomic_files import Disk, locked, write_file
+
+KEY_NAME: Final = "users.key"
+KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
+_ENCRYPTED = re.compile(r"[A-Za-z0-9+/]{118}==")
+"""Nonce, 60 characters of a bcrypt hash, and a tag of 16 bytes, in base64."""
+
+
+class UserKeyUnreadable(Unavailable):
+    """The key is missing, damaged, or another one than the rows were encrypted with, so no login is accepted."""
+
+
+class UserKey:
+    """The key of one store, read once. Another process creates it before it writes the first row."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / KEY_NAME
+        self._key: bytes | None = None
+
+    def encrypt(self, name: str, password_hash: bytes) -> str:
+        """Return a user's hash for the database. Creates the key where there is none. UserKeyUnreadable."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        cipher = AESGCM(self._read() or self._create())
+        return b64encode(nonce + cipher.encrypt(nonce, password_hash, name.encode())).decode("ascii")
+
+    def decrypt(self, name: str, encrypted: str) -> bytes:
+        """Return the hash of a user's row. UserKeyUnreadable."""
+        key = self._read()
+        if key is None:
+            raise UserKeyUnreadable(
+                f"{self.path.parent.name}/{KEY_NAME} is missing, so users can't log in: copy the folder of keys beside the data"
+            )
+        try:
+            raw = b64decode(encrypted, validate=True)
+            return AESGCM(key).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], name.encode())
+        except (InvalidTag, ValueError) as error:
+            raise UserKeyUnreadable(
+                f"the password of user {quote(name)} was not encrypted with {self.path.parent.name}/{KEY_NAME}: copy the "
+                "folder of keys that belongs to the data, or set the user's password again"
+            ) from error
+
+    def _read(self) -> bytes | None:
+        if self._key is None:
+            try:
+                raw = b64decode(self.path.read_bytes().strip(), validate=True)
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError) as error:
+                raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} can't be read") from error
+            if len(raw) != KEY_BYTES:
+                raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} is no key of {KEY_BYTES} bytes")
+            self._key = raw
+        return self._key
+
+    def _create(self) -> bytes:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(f"{self.path}.lock", 0o600):
+                key = self._read()
+                if key is None:
+                    key = secrets.token_bytes(KEY_BYTES)
+                    write_file(Disk(), self.path, b64encode(key) + b"\n", 0o600)
+        except OSError as error:
+            raise UserKeyUnreadable(f"{self.path} can't be written: {error.strerror}") from error
+        self._key = key
+        return key
+
+
+def looks_encrypted(text: str) -> bool:
+    """Return whether a text has the form that `encrypt` returns."""
+    return _ENCRYPTED.fullmatch(text) is not None

@@ -1,0 +1,69 @@
+"""The published JSON Schemas: one for each command, as the types say that all tests of the command line decode with."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from boltseal.cli.json_schemas import ROWS, envelope, json_schema
+from tests.cli import program
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS = ROOT / "docs/reference/schemas"
+
+
+def test_every_command_with_json_has_a_schema() -> None:
+    """By the names that the commands' own code gives to their output."""
+    named = {
+        name
+        for file in (ROOT / "src/boltseal/cli").glob("*.py")
+        for name in re.findall(r'CommandOutput\("([a-z-]+)"', file.read_text())
+    }
+
+    assert named == set(ROWS)
+
+
+def test_the_published_schemas_are_those_of_the_code() -> None:
+    """`scripts/json-schemas` writes them."""
+    published = {file.name: json.loads(file.read_text()) for file in SCHEMAS.iterdir()}
+
+    assert published == {f"boltseal.{name}.1.json": json_schema(name) for name in ROWS}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"schema": "boltseal.digest/1", "outcome": "holds", "results": [], "errors": [], "more": 1},
+        {"schema": "boltseal.tags/1", "outcome": "holds", "results": [], "errors": []},
+        {"schema": "boltseal.digest/1", "outcome": "good", "results": [], "errors": []},
+        {"schema": "boltseal.digest/1", "outcome": "holds", "results": [{"ref": "a"}], "errors": []},
+    ],
+)
+def test_another_object_is_refused(told: dict[str, object]) -> None:
+    """A key that no schema has, another command, an unknown outcome, a result without its keys."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps(told), type=envelope("digest"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("digest", "sha256:8c5a9f51ffcc"), ("time", "2026-11-24 18:31"), ("time", "2026-11-24T18:31:07")]
+)
+def test_digests_are_whole_and_times_have_their_zone(key: str, value: str) -> None:
+    """Programs compare them."""
+    row = {"ref": "a", "status": "held", "reason": "", "digest": f"sha256:{'0' * 64}", "was": None, key: value}
+    told = {"schema": "boltseal.tag-accept/1", "outcome": "holds", "results": [row], "errors": []}
+
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps(told), type=envelope("tag-accept"))
+
+
+@pytest.mark.parametrize(
+    "words", [("version",), ("explain", "ubuntu"), ("explain", "ubuntu", "--nope"), ("ledger", "trust")]
+)
+def test_real_output_is_as_the_schema_says(words: tuple[str, ...]) -> None:
+    """Also of a usage error; the tests of the other commands check theirs."""
+    assert program.call(*words, "--json").json["schema"].startswith("boltseal.")

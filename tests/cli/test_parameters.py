@@ -1,0 +1,150 @@
+"""The parameters of all commands: one metavar for each kind of value, one meaning for each option, one type for durations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from boltseal.cli.command_table import commands
+from boltseal.cli.root import load
+from tests.cli import program
+
+KINDS = {
+    "ADDRESS": "a container engine: unix:///PATH, tcp://HOST:PORT, ssh://HOST",
+    "ARGUMENT": "an argument for another program",
+    "COMMAND": "a command of boltseal",
+    "DIGEST": "a digest, or a prefix of at least seven hex digits where one of several is chosen",
+    "DURATION": "a whole number and a unit: 90s, 15m, 6h, 7d",
+    "FILE": "a file",
+    "FOLDER": "a folder",
+    "HASH": "a SHA-256 in hex that a former run printed",
+    "HOST": "a registry, without a scheme: docker.io, localhost:5000",
+    "HOST:PORT": "where a server listens",
+    "IMAGE": "a reference of an image: localhost:5000/shop/app:1.4.2",
+    "KEYWORD": "a word to search for",
+    "KEY": "the public key of a ledger or a witness, as a C2SP note has it",
+    "LEVEL": "a level of the log",
+    "LOCATION": "a reference, oci:FOLDER:TAG, docker-archive:FILE, docker-daemon:IMAGE",
+    "NAME": "a name of the user's own: a project, a profile, a user",
+    "NAME=VALUE": "a build argument",
+    "NUMBER": "a whole number",
+    "PATH": "a file or a folder",
+    "PLATFORM": "an operating system and an architecture: linux/amd64",
+    "RATE": "bytes per second, such as 50M",
+    "REPOSITORY": "a repository, or the beginning of some: localhost:5000/shop",
+    "SERVICE": "a service of a Compose project",
+    "SOURCE": "a LOCATION that is read",
+    "TAG": "a tag",
+    "TARGET": "a LOCATION that is written",
+    "TEXT": "free text",
+    "TIME": "a point in time in UTC: 2026-11-24T08:29, or its beginning",
+    "bash": "a shell, as zsh and fish",
+    "fish": "a shell",
+    "zsh": "a shell",
+    "URL": "an http or https address",
+}
+"""Every metavar, and what a value of it is."""
+
+MEANINGS = {
+    "--compose": "a Compose file: its images, or its containers",
+    "--count-pulls": "read manifests also where a registry counts that as pulls",
+    "--dry-run": "show what would be done, and change nothing",
+    "--force": "do it although the same work, or another image, is there",
+    "--host": "the container engine",
+    "--key": "the key of the ledger",
+    "--lock": "a lock file",
+    "--offline": "contact no registry",
+    "--platform": "the platform of an image",
+    "--project": "the folder with boltseal.lock",
+    "--reason": "why; recorded permanently",
+    "--running": "of the containers that run",
+    "--scheme": "what a tag is made of",
+    "--scrub": "verify an image on the disk before it gets its name",
+    "--to": "which former state",
+    "--update": "lock what tags resolve to now",
+    "--write": "write the project's files",
+    "--dockerfile": "a Dockerfile",
+    "--every": "repeat",
+}
+"""Options that several commands describe in their own words; each has one meaning."""
+
+REGISTRY_OPTIONS = ("--plain-http", "--ca-file", "--registry-config", "--anonymous", "--strict", "--json")
+
+
+class Parameter(NamedTuple):
+    command: str
+    name: str
+    metavar: str
+    is_flag: bool
+    help: str
+    type: str
+
+
+def _walk(name: str, command: Any) -> Iterator[Parameter]:
+    for each in command.params:
+        named = [option for option in each.opts if option.startswith("-")] or [each.name]
+        is_flag = bool(getattr(each, "is_flag", False))
+        for option in named:
+            yield Parameter(name, option, each.metavar or "", is_flag, each.help or "", each.type.name)
+    for word, one in getattr(command, "commands", {}).items():
+        yield from _walk(f"{name} {word}", one)
+
+
+def parameters() -> list[Parameter]:
+    """Every parameter of every command."""
+    return [each for command in commands() for each in _walk(command.name, load(command.name))]
+
+
+@pytest.mark.lengthy
+def test_each_kind_of_value_has_one_metavar() -> None:
+    """A reader who knows one command can read the help of the others."""
+    valued = [each for each in parameters() if not each.is_flag and each.type != "choice" and each.name != "--help"]
+    unknown = {
+        (each.command, each.name, each.metavar)
+        for each in valued
+        for part in each.metavar.replace("[-- ", "[").strip("[].,").replace("]...", "").split("|")
+        if part.rstrip(".,") not in KINDS
+    }
+
+    assert unknown == set()
+
+
+@pytest.mark.lengthy
+def test_each_option_has_one_meaning() -> None:
+    """The same kind of value in every command, and the same words, except where one meaning is written for the command."""
+    kinds, words = defaultdict(set), defaultdict(set)
+    for each in parameters():
+        if each.name.startswith("-"):
+            kinds[each.name].add("flag" if each.is_flag else each.metavar.removesuffix(",..."))
+            words[each.name].add(each.help)
+    kinds["--to"] = {"DIGEST|NUMBER"}  # of a tag's history also a TIME
+
+    assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
+    assert {name: found for name, found in words.items() if len(found) > 1 and name not in MEANINGS} == {}
+
+
+@pytest.mark.lengthy
+def test_no_option_takes_a_duration_as_a_bare_number() -> None:
+    """90s, 15m, 6h and 7d are understood by all of them, and a number without a unit by none."""
+    durations = [each for each in parameters() if each.metavar == "DURATION"]
+
+    assert {each.name for each in durations} >= {"--every", "--watch", "--window", "--wait", "--keep-for", "--cooldown"}
+    assert [each for each in parameters() if "second" in each.name and each.metavar != "RATE"] == []
+    for each in durations:
+        told = program.call(*each.command.split(), each.name, "90", "x", "y")
+        assert (told.code, "whole number and a unit (s, m, h or d)" in told.err) == (2, True), each
+
+
+@pytest.mark.lengthy
+def test_commands_that_connect_to_registries_take_the_same_options() -> None:
+    """Declared once, with -q and -v."""
+    taken = defaultdict(set)
+    for each in parameters():
+        taken[each.command].add(each.name)
+    connecting = {name for name, options in taken.items() if "--ca-file" in options}
+
+    assert len(connecting) > 20
+    assert {name: found for name in connecting if (found := {*REGISTRY_OPTIONS, "-q", "-v"} - taken[name])} == {}

@@ -1,0 +1,96 @@
+"""Progress: on a terminal only, with rate and remaining time, and never on the line of a result."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import sys, time
+import typer
+from boltseal.cli.output import print_line, say
+from boltseal.cli.progress import Progress
+from boltseal.cli.root import run, build
+
+def work() -> None:
+    with Progress() as progress:
+        for done in range(1, 8):
+            progress("copying", done * 1_000_000, 8_000_000)
+            if done == 4:
+                print_line("result")
+                say("notice")
+            time.sleep(0.12)
+    print_line("end")
+    assert ("rich" in sys.modules) == (sys.argv[1] == "shown")
+
+cli = build()
+cli.command("work")(work)
+run(sys.argv[2:] + ["work"], cli)
+"""
+
+
+def on_a_terminal(*words: str) -> str:
+    """Return what a terminal of 100 columns gets."""
+    main, end = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, *words], stdout=end, stderr=end, env=environment) as child:
+        os.close(end)
+        text = bytearray()
+        while piece := _read(main):
+            text += piece
+        assert child.wait() == 0, text.decode()
+    os.close(main)
+    return text.decode()
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65536)
+    except OSError:  # Linux: the other end is closed
+        return b""
+
+
+def screen(text: str) -> list[str]:
+    """Return the lines that stay on a terminal: those that are not erased after they were drawn."""
+    lines, at = [""], 0
+    rest = text.replace("\x1b[?25l", "").replace("\x1b[?25h", "")
+    while rest:
+        if rest.startswith("\x1b[2K"):
+            lines[at], rest = "", rest[4:]
+        elif rest.startswith("\x1b[1A"):
+            at, rest = at - 1, rest[4:]
+        elif rest.startswith("\x1b["):
+            rest = rest[rest.index("m") + 1 :]
+        elif rest[0] == "\n":
+            at, rest = at + 1, rest[1:]
+            lines += [""] * (at + 1 - len(lines))
+        elif rest[0] == "\r":
+            rest = rest[1:]
+        else:
+            lines[at], rest = lines[at] + rest[0], rest[1:]
+    return [line for line in lines if line]
+
+
+def test_progress_leaves_only_results_on_a_terminal() -> None:
+    """The line has step, share, rate and remaining time, and is removed before a result and at the end."""
+    text = on_a_terminal("shown")
+
+    assert screen(text) == ["result", "notice", "end"]
+    assert "copying" in text
+    assert "/s" in text
+    assert "0:00:0" in text
+
+
+def test_q_shows_no_progress() -> None:
+    """Nor does it load what would draw it."""
+    assert screen(on_a_terminal("hidden", "-q")) == ["result", "end"]
+
+
+def test_without_a_terminal_there_is_no_progress(tmp_path: Path) -> None:
+    """A log gets results and notices."""
+    ran = subprocess.run([sys.executable, "-c", SCRIPT, "hidden"], capture_output=True, text=True, check=False)
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "result\nend\n", "notice\n")

@@ -1,0 +1,28 @@
+"""What `deploy`, `update` and `rollback` print of a release."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from boltseal.cli.output import CommandOutput
+from boltseal.cli.release_output import print_release
+from boltseal.deploy.release_flow import DeployResult, Failure, ReleaseOutcome
+from boltseal.deploy.releases import ReleaseEnd
+from tests.deploy.samples import release
+
+WHY = "Compose could not start services: Error response from daemon: no such network"
+
+
+@pytest.mark.parametrize(("back", "times"), [(None, 1), (1, 1)])
+def test_the_reason_of_a_failed_release_is_printed_once(
+    back: int | None, times: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stdout where nothing else runs again; on stderr beside the line that says what does."""
+    failed = replace(release(2, ReleaseEnd.FAILED if back is None else ReleaseEnd.PUT_BACK), reason=WHY)
+    outcome = ReleaseOutcome(failed, (Failure("", WHY, ("last words",)),), back)
+    print_release(CommandOutput("deploy", as_json=False), DeployResult(failed, outcome))
+    printed = capsys.readouterr()
+
+    assert (printed.out + printed.err).count(WHY) == times
+    assert "last words" in printed.err

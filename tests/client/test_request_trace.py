@@ -1,0 +1,84 @@
+"""The trace of requests: a line for each, and no secret in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from boltseal.client.credentials import CredentialStore
+from boltseal.client.errors import RemoteUnavailable
+from boltseal.client.registry_client import RegistryClient
+from boltseal.client.request_trace import public_url
+from boltseal.client.transport import Transport, TransportOptions
+from boltseal.oci.reference import Repository, Tag
+from tests.fakes.hub import FakeHub
+from tests.servers import free_port
+
+NODE = Repository("library/node")
+OCI = "application/vnd.oci.image.manifest.v1+json"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://ghcr.io/v2/a/manifests/1", "https://ghcr.io/v2/a/manifests/1"),
+        ("https://ada:secret@ghcr.io:8443/v2/", "https://ghcr.io:8443/v2/"),
+        ("https://h/token?service=h&scope=repository:a:pull&scope=repository:b:pull", None),
+        (
+            "https://cdn/x?X-Amz-Signature=secret&sig=secret&se=secret",
+            "https://cdn/x?X-Amz-Signature=***&sig=***&se=***",
+        ),
+        ("https://cdn/bcdn_token=secret/x", "https://cdn/bcdn_token=***/x"),
+        ("https://h/v2/a/blobs/uploads/7?_state=secret&digest=sha256:ab", None),
+        ("https://h/x#secret", "https://h/x"),
+    ],
+)
+def test_a_url_is_shown_without_secrets(url: str, shown: str | None) -> None:
+    """User names, passwords, signatures and unknown parameters are left out; the specifications' parameters are shown."""
+    public = public_url(httpx2.URL(url))
+
+    assert "secret" not in public
+    assert "ada" not in public
+    assert shown in (None, public)
+    assert ("scope=repository:a:pull" in public) == ("scope=" in url)
+    assert ("digest=sha256:ab" in public) == ("digest=" in url)
+
+
+def test_a_url_can_not_write_to_the_terminal() -> None:
+    """A registry chooses the target of a redirect."""
+    assert "\x1b" not in public_url(httpx2.URL("https://h/v2/?n=%1b%5b31m"))
+
+
+async def test_each_request_is_one_line(tmp_path: Path) -> None:
+    """The challenge, the token and the answer, with method, URL, status and time."""
+    hub = FakeHub(users={"ada": "secret"})
+    hub.publish("library/node", "16.13", b"{}", OCI)
+    lines: list[str] = []
+    login = tmp_path / "config.json"
+    login.write_text(json.dumps({"auths": {"docker.io": {"username": "ada", "password": "secret"}}}))
+    transport = Transport(CredentialStore([login]), TransportOptions(trace=lines.append), app=hub.transport())
+    await RegistryClient(transport, "docker.io").resolve(NODE, Tag("16.13"))
+    await transport.aclose()
+
+    manifest = "https://registry-1.docker.io/v2/library/node/manifests/16.13"
+    realm = "https://auth.test/token?scope=repository:library/node:pull&service=hub.test"
+    assert [re.sub(r"[0-9]+ ms$", "N ms", line) for line in lines] == [
+        f"HEAD {manifest} 401 N ms",
+        f"GET {realm} 200 N ms",
+        f"HEAD {manifest} 200 N ms",
+    ]
+
+
+async def test_a_request_without_an_answer_is_a_line_too() -> None:
+    """It says how it failed."""
+    lines: list[str] = []
+    transport = Transport(CredentialStore(()), TransportOptions(trace=lines.append, attempts=1))
+    with pytest.raises(RemoteUnavailable):
+        await RegistryClient(transport, f"127.0.0.1:{free_port()}").resolve(NODE, Tag("16.13"))
+    await transport.aclose()
+
+    assert any("ConnectError" in line for line in lines), lines

@@ -1,0 +1,211 @@
+"""The users of a server from its database and its users' file: at once, in every process, and without a query for each request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from boltseal.errors import Unavailable
+from boltseal.server.auth.user_directory import UserDirectory
+from boltseal.server.storage.metadata import account_table
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
+from boltseal.server.storage.metadata.protocol import Metadata
+from boltseal.server.storage.metadata.sqlite import open_database
+from boltseal.server.storage.user_key import UserKey, UserKeyUnreadable
+from boltseal.server.storage.users import UserFile, UsersInvalid
+
+HASH = b"$2b$04$" + b"a" * 53
+OTHER = b"$2b$04$" + b"b" * 53
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> UserFile:
+    """A users' file that is not there."""
+    return UserFile(tmp_path / "htpasswd")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> UserKey:
+    return UserKey(tmp_path / "data.keys")
+
+
+@pytest.fixture
+def open_metadata(tmp_path: Path) -> Iterator[Callable[[], Metadata]]:
+    """Open the database of this test; a second object stands for another process."""
+    data = tmp_path / "data"
+    prepare_data(data)
+    opened: list[Metadata] = []
+
+    def open_() -> Metadata:
+        opened.append(open_database(data / DATABASE_NAME, data / GENERATION_NAME, lambda: 1))
+        return opened[-1]
+
+    yield open_
+    for metadata in opened:
+        metadata.close()
+
+
+async def hashes(users: UserDirectory) -> dict[str, bytes]:
+    await users.refresh()
+    return dict(users.current().hashes)
+
+
+async def test_a_change_is_seen_at_the_next_refresh_of_every_process(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """Added, changed, removed by another process, also several times in one microsecond."""
+    admin = open_metadata()
+    users = UserDirectory(file, (open_metadata(), key))
+    empty = await hashes(users)
+    known = [await admin.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))]
+    added = users.stale, await hashes(users)
+    known.append(await admin.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", OTHER))))
+    changed = users.stale, await hashes(users)
+    removed = [await admin.write(partial(account_table.remove, name="ci")) for _ in range(2)]
+    gone = users.stale, await hashes(users)
+
+    assert empty == {}
+    assert added == (True, {"ci": HASH})
+    assert changed == (True, {"ci": OTHER})
+    assert gone == (True, {})
+    assert (known, removed) == ([False, True], [True, False])
+
+
+class Counted:
+    """The look-ups of a test's database, and how often the users were asked for."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._lookups = metadata.lookups
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.append(name)
+        return getattr(self._lookups, name)
+
+
+async def test_no_request_asks_the_database_while_nothing_changes(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """Nor are the users read when something else was removed; the same object says that they are the same."""
+    metadata = open_metadata()
+    await metadata.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
+    counted = Counted(metadata)
+    metadata.lookups = counted
+    users = UserDirectory(file, (metadata, key))
+    await users.refresh()
+    first, at_first = users.current(), list(counted.asked)
+    for _ in range(3):
+        await users.refresh()
+    same, unchanged = users.current(), list(counted.asked)
+
+    def remove_something_else(tx: Any) -> None:
+        tx.invalidates_caches = True
+
+    await metadata.write(remove_something_else)
+    await users.refresh()
+
+    assert at_first == unchanged == ["account_version", "accounts"]
+    assert counted.asked == [*unchanged, "account_version"]
+    assert first is same is users.current()
+    assert not users.stale
+
+
+async def test_while_something_is_being_committed_nothing_is_taken_for_current(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """An odd generation may be the commit that removes a user."""
+    metadata = open_metadata()
+    users = UserDirectory(file, (metadata, key))
+    await users.refresh()
+    metadata.generation.begin()
+    await users.refresh()
+    during = users.stale
+    metadata.generation.end()
+    await users.refresh()
+
+    assert during
+    assert not users.stale
+
+
+async def test_users_of_the_file_are_users_too(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """A name in both has the password of the file, whose changes count without a refresh."""
+    metadata = open_metadata()
+    for name in ("both", "row"):
+        await metadata.write(partial(account_table.put, name=name, encrypted_hash=key.encrypt(name, HASH)))
+    file.put("both", OTHER)
+    file.put("line", OTHER)
+    users = UserDirectory(file, (metadata, key))
+    merged = await hashes(users)
+    file.remove("both")
+
+    assert merged == {"both": OTHER, "line": OTHER, "row": HASH}
+    assert users.current().hashes == {"both": HASH, "line": OTHER, "row": HASH}
+
+
+@pytest.mark.parametrize(("name", "hashed"), [("ci", b"secret"), ("a:b", HASH), ("anonymous", HASH)])
+async def test_one_row_that_is_no_user_refuses_every_login(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey, name: str, hashed: bytes
+) -> None:
+    """A user less would be a guess; and what is in the place of a hash is not shown."""
+    metadata = open_metadata()
+    await metadata.write(lambda tx: account_table.put(tx, name, key.encrypt(name, hashed)))
+    with pytest.raises(UsersInvalid, match="the users of the database") as refused:
+        await UserDirectory(file, (metadata, key)).refresh()
+
+    assert "secret" not in refused.value.message
+
+
+async def test_users_that_were_not_read_yet_are_not_taken_for_none(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """A registry without users lets everybody in."""
+    with pytest.raises(Unavailable, match="not read yet"):
+        UserDirectory(file, (open_metadata(), key)).current()
+
+
+async def test_rows_without_their_key_refuse_every_login(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey, tmp_path: Path
+) -> None:
+    """As after a restore without the folder of keys, or with another one; a registry with users is never open instead."""
+    metadata = open_metadata()
+    await metadata.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
+    missing, other = UserKey(tmp_path / "none"), UserKey(tmp_path / "other")
+    other.encrypt("ci", HASH)
+    for wrong, message in ((missing, "users.key is missing"), (other, "not encrypted with other/users.key")):
+        users = UserDirectory(file, (metadata, wrong))
+        with pytest.raises(UserKeyUnreadable, match=message):
+            await users.refresh()
+        with pytest.raises(Unavailable):
+            users.current()
+
+
+async def test_a_row_is_no_use_under_another_name_and_shows_no_hash(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """An account that can only write rows can't log in as another user with its own password."""
+    metadata = open_metadata()
+    encrypted = key.encrypt("ci", HASH)
+    await metadata.write(lambda tx: account_table.put(tx, "boss", encrypted))
+    with pytest.raises(UserKeyUnreadable, match='password of user "boss"'):
+        await UserDirectory(file, (metadata, key)).refresh()
+
+    assert HASH.decode() not in encrypted
+    assert key.encrypt("ci", HASH) != encrypted
+    assert key.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("raw", [b"", b"AAAA", b"\xff", b"not base64"])
+def test_a_key_that_can_not_be_read_is_not_replaced(key: UserKey, raw: bytes) -> None:
+    """With another key the users of the database would be lost."""
+    key.path.parent.mkdir()
+    key.path.write_bytes(raw)
+    with pytest.raises(UserKeyUnreadable):
+        key.encrypt("ci", HASH)
+
+    assert key.path.read_bytes() == raw

@@ -1,0 +1,137 @@
+"""fsck of what the running server keeps for itself: rows that can't be used are named, others are no finding."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from boltseal.events import QuotaLow, cloud_event
+from boltseal.notify.outbox import Posting
+from boltseal.server.auth.failed_logins import FailedLogins
+from boltseal.server.storage.blobs.protocol import UploadKey
+from boltseal.server.storage.fsck import examine
+from boltseal.server.storage.metadata import account_table, outbox_table, queries
+from boltseal.server.storage.metadata.migrate import DATABASE_NAME
+from boltseal.server.storage.metadata.protocol import UnitOfWork
+from boltseal.server.storage.metadata.sqlite import open_snapshot
+from boltseal.server.storage.user_key import UserKey
+from tests.shop import SHOP, Shop
+
+EVENT = cloud_event(QuotaLow("docker.io", 3, 100, 21600), id_="1", source="urn:x", time_us=1)
+
+
+@pytest.fixture
+def findings(shop: Shop, tmp_path: Path) -> Callable[[], list[str]]:
+    """Examines this test's store, while it is open."""
+    path = tmp_path / "data" / DATABASE_NAME
+    return lambda: [f"{each.what}: {each.problem}" for each in examine(open_snapshot(path), shop.blobs).findings]
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Callable[..., None]:
+    """Changes the database behind the registry's back."""
+
+    def execute(sql: str, *values: object) -> None:
+        with closing(sqlite3.connect(tmp_path / "data" / DATABASE_NAME)) as connection, connection:
+            assert connection.execute(sql, values).rowcount > 0
+
+    return execute
+
+
+async def waiting_event(shop: Shop) -> None:
+    """Have an event wait, and the ledger read up to its end."""
+
+    def job(tx: UnitOfWork) -> None:
+        outbox_table.put(tx, [Posting("1", 1, EVENT, ("ops",))], 10)
+        outbox_table.set_cursor(tx, "ledger", 2)
+
+    await shop.database.write(job)
+
+
+@pytest.mark.parametrize(
+    ("sql", "finding"),
+    [
+        ("UPDATE outbox SET body = x'00'", "event 1 for ops: it can't be delivered"),
+        ("UPDATE outbox SET event_id = '2'", "event 2 for ops: its document has the id 1"),
+        ("UPDATE outbox SET tries = -1", "event 1 for ops: a time or its number of tries is negative"),
+        ("UPDATE outbox_cursor SET position = 9", "events of ledger: entries up to 9 became events, but it has 2"),
+        ("UPDATE outbox_cursor SET name = 'x'", "events of x: entries up to 2 became events, but it has 0"),
+    ],
+)
+async def test_an_event_that_can_not_be_delivered_is_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+) -> None:
+    """Its receiver would never get it, or under two ids; an event that waits is no finding."""
+    await waiting_event(shop)
+    before = findings()
+    by_hand(sql)
+    (after,) = findings()
+
+    assert before == []
+    assert after.startswith(finding)
+
+
+@pytest.mark.parametrize(
+    ("sql", "finding"),
+    [
+        ("UPDATE upload_session SET id = '../x'", "upload ../x: no request can continue it"),
+        ("UPDATE upload_session SET repository = 'A'", "no request can continue it"),
+        ("UPDATE upload_session SET owner = ''", "it has no owner"),
+        ("UPDATE upload_session SET expires_us = 1", "it expires before it began"),
+    ],
+)
+async def test_an_upload_that_can_not_be_continued_is_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+) -> None:
+    """Its row was changed by hand; an open upload is no finding, with its bytes or without."""
+    upload = await shop.registry.uploads.start(SHOP)
+    with_bytes = findings()
+    await shop.blobs.cancel_upload(UploadKey(SHOP, upload))
+    without = findings()
+    by_hand(sql)
+    (after,) = findings()
+
+    assert with_bytes == without == []
+    assert finding in after
+
+
+async def test_failed_logins_that_were_changed_by_hand_are_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+) -> None:
+    """A negative number would give an address more tries."""
+    await FailedLogins(shop.database, shop.clock).note("192.0.2.1")
+    before = findings()
+    by_hand("UPDATE failed_login SET failures = -100")
+
+    assert before == []
+    assert findings() == ["failed logins of 192.0.2.1: their number or time is negative"]
+
+
+async def test_a_row_that_is_no_user_is_a_finding(
+    shop: Shop, tmp_path: Path, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+) -> None:
+    """It refuses every login; what is in the place of the hash is not shown."""
+    await shop.database.write(
+        lambda tx: account_table.put(tx, "ci", UserKey(tmp_path).encrypt("ci", b"$2b$04$" + b"a" * 53))
+    )
+    before = findings()
+    by_hand("UPDATE account SET encrypted_hash = 'secret'")
+
+    assert before == []
+    assert findings() == ['users: user "ci" has no encrypted password hash']
+
+
+async def test_an_unfinished_purge_without_a_digest_is_a_finding(
+    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+) -> None:
+    """No cleanup could delete its bytes; an unfinished purge is no finding, the server goes on with it."""
+    await shop.database.write(lambda tx: queries.note_purged(tx, [f"sha256:{'a' * 64}"]))
+    before = findings()
+    by_hand("UPDATE purged_blob SET digest = 'sha256:x'")
+
+    assert before == []
+    assert findings()[0].startswith("purged blob sha256:x: its bytes can't be deleted")
