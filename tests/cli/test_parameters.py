@@ -134,11 +134,11 @@ def test_no_option_takes_a_duration_as_a_bare_number() -> None:
 
 
 def test_commands_that_connect_to_registries_take_the_same_options() -> None:
-    """Declared once, with -q and -v."""
+    """Declared once, with -q and -v. `health` asks one address, without a login."""
     taken = defaultdict(set)
     for each in parameters():
         taken[each.command].add(each.name)
-    connecting = {name for name, options in taken.items() if "--ca-file" in options}
+    connecting = {name for name, options in taken.items() if "--ca-file" in options and name != "health"}
 
     assert len(connecting) > 20
     assert {name: found for name in connecting if (found := {*REGISTRY_OPTIONS, "-q", "-v"} - taken[name])} == {}

@@ -29,7 +29,7 @@ def health(
     ca_file: Annotated[
         Path | None,
         typer.Option(
-            "--ca-file", metavar="FILE", show_default=False, help="Verify --url by this authority as well (PEM)."
+            "--ca-file", metavar="FILE", show_default=False, help="Also trust this certificate authority (PEM)."
         ),
     ] = None,
     as_json: JsonOption = False,
