@@ -378,6 +378,7 @@ def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
 
     assert run.code == 2
     assert "is not a boltseal data folder" in run.err
+    assert "run this on the registry's machine" in run.err
 
 
 def test_the_default_folder_that_is_not_there_is_usage(tmp_path: Path) -> None:
