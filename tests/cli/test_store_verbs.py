@@ -174,6 +174,7 @@ def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, nam
 
     assert other.code == 2
     assert "is an image of another registry; this data folder belongs to localhost:5000" in other.err
+    assert "name the server's configuration with --config" in other.err
     assert "another registry" not in port.err
 
 
