@@ -11,6 +11,7 @@ FILES = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(__file__)]
 SLEEPS = {
     "attacks/test_witnesses.py": (1, "a body that arrives byte by byte"),
     "cli/test_history.py": (1, "a time between two pushes, by both clocks"),
+    "cli/test_progress.py": (1, "the pace of the work whose progress is shown"),
     "client/test_hostile_answers.py": (2, "the pace of a sender"),
     "client/test_kept_images.py": (1, "the work of a task that has the lock"),
     "client/test_limits.py": (1, "a body without an end"),

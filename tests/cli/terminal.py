@@ -46,3 +46,24 @@ def _read_to_end(terminal: int) -> str:
                     break
                 shown += piece
     return shown.decode()
+
+
+def screen(text: str) -> list[str]:
+    """Return the lines that stay on a terminal: those that are not erased after they were drawn."""
+    lines, at = [""], 0
+    rest = text.replace("\x1b[?25l", "").replace("\x1b[?25h", "")
+    while rest:
+        if rest.startswith("\x1b[2K"):
+            lines[at], rest = "", rest[4:]
+        elif rest.startswith("\x1b[1A"):
+            at, rest = at - 1, rest[4:]
+        elif rest.startswith("\x1b["):
+            rest = rest[rest.index("m") + 1 :]
+        elif rest[0] == "\n":
+            at, rest = at + 1, rest[1:]
+            lines += [""] * (at + 1 - len(lines))
+        elif rest[0] == "\r":
+            rest = rest[1:]
+        else:
+            lines[at], rest = lines[at] + rest[0], rest[1:]
+    return [line for line in lines if line]

@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import pytest
-
 from boltseal.cli.command_table import commands
 from boltseal.cli.root import load
 from tests.cli import program
@@ -98,7 +96,6 @@ def parameters() -> list[Parameter]:
     return [each for command in commands() for each in _walk(command.name, load(command.name))]
 
 
-@pytest.mark.lengthy
 def test_each_kind_of_value_has_one_metavar() -> None:
     """A reader who knows one command can read the help of the others."""
     valued = [each for each in parameters() if not each.is_flag and each.type != "choice" and each.name != "--help"]
@@ -112,7 +109,6 @@ def test_each_kind_of_value_has_one_metavar() -> None:
     assert unknown == set()
 
 
-@pytest.mark.lengthy
 def test_each_option_has_one_meaning() -> None:
     """The same kind of value in every command, and the same words, except where one meaning is written for the command."""
     kinds, words = defaultdict(set), defaultdict(set)
@@ -126,7 +122,6 @@ def test_each_option_has_one_meaning() -> None:
     assert {name: found for name, found in words.items() if len(found) > 1 and name not in MEANINGS} == {}
 
 
-@pytest.mark.lengthy
 def test_no_option_takes_a_duration_as_a_bare_number() -> None:
     """90s, 15m, 6h and 7d are understood by all of them, and a number without a unit by none."""
     durations = [each for each in parameters() if each.metavar == "DURATION"]
@@ -138,9 +133,8 @@ def test_no_option_takes_a_duration_as_a_bare_number() -> None:
         assert (told.code, "whole number and a unit (s, m, h or d)" in told.err) == (2, True), each
 
 
-@pytest.mark.lengthy
 def test_commands_that_connect_to_registries_take_the_same_options() -> None:
-    """Declared once, with -q and -v."""
+    """Declared once, with -q and -v. `health` asks one address, without a login."""
     taken = defaultdict(set)
     for each in parameters():
         taken[each.command].add(each.name)

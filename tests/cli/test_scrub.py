@@ -17,7 +17,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.mediatype import OCI_INDEX
 from boltseal.oci.reference import Reference
 from tests.cli import program
-from tests.cli.test_progress import screen
+from tests.cli.terminal import screen
 from tests.host.scrub.made_stores import DockerStore
 from tests.host.scrub.receipts import KEY, receipt
 from tests.polling import wait_until

@@ -209,11 +209,12 @@ def test_a_named_server_with_tls_is_verified_and_this_machines_is_not(tmp_path: 
     assert "its certificate is not valid: unable to get local issuer certificate; pass --ca-file" in unknown.err
     assert (key.code, missing.code) == (2, 2)
     assert "not a certificate in PEM" in key.err
-    assert "No such file or directory" in missing.err
+    assert "no such file or folder" in missing.err
 
 
 def test_an_authority_without_a_url_is_an_error(tmp_path: Path) -> None:
     """The certificate of this machine's server is not verified, so the option would promise what is not done."""
+    (tmp_path / "ca.pem").touch()
     done = program.call("health", "--ca-file", tmp_path / "ca.pem")
 
     assert done.code == 2
