@@ -43,8 +43,16 @@ def test_a_password_that_bcrypt_would_cut_or_that_is_none_is_refused(data: Path,
     run = add(data, "ci", typed)
 
     assert run.code == 2
-    assert "1 to 72 bytes" in run.json["errors"][0]["message"]
+    assert "1 to 72 bytes; type it, or write it to standard input" in run.json["errors"][0]["message"]
     assert not data.with_name("data.keys").exists()
+
+
+def test_a_list_without_users_says_where_it_looked(data: Path) -> None:
+    """A mistyped --data is not mistaken for a registry without users."""
+    run = program.call("admin", "user", "ls", "--data", data)
+
+    assert (run.code, run.out) == (0, "")
+    assert run.err == f"no users in {data}.keys/htpasswd or the database of {data}\n"
 
 
 @pytest.mark.slow

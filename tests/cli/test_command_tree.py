@@ -176,6 +176,11 @@ def test_an_alias_is_the_command() -> None:
         ("docker hub limit", "ratelimit"),
         ("base image", "outdated"),
         ("leaked secret", "tag purge"),
+        ("free disk space", "admin gc"),
+        ("disk full", "admin gc"),
+        ("certificate", "serve"),
+        ("status", "health"),
+        ("pre-commit", "verify"),
         *FORMER.items(),
     ],
 )
@@ -186,6 +191,21 @@ def test_help_finds_a_command_by_a_keyword(words: str, name: str) -> None:
 
     assert shown.code == 0
     assert re.search(rf"^(Usage: )?boltseal {name}\b", shown.out, re.MULTILINE)
+
+
+def test_help_about_words_that_no_command_has_together_lists_the_nearest() -> None:
+    """A command that most words describe is found, although "somehow" describes none."""
+    shown = program.call("help", "somehow", "free", "disk", "space")
+
+    assert shown.code == 0
+    assert shown.out.splitlines() == ["boltseal admin gc  Delete unreferenced blobs older than a day."]
+
+
+def test_help_lists_commands_with_the_word_in_their_name_first() -> None:
+    """`rollback` comes before the other commands about rolling back."""
+    shown = program.call("help", "roll", "back")
+
+    assert shown.out.startswith("boltseal rollback ")
 
 
 def test_help_about_nothing_known_is_not_found() -> None:

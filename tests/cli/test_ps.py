@@ -324,6 +324,37 @@ async def test_who_released_what_runs(fake: FakeEngine, tmp_path: Path) -> None:
     assert "released by ada7 (release 7)" in " ".join(text.out.split())
 
 
+async def test_the_release_that_a_failed_one_has_put_back(fake: FakeEngine, tmp_path: Path) -> None:
+    """A container that a failed deploy made from the image of the release before it belongs to that release."""
+    before, failed = fake.image("app", NAME), fake.image("other")
+    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
+    fake.container("shop-web-1", NAME, before, labels=labels)
+    folder = ReleaseFolder(tmp_path / "state", "shop")
+    for number, image_id, started_us, end in (
+        (6, before, STARTED_US - DAY_US, ReleaseEnd.HEALTHY),
+        (7, failed, STARTED_US - SECOND_US, ReleaseEnd.PUT_BACK),
+    ):
+        release = Release(
+            project="shop",
+            kind=ReleaseKind.DEPLOY,
+            directory="/srv/shop",
+            number=number,
+            previous=number - 1,
+            started_us=started_us,
+            who=f"ada{number}",
+            services=(ReleasedService(name="web", image=NAME, image_id=image_id),),
+        )
+        folder.begin(release.ended(end, started_us + 9 * SECOND_US), ReleaseContents(b"{}"))
+    async with fake.listening(tmp_path) as address:
+        done = await asyncio.to_thread(
+            program.run,
+            *("ps", "--offline", "--host", str(address), "--json"),
+            environment={"BOLTSEAL_STATE": str(tmp_path / "state")},
+        )
+
+    assert [(each["release"], each["released_by"]) for each in done.json["results"]] == [(6, "ada6")]
+
+
 async def test_hostile_texts_of_an_engine(fake: FakeEngine, tmp_path: Path) -> None:
     """Reach no terminal as they are; a name that none can be is a host that could not be looked at."""
     evil = "app\x1b]0;pwned\x07\u202e"

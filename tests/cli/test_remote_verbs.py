@@ -62,6 +62,21 @@ async def test_every_tag_is_listed(server: Server) -> None:
     assert (told.code, told.out.split()) == (0, ["1.4.1", "1.4.2", "latest"])
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("localhost:5000", '"localhost:5000" is a registry; expected a repository, such as localhost:5000/shop/app'),
+        ("a.example:443", '"a.example:443" is a registry; expected a repository, such as a.example:443/shop/app'),
+        ("node:16", '"node:16" names one image; expected a repository, such as docker.io/library/node'),
+    ],
+)
+def test_tags_of_what_is_no_repository_is_usage(typed: str, message: str) -> None:
+    """A registry's address is not reported as an image of Docker Hub."""
+    told = program.run("tags", typed)
+
+    assert (told.code, told.err) == (2, f"boltseal: {message}\n")
+
+
 async def test_a_free_name_may_be_published_and_a_taken_one_may_not(server: Server) -> None:
     """Free and this very digest are 0, another digest is 1."""
     app, other = image("app"), image("other")

@@ -167,11 +167,11 @@ def test_a_receipt_without_a_key_is_usage(store: DockerStore, tmp_path: Path) ->
 
 
 def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> None:
-    """It is not clean for not being there."""
+    """The reason names the stores that were searched."""
     done = program.call("scrub", "--root", store.root, "shop/other:1")
 
     assert done.code == 3
-    assert "could not check: shop/other:1: not found in the searched stores; name another" in done.out
+    assert f"could not check: shop/other:1: not found in the searched stores ({store.root}); name another" in done.out
 
 
 @pytest.mark.parametrize(("typed", "told"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])

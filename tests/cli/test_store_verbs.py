@@ -174,6 +174,7 @@ def test_without_a_public_name_only_this_machines_names_are_ours(shop: Shop, nam
 
     assert other.code == 2
     assert "is an image of another registry; this data folder belongs to localhost:5000" in other.err
+    assert "name the server's configuration with --config" in other.err
     assert "another registry" not in port.err
 
 
@@ -378,6 +379,7 @@ def test_a_folder_that_is_no_store_is_usage(tmp_path: Path, name: str) -> None:
 
     assert run.code == 2
     assert "is not a boltseal data folder" in run.err
+    assert "run this on the registry's machine" in run.err
 
 
 def test_the_default_folder_that_is_not_there_is_usage(tmp_path: Path) -> None:
@@ -482,3 +484,12 @@ def test_the_observations_have_a_key_that_is_shown_rotated_and_replaced(tmp_path
     assert lost.out.startswith("localhost:5000/observations/2+")
     assert len({first.out, rotated.out, lost.out, ledgers.out}) == 4
     assert program.call("ledger", "key", "--config", config).out == ledgers.out
+
+
+def test_the_key_of_a_folder_without_a_ledger_is_not_found(tmp_path: Path) -> None:
+    """The message names the folder, which may be a mistyped one."""
+    run = program.call("ledger", "key", "--data", tmp_path / "data")
+
+    assert (run.code, run.out) == (1, "")
+    assert f"no ledger was signed in {tmp_path / 'data'} yet" in run.err
+    assert run.err.endswith("; name another data folder with --data\n")

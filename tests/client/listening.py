@@ -13,10 +13,10 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+async def listening(serve: Serve, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> AsyncIterator[int]:
     """A server on loopback; its port."""
     connections = _Connections(serve)
-    server = await asyncio.start_server(connections.accepted, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(connections.accepted, address, 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

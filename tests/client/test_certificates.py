@@ -101,6 +101,20 @@ async def test_an_authority_in_certs_d_is_trusted_without_a_flag(signed: Authori
         assert f"or put the authority's .crt in {tmp_path}/other/{registry}" in refused.value.message
 
 
+async def test_a_certificate_for_another_name_is_not_blamed_on_its_authority(signed: Authority, tmp_path: Path) -> None:
+    """The authority is trusted, so the advice is about the name."""
+    answers = Answers(signed)
+    async with listening(answers.serve, answers.tls, "127.0.0.2") as port:
+        registry = f"127.0.0.2:{port}"
+        folder = certs_d(tmp_path / "certs.d", registry, ca_crt=signed.ca)
+        with pytest.raises(RemoteUntrusted) as refused:
+            await ask(registry, RegistryConfiguration(certificates=[folder]))
+
+        assert "certificate is not valid for '127.0.0.2'" in refused.value.message
+        assert "use a name of the registry that its certificate contains" in refused.value.message
+        assert "authority" not in refused.value.message
+
+
 async def test_an_authority_of_one_registry_is_not_trusted_for_another(signed: Authority, tmp_path: Path) -> None:
     """An internal authority must not be able to speak for ghcr.io."""
     async with asked_by_name(Answers(signed)) as registry, asked_by_name(Answers(signed)) as other:

@@ -74,8 +74,17 @@ async def test_an_image_that_is_not_kept(shop: Hosting) -> None:
         await restore(shop.host, APP)
     await pulled(shop, "one", "two")
     for to in ("7", str(Digest.of(b"other"))):
-        with pytest.raises(KeptImageNotFound):
+        with pytest.raises(KeptImageNotFound, match=f'"{to}" is not kept'):
             await restore(shop.host, APP, to)
+
+
+async def test_the_present_image_is_no_image_to_restore(shop: Hosting) -> None:
+    """`docker tag` has moved the name to the only kept image."""
+    old, _ = await pulled(shop, "one", "two")
+    await shop.host.engine.tag(shop.id_of(old), APP)
+
+    with pytest.raises(KeptImageNotFound, match="no image but the present one is kept; list kept images"):
+        await restore(shop.host, APP)
 
 
 @pytest.mark.parametrize("to", ["abc", "latest", "sha256:zz", "-1", "abcdef", "sha256:" + "a" * 200])

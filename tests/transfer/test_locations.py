@@ -31,8 +31,17 @@ def test_a_place_is_read_as_skopeo_reads_it(text: str, kind: LocationKind, where
     assert (place.path == Path(where)) if place.reference is None else (place.reference.name == where)
 
 
-@pytest.mark.parametrize("text", ["oci:", "docker-archive:", "docker-daemon:", "oci:dir:-bad-", "https://x/y"])
+@pytest.mark.parametrize(
+    "text", ["oci:", "docker-archive:", "docker-daemon:", "oci:dir:-bad-", "https://x/y", "./app.tar", "/a/b.tar"]
+)
 def test_what_names_no_place_is_usage(text: str) -> None:
     """Refused with what was expected."""
     with pytest.raises(Invalid):
+        Location.parse(text)
+
+
+@pytest.mark.parametrize("text", ["./app.tar", "../app.tar", "/a/app.tar", "~/app.tar"])
+def test_a_path_without_its_kind_is_refused_with_the_forms_of_a_path(text: str) -> None:
+    """A file is not reported as an invalid registry name."""
+    with pytest.raises(Invalid, match="is a path; expected oci:FOLDER:TAG or docker-archive:FILE"):
         Location.parse(text)

@@ -34,7 +34,7 @@ def add(name: NameArgument, config: ConfigOption = None, data: DataOption = None
         try:
             hashed = hash_password(_password(name))
         except ValueError as error:
-            raise Invalid(f"no password was set: {error}") from error
+            raise Invalid(f"no password was set: {error}; type it, or write it to standard input") from error
         users.put_user(settings, name, hashed)
         output.add(ref=name, status="changed" if known else "added")
         output.say(f"user {name} {'has a new password' if known else 'added'}; valid from the next request on")
@@ -55,9 +55,13 @@ def remove(
 def list_users(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the users."""
     with CommandOutput("admin-user-ls", as_json=as_json) as output:
-        for name in users.list_users(settings_of(config, data=data)):
+        settings = settings_of(config, data=data)
+        names = users.list_users(settings)
+        for name in names:
             output.add(ref=name, status="user")
             output.print(name)
+        if not names:
+            output.say(f"no users in {settings.htpasswd} or the database of {settings.server.data}")
 
 
 def _password(name: str) -> str:

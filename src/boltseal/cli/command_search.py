@@ -141,7 +141,7 @@ def suggestions(group: Sequence[str], word: str, known: Collection[str]) -> list
 
 
 def search(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Return name and summary of the commands that all words describe, in the order of help.
+    """Return name and summary of the commands that most of the words describe: those with such a name first.
 
     A word describes a command if a word of its name, summary or keywords begins with it; common words such as "which" are
     left out, unless there is no other.
@@ -149,11 +149,16 @@ def search(words: Sequence[str]) -> list[tuple[str, str]]:
     wanted = [word for text in words for word in _words(text)]
     wanted = [word for word in wanted if word not in _IGNORED] or wanted
     entries: list[Command | Group] = [*commands(), *_groups()]
-    return [
-        (entry.name, entry.summary)
-        for entry in entries
-        if wanted and all(any(each.startswith(word) for each in _described(entry)) for word in wanted)
-    ]
+    counts = [_number_found(wanted, _described(entry)) for entry in entries]
+    most = max(counts)
+    found = [entry for entry, count in zip(entries, counts, strict=True) if 0 < count == most]
+    found.sort(key=lambda entry: _number_found(wanted, _words(entry.name)) == 0)
+    return [(entry.name, entry.summary) for entry in found]
+
+
+def _number_found(wanted: Sequence[str], described: Collection[str]) -> int:
+    """Return how many of the words are the beginning of a word in `described`."""
+    return sum(any(each.startswith(word) for each in described) for word in wanted)
 
 
 def _described(entry: Command | Group) -> set[str]:

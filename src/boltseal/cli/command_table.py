@@ -66,10 +66,15 @@ SECTIONS: Final = (
                 "serve",
                 "Run the registry server.",
                 "boltseal serve --data ./data --listen 127.0.0.1:5000",
-                keywords="start run daemon registry server",
+                keywords="start run daemon registry server tls certificate https port",
                 extra=_SERVER,
             ),
-            Command("health", "Check whether a server responds or is ready.", "boltseal health --ready"),
+            Command(
+                "health",
+                "Check whether a server responds or is ready.",
+                "boltseal health --ready",
+                keywords="status alive up ping liveness readiness",
+            ),
             Group(
                 "admin",
                 "Manage a registry's data folder and users",
@@ -86,14 +91,14 @@ SECTIONS: Final = (
                         "admin gc",
                         "Delete unreferenced blobs older than a day.",
                         "boltseal admin gc --data ./data --dry-run",
-                        keywords="garbage collect collection prune cleanup disk space unreferenced",
+                        keywords="garbage collect collection prune cleanup free full disk space unreferenced",
                         extra=_SERVER,
                     ),
                     Command(
                         "admin expire",
                         "Delete sealed tags whose retention time is over.",
                         "boltseal admin expire --data ./data --dry-run",
-                        keywords="retention old prune cleanup",
+                        keywords="retention old prune cleanup disk space",
                         extra=_SERVER,
                     ),
                     Command(
@@ -165,7 +170,7 @@ SECTIONS: Final = (
                 "inspect",
                 "Show platforms, labels, layers, base and signatures.",
                 f"boltseal inspect {_IMAGE}",
-                keywords="show info manifest labels layers platforms size signatures",
+                keywords="show info manifest labels layers platforms size signatures cosign signed",
             ),
             Command(
                 "history",
@@ -261,7 +266,7 @@ SECTIONS: Final = (
                 "verify",
                 "Compare a project with its lock file.",
                 "boltseal verify --github",
-                keywords="check compare lock drift ci pipeline",
+                keywords="check compare lock drift ci pipeline hook pre-commit github gitlab",
             ),
             Command(
                 "outdated",

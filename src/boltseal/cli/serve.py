@@ -90,21 +90,29 @@ def serve(
     logs.configure(settings.server.log_level, as_json=as_json)
     with only_server(settings.server.data):
         prepare(settings)
-        supervisor.serve(settings, read, as_json=as_json, listening=lambda: _greet(settings))
+        supervisor.serve(
+            settings,
+            read,
+            as_json=as_json,
+            listening=lambda: _greet(settings, login=bool(users) or settings.auth.configured),
+        )
 
 
-def _greet(settings: Settings) -> None:
-    """Print how to use the server."""
+def _greet(settings: Settings, *, login: bool) -> None:
+    """Print how to use the server. `login`: anonymous clients may not push."""
     server = settings.server
     host = _reference_host(settings)
     scheme = "https" if server.tls_cert else "http"
     url = server.public_url or f"{scheme}://{host}"
     name = f"{host}/shop/app:1.4.2"
     say(f"boltseal {__version__} listens on {scheme}://{server.address}, its data is in {server.data.absolute()}")
+    if login:
+        say(f"  login  docker login {host}   # a user: {_program()} admin user add NAME")
     say(f"  push   docker tag IMAGE {name}")
     say(f"         docker push {name}")
     say(f"  pull   docker pull {name}")
-    say(f"  see    curl -sI {url}/v2/shop/app/manifests/1.4.2")
+    user = "-u USER " if login else ""
+    say(f"  see    curl {user}-sI {url}/v2/shop/app/manifests/1.4.2")
     say("         what a tag resolves to: its docker-content-digest")
     say(f"         {_program()} admin rules test shop/app 1.4.2")
     say("         whether a tag is sealed, and by which rule")

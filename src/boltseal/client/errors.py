@@ -75,9 +75,22 @@ class RemoteMismatch(Unavailable):
     """The answer does not have the expected digest, size or type. Nothing of it was used."""
 
 
+_CERTIFICATE_ADVICE: Final = (
+    ("mismatch", "use a name of the registry that its certificate contains, or get a certificate for this one"),
+    ("has expired", "the operator of the registry must renew it"),
+    ("not yet valid", "check the clocks of this machine and of the registry"),
+)
+"""OpenSSL's words for what is wrong with a certificate, apart from its authority, and what to do."""
+
+
 def is_untrusted(error: Exception) -> bool:
     """Return whether a connection failed because the certificate of the other side is not trusted."""
     return "CERTIFICATE_VERIFY_FAILED" in str(error)  # OpenSSL's name of the reason, which all layers above keep
+
+
+def advice_about_certificate(error: Exception) -> str | None:
+    """Return what to do about the name or the dates of a certificate, None if its authority is not trusted."""
+    return next((advice for reason, advice in _CERTIFICATE_ADVICE if reason in str(error)), None)
 
 
 class _Error(msgspec.Struct):

@@ -46,6 +46,7 @@ from boltseal.client.errors import (
     RemoteMismatch,
     RemoteUnavailable,
     RemoteUntrusted,
+    advice_about_certificate,
     from_status,
     is_untrusted,
 )
@@ -289,7 +290,9 @@ class Transport:
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: an invalid host name
             reason = str(error) or type(error).__name__
             if is_untrusted(error):
-                advice = self._options.registries.certificates(call.registry).advice()
+                advice = advice_about_certificate(error)
+                if advice is None:
+                    advice = self._options.registries.certificates(call.registry).advice()
                 lines = [f"{call.registry} was not asked for {call.what}: {reason}", *([advice] if advice else [])]
                 raise RemoteUntrusted("; ".join(lines)) from error
             raise RemoteUnavailable(f"{call.registry} did not answer for {call.what}: {reason}") from error

@@ -124,5 +124,8 @@ def repository_only(text: str) -> Reference:
     """Parse a reference that names a whole repository. Raises: ReferenceUnsuitable."""
     reference = Reference.parse(text)
     if reference.tag is not None or reference.digest is not None:
+        host, _, port = text.partition(":")
+        if port.isdecimal() and (host == "localhost" or "." in host):  # parsed as a tag of an image of Docker Hub
+            raise ReferenceUnsuitable(f"{quote(text)} is a registry; expected a repository, such as {text}/shop/app")
         raise ReferenceUnsuitable(f"{quote(text)} names one image; expected a repository, such as {reference.name}")
     return reference

@@ -16,7 +16,7 @@ from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import ledger_follower
 from boltseal.commands.registry_access import RegistryOptions, ask
 from boltseal.deploy.release_store import ReleaseFolder, projects
-from boltseal.deploy.releases import Release
+from boltseal.deploy.releases import Release, ReleaseEnd
 from boltseal.engines.address import EngineAddress
 from boltseal.engines.api import connected
 from boltseal.errors import BoltsealError, Invalid
@@ -221,19 +221,23 @@ def with_releases(listed: Sequence[ContainerRow], client: ClientContext) -> list
 
 
 def _started_by(row: ContainerRow, releases: Sequence[Release]) -> DeployedRelease | None:
-    """Return the release with the container's image that was under way when the container was created.
+    """Return the release with the container's image that was under way when the container was created, or that the
+    failed one that was under way has put back.
 
     The image and the time are compared because another host may run a project of the same name.
     """
+    by_number = {each.number: each for each in releases}
     created_us, digests = row.seen.image.created_us, {str(each) for each in row.digests}
     for release in releases:
-        service = release.service(row.seen.service)
         started_us = release.started_us - CLOCK_SKEW_US
         ended_us = (release.ended_us or release.started_us + UNFINISHED_DEPLOY_US) + CLOCK_SKEW_US
-        if service is None or created_us is None or not started_us <= created_us <= ended_us:
+        if created_us is None or not started_us <= created_us <= ended_us:
             continue
-        if {service.image_id, service.digest} & digests:
-            return DeployedRelease(release.number, release.who, release.started_us)
+        put_back = by_number.get(release.previous or 0) if release.end is ReleaseEnd.PUT_BACK else None
+        for candidate in (release, put_back):
+            service = None if candidate is None else candidate.service(row.seen.service)
+            if candidate is not None and service is not None and {service.image_id, service.digest} & digests:
+                return DeployedRelease(candidate.number, candidate.who, candidate.started_us)
     return None
 
 

@@ -98,9 +98,8 @@ def _select(listed: list[ListedImage], name: Reference, to: str, prefix: DigestP
     else:
         fits = [each for each in listed if any(map(prefix.fits, _digests(each.kept)))]
     if not fits:
-        raise KeptImageNotFound(
-            f"{name.familiar()}: {quote(to) if to else 'no other image'} is not kept; list kept images with `boltseal keep ls`"
-        )
+        missing = f"{quote(to)} is not kept" if to else "no image but the present one is kept"
+        raise KeptImageNotFound(f"{name.familiar()}: {missing}; list kept images with `boltseal keep ls`")
     if len({each.kept.image for each in fits}) > 1:
         named = ", ".join(dict.fromkeys(str(each.kept.digest or each.kept.image) for each in fits))
         raise AmbiguousKeptImage(

@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from boltseal.errors import quote
 from boltseal.oci.reference import Reference, Tag, TagInvalid
 from boltseal.transfer.protocols import LocationInvalid
+
+_PATHS: Final = ("/", "./", "../", "~/")
 
 
 class LocationKind(StrEnum):
@@ -41,6 +44,10 @@ class Location:
     @classmethod
     def parse(cls, text: str) -> Location:
         """Parse the text of a location. Raises: LocationInvalid, NameInvalid, TagInvalid, DigestInvalid."""
+        if text.startswith(_PATHS):
+            raise LocationInvalid(
+                f"{quote(text)} is a path; expected {_example(LocationKind.LAYOUT)} or {_example(LocationKind.ARCHIVE)}"
+            )
         word, colon, rest = text.partition(":")
         if not colon or word not in (LocationKind.LAYOUT, LocationKind.ARCHIVE, LocationKind.DAEMON):
             return cls._at(text, LocationKind.REGISTRY, text)

@@ -66,6 +66,18 @@ def test_an_open_address_is_served_with_explicit_flags(tmp_path: Path) -> None:
     assert f"docker push localhost:{port}/shop/app:1.4.2" in greeting[2]
 
 
+def test_a_server_with_users_prints_how_to_log_in(tmp_path: Path) -> None:
+    """`docker login` comes before `docker push`, and only where users exist."""
+    port = free_port()
+    added = program.call("admin", "user", "add", "ci", "--data", tmp_path / "data", typed="correct horse")
+    with started("--data", tmp_path / "data", "--listen", f"127.0.0.1:{port}") as process:
+        greeting = "".join(read_greeting(process))
+
+    assert added.code == 0
+    assert greeting.index(f"docker login localhost:{port}") < greeting.index("docker push")
+    assert "curl -u USER -sI" in greeting
+
+
 def test_a_port_in_use_is_refused(server: Server, tmp_path: Path) -> None:
     """Two servers would each get half of the requests without knowing."""
     line = refused("--data", tmp_path / "other", "--listen", server.address)
@@ -146,6 +158,7 @@ def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
     assert f"listens on http://{address}, its data is in {tmp_path / 'data'}" in greeting
     assert f"docker push {name}" in greeting
     assert f"docker pull {name}" in greeting
+    assert "docker login" not in greeting
     assert "--tls-verify=false" in greeting
     assert "admin rules test shop/app 1.4.2" in greeting
     assert [line for line in greeting.splitlines()[1:] if len(line) > 80 and str(tmp_path) not in line] == []

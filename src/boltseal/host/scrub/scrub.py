@@ -19,6 +19,7 @@ from typing import Final
 
 from boltseal.engines.overlay_processes import ProcessRoot, running_roots
 from boltseal.engines.safe_open import SafeFolder, StoreMalformed, StoreMissing, StoreUnreadable, readable
+from boltseal.errors import MAX_PATH, quote
 from boltseal.host.scrub.container_changes import MOUNTED_OVER, ContainerChange, init_differences, list_changes
 from boltseal.host.scrub.differences import Difference, DifferenceKind, difference, shown
 from boltseal.host.scrub.file_contents import CountRead
@@ -68,7 +69,7 @@ def scrub(stores: Sequence[FoundStore], wanted: ScrubRequest, progress: Progress
     for plan, image, typed in selected:
         changed_since = after[plan.root].changed_since(image)
         reports.append(_image_report(image, results, typed, wanted, count_read, changed_since))  # 4, 5
-    reports += _not_found(wanted, [image for _, image, _ in selected])
+    reports += _not_found(wanted, [image for _, image, _ in selected], [store.root for store in stores])
     checked = {image.id for _, image, _ in selected}
     for _, plan in plans:
         reports += _container_reports(plan, checked, wanted, count_read, after[plan.root])  # 6
@@ -88,10 +89,11 @@ def _selecting_text(image: ImagePlan, typed: tuple[str, ...]) -> str | None:
     return next((each for each in typed if names_image(each, image)), None)
 
 
-def _not_found(wanted: ScrubRequest, checked: list[ImagePlan]) -> list[ScrubReport]:
+def _not_found(wanted: ScrubRequest, checked: list[ImagePlan], roots: list[Path]) -> list[ScrubReport]:
     missing = [typed for typed in wanted.images if not any(names_image(typed, image) for image in checked)]
     lost = [f"{each.repository}:{each.tag}" for each in wanted.receipts if not any(map(each.about, _names(checked)))]
-    reason = "not found in the searched stores; name another store, a layout or an archive with --root"
+    searched = ", ".join(quote(str(root), MAX_PATH)[1:-1] for root in roots) or "this host has none"
+    reason = f"not found in the searched stores ({searched}); name another store, a layout or an archive with --root"
     return [
         ScrubReport(
             what="image",

@@ -52,7 +52,10 @@ def local_reference(text: str, settings: Settings) -> LocalReference:
         example = f"{ours[0]}/{reference.familiar()}"
         raise Invalid(f"{quote(text)} is an image on Docker Hub; expected one of this registry, such as {example}")
     if not _is_own(reference.registry, ours, settings):
-        raise Invalid(f"{quote(text)} is an image of another registry; this data folder belongs to {ours[0]}")
+        raise Invalid(
+            f"{quote(text)} is an image of another registry; this data folder belongs to {ours[0]}; if it is the same, "
+            "name the server's configuration with --config"
+        )
     if reference.digest is not None and reference.tag is not None:
         raise Invalid(f"{quote(text)} has a tag and a digest; give one of them")
     named = reference.tag or reference.digest

@@ -56,7 +56,8 @@ def ledger_key(settings: Settings, *, observations: bool) -> LedgerKey:
         raise NotFound(
             "no observations were signed here yet"
             if observations
-            else "no ledger was signed here yet: `boltseal serve` makes the key at its first start"
+            else f"no ledger was signed in {settings.server.data} yet: `boltseal serve` makes the key at its first start; "
+            "name another data folder with --data"
         )
     return LedgerKey(found.name, found.verifier)
 

@@ -78,7 +78,10 @@ def check_data(data: Path, *, oldest: int = WORKABLE_FORMAT) -> None:
     """Refuse a folder that is not a data folder of this format, or of an older one from `oldest` on. Changes nothing."""
     held = data_format(data)
     if held is None:
-        raise FormatInvalid(f"{data} is not a boltseal data folder (it has no file `format`); name it with --data")
+        raise FormatInvalid(
+            f"{data} is not a boltseal data folder (it has no file `format`); run this on the registry's machine, and name "
+            "its data folder with --data"
+        )
     if held < oldest:
         raise FormatInvalid(
             f"{data} has data format {held}, this boltseal works on {FORMAT}; `boltseal serve` brings it up to date, "
