@@ -19,7 +19,7 @@ from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.build import BuildRequest, build_image
 from boltseal.commands.build_inputs import BuildInputs
-from boltseal.commands.labels import LabelsRequest, image_time_us
+from boltseal.commands.build_labels import LabelsRequest, image_time_us
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import build_environment
 from boltseal.errors import Invalid

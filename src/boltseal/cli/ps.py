@@ -20,8 +20,8 @@ from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
 from boltseal.commands.project_images import registry_filter
+from boltseal.commands.ps import ContainerFilter, RunningResult, list_running
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.running import ContainerFilter, RunningResult, list_running
 from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.lockfile.format import time_text

@@ -8,7 +8,7 @@ from typing import Any
 
 from boltseal.cli.output import CommandOutput, say
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.running import FoundContainers, broken_histories
+from boltseal.commands.ps import FoundContainers, broken_histories
 from boltseal.commands.text import clean
 from boltseal.host.containers.registries import RegistryAnswers
 from boltseal.host.containers.rows import ContainerRow
