@@ -34,6 +34,21 @@ class DueEvent(NamedTuple):
     tries: int
 
 
+class WaitingEvent(NamedTuple):
+    """An event for one receiver, as an outbox stores it. Times in microseconds since the epoch.
+
+    `minor`: as of its posting. It is not retried before `next_us`.
+    """
+
+    receiver: str
+    event_id: str
+    at_us: int
+    minor: bool
+    body: bytes
+    tries: int
+    next_us: int
+
+
 class Posting(NamedTuple):
     """An event for some receivers. `id`: equal in every `put` of the event. `at_us`: when it happened.
 

@@ -198,16 +198,13 @@ def _move_outbox(session: sqlite.SqliteSession, path: Path) -> None:
     finally:
         file.close()
     for event in events:
-        row = event._asdict() | {"event_id": event.id, "minor": bool(event.minor)}
-        del row["id"]
-        session.connection.execute(insert(outbox).values(row))
+        session.connection.execute(insert(outbox).values(event._asdict()))
     for name, position in cursors.items():
         session.connection.execute(insert(outbox_cursor).values(name=name, position=position))
 
 
 def _set_aside(data: Path) -> None:
-    """Rename files whose content is in the database now. They are kept with the copy of the database, to go back with."""
-    for name in (OUTBOX_NAME,):
-        with suppress(FileNotFoundError):
-            (data / name).rename(data / f"{name}.before-{_FILES_UNTIL}")
+    """Rename the outbox file, whose events are in the database now. It is kept beside the copy of the database."""
+    with suppress(FileNotFoundError):
+        (data / OUTBOX_NAME).rename(data / f"{OUTBOX_NAME}.before-{_FILES_UNTIL}")
     (data / f"{OUTBOX_NAME}.lock").unlink(missing_ok=True)

@@ -6,28 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 
-from boltseal.notify.outbox import DueEvent, Posting
+from boltseal.notify.outbox import DueEvent, Posting, WaitingEvent
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import outbox, outbox_cursor
 
-
-class OutboxRow(NamedTuple):
-    """One event for one receiver. Times in microseconds since the epoch; it is not retried before `next_us`."""
-
-    receiver: str
-    event_id: str
-    at_us: int
-    minor: bool
-    body: bytes
-    tries: int
-    next_us: int
-
-
-_COLUMNS: Final = [outbox.c[name] for name in OutboxRow._fields]
+_COLUMNS: Final = [outbox.c[name] for name in WaitingEvent._fields]
 
 
 def put(tx: UnitOfWork, postings: Iterable[Posting], max_waiting: int) -> int:
@@ -35,12 +22,12 @@ def put(tx: UnitOfWork, postings: Iterable[Posting], max_waiting: int) -> int:
     touched = set[str]()
     for posting in postings:
         for receiver in posting.receivers:
-            add(tx, OutboxRow(receiver, posting.id, posting.at_us, posting.minor, posting.body, 0, 0))
+            add(tx, WaitingEvent(receiver, posting.id, posting.at_us, posting.minor, posting.body, 0, 0))
             touched.add(receiver)
     return sum(_drop_oldest(tx, receiver, max_waiting) for receiver in sorted(touched))
 
 
-def add(tx: UnitOfWork, row: OutboxRow) -> None:
+def add(tx: UnitOfWork, row: WaitingEvent) -> None:
     """Add an event for one receiver, unless it is there."""
     if tx.sql.connection.execute(select(outbox.c.tries).where(*_at(row.receiver, row.event_id))).first() is None:
         tx.sql.connection.execute(insert(outbox).values(**row._asdict()))
@@ -93,10 +80,10 @@ def waiting(snapshot: Snapshot) -> dict[str, int]:
     return {receiver: int(number) for receiver, number in snapshot.sql.connection.execute(query)}
 
 
-def all_events(snapshot: Snapshot) -> Iterator[OutboxRow]:
+def all_events(snapshot: Snapshot) -> Iterator[WaitingEvent]:
     """Yield every row."""
     for row in snapshot.sql.connection.execute(select(*_COLUMNS).execution_options(yield_per=100)):
-        yield OutboxRow(*row)
+        yield WaitingEvent(*row)
 
 
 def cursors(snapshot: Snapshot) -> dict[str, int]:
