@@ -1,10 +1,10 @@
 """The users of a server: rows of its database, and those of a users' file where there is one.
 
-`boltseal admin user` writes rows once the data folder exists. The file (`[auth] htpasswd`, or DATA.keys/htpasswd) is for users that
-another program manages, and for those from before data format 5. A name in both has the password of the file.
+`boltseal admin user` writes rows once the data folder exists. The file (`[auth] htpasswd`, or DATA.keys/htpasswd) is for
+users that another program manages, and for those from before data format 5. A name in both has the password of the file.
 
-Each request compares the generation, which costs no query, and looks at the file's time. Only when the generation has changed,
-the version of the rows is asked for, and only when that has changed too, the rows.
+Each request compares the generation, which needs no query, and the file's time. If the generation has changed, the
+directory queries the version of the rows; if that has changed too, it queries the rows.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class UserDirectory:
         self._generation = None if generation & 1 else generation
 
     def current(self) -> Users:
-        """Return the users as of the last refresh: the same object while nothing has changed. UsersInvalid, Unavailable."""
+        """Return the users as of the last refresh: the same object while nothing has changed.
+
+        Raises: UsersInvalid, Unavailable.
+        """
         if self._database is not None and self._version is None:
             raise Unavailable("the users were not read yet; try again")
         file = self._file.current()

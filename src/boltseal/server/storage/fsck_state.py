@@ -1,6 +1,7 @@
-"""The step of `fsck` that reads what the running server keeps for itself: waiting events, upload sessions, failed logins, users, unfinished purges.
+"""The step of `fsck` that checks the server's own state in the database.
 
-No tag depends on these rows. A database of data format 4 does not have the tables yet, which is no fault.
+These are waiting events, upload sessions, failed logins, users and unfinished purges. No tag depends on these rows. A
+database of data format 4 lacks the tables, which is not reported.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 
 def refuse_foreign_folder(data: Path) -> None:
-    """Refuse a folder that contains anything but what a first start creates. FormatInvalid."""
+    """Refuse a folder that contains anything but what a first start creates. Raises: FormatInvalid."""
     # Of a first start that is under way, was killed, or ended since `format` was read. SQLite has a journal before a WAL.
     known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME, LOCK_FILE}
     known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
@@ -186,7 +186,7 @@ def _upgrade(session: sqlite.SqliteSession, revision: str, data: Path) -> None:
 
 
 def _move_outbox(session: sqlite.SqliteSession, path: Path) -> None:
-    """Copy the events of an outbox file into the database. FormatInvalid."""
+    """Copy the events of an outbox file into the database. Raises: FormatInvalid."""
     file = FileOutbox(path)
     try:
         events, cursors = file.contents()

@@ -1,4 +1,4 @@
-"""Events that receivers have not accepted yet, and up to where logs were read for events. No rules.
+"""Tables of the events that receivers have not accepted yet, and of the cursors of the logs. No rules.
 
 `notify.outbox` states what the rows are for.
 """
@@ -62,7 +62,7 @@ def remove(tx: UnitOfWork, receiver: str, event_id: str) -> None:
 
 
 def postpone(tx: UnitOfWork, receiver: str, event_id: str, next_us: int) -> None:
-    """Count a try, and set before when there is no other."""
+    """Count a try, and do not try again before `next_us`."""
     more = {"tries": outbox.c.tries + 1, "next_us": next_us}
     tx.sql.connection.execute(update(outbox).where(*_at(receiver, event_id)).values(**more))
 
