@@ -70,7 +70,14 @@ NOTES: Final = {
 }
 """What to do instead, where the name of a command does not explain it."""
 
-_SYNONYMS: Final = {"list": "ls", "collect": "gc", "delete": "remove", "rm": "remove", "create": "add", "compare": "diff"}
+_SYNONYMS: Final = {
+    "list": "ls",
+    "collect": "gc",
+    "delete": "remove",
+    "rm": "remove",
+    "create": "add",
+    "compare": "diff",
+}
 """Synonyms of the words of a group."""
 _IGNORED: Final = frozenset(
     [

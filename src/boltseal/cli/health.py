@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from boltseal.cli.options import ConfigOption, JsonOption
+from boltseal.cli.options import CaFileOption, ConfigOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.commands.health import Health, ask_health, named_server, own_server
 from boltseal.commands.outcome import Outcome
@@ -26,12 +25,7 @@ def health(
         bool, typer.Option("--ready", help="Check that it can serve requests, not only that it responds.")
     ] = False,
     config: ConfigOption = None,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file", metavar="FILE", show_default=False, help="Also trust this certificate authority (PEM)."
-        ),
-    ] = None,
+    ca_file: CaFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check whether a registry server responds, or with --ready whether it can serve requests.

@@ -38,7 +38,8 @@ def ratelimit(
 
     Without a registry it shows what the upstreams of the mirror on this data folder reported last, and sends no request.
 
-    Exit code 1: no more are left than the upstream's reserve (of a registry in the arguments: none). 3: no answer.
+    Exit code 1: the pulls left are at most the upstream's reserve, or a registry in the arguments has none left; 3: no
+    answer.
     """
     with CommandOutput("ratelimit", as_json=as_json) as output:
         rows = []

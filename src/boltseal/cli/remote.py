@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from boltseal.cli.context import client_context
+from boltseal.cli.options import CaFileOption
 from boltseal.cli.parameters import CommandFunction, expanded
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.registry_access import RegistryOptions
@@ -21,10 +22,6 @@ RemoteRefArgument = Annotated[
 ]
 PlainHttpOption = Annotated[
     bool, typer.Option("--plain-http", help="Connect without TLS. Loopback addresses need no flag.")
-]
-CaFileOption = Annotated[
-    Path | None,
-    typer.Option("--ca-file", metavar="FILE", show_default=False, help="Also trust this certificate authority (PEM)."),
 ]
 RegistryConfigOption = Annotated[
     Path | None,
@@ -40,7 +37,7 @@ StrictOption = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Refuse a registry whose ledger key is not pinned by `ledger trust`. verify: notes are differences too.",
+        help="Refuse a registry whose ledger key is not pinned by `ledger trust`; `verify` counts notes as differences.",
     ),
 ]
 
