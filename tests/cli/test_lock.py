@@ -108,7 +108,7 @@ async def test_a_floating_tag_that_moves_is_told_with_from_to_and_since_when(ser
     (verdict,) = gate.json["results"]
 
     assert (gate.code, verdict["status"], verdict["sealed"]) == (1, "moved", False)
-    assert (verdict["expected"], verdict["means"]) == (older.digest, newer.digest)
+    assert (verdict["expected"], verdict["resolves_to"]) == (older.digest, newer.digest)
     assert (verdict["file"], verdict["line"], verdict["at"]) == ("compose.yaml", 3, "services.web.image")
     assert f"on {verdict['moved_at']} (" in verdict["reason"]
     assert (verdict["sealed_by"], verdict["entry"]) == ("ledger", 3)

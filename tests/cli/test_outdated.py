@@ -126,7 +126,7 @@ def test_what_programs_read_of_it(shop: Shop) -> None:
 
     assert (told.code, told.json["schema"], told.json["outcome"]) == (1, "boltseal.outdated/1", "differs")
     assert (result["ref"], result["status"], result["how"]) == (f"{shop.ref}:1.0.0", "outdated", "recorded")
-    assert (result["built_on"], result["means"]) == (WAS.digest, NOW.digest)
+    assert (result["built_on"], result["resolves_to"]) == (WAS.digest, NOW.digest)
     assert (result["behind"], result["behind_exact"], result["since"][:2]) == (1, True, "20")
     assert result["changes"]["settings"]["ENV NODE_VERSION"] == {"was": "16.13.1", "now": "16.13.2"}
 
@@ -164,7 +164,7 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
         ("outdated", "rt:latest"),
         ("cannot tell", "os:latest"),
     ]
-    assert (answers[1]["built_on"], answers[1]["means"]) == (layered("or").digest, layered("os").digest)
+    assert (answers[1]["built_on"], answers[1]["resolves_to"]) == (layered("or").digest, layered("os").digest)
     assert (answers[1]["how"], answers[1]["by"], answers[1]["behind"]) == ("proven", "its layers", 1)
     assert (known.code, unknown.code, deleted.status_code) == (1, 3, 202)
     assert f"base {shop.address}/base/rt:latest (proven: its layers)" in " ".join(shown.out.split())
@@ -412,7 +412,7 @@ def test_a_rebuild_is_asked_for_once_and_written_down(shop: Shop, configured: Pa
     assert (tmp_path / "told").read_text() == f"{shop.ref}:1.0.0 {NOW.digest}\n"
     assert "boltseal.base.outdated.v1" in (tmp_path / "event").read_text()
     assert [(one["status"], one["reason"]) for one in log] == [("asked", ""), ("done", "rebuilt it")]
-    assert [(one["ref"], one["status"], one["means"]) for one in by_ledger] == [
+    assert [(one["ref"], one["status"], one["resolves_to"]) for one in by_ledger] == [
         (f"{shop.ref}:1.0.0", "done", NOW.digest)
     ]
 

@@ -116,7 +116,7 @@ async def test_everything_as_json(fake: FakeEngine, tmp_path: Path) -> None:
     )
     assert found["image"] == {"index": [], "manifest": [], "config": [id_], "digest": [str(INDEX)], "image_id": []}
     assert (found["started_at"], found["created_at"]) == ("2026-11-21T09:00:00Z", "2026-11-20T08:00:00Z")
-    assert (found["means"], found["moved"], found["behind"], found["unasked"]) == (
+    assert (found["resolves_to"], found["moved"], found["behind"], found["unasked"]) == (
         None,
         None,
         None,
@@ -147,7 +147,12 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
     found = done.json["results"][2]
 
     assert done.code == 0, done.err
-    assert (found["means"], found["moved"], found["behind"], found["tags_by"]) == (second.digest, True, 1, "ledger")
+    assert (found["resolves_to"], found["moved"], found["behind"], found["tags_by"]) == (
+        second.digest,
+        True,
+        1,
+        "ledger",
+    )
     assert [(tag["tag"], tag["until"] is None, tag["entry"]) for tag in found["tags"]] == [
         ("1.4.2", True, 2),
         ("latest", False, 3),

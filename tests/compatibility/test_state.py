@@ -195,7 +195,7 @@ def test_rebuilds_that_were_asked_for_are_listed(revision: str, state: Path) -> 
     before = contents(state)
     lines = [json.loads(line) for line in (state / "rebuilds.jsonl").read_text().splitlines()]
     done = command("outdated", "--log", "--json")
-    keys = ("ref", "status", "reason", "base", "means")
+    keys = ("ref", "status", "reason", "base", "resolves_to")
 
     assert done.code == 0, done.out
     assert [each["outcome"] for each in lines] == ["asked", "done"]

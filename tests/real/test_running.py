@@ -225,7 +225,7 @@ def test_what_is_told_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     assert found["locked_digest"] == digest
     assert found["image"]["index"] == ([digest] if store is not ImageStoreKind.PODMAN else [])
     assert len(found["image"]["config"]) == (0 if store is ImageStoreKind.CONTAINERD else 1)
-    assert (found["means"], found["moved"], found["behind"]) == (newest, True, 2)
+    assert (found["resolves_to"], found["moved"], found["behind"]) == (newest, True, 2)
     assert [(tag["tag"], tag["until"] is None) for tag in found["tags"]] == [("1.4.2", True), ("latest", False)]
     assert found["tags_by"] == "ledger"
     assert "1.4.2; was `latest`" in " ".join(text.split())

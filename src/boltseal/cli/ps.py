@@ -114,7 +114,7 @@ class _Printer:
         for row in rows:
             key = (row.seen.host, row.seen.id)
             verdict = None if row.verdict is None else row.verdict.status
-            now[key] = (clean(row.seen.name), row.digests, verdict, row.tags, row.means, row.seen.started_us)
+            now[key] = (clean(row.seen.name), row.digests, verdict, row.tags, row.resolves_to, row.seen.started_us)
             if self.known.get(key) != now[key]:
                 changed.append(row)
         gone = [str(state[0]) for key, state in self.known.items() if key not in now]

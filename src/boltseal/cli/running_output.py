@@ -72,7 +72,7 @@ def row_fields(row: ContainerRow) -> dict[str, Any]:
         "tags_by": str(row.tags_by) or None,
         "locked": None if locked is None else str(locked.reference),
         "locked_digest": None if locked is None or locked.digest is None else str(locked.digest),
-        "means": None if row.means is None else str(row.means),
+        "resolves_to": None if row.resolves_to is None else str(row.resolves_to),
         "moved": row.moved,
         "behind": None if row.behind is None else row.behind.moves,
         "behind_since": None if row.behind is None else _time(row.behind.since_us),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from boltseal.errors import Invalid, quote
 
 EXPECTED: Final = 'a size, such as "50 GiB"'
 
-_UNITS: Final = {"": 1, "B": 1} | {
+_UNITS: Final[Mapping[str, int]] = {"": 1, "B": 1} | {
     f"{letter}{ending}": base**power
     for power, letter in enumerate("KMGT", start=1)
     for ending, base in (("B", 1000), ("iB", 1024))
