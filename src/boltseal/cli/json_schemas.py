@@ -163,6 +163,7 @@ ROWS: Final[Mapping[str, _Row]] = {
     | dict.fromkeys(
         ("reference?", "registry?", "repository?", "tag?", "digest?", "remotely?", "locally?"), dict[str, str | None]
     ),
+    "health": _FINDING | {"warnings": list[str]},
     "history": _FINDING
     | {
         "index?": int,

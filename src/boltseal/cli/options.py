@@ -36,6 +36,10 @@ DataOption = Annotated[
         "--data", metavar="FOLDER", show_default=False, help="Data folder. Default: [server] data, else ./data."
     ),
 ]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option("--ca-file", metavar="FILE", show_default=False, help="Also trust this certificate authority (PEM)."),
+]
 ReasonOption = Annotated[
     str,
     typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; recorded permanently with the change."),
