@@ -44,10 +44,6 @@ ReasonOption = Annotated[
     str,
     typer.Option("--reason", metavar="TEXT", show_default=False, help="Why; recorded permanently with the change."),
 ]
-CaFileOption = Annotated[
-    Path | None,
-    typer.Option("--ca-file", metavar="FILE", show_default=False, help="Also trust this certificate authority (PEM)."),
-]
 RefArgument = Annotated[
     str,
     typer.Argument(
