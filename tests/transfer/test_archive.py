@@ -199,6 +199,7 @@ async def test_a_pipe_in_a_layout_does_not_block(tmp_path: Path, what: str) -> N
 
 
 async def test_an_index_of_a_layout_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    """A sparse file of a tebibyte is refused by its size, before memory is used for it."""
     (tmp_path / "oci-layout").write_text("{}")
     with (tmp_path / "index.json").open("wb") as file:
         file.truncate(2**40)
