@@ -241,7 +241,7 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: Site) -> N
     assert documents[0].config.digest not in image_ref.fake.images
 
 
-async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(image_ref: Site) -> None:
+async def test_an_image_known_only_by_a_keep_tag_is_reported_as_such(image_ref: Site) -> None:
     """Which tag it had is nobody's guess: what bears only its keep tag is no name's meaning."""
     for words in ("one", "two"):
         await image_ref.publish(words)
@@ -257,7 +257,7 @@ async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(image_ref: Site) 
     assert back.code == 0, back.err
 
 
-async def test_what_is_gone_is_told_until_it_is_forgotten(image_ref: Site) -> None:
+async def test_a_missing_kept_image_is_reported_until_it_is_forgotten(image_ref: Site) -> None:
     """Exit code 1: somebody pruned it."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -353,7 +353,9 @@ async def test_the_lock_of_a_project_above_and_an_override_beside(image_ref: Sit
     assert image_ref.meaning(f"{image_ref.server.address}/{image_ref.shop}/db:latest") == database.config.digest
 
 
-async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(image_ref: Site, compose: Path) -> None:
+async def test_a_compose_file_contacts_no_registry_that_the_user_has_not_allowed(
+    image_ref: Site, compose: Path
+) -> None:
     """A checked-out file does not choose whom we talk to."""
     rewrite(compose, "registry.evil.example/app:1")
     done = await image_ref.call("pull", "--compose", compose)
@@ -363,7 +365,7 @@ async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(image_r
     assert "POST images/create" not in image_ref.fake.asked
 
 
-async def test_a_compose_file_with_what_can_not_be_told(image_ref: Site, compose: Path) -> None:
+async def test_a_compose_file_with_undecidable_images(image_ref: Site, compose: Path) -> None:
     """Nothing of it is pulled."""
     rewrite(compose, "app:${VERSION:?}")
     done = await image_ref.call("pull", "--compose", compose)

@@ -202,7 +202,7 @@ def test_a_record_that_is_gone(docker_containerd: Docker, registry: Registry, re
     assert (still, gone) == ("holds", "record-gone")
 
 
-def test_what_is_told_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
+def test_the_fields_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     """By its own image: digests by kind, tags that mean and meant it, how far behind, by whom; the host's name is no guide.
 
     Podman forgets the digest that an image was pulled by with its last name; the image ID is left.
