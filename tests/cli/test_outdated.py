@@ -93,7 +93,7 @@ def shop(server: Server) -> Iterator[Shop]:
 
 
 def test_an_image_on_the_current_digest_of_its_base_holds(shop: Shop) -> None:
-    """Exit code 0; why it is current is said with -v."""
+    """Exit code 0; --details shows why it is current."""
     told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "--details")
 
     assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
