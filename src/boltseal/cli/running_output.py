@@ -30,10 +30,10 @@ def add_failed(output: CommandOutput, found: FoundContainers) -> None:
 
 def add_broken(output: CommandOutput, answers: RegistryAnswers) -> None:
     """Report histories that contradict themselves or the signed tree."""
-    for repository, problem in broken_histories(answers):
+    for broken in broken_histories(answers):
         output.outcome = Outcome.DIFFERS
-        output.add(ref=repository, status="broken", reason=problem)
-        say(f"boltseal: {repository}: {clean(problem)}")
+        output.add(ref=broken.repository, status="broken", reason=broken.problem)
+        say(f"boltseal: {broken.repository}: {clean(broken.problem)}")
 
 
 def count_text(rows: Sequence[ContainerRow], key: Callable[[ContainerRow], str]) -> str:

@@ -49,6 +49,13 @@ class WaitingEvent(NamedTuple):
     next_us: int
 
 
+class LogCursor(NamedTuple):
+    """Up to which entry a log was read for events."""
+
+    name: str
+    position: int
+
+
 class Posting(NamedTuple):
     """An event for some receivers. `id`: equal in every `put` of the event. `at_us`: when it happened.
 
@@ -68,7 +75,7 @@ class Outbox(Protocol):
     Every method but `close` may raise Unavailable, and those that write also Full.
     """
 
-    def put(self, postings: Iterable[Posting], cursor: tuple[str, int] | None = None) -> int:
+    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
         """Write events, and the cursor of the log they are from, at once. Return how many older events were dropped.
 
         An event that is already there, or is put twice, is stored once.

@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import quote as quote_path
 
 from boltseal.errors import Full
-from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, DueEvent, OutboxUnusable, Posting, WaitingEvent
+from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, DueEvent, LogCursor, OutboxUnusable, Posting, WaitingEvent
 
 OUTBOX_NAME: Final = "outbox.db"
 VERSION: Final = 1
@@ -42,7 +42,7 @@ class FileOutbox:
         self._database: sqlite3.Connection | None = None
         self._claim: int | None = None
 
-    def put(self, postings: Iterable[Posting], cursor: tuple[str, int] | None = None) -> int:
+    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
         """Write events, and the cursor of the log they are from. Return how many older events were dropped.
 
         An event that is already there, or is put twice, is stored once.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from boltseal.notify.outbox import Posting, WaitingEvent
+from boltseal.notify.outbox import LogCursor, Posting, WaitingEvent
 from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.server.storage.backup import restore
 from boltseal.server.storage.metadata import outbox_table, usage
@@ -133,7 +133,9 @@ def test_a_backup_of_an_older_layout_is_restored(data: Path, tmp_path: Path) -> 
 def waiting_in_a_file(data: Path) -> None:
     """Two events for two receivers and the place in the ledger, as they were kept until format 4."""
     file = FileOutbox(data / OUTBOX_NAME)
-    file.put([Posting("one", 5, b"{}", ("a", "b")), Posting("two", 6, b"{}", ("a",), minor=True)], ("ledger", 7))
+    file.put(
+        [Posting("one", 5, b"{}", ("a", "b")), Posting("two", 6, b"{}", ("a",), minor=True)], LogCursor("ledger", 7)
+    )
     file.postpone("a", "one", 50)
     file.close()
 

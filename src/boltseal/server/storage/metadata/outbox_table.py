@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 
-from boltseal.notify.outbox import DueEvent, Posting, WaitingEvent
+from boltseal.notify.outbox import DueEvent, LogCursor, Posting, WaitingEvent
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import outbox, outbox_cursor
 
@@ -92,11 +92,11 @@ def cursors(snapshot: Snapshot) -> dict[str, int]:
     return {name: int(position) for name, position in rows}
 
 
-def set_cursor(tx: UnitOfWork, name: str, position: int) -> None:
+def set_cursor(tx: UnitOfWork, cursor: LogCursor) -> None:
     """Record up to where a log was read."""
-    at = update(outbox_cursor).where(outbox_cursor.c.name == name).values(position=position)
+    at = update(outbox_cursor).where(outbox_cursor.c.name == cursor.name).values(position=cursor.position)
     if tx.sql.connection.execute(at).rowcount == 0:
-        tx.sql.connection.execute(insert(outbox_cursor).values(name=name, position=position))
+        tx.sql.connection.execute(insert(outbox_cursor).values(**cursor._asdict()))
 
 
 def _at(receiver: str, event_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
