@@ -276,7 +276,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
         (("ps", "--namespace", "shop"), "--namespace needs --kube"),
         (("verify", "--running", "compose.yaml"), "excludes PATH and --github"),
         (("verify", "--host", "ssh://web1"), "need --running"),
-        (("ps", "--host", "ssh://-oProxyCommand=x"), "is no engine address"),
+        (("ps", "--host", "ssh://-oProxyCommand=x"), "is not an engine address"),
         (("ps", "--compose", "nothing.yaml"), "no such file"),
     ],
 )

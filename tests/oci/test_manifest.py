@@ -160,7 +160,7 @@ def test_the_artifact_type_is_what_referrers_show(document: dict[str, Any], arti
 
 
 def test_references_name_every_link_once_and_say_its_kind() -> None:
-    """Config, layers and subject of an image, a layer that is there twice only once."""
+    """Config, layers and subject of an image, a layer that appears twice only once."""
     manifest = parse(image(layers=[named("one"), named("two"), named("one")], subject=named("subject", OCI_MANIFEST)))
 
     assert [(link.kind, link.descriptor.digest) for link in manifest.references()] == [

@@ -207,7 +207,7 @@ def parse_upstreams(tables: Sequence[Mapping[str, object]]) -> tuple[UpstreamTer
 
 def _refuse_both(where: str, terms: UpstreamTerms, other: UpstreamTerms) -> None:
     if terms.name == other.name:
-        raise UpstreamInvalid(f"{where}: name {quote(terms.name)} is there twice; expected a name of its own for each")
+        raise UpstreamInvalid(f"{where}: name {quote(terms.name)} appears twice; expected a name of its own for each")
     if terms.authority == other.authority:
         raise UpstreamInvalid(f"{where}: {terms.name} and {other.name} have one url, so `?ns=` could mean either")
     if terms.root and other.root:

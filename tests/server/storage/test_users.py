@@ -77,7 +77,7 @@ def test_a_name_that_the_file_would_parse_differently_is_refused(users: UserFile
     [
         (b"ana:secret", "line 2: expected"),
         (b"ana:$apr1$abcdefgh$abcdefghijklmnopqrstuv", "line 2: expected"),
-        (b"ci:" + OTHER, "is there twice"),
+        (b"ci:" + OTHER, "appears twice"),
         (b"\xff:" + OTHER, "line 2: expected"),
     ],
 )

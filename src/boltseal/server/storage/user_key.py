@@ -71,7 +71,7 @@ class UserKey:
             except (OSError, ValueError) as error:
                 raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} can't be read") from error
             if len(raw) != KEY_BYTES:
-                raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} is no key of {KEY_BYTES} bytes")
+                raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} is not a key of {KEY_BYTES} bytes")
             self._key = raw
         return self._key
 

@@ -164,6 +164,6 @@ def _parse(raw: bytes) -> dict[str, bytes]:
         if match[1].lower() in RESERVED:
             raise UsersInvalid(f"the users' file, line {number}: the user name {quote(match[1])} is reserved")
         if match[1] in users:
-            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} is there twice")
+            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} appears twice")
         users[match[1]] = match[2].encode("ascii")
     return users
