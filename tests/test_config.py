@@ -387,4 +387,4 @@ def test_a_quota_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     """The message has the file, the number of the quota, the value and what was expected."""
     message = refusal(tmp_path, '[[auth.quota]]\nusers = ["ci"]\nmax_bytes = "lots"\n')
 
-    assert message == 'quota 1: max_bytes is "lots"; expected a size such as "50 GiB"'
+    assert message == 'quota 1: max_bytes is "lots"; expected a size, such as "50 GiB"'

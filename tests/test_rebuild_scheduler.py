@@ -161,7 +161,7 @@ async def test_a_former_base_that_was_deleted_proves_no_other_base(
     assert looked["stand"] == {"cannot tell": 3}
 
 
-async def test_a_look_asks_for_no_more_while_no_tag_moved(registry: Serving, settings: Settings) -> None:
+async def test_a_run_sends_no_further_request_while_no_tag_moved(registry: Serving, settings: Settings) -> None:
     """One list of entries for a repository, one history for the base; what was overwritten is read once in a lifetime."""
     await push(registry.client, "base/os", "latest", layered("o"))
     await push(registry.client, "shop/app", "1.0.0", layered("oX", created=format_time(now_us())))
@@ -220,7 +220,7 @@ async def test_a_pushed_label_makes_the_server_talk_to_no_host_of_ours(
     assert hub.counted == {}
 
 
-async def test_only_one_process_looks(registry: Serving, settings: Settings) -> None:
+async def test_only_one_process_scans(registry: Serving, settings: Settings) -> None:
     """A server may have several workers."""
     looks = rebuilding(registry, settings, [], FakeHub())
     with looks._state.alone("looking") as first, looks._state.alone("looking") as second:

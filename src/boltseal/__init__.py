@@ -1,3 +1,3 @@
-"""boltseal: a registry, mirror and gate in which a published tag never changes, and the tools around it."""
+"""boltseal: a container registry with immutable tags, a mirror, and tools that lock, verify and deploy images."""
 
 __version__ = "0.2.0"

@@ -66,7 +66,7 @@ def test_what_lies_in_a_folder_that_is_left_out_can_be_taken_back() -> None:
     assert not out("docs\n!docs/keep\n", "docs/keep/a")
 
 
-def test_comments_empty_lines_and_the_whole_context_mean_nothing() -> None:
+def test_comments_empty_lines_and_the_whole_context_exclude_nothing() -> None:
     """Nor does a byte order mark; spaces around are no part of a pattern."""
     assert parse_ignore("\ufeff# a\n\n  \n.\n/\n") == Ignore()
     assert out("  temp  \n", "temp")

@@ -57,7 +57,7 @@ def run(
     cwd: Path | None = None,
     before: Sequence[str] = (),
 ) -> Run:
-    """Run one verb to its end. `before`: what it is started through."""
+    """Run one command to its end. `before`: the program that starts it."""
     done = subprocess.run(
         [*before, sys.executable, "-m", "boltseal", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
@@ -76,7 +76,7 @@ class _redirect_stdin(redirect_stdout[io.StringIO]):  # noqa: N801 - as its sibl
 
 
 def call(*arguments: str | Path, typed: str = "") -> Run:
-    """Run one verb in this process, in this process's environment. `typed`: what comes on standard input."""
+    """Run one command in this process, in this process's environment. `typed`: its standard input."""
     out, err = io.StringIO(), io.StringIO()
     code: object = None
     with redirect_stdout(out), redirect_stderr(err), _redirect_stdin(io.StringIO(typed)):

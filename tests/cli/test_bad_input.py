@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_can_not_be_read_is_named_and_the_rest_goes_on(project: Path, what: str) -> None:
+def test_an_unreadable_file_is_named_and_the_rest_continues(project: Path, what: str) -> None:
     """By pin, by verify, and by `lock --emit`."""
     name, content, said = BAD[what]
     written(project, {name: content})

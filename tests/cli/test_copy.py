@@ -22,7 +22,7 @@ DIGEST = f"sha256:{'0' * 64}"
         ("oci:", "s.test/b"),
     ],
 )
-def test_a_copy_that_cannot_be_meant_is_usage(arguments: tuple[str, ...]) -> None:
+def test_a_contradictory_copy_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     """Refused before anybody is asked."""
     assert program.call("copy", *arguments).code == 2
 

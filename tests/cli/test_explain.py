@@ -13,13 +13,13 @@ def values(typed: str) -> dict[str, str]:
     return {part.name: part.value for part in explain_reference(typed, Reference.parse(typed))}
 
 
-def meanings(typed: str) -> dict[str, str]:
+def resolutions(typed: str) -> dict[str, str]:
     return {part.name: part.meaning for part in explain_reference(typed, Reference.parse(typed))}
 
 
 def test_what_docker_adds_is_said() -> None:
     """A bare name gets a registry, library/ and latest, and each is named."""
-    said = meanings("ubuntu")["reference"]
+    said = resolutions("ubuntu")["reference"]
 
     assert values("ubuntu")["reference"] == "docker.io/library/ubuntu:latest"
     assert "the registry docker.io" in said
@@ -29,7 +29,7 @@ def test_what_docker_adds_is_said() -> None:
 
 def test_the_alias_of_docker_hub_is_said_to_be_one() -> None:
     """It is a host, in place of which Docker uses docker.io."""
-    said = meanings("index.docker.io/library/nginx")["reference"]
+    said = resolutions("index.docker.io/library/nginx")["reference"]
 
     assert values("index.docker.io/library/nginx")["reference"] == "docker.io/library/nginx:latest"
     assert "index.docker.io is an alias of Docker Hub, docker.io. Docker adds the tag latest." in said
@@ -38,14 +38,14 @@ def test_the_alias_of_docker_hub_is_said_to_be_one() -> None:
 
 def test_a_complete_name_gets_nothing() -> None:
     """Nothing is said to be added where nothing is."""
-    assert "nothing is added" in meanings("localhost:5000/shop/app:1.4.2")["reference"]
+    assert "nothing is added" in resolutions("localhost:5000/shop/app:1.4.2")["reference"]
 
 
 def test_why_names_have_two_parts() -> None:
     """The owner and the image, on Docker Hub; elsewhere it is custom."""
-    assert "ouruser, a user or organisation" in meanings("ouruser/sinatra:v2")["repository"]
-    assert "3 parts" in meanings("registry.example.com/a/b/c")["repository"]
-    assert "One part is enough" in meanings("localhost:5000/app")["repository"]
+    assert "ouruser, a user or organisation" in resolutions("ouruser/sinatra:v2")["repository"]
+    assert "3 parts" in resolutions("registry.example.com/a/b/c")["repository"]
+    assert "One part is enough" in resolutions("localhost:5000/app")["repository"]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_where_it_lives_remotely(typed: str, address: str) -> None:
 
 def test_the_page_for_people_is_named() -> None:
     """Docker Hub's official images have pages of their own kind."""
-    assert "https://hub.docker.com/_/ubuntu." in meanings("ubuntu")["remotely"]
-    assert "https://hub.docker.com/r/ouruser/sinatra." in meanings("ouruser/sinatra")["remotely"]
+    assert "https://hub.docker.com/_/ubuntu." in resolutions("ubuntu")["remotely"]
+    assert "https://hub.docker.com/r/ouruser/sinatra." in resolutions("ouruser/sinatra")["remotely"]
 
 
 def test_beside_a_digest_a_tag_is_only_read() -> None:
@@ -72,9 +72,9 @@ def test_beside_a_digest_a_tag_is_only_read() -> None:
     both = f"app:1.4.2@sha256:{'0' * 64}"
     alone = f"app@sha256:{'0' * 64}"
 
-    assert "the digest decides" in meanings(both)["tag"]
+    assert "the digest decides" in resolutions(both)["tag"]
     assert values(alone)["tag"] == ""
-    assert "the digest alone" in meanings(alone)["tag"]
+    assert "the digest alone" in resolutions(alone)["tag"]
 
 
 def test_it_is_printed_on_eighty_columns_and_as_json() -> None:

@@ -45,7 +45,7 @@ def statuses(run: program.Run) -> Sequence[tuple[str, str]]:
     return [(one["status"], one["digest"]) for one in run.json["results"]]
 
 
-def test_a_tag_is_told_from_its_first_push_to_its_last(server: Server) -> None:
+def test_a_tag_is_shown_from_its_first_push_to_its_last(server: Server) -> None:
     """When, what, by whom, and which other tags meant the same."""
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old), ("latest", new))
@@ -61,7 +61,7 @@ def test_a_tag_is_told_from_its_first_push_to_its_last(server: Server) -> None:
     assert "2 entries found in the ledger" in told.err
 
 
-def test_what_every_tag_meant_at_a_time(server: Server) -> None:
+def test_the_digest_of_every_tag_at_a_time(server: Server) -> None:
     """As the ledger says, not as the registry answers now."""
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old))

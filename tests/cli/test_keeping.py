@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 
 @dataclass
-class Site:
+class PullingHost:
     """A host that pulls from a registry."""
 
     server: Server
@@ -57,7 +57,7 @@ class Site:
         return made
 
     async def call(self, *arguments: str | Path) -> Run:
-        """One verb on this host; the engine answers meanwhile."""
+        """Run one command on this host; the engine answers meanwhile."""
         return await asyncio.to_thread(program.call, *arguments, "--host", self.host)
 
     def meaning(self, name: str = "") -> str | None:
@@ -66,10 +66,10 @@ class Site:
 
 
 @asynccontextmanager
-async def _site(server: Server, folder: Path) -> AsyncIterator[Site]:
+async def _site(server: Server, folder: Path) -> AsyncIterator[PullingHost]:
     fake = FakeEngine(root=str(folder / "docker"))
     async with fake.listening(folder) as address:
-        yield Site(server, fake, str(address), f"shop{next(_numbers)}")
+        yield PullingHost(server, fake, str(address), f"shop{next(_numbers)}")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def image_ref(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def image_ref(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PullingHost]:
     """Nobody's logins and settings are used."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "nobody"))
@@ -91,7 +91,7 @@ async def image_ref(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         yield made
 
 
-async def test_from_a_pull_to_the_old_image_again(image_ref: Site) -> None:
+async def test_from_a_pull_to_the_old_image_again(image_ref: PullingHost) -> None:
     """What a person sees on the way."""
     old = await image_ref.publish("one")
     first = await image_ref.call("pull", image_ref.name)
@@ -113,7 +113,7 @@ async def test_from_a_pull_to_the_old_image_again(image_ref: Site) -> None:
     assert image_ref.meaning() == new.config.digest
 
 
-async def test_what_is_here_costs_one_head(image_ref: Site) -> None:
+async def test_what_is_here_costs_one_head(image_ref: PullingHost) -> None:
     """Counted by the registry: nothing else, its ledger neither."""
     await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -136,7 +136,7 @@ def _requests(server: Server) -> dict[str, int]:
     return {key: int(float(number)) for key, _, number in lines}
 
 
-async def test_json_has_the_same(image_ref: Site) -> None:
+async def test_json_has_the_same(image_ref: PullingHost) -> None:
     """The shapes that scripts rely on."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -172,7 +172,7 @@ async def test_json_has_the_same(image_ref: Site) -> None:
         (["keep", "restore", "app", "--to", "yesterday"], "expected a number or at least 7 hex digits"),
     ],
 )
-async def test_what_can_not_be_meant(image_ref: Site, arguments: list[str], said: str) -> None:
+async def test_what_can_not_be_meant(image_ref: PullingHost, arguments: list[str], said: str) -> None:
     """Exit code 2, one line, and no image was touched."""
     await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -186,7 +186,7 @@ async def test_what_can_not_be_meant(image_ref: Site, arguments: list[str], said
     assert keeping.locks() == ()
 
 
-async def test_a_tag_that_is_not_there(image_ref: Site) -> None:
+async def test_a_tag_that_is_not_there(image_ref: PullingHost) -> None:
     """Exit code 1."""
     done = await image_ref.call("pull", image_ref.name)
 
@@ -194,7 +194,7 @@ async def test_a_tag_that_is_not_there(image_ref: Site) -> None:
     assert len(done.err.splitlines()) == 1
 
 
-async def test_no_engine(image_ref: Site, tmp_path: Path) -> None:
+async def test_no_engine(image_ref: PullingHost, tmp_path: Path) -> None:
     """Exit code 3, and what to do."""
     for arguments in (["pull", image_ref.name], ["keep", "ls"], ["keep", "restore", image_ref.name]):
         done = await asyncio.to_thread(program.call, *arguments, "--host", f"unix://{tmp_path}/none.sock")
@@ -203,7 +203,7 @@ async def test_no_engine(image_ref: Site, tmp_path: Path) -> None:
         assert "is Docker running? Use --host or DOCKER_HOST for another engine" in done.err
 
 
-async def test_several_images_one_of_which_fails(image_ref: Site) -> None:
+async def test_several_images_one_of_which_fails(image_ref: PullingHost) -> None:
     """The others are pulled all the same; the exit code tells."""
     await image_ref.publish("one")
     done = await image_ref.call("pull", f"{image_ref.name.removesuffix('latest')}none", image_ref.name)
@@ -213,7 +213,7 @@ async def test_several_images_one_of_which_fails(image_ref: Site) -> None:
     assert "app:none" in done.err
 
 
-async def test_a_full_disk_is_one_line(image_ref: Site) -> None:
+async def test_a_full_disk_is_one_line(image_ref: PullingHost) -> None:
     """And the name means what it meant."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -226,7 +226,7 @@ async def test_a_full_disk_is_one_line(image_ref: Site) -> None:
     assert image_ref.meaning() == old.config.digest
 
 
-async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: Site) -> None:
+async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: PullingHost) -> None:
     """And why."""
     documents = []
     for words in ("one", "two", "three"):
@@ -241,7 +241,7 @@ async def test_keep_n_says_what_it_lets_go_of_and_what_not(image_ref: Site) -> N
     assert documents[0].config.digest not in image_ref.fake.images
 
 
-async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(image_ref: Site) -> None:
+async def test_an_image_known_only_by_a_keep_tag_is_reported_as_such(image_ref: PullingHost) -> None:
     """Which tag it had is nobody's guess: what bears only its keep tag is no name's meaning."""
     for words in ("one", "two"):
         await image_ref.publish(words)
@@ -257,7 +257,7 @@ async def test_what_only_a_keep_tag_speaks_for_is_told_as_that(image_ref: Site) 
     assert back.code == 0, back.err
 
 
-async def test_what_is_gone_is_told_until_it_is_forgotten(image_ref: Site) -> None:
+async def test_a_missing_kept_image_is_reported_until_it_is_forgotten(image_ref: PullingHost) -> None:
     """Exit code 1: somebody pruned it."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -287,7 +287,7 @@ services:
 
 
 @pytest.fixture
-def compose(image_ref: Site, tmp_path: Path) -> Path:
+def compose(image_ref: PullingHost, tmp_path: Path) -> Path:
     """A project of two services, and one that is built here."""
     (tmp_path / "project").mkdir()
     file = tmp_path / "project/compose.yaml"
@@ -300,7 +300,7 @@ def rewrite(compose: Path, image: str) -> Path:
     return compose
 
 
-async def test_a_compose_file_is_pulled_as_a_whole(image_ref: Site, compose: Path) -> None:
+async def test_a_compose_file_is_pulled_as_a_whole(image_ref: PullingHost, compose: Path) -> None:
     """All names, or none; what is built here is nobody's to pull."""
     app = await image_ref.publish("app")
     missing = await image_ref.call("pull", "--compose", compose)
@@ -316,7 +316,7 @@ async def test_a_compose_file_is_pulled_as_a_whole(image_ref: Site, compose: Pat
     assert image_ref.meaning(f"{image_ref.server.address}/{image_ref.shop}/db:latest") == database.config.digest
 
 
-async def test_a_compose_file_is_pulled_as_it_is_locked(image_ref: Site, compose: Path) -> None:
+async def test_a_compose_file_is_pulled_as_it_is_locked(image_ref: PullingHost, compose: Path) -> None:
     """What the lock names comes, whatever the tag means by now, and is never let go of."""
     locked = await image_ref.publish("app")
     await image_ref.publish("db", "db")
@@ -334,7 +334,7 @@ async def test_a_compose_file_is_pulled_as_it_is_locked(image_ref: Site, compose
     assert f"({locked.digest[:19]}) is still kept: it is in a boltseal.lock\n" in last.err
 
 
-async def test_the_lock_of_a_project_above_and_an_override_beside(image_ref: Site, compose: Path) -> None:
+async def test_the_lock_of_a_project_above_and_an_override_beside(image_ref: PullingHost, compose: Path) -> None:
     """The one is named by --project, the other by a second --compose; that it was not is said."""
     locked = await image_ref.publish("app")
     override = rewrite(compose, f"{image_ref.name}").with_name("compose.override.yaml")
@@ -353,7 +353,9 @@ async def test_the_lock_of_a_project_above_and_an_override_beside(image_ref: Sit
     assert image_ref.meaning(f"{image_ref.server.address}/{image_ref.shop}/db:latest") == database.config.digest
 
 
-async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(image_ref: Site, compose: Path) -> None:
+async def test_a_compose_file_contacts_no_registry_that_the_user_has_not_allowed(
+    image_ref: PullingHost, compose: Path
+) -> None:
     """A checked-out file does not choose whom we talk to."""
     rewrite(compose, "registry.evil.example/app:1")
     done = await image_ref.call("pull", "--compose", compose)
@@ -363,7 +365,7 @@ async def test_a_compose_file_names_nobody_that_the_user_has_not_allowed(image_r
     assert "POST images/create" not in image_ref.fake.asked
 
 
-async def test_a_compose_file_with_what_can_not_be_told(image_ref: Site, compose: Path) -> None:
+async def test_a_compose_file_with_undecidable_images(image_ref: PullingHost, compose: Path) -> None:
     """Nothing of it is pulled."""
     rewrite(compose, "app:${VERSION:?}")
     done = await image_ref.call("pull", "--compose", compose)
@@ -373,7 +375,7 @@ async def test_a_compose_file_with_what_can_not_be_told(image_ref: Site, compose
     assert "can't be resolved: nothing was pulled" in done.err
 
 
-async def test_the_working_image_is_copied_to_our_own_registry(image_ref: Site, tmp_path: Path) -> None:
+async def test_the_working_image_is_copied_to_our_own_registry(image_ref: PullingHost, tmp_path: Path) -> None:
     """By its digest, under the keep tag, before the newer one takes its name."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -397,7 +399,7 @@ async def test_the_working_image_is_copied_to_our_own_registry(image_ref: Site, 
 ACCEPT = {"accept": "application/vnd.oci.image.manifest.v1+json"}
 
 
-async def test_a_scrub_that_is_not_possible_moves_no_name(image_ref: Site) -> None:
+async def test_a_scrub_that_is_not_possible_moves_no_name(image_ref: PullingHost) -> None:
     """Asked for and not done is no success; exit code 3."""
     old = await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)

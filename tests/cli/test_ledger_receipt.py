@@ -21,7 +21,7 @@ from tests.polling import until_signed
 APP = index(image("amd64"), image("arm64"))
 
 
-def test_help_tells_both() -> None:
+def test_help_names_writing_and_verifying() -> None:
     """How to write one, and how to verify it."""
     told = program.call("ledger", "receipt", "--help").out
 

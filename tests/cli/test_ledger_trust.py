@@ -140,7 +140,7 @@ def test_a_ledger_that_was_put_back_is_named_by_every_verb_that_resolves_a_tag(t
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_nobody")
-def test_strict_refuses_a_registry_that_nobody_vouched_for(server: Server) -> None:
+def test_strict_refuses_a_registry_without_a_pinned_key(server: Server) -> None:
     """Could not check, and what to do."""
     publish(server, "1.4.2")
     refused = program.call("digest", "--strict", f"{server.address}/{REF}")

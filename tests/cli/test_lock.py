@@ -97,7 +97,7 @@ async def test_the_lock_names_the_entry_of_the_ledger_and_the_key_that_was_given
     assert (project / "boltseal.lock").read_bytes() == written
 
 
-async def test_a_floating_tag_that_moves_is_told_with_from_to_and_since_when(server: Server, project: Path) -> None:
+async def test_a_moved_mutable_tag_is_reported_with_from_to_and_time(server: Server, project: Path) -> None:
     """By lock and by verify; what is not pinned then does not hold, and an update takes it."""
     older, newer = image("older"), image("newer")
     await publish(server, "latest", older)
@@ -108,7 +108,7 @@ async def test_a_floating_tag_that_moves_is_told_with_from_to_and_since_when(ser
     (verdict,) = gate.json["results"]
 
     assert (gate.code, verdict["status"], verdict["sealed"]) == (1, "moved", False)
-    assert (verdict["expected"], verdict["means"]) == (older.digest, newer.digest)
+    assert (verdict["expected"], verdict["resolves_to"]) == (older.digest, newer.digest)
     assert (verdict["file"], verdict["line"], verdict["at"]) == ("compose.yaml", 3, "services.web.image")
     assert f"on {verdict['moved_at']} (" in verdict["reason"]
     assert (verdict["sealed_by"], verdict["entry"]) == ("ledger", 3)
@@ -135,7 +135,7 @@ async def test_a_pinned_file_holds_though_its_floating_tag_moved(server: Server,
     assert verify(project, "--offline", "--strict").code == 0
 
 
-async def test_what_was_deleted_is_gone_and_who_did_it_is_told(server: Server, project: Path) -> None:
+async def test_a_deleted_tag_is_gone_and_its_history_has_the_user(server: Server, project: Path) -> None:
     """Of what nothing pins; a registry that nobody serves, beside it, could not be checked, and 1 beats 3."""
     await publish(server, "latest", image("app"))
     other = f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}"
@@ -204,7 +204,7 @@ async def test_each_finding_is_an_annotation_at_its_line(server: Server, project
     assert any(line.startswith("::error file=a%2Cb%3Ac.yaml,line=") for line in lines)
 
 
-async def test_a_stranger_of_a_registry_is_not_asked(server: Server, project: Path) -> None:
+async def test_an_unknown_registry_is_not_asked(server: Server, project: Path) -> None:
     """A checked-out project can't make us talk to an inner network, unless the user says so."""
     compose(project, web="10.255.255.1:5000/shop/app:1.4.2")
     told = lock(project)
@@ -231,7 +231,7 @@ async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, pro
     assert lock(project, "--allow", "http://x").code == 2
 
 
-def test_a_registry_that_nobody_serves_could_not_be_checked(project: Path) -> None:
+def test_a_registry_that_is_down_could_not_be_checked(project: Path) -> None:
     """Which is no success, and no failure of the project."""
     compose(project, web=f"127.0.0.1:{servers.free_port()}/shop/app@sha256:{'0' * 64}")
 
@@ -275,13 +275,13 @@ async def test_a_part_of_a_project_is_locked_alone(server: Server, project: Path
 @pytest.mark.parametrize(
     "arguments", [("--update", "nobody/names:this"), ("--update", "No/Reference"), ("--project", "none")]
 )
-def test_what_was_typed_wrong_is_told(project: Path, arguments: tuple[str, ...]) -> None:
+def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...]) -> None:
     """With exit code 2, and nothing written."""
     assert lock(project, *arguments).code == 2
     assert list(project.iterdir()) == []
 
 
-def test_what_is_excluded_is_not_looked_at(project: Path) -> None:
+def test_excluded_files_are_not_read(project: Path) -> None:
     """By the project's own file; which can also make its gate strict."""
     compose(project, web="${NOBODY}")
     (project / ".boltseal.toml").write_text('[lock]\nexclude = ["*.yaml"]\n')

@@ -50,7 +50,7 @@ def named(project: Path, key: str) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_a_new_machine_believes_the_key_of_the_lock_and_says_so(project: Path) -> None:
+def test_a_new_machine_trusts_the_key_of_the_lock_with_a_notice(project: Path) -> None:
     """By verify and by lock, which keeps the key; once it has been given here too, nothing is said any more."""
     first, again = elsewhere(project, "verify"), elsewhere(project, "lock", "--update")
     lines = (project / "boltseal.lock").read_text().splitlines()

@@ -92,8 +92,8 @@ def shop(server: Server) -> Iterator[Shop]:
     made.client.close()
 
 
-def test_an_image_on_what_its_base_still_means_holds(shop: Shop) -> None:
-    """Exit code 0; why it is current is said with -v."""
+def test_an_image_on_the_current_digest_of_its_base_holds(shop: Shop) -> None:
+    """Exit code 0; --details shows why it is current."""
     told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "--details")
 
     assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
@@ -126,7 +126,7 @@ def test_what_programs_read_of_it(shop: Shop) -> None:
 
     assert (told.code, told.json["schema"], told.json["outcome"]) == (1, "boltseal.outdated/1", "differs")
     assert (result["ref"], result["status"], result["how"]) == (f"{shop.ref}:1.0.0", "outdated", "recorded")
-    assert (result["built_on"], result["means"]) == (WAS.digest, NOW.digest)
+    assert (result["built_on"], result["resolves_to"]) == (WAS.digest, NOW.digest)
     assert (result["behind"], result["behind_exact"], result["since"][:2]) == (1, True, "20")
     assert result["changes"]["settings"]["ENV NODE_VERSION"] == {"was": "16.13.1", "now": "16.13.2"}
 
@@ -164,7 +164,7 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
         ("outdated", "rt:latest"),
         ("cannot tell", "os:latest"),
     ]
-    assert (answers[1]["built_on"], answers[1]["means"]) == (layered("or").digest, layered("os").digest)
+    assert (answers[1]["built_on"], answers[1]["resolves_to"]) == (layered("or").digest, layered("os").digest)
     assert (answers[1]["how"], answers[1]["by"], answers[1]["behind"]) == ("proven", "its layers", 1)
     assert (known.code, unknown.code, deleted.status_code) == (1, 3, 202)
     assert f"base {shop.address}/base/rt:latest (proven: its layers)" in " ".join(shown.out.split())
@@ -247,7 +247,7 @@ def test_a_file_can_t_make_us_talk_to_a_host(shop: Shop, tmp_path: Path) -> None
     assert "--allow internal.example:8443" in told.out
 
 
-def test_a_line_for_each_that_could_not_be_told_and_the_others_go_on(shop: Shop) -> None:
+def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(shop: Shop) -> None:
     """An image that is not there, a registry that does not answer: 3, or 1 where another one is outdated."""
     nobody = f"127.0.0.1:{servers.free_port()}/shop/app:1"
     told = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none", nobody)
@@ -280,7 +280,7 @@ def test_usage(arguments: tuple[str, ...], words: str) -> None:
     assert words in told.err
 
 
-def test_a_built_entry_of_the_ledger_is_believed_most(shop: Shop) -> None:
+def test_a_built_entry_of_the_ledger_takes_precedence(shop: Shop) -> None:
     """What was recorded at the build counts more than what a label says."""
     app = layered("abY", labels={NAME: f"{shop.address}/base/other:latest", DIGEST: NOW.digest})
     shop.push("shop/app", "2.0.0", app)
@@ -296,7 +296,7 @@ def test_a_built_entry_of_the_ledger_is_believed_most(shop: Shop) -> None:
     assert {one["by"] for one in (*told.json["results"], *alone.json["results"])} == {"a built entry of the ledger"}
 
 
-def test_what_runs_is_looked_at_by_the_digest_that_it_was_pulled_as(shop: Shop, tmp_path: Path) -> None:
+def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: Shop, tmp_path: Path) -> None:
     """Also when its tag means another image by now; an image that was built here and never pushed can't be checked."""
     app = layered("abX", annotations={NAME: f"{shop.address}/base/node:latest", DIGEST: WAS.digest})
     fake = FakeEngine()
@@ -412,12 +412,12 @@ def test_a_rebuild_is_asked_for_once_and_written_down(shop: Shop, configured: Pa
     assert (tmp_path / "told").read_text() == f"{shop.ref}:1.0.0 {NOW.digest}\n"
     assert "boltseal.base.outdated.v1" in (tmp_path / "event").read_text()
     assert [(one["status"], one["reason"]) for one in log] == [("asked", ""), ("done", "rebuilt it")]
-    assert [(one["ref"], one["status"], one["means"]) for one in by_ledger] == [
+    assert [(one["ref"], one["status"], one["resolves_to"]) for one in by_ledger] == [
         (f"{shop.ref}:1.0.0", "done", NOW.digest)
     ]
 
 
-def test_a_rebuild_that_fails_is_a_line_and_the_others_go_on(shop: Shop, configured: Path, tmp_path: Path) -> None:
+def test_a_failed_rebuild_is_one_line_and_the_others_continue(shop: Shop, configured: Path, tmp_path: Path) -> None:
     """Tried as often as it is said, and not again for this digest."""
     shop.app("2.0.0", "abY")
     (tmp_path / "rebuild").write_text('#!/bin/sh\ncase "$1" in *:1.0.0) echo "no space left"; exit 4;; esac\n')
@@ -433,7 +433,7 @@ def test_a_rebuild_that_fails_is_a_line_and_the_others_go_on(shop: Shop, configu
     assert "4 rebuild requests" in shown.err
 
 
-def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
+def test_a_terminated_run_ends_its_children_and_the_next_run_resumes(
     shop: Shop, configured: Path, tmp_path: Path
 ) -> None:
     """As a timer ends it, or Ctrl-C: no rebuild is lost by that. One that is killed is said to have no end."""
@@ -463,7 +463,7 @@ def test_a_run_that_is_told_to_end_ends_what_it_runs_and_the_next_goes_on(
     assert not mark.exists()
 
 
-def test_rebuilds_that_nobody_configured_are_usage(shop: Shop) -> None:
+def test_rebuilds_without_configuration_are_a_usage_error(shop: Shop) -> None:
     """A project's file can't configure them: only the user's own is read."""
     told = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
 

@@ -200,7 +200,7 @@ def test_a_hostile_file_does_not_write_to_the_terminal(project: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_without_a_lock_tags_are_pinned_to_what_they_mean_now(server: Server, tmp_path: Path) -> None:
+async def test_without_a_lock_tags_are_pinned_to_their_current_digests(server: Server, tmp_path: Path) -> None:
     """By one HEAD each; what is pinned already is left; a registry that was not allowed is not asked, and nothing written."""
     document = image("app")
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:

@@ -76,7 +76,7 @@ def locks(folder: Path, *platforms: LockedPlatform, digest: Digest = INDEX, seen
     (folder / "boltseal.lock").write_text(format_lock(lock_of(locked)))
 
 
-async def test_what_runs_is_told_by_host_and_lock_alone(fake: FakeEngine, tmp_path: Path) -> None:
+async def test_running_images_are_shown_from_host_and_lock_alone(fake: FakeEngine, tmp_path: Path) -> None:
     """Offline, with a word for each thing that nobody can say."""
     locks(tmp_path)
     fake.container("web", NAME, fake.image("app", NAME, pulled=(AT,)))
@@ -116,7 +116,7 @@ async def test_everything_as_json(fake: FakeEngine, tmp_path: Path) -> None:
     )
     assert found["image"] == {"index": [], "manifest": [], "config": [id_], "digest": [str(INDEX)], "image_id": []}
     assert (found["started_at"], found["created_at"]) == ("2026-11-21T09:00:00Z", "2026-11-20T08:00:00Z")
-    assert (found["means"], found["moved"], found["behind"], found["unasked"]) == (
+    assert (found["resolves_to"], found["moved"], found["behind"], found["unasked"]) == (
         None,
         None,
         None,
@@ -147,7 +147,12 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
     found = done.json["results"][2]
 
     assert done.code == 0, done.err
-    assert (found["means"], found["moved"], found["behind"], found["tags_by"]) == (second.digest, True, 1, "ledger")
+    assert (found["resolves_to"], found["moved"], found["behind"], found["tags_by"]) == (
+        second.digest,
+        True,
+        1,
+        "ledger",
+    )
     assert [(tag["tag"], tag["until"] is None, tag["entry"]) for tag in found["tags"]] == [
         ("1.4.2", True, 2),
         ("latest", False, 3),
@@ -158,7 +163,9 @@ async def test_the_registry_says_what_it_is_called_and_how_far_behind(
 
 
 @pytest.mark.slow
-async def test_a_registry_that_does_not_answer_costs_nothing_but_its_word(fake: FakeEngine, tmp_path: Path) -> None:
+async def test_a_registry_that_does_not_answer_is_only_missing_from_the_answers(
+    fake: FakeEngine, tmp_path: Path
+) -> None:
     """The rest is told, and that it could not be asked."""
     name = "127.0.0.1:1/shop/app:1.4.2"
     fake.container("web", name, fake.image("app", name, pulled=(f"127.0.0.1:1/shop/app@{INDEX}",)))
@@ -169,7 +176,7 @@ async def test_a_registry_that_does_not_answer_costs_nothing_but_its_word(fake: 
     assert "could not ask: 127.0.0.1:1 did not answer" in done.err
 
 
-async def test_a_registry_that_nobody_allowed_is_not_asked(fake: FakeEngine, tmp_path: Path) -> None:
+async def test_a_registry_without_permission_gets_no_request(fake: FakeEngine, tmp_path: Path) -> None:
     """What an engine says does not choose whom we talk to."""
     name = "169.254.169.254/latest/meta-data:1"
     fake.container("web", name, fake.image("app", name, pulled=(f"{name.partition(':')[0]}@{INDEX}",)))
@@ -269,7 +276,7 @@ async def test_no_lock(fake: FakeEngine, tmp_path: Path) -> None:
         (("ps", "--namespace", "shop"), "--namespace needs --kube"),
         (("verify", "--running", "compose.yaml"), "excludes PATH and --github"),
         (("verify", "--host", "ssh://web1"), "need --running"),
-        (("ps", "--host", "ssh://-oProxyCommand=x"), "is no engine address"),
+        (("ps", "--host", "ssh://-oProxyCommand=x"), "is not an engine address"),
         (("ps", "--compose", "nothing.yaml"), "no such file"),
     ],
 )
@@ -369,7 +376,7 @@ async def test_hostile_texts_of_an_engine(fake: FakeEngine, tmp_path: Path) -> N
     assert "the engine reports a container name" in refused.err
 
 
-async def test_an_engine_that_lies_in_the_middle(fake: FakeEngine, tmp_path: Path) -> None:
+async def test_an_engine_that_answers_falsely_halfway_could_not_be_read(fake: FakeEngine, tmp_path: Path) -> None:
     """Is a host that could not be looked at: half of its containers are not shown as all."""
     id_ = fake.image("app", NAME)
     fake.container("web", NAME, id_)
@@ -380,7 +387,7 @@ async def test_an_engine_that_lies_in_the_middle(fake: FakeEngine, tmp_path: Pat
 
 
 @pytest.mark.slow
-async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path) -> None:
+async def test_a_repeated_run_reports_what_changed(fake: FakeEngine, tmp_path: Path) -> None:
     """The whole table first; then what is new, what runs something else, what has gone; and it goes on until it is ended."""
     id_ = fake.image("app", NAME)
     fake.container("web", NAME, id_)
@@ -410,7 +417,7 @@ async def test_a_look_again_tells_what_changed(fake: FakeEngine, tmp_path: Path)
 
 
 @pytest.mark.slow
-async def test_a_host_on_which_nothing_runs_is_told_of_once(fake: FakeEngine, tmp_path: Path) -> None:
+async def test_a_host_without_containers_is_reported_once(fake: FakeEngine, tmp_path: Path) -> None:
     """However often it is looked at; what starts there later is news."""
     async with fake.listening(tmp_path) as address:
         process = await asyncio.create_subprocess_exec(

@@ -81,7 +81,7 @@ def test_how_far_its_tag_has_gone_on() -> None:
         for each in (
             row(behind=Behind(1, 1), moved=True),
             row(behind=Behind(0, 1), moved=True),
-            row(means=OTHER, moved=True),
+            row(resolves_to=OTHER, moved=True),
             row(behind=Behind(0), moved=False, digests={}),
         )
     ]

@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseFolder:
     return made
 
 
-def test_they_are_listed_with_what_runs_and_how_to_go_on(folder: ReleaseFolder) -> None:
+def test_releases_are_listed_with_the_running_one_and_how_to_resume(folder: ReleaseFolder) -> None:
     """In 80 columns, in UTC."""
     said = call("release", "ls")
     lines = said.out.splitlines()

@@ -65,7 +65,7 @@ def test_a_clean_store_holds(store: DockerStore) -> None:
     assert done.out == f"holds L0: shop/app:1.4.2 {image_of(store)[:12]} (docker): 2 layers, 4 entries\n"
 
 
-def test_two_stores_of_a_kind_are_told_apart(store: DockerStore, tmp_path: Path) -> None:
+def test_two_stores_of_a_kind_are_distinguished(store: DockerStore, tmp_path: Path) -> None:
     """By where they lie; what an image holds by stands under it."""
     other = DockerStore.at(tmp_path / "other")
     other.image("a:1", {"f": b"f"})
@@ -77,14 +77,14 @@ def test_two_stores_of_a_kind_are_told_apart(store: DockerStore, tmp_path: Path)
     ]
 
 
-def test_by_whose_word_an_image_holds_is_told(store: DockerStore) -> None:
+def test_the_source_of_an_expectation_is_shown(store: DockerStore) -> None:
     """On a line of its own."""
     done = program.call("scrub", "--root", store.root, "shop/app:1.4.2", "--expect", image_of(store))
 
     assert done.out.splitlines()[1:] == ["  by --expect"]
 
 
-def test_a_difference_is_told_with_path_layer_kind_expected_and_got(store: DockerStore) -> None:
+def test_a_difference_is_reported_with_path_layer_kind_expected_and_got(store: DockerStore) -> None:
     """One line for the image, one for each difference; exit code 1."""
     (store.layer() / "etc/passwd").chmod(0o4755)
 
@@ -144,7 +144,7 @@ def test_a_receipt_whose_manifest_is_not_at_hand_could_not_be_checked(store: Doc
     assert "--documents" in done.out
 
 
-def test_a_receipt_for_a_name_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_a_receipt_for_a_missing_image_is_reported(tmp_path: Path) -> None:
     """What was asked and not found is not passed over."""
     (tmp_path / "r").write_bytes(receipt(Digest.of(b"m")))
     empty = DockerStore.at(tmp_path / "empty")
@@ -175,7 +175,7 @@ def test_an_image_that_is_nowhere_could_not_be_checked(store: DockerStore) -> No
 
 
 @pytest.mark.parametrize(("typed", "told"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
-def test_a_name_without_a_tag_that_is_nowhere_is_told_which_tag_it_means(
+def test_the_error_about_a_missing_name_without_tag_has_its_default_tag(
     store: DockerStore, typed: str, told: bool
 ) -> None:
     """The image is there, under another tag; that `latest` was looked for is not plain to everybody."""
@@ -323,7 +323,7 @@ def test_a_lock_of_another_user_is_taken_only_from_who_called_sudo(
     assert behind_sudo.out.startswith("holds L1")
 
 
-def test_a_damaged_lock_in_this_folder_is_told(store: DockerStore, project: Path) -> None:
+def test_a_damaged_lock_in_this_folder_is_reported(store: DockerStore, project: Path) -> None:
     """Not passed over: the person counts on it. With how to go without it."""
     (project / LOCK_NAME).write_text("version = ")
 
@@ -346,7 +346,7 @@ def test_a_lock_and_no_lock_is_usage(store: DockerStore) -> None:
     assert program.call("scrub", "--root", store.root, "--lock", "x", "--no-lock").code == 2
 
 
-def test_progress_says_bytes_and_rate_where_a_person_looks(store: DockerStore) -> None:
+def test_progress_shows_bytes_and_rate_on_a_terminal(store: DockerStore) -> None:
     """On a terminal, on stderr, on one line that is cleared at the end."""
     ours, theirs = os.openpty()
     argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root)]

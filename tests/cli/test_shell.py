@@ -306,7 +306,7 @@ def test_json_is_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
         (OSError(errno.ENOSPC, "no", "x"), "unknown", "BLOB_UPLOAD_INVALID"),
     ],
 )
-def test_json_tells_of_a_failure_too(
+def test_json_reports_a_failure_too(
     error: Exception, outcome: str, code: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A program that reads stdout learns what a person learns from stderr."""
@@ -361,7 +361,7 @@ def test_a_full_disk_under_the_talk_changes_no_answer(arguments: list[str]) -> N
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_an_answer_that_nobody_takes_is_no_finding(arguments: list[str]) -> None:
+def test_output_that_cannot_be_written_is_no_finding(arguments: list[str]) -> None:
     """Neither done nor otherwise: it is not whole."""
     with Path("/dev/full").open("w") as full:
         argv = [sys.executable, "-c", PRINTS, "misbehave", *arguments]

@@ -125,7 +125,7 @@ def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
         (("--check", "localhost:5000/shop/app:1"), "expected a repository"),
     ],
 )
-def test_what_was_typed_wrong_is_told(project: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], said: str) -> None:
     """With exit code 2."""
     told = program.call("tag", "new", project, *arguments)
 
@@ -134,7 +134,7 @@ def test_what_was_typed_wrong_is_told(project: Path, arguments: tuple[str, ...],
 
 
 @pytest.mark.slow
-def test_an_input_that_can_not_be_told_gives_no_tag(project: Path) -> None:
+def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
     """A base that nobody can name, a registry that does not answer, an ignore file that can't be read: no guess."""
     codes = []
     bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
@@ -161,7 +161,7 @@ def test_without_a_daemon_there_is_no_content(project: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_tag_that_is_taken_is_told(server: Server, project: Path) -> None:
+async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
     """By exit code 1, and nothing on stdout that a script could push under."""
     free = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
     app = image("app")
@@ -223,7 +223,7 @@ def test_where_an_image_came_from(project: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_the_base_is_told_by_name_and_digest(server: Server, project: Path) -> None:
+async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Path) -> None:
     """Of the last stage."""
     app = image("app")
     await publish(server, "1.0.0", app)
@@ -234,7 +234,7 @@ async def test_the_base_is_told_by_name_and_digest(server: Server, project: Path
     assert labels[f"{PREFIX}base.digest"] == app.digest
 
 
-def test_outside_of_git_only_what_is_known_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_of_git_only_known_labels_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time and what was given."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     told = program.call("build", "--print-labels", tmp_path, "--version", "1.0", "--annotations")

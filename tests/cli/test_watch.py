@@ -59,7 +59,7 @@ def by_tag(run: program.Run) -> dict[str, dict[str, object]]:
     return {one["ref"].rpartition(":")[2]: one for one in run.json["results"] if one["status"] != "log"}
 
 
-def test_a_release_that_moved_ends_with_1_and_its_past_is_told_when_the_registry_is_gone(foreign: Server) -> None:
+def test_a_moved_release_tag_is_exit_code_1_and_its_past_is_shown_without_the_registry(foreign: Server) -> None:
     """From look to look; what has not changed is not mentioned."""
     old = publish(foreign, "1.4.2", "old")
     publish(foreign, "latest", "old")
@@ -84,7 +84,7 @@ def test_a_release_that_moved_ends_with_1_and_its_past_is_told_when_the_registry
     assert old != new
 
 
-def test_history_tells_of_a_foreign_tag_what_watch_saw(tmp_path: Path) -> None:
+def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> None:
     """The registry has no history, or is gone: this is what is left."""
     port = servers.free_port()
     with servers.boltseal(tmp_path / "foreign", config=FLOATS, port=port) as foreign:
@@ -143,7 +143,7 @@ def test_the_tags_of_a_lock_and_of_a_compose_file(foreign: Server, tmp_path: Pat
     assert by_tag(unset)["1.4.3"]["status"] == "same"
 
 
-def test_a_file_makes_us_talk_to_nobody_that_the_user_did_not_allow(tmp_path: Path) -> None:
+def test_a_file_makes_us_contact_no_registry_that_the_user_did_not_allow(tmp_path: Path) -> None:
     """A checked-out file names a host inside the network: it is not asked, and that is said."""
     (tmp_path / "compose.yaml").write_text("services:\n  a:\n    image: registry.internal.example/shop/app:1.4.2\n")
     told = program.call("watch", "--compose", tmp_path / "compose.yaml")
@@ -166,7 +166,7 @@ def test_a_file_makes_us_talk_to_nobody_that_the_user_did_not_allow(tmp_path: Pa
         (("Node:16.13",), "lower-case"),
     ],
 )
-def test_what_can_not_be_meant_is_one_line(arguments: tuple[str, ...], says: str) -> None:
+def test_implausible_input_is_a_one_line_error(arguments: tuple[str, ...], says: str) -> None:
     """Exit code 2, and nothing was asked."""
     told = program.call("watch", *arguments)
 
@@ -194,7 +194,7 @@ def test_a_log_that_was_changed_is_found_by_itself_or_by_a_head_that_was_kept(fo
     assert "is corrupt" in broken.err
 
 
-def test_again_and_again_until_it_is_told_to_stop(foreign: Server) -> None:
+def test_it_repeats_until_it_is_terminated(foreign: Server) -> None:
     """`--every`: one answer for each look, on a line of its own; an alarm does not end it."""
     publish(foreign, "1.4.2", "old")
     command = [sys.executable, "-m", "boltseal", "watch", f"{foreign.address}/{SHOP}:1.4.2", "--every", "1m", "--json"]
@@ -221,7 +221,7 @@ def told_at(tmp_path: Path, box: Inbox, more: str = "") -> None:
     )
 
 
-def test_an_alarm_is_told_and_other_moves_are_not(foreign: Server, tmp_path: Path) -> None:
+def test_alarms_are_notified_and_other_moves_are_not(foreign: Server, tmp_path: Path) -> None:
     """A release that moved: exit code 1, and a notification. `latest`: a line of history."""
     refs = [f"{foreign.address}/{SHOP}:{tag}" for tag in ("1.4.2", "latest")]
     with inbox_in_thread() as box:
@@ -238,7 +238,7 @@ def test_an_alarm_is_told_and_other_moves_are_not(foreign: Server, tmp_path: Pat
     assert box.header(0, "webhook-signature").startswith("v1,")
 
 
-def test_a_receiver_that_is_down_is_told_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
+def test_the_next_run_notifies_a_receiver_that_was_down(foreign: Server, tmp_path: Path) -> None:
     """The verb says so and ends as it would; nothing is lost."""
     ref = f"{foreign.address}/{SHOP}:1.4.2"
     with inbox_in_thread(answer("401 No")) as box:
@@ -261,7 +261,7 @@ def test_a_receiver_that_is_down_is_told_by_the_next_run(foreign: Server, tmp_pa
     assert [one["type"] for one in box.events] == ["boltseal.tag.moved.v1"]
 
 
-def test_a_project_tells_nobody(tmp_path: Path) -> None:
+def test_a_project_cannot_configure_notifications(tmp_path: Path) -> None:
     """A checked-out file can't name a host to talk to."""
     (tmp_path / ".boltseal.toml").write_text('[[notify]]\nurl = "https://evil.example/"\n')
     (tmp_path / "compose.yaml").write_text("services: {}\n")
@@ -290,7 +290,7 @@ def test_receivers_that_can_not_be_are_said_before_anything_is_asked(tmp_path: P
     assert says in told.err
 
 
-def test_killed_while_it_tells_the_alarm_is_told_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
+def test_an_alarm_whose_delivery_was_killed_is_delivered_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
     """kill -9 between the log and the receiver: the receiver hears of it from whoever runs next."""
     ref = f"{foreign.address}/{SHOP}:1.4.2"
     publish(foreign, "1.4.2", "old")

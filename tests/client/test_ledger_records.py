@@ -151,7 +151,7 @@ def answering(status: int, body: bytes, seen: list[str]) -> Transport:
 async def test_another_registry_accepts_no_records(status: int) -> None:
     """The error differs from every other failure."""
     other = answering(status, b"", [])
-    with pytest.raises(NoRecords, match="no boltseal registry"):
+    with pytest.raises(NoRecords, match="not a boltseal registry"):
         await add_record(other, EntryKind.BUILT, REFERENCE, DIGEST, {})
     await other.aclose()
 
@@ -201,6 +201,6 @@ async def test_entries_of_another_kind_are_no_records(registry: Serving, transpo
     await until_signed(registry.client, 3)
     lines = (await registry.client.get("/v2/shop/app/_boltseal/history")).content
     lying = answering(200, lines, [])
-    with pytest.raises(RemoteMismatch, match="is no record"):
+    with pytest.raises(RemoteMismatch, match="is not a record"):
         await list_records(lying, HOST, SHOP)
     await lying.aclose()

@@ -84,7 +84,7 @@ async def test_a_lock_key_that_did_not_sign_is_refused(ledger: FakeLedger, state
         await follow(ledger, state, None)
     if how == "given":
         give_key(state, HOST, KEY, 1)
-    with pytest.raises(KeyDiffers, match="signed by another key that is no successor by rotation"):
+    with pytest.raises(KeyDiffers, match="signed by another key that is not a successor by rotation"):
         await follow(ledger, state, OTHER)
 
 

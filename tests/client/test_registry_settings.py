@@ -67,7 +67,7 @@ def test_a_table_says_how_one_registry_is_reached(tmp_path: Path) -> None:
             'username is "a:b"; expected a name without a colon',
         ),
         ('host = "a.test"\nplain_http = true\nca_file = "c"', "plain_http = true and ca_file exclude each other"),
-        ('host = "a.test"\n[[client.registry]]\nhost = "A.test"', "client.registry 2: a.test is there twice"),
+        ('host = "a.test"\n[[client.registry]]\nhost = "A.test"', "client.registry 2: a.test appears twice"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_expected(tmp_path: Path, table: str, message: str) -> None:
@@ -168,7 +168,7 @@ def test_a_password_that_is_not_one_line_of_text_is_refused(tmp_path: Path, cont
 
 def test_a_password_file_that_is_missing_is_named(tmp_path: Path) -> None:
     """An anonymous request instead could find less."""
-    with pytest.raises(PasswordInvalid, match="there is no such password file"):
+    with pytest.raises(PasswordInvalid, match="no such file"):
         read_password(tmp_path / "none")
 
 

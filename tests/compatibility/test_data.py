@@ -131,7 +131,7 @@ async def test_a_tombstone_takes_back_the_digest_it_had(revision: str, data: Pat
     assert found == tombstones["archive/app:0.9.0"]
 
 
-async def test_the_ledger_goes_on(revision: str, data: Path) -> None:
+async def test_the_ledger_continues(revision: str, data: Path) -> None:
     """The checkpoint and each entry are the same bytes; the next push gets the next index."""
     size = expected(revision)["entries"]
     kept = HERE / revision / "ledger"
@@ -167,7 +167,7 @@ async def test_a_witness_cosigns_what_comes_next(revision: str, data: Path) -> N
     assert witness.seen.split(b"\n")[1] == str(said["entries"] + 1).encode()
 
 
-async def test_an_upload_goes_on_where_it_was(revision: str, data: Path) -> None:
+async def test_an_upload_is_resumed_at_its_offset(revision: str, data: Path) -> None:
     """Its session lies in the data folder."""
     upload = expected(revision)["upload"]
     content = b"".join(b"%06d " % number for number in range(1000))
@@ -215,7 +215,7 @@ async def test_a_push_that_was_left_in_doubt_is_settled_by_asking_upstream(revis
     assert found == said["reserved"]
 
 
-async def test_what_receivers_were_not_told_they_are_told(revision: str, data: Path) -> None:
+async def test_undelivered_events_are_delivered_later(revision: str, data: Path) -> None:
     """Each event that waits in the data folder, once."""
     with closing(sqlite3.connect(data / "outbox.db")) as database:
         due = [row[0] for row in database.execute("SELECT id FROM due ORDER BY id")]

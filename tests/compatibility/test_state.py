@@ -116,7 +116,7 @@ def test_a_ledger_that_was_cut_back_is_found_by_the_stored_checkpoint(
 
 
 @pytest.mark.slow
-def test_the_monitor_goes_on_where_it_was(revision: str, registry: Server, state: Path) -> None:
+def test_the_monitor_continues_where_it_stopped(revision: str, registry: Server, state: Path) -> None:
     """It reads only what came since."""
     said = expected(revision)
     done = command("ledger monitor", f"http://{REGISTRY}", "--json")
@@ -164,7 +164,7 @@ async def test_the_history_of_a_watched_tag_is_read(revision: str, state: Path) 
     assert contents(state) == before
 
 
-async def test_watching_goes_on_and_a_move_is_a_move(revision: str, state: Path, tmp_path: Path) -> None:
+async def test_a_later_run_reports_a_move(revision: str, state: Path, tmp_path: Path) -> None:
     """From the stored head on; the alarm reaches its receiver through the stored outbox."""
     said = expected(revision)
     release, gone, floating = said["watched"]
@@ -195,7 +195,7 @@ def test_rebuilds_that_were_asked_for_are_listed(revision: str, state: Path) -> 
     before = contents(state)
     lines = [json.loads(line) for line in (state / "rebuilds.jsonl").read_text().splitlines()]
     done = command("outdated", "--log", "--json")
-    keys = ("ref", "status", "reason", "base", "means")
+    keys = ("ref", "status", "reason", "base", "resolves_to")
 
     assert done.code == 0, done.out
     assert [each["outcome"] for each in lines] == ["asked", "done"]

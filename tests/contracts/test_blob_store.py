@@ -137,7 +137,7 @@ async def test_a_session_ends_with_its_commit(store: BlobStore) -> None:
             pass
 
 
-async def test_upload_size_is_the_offset_to_go_on_at(store: BlobStore) -> None:
+async def test_upload_size_is_the_offset_to_resume_at(store: BlobStore) -> None:
     """The size of a session is how many bytes it holds, from 0 on."""
     key = await begin(store)
     before = await store.upload_size(key)

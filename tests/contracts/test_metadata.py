@@ -149,7 +149,7 @@ async def test_the_write_queue_has_the_jobs_that_are_not_committed_yet(metadata:
     assert 0.04 < during.oldest_wait_s < 60
 
 
-async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_goes_on(metadata: Metadata) -> None:
+async def test_a_defect_in_a_job_reaches_its_caller_and_the_writer_continues(metadata: Metadata) -> None:
     """An error that is not ours is rolled back and raised as it is."""
 
     def broken(_: UnitOfWork) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, Outbox, Posting
+from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, LogCursor, Outbox, Posting
 from boltseal.notify.outbox_file import FileOutbox
 from boltseal.server.notifications.database_outbox import DatabaseOutbox
 from boltseal.server.storage.coordination.file_leases import FileLeases
@@ -61,7 +61,7 @@ def test_an_event_waits_for_each_receiver_until_it_is_delivered(outbox: Outbox) 
 
 def test_what_was_put_is_there_for_the_next_process(outbox: Outbox, open_outbox: Opener) -> None:
     """Events and cursors; a log without a cursor has none."""
-    outbox.put([Posting("1", 1, BODY, ("a",))], ("ledger", 7))
+    outbox.put([Posting("1", 1, BODY, ("a",))], LogCursor("ledger", 7))
     outbox.close()
     again = open_outbox()
 
@@ -83,9 +83,9 @@ def test_events_and_cursor_are_written_atomically(outbox: Outbox) -> None:
         yield Posting("1", 1, BODY, ("a",))
         raise RuntimeError
 
-    outbox.put([], ("ledger", 3))
+    outbox.put([], LogCursor("ledger", 3))
     with pytest.raises(RuntimeError):
-        outbox.put(fails(), ("ledger", 4))
+        outbox.put(fails(), LogCursor("ledger", 4))
 
     assert (ids(outbox, "a"), outbox.cursor("ledger")) == ([], 3)
 

@@ -40,12 +40,12 @@ def service(image: Reference, *, build: bool = False) -> ComposeService:
 
 def step(of: ComposeService, *, major: bool = False, cooldown_us: int = 0, **known: Any) -> UpdateStep:
     """Return the update step of one service."""
-    said: dict[str, Any] = {"locked": {EDGE: OLD}, "meanings": {}, "tags": {}, "past": {}} | known
+    said: dict[str, Any] = {"locked": {EDGE: OLD}, "resolutions": {}, "tags": {}, "past": {}} | known
     (found,) = plan_updates([of], KnownImages(**said), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
     return found
 
 
-def means(digest: Digest) -> dict[Reference, Resolved]:
+def resolves_to(digest: Digest) -> dict[Reference, Resolved]:
     """Return a registry's answer for a tag."""
     return {EDGE: Resolved(digest, "application/vnd.oci.image.index.v1+json", 500)}
 
@@ -71,7 +71,7 @@ def test_floating_tags_are_distinguished_from_versions() -> None:
 )
 def test_rule_1_local_builds_and_pins_are_not_updated(of: ComposeService, why: str) -> None:
     """A local build, and an image that its file pins."""
-    done = step(of, meanings=means(NEW))
+    done = step(of, resolutions=resolves_to(NEW))
 
     assert (done.act, done.to) == (UpdateAction.NOTHING, None)
     assert why in done.why
@@ -79,7 +79,7 @@ def test_rule_1_local_builds_and_pins_are_not_updated(of: ComposeService, why: s
 
 def test_rule_2_an_unresolved_tag_is_unknown() -> None:
     """With the reason: no registry was asked, or none responded."""
-    asked = step(service(EDGE), meanings={EDGE: RemoteUnavailable("localhost:5000 does not answer")})
+    asked = step(service(EDGE), resolutions={EDGE: RemoteUnavailable("localhost:5000 does not answer")})
 
     assert (asked.act, asked.why) == (UpdateAction.UNKNOWN, "localhost:5000 does not answer")
     assert step(service(EDGE)).act is UpdateAction.UNKNOWN
@@ -113,16 +113,18 @@ def test_rule_3_a_new_major_version_is_mentioned() -> None:
 
 def test_rule_4_nothing_is_new() -> None:
     """The tag resolves to the locked digest."""
-    assert step(service(EDGE), meanings=means(OLD)).act is UpdateAction.NOTHING
+    assert step(service(EDGE), resolutions=resolves_to(OLD)).act is UpdateAction.NOTHING
 
 
 def test_rule_5_a_failed_digest_is_not_tried_again() -> None:
     """Automatically; a person may."""
-    done = step(service(EDGE), meanings=means(NEW), failed=frozenset({("web", str(NEW))}))
+    done = step(service(EDGE), resolutions=resolves_to(NEW), failed=frozenset({("web", str(NEW))}))
 
     assert done.act is UpdateAction.NOTHING
     assert "boltseal deploy --update" in done.why
-    assert step(service(EDGE), meanings=means(NEW), failed=frozenset({("db", str(NEW))})).act is UpdateAction.TAKE
+    assert (
+        step(service(EDGE), resolutions=resolves_to(NEW), failed=frozenset({("db", str(NEW))})).act is UpdateAction.TAKE
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_rule_5_a_failed_digest_is_not_tried_again() -> None:
 )
 def test_rule_6_a_new_digest_waits_for_the_cooldown(past: list[ObservedInterval], act: UpdateAction) -> None:
     """Since it was first observed, without a break."""
-    done = step(service(EDGE), meanings=means(NEW), past={EDGE: past}, cooldown_us=3 * DAY_US)
+    done = step(service(EDGE), resolutions=resolves_to(NEW), past={EDGE: past}, cooldown_us=3 * DAY_US)
 
     assert (done.act, done.to) == (act, NEW)
     assert f"{OLD.short} -> {NEW.short}" in done.why
@@ -147,7 +149,7 @@ def test_rule_6_a_new_digest_waits_for_the_cooldown(past: list[ObservedInterval]
 
 def test_rule_6_without_a_cooldown_it_is_taken_at_once() -> None:
     """Also if nothing was locked."""
-    assert step(service(EDGE), meanings=means(NEW), locked={}).why == f"nothing -> {NEW.short}"
+    assert step(service(EDGE), resolutions=resolves_to(NEW), locked={}).why == f"nothing -> {NEW.short}"
 
 
 def ended(number: int, end: ReleaseEnd, failed: str, digest: Digest) -> Release:

@@ -90,6 +90,15 @@ def test_every_file_and_folder_that_the_architecture_names_exists() -> None:
     assert all((ROOT / "tests/server" / name).exists() or (ROOT / "tests" / name).exists() for name in under_tests)
 
 
+def test_every_test_that_a_decision_names_is_there() -> None:
+    """A record says which tests keep its decision; a renamed module is renamed there too."""
+    records = sorted((ROOT / "docs/adr").glob("0*.md"))
+    named = {(record.name, path) for record in records for path in re.findall(r"tests/[\w/]+\.py", record.read_text())}
+
+    assert len(named) > 20
+    assert {each for each in named if not (ROOT / each[1]).exists()} == set()
+
+
 def test_every_name_of_where_to_change_what_is_defined_in_the_file_beside_it() -> None:
     """A clause `Name in file` of the table names a file, and the file defines the name."""
     rows = table(section(ARCHITECTURE, "Where to change what"))
@@ -103,7 +112,7 @@ def test_every_name_of_where_to_change_what_is_defined_in_the_file_beside_it() -
             if not all(exists(file) for file in files) or (names and not files) or not names <= defined:
                 wrong.append((what, clause))
 
-    assert len(rows) == 12
+    assert len(rows) == 13
     assert all("`" in where for _, where in rows)
     assert wrong == []
 

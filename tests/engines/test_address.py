@@ -58,7 +58,7 @@ def test_an_address_round_trips(text: str, address: EngineAddress) -> None:
 )
 def test_a_malformed_address_is_refused(text: str) -> None:
     """Above all what ssh or a shell could misinterpret."""
-    with pytest.raises(EngineAddressInvalid, match=r"is no engine address; expected unix:///PATH, tcp://HOST:PORT"):
+    with pytest.raises(EngineAddressInvalid, match=r"is not an engine address; expected unix:///PATH, tcp://HOST:PORT"):
         EngineAddress.parse(text)
 
 

@@ -131,7 +131,7 @@ def test_another_file_is_refused(path: Path, raw: bytes) -> None:
     """With a message."""
     path.write_bytes(raw)
 
-    with pytest.raises(StoreMalformed, match="no bolt file"):
+    with pytest.raises(StoreMalformed, match="not a bolt file"):
         _opened(path)
 
 

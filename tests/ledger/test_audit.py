@@ -150,7 +150,7 @@ def test_a_missing_entry_is_named() -> None:
     assert audit.size == 3
 
 
-def test_an_entry_that_is_none_is_named_and_the_audit_goes_on() -> None:
+def test_an_invalid_entry_is_named_and_the_audit_continues() -> None:
     """One unreadable line doesn't hide what comes after it."""
     first, second = lines(CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "previous": 0})
 

@@ -40,7 +40,7 @@ def note(size: int, key: SigningKey = KEY) -> bytes:
     return sign_checkpoint(head(size, key.name), key)
 
 
-def test_what_is_seen_first_is_remembered_without_being_believed() -> None:
+def test_a_first_observation_is_recorded_without_being_trusted() -> None:
     """Origin, key ID and tree; no key."""
     seen = first_checkpoint(note(3))
 

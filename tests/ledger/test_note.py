@@ -216,7 +216,7 @@ SKEY = ALICE.private_text()
         (VKEY.replace("ledger", "other"), "key ID 70ccef7a is not this key's, which is ebc1d121"),
         (
             VKEY.replace("ledger", "le dger"),
-            '"reg.example/le dger" is no key name; expected one without spaces and plus',
+            '"reg.example/le dger" is not a key name; expected one without spaces and plus',
         ),
         ("a+12345678+AgAA", "key of type 2, 2 bytes; expected Ed25519 (type 1 or 4), 32 bytes"),
         ("a+12345678+AQAA", "key of type 1, 2 bytes; expected Ed25519 (type 1 or 4), 32 bytes"),

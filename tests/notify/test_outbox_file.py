@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from boltseal.notify.outbox import OutboxUnusable, Posting
+from boltseal.notify.outbox import LogCursor, OutboxUnusable, Posting
 from boltseal.notify.outbox_file import FileOutbox
 
 BODY = b"{}"
@@ -31,7 +31,7 @@ def test_the_file_is_private(outbox: FileOutbox) -> None:
 def test_the_whole_content_is_read_for_a_move(outbox: FileOutbox) -> None:
     """Every event of every receiver with its tries, and the cursors; nothing where there is no file."""
     empty = outbox.contents()
-    outbox.put([Posting("1", 5, BODY, ("a", "b"), minor=True)], ("ledger", 7))
+    outbox.put([Posting("1", 5, BODY, ("a", "b"), minor=True)], LogCursor("ledger", 7))
     outbox.postpone("b", "1", 50)
     events, cursors = outbox.contents()
 

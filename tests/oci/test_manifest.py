@@ -131,7 +131,7 @@ def test_null_stands_for_absent_where_something_is_optional() -> None:
     assert manifest.layers == (Descriptor(LAYER, Digest.of(b"layer"), 5),)
 
 
-def test_unknown_fields_are_nobodys_business() -> None:
+def test_unknown_fields_are_ignored() -> None:
     """Extensions stay in the bytes and change nothing, wherever they stand and whatever they resemble."""
     extended = image(
         extra={"layers": [1], "Layers": {}},
@@ -160,7 +160,7 @@ def test_the_artifact_type_is_what_referrers_show(document: dict[str, Any], arti
 
 
 def test_references_name_every_link_once_and_say_its_kind() -> None:
-    """Config, layers and subject of an image, a layer that is there twice only once."""
+    """Config, layers and subject of an image, a layer that appears twice only once."""
     manifest = parse(image(layers=[named("one"), named("two"), named("one")], subject=named("subject", OCI_MANIFEST)))
 
     assert [(link.kind, link.descriptor.digest) for link in manifest.references()] == [
@@ -425,7 +425,7 @@ def test_sha512_descriptors_are_read() -> None:
     assert str(parse(image(layers=[named("a", digest=digest)])).layers[0].digest) == digest
 
 
-def test_more_descriptors_than_an_image_can_mean_are_refused() -> None:
+def test_more_descriptors_than_an_image_can_have_are_refused() -> None:
     """The limit is stated in the sentence."""
     full = index(manifests=[named("a", OCI_MANIFEST)] * MAX_DESCRIPTORS)
     over = index(manifests=[named("a", OCI_MANIFEST)] * (MAX_DESCRIPTORS + 1))

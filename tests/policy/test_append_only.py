@@ -80,7 +80,7 @@ def test_the_config_may_change() -> None:
 
 
 def test_a_repeated_entry_need_not_be_repeated() -> None:
-    """Clients tidy up what is there twice."""
+    """Clients tidy up what appears twice."""
 
     assert extends(index(signature("a"), signature("a")), index(signature("a")))
 

@@ -58,7 +58,7 @@ def test_the_last_number_before_the_suffix_counts_up(tag: str, expected: str) ->
         "9" * 128,
     ],
 )
-def test_no_tag_is_offered_where_counting_means_nothing(tag: str) -> None:
+def test_no_next_tag_is_offered_where_counting_makes_no_sense(tag: str) -> None:
     """Names, dates and hashes have no next one, and a tag has at most 128 characters."""
 
     assert next_free(tag, nothing) is None
@@ -79,7 +79,7 @@ def test_the_proposed_tag_is_valid_and_another_one(tag: str) -> None:
         assert Tag(free) != tag
 
 
-def test_a_long_tag_without_number_is_looked_at_once() -> None:
+def test_a_long_tag_without_number_is_matched_once() -> None:
     """The expression has one way to share out its text, so 128 letters cost what 128 letters must."""
 
     assert next_free("a" * 127 + ".", nothing) is None

@@ -63,7 +63,7 @@ def test_a_push_to_a_name_that_is_bound_and_may_be_deleted() -> None:
     )
 
 
-def test_a_push_to_a_sealed_tag_that_looks_as_if_it_should_move() -> None:
+def test_a_push_to_a_sealed_tag_that_looks_mutable() -> None:
     """The rule for such tags is printed, and it is said that this one is lost to it."""
 
     assert refusal_message.put_sealed(Tag("1.4-alpine"), APP, bound(), NEW, "1.5-alpine") == (
@@ -184,7 +184,7 @@ def test_a_delete_of_a_manifest_inside_a_sealed_index() -> None:
     )
 
 
-def test_a_delete_of_what_several_tags_mean_that_may_go() -> None:
+def test_a_delete_of_an_image_whose_tags_are_all_deletable() -> None:
     """Each could be deleted by itself."""
 
     assert refusal_message.delete_protected(

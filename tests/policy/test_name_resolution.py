@@ -84,7 +84,7 @@ def test_a_local_namespace_is_local_before_the_first_push() -> None:
     assert resolve("shop/new") == ResolvedName(Repository("shop/new"))
 
 
-def test_what_is_nobodys_is_the_root_mirrors() -> None:
+def test_a_name_without_an_owner_belongs_to_the_root_mirror() -> None:
     """For reads; what is pushed is ours from then on."""
     assert resolve("library/node") == at_hub("library/node")
     assert resolve("library/node", pushes=True) == ResolvedName(Repository("library/node"))

@@ -46,8 +46,8 @@ def test_a_table_is_read() -> None:
         ({"url": "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"}, "url_file"),
         ({"url": "https://user:hunter2@hooks.example.com/"}, "url_file"),
         ({"url": "https://"}, "no host"),
-        ({"url": "https://[::1"}, "no http"),
-        ({"url": 1}, "url is no text"),
+        ({"url": "https://[::1"}, "not an http"),
+        ({"url": 1}, "url is not a text"),
         ({"url_env": "not a name"}, "the name of a variable"),
         ({"url": "https://a.example", "events": ["tag.move"]}, "tag.moved"),
         ({"url": "https://a.example", "events": []}, "empty"),
@@ -70,7 +70,7 @@ def test_an_invalid_table_is_refused(table: Mapping[str, object], says: str) -> 
 
 def test_two_receivers_of_one_name_are_refused() -> None:
     """They would share one queue."""
-    with pytest.raises(NotifyInvalid, match="there twice"):
+    with pytest.raises(NotifyInvalid, match="appears twice"):
         parse_notify([{"url": "https://a.example/1"}, {"url": "https://a.example/2"}])
     with pytest.raises(NotifyInvalid, match="at most 50"):
         parse_notify([{"url": f"https://a{n}.example"} for n in range(51)])

@@ -18,9 +18,9 @@ A = Identity(Digest.of(b"a"), OCI)
 B = Identity(Digest.of(b"b"), OCI)
 A_AS_DOCKER = Identity(A.canonical, DOCKER)
 
-FLOATS_AT_A = TagState(means=A, bound=None)
-SEALED_AT_A = TagState(means=A, bound=A)
-TOMBSTONE_OF_A = TagState(means=None, bound=A)
+FLOATS_AT_A = TagState(resolves_to=A, bound=None)
+SEALED_AT_A = TagState(resolves_to=A, bound=A)
+TOMBSTONE_OF_A = TagState(resolves_to=None, bound=A)
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -77,7 +77,7 @@ def test_a_tag_that_was_ever_sealed_resolves_to_one_manifest(story: list[str | t
     for step in story:
         bound_before = state.bound
         if isinstance(step, str):
-            state = dataclasses.replace(state, means=None)
+            state = dataclasses.replace(state, resolves_to=None)
         else:
             pushed, mode, extends = step
             verdict = judge(state, pushed, mode, extends=extends)
@@ -90,4 +90,4 @@ def test_a_tag_that_was_ever_sealed_resolves_to_one_manifest(story: list[str | t
                 state = TagState(pushed, state.bound or (pushed if sealing else None))
 
         assert bound_before in (None, state.bound)
-        assert state.bound is None or state.means in (None, state.bound)
+        assert state.bound is None or state.resolves_to in (None, state.bound)

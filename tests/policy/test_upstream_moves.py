@@ -73,7 +73,7 @@ def test_an_unknown_tag_is_not_recorded() -> None:
     assert answer_of(judged.known, OnGone.SERVE) is ServedAnswer.UNKNOWN
 
 
-def test_what_means_the_same_is_no_news() -> None:
+def test_an_unchanged_digest_is_no_news() -> None:
     """However often it is asked for."""
     assert story(ALERT, A, A, A).change is None
 

@@ -132,7 +132,7 @@ def test_every_name_of_a_dockerfile_is_known(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> None:
-    """A reference that is not understood is a site with a reason, never a guess."""
+    """A reference that is not understood is reported with a reason, never guessed."""
     (image_ref,) = found_in(written(tmp_path, {"Dockerfile": f"{line}\n"})).image_refs
 
     assert (image_ref.resolved, image_ref.edit_range) == (None, None)
@@ -150,7 +150,7 @@ def test_what_is_not_evaluated_says_so(tmp_path: Path, line: str, why: str) -> N
     ],
 )
 def test_what_buildkit_would_not_read_is_a_problem(tmp_path: Path, text: str, line: int, message: str) -> None:
-    """With the line, and no site of the file."""
+    """The problem names the line, and the file has no image reference."""
     found = found_in(written(tmp_path, {"Dockerfile": text}))
 
     assert found.image_refs == ()

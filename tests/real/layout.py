@@ -52,7 +52,7 @@ def app_in_tar(archive: bytes) -> bytes:
     """The content of the one file in such an archive, or in one that an engine has exported."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         file = tar.extractfile(APP)
-        assert file is not None, f"{APP} is no plain file in {tar.getnames()}"
+        assert file is not None, f"{APP} is not a regular file in {tar.getnames()}"
         return file.read()
 
 

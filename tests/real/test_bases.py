@@ -155,7 +155,7 @@ def test_a_moved_base_is_reported_and_the_rebuild_is_current(yard: Yard) -> None
     assert current[0] == 0
     assert current[1][0]["by"] == "a built entry of the ledger"
     assert code == 1
-    assert (moved["built_on"], moved["means"], moved["behind"], moved["behind_exact"]) == (was, now, 1, True)
+    assert (moved["built_on"], moved["resolves_to"], moved["behind"], moved["behind_exact"]) == (was, now, 1, True)
     assert (moved["changes"]["removed"]["layers"], moved["changes"]["added"]["layers"]) == (1, 1)
     assert rebuilt != app
     assert yard.outdated(rebuilt)[0] == 0

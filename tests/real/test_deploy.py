@@ -194,7 +194,7 @@ def test_what_a_first_release_left_goes_with_the_next(shop: Shopfront) -> None:
 @pytest.mark.parametrize(
     ("after", "step"), [(1, "recorded"), (2, "starting"), (3, "waiting")], ids=["recorded", "starting", "waiting"]
 )
-def test_killed_at_a_step_it_goes_on(shop: Shopfront, after: int, step: str) -> None:
+def test_a_rollout_that_was_killed_at_a_step_is_resumed(shop: Shopfront, after: int, step: str) -> None:
     """The release is unfinished at that step, and `--resume` brings it to its end."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -274,7 +274,7 @@ def test_a_kill_before_the_record_leaves_no_release(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.1.0"}
 
 
-def test_ctrl_c_says_how_to_go_on(shop: Shopfront) -> None:
+def test_ctrl_c_prints_how_to_resume(shop: Shopfront) -> None:
     """130, and the release at its step."""
     shop.publish("1.0.0")
     shop.web("1.0.0", {**HEALTHY, "interval": "30s"})
@@ -495,7 +495,7 @@ def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) ->
     assert (shop.root / "compose.yaml").read_bytes() == first
 
 
-def test_two_projects_of_one_name_are_told(shop: Shopfront) -> None:
+def test_two_projects_of_one_name_are_reported(shop: Shopfront) -> None:
     """The second takes the place of the first on the engine."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -542,7 +542,7 @@ def test_the_images_of_a_release_survive_a_prune(shop: Shopfront) -> None:
     assert shop.words() == {"web": "one"}
 
 
-def test_an_image_that_somebody_removed_is_brought_again_by_its_digest(shop: Shopfront) -> None:
+def test_a_removed_image_is_pulled_again_by_its_digest(shop: Shopfront) -> None:
     """And where it can't be had, nothing is stopped."""
     shop.publish("edge", "one")
     shop.web("edge")
@@ -690,7 +690,7 @@ def test_a_floating_tag_that_moved_is_taken_and_goes_back_if_it_is_ill(shop: Sho
     assert "failed here before" in " ".join(again.out.split())
 
 
-def test_a_newer_version_is_proposed_and_written_when_told(shop: Shopfront) -> None:
+def test_a_newer_version_is_proposed_and_written_with_write(shop: Shopfront) -> None:
     """Of the same form; nothing else in the file changes."""
     for tag in ("1.0.0-slim", "1.1.0", "1.2.0-slim", "2.0.0-slim"):
         shop.publish(tag)

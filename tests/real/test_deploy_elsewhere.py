@@ -130,7 +130,7 @@ def test_what_is_built_is_built_where_it_runs(shop: Shopfront) -> None:
 
 
 @pytest.mark.parametrize("shop", ["docker-by-ssh"], indirect=True)
-def test_a_connection_that_breaks_says_how_to_go_on(shop: Shopfront, registry: Callable[[], None]) -> None:
+def test_the_error_of_a_broken_connection_says_how_to_resume(shop: Shopfront, registry: Callable[[], None]) -> None:
     """Exit code 3, one line why, and the release at its step."""
     shop.publish("1.0.0")
     shop.web("1.0.0", {**HEALTHY, "interval": "8s"})

@@ -86,7 +86,7 @@ def test_another_image_under_a_published_tag_is_refused_with_a_message(
     assert without_what_varies(said.text.splitlines()[-1], sealed) == expected
 
 
-def test_after_a_refused_push_the_tag_still_means_the_first_image(
+def test_after_a_refused_push_the_tag_still_resolves_to_the_first_image(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
     """A refusal changes nothing for those who pull."""

@@ -147,7 +147,7 @@ def kustomized(root: Path) -> list[str]:
 POD = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n    - {name: a, image: nginx}\n    - {name: b, image: 'redis:7'}\n"
 
 
-def test_a_pinned_kustomization_means_the_digest_to_kustomize(tmp_path: Path) -> None:
+def test_kustomize_resolves_a_pinned_kustomization_to_the_digest(tmp_path: Path) -> None:
     """Behind a tag, and as a `digest` that was empty."""
     text = "resources: [pod.yaml]\nimages:\n  - {name: nginx, newTag: '1.25'}\n  - {name: redis, newTag: '7.2', digest: ''}\n"
     root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})
@@ -161,7 +161,7 @@ def test_a_pinned_kustomization_means_the_digest_to_kustomize(tmp_path: Path) ->
     assert kustomized(root) == [f"nginx:1.25@{nginx}", f"redis:7.2@{redis}"]
 
 
-def test_a_component_means_the_digest_to_kustomize(tmp_path: Path) -> None:
+def test_kustomize_resolves_a_component_to_the_digest(tmp_path: Path) -> None:
     """The manifests stay as they are."""
     text = "resources: [pod.yaml]\ncomponents: [digests]\n"
     root = written(tmp_path, {"pod.yaml": POD, "kustomization.yaml": text})

@@ -274,7 +274,7 @@ def test_a_purged_image_is_at_once_gone_on_every_worker(tmp_path: Path) -> None:
         assert {c.ask("GET", path).status for path in paths for c in connections} == {404}
 
 
-def test_a_moved_tag_means_the_same_on_every_worker(tmp_path: Path) -> None:
+def test_a_moved_tag_resolves_to_the_same_digest_on_every_worker(tmp_path: Path) -> None:
     """A floating tag is looked up each time, so nobody reads the displaced image after the push was acknowledged."""
     with (
         servers.boltseal(tmp_path / "data", workers=WORKERS) as server,
@@ -289,7 +289,7 @@ def test_a_moved_tag_means_the_same_on_every_worker(tmp_path: Path) -> None:
             assert {c.ask("GET", "/v2/shop/app/manifests/latest").body for c in connections} == {manifest}
 
 
-def test_an_upload_goes_on_whichever_worker_answers(tmp_path: Path) -> None:
+def test_an_upload_is_resumed_at_any_worker(tmp_path: Path) -> None:
     """The session is in the store and not in the process that began it."""
     with (
         servers.boltseal(tmp_path / "data", workers=WORKERS) as server,

@@ -101,7 +101,7 @@ async def test_a_second_copy_does_nothing(network: Network, client: httpx2.Async
     assert not any(network.asked[f"{method} manifests"] for method in ("GET", "PUT"))
 
 
-async def test_a_tag_that_means_another_image_is_not_overwritten(
+async def test_a_tag_that_resolves_to_another_image_is_not_overwritten(
     network: Network, client: httpx2.AsyncClient, other: Serving
 ) -> None:
     """Refused before anything is moved; with --force a floating tag moves, and a sealed one is refused there."""
@@ -174,7 +174,7 @@ async def test_into_a_layout_and_back(
     assert not list((tmp_path / "images/blobs").glob(".arriving-*"))
 
 
-async def test_a_copy_into_a_layout_goes_on_where_it_stopped(
+async def test_an_interrupted_copy_into_a_layout_is_resumed(
     network: Network, client: httpx2.AsyncClient, tmp_path: Path
 ) -> None:
     """Whole blobs that lie there already are not fetched again."""

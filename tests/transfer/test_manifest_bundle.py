@@ -144,7 +144,7 @@ def test_a_receipt_takes_the_place_of_plain_files_alone(tmp_path: Path, there: s
         (os.mkfifo if there == "pipe" else os.mkdir)(path)
     before = path.lstat()
 
-    with pytest.raises(LocationInvalid, match="is no plain file"):
+    with pytest.raises(LocationInvalid, match="is not a regular file"):
         manifest_bundle.replace_bytes(path, b"x")
 
     assert path.lstat() == before

@@ -83,7 +83,7 @@ def parse_ignore(text: str) -> Ignore:
         try:
             found.append((tuple(_steps(pattern)), back))
         except ValueError as error:
-            raise IgnoreInvalid(f".dockerignore:{number}: {quote(pattern)} is no pattern: {error}") from error
+            raise IgnoreInvalid(f".dockerignore:{number}: {quote(pattern)} is not a pattern: {error}") from error
     return Ignore(tuple(found))
 
 

@@ -1,5 +1,5 @@
-"""The command line: one verb, one file, each thin: read the arguments, call what does it, print what it answered.
+"""The command line: one module per command, which declares arguments, calls a use case and prints the result.
 
-Results go to stdout, talk to stderr. Every verb that answers something has `--json`. A verb's module imports nothing
-heavy until the verb runs, so that `boltseal --help` is instant.
+Results go to stdout, notices and errors to stderr. Every command with results has `--json`. A command's module is imported
+when the command runs, and `boltseal --help` imports none.
 """

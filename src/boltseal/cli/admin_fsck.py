@@ -18,8 +18,9 @@ from boltseal.server.store_factory import examine_store
 def admin_fsck(config: ConfigOption = None, data: DataOption = None, as_json: JsonOption = False) -> None:
     """Check everything in the data folder, and change nothing. Works while the server runs.
 
-    Every row must have its bytes, all bytes their digest, the ledger no gap; and it must match the tags.
-    Exit code 0: all of it holds; 1: something does not; 3: something could not be read.
+    Checks that every recorded blob and manifest is stored, that the bytes match their digests, and that the ledger has
+    no gap and matches the tags. Exit code 0: no problem was found; 1: a problem was found; 3: something could not be
+    read.
     """
     with CommandOutput("admin-fsck", as_json=as_json) as output:
         settings = settings_of(config, data=data)

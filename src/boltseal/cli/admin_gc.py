@@ -23,9 +23,9 @@ def admin_gc(
 ) -> None:
     """Delete unreferenced blobs that are older than a day. Works while the server runs.
 
-    Refused pushes, deletes and abandoned uploads leave such blobs. Mirrored images that an [[upstream]]'s keep_for or
-    keep_bytes no longer keeps are released first; their blobs follow after an hour. On a terminal it lists everything and
-    asks, unless --yes is given.
+    Refused pushes, deletes and abandoned uploads leave such blobs. It first releases mirrored images that keep_for or
+    keep_bytes of their [[upstream]] no longer keeps; their blobs are deleted an hour later. On a terminal it lists
+    everything and asks, unless --yes is given.
     """
     with CommandOutput("admin-gc", as_json=as_json) as output:
         settings = settings_of(config, data=data)

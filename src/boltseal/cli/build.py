@@ -19,7 +19,7 @@ from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
 from boltseal.commands.build import BuildRequest, build_image
 from boltseal.commands.build_inputs import BuildInputs
-from boltseal.commands.labels import LabelsRequest, image_time_us
+from boltseal.commands.build_labels import LabelsRequest, image_time_us
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import build_environment
 from boltseal.errors import Invalid
@@ -78,7 +78,8 @@ def build(
 
     Wraps docker buildx build, docker build or buildah bud. Every image that the Dockerfile names is used by digest: its
     pin, its entry in boltseal.lock, or what its tag resolves to now. Labels say where the image comes from; the tag is
-    new; the registry's ledger records the inputs. Same base images, Dockerfile and context as before: nothing to do.
+    new; the registry's ledger records the inputs. If base images, Dockerfile and context are as before, it builds
+    nothing.
 
     --print-labels prints an image's origin for a build of your own: revision and source by git, version, created
     (SOURCE_DATE_EPOCH, or now), and the name and digest of the base image. One flag a line, quoted for a shell.

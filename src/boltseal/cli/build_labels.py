@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from boltseal.build.labels import as_flags
 from boltseal.cli.output import CommandOutput, print_line
-from boltseal.commands.labels import LabelsRequest, image_labels
+from boltseal.commands.build_labels import LabelsRequest, image_labels
 from boltseal.commands.registry_access import RegistryOptions
 
 

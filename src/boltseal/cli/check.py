@@ -29,9 +29,10 @@ def check(
 ) -> None:
     """Check whether a tag may be published, by one HEAD request.
 
-    It may if it is free, or resolves to the image to publish already (--digest).
+    A tag may be published if it is free, or if it already resolves to the image to publish (--digest).
 
-    Exit code 0: it may; 1: it resolves to another image, or was deleted and is bound to another; 3: could not be checked.
+    Exit code 0: the tag may be published; 1: it resolves to another image, or it was deleted and may return only with
+    another digest; 3: it could not be checked.
     """
     with CommandOutput("check", as_json=as_json) as output:
         found = check_tag(CheckRequest.parse(ref, digest), access)

@@ -68,10 +68,17 @@ NOTES: Final = {
     "purge": "see `boltseal tag --help`",
     "push": "push with docker, podman or `boltseal build`; `boltseal copy` copies an image",
 }
-"""What to do instead, where a command alone would not say it."""
+"""What to do instead, where the name of a command does not explain it."""
 
-_SAME: Final = {"list": "ls", "collect": "gc", "delete": "remove", "rm": "remove", "create": "add", "compare": "diff"}
-"""Words for the same thing, inside a group."""
+_SYNONYMS: Final = {
+    "list": "ls",
+    "collect": "gc",
+    "delete": "remove",
+    "rm": "remove",
+    "create": "add",
+    "compare": "diff",
+}
+"""Synonyms of the words of a group."""
 _IGNORED: Final = frozenset(
     [
         "a",
@@ -107,7 +114,7 @@ _MOST: Final = 3
 def unknown_command(group: Sequence[str], word: str, known: Collection[str]) -> str:
     """Return the message about an unknown word after `boltseal GROUP`. `known`: the words that the group has."""
     typed = f"no command {quote(' '.join([*group, word]))}"
-    if word in NOTES and _SAME.get(word) not in known:
+    if word in NOTES and _SYNONYMS.get(word) not in known:
         return f"{typed}; {NOTES[word]}"
     found = suggestions(group, word, known)
     if not found:
@@ -127,7 +134,7 @@ def suggestions(group: Sequence[str], word: str, known: Collection[str]) -> list
     elsewhere = _names_by_word()
     everywhere = {**elsewhere, **{each: list(names) for each, names in SUGGESTIONS.items()}}
     steps = (
-        here.get(_SAME.get(word, "")),
+        here.get(_SYNONYMS.get(word, "")),
         SUGGESTIONS.get(word),
         elsewhere.get(word),
         _similar(word, here),

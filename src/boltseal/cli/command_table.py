@@ -276,7 +276,7 @@ SECTIONS: Final = (
             ),
             Command(
                 "update",
-                "Lock current digests; propose new versions.",
+                "Deploy newer images of mutable tags; propose new versions.",
                 "boltseal update --cooldown 3d",
                 keywords="upgrade bump newer version dependencies",
             ),

@@ -80,7 +80,8 @@ def deploy(
 
     What runs already is not changed. The project's files are not changed.
 
-    Exit code 0: it runs; 1: it failed, and the previous release runs again if possible; 3: it could not be tried.
+    Exit code 0: the project runs; 1: the deployment failed, and the previous release runs again if possible; 3: it
+    could not be tried.
     """
     with CommandOutput("deploy", as_json=as_json) as output:
         if resume_release and (services or update or build):

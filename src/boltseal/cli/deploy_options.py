@@ -27,7 +27,7 @@ NameOption = Annotated[
         "-p",
         metavar="NAME",
         show_default=False,
-        help="The project's name. Default: Compose's name for it.",
+        help="The project's name. Default: Compose's name for it; in `release ls`: all projects.",
     ),
 ]
 DirectoryOption = Annotated[

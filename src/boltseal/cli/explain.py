@@ -23,7 +23,8 @@ def explain(
 ) -> None:
     """Explain the parts of an image reference.
 
-    Registry, repository, tag, digest, what Docker adds, where the image is stored. Contacts no registry.
+    Shows registry, repository, tag and digest, what Docker adds to the reference, and where the image is stored.
+    Contacts no registry.
     """
     with CommandOutput("explain", as_json=as_json) as output:
         reference = Reference.parse(ref)

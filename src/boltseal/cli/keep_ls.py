@@ -14,7 +14,7 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_line, print_table, say
 from boltseal.cli.remote import registry_options
 from boltseal.commands.engine_connection import tag_name
-from boltseal.commands.kept import kept_images
+from boltseal.commands.keep_ls import kept_images
 from boltseal.commands.text import clean
 from boltseal.host.keeper import KeptState, ListedImage
 

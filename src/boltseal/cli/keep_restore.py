@@ -12,7 +12,7 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.remote import registry_options
 from boltseal.commands.engine_connection import tag_name
-from boltseal.commands.restore_local import restore_kept
+from boltseal.commands.keep_restore import restore_kept
 from boltseal.commands.text import clean
 
 

@@ -14,7 +14,7 @@ from boltseal.cli.remote import (
     RemoteRefArgument,
     takes_registry_options,
 )
-from boltseal.commands.receipt import bundle_of, verify_receipt, write_receipt
+from boltseal.commands.ledger_receipt import bundle_of, verify_receipt, write_receipt
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.commands.text import clean, counted
 from boltseal.ledger.entry import format_time

@@ -42,10 +42,10 @@ def ledger_recover(
 ) -> None:
     """Recover a ledger that is behind its signed state, or record that entries are lost.
 
-    With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss tags
-    that were sealed in lost entries are free again, and clients that pinned the ledger's key need the new one. A running
-    server accepts writes again by itself. With --observations: the log of observations; a tag whose last observation is
-    lost is served as the one before says.
+    With --from the missing entries are copied from there, if they are the ones that were signed. With --accept-loss
+    tags that were sealed in lost entries are free again, and clients that pinned the ledger's key need the new one. A
+    running server accepts writes again by itself. With --observations it recovers the log of observations; a tag whose
+    last observation is lost is served with the digest of the one before.
     """
     with CommandOutput("ledger-recover", as_json=as_json) as output:
         request = RecoverRequest(source, accept_loss, reason, observations)

@@ -11,8 +11,8 @@ from boltseal.cli.context import client_context
 from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.client.state import KnownLedger
+from boltseal.commands.ledger_trust import forget_ledger, known_ledgers, ledger_name, pin_key
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.trust import forget_ledger, known_ledgers, ledger_name, pin_key
 from boltseal.errors import Invalid
 from boltseal.ledger.tag_intervals import moment
 

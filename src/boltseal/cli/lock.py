@@ -131,7 +131,7 @@ def _fields(row: LockRow) -> dict[str, Any]:
     return {
         "digest": None if image.digest is None else str(image.digest),
         "was": None if move is None or move.before.digest is None else str(move.before.digest),
-        "means": None if move is None or move.to is None else str(move.to),
+        "resolves_to": None if move is None or move.to is None else str(move.to),
         "first_seen": time_text(image.first_seen_us),
         "platforms": _platforms(image),
         "used": [{"file": use.file, "at": use.at} for use in image.used],

@@ -53,7 +53,9 @@ def outdated(
     ] = False,
     host: Annotated[
         str | None,
-        typer.Option("--host", metavar="ADDRESS", show_default=False, help="running: unix://, tcp:// or ssh://."),
+        typer.Option(
+            "--host", metavar="ADDRESS", show_default=False, help="With --running: unix://, tcp:// or ssh://."
+        ),
     ] = None,
     dockerfile: DockerfileOption = None,
     base: Annotated[

@@ -63,7 +63,7 @@ def _fields(verdict: BaseVerdict) -> dict[str, Any]:
         "how": None if claim is None else str(claim.kind),
         "by": None if claim is None else str(claim.source),
         "built_on": None if verdict.built_on is None else str(verdict.built_on),
-        "means": None if verdict.now is None else str(verdict.now),
+        "resolves_to": None if verdict.now is None else str(verdict.now),
         "behind": verdict.behind,
         "behind_exact": verdict.exact,
         "since": None if verdict.since_us is None else format_time(verdict.since_us),
@@ -136,7 +136,7 @@ def print_rebuilds(output: CommandOutput, rebuilds: Iterable[RebuildResult]) -> 
             status=f"rebuild {one.outcome}",
             reason=one.summary,
             base=str(due.base),
-            means=str(due.now),
+            resolves_to=str(due.now),
             tries=one.tries,
         )
         if not output.as_json:
@@ -148,7 +148,9 @@ def print_rebuilds(output: CommandOutput, rebuilds: Iterable[RebuildResult]) -> 
 def print_log(output: CommandOutput, records: Sequence[RebuildRecord]) -> None:
     """Print the rebuilds that were requested before."""
     for one in records:
-        output.add(ref=one.image, status=one.outcome, reason=one.reason, time=one.time, base=one.base, means=one.digest)
+        output.add(
+            ref=one.image, status=one.outcome, reason=one.reason, time=one.time, base=one.base, resolves_to=one.digest
+        )
         if output.as_json:
             continue
         print_wrapped(f"{one.time[:19]}Z  ", clean(f"{one.outcome:<7} {one.image}"))

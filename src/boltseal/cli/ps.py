@@ -20,8 +20,8 @@ from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.running_output import add_broken, add_failed, count_text, row_fields
 from boltseal.commands.project_images import registry_filter
+from boltseal.commands.ps import ContainerFilter, RunningResult, list_running
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.running import ContainerFilter, RunningResult, list_running
 from boltseal.commands.text import clean, counted
 from boltseal.host.containers.rows import ContainerRow
 from boltseal.lockfile.format import time_text
@@ -114,7 +114,7 @@ class _Printer:
         for row in rows:
             key = (row.seen.host, row.seen.id)
             verdict = None if row.verdict is None else row.verdict.status
-            now[key] = (clean(row.seen.name), row.digests, verdict, row.tags, row.means, row.seen.started_us)
+            now[key] = (clean(row.seen.name), row.digests, verdict, row.tags, row.resolves_to, row.seen.started_us)
             if self.known.get(key) != now[key]:
                 changed.append(row)
         gone = [str(state[0]) for key, state in self.known.items() if key not in now]

@@ -75,7 +75,7 @@ def _behind(row: ContainerRow) -> str:
     tag = None if row.name is None else row.name.tag
     if row.behind is not None and row.behind.since_us is not None:
         return f"{counted(row.behind.moves, 'move')} behind `{tag}`" if row.behind.moves else f"`{tag}` was deleted"
-    return f"`{tag}` now resolves to {row.means.short}" if row.moved and row.means is not None else ""
+    return f"`{tag}` now resolves to {row.resolves_to.short}" if row.moved and row.resolves_to is not None else ""
 
 
 def _pushed(row: ContainerRow) -> str:

@@ -83,8 +83,8 @@ def pull(
     verified, and gets its name last. The image that had the name is kept as NAME:boltseal-keep-DIGEST; `boltseal
     keep restore NAME` restores it. Images of a Compose file get their names when all have been pulled, or none does.
 
-    Kept images stay until --keep or --keep-for releases them; never one that runs, that a lock names or a release holds,
-    nor the only copy of one that ran here in the last 30 days.
+    Kept images stay until --keep or --keep-for releases them. Neither releases an image that runs, that a lock or a
+    release refers to, or that is the only copy of one that ran here in the last 30 days.
     """  # fmt: skip
     with CommandOutput("pull", as_json=as_json) as output, Progress() as progress:
         request = PullImagesRequest(

@@ -13,7 +13,7 @@ from boltseal.cli.output import CommandOutput, print_table, say
 from boltseal.cli.remote import takes_registry_options
 from boltseal.client.pull_limit import PullLimit
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.quota import pull_limits
+from boltseal.commands.ratelimit import pull_limits
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.ledger.tag_intervals import moment
 
@@ -38,7 +38,8 @@ def ratelimit(
 
     Without a registry it shows what the upstreams of the mirror on this data folder reported last, and sends no request.
 
-    Exit code 1: no more are left than the upstream's reserve (of a registry in the arguments: none). 3: no answer.
+    Exit code 1: the pulls left are at most the upstream's reserve, or a registry in the arguments has none left; 3: no
+    answer.
     """
     with CommandOutput("ratelimit", as_json=as_json) as output:
         rows = []
@@ -54,7 +55,7 @@ def ratelimit(
 def _of_mirror(output: CommandOutput, config: ConfigOption, data: DataOption) -> list[tuple[str, ...]]:
     # a client that asks registries needs nothing of the server
     options = load_module("boltseal.cli.server_options", command="ratelimit", extra="server")
-    use_case = load_module("boltseal.server.commands.quota", command="ratelimit", extra="server")
+    use_case = load_module("boltseal.server.commands.ratelimit", command="ratelimit", extra="server")
     limits = use_case.upstream_limits(options.store_settings(config, data))
     rows = []
     for each in limits:

@@ -21,7 +21,7 @@ def release_ls(
     images: Annotated[bool, typer.Option("--images", help="Show the images of each release, by service.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the releases of a project on this host, the newest last; of all projects where none is named.
+    """List the releases of a project on this host, the newest last; without --project-name, of all projects.
 
     The one that runs on its engine is marked with *. An unfinished release is shown with its step.
     """

@@ -49,7 +49,7 @@ def rollback(
     Everything comes from this host, without a registry or git, unless an image was removed. The rollback is a release
     itself, and can be rolled back. Data in volumes is not changed.
 
-    Exit code 0: it runs; 1: it failed, or there is no earlier release; 3: it could not be tried.
+    Exit code 0: the release runs; 1: the rollback failed, or there is no earlier release; 3: it could not be tried.
     """
     with CommandOutput("rollback", as_json=as_json) as output:
         registries = access

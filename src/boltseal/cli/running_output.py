@@ -8,7 +8,7 @@ from typing import Any
 
 from boltseal.cli.output import CommandOutput, say
 from boltseal.commands.outcome import Outcome
-from boltseal.commands.running import FoundContainers, broken_histories
+from boltseal.commands.ps import FoundContainers, broken_histories
 from boltseal.commands.text import clean
 from boltseal.host.containers.registries import RegistryAnswers
 from boltseal.host.containers.rows import ContainerRow
@@ -30,10 +30,10 @@ def add_failed(output: CommandOutput, found: FoundContainers) -> None:
 
 def add_broken(output: CommandOutput, answers: RegistryAnswers) -> None:
     """Report histories that contradict themselves or the signed tree."""
-    for repository, problem in broken_histories(answers):
+    for broken in broken_histories(answers):
         output.outcome = Outcome.DIFFERS
-        output.add(ref=repository, status="broken", reason=problem)
-        say(f"boltseal: {repository}: {clean(problem)}")
+        output.add(ref=broken.repository, status="broken", reason=broken.problem)
+        say(f"boltseal: {broken.repository}: {clean(broken.problem)}")
 
 
 def count_text(rows: Sequence[ContainerRow], key: Callable[[ContainerRow], str]) -> str:
@@ -72,7 +72,7 @@ def row_fields(row: ContainerRow) -> dict[str, Any]:
         "tags_by": str(row.tags_by) or None,
         "locked": None if locked is None else str(locked.reference),
         "locked_digest": None if locked is None or locked.digest is None else str(locked.digest),
-        "means": None if row.means is None else str(row.means),
+        "resolves_to": None if row.resolves_to is None else str(row.resolves_to),
         "moved": row.moved,
         "behind": None if row.behind is None else row.behind.moves,
         "behind_since": None if row.behind is None else _time(row.behind.since_us),

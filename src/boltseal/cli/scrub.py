@@ -64,7 +64,7 @@ DocumentsOption = Annotated[
         "--documents",
         metavar="PATH",
         show_default=False,
-        help="A layout or archive with manifests that a store does not keep; FILE.oci beside a receipt is found.",
+        help="A layout or archive with manifests that a store does not keep; FILE.oci beside a receipt is used too.",
     ),
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Metadata, layer order and attributes only; no content.")]

@@ -62,8 +62,8 @@ def serve(
 ) -> None:
     """Run the registry server until SIGTERM or Ctrl-C. SIGHUP reloads its configuration.
 
-    Flags override the environment (BOLTSEAL_SERVER__LISTEN), which overrides the configuration file. The server does not
-    start where it would be unsafe or could not work, and prints the reason in one line.
+    Flags override the environment (BOLTSEAL_SERVER__LISTEN), which overrides the configuration file. The server refuses
+    to start with unsafe or unusable settings, and prints the reason in one line.
     """
     read = partial(
         settings_of,

@@ -13,7 +13,7 @@ from boltseal.cli.server_options import store_settings
 from boltseal.commands.outcome import Outcome
 from boltseal.ledger.entry import format_time
 from boltseal.ledger.tag_intervals import moment
-from boltseal.server.commands.accept import accept_tag, held_tags, upstream_tag
+from boltseal.server.commands.tag_accept import accept_tag, held_tags, upstream_tag
 from boltseal.server.registry.observations import HeldTag
 
 

@@ -13,7 +13,7 @@ from boltseal.cli.options import JsonOption
 from boltseal.cli.output import CommandOutput, say
 from boltseal.cli.project_options import AllowOption
 from boltseal.cli.remote import takes_registry_options
-from boltseal.commands import new_tag as use_case
+from boltseal.commands import tag_new as use_case
 from boltseal.commands.build_inputs import BuildInputs
 from boltseal.commands.registry_access import RegistryOptions
 from boltseal.config import build_environment

@@ -9,7 +9,7 @@ from boltseal.cli.server_options import store_settings
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
 from boltseal.server.commands.data_folder import required_reason
-from boltseal.server.commands.purge import PurgeResult, plan_purge, purge_image
+from boltseal.server.commands.tag_purge import PurgeResult, plan_purge, purge_image
 
 
 def tag_purge(

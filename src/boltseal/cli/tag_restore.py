@@ -9,7 +9,7 @@ import typer
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
-from boltseal.server.commands.restore import restore_tag
+from boltseal.server.commands.tag_restore import restore_tag
 
 
 def tag_restore(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
-from boltseal.server.commands.seals import seal_tag
+from boltseal.server.commands.tag_seals import seal_tag
 
 
 def tag_seal(

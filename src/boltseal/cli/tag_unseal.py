@@ -5,7 +5,7 @@ from __future__ import annotations
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
-from boltseal.server.commands.seals import unseal_tag
+from boltseal.server.commands.tag_seals import unseal_tag
 
 
 def tag_unseal(
@@ -17,7 +17,7 @@ def tag_unseal(
 ) -> None:
     """Lift a sealed tag's protection against deletion.
 
-    It still cannot move, and can only come back with the same digest. Works while the server runs.
+    The tag still cannot move. After a deletion it can return only with the same digest. Works while the server runs.
     """
     with CommandOutput("tag-unseal", as_json=as_json) as output:
         done = unseal_tag(store_settings(config, data), ref, reason)

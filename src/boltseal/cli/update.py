@@ -63,11 +63,12 @@ def update(
 ) -> None:
     """Update a project's images, and roll back if health checks fail.
 
-    A mutable (floating) tag (`latest`, `1.25`) is resolved; if it resolves to a new image, that is locked and deployed as `deploy`
-    does. A version (`1.25.3-alpine`) stays; newer ones of the same form are proposed, and written into the files only
-    with --write. An image that failed here is not deployed again automatically.
+    Resolves mutable (floating) tags (`latest`, `1.25`). If one resolves to a new image, `update` locks it and deploys
+    it as `deploy` does. It keeps versions (`1.25.3-alpine`) and proposes newer ones of the same form; with --write it
+    writes them into the files. It does not deploy an image again that failed here.
 
-    Exit code 0: up to date, or it runs now; 1: it failed, and the previous release runs again; 3: a tag was not resolved.
+    Exit code 0: the project was up to date, or was deployed; 1: the deployment failed, and the previous release runs
+    again; 3: a tag could not be resolved.
     """
     with CommandOutput("update", as_json=as_json) as output:
         request = UpdateRequest(0 if cooldown is None else cooldown.us, major, write, dry_run)

@@ -16,8 +16,8 @@ from boltseal.cli.remote import takes_registry_options
 from boltseal.cli.running_options import ComposeOption, HostsOption, KubeOption, NamespaceOption
 from boltseal.cli.verify_output import escape_message, print_verified
 from boltseal.cli.verify_running_output import print_running
+from boltseal.commands.ps import ContainerFilter
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.running import ContainerFilter
 from boltseal.commands.verify import VerifyRequest, verify_project
 from boltseal.commands.verify_running import VerifyRunningRequest, verify_running
 from boltseal.errors import Invalid

@@ -56,7 +56,7 @@ def _fields(result: VerifyResult) -> dict[str, Any]:
         "at": image_ref.where,
         "written": image_ref.written,
         "expected": None if result.expected is None else str(result.expected),
-        "means": None if result.actual is None else str(result.actual),
+        "resolves_to": None if result.actual is None else str(result.actual),
         "locked_at": None if result.image is None else time_text(result.image.first_seen_us),
         "platforms": None if result.change is None else asdict(result.change),
         **_move_fields(result.move),

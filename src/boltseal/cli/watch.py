@@ -54,7 +54,7 @@ def watch(
             "--extends",
             metavar="HASH",
             show_default=False,
-            help="Check that the log extends the one that ended in HEAD.",
+            help="Check that the log extends the one whose last hash was HASH.",
         ),
     ] = None,
     allow_empty: AllowEmptyOption = False,
@@ -65,8 +65,8 @@ def watch(
 ) -> None:
     """Look at tags of other registries, remember what they resolve to, and report those that moved.
 
-    One HEAD request for each tag, which no registry counts as a pull. It is an alarm if a tag that looks like a release
-    (1.4.2, a date, a hash) resolves to another image than before, or is gone. Moves of other tags are recorded in their
+    One HEAD request for each tag, which no registry counts as a pull. A tag that looks like a release (1.4.2, a date, a
+    hash) is an alarm if it resolves to another image than before, or is gone. Moves of other tags are recorded in their
     history: `boltseal history`. Made for cron: unchanged tags are not printed.
 
     Exit code 1: an alarm, or no such tag; 3: one could not be checked, or there was none.

@@ -37,7 +37,7 @@ def read_password(path: Path) -> str:
     """Return the one line of a password file. Raises: PasswordInvalid, FileUnusable."""
     found = _read(path, MAX_SECRET_BYTES)
     if found is None:
-        raise PasswordInvalid(f"{shown(path)}: there is no such password file")
+        raise PasswordInvalid(f"{shown(path)}: no such file")
     raw, mode = found
     if mode & OTHERS:
         raise PasswordInvalid(

@@ -23,7 +23,7 @@ MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
 class NoRecords(RemoteNotFound):
-    """The registry accepts no records: it is no boltseal registry, or an older one."""
+    """The registry accepts no records: it is not a boltseal registry, or an older one."""
 
 
 class LedgerRecord(NamedTuple):
@@ -90,7 +90,7 @@ async def list_records(transport: Transport, registry: str, repository: Reposito
         async for index, line in LedgerClient(transport, registry).records(repository):
             entry = parse(line)
             if entry.kind not in RECORDS or entry.repository != repository:
-                raise RemoteMismatch(f"{registry}: entry {index} is no record of {repository}")
+                raise RemoteMismatch(f"{registry}: entry {index} is not a record of {repository}")
             found.append(LedgerRecord(index, entry))
     except RemoteNotFound as error:
         raise NoRecords(f"{registry} keeps no records of {repository}: {error.message}") from error
@@ -150,4 +150,6 @@ def _refused(reference: Reference, digest: Digest, body: bytes) -> RemoteNotFoun
     reason = error_text(body)
     if str(digest) in reason:
         return RemoteNotFound(f"{reference.registry} refuses a record of {reference}: {reason}")
-    return NoRecords(f"{reference.registry} accepts no records of images: it is no boltseal registry, or an older one")
+    return NoRecords(
+        f"{reference.registry} accepts no records of images: it is not a boltseal registry, or an older one"
+    )

@@ -206,7 +206,7 @@ class LedgerWatch:
         except LedgerBroken as broken:
             raise KeyDiffers(
                 f"the project's lock names the key {named} for the ledger of {found.registry}, which serves the ledger "
-                f"{quote(found.head.checkpoint.origin)} signed by another key that is no successor by rotation: do not deploy "
+                f"{quote(found.head.checkpoint.origin)} signed by another key that is not a successor by rotation: do not deploy "
                 "from it; ask its operator for the key, and find out who wrote the lock"
             ) from broken
         except (BoltsealError, TileInvalid) as error:

@@ -56,7 +56,7 @@ def parse_registries(tables: object, folder: Path) -> tuple[RegistrySettings, ..
         where = f"client.registry {number}"
         one = _parse(where, table, folder)
         if one.host in found:
-            raise RegistrySettingsInvalid(f"{where}: {one.host} is there twice; write one table for it")
+            raise RegistrySettingsInvalid(f"{where}: {one.host} appears twice; write one table for it")
         found[one.host] = one
     return tuple(found.values())
 

@@ -42,10 +42,10 @@ from boltseal.commands.build_inputs import (
     read_dockerfile,
     resolve_bases,
 )
+from boltseal.commands.build_labels import git_if_any
 from boltseal.commands.image_locations import opened_transfer
-from boltseal.commands.labels import git_if_any
-from boltseal.commands.new_tag import tag_of_source
 from boltseal.commands.registry_access import RegistryOptions, ask_followed, repository_only
+from boltseal.commands.tag_new import tag_of_source
 from boltseal.errors import BoltsealError, Invalid, Unavailable
 from boltseal.ledger.entry import EntryKind, format_time
 from boltseal.oci.digest import Digest

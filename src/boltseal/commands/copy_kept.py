@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from boltseal.client.errors import RemoteNotFound
 from boltseal.client.transport import Transport
 from boltseal.commands.client_context import ClientContext
@@ -16,8 +18,15 @@ from boltseal.transfer.copy import Copier
 from boltseal.transfer.locations import Location
 
 
-def copy_target(copy_to: str) -> tuple[str, str]:
-    """Return the registry of `--copy-to`, and the prefix of repositories there, with its slash or empty.
+class CopyTarget(NamedTuple):
+    """A registry, and the prefix of repositories there: empty, or with a slash at its end."""
+
+    registry: str
+    prefix: str
+
+
+def copy_target(copy_to: str) -> CopyTarget:
+    """Parse `--copy-to`.
 
     Raises: ReferenceUnsuitable, NameInvalid.
     """
@@ -27,7 +36,7 @@ def copy_target(copy_to: str) -> tuple[str, str]:
         raise ReferenceUnsuitable(
             f"--copy-to is {quote(copy_to)}; expected a registry and a prefix, registry.example.com/kept"
         )
-    return found.registry, f"{prefix}/" if prefix else ""
+    return CopyTarget(found.registry, f"{prefix}/" if prefix else "")
 
 
 def copy_to_registry(copy_to: str, engine: str, client: ClientContext, transport: Transport) -> CopyImage:

@@ -130,7 +130,7 @@ def pull_images(
 
     registries = {each.name.registry for each in wanted}
     if request.copy_to is not None:
-        registries.add(copy_target(request.copy_to)[0])
+        registries.add(copy_target(request.copy_to).registry)
     on_host(options, registries, request.host, run)
     return outcome
 

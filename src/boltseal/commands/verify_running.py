@@ -8,8 +8,8 @@ from pathlib import Path
 
 from boltseal.commands.outcome import Outcome
 from boltseal.commands.project_images import registry_filter
+from boltseal.commands.ps import ContainerFilter, FoundContainers, find_containers, locked_images, registry_answers
 from boltseal.commands.registry_access import RegistryOptions
-from boltseal.commands.running import ContainerFilter, FoundContainers, find_containers, locked_images, registry_answers
 from boltseal.errors import Invalid
 from boltseal.host.containers.registries import NOT_ASKED, RegistryAnswers
 from boltseal.host.containers.rows import ContainerRow, container_rows, needs_registry

@@ -55,12 +55,12 @@ class UpdateStep:
 class KnownImages:
     """What is known of the images, by their key in the lock.
 
-    `locked`: digests in the lock. `meanings`: the registries' digests, or the error. `tags`: the repositories' tags, or
+    `locked`: digests in the lock. `resolutions`: the registries' digests, or the error. `tags`: the repositories' tags, or
     the error. `past`: observed digests of a tag, newest last. `failed`: services and digests whose deploy failed here.
     """
 
     locked: Mapping[Reference, Digest]
-    meanings: Mapping[Reference, Resolved | BoltsealError]
+    resolutions: Mapping[Reference, Resolved | BoltsealError]
     tags: Mapping[Reference, Sequence[Tag] | BoltsealError]
     past: Mapping[Reference, Sequence[ObservedInterval]]
     failed: frozenset[tuple[str, str]] = frozenset()
@@ -113,7 +113,7 @@ def _step(service: ComposeService, known: KnownImages, now_us: int, cooldown_us:
         return UpdateStep(
             service.name, image, UpdateAction.NOTHING, "its file pins it by digest: update it with `boltseal pin`"
         )
-    resolved = known.meanings.get(image)
+    resolved = known.resolutions.get(image)
     if not isinstance(resolved, Resolved):  # 2
         return UpdateStep(
             service.name, image, UpdateAction.UNKNOWN, "no registry was asked" if resolved is None else resolved.message

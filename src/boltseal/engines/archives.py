@@ -181,7 +181,7 @@ def _number(field: bytes, title: str) -> int:
     try:
         value = int.from_bytes(field[1:]) if field[0] & 0x80 else int(field.strip(b" \0") or b"0", 8)
     except ValueError as error:
-        raise StoreMalformed(f"{title} is no uncompressed tar archive") from error
+        raise StoreMalformed(f"{title} is not an uncompressed tar archive") from error
     if not 0 <= value < 1 << 62:
         raise StoreMalformed(f"{title}: a file of {value} bytes")
     return value

@@ -67,7 +67,7 @@ class BboltFile:
             if whole and checksum == _fnv1a(raw[:56]):
                 found.append((page_size, transaction, root))
         if not found:
-            raise StoreMalformed(f"{self.name} is no bolt file, or both its meta pages are damaged")
+            raise StoreMalformed(f"{self.name} is not a bolt file, or both its meta pages are damaged")
         return max(found, key=lambda meta: meta[1])
 
     def page(self, number: int) -> bytes:

@@ -43,7 +43,7 @@ async def get(
     for text in (context, namespace or "default"):
         if not text or not text.isprintable():
             raise ContextInvalid(
-                f"{quote(text)} is no context or namespace of kubectl's; see `kubectl config get-contexts`"
+                f"{quote(text)} is not a context or namespace of kubectl; see `kubectl config get-contexts`"
             )
     scope = ["--all-namespaces"] if everywhere else [] if namespace is None else [f"--namespace={namespace}"]
     process = await _started(f"--context={context}", _REQUEST, "get", what, *scope, "--output=json")

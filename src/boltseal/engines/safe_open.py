@@ -105,7 +105,7 @@ class SafeFolder:
         while at not in self._open:
             at, _, name = at.rpartition(b"/")
             if name in _NO_NAMES or b"\0" in name:
-                raise StoreMalformed(f"{quote(readable(path))} is no path below {self.root}")
+                raise StoreMalformed(f"{quote(readable(path))} is not a path below {self.root}")
             names.append(name)
         for name in reversed(names):
             if len(self._open) > self.open_folders:
@@ -133,7 +133,7 @@ class SafeFolder:
         if not name:
             return os.fstat(self.folder(path))
         if name in _NO_NAMES or b"\0" in name:
-            raise StoreMalformed(f"{quote(readable(name))} is no name below {self.root}")
+            raise StoreMalformed(f"{quote(readable(name))} is not a name below {self.root}")
         return os.stat(name, dir_fd=self.folder(above), follow_symlinks=False)
 
     def exists(self, path: bytes) -> bool:
@@ -150,13 +150,13 @@ class SafeFolder:
         """Return the target of a symbolic link. Raises: StoreMalformed: it is none."""
         above, _, name = path.rpartition(b"/")
         if name in _NO_NAMES or b"\0" in name:
-            raise StoreMalformed(f"{quote(readable(name))} is no name below {self.root}")
+            raise StoreMalformed(f"{quote(readable(name))} is not a name below {self.root}")
         parent = self.folder(above)
         try:
             return os.readlink(name, dir_fd=parent)
         except OSError as error:
             if error.errno == errno.EINVAL:
-                raise StoreMalformed(f"{self.shown(path)} is no symbolic link") from error
+                raise StoreMalformed(f"{self.shown(path)} is not a symbolic link") from error
             raise explained(error, self.shown(path)) from error
 
     def names(self, path: bytes, limit: int = 0) -> list[bytes]:
@@ -184,7 +184,7 @@ class SafeFolder:
         """Open a regular file; yield its descriptor. Raises: StoreMalformed: it is something else."""
         before = self.stat(path)
         if not stat.S_ISREG(before.st_mode):
-            raise StoreMalformed(f"{self.shown(path)} is no plain file")
+            raise StoreMalformed(f"{self.shown(path)} is not a regular file")
         above, _, name = path.rpartition(b"/")
         try:
             fd = open_quietly(name, _FILE, self.folder(above))
@@ -192,7 +192,7 @@ class SafeFolder:
             raise explained(error, self.shown(path)) from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):  # replaced after `stat`
-                raise StoreMalformed(f"{self.shown(path)} is no plain file")
+                raise StoreMalformed(f"{self.shown(path)} is not a regular file")
             yield fd
         finally:
             os.close(fd)

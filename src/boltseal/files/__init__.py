@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, interprocess locks, and the check that a named file exists."""

@@ -28,7 +28,10 @@ _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextmanager
 def locked(path: str, mode: int = FILE_MODE) -> Iterator[None]:
-    """Hold the lock of a file, which is created if missing, against other processes inside the block. OSError."""
+    """Hold the lock of a file, which is created if missing, against other processes inside the block.
+
+    Raises: OSError.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -152,7 +155,7 @@ class Disk:
 
 
 def make_folders(disk: Disk, path: Path) -> None:
-    """Create a folder and its missing parents; each name is durable when this returns. OSError."""
+    """Create a folder and its missing parents; each name is durable when this returns. Raises: OSError."""
     if path.is_dir():
         return
     make_folders(disk, path.parent)

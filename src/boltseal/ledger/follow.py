@@ -99,7 +99,7 @@ def read_checkpoint(raw: bytes, trusted: Trusted) -> TrustedCheckpoint | None:
     try:
         note, checkpoint = _read(raw)
     except Invalid as error:
-        raise LedgerBroken(Fault.NO_CHECKPOINT, f"what it shows is no checkpoint: {error.message}") from error
+        raise LedgerBroken(Fault.NO_CHECKPOINT, f"what it shows is not a checkpoint: {error.message}") from error
     if checkpoint.origin != trusted.origin:
         raise LedgerBroken(
             Fault.OTHER_LEDGER,

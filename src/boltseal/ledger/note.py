@@ -79,7 +79,7 @@ class VerifierKey:
 
     def __post_init__(self) -> None:
         if not _is_name(self.name):
-            raise KeyInvalid(f"{quote(self.name)} is no key name; expected one without spaces and plus")
+            raise KeyInvalid(f"{quote(self.name)} is not a key name; expected one without spaces and plus")
         if self.type not in (ED25519, COSIGNATURE) or len(self.public) != _KEY_BYTES:
             raise KeyInvalid(
                 f"key of type {self.type}, {len(self.public)} bytes; expected Ed25519 (type 1 or 4), 32 bytes"

@@ -1,0 +1,1 @@
+"""The format of boltseal.lock, and the comparison of two locks. Pure."""

@@ -24,7 +24,7 @@ import structlog
 from boltseal.errors import BoltsealError
 from boltseal.events import Event, EventInvalid, EventKind, cloud_event, parse_cloud_event
 from boltseal.notify.apprise_receiver import AppriseReceiver
-from boltseal.notify.outbox import MAX_AGE_US, DueEvent, Outbox, Posting
+from boltseal.notify.outbox import MAX_AGE_US, DueEvent, LogCursor, Outbox, Posting
 from boltseal.notify.webhook import NotDelivered, Webhook
 
 MAX_IN_MEMORY: Final = 2000
@@ -250,14 +250,14 @@ class Dispatcher:
         at, size = self._outbox.cursor(feed.name), feed.size()
         # No cursor: `begin` failed, and old entries are no news. Beyond the end: entries were given up as lost.
         if at is None or at > size:
-            self._put((), (feed.name, size))
+            self._put((), LogCursor(feed.name, size))
             return
         too_old_us = self._clock_us() - MAX_AGE_US  # such as events from a time without receivers
         while at < size:
             events, at = feed.read(at)
-            self._put((event for event in events if event.at_us >= too_old_us), (feed.name, at))
+            self._put((event for event in events if event.at_us >= too_old_us), LogCursor(feed.name, at))
 
-    def _put(self, events: Iterable[OutgoingEvent], cursor: tuple[str, int] | None) -> None:
+    def _put(self, events: Iterable[OutgoingEvent], cursor: LogCursor | None) -> None:
         postings = [posting for event in events if (posting := self._posting(event)) is not None]
         if postings or cursor is not None:
             dropped = self._outbox.put(postings, cursor)

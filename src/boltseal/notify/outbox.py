@@ -34,6 +34,28 @@ class DueEvent(NamedTuple):
     tries: int
 
 
+class WaitingEvent(NamedTuple):
+    """An event for one receiver, as an outbox stores it. Times in microseconds since the epoch.
+
+    `minor`: as of its posting. It is not retried before `next_us`.
+    """
+
+    receiver: str
+    event_id: str
+    at_us: int
+    minor: bool
+    body: bytes
+    tries: int
+    next_us: int
+
+
+class LogCursor(NamedTuple):
+    """Up to which entry a log was read for events."""
+
+    name: str
+    position: int
+
+
 class Posting(NamedTuple):
     """An event for some receivers. `id`: equal in every `put` of the event. `at_us`: when it happened.
 
@@ -53,7 +75,7 @@ class Outbox(Protocol):
     Every method but `close` may raise Unavailable, and those that write also Full.
     """
 
-    def put(self, postings: Iterable[Posting], cursor: tuple[str, int] | None = None) -> int:
+    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
         """Write events, and the cursor of the log they are from, at once. Return how many older events were dropped.
 
         An event that is already there, or is put twice, is stored once.

@@ -14,11 +14,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import quote as quote_path
 
 from boltseal.errors import Full
-from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, DueEvent, OutboxUnusable, Posting
+from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, DueEvent, LogCursor, OutboxUnusable, Posting, WaitingEvent
 
 OUTBOX_NAME: Final = "outbox.db"
 VERSION: Final = 1
@@ -33,18 +33,6 @@ CREATE TABLE cursor (name TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 """
 
 
-class StoredEvent(NamedTuple):
-    """A row of the file: an event for one receiver. Times in microseconds since the epoch."""
-
-    receiver: str
-    id: str
-    at_us: int
-    minor: int
-    body: bytes
-    tries: int
-    next_us: int
-
-
 class FileOutbox:
     """One outbox file, for use in one thread. The first write creates it."""
 
@@ -54,7 +42,7 @@ class FileOutbox:
         self._database: sqlite3.Connection | None = None
         self._claim: int | None = None
 
-    def put(self, postings: Iterable[Posting], cursor: tuple[str, int] | None = None) -> int:
+    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
         """Write events, and the cursor of the log they are from. Return how many older events were dropped.
 
         An event that is already there, or is put twice, is stored once.
@@ -126,14 +114,15 @@ class FileOutbox:
             row = database.execute("SELECT at FROM cursor WHERE name = ?", (name,)).fetchone()
             return None if row is None else int(row[0])
 
-    def contents(self) -> tuple[list[StoredEvent], dict[str, int]]:
+    def contents(self) -> tuple[list[WaitingEvent], dict[str, int]]:
         """Return every event and every cursor, for a move to another outbox. Raises: OutboxUnusable."""
         with self._sqlite_errors():
             database = self._opened(create=False)
             if database is None:
                 return [], {}
             rows = database.execute("SELECT receiver, id, at, minor, body, tries, next_us FROM due ORDER BY at, rowid")
-            return [StoredEvent(*row) for row in rows], dict(database.execute("SELECT name, at FROM cursor"))
+            events = [WaitingEvent(*row)._replace(minor=bool(row[3])) for row in rows]
+            return events, dict(database.execute("SELECT name, at FROM cursor"))
 
     def begin(self, name: str, at: int) -> None:
         """Start reading a log at this entry, unless it has a cursor. Raises: OutboxUnusable, Full."""

@@ -1,0 +1,1 @@
+"""Rules: which tags are sealed, who may do what, how names are resolved, what upstreams may change. Pure."""

@@ -94,7 +94,7 @@ class NameResolver:
         return _mapped(next(terms for terms in self.upstreams if terms.root), repository)
 
     def needs_store(self, repository: Repository, namespace: str | None, *, writes: bool) -> bool:
-        """Whether `resolve` calls `known_here` for a request. NameInvalid."""
+        """Whether `resolve` calls `known_here` for a request. Raises: NameInvalid."""
         return namespace is None and not writes and self.by_name(repository) is None
 
     def by_name(self, repository: Repository) -> ResolvedName | None:

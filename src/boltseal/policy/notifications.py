@@ -88,7 +88,7 @@ def parse_notify(tables: Sequence[Mapping[str, object]]) -> tuple[NotifySettings
     for number, table in enumerate(tables, start=1):
         terms = _parse(f"notify {number}", table)
         if any(terms.name == other.name for other in found):
-            raise NotifyInvalid(f"notify {number}: {quote(terms.name)} is there twice; give each a name of its own")
+            raise NotifyInvalid(f"notify {number}: {quote(terms.name)} appears twice; give each a name of its own")
         found.append(terms)
     return tuple(found)
 
@@ -135,7 +135,7 @@ def _check_plain(where: str, url: str) -> str:
         host, parts = None, urlsplit("")
     if parts.scheme not in ("http", "https"):
         raise NotifyInvalid(
-            f"{where}: url is no http or https address; an address of Apprise holds a secret: put it into a file "
+            f"{where}: url is not an http or https address; an address of Apprise holds a secret: put it into a file "
             "(url_file) or a variable (url_env)"
         )
     if not host or "@" in parts.netloc:
@@ -148,7 +148,7 @@ def _check_plain(where: str, url: str) -> str:
 def _text(where: str, table: Mapping[str, object], key: str) -> str | None:
     value = table.get(key)
     if value is not None and (not isinstance(value, str) or not value or not value.isprintable()):
-        raise NotifyInvalid(f"{where}: {key} is no text; expected one in quotes")
+        raise NotifyInvalid(f"{where}: {key} is not a text in quotes")
     return value
 
 

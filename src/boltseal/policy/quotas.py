@@ -11,7 +11,6 @@ The first quota that names a user applies; without one there is no limit. Usage 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeGuard
@@ -20,6 +19,7 @@ from boltseal.errors import Denied, Invalid, quote
 from boltseal.policy.grants import EVERY_USER
 from boltseal.policy.name_resolution import MIRROR_ACTOR
 from boltseal.policy.setting_keys import SettingKey
+from boltseal.policy.sizes import SizeInvalid, parse_size
 
 MAX_QUOTAS: Final = 10_000
 QUOTA_KEYS: Final = {
@@ -36,12 +36,6 @@ QUOTA_KEYS: Final = {
     "max_repositories": SettingKey("", "Number of repositories that a user's pushes may create (403)."),
 }
 ANONYMOUS: Final = "anonymous"
-_UNITS: Final[Mapping[str, int]] = {"": 1, "B": 1} | {
-    f"{letter}{ending}": base**power
-    for power, letter in enumerate("KMGT", start=1)
-    for ending, base in (("B", 1000), ("iB", 1024))
-}
-_SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMGT]?i?B|)")
 
 
 class QuotaInvalid(Invalid):
@@ -120,9 +114,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _size(where: str, size: object) -> int | None:
-    if size is None or _is_count(size):
-        return size
-    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    if found is None:
-        raise QuotaInvalid(f'{where}: max_bytes is {quote(str(size))}; expected a size such as "50 GiB"')
-    return int(found[1]) * _UNITS[found[2]]
+    try:
+        return None if size is None else parse_size(size)
+    except SizeInvalid as error:
+        raise QuotaInvalid(f"{where}: max_bytes is {error.message}") from error

@@ -154,11 +154,11 @@ def _url(where: str, text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise OnOutdatedInvalid(f"{where}: url is no address; {expected}") from None
+        raise OnOutdatedInvalid(f"{where}: url is not an address; {expected}") from None
     plain = parts.scheme == "http" and parts.hostname in _LOOPBACK
     whole = text.isascii() and text.isprintable() and " " not in text and port != 0
     if not whole or not parts.hostname or parts.username or not (parts.scheme == "https" or plain):
-        raise OnOutdatedInvalid(f"{where}: url is no address that is called; {expected}")
+        raise OnOutdatedInvalid(f"{where}: url is not an address that can be called; {expected}")
     return text
 
 

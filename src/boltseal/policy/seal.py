@@ -32,9 +32,9 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TagState:
-    """The state of a tag. `means` None: it does not exist. `bound` None: it was never sealed."""
+    """The state of a tag. `resolves_to` None: it does not exist. `bound`: what it was sealed to; None: never sealed."""
 
-    means: Identity | None
+    resolves_to: Identity | None
     bound: Identity | None
 
 
@@ -62,9 +62,9 @@ def judge(state: TagState, pushed: Identity, mode: Mode, *, extends: bool) -> Pu
     """
     if state.bound is not None:
         return _judge_bound(state, pushed, state.bound)
-    if state.means is None:
+    if state.resolves_to is None:
         return PushDecision.CREATE
-    if state.means == pushed:
+    if state.resolves_to == pushed:
         return PushDecision.SEAL if mode is Mode.SEALED else PushDecision.SAME
     match mode:
         case Mode.SEALED:
@@ -79,5 +79,5 @@ def judge(state: TagState, pushed: Identity, mode: Mode, *, extends: bool) -> Pu
 
 def _judge_bound(state: TagState, pushed: Identity, bound: Identity) -> PushDecision:
     if pushed == bound:
-        return PushDecision.RETURN if state.means is None else PushDecision.SAME
-    return PushDecision.REFUSED_TOMBSTONE if state.means is None else PushDecision.REFUSED_BOUND
+        return PushDecision.RETURN if state.resolves_to is None else PushDecision.SAME
+    return PushDecision.REFUSED_TOMBSTONE if state.resolves_to is None else PushDecision.REFUSED_BOUND

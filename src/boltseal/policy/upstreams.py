@@ -23,6 +23,8 @@ from boltseal.policy.durations import DurationInvalid, parse_duration
 from boltseal.policy.globs import Glob, GlobInvalid, parse_repository_glob, parse_tag_glob
 from boltseal.policy.release_tags import looks_like_release
 from boltseal.policy.setting_keys import SettingKey
+from boltseal.policy.sizes import EXPECTED as SIZE_EXPECTED
+from boltseal.policy.sizes import SizeInvalid, parse_size
 
 MAX_UPSTREAMS: Final = 100
 MAX_RULES: Final = 1000
@@ -59,7 +61,7 @@ UPSTREAM_KEYS: Final = {
     ),
     "keep_for": SettingKey("", "Delete images that were not pulled for so long, such as `90d`; default: keep them."),
     "keep_bytes": SettingKey(
-        "", "Delete the least recently pulled images above this size, such as `200GiB`; default: no limit."
+        "", "Delete the least recently pulled images above this size, such as `200 GiB`; default: no limit."
     ),
     "allow_redirects_to": SettingKey(
         "[]",
@@ -85,13 +87,11 @@ UPSTREAM_RULE_KEYS: Final = {
     "cooldown": SettingKey("", "A hold ends by itself after so long, such as `7d`."),
     "first_seen": SettingKey("serve", "`hold`: a tag that was never seen here is not served until it is accepted."),
 }
-_SIZE_UNITS: Final = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 # The name is the first part of repository names, so it has no port and no slash.
 _is_name = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", re.ASCII).fullmatch
 _is_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII).fullmatch
 _is_host = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]+", re.ASCII).fullmatch
-_is_size = re.compile(r"([1-9][0-9]{0,14})\s?(|KiB|MiB|GiB|TiB)", re.ASCII).fullmatch
 
 
 class UpstreamInvalid(Invalid):
@@ -207,7 +207,7 @@ def parse_upstreams(tables: Sequence[Mapping[str, object]]) -> tuple[UpstreamTer
 
 def _refuse_both(where: str, terms: UpstreamTerms, other: UpstreamTerms) -> None:
     if terms.name == other.name:
-        raise UpstreamInvalid(f"{where}: name {quote(terms.name)} is there twice; expected a name of its own for each")
+        raise UpstreamInvalid(f"{where}: name {quote(terms.name)} appears twice; expected a name of its own for each")
     if terms.authority == other.authority:
         raise UpstreamInvalid(f"{where}: {terms.name} and {other.name} have one url, so `?ns=` could mean either")
     if terms.root and other.root:
@@ -259,10 +259,13 @@ class _Table:
 
     def size(self, key: str) -> int | None:
         value = self._table.get(key)
-        match = None if value is None else _is_size(str(value))
-        if value is not None and match is None:
-            raise self.wrong(key, 'a size, such as "50GiB"')
-        return None if match is None else int(match[1]) * _SIZE_UNITS[match[2]]
+        try:
+            size_bytes = None if value is None else parse_size(value)
+        except SizeInvalid as error:
+            raise UpstreamInvalid(f"{self.where}: {key} is {error.message}") from error
+        if size_bytes == 0:
+            raise self.wrong(key, f"{SIZE_EXPECTED}, above zero")
+        return size_bytes
 
     def word(self, key: str, kind: type[Word]) -> Word | None:
         text = self.text(key)

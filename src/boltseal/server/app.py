@@ -42,7 +42,7 @@ from boltseal.server.auth.access import Access
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.logins import Logins
 from boltseal.server.auth.tokens import Tokens
-from boltseal.server.auth.user_directory import UserDirectory
+from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.mirror.cache import Mirror
 from boltseal.server.mirror.push_proxy import PushProxy
 from boltseal.server.mirror.retention import retain
@@ -135,7 +135,7 @@ class Application(Starlette):
         self._store_gauges = StoreGauges(self._settings.server.data, store.database)
         self._observer.write_queue = lambda: store.database.write_queue
         self._logins = Logins(
-            UserDirectory(UserFile(self._settings.htpasswd), (store.database, UserKey(self._settings.keys))),
+            UserDirectory(UserFile(self._settings.htpasswd), AccountRows(store.database, UserKey(self._settings.keys))),
             FailedLogins(store.database, self._clock),
             count=self._observer.totals.count,
         )

@@ -115,14 +115,14 @@ def open_store(settings: Settings, *, clock: Clock = now_us, oldest: int = WORKA
 
 
 def has_accounts(settings: Settings) -> bool:
-    """Return whether there is a data folder whose database has the table of users. FormatInvalid."""
+    """Return whether there is a data folder whose database has the table of users. Raises: FormatInvalid."""
     data = settings.server.data
     found = data_format(data) if (data / DATABASE_NAME).is_file() else None
     return found is not None and found >= ACCOUNTS_FORMAT
 
 
 def read_accounts(settings: Settings) -> list[AccountRow]:
-    """Return the users of the database, and change nothing. Unavailable."""
+    """Return the users of the database, and change nothing. Raises: Unavailable."""
     with open_snapshot(settings.server.data / DATABASE_NAME) as snapshot:
         return account_table.all_accounts(snapshot)
 
@@ -171,7 +171,7 @@ def collect_store(settings: Settings, *, dry_run: bool, clock: Clock = now_us) -
 def only_server(data: Path, wait_s: float = OTHER_SERVER_ENDS_S) -> Iterator[None]:
     """Hold a data folder for one server inside the block; its worker processes share the lease. Creates the folder.
 
-    Raises: DataInUse: another server has it after `wait_s` seconds. FormatInvalid, LockUnusable, Unavailable.
+    Raises: FormatInvalid, LockUnusable, Unavailable; DataInUse: another server has it after `wait_s` seconds.
     """
     create_data(data)
     leases = FileLeases(data)

@@ -173,7 +173,7 @@ class LayoutLocation:
             file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise LocationInvalid(f"{self.title}: {what} is no plain file")
+            raise LocationInvalid(f"{self.title}: {what} is not a regular file")
         return file
 
     @contextlib.contextmanager

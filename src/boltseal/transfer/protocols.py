@@ -52,7 +52,7 @@ def check_replaceable(path: Path) -> None:
     except OSError:  # the later write reports the error
         return
     if not S_ISREG(found.st_mode):
-        raise LocationInvalid(f"{path} is no plain file, and a new one would take its place; name another file")
+        raise LocationInvalid(f"{path} is not a regular file, and a new one would take its place; name another file")
 
 
 class BlobTransfer(StrEnum):

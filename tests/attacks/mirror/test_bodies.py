@@ -64,7 +64,9 @@ async def test_a_truncated_body_is_never_whole(mirror: Serving, upstream: FakeUp
     assert len(bad.body) < len(BLOB)
 
 
-async def test_a_body_that_ends_early_with_good_manners_is_never_whole(mirror: Serving, upstream: FakeUpstream) -> None:
+async def test_a_body_that_ends_early_without_an_error_is_never_complete(
+    mirror: Serving, upstream: FakeUpstream
+) -> None:
     """Shorter than the manifest says, and the length it says is that of what it sends."""
     shown = upstream.publish("team/app", "1", image("first"))
     await mirror.client.get(f"/v2/{NAME}/team/app/manifests/1")

@@ -97,7 +97,7 @@ async def test_what_would_take_the_disks_reserve_is_not_fetched(small_data: Path
 
 
 @pytest.mark.slow
-async def test_a_fetch_goes_on_after_its_process_was_killed(data: Path, upstream: FakeUpstream) -> None:
+async def test_a_fetch_is_resumed_after_its_process_was_killed(data: Path, upstream: FakeUpstream) -> None:
     """What had arrived is not asked for again, and what is served then is whole."""
     stalling = Stalling()
     upstream.answers[f"GET {PATH}"] = stalling

@@ -71,8 +71,8 @@ async def test_one_head_per_name_and_no_pull() -> None:
 
     assert hub.counted["HEAD manifest"] == 3
     assert hub.counted["GET manifest"] == 0
-    assert isinstance(found.meanings[NAME], Resolved)
-    assert isinstance(found.meanings[digest_name(NAME, Digest.parse(digest))], Resolved)
+    assert isinstance(found.resolutions[NAME], Resolved)
+    assert isinstance(found.resolutions[digest_name(NAME, Digest.parse(digest))], Resolved)
 
 
 async def test_an_unsigned_history_is_read() -> None:
@@ -118,7 +118,7 @@ async def test_a_registry_that_is_not_allowed_gets_no_request() -> None:
         found = await query_registries(registries, [NAME], lambda _: set())
 
     assert (hub.counted.total(), found.histories) == (0, {})
-    assert "is not contacted" in str(found.meanings[NAME])
+    assert "is not contacted" in str(found.resolutions[NAME])
 
 
 async def test_an_unreachable_ledger_is_asked_once() -> None:
@@ -134,7 +134,7 @@ async def test_an_unreachable_ledger_is_asked_once() -> None:
 
     assert looks == ["registry.example.com"]
     assert found.histories == {PLACE: TagHistory(why="its ledger is down")}
-    assert "its ledger is down" in str(found.meanings[NAME])
+    assert "its ledger is down" in str(found.resolutions[NAME])
 
 
 async def test_a_broken_ledger_raises() -> None:

@@ -90,6 +90,7 @@ def test_homes_beyond_the_limit_are_reported(disk: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:
+    """A name longer than the file system allows is reported like any missing store."""
     with pytest.raises(NoStoreFound, match="does not exist"):
         store_at(tmp_path / ("a" * 300))
 

@@ -141,7 +141,7 @@ async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp
     assert told(await of_app(registry)) == ("outdated", RUNTIME)
 
 
-async def test_an_index_is_looked_at_for_the_platforms_in_use(tmp_path: Path) -> None:
+async def test_an_index_is_compared_for_the_platforms_in_use(tmp_path: Path) -> None:
     """A multi-platform base moved, and the app is for one of the platforms."""
     registry = Published(tmp_path / "state")
     registry.image("base/os", "1", "o", created=BEFORE)

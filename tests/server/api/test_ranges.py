@@ -52,7 +52,7 @@ def test_a_range_is_served_as_asked_and_clamped(header: str, start: int, length:
         "bytes=¹-2",
     ],
 )
-def test_several_ranges_another_unit_or_garbage_mean_the_whole(header: str) -> None:
+def test_several_ranges_another_unit_or_garbage_return_the_whole_blob(header: str) -> None:
     """A server may ignore a range that it does not support and send the full content."""
     assert parse_range(header, SIZE) is None
 

@@ -59,7 +59,7 @@ async def test_every_range_comes_back(over_tcp: httpx2.AsyncClient, first: int, 
     assert part.content == blob.data[first : last + 1]
 
 
-async def test_a_connection_goes_on_after_every_kind_of_answer(over_tcp: httpx2.AsyncClient) -> None:
+async def test_a_connection_stays_usable_after_every_kind_of_answer(over_tcp: httpx2.AsyncClient) -> None:
     """A response with a wrong length or an unexpected body would corrupt the next one."""
     blob = Blob(os.urandom(MIB))
     await push_blob(over_tcp, "shop/app", blob)
@@ -137,7 +137,7 @@ async def test_a_chunked_document_over_the_limit(over_tcp: httpx2.AsyncClient) -
     assert error_of(answer)[0] == "SIZE_INVALID"
 
 
-async def test_an_upload_broken_off_goes_on(over_tcp: httpx2.AsyncClient, server: Server) -> None:
+async def test_an_interrupted_upload_is_resumed(over_tcp: httpx2.AsyncClient, server: Server) -> None:
     """The next chunk continues after the range that the session reports."""
     data = os.urandom(2 * MIB)
     location = (await over_tcp.post("/v2/shop/app/blobs/uploads/")).headers["Location"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from boltseal.errors import Unavailable
-from boltseal.server.auth.user_directory import UserDirectory
+from boltseal.server.auth.user_directory import AccountRows, UserDirectory
 from boltseal.server.storage.metadata import account_table
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.protocol import Metadata
@@ -59,7 +59,7 @@ async def test_a_change_is_seen_at_the_next_refresh_of_every_process(
 ) -> None:
     """Added, changed, removed by another process, also several times in one microsecond."""
     admin = open_metadata()
-    users = UserDirectory(file, (open_metadata(), key))
+    users = UserDirectory(file, AccountRows(open_metadata(), key))
     empty = await hashes(users)
     known = [await admin.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))]
     added = users.stale, await hashes(users)
@@ -95,7 +95,7 @@ async def test_no_request_asks_the_database_while_nothing_changes(
     await metadata.write(lambda tx: account_table.put(tx, "ci", key.encrypt("ci", HASH)))
     counted = Counted(metadata)
     metadata.lookups = counted
-    users = UserDirectory(file, (metadata, key))
+    users = UserDirectory(file, AccountRows(metadata, key))
     await users.refresh()
     first, at_first = users.current(), list(counted.asked)
     for _ in range(3):
@@ -119,7 +119,7 @@ async def test_while_something_is_being_committed_nothing_is_taken_for_current(
 ) -> None:
     """An odd generation may be the commit that removes a user."""
     metadata = open_metadata()
-    users = UserDirectory(file, (metadata, key))
+    users = UserDirectory(file, AccountRows(metadata, key))
     await users.refresh()
     metadata.generation.begin()
     await users.refresh()
@@ -140,7 +140,7 @@ async def test_users_of_the_file_are_users_too(
         await metadata.write(partial(account_table.put, name=name, encrypted_hash=key.encrypt(name, HASH)))
     file.put("both", OTHER)
     file.put("line", OTHER)
-    users = UserDirectory(file, (metadata, key))
+    users = UserDirectory(file, AccountRows(metadata, key))
     merged = await hashes(users)
     file.remove("both")
 
@@ -156,7 +156,7 @@ async def test_one_row_that_is_no_user_refuses_every_login(
     metadata = open_metadata()
     await metadata.write(lambda tx: account_table.put(tx, name, key.encrypt(name, hashed)))
     with pytest.raises(UsersInvalid, match="the users of the database") as refused:
-        await UserDirectory(file, (metadata, key)).refresh()
+        await UserDirectory(file, AccountRows(metadata, key)).refresh()
 
     assert "secret" not in refused.value.message
 
@@ -166,7 +166,7 @@ async def test_users_that_were_not_read_yet_are_not_taken_for_none(
 ) -> None:
     """A registry without users lets everybody in."""
     with pytest.raises(Unavailable, match="not read yet"):
-        UserDirectory(file, (open_metadata(), key)).current()
+        UserDirectory(file, AccountRows(open_metadata(), key)).current()
 
 
 async def test_rows_without_their_key_refuse_every_login(
@@ -178,7 +178,7 @@ async def test_rows_without_their_key_refuse_every_login(
     missing, other = UserKey(tmp_path / "none"), UserKey(tmp_path / "other")
     other.encrypt("ci", HASH)
     for wrong, message in ((missing, "users.key is missing"), (other, "not encrypted with other/users.key")):
-        users = UserDirectory(file, (metadata, wrong))
+        users = UserDirectory(file, AccountRows(metadata, wrong))
         with pytest.raises(UserKeyUnreadable, match=message):
             await users.refresh()
         with pytest.raises(Unavailable):
@@ -193,7 +193,7 @@ async def test_a_row_is_no_use_under_another_name_and_shows_no_hash(
     encrypted = key.encrypt("ci", HASH)
     await metadata.write(lambda tx: account_table.put(tx, "boss", encrypted))
     with pytest.raises(UserKeyUnreadable, match='password of user "boss"'):
-        await UserDirectory(file, (metadata, key)).refresh()
+        await UserDirectory(file, AccountRows(metadata, key)).refresh()
 
     assert HASH.decode() not in encrypted
     assert key.encrypt("ci", HASH) != encrypted

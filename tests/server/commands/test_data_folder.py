@@ -6,9 +6,9 @@ import pytest
 
 from boltseal.errors import Invalid
 from boltseal.oci.digest_prefix import DigestPrefix
-from boltseal.server.commands.accept import upstream_tag
 from boltseal.server.commands.data_folder import local_reference, required_reason
-from boltseal.server.commands.restore import parse_target
+from boltseal.server.commands.tag_accept import upstream_tag
+from boltseal.server.commands.tag_restore import parse_target
 from boltseal.server.configuration import load
 from boltseal.server.registry.restores import ByIndex, ByTime
 from boltseal.server.settings import Settings

@@ -184,7 +184,7 @@ async def test_anonymous_pull_applies_to_the_resolved_name(data: Path, upstream:
     assert found == [200, 200, 401, 401]
 
 
-async def test_a_token_for_a_name_is_one_for_what_it_means_at_the_root(data: Path, upstream: FakeUpstream) -> None:
+async def test_a_token_for_a_name_is_valid_for_its_root_mirror(data: Path, upstream: FakeUpstream) -> None:
     """Docker asks for `library/node` whatever our challenge says; and it opens no more than the grants do."""
     upstream.publish("library/node", "16.13", image("node"))
     upstream.publish("team/app", "1", image("theirs"))

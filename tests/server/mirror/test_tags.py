@@ -104,7 +104,9 @@ async def test_made_up_tags_make_nothing_grow(data: Path, upstream: FakeUpstream
     assert upstream.counted["HEAD /v2/team/app/manifests/made-up-0"] == 1
 
 
-async def test_a_release_that_moved_is_followed_and_told(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+async def test_a_moved_release_tag_is_followed_and_reported(
+    data: Path, upstream: FakeUpstream, whole_store: None
+) -> None:
     """`alert` is the default of what looks like a release; of other tags a move is a line of history."""
     told: list[Event] = []
     first = publish(upstream, "one")
@@ -248,7 +250,7 @@ async def test_what_can_not_be_recorded_is_not_served(data: Path, upstream: Fake
     assert "observations of upstreams' tags are not recorded" in ready.text
 
 
-async def test_the_pull_limit_is_read_told_and_kept_for_all_workers(
+async def test_the_pull_limit_is_read_reported_and_stored_for_all_workers(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
     """`ratelimit-remaining` under the reserve is reported once."""
@@ -337,7 +339,7 @@ async def test_a_bare_429_lets_the_upstream_rest_and_the_pull_limit_does_not(
 
 
 @pytest.mark.slow
-async def test_an_upstream_that_is_down_is_told_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
+async def test_an_upstream_that_is_down_is_notified_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """Not each failure; and again when it was up meanwhile."""
     told: list[Event] = []
     async with mirroring(data, upstream, on_event=told.append) as mirror:

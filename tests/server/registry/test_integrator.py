@@ -238,7 +238,7 @@ def test_a_new_key_is_named_by_an_entry_that_the_old_one_signed(log: BareLedger)
 @pytest.mark.parametrize("call", ["create", "sync", "rename", "sync_folder"])
 @pytest.mark.parametrize("skip", [0, 1, 2])
 @pytest.mark.parametrize("done", [False, True])
-def test_a_rotation_that_fails_anywhere_leaves_a_log_that_goes_on(
+def test_a_rotation_that_fails_at_any_step_leaves_a_usable_log(
     log: BareLedger, disk: FailingDisk, call: str, skip: int, done: bool
 ) -> None:
     """The old key or the new one signs; there is always one."""

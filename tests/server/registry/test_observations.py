@@ -231,7 +231,7 @@ def _execute(tx: UnitOfWork, sql: str) -> None:
     tx.sql.connection.exec_driver_sql(sql)
 
 
-def test_a_lost_observation_is_accepted_and_the_mirror_goes_on(tmp_path: Path) -> None:
+def test_after_an_accepted_loss_of_an_observation_the_mirror_continues(tmp_path: Path) -> None:
     """An old copy of the data: what is lost is recorded, tags stand as the log says, and new ones are taken in again."""
     settings = settings_of(tmp_path / "data", "docker.io")
     prepare(settings)

@@ -201,7 +201,7 @@ async def test_a_key_that_is_lost_is_a_loss_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_running_server_goes_on_by_itself(behind: Settings, tmp_path: Path) -> None:
+async def test_a_running_server_accepts_writes_again_by_itself(behind: Settings, tmp_path: Path) -> None:
     """It checks once a second, so no restart is needed."""
     async with serving(behind.server.data) as registry:
         refused = await images.put(registry.client, "shop/app", "3.0.0", images.image("old"))

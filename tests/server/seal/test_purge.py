@@ -179,7 +179,7 @@ async def expired_at(data: Path, now_us: int) -> list[str]:
 KILLED = """
 import os, sys
 from pathlib import Path
-from boltseal.server.commands.purge import plan_purge, purge_image
+from boltseal.server.commands.tag_purge import plan_purge, purge_image
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from tests.serving import settings_of
 

@@ -86,10 +86,10 @@ async def test_racing_sets_of_tags_do_not_mix(client: httpx2.AsyncClient) -> Non
         put(client, "shop/app", one.digest, one, tags=tags),
         put(client, "shop/app", two.digest, two, tags=list(reversed(tags))),
     )
-    meanings = {await meaning(client, "shop/app", tag) for tag in tags}
+    resolutions = {await meaning(client, "shop/app", tag) for tag in tags}
 
     assert sorted(answer.status_code for answer in answers) == [201, 409]
-    assert len(meanings) == 1
+    assert len(resolutions) == 1
 
 
 async def test_racing_moves_of_a_floating_tag_are_all_true(client: httpx2.AsyncClient) -> None:

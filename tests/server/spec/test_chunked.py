@@ -79,7 +79,9 @@ async def test_a_first_chunk_that_skips_ahead_is_416(client: httpx2.AsyncClient)
 
 
 @pytest.mark.parametrize("start", [0, 1000, 2500])
-async def test_a_last_chunk_out_of_order_is_416_and_the_session_goes_on(client: httpx2.AsyncClient, start: int) -> None:
+async def test_a_last_chunk_out_of_order_is_416_and_the_session_stays_open(
+    client: httpx2.AsyncClient, start: int
+) -> None:
     """A misplaced chunk in the closing PUT is 416, nothing is stored, and the right chunk may follow."""
     location = await start_upload(client, "shop/app")
     await chunk(client, location, 0, 2000)

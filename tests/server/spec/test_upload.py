@@ -82,7 +82,7 @@ async def test_a_patch_returns_the_received_range(client: httpx2.AsyncClient) ->
     assert patched.headers["Range"] == "0-9"
 
 
-async def test_a_second_stream_goes_on_where_the_first_ended(client: httpx2.AsyncClient) -> None:
+async def test_a_second_stream_continues_where_the_first_ended(client: httpx2.AsyncClient) -> None:
     """Streams that follow each other are put one after the other."""
     location = await start_upload(client, "shop/app")
     first = await client.patch(location, content=BLOB.data[:100])
@@ -235,7 +235,7 @@ async def test_the_type_of_an_upload_does_not_matter(client: httpx2.AsyncClient)
     assert closed.status_code == 201
 
 
-async def test_a_client_that_dies_in_its_stream_can_go_on(registry: Serving) -> None:
+async def test_an_upload_can_be_resumed_after_its_client_was_killed(registry: Serving) -> None:
     """What arrived before a connection broke is either kept or not; the session says which, and the rest fits."""
     client = registry.client
     location = await start_upload(client, "shop/app")

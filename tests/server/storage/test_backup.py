@@ -137,7 +137,7 @@ async def test_a_restore_that_ended_halfway_is_not_served(tmp_path: Path) -> Non
         restore(copy, new, quiet)
 
 
-def test_folders_that_cannot_be_meant_are_refused(data: Path, tmp_path: Path) -> None:
+def test_a_target_inside_or_around_the_data_folder_is_refused(data: Path, tmp_path: Path) -> None:
     """A target inside the data folder, around it, or with foreign files."""
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("hello")

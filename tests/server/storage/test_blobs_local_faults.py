@@ -126,7 +126,7 @@ async def send(writer: UploadWriter, chunks: list[bytes]) -> None:
     await writer.flush()
 
 
-async def test_a_writer_goes_on_after_a_full_disk(store: LocalBlobs, disk: FailingDisk) -> None:
+async def test_a_writer_continues_after_a_full_disk(store: LocalBlobs, disk: FailingDisk) -> None:
     """The open session accepts the bytes again when there is space."""
     key = await begin(store)
     disk.fail("append", errno.ENOSPC)

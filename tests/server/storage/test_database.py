@@ -74,7 +74,7 @@ async def test_a_lock_held_too_long_is_doubt_that_may_pass(data: Path) -> None:
     database.close()
 
 
-async def test_a_full_database_says_so_and_goes_on_when_there_is_space(database: Metadata) -> None:
+async def test_a_full_database_is_reported_and_continues_when_there_is_space(database: Metadata) -> None:
     """No space: the job is not done, the error is Full, and later writes succeed."""
 
     def limit(pages: int) -> Callable[[UnitOfWork], None]:

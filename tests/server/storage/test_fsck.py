@@ -368,7 +368,7 @@ async def test_what_is_no_file_is_no_blob(
     ]
 
 
-async def test_a_blob_that_can_not_be_read_is_unknown_and_the_rest_is_looked_at(shop: Shop, tmp_path: Path) -> None:
+async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: Shop, tmp_path: Path) -> None:
     """A disk that gives an error is neither proof of damage nor of health: exit code 3, with the reason."""
     await publish(shop)
     disk = FailingDisk()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.events import QuotaLow, cloud_event
-from boltseal.notify.outbox import Posting
+from boltseal.notify.outbox import LogCursor, Posting
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.storage.blobs.protocol import UploadKey
 from boltseal.server.storage.fsck import examine
@@ -47,7 +47,7 @@ async def waiting_event(shop: Shop) -> None:
 
     def job(tx: UnitOfWork) -> None:
         outbox_table.put(tx, [Posting("1", 1, EVENT, ("ops",))], 10)
-        outbox_table.set_cursor(tx, "ledger", 2)
+        outbox_table.set_cursor(tx, LogCursor("ledger", 2))
 
     await shop.database.write(job)
 

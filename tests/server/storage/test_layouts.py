@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from boltseal.notify.outbox import Posting
+from boltseal.notify.outbox import LogCursor, Posting, WaitingEvent
 from boltseal.notify.outbox_file import OUTBOX_NAME, FileOutbox
 from boltseal.server.storage.backup import restore
 from boltseal.server.storage.metadata import outbox_table, usage
@@ -24,7 +24,6 @@ from boltseal.server.storage.metadata.migrate import (
     check_data,
     prepare_data,
 )
-from boltseal.server.storage.metadata.outbox_table import OutboxRow
 from boltseal.server.store_factory import examine_store, open_store
 from tests.images import image, meaning, push
 from tests.server.storage.layouts.make import HERE, unpack
@@ -134,12 +133,14 @@ def test_a_backup_of_an_older_layout_is_restored(data: Path, tmp_path: Path) -> 
 def waiting_in_a_file(data: Path) -> None:
     """Two events for two receivers and the place in the ledger, as they were kept until format 4."""
     file = FileOutbox(data / OUTBOX_NAME)
-    file.put([Posting("one", 5, b"{}", ("a", "b")), Posting("two", 6, b"{}", ("a",), minor=True)], ("ledger", 7))
+    file.put(
+        [Posting("one", 5, b"{}", ("a", "b")), Posting("two", 6, b"{}", ("a",), minor=True)], LogCursor("ledger", 7)
+    )
     file.postpone("a", "one", 50)
     file.close()
 
 
-def waiting_in_tables(data: Path) -> tuple[list[OutboxRow], dict[str, int]]:
+def waiting_in_tables(data: Path) -> tuple[list[WaitingEvent], dict[str, int]]:
     """The same of the database."""
     with open_store(settings_of(data)) as store:
         return store.database.read_and_wait(
@@ -149,9 +150,9 @@ def waiting_in_tables(data: Path) -> tuple[list[OutboxRow], dict[str, int]]:
 
 WAITED = (
     [
-        OutboxRow("a", "one", 5, False, b"{}", 1, 50),
-        OutboxRow("a", "two", 6, True, b"{}", 0, 0),
-        OutboxRow("b", "one", 5, False, b"{}", 0, 0),
+        WaitingEvent("a", "one", 5, False, b"{}", 1, 50),
+        WaitingEvent("a", "two", 6, True, b"{}", 0, 0),
+        WaitingEvent("b", "one", 5, False, b"{}", 0, 0),
     ],
     {"ledger": 7},
 )

@@ -64,7 +64,7 @@ def test_who_is_not_there_is_not_removed(users: UserFile) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "*", "-ci", "ci.", "a b", "a\n", "a" * 65])
-def test_a_name_that_would_mean_something_else_in_the_file_is_refused(users: UserFile, name: str) -> None:
+def test_a_name_that_the_file_would_parse_differently_is_refused(users: UserFile, name: str) -> None:
     """No name can hold a colon or a line's end, or be the star of grants."""
     with pytest.raises(UserNameInvalid):
         users.put(name, HASH)
@@ -77,7 +77,7 @@ def test_a_name_that_would_mean_something_else_in_the_file_is_refused(users: Use
     [
         (b"ana:secret", "line 2: expected"),
         (b"ana:$apr1$abcdefgh$abcdefghijklmnopqrstuv", "line 2: expected"),
-        (b"ci:" + OTHER, "is there twice"),
+        (b"ci:" + OTHER, "appears twice"),
         (b"\xff:" + OTHER, "line 2: expected"),
     ],
 )

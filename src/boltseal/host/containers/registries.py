@@ -63,9 +63,9 @@ class TagHistory:
 
 @dataclass(frozen=True, slots=True)
 class RegistryAnswers:
-    """The registries' answers. `meanings`: by name with tag or digest. `asked`: whether any registry was asked."""
+    """The registries' answers. `resolutions`: by name with tag or digest. `asked`: whether any registry was asked."""
 
-    meanings: Mapping[Reference, Resolved | BoltsealError] = field(default_factory=dict)
+    resolutions: Mapping[Reference, Resolved | BoltsealError] = field(default_factory=dict)
     histories: Mapping[RepositoryName, TagHistory] = field(default_factory=dict)
     asked: bool = True
 
@@ -89,7 +89,7 @@ class RegistryQueries:
         self._resolver = Resolver(transport, allowed, watch=self._follow)
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def meanings(self, names: Iterable[Reference]) -> dict[Reference, Resolved | BoltsealError]:
+    async def resolutions(self, names: Iterable[Reference]) -> dict[Reference, Resolved | BoltsealError]:
         """Return the digest that each name resolves to now, by HEAD, or the error.
 
         Raises: LedgerBroken.
@@ -152,10 +152,10 @@ async def query_registries(
 ) -> RegistryAnswers:
     """Ask everything about these names. `by_digest`: returns from the first answers the images to look up by digest."""
     wanted = list(dict.fromkeys(names))
-    meanings = await registries.meanings(wanted)
-    answers = RegistryAnswers(meanings, await registries.histories(wanted))
-    more = await registries.meanings(sorted(by_digest(answers), key=str))
-    return replace(answers, meanings={**meanings, **more})
+    resolutions = await registries.resolutions(wanted)
+    answers = RegistryAnswers(resolutions, await registries.histories(wanted))
+    more = await registries.resolutions(sorted(by_digest(answers), key=str))
+    return replace(answers, resolutions={**resolutions, **more})
 
 
 def with_observations(answers: RegistryAnswers, memory: Mapping[Reference, Sequence[TagStep]]) -> RegistryAnswers:

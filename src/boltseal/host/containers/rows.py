@@ -53,8 +53,8 @@ class ContainerRow:
     """A container and all that is known of it.
 
     `name`: the reference for its registry. `digests`: of its image, each with its kind. `verdict`: None without a lock.
-    `tags`: tags that resolve or resolved to it; `tags_by`: their source, proven if it is a ledger. `means`: the digest that
-    its name resolves to now; `moved`: whether that is another image, None if unknown. `behind`: how far the tag has moved
+    `tags`: tags that resolve or resolved to it; `tags_by`: their source, proven if it is a ledger. `resolves_to`: the
+    digest that its name resolves to now; `moved`: whether that is another image, None if unknown. `behind`: how far the tag has moved
     on, None if its registry keeps no history. `unasked`: why its registry was not asked. The responsible user is in
     `deployed`, else `released`, else `tags`.
     """
@@ -65,7 +65,7 @@ class ContainerRow:
     verdict: RunningVerdict | None
     tags: tuple[TagInterval, ...] = ()
     tags_by: TagEvidence = TagEvidence.NONE
-    means: Digest | None = None
+    resolves_to: Digest | None = None
     moved: bool | None = None
     behind: Behind | None = None
     released: ReleaseRecord | None = None
@@ -123,7 +123,7 @@ def digests_to_query(
     ]
     found = set()
     for row in container_rows(unexplained, lock, answers):
-        if row.name is not None and not row.tags and row.means not in row.digests:
+        if row.name is not None and not row.tags and row.resolves_to not in row.digests:
             found |= {digest_name(row.name, digest) for digest, kind in row.digests.items() if kind not in STORES_KINDS}
     return found
 
@@ -157,15 +157,15 @@ def _row(seen: RunningContainer, lock: LockedImages | None, answers: RegistryAns
         for digest, kind in known_kinds(seen.image.digests, same).items()
     }
     texts = frozenset(str(each) for each in (digests if same is None else {*digests, *same.digests}))
-    resolved = None if name is None or name.tag is None else answers.meanings.get(name)
-    means = resolved.digest if isinstance(resolved, Resolved) else None
-    seen = replace(seen, image=replace(seen.image, current_digest=means, origin=_origin(seen, name, answers)))
+    resolved = None if name is None or name.tag is None else answers.resolutions.get(name)
+    resolves_to = resolved.digest if isinstance(resolved, Resolved) else None
+    seen = replace(seen, image=replace(seen.image, current_digest=resolves_to, origin=_origin(seen, name, answers)))
     from_history = _from_history(name, texts, history, memo)
     moved_on = from_history.behind
     moved = None if moved_on is None else moved_on.since_us is not None
-    if means is not None and str(means) in texts:
+    if resolves_to is not None and str(resolves_to) in texts:
         moved_on, moved = Behind(0), False
-    elif means is not None and (same is not None or has_registry_digest(digests)):
+    elif resolves_to is not None and (same is not None or has_registry_digest(digests)):
         moved = True
     return ContainerRow(
         seen=seen,
@@ -174,7 +174,7 @@ def _row(seen: RunningContainer, lock: LockedImages | None, answers: RegistryAns
         verdict=None if lock is None else judge(seen.image, lock),
         tags=from_history.tags,
         tags_by=history.by,
-        means=means,
+        resolves_to=resolves_to,
         moved=moved,
         behind=moved_on,
         released=from_history.released,
@@ -199,7 +199,7 @@ def _kind(
     if kind is not DigestKind.UNSPECIFIED or name is None:
         return kind
     if (name, digest) not in memo:
-        asked = (answers.meanings.get(each) for each in (name, digest_name(name, digest)))
+        asked = (answers.resolutions.get(each) for each in (name, digest_name(name, digest)))
         types = [each.media_type for each in asked if isinstance(each, Resolved) and each.digest == digest]
         types += [one.entry.type for one in history.entries if one.entry.digest == str(digest)]
         known = {DigestKind.INDEX: INDEX_TYPES, DigestKind.MANIFEST: IMAGE_TYPES}
@@ -212,7 +212,7 @@ def _origin(seen: RunningContainer, name: Reference | None, answers: RegistryAns
     """Return the host's answer, else whether the registry has the image: pulled images are rarely deleted there."""
     if seen.image.origin is not Origin.UNSPECIFIED or name is None:
         return seen.image.origin
-    asked = [answers.meanings.get(digest_name(name, digest)) for digest in seen.image.digests]
+    asked = [answers.resolutions.get(digest_name(name, digest)) for digest in seen.image.digests]
     if any(isinstance(each, Resolved) for each in asked):
         return Origin.PULLED
     return Origin.LOCAL if any(isinstance(each, RemoteNotFound) for each in asked) else Origin.UNSPECIFIED

@@ -1,0 +1,1 @@
+"""Readers of image references, one module per file format."""

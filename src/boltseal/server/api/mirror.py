@@ -40,12 +40,12 @@ class MirroredRoutes:
             found = await self._mirror.by_digest(upstream, target.repository, target.reference)
             return self._manifests.manifest_response(request, found)
         if request.method == "HEAD":
-            meaning = await self._mirror.resolve(upstream, target.repository, target.reference)
-            if meaning is not None and meaning.size >= 0 and meaning.media_type:
+            resolved = await self._mirror.resolve(upstream, target.repository, target.reference)
+            if resolved is not None and resolved.size >= 0 and resolved.media_type:
                 head = ManifestAnswer(
-                    b"", meaning.media_type, meaning.digest, meaning.size, sealed=False, by_digest=False
+                    b"", resolved.media_type, resolved.digest, resolved.size, sealed=False, by_digest=False
                 )
-                return self._warned(self._manifests.manifest_response(request, head), meaning.warning)
+                return self._warned(self._manifests.manifest_response(request, head), resolved.warning)
         served = await self._mirror.by_tag(upstream, target.repository, target.reference)
         return self._warned(self._manifests.manifest_response(request, served.answer), served.warning)
 

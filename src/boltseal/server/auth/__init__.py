@@ -1,0 +1,1 @@
+"""Users, logins, tokens, failed logins and access."""

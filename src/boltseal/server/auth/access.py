@@ -79,7 +79,7 @@ class Access:
         return self._logins.stale
 
     async def refresh(self) -> None:
-        """Read the users again if they have changed. UsersInvalid, Unavailable."""
+        """Read the users again if they have changed. Raises: UsersInvalid, Unavailable."""
         await self._logins.refresh()
 
     def users(self) -> Users:

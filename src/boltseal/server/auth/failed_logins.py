@@ -1,7 +1,7 @@
-"""Counts failed logins of an address over all processes of a store, and says how long it has to wait.
+"""Count failed logins by address over all processes of a store, and compute how long an address has to wait.
 
-The rows are in the database, so that an address has the same few tries whichever worker answers, also after a restart. Only a
-failed login writes a row. A login that can't be counted there (a full disk) is counted in this process.
+The rows are in the database, so an address has the same few tries at every worker, also after a restart. Only a failed
+login writes a row. A failure that the database can't store (a full disk) is counted in this process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FailedLogins:
         self._uncounted: OrderedDict[str, FailedLoginRow] = OrderedDict()
 
     async def of(self, address: str) -> FailedLoginRow | None:
-        """Return the failures of an address that still count, None if it has none. Unavailable."""
+        """Return the failures of an address that still count, None if it has none. Raises: Unavailable."""
         row = None if self._database is None else await self._database.lookups.failed_login(address)
         found = [each for each in (row, self._uncounted.get(address)) if each is not None]
         worst = max(found, default=None)

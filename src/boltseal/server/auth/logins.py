@@ -87,7 +87,7 @@ class Logins:
         return self._users.stale
 
     async def refresh(self) -> None:
-        """Read the users again if they have changed. UsersInvalid, Unavailable."""
+        """Read the users again if they have changed. Raises: UsersInvalid, Unavailable."""
         await self._users.refresh()
 
     def users(self) -> Users:

@@ -1,0 +1,1 @@
+"""Use cases on the data folder, with or without a running server."""

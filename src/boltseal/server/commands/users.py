@@ -1,7 +1,7 @@
 """Add, remove and list users, with or without a running server.
 
-They are rows of the database once a server has created or migrated the data folder, before that lines of the users' file. A
-user who is in the file is changed there.
+Users are rows of the database once a server has created or migrated the data folder; before that, lines of the users'
+file. A user who is in the file is changed there.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class LastPulls:
         if not self._pending or self._read_only() is not None:
             return
         pending, self._pending = self._pending, {}
-        pulls = [(repository, str(digest), at_us) for (repository, digest), at_us in pending.items()]
+        pulls = [mirrored.LastPull(repository, str(digest), at_us) for (repository, digest), at_us in pending.items()]
         try:
             await self._database.write(lambda tx: mirrored.note_pulled(tx, pulls))
         except BoltsealError as error:

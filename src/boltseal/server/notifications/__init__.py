@@ -1,0 +1,1 @@
+"""Ledger entries as events, and the outbox in the database."""

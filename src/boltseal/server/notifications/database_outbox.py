@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, DueEvent, Posting
+from boltseal.notify.outbox import MAX_AGE_US, MAX_WAITING, DueEvent, LogCursor, Posting
 from boltseal.server.storage.coordination.protocol import Lease, Leases
 from boltseal.server.storage.metadata import outbox_table
 from boltseal.server.storage.metadata.protocol import Metadata, UnitOfWork
@@ -22,13 +22,13 @@ class DatabaseOutbox:
         self._max_waiting = max_waiting
         self._lease: Lease | None = None
 
-    def put(self, postings: Iterable[Posting], cursor: tuple[str, int] | None = None) -> int:
+    def put(self, postings: Iterable[Posting], cursor: LogCursor | None = None) -> int:
         """Write events and cursor in one transaction."""
 
         def job(tx: UnitOfWork) -> int:
             dropped = outbox_table.put(tx, waiting, self._max_waiting)
             if cursor is not None:
-                outbox_table.set_cursor(tx, *cursor)
+                outbox_table.set_cursor(tx, cursor)
             return dropped
 
         waiting = tuple(postings)
@@ -64,7 +64,7 @@ class DatabaseOutbox:
 
         def job(tx: UnitOfWork) -> None:
             if name not in outbox_table.cursors(tx):
-                outbox_table.set_cursor(tx, name, at)
+                outbox_table.set_cursor(tx, LogCursor(name, at))
 
         self._database.write_and_wait(job)
 

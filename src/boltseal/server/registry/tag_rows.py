@@ -20,12 +20,12 @@ def state_of(row: TagRow | None) -> TagState:
     """Return the tag's state as the seal policy reads it."""
     if row is None:
         return UNUSED
-    means = bound = None
+    resolves_to = bound = None
     if row.canonical is not None and row.media_type is not None:
-        means = Identity(row.canonical, row.media_type)
+        resolves_to = Identity(row.canonical, row.media_type)
     if row.sealed_canonical is not None and row.sealed_media_type is not None:
         bound = Identity(row.sealed_canonical, row.sealed_media_type)
-    return TagState(means, bound)
+    return TagState(resolves_to, bound)
 
 
 def resolving_to(pushed: PushedManifest) -> TagRow:

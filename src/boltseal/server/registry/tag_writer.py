@@ -128,7 +128,9 @@ class TagWriter:
         rule = decide(self.rules, repository.name, tag)
         # 3
         state = tag_rows.state_of(row)
-        compared = rule.mode is Mode.APPEND_ONLY and state.bound is None and state.means not in (None, pushed.identity)
+        compared = (
+            rule.mode is Mode.APPEND_ONLY and state.bound is None and state.resolves_to not in (None, pushed.identity)
+        )
         extends = not compared or self._extends(tx, change, pushed.manifest)
         decision = judge(state, pushed.identity, rule.mode, extends=extends)
         if row is not None and decision is PushDecision.SAME:

@@ -62,7 +62,7 @@ class BackupResult:
 
 
 def back_up(data: Path, target: Path, now_us: int, progress: Callable[[str, int, int], None]) -> BackupResult:
-    """Bring a backup up to date with a data folder. BackupRefused, BackupFailed, Full, FormatInvalid."""
+    """Bring a backup up to date with a data folder. Raises: BackupRefused, BackupFailed, Full, FormatInvalid."""
     check_data(data)
     _refuse_other_folder(data, target)
     with _errors_named(target):

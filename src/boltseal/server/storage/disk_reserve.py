@@ -29,7 +29,7 @@ class DiskReserve:
         self.reserve_bytes = reserve_bytes
 
     def free_bytes(self) -> int:
-        """Return the number of bytes that this process may still write. Unavailable."""
+        """Return the number of bytes that this process may still write. Raises: Unavailable."""
         try:
             found = os.statvfs(self._data)
         except OSError as error:
@@ -37,7 +37,10 @@ class DiskReserve:
         return found.f_bavail * found.f_frsize
 
     def check(self, wanted_bytes: int) -> None:
-        """Refuse a write of `wanted_bytes` that would leave less than the reserve. ReserveReached, Unavailable."""
+        """Refuse a write of `wanted_bytes` that would leave less than the reserve.
+
+        Raises: ReserveReached, Unavailable.
+        """
         if not self.reserve_bytes:
             return
         free = self.free_bytes()

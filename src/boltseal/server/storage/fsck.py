@@ -203,7 +203,7 @@ def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]
         return
     if row["entry_index"] != recorded.index:
         yield f"the row is of entry {row['entry_index']}, the ledger's last entry of the tag is {recorded.index}"
-    for column, verb, word in (
+    for column, relation, value in (
         ("digest", "resolves to", recorded.digest),
         ("media_type", "has the media type", recorded.media_type),
         ("sealed_digest", "is sealed to", recorded.bound),
@@ -212,8 +212,8 @@ def _tag_problems(row: RowMapping, recorded: AuditedTag | None) -> Iterator[str]
         ("keep", "is kept", recorded.keep),
         ("changed_by", "was changed by", recorded.actor),
     ):
-        if (row[column] or "") != word:
-            yield f"the tag {verb} {row[column] or 'nothing'}, the ledger says {word or 'nothing'}"
+        if (row[column] or "") != value:
+            yield f"the tag {relation} {row[column] or 'nothing'}, the ledger says {value or 'nothing'}"
     if row["digest"] and row["held_canonical"] is None:
         yield f"the tag resolves to {row['digest']} ({row['media_type']}), which the repository does not have"
     elif row["digest"] and row["canonical"] != row["held_canonical"]:

@@ -1,6 +1,7 @@
-"""The step of `fsck` that reads what the running server keeps for itself: waiting events, upload sessions, failed logins, users, unfinished purges.
+"""The step of `fsck` that checks the server's own state in the database.
 
-No tag depends on these rows. A database of data format 4 does not have the tables yet, which is no fault.
+These are waiting events, upload sessions, failed logins, users and unfinished purges. No tag depends on these rows. A
+database of data format 4 lacks the tables, which is not reported.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from sqlalchemy import Table, inspect, select
 
 from boltseal.errors import BoltsealError, Invalid
 from boltseal.events import parse_cloud_event
+from boltseal.notify.outbox import WaitingEvent
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Repository
 from boltseal.server.storage.blobs.protocol import UploadId
 from boltseal.server.storage.findings import FindingCollector
 from boltseal.server.storage.metadata import account_table, ledger_store, outbox_table, queries, upload_table
-from boltseal.server.storage.metadata.outbox_table import OutboxRow
 from boltseal.server.storage.metadata.protocol import LEDGER, OBSERVATIONS, Snapshot
 from boltseal.server.storage.metadata.schema import account, failed_login, outbox, purged_blob, upload_session
 from boltseal.server.storage.users import account_problem
@@ -59,7 +60,7 @@ def _outbox(snapshot: Snapshot, findings: FindingCollector) -> None:
             findings.differs(f"events of {name}", f"entries up to {position} became events, but it has {size}")
 
 
-def _event_problems(row: OutboxRow) -> Iterator[str]:
+def _event_problems(row: WaitingEvent) -> Iterator[str]:
     try:
         event = parse_cloud_event(row.body)
     except Invalid as error:

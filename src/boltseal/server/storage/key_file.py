@@ -55,7 +55,7 @@ class KeyFile:
         self._version = (0, 0)
 
     def current(self, now_us: int) -> tuple[StoredSigningKey, ...]:
-        """Return the keys, the signing one first. Creates a key when there is no file. KeysUnreadable."""
+        """Return the keys, the signing one first. Creates a key when there is no file. Raises: KeysUnreadable."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class KeyFile:
         return self._held
 
     def rotate(self, now_us: int, *, only_if_missing: bool = False) -> tuple[StoredSigningKey, ...]:
-        """Add a new signing key; the previous ones still verify. KeysUnreadable."""
+        """Add a new signing key; the previous ones still verify. Raises: KeysUnreadable."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(f"{self.path}.lock", 0o600):

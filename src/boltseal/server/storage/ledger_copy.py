@@ -38,7 +38,7 @@ class FolderCopy:
             )
 
     def head(self) -> bytes | None:
-        """Return the signed checkpoint, None if there is none. CopyInvalid, Unavailable."""
+        """Return the signed checkpoint, None if there is none. Raises: CopyInvalid, Unavailable."""
         if not self._database.is_file():
             return self._read(self._folder / "checkpoint", MAX_NOTE_BYTES)
         with open_snapshot(self._database) as held:
@@ -46,7 +46,7 @@ class FolderCopy:
         return None if head is None else head.note
 
     def lines(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the entries [start, end) that the copy has. CopyInvalid, Unavailable."""
+        """Yield the entries [start, end) that the copy has. Raises: CopyInvalid, Unavailable."""
         if self._database.is_file():
             with open_snapshot(self._database) as held:
                 yield from [line for _, line in ledger_store.lines(held, start, until=end, log=self._log)]

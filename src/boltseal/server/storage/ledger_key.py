@@ -51,7 +51,10 @@ class LedgerKeys:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the signing lock inside the block. Creates lock file and folder where missing. LedgerKeyUnreadable."""
+        """Hold the signing lock inside the block. Creates lock file and folder where missing.
+
+        Raises: LedgerKeyUnreadable.
+        """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = locked(str(self.folder / self._lock), _PRIVATE)
@@ -67,7 +70,10 @@ class LedgerKeys:
 
     @contextmanager
     def witnessing(self) -> Iterator[bool]:
-        """Yield whether this process may talk to witnesses: one process of a store at a time. LedgerKeyUnreadable."""
+        """Yield whether this process may talk to witnesses: one process of a store at a time.
+
+        Raises: LedgerKeyUnreadable.
+        """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -87,7 +93,7 @@ class LedgerKeys:
             os.close(fd)
 
     def key(self) -> SigningKey | None:
-        """Return the signing key, None if there is none. LedgerKeyUnreadable."""
+        """Return the signing key, None if there is none. Raises: LedgerKeyUnreadable."""
         text = self._read(self._key)
         if text is None:
             return None
@@ -98,15 +104,18 @@ class LedgerKeys:
             raise LedgerKeyUnreadable(f"{self.folder.name}/{self._key} is no ledger key: {reason}") from error
 
     def mark(self) -> bytes | None:
-        """Return the note of the checkpoint that was signed last, None if there is none. LedgerKeyUnreadable."""
+        """Return the note of the checkpoint that was signed last, None if there is none.
+
+        Raises: LedgerKeyUnreadable.
+        """
         return self._read(self._mark)
 
     def put_key(self, key: SigningKey) -> None:
-        """Replace the signing key. LedgerKeyUnreadable."""
+        """Replace the signing key. Raises: LedgerKeyUnreadable."""
         self._write(self._key, f"{key.private_text()}\n".encode("ascii"))
 
     def put_mark(self, note: bytes) -> None:
-        """Replace the mark; durable when this returns. LedgerKeyUnreadable."""
+        """Replace the mark; durable when this returns. Raises: LedgerKeyUnreadable."""
         self._write(self._mark, note)
 
     def _read(self, name: str) -> bytes | None:

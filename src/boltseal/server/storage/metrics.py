@@ -122,7 +122,10 @@ class RunFolder:
 
     @staticmethod
     def make(data: Path) -> Path:
-        """Create the run folder of this process in the data folder, and remove those of servers that ended. OSError."""
+        """Create the run folder of this process in the data folder, and remove those of servers that ended.
+
+        Raises: OSError.
+        """
         runs = data / "run"
         runs.mkdir(mode=0o750, exist_ok=True)
         for left in runs.iterdir():
@@ -138,7 +141,7 @@ class RunFolder:
         return int(self._folder.name)
 
     def save(self, totals: RequestMetrics, write_queue: WriteQueue) -> None:
-        """Replace the sums and the state of this process. Not in two threads at once. OSError."""
+        """Replace the sums and the state of this process. Not in two threads at once. Raises: OSError."""
         rows = [_Row(*key, sums) for key, sums in list(totals.requests.items())]
         snapshot = _Snapshot(rows, dict(totals.refusals), dict(totals.counts), totals.cpu_seconds, write_queue)
         beside = self._own.with_suffix(".new")

@@ -41,13 +41,13 @@ class UserKey:
         self._key: bytes | None = None
 
     def encrypt(self, name: str, password_hash: bytes) -> str:
-        """Return a user's hash for the database. Creates the key where there is none. UserKeyUnreadable."""
+        """Return a user's hash for the database. Creates the key where there is none. Raises: UserKeyUnreadable."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         cipher = AESGCM(self._read() or self._create())
         return b64encode(nonce + cipher.encrypt(nonce, password_hash, name.encode())).decode("ascii")
 
     def decrypt(self, name: str, encrypted: str) -> bytes:
-        """Return the hash of a user's row. UserKeyUnreadable."""
+        """Return the hash of a user's row. Raises: UserKeyUnreadable."""
         key = self._read()
         if key is None:
             raise UserKeyUnreadable(
@@ -71,7 +71,7 @@ class UserKey:
             except (OSError, ValueError) as error:
                 raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} can't be read") from error
             if len(raw) != KEY_BYTES:
-                raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} is no key of {KEY_BYTES} bytes")
+                raise UserKeyUnreadable(f"{self.path.parent.name}/{KEY_NAME} is not a key of {KEY_BYTES} bytes")
             self._key = raw
         return self._key
 

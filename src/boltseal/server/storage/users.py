@@ -1,8 +1,8 @@
 """Users and their password hashes: a users' file (htpasswd, bcrypt only, read when it changed), and rows of the database.
 
-The file has one line for each user, `name:$2b$...`, as Apache's `htpasswd -B` and other registries write it. It is outside the data folder
-(`<data>.keys/htpasswd`) and is replaced as a whole. A removed user is refused from the next request on. A line that can't be
-read is an error: a user must not disappear by it.
+The file has one line for each user, `name:$2b$...`, as Apache's `htpasswd -B` and other registries write it. It is outside
+the data folder (`<data>.keys/htpasswd`) and is replaced as a whole. From the next request on the server refuses a removed
+user. A line that can't be read is an error, so that no user is silently dropped.
 
 Trusted: accounts that can write the file. If it is compromised, the attacker has the rights of all users named in it.
 """
@@ -22,11 +22,9 @@ from boltseal.server.storage.metadata.protocol import AccountRow
 from boltseal.server.storage.user_key import UserKey, looks_encrypted
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
-_LINE = re.compile(
-    r"([A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?):(\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53})"
-)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@-]{0,62}[A-Za-z0-9])?")
-
+_HASH = re.compile(r"\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
+_LINE = re.compile(f"({_NAME.pattern}):({_HASH.pattern})")
 
 RESERVED: Final = frozenset({"anonymous", "boltseal"})
 """Actors in the ledger: a client without a login, and the server itself."""
@@ -59,14 +57,14 @@ def parse_accounts(rows: Iterable[AccountRow], key: UserKey) -> Users:
     """Return the users of the database's rows.
 
     Raises:
-        UsersInvalid: a row is no user; a user must not disappear by it.
+        UsersInvalid: a row is not a user. It is not skipped, so that no user is silently dropped.
         UserKeyUnreadable: the key is missing or another one.
     """
     users: dict[str, bytes] = {}
     for row in rows:
         problem = account_problem(row)
         hashed = b"" if problem is not None else key.decrypt(row.name, row.encrypted_hash)
-        if problem is None and not _LINE.fullmatch(f"{row.name}:{hashed.decode('ascii', 'replace')}"):
+        if problem is None and not _HASH.fullmatch(hashed.decode("ascii", "replace")):
             problem = f"user {quote(row.name)} has no bcrypt hash"
         if problem is not None:
             raise UsersInvalid(f"the users of the database: {problem}")
@@ -86,7 +84,7 @@ def account_problem(row: AccountRow) -> str | None:
 
 
 def check_user_name(name: str) -> None:
-    """Refuse a name that can't be written in the file, a grant, the ledger and messages. UserNameInvalid."""
+    """Refuse a name that can't be written in the file, a grant, the ledger and messages. Raises: UserNameInvalid."""
     if not _NAME.fullmatch(name):
         raise UserNameInvalid(
             f"user name {quote(name)}; expected 1 to 64 letters, digits and . _ @ -, first and last a letter or digit"
@@ -104,7 +102,7 @@ class UserFile:
         self._held = NO_USERS
 
     def current(self) -> Users:
-        """Return the users now, none if there is no file. UsersInvalid."""
+        """Return the users now, none if there is no file. Raises: UsersInvalid."""
         try:
             status = os.stat(self._name)  # noqa: PTH116 - each request waits for it, and a Path makes it half as fast
         except FileNotFoundError:
@@ -118,12 +116,12 @@ class UserFile:
         return self._held
 
     def put(self, name: str, bcrypt_hash: bytes) -> None:
-        """Add a user, or replace a user's password. UserNameInvalid, UsersInvalid."""
+        """Add a user, or replace a user's password. Raises: UserNameInvalid, UsersInvalid."""
         check_user_name(name)
         self._change(lambda users: users | {name: bcrypt_hash})
 
     def remove(self, name: str) -> None:
-        """Remove a user. UserUnknown, UsersInvalid."""
+        """Remove a user. Raises: UserUnknown, UsersInvalid."""
 
         def without(users: dict[str, bytes]) -> dict[str, bytes]:
             if name not in users:
@@ -166,6 +164,6 @@ def _parse(raw: bytes) -> dict[str, bytes]:
         if match[1].lower() in RESERVED:
             raise UsersInvalid(f"the users' file, line {number}: the user name {quote(match[1])} is reserved")
         if match[1] in users:
-            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} is there twice")
+            raise UsersInvalid(f"the users' file, line {number}: user {quote(match[1])} appears twice")
         users[match[1]] = match[2].encode("ascii")
     return users

@@ -1,0 +1,1 @@
+"""Blobs: the protocol of a blob store, and local files."""

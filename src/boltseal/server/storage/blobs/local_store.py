@@ -265,7 +265,7 @@ class LocalBlobs:
             self._known_hashes.popitem(last=False)
 
     def _place(self, source: str, digest: Digest) -> None:
-        """Rename a session's synced file to its blob's name, and sync the folder. OSError, UploadUnknown."""
+        """Rename a session's synced file to its blob's name, and sync the folder. Raises: OSError, UploadUnknown."""
         shard = self._shard(digest)
         if shard not in self._shards_on_disk:
             self._make_shard(shard)
@@ -433,7 +433,7 @@ class LocalBlobs:
         return f"{self._blobs}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
 
     def _lstat(self, path: str) -> os.stat_result | None:
-        """Return the status of a path without following links, None if there is nothing. StoreBroken."""
+        """Return the status of a path without following links, None if there is nothing. Raises: StoreBroken."""
         try:
             return os.lstat(path)
         except FileNotFoundError:

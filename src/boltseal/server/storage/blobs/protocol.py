@@ -149,14 +149,14 @@ class UploadWriter(Protocol):
     async def write(self, chunk: bytes) -> None:
         """Append a chunk. Returns when there is space for more; await it before receiving again (back-pressure).
 
-        Raises: NoSpace: nothing since the last acknowledgement is kept. StoreBroken.
+        Raises: StoreBroken; NoSpace: nothing since the last acknowledgement is kept.
         """
         ...
 
     async def flush(self) -> None:
         """Acknowledge: every byte written so far is in the session, also for a new process.
 
-        Raises: NoSpace: nothing since the last acknowledgement is kept. StoreBroken.
+        Raises: StoreBroken; NoSpace: nothing since the last acknowledgement is kept.
         """
         ...
 
@@ -184,7 +184,7 @@ class PartialReader(Protocol):
         ...
 
     async def read_unverified(self, start: int, length: int) -> bytes:
-        """Return bytes that were not compared with a digest; fewer than asked for at the end. StoreBroken."""
+        """Return bytes that were not compared with a digest; fewer than asked for at the end. Raises: StoreBroken."""
         ...
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class UploadSessions(Protocol):
         ...
 
     async def upload_size(self, key: UploadKey) -> int:
-        """Return how many bytes the session holds: the offset of the next chunk. UploadUnknown."""
+        """Return how many bytes the session holds: the offset of the next chunk. Raises: UploadUnknown."""
         ...
 
     def open_upload(
@@ -220,11 +220,11 @@ class UploadSessions(Protocol):
         ...
 
     def open_partial(self, key: UploadKey) -> PartialReader:
-        """Return a reader of a session that another task may be writing to, without its lock. UploadUnknown."""
+        """Return a reader of a session that another task may be writing to, without its lock. Raises: UploadUnknown."""
         ...
 
     async def cancel_upload(self, key: UploadKey) -> None:
-        """End the session and drop its bytes, also while it is written to. UploadUnknown."""
+        """End the session and drop its bytes, also while it is written to. Raises: UploadUnknown."""
         ...
 
     def abandoned(self, older_than_us: int) -> Iterator[UploadFile]:

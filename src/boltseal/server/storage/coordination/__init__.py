@@ -1,0 +1,1 @@
+"""Coordination of processes: the generation of caches, and leases."""

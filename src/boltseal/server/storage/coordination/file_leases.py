@@ -46,7 +46,7 @@ class FileLeases:
         self._leases: list[FileLease] = []
 
     def acquire(self, name: str) -> FileLease | None:
-        """Return a lease, or None while another process holds the one of this name. LockUnusable."""
+        """Return a lease, or None while another process holds the one of this name. Raises: LockUnusable."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"lease name {name!r}; expected lower-case letters and hyphens")
         path = self._data / f"{name}{LEASE_SUFFIX}"

@@ -1,0 +1,1 @@
+"""The database: protocol, schema, migrations, and one module of queries per table."""

@@ -1,6 +1,6 @@
-"""The users who may log in, with the encrypted hashes of their passwords. No rules: `server.storage.users` has those for names.
+"""The users who may log in, with the encrypted hashes of their passwords.
 
-A change invalidates the caches of every process, so that a removed user is refused at the next request.
+The rules for names are in `server.storage.users`. A change invalidates the caches of every process, so that a removed user is refused at the next request.
 """
 
 from __future__ import annotations

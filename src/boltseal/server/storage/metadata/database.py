@@ -38,7 +38,7 @@ class SqlDriver(Protocol):
     """One database of one kind."""
 
     def connect(self) -> SqlSession:
-        """Open another connection. Unavailable."""
+        """Open another connection. Raises: Unavailable."""
         ...
 
     def lookups(self, session: SqlSession) -> Lookups:

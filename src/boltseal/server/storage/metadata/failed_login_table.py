@@ -1,7 +1,7 @@
 """Failed logins by address, for all processes of a store. No rules: `server.auth.failed_logins` decides what follows.
 
-A row is written by a failed login only, and is removed by a login that succeeds or by a later failure of another address
-after its time.
+Only a failed login writes a row. A successful login removes it; so does a later failure of another address once the row
+has expired.
 """
 
 from __future__ import annotations

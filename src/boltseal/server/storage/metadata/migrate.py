@@ -125,7 +125,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 
 def refuse_foreign_folder(data: Path) -> None:
-    """Refuse a folder that contains anything but what a first start creates. FormatInvalid."""
+    """Refuse a folder that contains anything but what a first start creates. Raises: FormatInvalid."""
     # Of a first start that is under way, was killed, or ended since `format` was read. SQLite has a journal before a WAL.
     known = {"format", "blobs", "uploads", "ledger", "run", GENERATION_NAME, DATABASE_NAME, LOCK_FILE}
     known |= {f"{DATABASE_NAME}-{suffix}" for suffix in ("journal", "wal", "shm")}
@@ -189,7 +189,7 @@ def _upgrade(session: sqlite.SqliteSession, revision: str, data: Path) -> None:
 
 
 def _move_outbox(session: sqlite.SqliteSession, path: Path) -> None:
-    """Copy the events of an outbox file into the database. FormatInvalid."""
+    """Copy the events of an outbox file into the database. Raises: FormatInvalid."""
     file = FileOutbox(path)
     try:
         events, cursors = file.contents()
@@ -201,16 +201,13 @@ def _move_outbox(session: sqlite.SqliteSession, path: Path) -> None:
     finally:
         file.close()
     for event in events:
-        row = event._asdict() | {"event_id": event.id, "minor": bool(event.minor)}
-        del row["id"]
-        session.connection.execute(insert(outbox).values(row))
+        session.connection.execute(insert(outbox).values(event._asdict()))
     for name, position in cursors.items():
         session.connection.execute(insert(outbox_cursor).values(name=name, position=position))
 
 
 def _set_aside(data: Path) -> None:
-    """Rename files whose content is in the database now. They are kept with the copy of the database, to go back with."""
-    for name in (OUTBOX_NAME,):
-        with suppress(FileNotFoundError):
-            (data / name).rename(data / f"{name}.before-{_FILES_UNTIL}")
+    """Rename the outbox file, whose events are in the database now. It is kept beside the copy of the database."""
+    with suppress(FileNotFoundError):
+        (data / OUTBOX_NAME).rename(data / f"{OUTBOX_NAME}.before-{_FILES_UNTIL}")
     (data / f"{OUTBOX_NAME}.lock").unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sqlalchemy import delete, func, insert, select, union
 
@@ -52,14 +53,22 @@ def repositories_of(snapshot: Snapshot, prefix: str) -> list[str]:
     return sorted(name for name, _ in queries.repositories_below(snapshot, prefix))
 
 
-def note_pulled(tx: UnitOfWork, pulls: Iterable[tuple[str, str, int]]) -> None:
-    """Record when manifests were pulled last, given as (repository, digest, microseconds since the epoch)."""
-    for name, digest, at_us in pulls:
-        found = queries.lock_repository(tx, name)
-        if found is None or queries.find_manifest(tx, found, digest) is None:
+class LastPull(NamedTuple):
+    """When a manifest was pulled last, in microseconds since the epoch."""
+
+    repository: str
+    digest: str
+    at_us: int
+
+
+def note_pulled(tx: UnitOfWork, pulls: Iterable[LastPull]) -> None:
+    """Record when manifests were pulled last. A manifest that is gone is left out."""
+    for last in pulls:
+        found = queries.lock_repository(tx, last.repository)
+        if found is None or queries.find_manifest(tx, found, last.digest) is None:
             continue
-        tx.sql.connection.execute(delete(pulled).where(pulled.c.repository_id == found, pulled.c.digest == digest))
-        tx.sql.connection.execute(insert(pulled).values(repository_id=found, digest=digest, pulled_us=at_us))
+        tx.sql.connection.execute(delete(pulled).where(pulled.c.repository_id == found, pulled.c.digest == last.digest))
+        tx.sql.connection.execute(insert(pulled).values(repository_id=found, digest=last.digest, pulled_us=last.at_us))
 
 
 def content_of(snapshot: Snapshot, name: str) -> MirroredContent | None:

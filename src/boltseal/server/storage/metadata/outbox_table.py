@@ -1,4 +1,4 @@
-"""Events that receivers have not accepted yet, and up to where logs were read for events. No rules.
+"""Tables of the events that receivers have not accepted yet, and of the cursors of the logs. No rules.
 
 `notify.outbox` states what the rows are for.
 """
@@ -6,28 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 
-from boltseal.notify.outbox import DueEvent, Posting
+from boltseal.notify.outbox import DueEvent, LogCursor, Posting, WaitingEvent
 from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import outbox, outbox_cursor
 
-
-class OutboxRow(NamedTuple):
-    """One event for one receiver. Times in microseconds since the epoch; it is not retried before `next_us`."""
-
-    receiver: str
-    event_id: str
-    at_us: int
-    minor: bool
-    body: bytes
-    tries: int
-    next_us: int
-
-
-_COLUMNS: Final = [outbox.c[name] for name in OutboxRow._fields]
+_COLUMNS: Final = [outbox.c[name] for name in WaitingEvent._fields]
 
 
 def put(tx: UnitOfWork, postings: Iterable[Posting], max_waiting: int) -> int:
@@ -35,12 +22,12 @@ def put(tx: UnitOfWork, postings: Iterable[Posting], max_waiting: int) -> int:
     touched = set[str]()
     for posting in postings:
         for receiver in posting.receivers:
-            add(tx, OutboxRow(receiver, posting.id, posting.at_us, posting.minor, posting.body, 0, 0))
+            add(tx, WaitingEvent(receiver, posting.id, posting.at_us, posting.minor, posting.body, 0, 0))
             touched.add(receiver)
     return sum(_drop_oldest(tx, receiver, max_waiting) for receiver in sorted(touched))
 
 
-def add(tx: UnitOfWork, row: OutboxRow) -> None:
+def add(tx: UnitOfWork, row: WaitingEvent) -> None:
     """Add an event for one receiver, unless it is there."""
     if tx.sql.connection.execute(select(outbox.c.tries).where(*_at(row.receiver, row.event_id))).first() is None:
         tx.sql.connection.execute(insert(outbox).values(**row._asdict()))
@@ -75,7 +62,7 @@ def remove(tx: UnitOfWork, receiver: str, event_id: str) -> None:
 
 
 def postpone(tx: UnitOfWork, receiver: str, event_id: str, next_us: int) -> None:
-    """Count a try, and set before when there is no other."""
+    """Count a try, and do not try again before `next_us`."""
     more = {"tries": outbox.c.tries + 1, "next_us": next_us}
     tx.sql.connection.execute(update(outbox).where(*_at(receiver, event_id)).values(**more))
 
@@ -93,10 +80,10 @@ def waiting(snapshot: Snapshot) -> dict[str, int]:
     return {receiver: int(number) for receiver, number in snapshot.sql.connection.execute(query)}
 
 
-def all_events(snapshot: Snapshot) -> Iterator[OutboxRow]:
+def all_events(snapshot: Snapshot) -> Iterator[WaitingEvent]:
     """Yield every row."""
     for row in snapshot.sql.connection.execute(select(*_COLUMNS).execution_options(yield_per=100)):
-        yield OutboxRow(*row)
+        yield WaitingEvent(*row)
 
 
 def cursors(snapshot: Snapshot) -> dict[str, int]:
@@ -105,11 +92,11 @@ def cursors(snapshot: Snapshot) -> dict[str, int]:
     return {name: int(position) for name, position in rows}
 
 
-def set_cursor(tx: UnitOfWork, name: str, position: int) -> None:
+def set_cursor(tx: UnitOfWork, cursor: LogCursor) -> None:
     """Record up to where a log was read."""
-    at = update(outbox_cursor).where(outbox_cursor.c.name == name).values(position=position)
+    at = update(outbox_cursor).where(outbox_cursor.c.name == cursor.name).values(position=cursor.position)
     if tx.sql.connection.execute(at).rowcount == 0:
-        tx.sql.connection.execute(insert(outbox_cursor).values(name=name, position=position))
+        tx.sql.connection.execute(insert(outbox_cursor).values(**cursor._asdict()))
 
 
 def _at(receiver: str, event_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

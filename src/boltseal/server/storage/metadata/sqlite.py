@@ -67,7 +67,7 @@ def open_database(path: Path, generation_path: Path, clock: Clock, lock_wait_s: 
 
 @contextmanager
 def open_snapshot(path: Path) -> Iterator[Snapshot]:
-    """Open a database file read-only; every query sees the last commit. Unavailable."""
+    """Open a database file read-only; every query sees the last commit. Raises: Unavailable."""
     driver = SqliteDriver(path, read_only=True)
     try:
         with errors_named():
@@ -274,7 +274,10 @@ def copy_session(session: SqliteSession, target: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a database file, as `copy_session` does, beside a server that uses it. DatabaseDamaged, CopyFailed."""
+    """Copy a database file, as `copy_session` does, beside a server that uses it.
+
+    Raises: DatabaseDamaged, CopyFailed.
+    """
     try:
         with closing(
             sqlite3.connect(f"file:{_quoted(source.absolute())}?mode=ro", uri=True, timeout=LOCK_WAIT_S)
@@ -285,7 +288,10 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def blob_sizes(path: Path) -> list[tuple[str, int]]:
-    """Return digest and size of every blob that a database file refers to, in the order of digests. CopyFailed."""
+    """Return digest and size of every blob that a database file refers to, in the order of digests.
+
+    Raises: CopyFailed.
+    """
     try:
         with closing(sqlite3.connect(f"file:{_quoted(path.absolute())}?mode=ro", uri=True)) as connection:
             query = "SELECT digest, max(size) FROM blob GROUP BY digest ORDER BY digest"

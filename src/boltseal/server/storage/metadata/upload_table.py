@@ -1,7 +1,7 @@
-"""Open upload sessions: who began which one, where, and until when it counts. No rules.
+"""Open upload sessions: owner, repository, and the time at which each expires. No rules.
 
-The bytes of a session are in the blob store. On local files they decide whether a session exists and how long it is; a row
-without bytes is left by a process that was killed, or by a power cut, and is removed by garbage collection.
+The bytes of a session are in the blob store. With local files the bytes decide whether a session exists and its length. A
+killed process or a power cut can leave a row without bytes; garbage collection removes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from boltseal.server.storage.metadata.protocol import Snapshot, UnitOfWork
 from boltseal.server.storage.metadata.schema import upload_session
 
 KEPT_FOR_US: Final = 24 * 3600 * 1_000_000
-"""How long a session that is not written to is kept."""
+"""How long a session is kept after its last write."""
 
 
 class UploadRow(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boltseal.commands.running import ContainerFilter
+from boltseal.commands.ps import ContainerFilter
 from boltseal.errors import Invalid
 
 

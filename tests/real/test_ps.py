@@ -202,7 +202,7 @@ def test_a_record_that_is_gone(docker_containerd: Docker, registry: Registry, re
     assert (still, gone) == ("holds", "record-gone")
 
 
-def test_what_is_told_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
+def test_the_fields_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     """By its own image: digests by kind, tags that mean and meant it, how far behind, by whom; the host's name is no guide.
 
     Podman forgets the digest that an image was pulled by with its last name; the image ID is left.
@@ -225,7 +225,7 @@ def test_what_is_told_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     assert found["locked_digest"] == digest
     assert found["image"]["index"] == ([digest] if store is not ImageStoreKind.PODMAN else [])
     assert len(found["image"]["config"]) == (0 if store is ImageStoreKind.CONTAINERD else 1)
-    assert (found["means"], found["moved"], found["behind"]) == (newest, True, 2)
+    assert (found["resolves_to"], found["moved"], found["behind"]) == (newest, True, 2)
     assert [(tag["tag"], tag["until"] is None) for tag in found["tags"]] == [("1.4.2", True), ("latest", False)]
     assert found["tags_by"] == "ledger"
     assert "1.4.2; was `latest`" in " ".join(text.split())

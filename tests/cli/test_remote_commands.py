@@ -43,7 +43,7 @@ async def test_the_digest_of_a_tag(server: Server) -> None:
     assert (as_json["digest"], as_json["size"], as_json["media_type"]) == (app.digest, len(app.raw), app.media_type)
 
 
-async def test_a_tag_that_is_not_there_is_told_by_exit_code(server: Server) -> None:
+async def test_a_missing_tag_is_an_exit_code(server: Server) -> None:
     """Not found does not hold; nobody listening could not be checked."""
     missing = program.run("digest", f"{server.address}/{SHOP}:9.9.9")
     nobody = program.run("digest", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2", "--json")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from boltseal.client.state import StateUnusable
 from boltseal.client.tag_observations import TagObservations
@@ -94,10 +94,17 @@ class RunningResult:
         return Outcome.UNKNOWN if self.found.failed else Outcome.HOLDS
 
 
-def broken_histories(answers: RegistryAnswers) -> list[tuple[str, str]]:
-    """Return each repository whose history contradicts itself or the signed tree, and how."""
+class BrokenHistory(NamedTuple):
+    """A repository whose history contradicts itself or the signed tree, and how."""
+
+    repository: str
+    problem: str
+
+
+def broken_histories(answers: RegistryAnswers) -> list[BrokenHistory]:
+    """Return every contradiction in the histories of repositories."""
     return [
-        (f"{registry}/{repository}", problem)
+        BrokenHistory(f"{registry}/{repository}", problem)
         for (registry, repository), past in answers.histories.items()
         for problem in past.problems
     ]

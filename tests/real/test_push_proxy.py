@@ -61,7 +61,7 @@ def test_a_tool_pushes_through_the_gate(tool: Tool, gate: Registry, upstream: Re
     assert tool.pull(f"{gate.host}/{name}:1.0.0") == content
 
 
-def test_a_tag_that_somebody_pushed_past_the_gate_is_not_overwritten(
+def test_a_tag_that_was_pushed_without_the_push_proxy_is_not_overwritten(
     skopeo: Skopeo, gate: Registry, upstream: Registry, repository: str
 ) -> None:
     """The refusal shows both; and what went through the gate stays what it is here, whatever is pushed past it."""
