@@ -490,7 +490,7 @@ def test_what_runs_already_can_have_its_files_put_back_later(shop: Shopfront) ->
     told = shop.run("rollback").err
     later = shop.run("rollback", "3", "--project-name", shop.name, "--restore-files")
 
-    assert f"`boltseal rollback 3 --project {shop.name} --restore-files`" in told
+    assert f"`boltseal rollback 3 --project-name {shop.name} --restore-files`" in told
     assert "restored files: boltseal.lock, compose.yaml" in later.err
     assert (shop.root / "compose.yaml").read_bytes() == first
 
@@ -611,7 +611,7 @@ def test_bad_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> None:
     assert "no such service: wbe" in unknown.err
     assert "no engine listens" in nowhere.err
     assert "has no release 7" in none.err
-    assert 'nothing.yaml": no such file' in nothing.err
+    assert "nothing.yaml: no such file or folder" in nothing.err
     for each in (older, broken, unknown, nowhere, none, nothing):
         assert len([line for line in each.err.splitlines() if line.startswith("boltseal:")]) == 1
     assert shop.ids() == before

@@ -134,7 +134,7 @@ def test_no_right_to_the_socket(docker: Docker, tmp_path: Path) -> None:
         text=True,
         check=True,
         cwd=Path(__file__).parents[2],
-        env=clean_environment({"BOLTSEAL_STATE": str(tmp_path / "state")}),
+        env=clean_environment({"BOLTSEAL_STATE": str(tmp_path / "state"), "XDG_CONFIG_HOME": "/nonexistent"}),
     )
 
     assert done.stdout.startswith("3 boltseal: no permission for the engine's socket ")

@@ -68,7 +68,7 @@ def test_a_promotion_in_docker_registry_mounts(peer: Server, repository: str, ap
     told = boltseal("copy", f"{peer.address}/{repository}-ci:build-123", f"{peer.address}/{repository}:1.4.2")
 
     assert "sent 0 blobs" in told.err
-    assert "mounted 2" in told.err
+    assert "2 blobs mounted" in told.err
 
 
 def test_what_refers_to_an_image_is_listed_where_no_registry_lists_it(
