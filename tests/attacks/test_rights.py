@@ -482,6 +482,30 @@ async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, setti
     assert "plain-text-password" not in answer.text
 
 
+@pytest.mark.parametrize("gone", ["the users' file", "the last row"])
+async def test_a_server_on_a_network_whose_last_user_goes_is_not_open(data: Path, htpasswd: str, gone: str) -> None:
+    """`serve` needs users to listen there; without them it refuses every request instead of granting all of them."""
+    settings = Settings.model_validate({"server": {"data": data, "listen": "0.0.0.0:5000"}})
+    prepare_data(data)
+    name, _, hashed = htpasswd.splitlines()[0].partition(":")
+    if gone == "the last row":
+        put_user(settings, name, hashed.encode())
+    else:
+        settings.htpasswd.parent.mkdir(exist_ok=True)
+        settings.htpasswd.write_text(htpasswd.splitlines()[0] + "\n")
+    async with serving_as(settings) as registry:
+        before = await registry.client.get("/v2/", auth=login(name))
+        if gone == "the last row":
+            remove_user(settings, name)
+        else:
+            settings.htpasswd.unlink()
+        pushed = await registry.client.post("/v2/shop/app/blobs/uploads/")
+        version = await registry.client.get("/v2/")
+
+    assert before.status_code == 200
+    assert (pushed.status_code, version.status_code) == (401, 401)
+
+
 async def test_an_upload_belongs_to_its_repository(shop: Serving) -> None:
     """The session's address under another repository is refused."""
     started = await shop.client.post("/v2/shop/app/blobs/uploads/", auth=login("ci"))

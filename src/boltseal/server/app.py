@@ -249,7 +249,7 @@ class Application(Starlette):
     def _serve(self, registry: Registry, settings: Settings, logins: Logins) -> None:
         registry.refusals.on_refusal = self._notify_refusal
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
-        access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
+        access = Access(settings.grants, logins, tokens, configured=settings.login_required)
         auth = RequestAuth(access, _realm(settings), _open_to(settings))
         server = settings.server
         api_settings = ApiSettings(
