@@ -4,7 +4,7 @@
   minutes under a keyed hash; the password is not kept.
 - An unknown user costs the same bcrypt as a wrong password, and gets the same message.
 - After failed logins an address has to wait, longer each time (`failed_logins`). Remembered logins do not wait. Logins that
-  arrive together take turns, and each sees the failures of those before it.
+  arrive together are checked one after the other, and each sees the failures of those before it.
 - A removed user, or an old password, is refused at the next request.
 """
 
@@ -110,8 +110,8 @@ class Logins:
         mark = self._mark(user, password, held)
         if self._remembers(mark):
             return
-        await self._failures(address)  # an address that has to wait does not wait for its turn first
-        async with self._turn():
+        await self._failures(address)  # an address that has to wait does not queue first
+        async with self._one_at_a_time():
             if self._remembers(mark):  # verified while this one waited
                 return
             failures = await self._failures(address)  # again: logins that came before this one may have failed
@@ -146,7 +146,7 @@ class Logins:
         return failures
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
         """Let one login of this process try its password and count its failure. LoginsTooMany: too many wait for that."""
         if self._waiting >= MAX_WAITING:
             raise LoginsTooMany("too many concurrent logins; try again in a moment")
