@@ -298,7 +298,12 @@ class Application(Starlette):
 
     async def _reload_after(self, before: asyncio.Task[None] | None, reload: Callable[[], Settings]) -> None:
         if before is not None:
-            await asyncio.wait([before])
+            try:
+                await asyncio.wait([before])
+            except asyncio.CancelledError:  # the server stops, and closes what the other reload uses
+                before.cancel()
+                await asyncio.wait([before])
+                raise
         await self._reload_settings(reload)
 
     async def _reload_settings(self, reload: Callable[[], Settings]) -> None:
