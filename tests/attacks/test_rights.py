@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from boltseal.server.storage.metadata.migrate import prepare_data
 from tests.images import OCI_MANIFEST, image, push, push_blob
 from tests.logins import AUTH, PASSWORDS, bearer, claims, login, token
 from tests.polling import until_signed
-from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as
+from tests.serving import FIRST_START_US, Clock, Serving, serving, serving_as, settings_of
 
 IMAGE = image("one")
 
@@ -480,6 +481,54 @@ async def test_an_unreadable_users_file_refuses_every_login(shop: Serving, setti
 
     assert answer.status_code == 503
     assert "plain-text-password" not in answer.text
+
+
+@pytest.mark.parametrize("gone", ["the users' file", "the last row"])
+async def test_a_server_on_a_network_whose_last_user_goes_is_not_open(data: Path, htpasswd: str, gone: str) -> None:
+    """`serve` needs users to listen there; without them it refuses every request instead of granting all of them."""
+    settings = Settings.model_validate({"server": {"data": data, "listen": "0.0.0.0:5000"}})
+    prepare_data(data)
+    name, _, hashed = htpasswd.splitlines()[0].partition(":")
+    if gone == "the last row":
+        put_user(settings, name, hashed.encode())
+    else:
+        settings.htpasswd.parent.mkdir(exist_ok=True)
+        settings.htpasswd.write_text(htpasswd.splitlines()[0] + "\n")
+    async with serving_as(settings) as registry:
+        before = await registry.client.get("/v2/", auth=login(name))
+        if gone == "the last row":
+            remove_user(settings, name)
+        else:
+            settings.htpasswd.unlink()
+        pushed = await registry.client.post("/v2/shop/app/blobs/uploads/")
+        version = await registry.client.get("/v2/")
+
+    assert before.status_code == 200
+    assert (pushed.status_code, version.status_code) == (401, 401)
+
+
+@pytest.mark.parametrize("kept", ["the users' file", "rows"])
+async def test_data_whose_folder_of_keys_is_missing_is_not_open(data: Path, htpasswd: str, kept: str) -> None:
+    """A backup has no keys, and so no users' file: restored without them, it serves nothing to callers without a login."""
+    settings = settings_of(data)
+    prepare_data(data)
+    name, _, hashed = htpasswd.splitlines()[0].partition(":")
+    if kept == "rows":
+        put_user(settings, name, hashed.encode())
+    else:
+        settings.htpasswd.parent.mkdir(exist_ok=True)
+        settings.htpasswd.write_text(htpasswd)
+    async with serving_as(settings) as registry:
+        registry.client.auth = login(name)
+        await push(registry.client, "shop/app", "1.4.2", IMAGE)
+        await until_signed(registry.client, 3)
+    shutil.rmtree(settings.keys)
+    async with serving_as(settings) as registry:
+        pulled = await registry.client.get("/v2/shop/app/manifests/1.4.2")
+        with_login = await registry.client.get("/v2/shop/app/manifests/1.4.2", auth=login(name))
+
+    assert pulled.status_code in (401, 503)
+    assert with_login.status_code in (401, 503)
 
 
 async def test_an_upload_belongs_to_its_repository(shop: Serving) -> None:

@@ -19,6 +19,7 @@ from boltseal.oci.reference import Repository, Tag
 from boltseal.server.auth.actor import ANONYMOUS, Actor
 from boltseal.server.registry.models import UNCONDITIONAL
 from boltseal.server.registry.pulls import BlobUnknown, ManifestUnknown
+from boltseal.server.registry.seals import ConfirmedPurge
 from boltseal.server.settings import Settings
 from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 from boltseal.server.storage.metadata import ledger_store
@@ -319,11 +320,12 @@ async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: Shop, typed: s
 async def test_a_tag_that_appears_after_the_question_is_not_deleted_unasked(shop: Shop) -> None:
     """The purge compares the tags with those that were listed, in its own transaction."""
     await shop.push(await shop.image("secret"), "1.4.2")
-    listed = [Tag("1.4.2")]
+    planned = await shop.registry.seals.plan_purge(SHOP, Tag("1.4.2"), Actor("root", admin=True))
+    confirmed = ConfirmedPurge(planned.digest, planned.tags)
     await shop.push(await shop.image("secret"), "latest")
 
     with pytest.raises(Precondition, match=r"the tags of shop/app have changed: 1\.4\.2, latest would go with it"):
-        await shop.registry.seals.purge(SHOP, Tag("1.4.2"), Actor("root", admin=True), "x", expected=listed)
+        await shop.registry.seals.purge(SHOP, Tag("1.4.2"), Actor("root", admin=True), "x", confirmed=confirmed)
 
     assert tags_of(shop) == ["1.4.2", "latest"]
 

@@ -67,6 +67,15 @@ def test_an_entry_for_a_path_or_with_another_location_allows_nothing(paths: Regi
     assert allowed(paths, "a.test", "b.test", "mirror.test", "c.test") == []
 
 
+def test_a_wildcard_does_not_apply_to_a_host_with_another_location(paths: RegistriesConfPaths) -> None:
+    """podman sends its requests to the location with TLS; they must not go to the host itself in plain text."""
+    paths.system.write_text(
+        '[[registry]]\nprefix = "*.test"\ninsecure = true\n[[registry]]\nprefix = "a.test"\nlocation = "mirror.example/a"\n'
+    )
+
+    assert allowed(paths, "a.test", "b.test") == ["b.test"]
+
+
 def test_the_first_format_of_the_file_is_read_too(paths: RegistriesConfPaths) -> None:
     """Old machines have it."""
     paths.system.write_text(

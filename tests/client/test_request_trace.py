@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 from pathlib import Path
 
 import httpx2
@@ -71,6 +73,26 @@ async def test_each_request_is_one_line(tmp_path: Path) -> None:
         f"GET {realm} 200 N ms",
         f"HEAD {manifest} 200 N ms",
     ]
+
+
+async def test_a_header_that_is_not_http_is_not_quoted() -> None:
+    """The line can be a redirect with a signature in its URL; the error says only what is wrong with it."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        registry = f"127.0.0.1:{bound.getsockname()[1]}"
+
+        def answer() -> None:
+            with bound.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 307 x\r\nLocation: https://cdn/?sig=sesame\x00\r\n\r\n")
+
+        server = threading.Thread(target=answer)
+        server.start()
+        options = TransportOptions(attempts=1, plain_http=frozenset({registry}))
+        transport = Transport(CredentialStore(()), options)
+        with pytest.raises(RemoteUnavailable, match=r": illegal header line$"):
+            await RegistryClient(transport, registry).resolve(NODE, Tag("16.13"))
+        await transport.aclose()
+        server.join()
 
 
 async def test_a_request_without_an_answer_is_a_line_too() -> None:

@@ -138,6 +138,40 @@ async def test_the_answer_of_another_server_is_not_healthy(body: str, ready: boo
         await answer_of(page, ready=ready)
 
 
+def test_a_password_in_the_url_is_not_printed() -> None:
+    """The message of a wrong URL may be in a log that others read."""
+    done = program.run("health", "--url", "http://ci:sesame@registry.example.com")
+
+    assert done.code == 2
+    assert "sesame" not in done.out + done.err
+
+
+async def test_an_answer_nested_too_deeply_is_not_one_of_a_registry() -> None:
+    """Python's JSON parser raises another error for it than for text that is no JSON."""
+
+    async def page(_: Request) -> Response:
+        return PlainTextResponse("[" * 60_000)
+
+    with pytest.raises(Unavailable, match="the answer 200 is not one of a boltseal server"):
+        await answer_of(page, ready=True)
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+async def test_reasons_of_a_false_registry_are_printed_safely(form: tuple[str, ...]) -> None:
+    """Text that no encoding has and that controls a terminal, in an answer that looks like a registry's."""
+
+    async def page(_: Request) -> Response:
+        return PlainTextResponse('{"ready": false, "reasons": ["\\ud800 \\u001b[31m", 1, null]}', status_code=503)
+
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        async with listening(answering(page), bound):
+            done = await asyncio.to_thread(program.run, "health", "--ready", "--url", url, *form)
+
+    assert (done.code, done.err) == (1, "")
+    assert "\x1b" not in done.out
+
+
 async def test_a_redirect_is_not_followed() -> None:
     """Another server must not answer for this one."""
 

@@ -205,6 +205,14 @@ def test_the_examples_of_the_page_are_valid_and_use_what_exists(tools: Path, tmp
     assert ids == {hook["id"] for hook in yaml.safe_load(text(".pre-commit-hooks.yaml"))}
 
 
+def test_no_other_variable_replaces_an_input_of_the_component() -> None:
+    """GitLab prefers a variable of the project, its group or a trigger to one of the job; such a PROJECT would be verified instead."""
+    _, jobs = component(repository="https://git.example.com/boltseal", revision="0" * 40)
+    (job,) = jobs.values()
+
+    assert all(name.startswith("BOLTSEAL_") for name in job["variables"])
+
+
 def test_the_action_verifies_and_pins_a_project(clone: Clone, project: Project, tmp_path: Path) -> None:
     """It passes, writes digests, and fails with an annotation for an image that is not locked."""
     temporary = tmp_path / "runner"
@@ -213,7 +221,7 @@ def test_the_action_verifies_and_pins_a_project(clone: Clone, project: Project, 
     after_pin = project.compose
     project.use_tag("1.4.3")
     failed = run_action(clone, project.folder, temporary, arguments="--offline  --strict")
-    unknown = run_action(clone, project.folder, temporary, command="serve; touch injected")
+    unknown = run_action(clone, project.folder, temporary, command="serve; touch injected\n::add-mask::1")
 
     assert passed.ok, passed.text
     assert pinned.ok, pinned.text
@@ -222,6 +230,7 @@ def test_the_action_verifies_and_pins_a_project(clone: Clone, project: Project, 
     assert "::error file=compose.yaml" in failed.text
     assert not unknown.ok
     assert "expected verify or pin" in unknown.text
+    assert "\n::add-mask" not in unknown.text
     assert not (project.folder / "injected").exists()
     assert [path.name for path in (temporary / "boltseal/bin").iterdir()] == ["boltseal"]
 

@@ -10,7 +10,8 @@ The files, as those tools read them:
    file overrides an earlier one.
 
 `insecure = true` allows plain HTTP only; a certificate that the registry shows is verified all the same. An entry for a
-path of a registry is not used: plain HTTP is decided for a whole host.
+path of a registry is not used: plain HTTP is decided for a whole host. An entry with another location allows nothing for its
+host, also where a wildcard of its domain would.
 """
 
 from __future__ import annotations
@@ -119,8 +120,10 @@ def _parse(raw: bytes, file: Path) -> _Content:
         location, prefix = (_value(entry, key, str, "", file).rstrip("/") for key in ("location", "prefix"))
         insecure = _value(entry, "insecure", bool, False, file)
         host = prefix or location
-        if "/" not in host and location in ("", host):
-            found.setdefault(host, file if insecure else None)
+        if (
+            "/" not in host
+        ):  # one with another location says nothing about this host, and a wildcard does not apply to it
+            found.setdefault(host, file if insecure and location in ("", host) else None)
     old = _value(_value(tables, "registries", dict, {}, file), "insecure", dict, {}, file)
     for host in _list(old, "registries", str, file):
         found.setdefault(host.rstrip("/"), file)

@@ -72,6 +72,7 @@ _TOO_LONG: Final = frozenset({400, 413, 431})
 _FINAL: Final = (RemoteMismatch, RemoteUntrusted, AddressBlocked, FileUnusable)
 """Errors of a kind that is retried, which a retry would only repeat."""
 _BROKEN_OFF: Final = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
+_QUOTED_BYTES: Final = re.compile(r""":?\s*(?:bytearray\()?b['"]""")
 _REPOSITORY_IN_PATH: Final = re.compile(r"/v2/(.+)/(?:manifests|blobs|tags|referrers)/")
 
 Body = bytes | Callable[[], AsyncIterator[bytes]]
@@ -288,7 +289,7 @@ class Transport:
             self._note_limits(call, response)
             return response
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:  # the last two: an invalid host name
-            reason = str(error) or type(error).__name__
+            reason = _reason(error)
             if is_untrusted(error):
                 advice = advice_about_certificate(error)
                 if advice is None:
@@ -441,6 +442,11 @@ class Transport:
         return (
             "http" if "docker-distribution-api-version" in response.headers or response.status_code != 400 else "https"
         )
+
+
+def _reason(error: Exception) -> str:
+    """Return why a request failed, without the bytes that a protocol error quotes: a header may have a signature or a token."""
+    return _QUOTED_BYTES.split(str(error), 1)[0] or type(error).__name__
 
 
 def host_of(address: str) -> str:

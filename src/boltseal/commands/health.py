@@ -104,7 +104,7 @@ def _server_table(file: Path) -> dict[str, Any]:
         table = tomllib.loads(file.read_text(encoding="utf-8")).get("server", {})
     except OSError as error:
         raise ConfigInvalid(f"cannot read the configuration {file}: {error.strerror}") from error
-    except ValueError as error:  # neither UTF-8 nor TOML
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor TOML, or nested too deeply
         raise ConfigInvalid(f"{file}: not TOML: {error}") from error
     return table if isinstance(table, dict) else {}
 
@@ -115,7 +115,12 @@ def _checked(url: str, origin: str) -> str:
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
-    if not usable or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
+    if "@" in url:
+        raise Invalid(
+            f"{origin}: a URL with a user name (not shown) is not the URL of a server; expected scheme, host and port, such as "
+            "http://127.0.0.1:5000"
+        )
+    if not usable or parts.path.strip("/") or parts.query or parts.fragment:
         raise Invalid(
             f"{origin}: {quote(url)} is not the URL of a server; expected scheme, host and port, such as "
             "http://127.0.0.1:5000"
@@ -162,7 +167,7 @@ def _health(url: str, status: int, body: bytes, *, ready: bool) -> Health:
         return Health(url, healthy=True)
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise other from None
     if not isinstance(answer, dict) or (status, answer.get("ready")) not in ((200, True), (503, False)):
         raise other

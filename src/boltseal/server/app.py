@@ -249,7 +249,9 @@ class Application(Starlette):
     def _serve(self, registry: Registry, settings: Settings, logins: Logins) -> None:
         registry.refusals.on_refusal = self._notify_refusal
         tokens = Tokens(KeyFile(settings.keys / "token.json"), settings.auth.service, self._clock)
-        access = Access(settings.grants, logins, tokens, configured=settings.auth.configured)
+        # Without the folder of keys its users are missing too: callers without a login must not get what needed one.
+        keys_lost = self._store is not None and self._store.keys_lost
+        access = Access(settings.grants, logins, tokens, configured=settings.login_required or keys_lost)
         auth = RequestAuth(access, _realm(settings), _open_to(settings))
         server = settings.server
         api_settings = ApiSettings(
@@ -296,7 +298,12 @@ class Application(Starlette):
 
     async def _reload_after(self, before: asyncio.Task[None] | None, reload: Callable[[], Settings]) -> None:
         if before is not None:
-            await asyncio.wait([before])
+            try:
+                await asyncio.wait([before])
+            except asyncio.CancelledError:  # the server stops, and closes what the other reload uses
+                before.cancel()
+                await asyncio.wait([before])
+                raise
         await self._reload_settings(reload)
 
     async def _reload_settings(self, reload: Callable[[], Settings]) -> None:

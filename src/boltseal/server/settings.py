@@ -196,7 +196,9 @@ class ServerSettings(_Table):
 
 
 class AuthSettings(_Table):
-    """`[auth]`: authentication. It is required if there is a user, or any setting here besides limits."""
+    """`[auth]`: authentication. It is required if there is a user, or any setting here besides limits, or if other machines reach the
+    server without `allow_anonymous`.
+    """
 
     htpasswd: Annotated[Path, AfterValidator(_folder)] | None = None
     """A users' file beside the users of the database: bcrypt, changes take effect at once. Default: `DATA.keys/htpasswd`."""
@@ -314,6 +316,14 @@ class Settings(BaseSettings):
     def keys(self) -> Path:
         """The folder of keys and users: beside the data, not in it, so that a copy of the data contains no secrets."""
         return self.server.data.with_name(f"{self.server.data.name}.keys")
+
+    @property
+    def login_required(self) -> bool:
+        """Whether callers must log in even while there is no user: `[auth]` configures access, or other machines reach the server.
+
+        So the last user's removal, or a users' file that disappears, does not open a running server to a network.
+        """
+        return self.auth.configured or not (self.server.address.loopback or self.server.allow_anonymous)
 
     @property
     def htpasswd(self) -> Path:

@@ -89,6 +89,16 @@ class OpenStore:
         """The integrators that sign the store's logs: the ledger and the log of observations."""
         return self.integrator, self.observing
 
+    @property
+    def keys_lost(self) -> bool:
+        """Whether the folder of keys is not beside the data, and so perhaps a users' file is missing too."""
+        if self.database.frozen is None:
+            return False
+        try:
+            return self.keys.key() is None
+        except Unavailable:
+            return True
+
     def close(self) -> None:
         """Finish pending writes and close everything. Idempotent."""
         self.database.close()

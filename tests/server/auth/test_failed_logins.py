@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,26 @@ async def test_all_processes_of_a_store_count_together(
 
     assert results == ["wrong"] * FREE_FAILURES + ["waits"] * FREE_FAILURES
     assert right == "waits"
+
+
+async def test_concurrent_tries_of_an_address_are_counted_one_by_one(
+    open_metadata: Callable[[], Metadata], users: UserDirectory, clock: Clock
+) -> None:
+    """Requests that arrive together get no more tries than requests that arrive one after the other."""
+    logins = Logins(users, FailedLogins(open_metadata(), clock))
+    results = await asyncio.gather(*(tried(logins, f"wrong {number}") for number in range(40)))
+
+    assert results.count("wrong") == FREE_FAILURES
+
+
+async def test_concurrent_logins_with_the_same_right_password_check_it_once(users: UserDirectory) -> None:
+    """A client that pushes several layers sends its login with each request."""
+    counted: list[str] = []
+    logins = Logins(users, count=counted.append)
+    results = await asyncio.gather(*(tried(logins, "right") for _ in range(8)))
+
+    assert results == ["right"] * 8
+    assert len(counted) == 1
 
 
 async def test_each_failure_makes_the_wait_longer_and_a_login_ends_it(

@@ -75,6 +75,23 @@ async def test_a_change_is_seen_at_the_next_refresh_of_every_process(
     assert (known, removed) == ([False, True], [True, False])
 
 
+async def test_a_user_who_is_removed_before_another_is_added_stays_removed(
+    open_metadata: Callable[[], Metadata], file: UserFile, key: UserKey
+) -> None:
+    """A clock that was set back gives the new row the time of the removed one, and a worker without a request saw no state between."""
+    admin = open_metadata()
+    users = UserDirectory(file, (open_metadata(), key))
+    for name in ("ci", "left"):
+        await admin.write(partial(account_table.put, name=name, encrypted_hash=key.encrypt(name, HASH)))
+    before = await hashes(users)
+    await admin.write(partial(account_table.remove, name="left"))
+    await admin.write(partial(account_table.put, name="new", encrypted_hash=key.encrypt("new", OTHER)))
+    after = await hashes(users)
+
+    assert set(before) == {"ci", "left"}
+    assert set(after) == {"ci", "new"}
+
+
 class Counted:
     """The look-ups of a test's database, and how often the users were asked for."""
 

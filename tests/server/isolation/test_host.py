@@ -45,7 +45,7 @@ async def headers_of_a_push(client: httpx2.AsyncClient, headers: Mapping[str, st
 @pytest.mark.parametrize("headers", EVIL, ids=lambda headers: next(iter(headers)))
 async def test_no_header_decides_where_a_client_is_sent(data: Path, headers: Mapping[str, str]) -> None:
     """Whatever a client claims about the host, every Location is a path on this registry."""
-    async with serving(data, listen=ANYWHERE) as registry:
+    async with serving(data, listen=ANYWHERE, allow_anonymous=True) as registry:
         answers = await headers_of_a_push(registry.client, headers)
 
     assert [answer.status_code for answer in answers] == [202, 202, 204, 201, 201, 201, 201, 200]
@@ -57,7 +57,9 @@ async def test_no_header_decides_where_a_client_is_sent(data: Path, headers: Map
 
 async def test_with_a_public_url_every_location_starts_with_it(data: Path) -> None:
     """With `public_url` set clients are sent there and nowhere else."""
-    async with serving(data, listen=ANYWHERE, public_url="https://registry.example:8443") as registry:
+    async with serving(
+        data, listen=ANYWHERE, allow_anonymous=True, public_url="https://registry.example:8443"
+    ) as registry:
         answers = await headers_of_a_push(registry.client, {"Host": "evil.example"})
 
     for answer in answers[:-1]:

@@ -14,7 +14,7 @@ from boltseal.errors import NotFound, SealedDelete
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Tag
 from boltseal.policy.rules import parse_rules
-from boltseal.server.registry.seals import BytesLeft, Seals
+from boltseal.server.registry.seals import BytesLeft, ConfirmedPurge, ImageChanged, Seals
 from boltseal.server.registry.tag_writer import TagWriter
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.garbage_collection import collect, finish_purges
@@ -24,7 +24,7 @@ from tests.fakes.disk import FailingDisk
 from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
 from tests.polling import until
 from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
-from tests.serving import Clock, Rule, Serving, serving, settings_of
+from tests.serving import FLOATING, Clock, Rule, Serving, serving, settings_of
 from tests.shop import SHOP, Opener
 
 SECRET, OTHER = image("a password"), image("other")
@@ -48,6 +48,25 @@ async def test_a_purged_image_is_gone_at_once(registry: Serving) -> None:
 
     assert before == [200] * len(paths)
     assert after == [404] * len(paths)
+
+
+@pytest.mark.parametrize("changed", ["the tag moved to another image", "another tag came to the image"])
+async def test_only_the_confirmed_image_and_tags_are_purged(tmp_path: Path, changed: str) -> None:
+    """Between the plan that a person confirms and the purge, a push can change what the tag resolves to or add a tag to the image."""
+    async with serving(tmp_path / "data", FLOATING) as registry:
+        await push(registry.client, "shop/app", "1.4.2", SECRET)
+        with seals_of(registry.data) as seals:
+            plan = await seals.plan_purge(APP, RELEASE, ADMIN)
+        confirmed = ConfirmedPurge(plan.digest, plan.tags)
+        moved = changed == "the tag moved to another image"
+        await push(registry.client, "shop/app", "1.4.2" if moved else "9", OTHER if moved else SECRET)
+        with seals_of(registry.data) as seals, pytest.raises(ImageChanged, match="nothing was deleted"):
+            await seals.purge(APP, RELEASE, ADMIN, "password", confirmed=confirmed)
+        left = [
+            (await registry.client.get(f"/v2/shop/app/manifests/{tag}")).status_code for tag in ("1.4.2", SECRET.digest)
+        ]
+
+    assert left == [200, 200]
 
 
 async def test_purged_bytes_are_not_on_the_disk(registry: Serving) -> None:

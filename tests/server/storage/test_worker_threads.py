@@ -85,6 +85,29 @@ async def test_a_cancelled_caller_waits_for_the_end_of_its_thread() -> None:
     assert ended.is_set()
 
 
+async def test_a_caller_that_is_cancelled_again_waits_all_the_same() -> None:
+    """A task that awaits the caller passes its own cancellation on."""
+    started, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        may_end.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(finish_in_thread(work))
+    await asyncio.to_thread(started.wait, 10)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    waited = not task.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert waited
+    assert ended.is_set()
+
+
 async def test_an_error_in_the_thread_of_a_cancelled_caller_is_dropped() -> None:
     """The cancellation is what the caller gets, and nothing is reported when the error is collected as garbage."""
     started, may_end = threading.Event(), threading.Event()

@@ -3,7 +3,8 @@
 - bcrypt is slow by design. At most one runs at a time in a process, in a thread. A verified login is remembered for five
   minutes under a keyed hash; the password is not kept.
 - An unknown user costs the same bcrypt as a wrong password, and gets the same message.
-- After failed logins an address has to wait, longer each time (`failed_logins`). Remembered logins do not wait.
+- After failed logins an address has to wait, longer each time (`failed_logins`). Remembered logins do not wait. Logins that
+  arrive together are checked one after the other, and each sees the failures of those before it.
 - A removed user, or an old password, is refused at the next request.
 """
 
@@ -14,7 +15,8 @@ import hashlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 
 import bcrypt
@@ -22,7 +24,9 @@ import bcrypt
 from boltseal.errors import TooMany, Unauthenticated
 from boltseal.server.auth.failed_logins import FailedLogins
 from boltseal.server.auth.user_directory import UserDirectory
+from boltseal.server.storage.metadata.protocol import FailedLoginRow
 from boltseal.server.storage.users import Users
+from boltseal.server.storage.worker_threads import finish_in_thread
 
 PASSWORD_CHECKS: Final = "password_checks"  # noqa: S105 - a name, no secret
 """The name of the counter of bcrypt runs."""
@@ -104,21 +108,20 @@ class Logins:
         """
         held = self._users.current().hashes.get(user)
         mark = self._mark(user, password, held)
-        now = self._clock()
-        until = self._known.get(mark)
-        if until is not None and until > now:
+        if self._remembers(mark):
             return
-        failures = await self._failed.of(address)
-        if failures is not None and self._failed.is_waiting(failures):
-            wait_s = self._failed.wait_us(failures) // 1_000_000
-            raise LoginsTooMany(f"too many failed logins from your address; try again in {wait_s} s")
-        raw = password.encode()
-        right = await self._bcrypt(raw[:MAX_PASSWORD_BYTES], held or _UNKNOWN_USER)
-        if held is None or not right or len(raw) > MAX_PASSWORD_BYTES:
-            await self._failed.note(address)
-            raise LoginWrong("wrong user or password")
-        if failures is not None:
-            await self._failed.forget(address)
+        await self._failures(address)  # an address that has to wait does not queue first
+        async with self._one_at_a_time():
+            if self._remembers(mark):  # verified while this one waited
+                return
+            failures = await self._failures(address)  # again: logins that came before this one may have failed
+            raw = password.encode()
+            right = await self._bcrypt(raw[:MAX_PASSWORD_BYTES], held or _UNKNOWN_USER)
+            if held is None or not right or len(raw) > MAX_PASSWORD_BYTES:
+                await self._failed.note(address)
+                raise LoginWrong("wrong user or password")
+            if failures is not None:
+                await self._failed.forget(address)
         self._known[mark] = self._clock() + REMEMBERED_S
         while len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
@@ -131,16 +134,32 @@ class Logins:
             hasher.update(part)
         return hasher.digest()
 
-    async def _bcrypt(self, password: bytes, held: bytes) -> bool:
+    def _remembers(self, mark: bytes) -> bool:
+        return self._known.get(mark, 0.0) > self._clock()
+
+    async def _failures(self, address: str) -> FailedLoginRow | None:
+        """Return the failures of an address that still count, None if it has none. LoginsTooMany: it has to wait."""
+        failures = await self._failed.of(address)
+        if failures is not None and self._failed.is_waiting(failures):
+            wait_s = self._failed.wait_us(failures) // 1_000_000
+            raise LoginsTooMany(f"too many failed logins from your address; try again in {wait_s} s")
+        return failures
+
+    @asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        """Let one login of this process try its password and count its failure. LoginsTooMany: too many wait for that."""
         if self._waiting >= MAX_WAITING:
             raise LoginsTooMany("too many concurrent logins; try again in a moment")
         self._waiting += 1
         try:
             async with self._bcrypt_slot:
-                self._count(PASSWORD_CHECKS)
-                return await asyncio.to_thread(_matches, password, held)
+                yield
         finally:
             self._waiting -= 1
+
+    async def _bcrypt(self, password: bytes, held: bytes) -> bool:
+        self._count(PASSWORD_CHECKS)
+        return await finish_in_thread(_matches, password, held)
 
 
 def _matches(password: bytes, held: bytes) -> bool:

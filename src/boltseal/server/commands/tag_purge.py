@@ -13,7 +13,7 @@ from boltseal.server.commands.data_folder import (
     on_store,
     required_reason,
 )
-from boltseal.server.registry.seals import Purged
+from boltseal.server.registry.seals import ConfirmedPurge, Purged
 from boltseal.server.settings import Settings
 from boltseal.server.storage.metadata.migrate import FORMAT
 
@@ -36,6 +36,7 @@ class PurgeResult:
     """
 
     rows: tuple[PurgeRow, ...]
+    digest: Digest
     tags: tuple[Tag, ...]
     also: tuple[str, ...]
     manifests: int
@@ -54,15 +55,19 @@ def plan_purge(settings: Settings, ref: str) -> PurgeResult:
 
 
 def purge_image(settings: Settings, ref: str, reason: str, confirmed: PurgeResult) -> PurgeResult:
-    """Purge an image, by a tag or by its digest. `confirmed`: the plan, whose tags are the only ones that may go with it.
+    """Purge an image, by a tag or by its digest. `confirmed`: the plan, whose image and tags are the only ones that may go.
 
-    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; TagsDiffer: other tags than planned.
+    Raises: Invalid: not of this registry, or no reason; NotFound, SealedDelete; ImageChanged: another image or other tags than planned.
     """
     reason, local = required_reason(reason), local_reference(ref, settings)
     purged = on_store(
         settings,
         lambda store: store.registry.seals.purge(
-            local.repository, local.named, local_admin(), reason, expected=confirmed.tags
+            local.repository,
+            local.named,
+            local_admin(),
+            reason,
+            confirmed=ConfirmedPurge(confirmed.digest, confirmed.tags),
         ),
         oldest=FORMAT,
     )
@@ -80,4 +85,4 @@ def _result(local: LocalReference, purged: Purged, reason: str) -> PurgeResult:
         PurgeRow(f"{host}/{repository}@{digest}", "kept", why, digest) for repository, digest, why in purged.elsewhere
     ]
     also = tuple(f"{name}:{tag}" for tag in purged.tags if tag != local.named)
-    return PurgeResult(tuple(rows), purged.tags, also, len(purged.manifests), len(purged.blobs))
+    return PurgeResult(tuple(rows), purged.digest, purged.tags, also, len(purged.manifests), len(purged.blobs))

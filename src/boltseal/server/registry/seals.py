@@ -35,8 +35,15 @@ class BytesLeft(Unavailable):
     """A purge removed the rows of an image, but not all of its bytes."""
 
 
-class TagsDiffer(Precondition):
-    """Other tags resolve to the image than those that were confirmed."""
+class ImageChanged(Precondition):
+    """The tag resolves to another image, or other tags resolve to the image, than a person confirmed."""
+
+
+class ConfirmedPurge(NamedTuple):
+    """The image that may be purged, and all tags that may go with it, as a person confirmed them."""
+
+    digest: Digest
+    tags: tuple[Tag, ...]
 
 
 class KeptPart(NamedTuple):
@@ -146,15 +153,15 @@ class Seals:
         actor: Actor,
         reason: str,
         *,
-        expected: Collection[Tag] | None = None,
+        confirmed: ConfirmedPurge | None = None,
     ) -> Purged:
         """Delete a manifest, its tags, and every part that nothing else needs, with the bytes. Tags stay sealed.
 
         This deletes the manifest under all of its digests. A signature of a sealed image is not a part of that image.
-        `expected`: the tags that may go with it, as a person confirmed them.
+        `confirmed`: nothing else may be purged.
 
         Raises:
-            TagsDiffer: other tags than the expected ones resolve to it; nothing was changed.
+            ImageChanged: it is another image, or has other tags, than the confirmed one; nothing was changed.
             ManifestUnknown: the repository has no such manifest.
             SealedDelete: another sealed image contains it; that one has to be purged first.
             BytesLeft: the image is removed, but the store failed to delete some of its bytes.
@@ -162,12 +169,8 @@ class Seals:
 
         def job(tx: UnitOfWork) -> Purged:
             purged = self._purge(tx, *self._find_image(tx, repository, reference), actor, reason)
-            if expected is not None and set(purged.tags) != set(expected):
-                tags = ", ".join(purged.tags) or "no tag"
-                raise TagsDiffer(
-                    f"the tags of {repository} have changed: {tags} would go with it (expected {', '.join(expected)}); "
-                    "nothing was deleted; run the command again"
-                )
+            if confirmed is not None:
+                _refuse_other_image(repository, reference, purged, confirmed)
             queries.note_purged(tx, [str(blob) for blob in purged.blobs])
             return purged
 
@@ -300,6 +303,22 @@ class Seals:
                 f"the image is removed, but the bytes of {', '.join(map(str, left))} are still stored "
                 f"({next(iter(left.values()))}); the running server tries again every hour and at its start, `boltseal admin gc` at once"
             )
+
+
+def _refuse_other_image(
+    repository: Repository, reference: Tag | Digest, purged: Purged, confirmed: ConfirmedPurge
+) -> None:
+    """Raise ImageChanged if a purge deletes another image, or other tags, than a person confirmed."""
+    if purged.digest != confirmed.digest:
+        change = f"{reference} of {repository} has moved to {purged.digest} (expected {confirmed.digest})"
+    elif set(purged.tags) != set(confirmed.tags):
+        tags = ", ".join(purged.tags) or "no tag"
+        change = (
+            f"the tags of {repository} have changed: {tags} would go with it (expected {', '.join(confirmed.tags)})"
+        )
+    else:
+        return
+    raise ImageChanged(f"{change}; nothing was deleted; run the command again")
 
 
 def _find(tx: UnitOfWork, repository: Repository) -> RepositoryRow:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -25,12 +27,17 @@ async def finish_in_thread(work: Callable[..., Result], *arguments: object) -> R
     """Run `work` in a thread. If the caller is cancelled, wait for the end of `work` before CancelledError is raised.
 
     `asyncio.to_thread` returns at once when it is cancelled, while its thread goes on with what the caller then closes.
+    Further cancellations change nothing: a caller that is awaited by a cancelled task gets a second one.
     """
-    job = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    context = contextvars.copy_context()
+    # a future and no task: the end of an event loop cancels all tasks
+    job = asyncio.get_running_loop().run_in_executor(None, partial(context.run, work, *arguments))
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
-        await asyncio.wait({job})
+        while not job.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({job})
         if not job.cancelled():
             job.exception()  # it is of no use any more, and must not be reported as never retrieved
         raise

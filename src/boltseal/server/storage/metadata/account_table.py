@@ -21,7 +21,7 @@ def put(tx: UnitOfWork, name: str, encrypted_hash: str) -> bool:
     """Add a user, or replace the password of one. Return whether the user was there."""
     tx.invalidates_caches = True
     last_us = tx.sql.connection.execute(select(func.max(account.c.changed_us))).scalar_one() or 0
-    changed_us = max(tx.now_us, last_us + 1)  # no two states of the table have the same number and last change
+    changed_us = max(tx.now_us, last_us + 1)  # later than that of every other row
     known = remove(tx, name)
     row = {"name": name, "encrypted_hash": encrypted_hash, "changed_us": changed_us}
     tx.sql.connection.execute(insert(account), row)

@@ -139,10 +139,15 @@ class AccountRow(NamedTuple):
 
 
 class AccountVersion(NamedTuple):
-    """Differs between any two states of the users: their number and the time of the last change."""
+    """Differs between any two states of the users: their number, and the last change of a user who is left.
+
+    The time alone is not enough: a clock that was set back can give it again after a user was removed. No two
+    encryptions give the same text.
+    """
 
     number: int
     changed_us: int
+    encrypted_hash: str
 
 
 class Lookups(Protocol):

@@ -343,7 +343,9 @@ SELECT digest, media_type, size, held_digest, held_media_type, held_size, held_u
        changes, changes_since_us
 FROM foreign_tag WHERE repository = ? AND name = ?
 """
-_ACCOUNT_VERSION = "SELECT count(*), coalesce(max(changed_us), 0) FROM account"
+_ACCOUNT_VERSION = """
+SELECT (SELECT count(*) FROM account), changed_us, encrypted_hash FROM account ORDER BY changed_us DESC LIMIT 1
+"""
 _ACCOUNTS = "SELECT name, encrypted_hash FROM account"
 _FAILED_LOGIN = "SELECT failures, last_us FROM failed_login WHERE address = ?"
 
@@ -390,7 +392,8 @@ class SqliteLookups:
 
     async def account_version(self) -> AccountVersion:
         """Return what differs after every change of the users."""
-        return AccountVersion(*self._one(_ACCOUNT_VERSION, ()))
+        row = self._one(_ACCOUNT_VERSION, ())
+        return AccountVersion(0, 0, "") if row is None else AccountVersion(*row)
 
     async def accounts(self) -> list[AccountRow]:
         """Return every user."""
