@@ -80,7 +80,7 @@ async def test_a_user_who_is_removed_before_another_is_added_stays_removed(
 ) -> None:
     """A clock that was set back gives the new row the time of the removed one, and a worker without a request saw no state between."""
     admin = open_metadata()
-    users = UserDirectory(file, (open_metadata(), key))
+    users = UserDirectory(file, AccountRows(open_metadata(), key))
     for name in ("ci", "left"):
         await admin.write(partial(account_table.put, name=name, encrypted_hash=key.encrypt(name, HASH)))
     before = await hashes(users)
