@@ -41,6 +41,10 @@ SLEEPS = {
     "server/mirror/test_retention.py": (1, "rows are deleted meanwhile, and bytes not yet"),
     "server/mirror/test_tags.py": (1, "a slow upstream"),
     "server/mirror/test_upstream_down.py": (1, "an upstream that does not answer"),
+    "server/serve/test_reload_and_stop.py": (
+        2,
+        "a reload begins, which nothing reports; proof that a stop waits for it",
+    ),
     "server/serve/test_start_and_end.py": (1, "a server that shuts down, which no answer reports"),
     "server/storage/test_blobs_local.py": (2, "proof that a cancelled request waits; writers fill the memory"),
     "server/storage/test_blobs_local_crash.py": (2, "the moment of a kill, at random; a process that is killed"),

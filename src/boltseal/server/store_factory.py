@@ -96,8 +96,10 @@ class OpenStore:
             return False
         try:
             return self.keys.key() is None
-        except Unavailable:
-            return True
+        except (
+            Unavailable
+        ):  # a key that can't be read: the folder is there, and with it the users' file if there is one
+            return not self.keys.folder.is_dir()
 
     def close(self) -> None:
         """Finish pending writes and close everything. Idempotent."""
