@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import ssl
 import subprocess
@@ -227,3 +228,23 @@ def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
     assert went.checked().rstrip().rpartition("\n")[2] == layout.digest
     assert not denied.ok
     assert "prod may not push in shop/app" in denied.text
+
+
+def test_the_way_to_a_backup_and_back_can_be_gone(tmp_path: Path) -> None:
+    """Every command of the page, beside a running registry; the restored folder has the image and passes the check."""
+    layout = image_layout(tmp_path / "image", b"words")
+    with servers.boltseal(tmp_path / "data") as server:
+        target = f"docker://{server.address}/shop/app:1.4.2"
+        run("skopeo", "copy", "--dest-tls-verify=false", layout.source, target).checked()
+        typed = []
+        for line in typed_lines(page("operations/backup.md")):
+            if not line.startswith("boltseal ledger recover"):  # nothing is missing here
+                words = line.replace("/mnt/backup/boltseal", str(tmp_path / "backup")).removeprefix("boltseal ")
+                done = run(sys.executable, "-m", "boltseal", *shlex.split(words), cwd=tmp_path)
+                typed.append((line.split()[2], done.ok))
+    shutil.copytree(tmp_path / "data.keys", tmp_path / "new.keys", dirs_exist_ok=True)
+    with servers.boltseal(tmp_path / "new") as restored:
+        found = httpx2.head(f"{restored.url}/v2/shop/app/manifests/1.4.2", trust_env=False)
+
+    assert typed == [("backup", True), ("restore", True), ("fsck", True)]
+    assert found.headers["docker-content-digest"] == layout.digest

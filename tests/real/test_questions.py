@@ -18,6 +18,7 @@ import pytest
 
 from tests import servers
 from tests.cli.program import clean_environment
+from tests.docs.pages import typed_lines
 from tests.real.shopfront import ENDS
 from tests.real.sleeper import publish, sleeper
 from tests.servers import Server
@@ -131,6 +132,27 @@ def test_every_answer_of_the_page_is_what_is_printed(stage: Stage) -> None:
         return
 
     assert "\n".join(_plain(played)) == "\n".join(_plain(page))
+
+
+def test_the_first_steps_can_be_taken(stage: Stage) -> None:
+    """Every command of the page in its order; the second deploy, between the two rollback commands, is a newer version."""
+    prepared = "docker tag made:1 shop-app && docker rmi localhost:5000/shop/app:1.4.2"
+    newer = (
+        "docker tag made:2 localhost:5000/shop/app:1.5.1 && docker push -q localhost:5000/shop/app:1.5.1 && "
+        "sed -i 's/1\\.4\\.2/1.5.1/' compose.yaml && boltseal deploy --update"
+    )
+    scrub = "--root /var/lib/docker --no-lock "
+    ended = {}
+    for line in (prepared, *typed_lines((PAGE.parents[1] / "getting-started/first-steps.md").read_text())):
+        if line == "boltseal release ls":
+            code, told = stage.run(newer)
+            assert code == 0, told
+        ended[line], told = stage.run(line.replace("boltseal scrub ", f"boltseal scrub {scrub}"))
+        assert ended[line] == 0, f"{line}: {told}"
+
+    assert [line.split()[1] for line in ended if line.startswith("boltseal")] == [
+        *("check", "digest", "lock", "verify", "deploy", "ps", "release", "rollback", "scrub")
+    ]
 
 
 def _played(stage: Stage, found: re.Match[str]) -> str:
