@@ -36,7 +36,7 @@ serve: $(VENV)/.runs  ## runs the registry on LISTEN (127.0.0.1:5000), its data 
 demo: $(VENV)/.runs  ## shows in a minute, without Docker, that a published tag cannot change
 	@$(BIN)/python scripts/demo.py
 
-check: $(VENV)/.works  ## checks format, lint, types, layers, and runs the quick tests of what changed; under a minute
+check: $(VENV)/.works  ## checks format, lint, types, layers, and runs the quick tests of what changed; about a minute
 	@$(MAKE) --no-print-directory --output-sync=target -j2 check-style check-tests
 
 check-style: $(VENV)/.works
@@ -57,7 +57,7 @@ coverage: $(VENV)/.works  ## checks that every branch of the pure packages is te
 timings: $(VENV)/.works  ## measures which tests are lengthy, into tests/timings.json
 	@$(BIN)/python -m pytest -q -m "not slow and not real" --write-timings
 
-test: $(VENV)/.works  ## runs every test, real clients included; as root installs missing packages; under twelve minutes
+test: $(VENV)/.works  ## runs every test, real clients included; as root installs missing packages; about twenty minutes
 	@scripts/test-packages
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile
 
