@@ -317,6 +317,36 @@ async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: Shop, typed: s
     assert tags == ([] if code == 0 else ["1.4.2", "latest"])
 
 
+@pytest.mark.parametrize("option", ["-q", "--json"])
+async def test_the_list_is_shown_before_the_question_whatever_else_is_silenced(shop: Shop, option: str) -> None:
+    """A person confirms only what they have seen: neither -q nor --json hides what would be deleted."""
+    await shop.push(await shop.image("secret"), "1.4.2", "latest")
+    run = await asyncio.to_thread(
+        run_on_terminal, "tag", "purge", VERSION, "--reason", "x", option, "--data", folder(shop), typed="n\n"
+    )
+
+    assert run.code == 1
+    assert run.err.index(f"also deletes the tag {LATEST}") < run.err.index("Delete all of this?")
+    assert tags_of(shop) == ["1.4.2", "latest"]
+
+
+@pytest.mark.parametrize(("typed", "code"), [("n\n", 1), ("y\n", 0)])
+async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: Shop, typed: str, code: int) -> None:
+    """The list goes to stderr before the question; stdout has the one object, with what was really removed."""
+    await shop.blob(b"left over")
+    path = shop.blobs.path(Digest.of(b"left over"))
+    assert path is not None
+    os.utime(path, (time.time() - 2 * DAY_S,) * 2)
+    with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection, connection:
+        connection.execute("DELETE FROM blob")
+    run = await asyncio.to_thread(run_on_terminal, "admin", "gc", "--json", "--data", folder(shop), typed=typed)
+
+    assert run.code == code
+    assert run.err.index(str(Digest.of(b"left over"))) < run.err.index("Delete 1 item?")
+    assert [row["status"] for row in run.json["results"]] == (["removed"] if code == 0 else [])
+    assert path.exists() == (code == 1)
+
+
 async def test_a_tag_that_appears_after_the_question_is_not_deleted_unasked(shop: Shop) -> None:
     """The purge compares the tags with those that were listed, in its own transaction."""
     await shop.push(await shop.image("secret"), "1.4.2")

@@ -6,6 +6,7 @@ from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed, on_ter
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.server_options import store_settings
+from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
 from boltseal.server.commands.data_folder import local_admin, on_store
 from boltseal.server.registry.seals import ExpiredTag
@@ -27,12 +28,11 @@ def admin_expire(
     with CommandOutput("admin-expire", as_json=as_json) as output:
         settings = store_settings(config, data)
         if not dry_run and not yes and on_terminal():
-            planned = _expire(settings, dry_run=True)
-            _show(output, planned, "would expire")
-            if not planned or not confirmed(f"Delete {counted(len(planned), 'tag')}?", yes=yes):
+            planned = [f"{repository}:{tag}" for repository, tag in _expire(settings, dry_run=True)]
+            if planned and not confirmed(f"Delete {counted(len(planned), 'tag')}?", planned, yes=yes):
+                output.outcome = Outcome.DIFFERS
                 output.say("nothing was deleted")
                 return
-            output.results.clear()
         _show(output, _expire(settings, dry_run=dry_run), "would expire" if dry_run else "expired")
 
 

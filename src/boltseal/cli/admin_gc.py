@@ -9,6 +9,7 @@ from boltseal.cli.options import ConfigOption, DataOption, JsonOption
 from boltseal.cli.output import CommandOutput
 from boltseal.cli.progress import size_text
 from boltseal.cli.server_options import settings_of
+from boltseal.commands.outcome import Outcome
 from boltseal.commands.text import counted
 from boltseal.server.storage.garbage_collection import GarbageItem
 from boltseal.server.store_factory import collect_store
@@ -30,21 +31,24 @@ def admin_gc(
     with CommandOutput("admin-gc", as_json=as_json) as output:
         settings = settings_of(config, data=data)
         if not dry_run and not yes and on_terminal():
-            found = _show(output, collect_store(settings, dry_run=True), "would be removed")
-            if not found or not confirmed(f"Delete {counted(found, 'item')}?", yes=yes):
+            found = [_line(item) for item in collect_store(settings, dry_run=True)]
+            if found and not confirmed(f"Delete {counted(len(found), 'item')}?", found, yes=yes):
+                output.outcome = Outcome.DIFFERS
                 output.say("nothing was deleted")
                 return
-            output.results.clear()
         _show(output, collect_store(settings, dry_run=dry_run), "would be removed" if dry_run else "removed")
 
 
-def _show(output: CommandOutput, items: Iterable[GarbageItem], status: str) -> int:
-    """Print each item as it is found or deleted, and the sum. Return their number."""
+def _line(item: GarbageItem) -> str:
+    return f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}"
+
+
+def _show(output: CommandOutput, items: Iterable[GarbageItem], status: str) -> None:
+    """Print each item as it is found or deleted, and the sum."""
     total = 0
     for item in items:
         total += item.size_bytes
         output.add(ref=item.name, what=item.what, status=status, reason=item.reason, size=item.size_bytes)
-        output.print(f"{item.what} {item.name} ({size_text(item.size_bytes)}): {item.reason}")
+        output.print(_line(item))
     count = len(output.results)
     output.say(f"{counted(count, 'item')} {status}, {size_text(total)}" if count else "nothing to remove")
-    return count

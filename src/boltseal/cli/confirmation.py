@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
+from boltseal.commands.text import clean
 from boltseal.errors import Invalid
 
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
@@ -18,13 +20,19 @@ def on_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
 
 
-def confirmed(question: str, *, yes: bool, required: bool = False) -> bool:
+def confirmed(question: str, listed: Iterable[str], *, yes: bool, required: bool = False) -> bool:
     """Return whether to go on: `--yes` was given, or a person answered so, or there is no terminal.
 
-    `required`: without a terminal only `--yes` confirms. Raises: Invalid: `--yes` is required.
+    `listed`: what would be deleted, a line each. It is printed on stderr before the question, also with `-q` and `--json`:
+    a person confirms only what they have seen. `required`: without a terminal only `--yes` confirms.
+
+    Raises: Invalid: `--yes` is required.
     """
     if yes:
         return True
+    if on_terminal() or required:
+        for line in listed:
+            typer.echo(clean(line), err=True)
     if on_terminal():
         return typer.confirm(question, err=True)
     if required:

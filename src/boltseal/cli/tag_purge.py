@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from boltseal.cli.confirmation import DryRunOption, YesOption, confirmed
 from boltseal.cli.options import ConfigOption, DataOption, JsonOption, ReasonOption, RefArgument
 from boltseal.cli.output import CommandOutput
@@ -33,21 +35,20 @@ def tag_purge(
         if dry_run:
             _show(output, plan, planned=True)
             return
-        _describe(output, plan)
-        if not confirmed("Delete all of this?", yes=yes, required=True):
+        if not confirmed("Delete all of this?", _listed(plan), yes=yes, required=True):
             output.outcome = Outcome.DIFFERS
             output.say("nothing was deleted")
             return
         _show(output, purge_image(settings, ref, reason, plan), planned=False)
 
 
-def _describe(output: CommandOutput, plan: PurgeResult) -> None:
-    """Print on stderr what would be deleted, the other tags of the image first."""
+def _listed(plan: PurgeResult) -> Iterator[str]:
+    """Yield what would be deleted, the other tags of the image first."""
     for also in plan.also:
-        output.say(f"also deletes the tag {also}, which resolves to the same image")
+        yield f"also deletes the tag {also}, which resolves to the same image"
     for row in plan.rows:
         if row.status == "removed":
-            output.say(f"deletes {row.ref}")
+            yield f"deletes {row.ref}"
 
 
 def _show(output: CommandOutput, result: PurgeResult, *, planned: bool) -> None:
