@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench import logins_and_copies
 from bench.measures import Measure, Run, measures
-from bench.peers import LOAD_CORE, PEERS
+from bench.peers import LOAD_CORE, OLAREG, PEERS, installed_peers
 from bench.report import Row, table, write_json, write_readme
 from tests.programs import program
 
@@ -86,7 +86,7 @@ def _progress(text: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="WORD", help="measures whose name has one of these words in it")
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=installed_peers())
     parser.add_argument("--quick", action="store_true", help="one round of a second each: does it work at all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of load for each figure, peer and round")
@@ -113,7 +113,8 @@ def _machine() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {cpu}, Linux {platform.release()}",
         "Python": platform.python_version() + ", " + ", ".join(f"{name} {at}" for name, at in versions.items()),
-        "peers": ", ".join(_version(name) for name in ("docker-registry", "nginx", "skopeo", "wrk")),
+        "peers": ", ".join(_version(name) for name in ("docker-registry", "nginx", "skopeo", "wrk"))
+        + (", olareg" if OLAREG in installed_peers() else ""),
     }
 
 

@@ -1,4 +1,6 @@
-"""The servers: boltseal as people start it, Debian's docker-registry, nginx with the same bytes as files.
+"""The servers: boltseal as people start it, Debian's docker-registry, nginx and bare granian with the same bytes, and olareg.
+
+olareg, a small registry in Go, is in no Debian package; it is measured where a program `olareg` is on PATH.
 
 All of them run on the first core, the load on the second. Servers that are read from are started once and stay
 up, idle while another is measured; whoever is pushed to gets a new server with an empty store each time, since
@@ -24,11 +26,20 @@ from tests.servers import Server
 BOLTSEAL = "boltseal"
 REGISTRY = "docker-registry"
 NGINX = "nginx"
-PEERS = (BOLTSEAL, REGISTRY, NGINX)
+OLAREG = "olareg"
+GRANIAN = "granian alone"
+"""boltseal's HTTP server with an application that only answers these bytes (`bench/bare.py`): what no registry on it beats."""
+PEERS = (BOLTSEAL, REGISTRY, NGINX, GRANIAN, OLAREG)
 OPEN = "boltseal + no login"
 """boltseal as it answers on loopback without users, and without an access log: what logins and lines are held against."""
 SKOPEO = "boltseal + skopeo"
 """What `skopeo copy` takes from and to the same servers."""
+
+
+def installed_peers() -> tuple[str, ...]:
+    """Return the peers that this machine can run; only olareg may be missing."""
+    return PEERS if shutil.which(OLAREG) else tuple(peer for peer in PEERS if peer != OLAREG)
+
 
 SERVER_CORE, LOAD_CORE = 0, 1
 ON_SERVER_CORE = ("taskset", "-c", str(SERVER_CORE))
@@ -66,8 +77,9 @@ def readable(
     peer: str, folder: Path, content: Content, settings: Mapping[str, str] | None = None
 ) -> Iterator[Readable]:
     """A server with the content in it. Every byte has been read back once and compared."""
-    with _fresh_nginx(folder, content) if peer == NGINX else fresh(peer, folder, settings) as server:
-        if peer != NGINX:
+    as_files = peer in (NGINX, GRANIAN)
+    with _fresh_files(peer, folder, content) if as_files else fresh(peer, folder, settings) as server:
+        if not as_files:
             _push(server, content)
         filled = Readable(server, content)
         for path, blob in (
@@ -96,11 +108,14 @@ def _start(peer: str, folder: Path, settings: Mapping[str, str] | None) -> Abstr
     os.sync()
     if peer == BOLTSEAL:
         return servers.boltseal(folder / "data", before=ON_SERVER_CORE, settings=settings)
+    if peer == OLAREG:
+        return servers.olareg(folder, before=ON_SERVER_CORE)
     return servers.docker_registry(folder, before=ON_SERVER_CORE)
 
 
 @contextlib.contextmanager
-def _fresh_nginx(folder: Path, content: Content) -> Iterator[Server]:
+def _fresh_files(peer: str, folder: Path, content: Content) -> Iterator[Server]:
+    """A server of files with the content under a registry's paths."""
     root = folder / "root"
     manifests, blobs = (root / "v2" / REPOSITORY / kind for kind in ("manifests", "blobs"))
     manifests.mkdir(parents=True)
@@ -109,9 +124,16 @@ def _fresh_nginx(folder: Path, content: Content) -> Iterator[Server]:
         (manifests / name).write_bytes(content.manifest.data)
     for blob in (content.small, content.large):
         (blobs / blob.digest).write_bytes(blob.data)
-    with servers.nginx(folder / "nginx", root, before=ON_SERVER_CORE) as server:
+    with _file_server(peer, folder, root) as server:
         yield server
     shutil.rmtree(folder)
+
+
+def _file_server(peer: str, folder: Path, root: Path) -> AbstractContextManager[Server]:
+    if peer == NGINX:
+        return servers.nginx(folder / "nginx", root, before=ON_SERVER_CORE)
+    (folder / "granian").mkdir()
+    return servers.asgi("bench.bare:app", folder / "granian", {"BENCH_BARE_ROOT": str(root)}, before=ON_SERVER_CORE)
 
 
 def _push(server: Server, content: Content) -> None:

@@ -164,6 +164,22 @@ http: {{addr: {address}}}
 
 
 @contextlib.contextmanager
+def olareg(folder: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
+    """Start olareg on files under `folder`, with its own defaults; for benchmarks on machines that have it on PATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with _started(
+        "olareg",
+        [*before, "olareg", "serve", "--addr", "127.0.0.1", "--port", str(port), "--dir", str(folder / "data")],
+        address=f"127.0.0.1:{port}",
+        folder=folder,
+        log=folder / "log",
+        ready=lambda: _answers(f"http://127.0.0.1:{port}/v2/"),
+    ) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def nginx(folder: Path, root: Path, *, before: Sequence[str] = ()) -> Iterator[Server]:
     """nginx with one worker that serves the files under `root`, as its documentation says for static files."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,8 @@ if TYPE_CHECKING:  # the parent process runs without HTTP code
 
     from starlette.types import ASGIApp
 
-READ_BUFFER_BYTES: Final = 256 * 1024
+CONNECTION_BUFFER_BYTES: Final = 128 * 1024
+"""For reading and for writing, of each connection. At 256 KiB, 200 pulls of one large blob took 94 MiB instead of 61."""
 HEADER_TIMEOUT_MS: Final = 30_000
 CONNECT_EVERY_S: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1
@@ -102,7 +103,7 @@ def serve(settings: Settings, reload: Callable[[], Settings], *, as_json: bool, 
         websockets=False,
         backlog=server.max_connections,
         backpressure=server.max_connections,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=READ_BUFFER_BYTES),
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=CONNECTION_BUFFER_BYTES),
         ssl_cert=server.tls_cert,
         ssl_key=server.tls_key,
         ssl_protocol_min=SSLProtocols.tls12,
