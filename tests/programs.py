@@ -1,4 +1,4 @@
-"""The programs of other people that tests and benchmarks start, and the Debian package each comes in.
+"""The external programs that tests and benchmarks start, and the Debian package of each.
 
 Rule kept here: a program that is not there is a failure that says how to get it, never a skip. A skip would
 let the whole suite pass on a machine that can't show anything.
@@ -48,7 +48,7 @@ BENCH_PACKAGES = {
 
 
 class ProgramMissing(RuntimeError):
-    """A program that has to be there is not."""
+    """A required program is not installed."""
 
 
 def program(name: str, packages: Mapping[str, str] = PACKAGES | BENCH_PACKAGES) -> str:
@@ -64,5 +64,5 @@ def program(name: str, packages: Mapping[str, str] = PACKAGES | BENCH_PACKAGES) 
 
 
 def as_somebody() -> list[str]:
-    """What stands before a command so that permissions stop it, also where the tests are run by root."""
+    """Return the command prefix that makes permissions effective, also where root runs the tests."""
     return [] if os.geteuid() else [program("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]

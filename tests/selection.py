@@ -109,7 +109,7 @@ def changed_files(revision: str) -> frozenset[str]:
 
 
 class _Reach:
-    """The tests that a set of changed files can influence."""
+    """The tests that a set of changed files can affect."""
 
     def __init__(self, changed: frozenset[str]) -> None:
         self._changed = changed

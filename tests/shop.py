@@ -1,4 +1,4 @@
-"""A registry without HTTP: real database, real files, a clock that the test moves."""
+"""A registry without HTTP: real database, real files, and a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ START_US = 1_795_500_000_000_000
 
 @dataclass
 class Clock:
-    """Microseconds since the epoch, where the test put them."""
+    """A clock in microseconds since the epoch that the test sets."""
 
     now_us: int = START_US
 
@@ -48,7 +48,7 @@ async def once(data: bytes) -> AsyncIterator[bytes]:
 
 @dataclass
 class Shop:
-    """One opened store and the few moves that tests make in it."""
+    """An opened store, and the operations that tests need."""
 
     registry: Registry
     database: Metadata
@@ -103,7 +103,7 @@ Opener = Callable[..., Shop]
 
 @pytest.fixture
 def open_shop(tmp_path: Path) -> Iterator[Opener]:
-    """Opens the store of this test, as often as wanted, under any rules."""
+    """Open the store of this test, as often as needed, with any rules."""
     opened: list[Shop] = []
     clock = Clock()
 
@@ -127,5 +127,5 @@ def open_shop(tmp_path: Path) -> Iterator[Opener]:
 
 @pytest.fixture
 def shop(open_shop: Opener) -> Shop:
-    """A store under the built-in rules."""
+    """A store with the built-in rules."""
     return open_shop()

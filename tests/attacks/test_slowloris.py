@@ -1,4 +1,4 @@
-"""Connections that are opened and never used: each is closed after half a minute, and delays no other client."""
+"""Connections that are opened and never used are closed after half a minute, and delay no other client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PIECES = 60
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server that takes as few connections as it may."""
+    """A server with the smallest number of connections that settings allow."""
     with boltseal(tmp_path / "data", settings={"BOLTSEAL_SERVER__MAX_CONNECTIONS": "16"}) as running:
         yield running
 
@@ -49,7 +49,7 @@ def pieces_until_closed(server: Server, first: bytes, piece: bytes) -> int:
 
 
 def test_heads_that_never_end_are_cut_off(server: Server) -> None:
-    """Nothing at all, half a head, a head that grows by a byte a second, and the same after an answer."""
+    """A connection without a complete request head is closed: silent, half a head, a byte a second, or after an answer."""
     ways = {
         "silent": (b"", b""),
         "half a head": (HEAD, b""),

@@ -1,4 +1,4 @@
-"""Files that nobody can read, among others of a project: each is named with its line, the rest goes on, nothing is written."""
+"""Unreadable files of a project: each is reported with its line, the others are processed, and nothing is written."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A Compose file, and a lock of what it names."""
+    """A Compose file, and a lock of its images."""
     image = LockedImage(Reference.parse("nginx:1.25"), NGINX, 1_764_000_000_000_000)
     return written(tmp_path, {"compose.yml": COMPOSE, LOCK_NAME: format_lock(sorted_lock([image], {}))})
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_an_unreadable_file_is_named_and_the_rest_continues(project: Path, what: str) -> None:
-    """By pin, by verify, and by `lock --emit`."""
+    """pin, verify and `lock --emit` name an unreadable file and continue with the others."""
     name, content, said = BAD[what]
     written(project, {name: content})
     if what == "50 MiB":
@@ -74,7 +74,7 @@ def test_an_unreadable_file_is_named_and_the_rest_continues(project: Path, what:
 
 
 def test_exponential_aliases_are_an_error_and_nothing_is_written(project: Path) -> None:
-    """Expanded, the aliases would be nine to the ninth services, for which Compose uses all memory."""
+    """Exponential YAML aliases, for which Compose uses all memory, are an error, and nothing is written."""
     lines = ["a0: &a0 {image: redis:7.2}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
     bomb = "\n".join(lines) + f"\n{COMPOSE}"
     written(project, {"compose.yml": bomb})

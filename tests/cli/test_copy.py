@@ -23,12 +23,12 @@ DIGEST = f"sha256:{'0' * 64}"
     ],
 )
 def test_a_contradictory_copy_is_a_usage_error(arguments: tuple[str, ...]) -> None:
-    """Refused before anybody is asked."""
+    """Contradicting options of `copy` are refused before any registry is contacted."""
     assert program.call("copy", *arguments).code == 2
 
 
 def test_a_layout_that_is_not_there_does_not_hold(tmp_path: Path) -> None:
-    """Not found is exit code 1, with a reason, in JSON too."""
+    """A missing layout is exit code 1 with a reason, in JSON too."""
     told = program.call("copy", f"oci:{tmp_path}:1", f"oci:{tmp_path}/to:1", "--json")
 
     assert told.code == 1
@@ -37,7 +37,7 @@ def test_a_layout_that_is_not_there_does_not_hold(tmp_path: Path) -> None:
 
 
 def test_the_counts_of_a_copy_are_words(tmp_path: Path) -> None:
-    """Blobs and manifests that were sent, mounted, or already there, in singular and plural."""
+    """`copy` counts sent, mounted and existing blobs and manifests, in singular and plural."""
     source = tmp_path / "source"
     (source / "blobs/sha256").mkdir(parents=True)
     blobs = {Digest.of(raw): raw for raw in (b"{}", b"layer")}
@@ -59,8 +59,8 @@ def test_the_counts_of_a_copy_are_words(tmp_path: Path) -> None:
     assert told[1].err.endswith("0 blobs mounted, 2 already there\n")
 
 
-def test_the_shell_completes_verbs() -> None:
-    """Completion as bash asks for it."""
+def test_the_shell_completes_commands() -> None:
+    """bash completes the names of commands."""
     asked = {"_BOLTSEAL_COMPLETE": "complete_bash", "COMP_WORDS": "boltseal comp", "COMP_CWORD": "1"}
 
     assert program.run(environment=asked).out.split() == ["compare", "completion"]

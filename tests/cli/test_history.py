@@ -1,4 +1,4 @@
-"""`boltseal history` and `boltseal tags --at`, against a registry that really listens."""
+"""`boltseal history` and `boltseal tags --at`, against a listening registry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
+    """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "nobody"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
@@ -46,7 +46,7 @@ def statuses(run: program.Run) -> Sequence[tuple[str, str]]:
 
 
 def test_a_tag_is_shown_from_its_first_push_to_its_last(server: Server) -> None:
-    """When, what, by whom, and which other tags meant the same."""
+    """Each row has time, digest, actor, and the other tags of that digest."""
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old), ("latest", new))
     ref = f"{server.address}/{SHOP}:latest"
@@ -62,7 +62,7 @@ def test_a_tag_is_shown_from_its_first_push_to_its_last(server: Server) -> None:
 
 
 def test_the_digest_of_every_tag_at_a_time(server: Server) -> None:
-    """As the ledger says, not as the registry answers now."""
+    """`tags --at` lists the digests from the ledger, not those that the registry serves now."""
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old))
     time.sleep(0.01)  # a moment after the push, by both clocks
@@ -80,8 +80,8 @@ def test_the_digest_of_every_tag_at_a_time(server: Server) -> None:
     assert "had no tags then" in before.err
 
 
-def test_a_tag_that_was_never_there_has_no_history(server: Server) -> None:
-    """Exit code 1."""
+def test_a_tag_that_never_existed_has_no_history(server: Server) -> None:
+    """A tag that never existed has no history: exit code 1."""
     publish(server, ("latest", image("old")))
     never = program.call("history", f"{server.address}/{SHOP}:9.9.9")
 
@@ -89,8 +89,8 @@ def test_a_tag_that_was_never_there_has_no_history(server: Server) -> None:
     assert "never there" in never.err
 
 
-def test_a_tag_that_was_re_pointed_in_the_database_is_named(server: Server) -> None:
-    """The registry answers with the row, its ledger says something else."""
+def test_a_tag_that_was_moved_in_the_database_is_reported(server: Server) -> None:
+    """A tag whose row was changed in the database is reported, because the ledger has another digest."""
     old, evil = image("old"), image("evil")
     publish(server, ("1.4.2", old), ("latest", evil))
     with closing(sqlite3.connect(server.folder / DATABASE_NAME)) as database:

@@ -1,4 +1,4 @@
-"""`boltseal ledger receipt`, against a registry that really listens, and then without it."""
+"""`boltseal ledger receipt`, with a listening registry, and offline."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ APP = index(image("amd64"), image("arm64"))
 
 
 def test_help_names_writing_and_verifying() -> None:
-    """How to write one, and how to verify it."""
+    """Help shows how to write a receipt and how to verify it."""
     told = program.call("ledger", "receipt", "--help").out
 
     assert "IMAGE -o FILE" in told
     assert "verify" in told
 
 
-def test_a_file_that_is_not_there_is_usage(tmp_path: Path) -> None:
-    """Nothing was verified."""
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    """A missing receipt file is a usage error."""
     assert program.call("ledger", "receipt", "verify", tmp_path / "x", "--key", str(signing_key().verifier)).code == 2
 
 
 @pytest.mark.slow
-def test_a_receipt_is_verified_when_its_registry_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the key and nothing else; each lie in either file is exit code 1."""
+def test_a_receipt_is_verified_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receipt is verified offline with only the key; each forgery in receipt or key is exit code 1."""
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
 
     async def publish(url: str) -> None:

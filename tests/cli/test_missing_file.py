@@ -1,4 +1,4 @@
-"""A file that the user names and that is not there: exit code 2 and one wording, in every command."""
+"""A named file that does not exist is exit code 2 with one wording in every command."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_missing_file_is_a_usage_error(
 
 
 def test_json_reports_a_missing_file_too(tmp_path: Path) -> None:
-    """As an error of the command."""
+    """JSON reports a missing file as an error of the command."""
     told = program.call("watch", "--lock", tmp_path / "none", "--json")
 
     assert (told.code, told.json["schema"]) == (2, "boltseal.watch/1")

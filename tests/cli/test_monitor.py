@@ -1,4 +1,4 @@
-"""`boltseal ledger monitor`, against a registry that really listens."""
+"""`boltseal ledger monitor`, with a listening registry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
+    """Use no login of this machine's user."""
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(variable, raising=False)
@@ -40,7 +40,7 @@ def publish(url: str, *tags: str) -> None:
 
 
 def test_a_registry_is_followed_from_run_to_run(tmp_path: Path) -> None:
-    """One line each time; a tag that was re-pointed in the database is exit code 1, a registry that is gone 3."""
+    """Each run prints one line; a tag changed in the database is exit code 1, an unreachable registry 3."""
     data, state, port = tmp_path / "data", tmp_path / "state", servers.free_port()
     with servers.boltseal(data, port=port) as server:
         publish(server.url, "1.4.1", "1.4.2")

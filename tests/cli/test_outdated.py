@@ -1,4 +1,4 @@
-"""`boltseal outdated`, against a registry that really listens: what is read, exit codes, and every way to name images."""
+"""`boltseal outdated` with a listening registry: output, exit codes, and every way to name images."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NOW = layered("acd", env=["NODE_VERSION=16.13.2"], labels={"org.opencontainers.i
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login and no settings of the person at this machine are used."""
+    """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "nobody"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
@@ -49,7 +49,7 @@ def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Shop:
-    """A registry with a base that moves, and the images that stand on it."""
+    """A registry with a base image that moves, and images based on it."""
 
     def __init__(self, server: Server) -> None:
         self.address = server.address
@@ -72,7 +72,7 @@ class Shop:
         self.push("shop/app", tag, layered(layers, annotations=said_of if said else None))
 
     def signed(self, index: int) -> None:
-        """Wait until the ledger's head has this entry: it is signed a moment after."""
+        """Wait until a checkpoint covers this entry, which is signed a moment later."""
         wait_until(lambda: is_signed(self.client.get("/ledger/checkpoint"), index + 1), f"entry {index} is signed")
 
     def outdated(self, *arguments: str | Path) -> Run:
@@ -92,16 +92,16 @@ def shop(server: Server) -> Iterator[Shop]:
     made.client.close()
 
 
-def test_an_image_on_the_current_digest_of_its_base_holds(shop: Shop) -> None:
-    """Exit code 0; --details shows why it is current."""
+def test_an_image_on_the_current_base_is_up_to_date(shop: Shop) -> None:
+    """An image on the current digest of its base is up to date: exit code 0; --details shows how."""
     told, more = shop.outdated(f"{shop.ref}:1.0.0"), shop.outdated(f"{shop.ref}:1.0.0", "--details")
 
     assert (told.code, told.out) == (0, f"current      {shop.ref}:1.0.0\n")
     assert "the tag still resolves to its base" in more.out
 
 
-def test_an_image_on_an_old_base_is_outdated_and_said_why(shop: Shop) -> None:
-    """Exit code 1: the base, how it is known, since when, how far behind, what is different."""
+def test_an_outdated_image_is_reported_with_the_reason(shop: Shop) -> None:
+    """An outdated image is exit code 1 with the base, its source, the time, the distance and the differences."""
     shop.push("base/node", "latest", NOW)
     told = shop.outdated(f"{shop.ref}:1.0.0")
     lines = " ".join(told.out.split())
@@ -118,8 +118,8 @@ def test_an_image_on_an_old_base_is_outdated_and_said_why(shop: Shop) -> None:
     assert "1 image: 1 outdated" in told.err
 
 
-def test_what_programs_read_of_it(shop: Shop) -> None:
-    """The envelope of every verb, and the same words as for people."""
+def test_json_has_the_rows(shop: Shop) -> None:
+    """JSON has the common envelope, and the same terms as the text."""
     shop.push("base/node", "latest", NOW)
     told = shop.outdated(f"{shop.ref}:1.0.0", "--json")
     [result] = told.json["results"]
@@ -132,7 +132,7 @@ def test_what_programs_read_of_it(shop: Shop) -> None:
 
 
 def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: Shop) -> None:
-    """Though nobody wrote down what the image was built on, and nobody looked before."""
+    """A former base without its own label is found in the registry's history, although nothing observed it before."""
     shop.push("base/node", "latest", layered("abc"))
     shop.push("shop/app", "2.0.0", layered("abcX", created="2199-01-01T00:00:00Z"))
     shop.push("base/node", "latest", layered("ab"))
@@ -144,7 +144,8 @@ def test_a_base_that_lost_its_top_layer_is_found_by_the_registrys_history(shop: 
 
 
 def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: Shop) -> None:
-    """The issue's case: all unlabelled, every tag of the registry; once the former base is deleted, it can't be told."""
+    """A base is not replaced by its own base where no image is labelled; with the former base deleted, the answer is
+    unknown."""
     shop.push("base/os", "latest", layered("o"))
     shop.push("base/rt", "latest", layered("or"))
     shop.push("team/app", "1.0.0", layered("orX", created=format_time(now_us())))
@@ -177,7 +178,7 @@ def team_app(told: Run) -> dict[str, Any]:
 
 
 def test_a_dockerfile_infers_the_base(shop: Shop, tmp_path: Path) -> None:
-    """That it is only inferred is said; FROM scratch is no base."""
+    """A base from a Dockerfile is marked as inferred; FROM scratch has no base."""
     shop.app("2.0.0", "abX", said=False)
     shop.push("base/node", "latest", NOW)
     file, nothing = tmp_path / "Dockerfile", tmp_path / "Other"
@@ -192,7 +193,7 @@ def test_a_dockerfile_infers_the_base(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_all_images_of_a_registry(shop: Shop) -> None:
-    """Signatures and SBOMs are counted and no fault; 1 beats 3."""
+    """Of all images of a registry, signatures and SBOMs are only counted; exit code 1 takes precedence over 3."""
     shop.app("2.0.0", "Z", said=False)
     shop.push("shop/app", "sbom", artifact("an SBOM"))
     shop.push("base/node", "latest", NOW)
@@ -208,8 +209,8 @@ def test_all_images_of_a_registry(shop: Shop) -> None:
     assert "1 more are no images" in told.err
 
 
-def test_a_registry_that_lists_tags_without_an_end_is_left(shop: Shop) -> None:
-    """After as many as are looked at; it may be a stranger's."""
+def test_an_endless_tag_list_is_abandoned(shop: Shop) -> None:
+    """An endless tag list of a foreign registry is read up to a limit."""
     shop.app("2.0.0", "abY")
 
     async def listed(most: int) -> int:
@@ -225,7 +226,7 @@ def test_a_registry_that_lists_tags_without_an_end_is_left(shop: Shop) -> None:
 
 
 def test_the_images_of_a_compose_file_and_of_a_lock(shop: Shop, tmp_path: Path) -> None:
-    """As the project writes them."""
+    """`outdated` checks the images of a Compose file and of a lock."""
     compose = tmp_path / "compose.yaml"
     compose.write_text(f"services:\n  web: {{image: '{shop.ref}:1.0.0'}}\n  worker: {{image: '{shop.ref}:1.0.0'}}\n")
     by_compose = shop.outdated("--compose", compose)
@@ -237,8 +238,8 @@ def test_the_images_of_a_compose_file_and_of_a_lock(shop: Shop, tmp_path: Path) 
     assert (by_lock.code, by_lock.out) == (0, f"current      {shop.ref}:1.0.0\n")
 
 
-def test_a_file_can_t_make_us_talk_to_a_host(shop: Shop, tmp_path: Path) -> None:
-    """It may have been checked out with somebody's project."""
+def test_a_file_can_not_choose_the_contacted_hosts(shop: Shop, tmp_path: Path) -> None:
+    """A checked-out file can't make boltseal contact a host that the user has not allowed."""
     compose = tmp_path / "compose.yaml"
     compose.write_text("services:\n  web: {image: 'internal.example:8443/x:1'}\n")
     told = shop.outdated("--compose", compose)
@@ -248,7 +249,7 @@ def test_a_file_can_t_make_us_talk_to_a_host(shop: Shop, tmp_path: Path) -> None
 
 
 def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(shop: Shop) -> None:
-    """An image that is not there, a registry that does not answer: 3, or 1 where another one is outdated."""
+    """A missing image or an unreachable registry is one line and exit code 3, or 1 if another image is outdated."""
     nobody = f"127.0.0.1:{servers.free_port()}/shop/app:1"
     told = shop.outdated(f"{shop.ref}:1.0.0", f"{shop.ref}:none", nobody)
     shop.push("base/node", "latest", NOW)
@@ -272,8 +273,8 @@ def test_an_image_that_could_not_be_checked_is_one_line_and_the_others_continue(
         (("x", "--window", "-1"), "window"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], words: str) -> None:
-    """One line, exit code 2, and nobody is asked."""
+def test_usage_errors_are_one_line(arguments: tuple[str, ...], words: str) -> None:
+    """Usage errors are one line with exit code 2, before any request."""
     told = call("outdated", *arguments)
 
     assert told.code == 2
@@ -281,7 +282,7 @@ def test_usage(arguments: tuple[str, ...], words: str) -> None:
 
 
 def test_a_built_entry_of_the_ledger_takes_precedence(shop: Shop) -> None:
-    """What was recorded at the build counts more than what a label says."""
+    """A `built` entry in the ledger takes precedence over the image's labels."""
     app = layered("abY", labels={NAME: f"{shop.address}/base/other:latest", DIGEST: NOW.digest})
     shop.push("shop/app", "2.0.0", app)
     extra = {"base.name": f"{shop.address}/base/node:latest", "base.digest": WAS.digest}
@@ -297,7 +298,8 @@ def test_a_built_entry_of_the_ledger_takes_precedence(shop: Shop) -> None:
 
 
 def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: Shop, tmp_path: Path) -> None:
-    """Also when its tag means another image by now; an image that was built here and never pushed can't be checked."""
+    """A running image is checked by the digest it was pulled as, though its tag moved; one built locally can't be
+    checked."""
     app = layered("abX", annotations={NAME: f"{shop.address}/base/node:latest", DIGEST: WAS.digest})
     fake = FakeEngine()
     fake.container(
@@ -319,7 +321,7 @@ def test_a_running_image_is_checked_by_the_digest_that_it_was_pulled_as(shop: Sh
 
 
 def test_only_the_platforms_in_use_count(shop: Shop, tmp_path: Path) -> None:
-    """Those of the flag, of the project that a Compose file is of, or of the container that runs."""
+    """Platforms are those of the option, of the Compose file's project, or of the running container."""
     base = f"{shop.address}/base/node:latest"
     old = layered("abX", annotations={NAME: base, DIGEST: WAS.digest})
     new = layered("acdX", annotations={NAME: base, DIGEST: NOW.digest})
@@ -360,7 +362,7 @@ def test_only_the_platforms_in_use_count(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_a_private_base_needs_its_login(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it nothing can be told, and it is said what to do; with it the base is as good as any."""
+    """Without a login a private base is "could not check" with advice; with the login it is compared."""
     keys = tmp_path / "private" / "data.keys"
     keys.mkdir(parents=True, mode=0o700)
     keys.joinpath("htpasswd").write_text(f"dev:{bcrypt.hashpw(b'word', bcrypt.gensalt(4)).decode()}\n")
@@ -384,7 +386,7 @@ def test_a_private_base_needs_its_login(shop: Shop, tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own file, and what it runs: a program that writes down what it is given."""
+    """The user's own settings, and a rebuild program that records its input."""
     folder = tmp_path / "config" / "boltseal"
     folder.mkdir(parents=True)
     program = tmp_path / "rebuild"
@@ -397,8 +399,8 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "boltseal.toml"
 
 
-def test_a_rebuild_is_asked_for_once_and_written_down(shop: Shop, configured: Path, tmp_path: Path) -> None:
-    """In the state folder, and in the ledger of the image's registry."""
+def test_a_rebuild_is_requested_once_and_recorded(shop: Shop, configured: Path, tmp_path: Path) -> None:
+    """A rebuild is requested once, and recorded in the state folder and in the ledger of the image's registry."""
     shop.push("base/node", "latest", NOW)
     first = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
     again = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
@@ -418,7 +420,7 @@ def test_a_rebuild_is_asked_for_once_and_written_down(shop: Shop, configured: Pa
 
 
 def test_a_failed_rebuild_is_one_line_and_the_others_continue(shop: Shop, configured: Path, tmp_path: Path) -> None:
-    """Tried as often as it is said, and not again for this digest."""
+    """A failed rebuild is tried as often as configured, and not again for this digest."""
     shop.app("2.0.0", "abY")
     (tmp_path / "rebuild").write_text('#!/bin/sh\ncase "$1" in *:1.0.0) echo "no space left"; exit 4;; esac\n')
     configured.write_text(configured.read_text() + "attempts = 1\n")
@@ -436,7 +438,8 @@ def test_a_failed_rebuild_is_one_line_and_the_others_continue(shop: Shop, config
 def test_a_terminated_run_ends_its_children_and_the_next_run_resumes(
     shop: Shop, configured: Path, tmp_path: Path
 ) -> None:
-    """As a timer ends it, or Ctrl-C: no rebuild is lost by that. One that is killed is said to have no end."""
+    """SIGTERM ends the rebuild programs, and the next run repeats them; after a kill the attempt is reported as
+    unfinished."""
     shop.push("base/node", "latest", NOW)
     mark, log = tmp_path / "pid", RebuildJournal(ClientState(state_folder()))
     (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60\n")
@@ -464,15 +467,15 @@ def test_a_terminated_run_ends_its_children_and_the_next_run_resumes(
 
 
 def test_rebuilds_without_configuration_are_a_usage_error(shop: Shop) -> None:
-    """A project's file can't configure them: only the user's own is read."""
+    """Only the user's own settings configure rebuilds; a project's file can't."""
     told = shop.outdated(f"{shop.ref}:1.0.0", "--rebuild")
 
     assert told.code == 2
     assert "has no [[on_outdated]]" in told.err
 
 
-def test_a_project_can_t_say_what_is_run(shop: Shop, tmp_path: Path) -> None:
-    """Its file has no such table."""
+def test_a_project_can_not_configure_rebuild_programs(shop: Shop, tmp_path: Path) -> None:
+    """A project's settings file has no table for rebuild programs."""
     (tmp_path / ".boltseal.toml").write_text('[[on_outdated]]\ncommand = ["/bin/true"]\n')
     told = call("lock", "--project", tmp_path)
 

@@ -1,4 +1,4 @@
-"""Notifications of releases to the receivers in the user's own file."""
+"""Notifications of releases to the receivers in the user's own settings file."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_failed_notification_does_not_change_the_result_of_a_deploy(
 
 
 def test_a_hanging_receiver_delays_a_command_only_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Undelivered events wait for the next command."""
+    """A receiver that does not answer delays a command only briefly; undelivered events wait for the next command."""
     with inbox_in_thread(HANGS) as box:
         configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
         notifications = Notifications.of_user(client_context())

@@ -1,4 +1,4 @@
-"""`boltseal tag new` and `build --print-labels`: what a build may be called, and where it came from."""
+"""`boltseal tag new` and `build --print-labels`: tags for a build, and labels about its origin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PREFIX = "org.opencontainers.image."
 
 @pytest.fixture(autouse=True)
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither a login, nor a setting, nor a pipeline of the person at this machine is used."""
+    """Use no login, setting or pipeline variable of this machine."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "nobody"))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
@@ -66,7 +66,7 @@ def tag_of(*arguments: str | Path, run: Callable[..., Run] = program.call) -> st
 
 
 def test_a_tag_of_git_names_commit_and_changes(project: Path) -> None:
-    """The + of a version is mapped; what is not committed is in it by its hash."""
+    """A tag from git replaces the `+` of a version and has a hash of uncommitted changes."""
     clean = tag_of(project)
     (project / "app.py").write_text("print(1)\n")
     first = tag_of(project)
@@ -78,7 +78,7 @@ def test_a_tag_of_git_names_commit_and_changes(project: Path) -> None:
 
 
 def test_a_tag_of_the_time_and_of_the_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of a pipeline there is no number, and none is made up."""
+    """Outside of a pipeline there is no pipeline number, and none is invented."""
     refused = program.call("tag", "new", "--scheme", "build")
     monkeypatch.setenv("CI_PIPELINE_IID", "123")
 
@@ -88,7 +88,7 @@ def test_a_tag_of_the_time_and_of_the_pipeline(project: Path, monkeypatch: pytes
 
 
 def test_the_same_inputs_have_the_same_tag(project: Path) -> None:
-    """Another file, argument or platform has another; what `.dockerignore` leaves out does not count."""
+    """Equal inputs give one tag; another file, argument or platform gives another; excluded files do not count."""
     same = tag_of(project, "--scheme", "input")
     (project / ".dockerignore").write_text("*.log\n")
     (project / "Other").write_text("FROM scratch\n")
@@ -105,8 +105,8 @@ def test_the_same_inputs_have_the_same_tag(project: Path) -> None:
     assert len({same, ignoring, *others}) == 5
 
 
-def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
-    """BuildKit takes that, and not the one of the context."""
+def test_a_dockerfile_may_have_its_own_ignore_file(project: Path) -> None:
+    """Like BuildKit, an ignore file named after the Dockerfile replaces the context's."""
     (project / "Dockerfile.dockerignore").write_text("*.log\n")
     (project / ".dockerignore").write_text("Dockerfile\n")
     before = tag_of(project, "--scheme", "input")
@@ -126,7 +126,7 @@ def test_a_dockerfile_may_have_an_ignore_file_of_its_own(project: Path) -> None:
     ],
 )
 def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], said: str) -> None:
-    """With exit code 2."""
+    """Invalid input is exit code 2."""
     told = program.call("tag", "new", project, *arguments)
 
     assert told.code == 2
@@ -135,7 +135,7 @@ def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], s
 
 @pytest.mark.slow
 def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
-    """A base that nobody can name, a registry that does not answer, an ignore file that can't be read: no guess."""
+    """No tag is made if the base is unknown, a registry does not answer, or an ignore file can't be read."""
     codes = []
     bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
     for base, reason in bases.items():
@@ -152,8 +152,8 @@ def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
     assert program.call("tag", "new", project, "--scheme", "input").code == 2
 
 
-def test_without_a_daemon_there_is_no_content(project: Path) -> None:
-    """Which could not be checked, and is no tag."""
+def test_without_a_daemon_there_is_no_content_tag(project: Path) -> None:
+    """Without a daemon the content tag could not be determined: exit code 3."""
     told = program.call("tag", "new", "--scheme", "content", "--image", "app")
 
     assert (told.code, told.out) == (3, "")
@@ -162,7 +162,7 @@ def test_without_a_daemon_there_is_no_content(project: Path) -> None:
 
 @pytest.mark.slow
 async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
-    """By exit code 1, and nothing on stdout that a script could push under."""
+    """A taken tag is exit code 1 without any output on stdout, so no script can push to it."""
     free = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}", "--json")
     app = image("app")
     await publish(server, "v1.4.2_7", app)
@@ -176,8 +176,8 @@ async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_a_tag_that_was_deleted_is_not_free(server: Server, project: Path) -> None:
-    """Its name is bound."""
+async def test_a_deleted_sealed_tag_is_not_free(server: Server, project: Path) -> None:
+    """A deleted sealed tag is refused as a new tag."""
     app = image("app")
     await publish(server, "v1.4.2_7", app)
     unsealed = program.run(
@@ -193,7 +193,7 @@ async def test_a_tag_that_was_deleted_is_not_free(server: Server, project: Path)
 
 @pytest.mark.slow
 async def test_another_base_behind_the_same_tag_is_another_input(server: Server, project: Path) -> None:
-    """What the lock says of it is believed; without one it is asked."""
+    """The base's digest, from the lock or else from the registry, changes the input hash."""
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:latest\n")
     await publish(server, "latest", image("older"))
     program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is said aloud here
@@ -209,8 +209,8 @@ async def test_another_base_behind_the_same_tag_is_another_input(server: Server,
     assert tag_of(project, "--scheme", "input", run=program.run) == locked
 
 
-def test_where_an_image_came_from(project: Path) -> None:
-    """Commit, source without its password, version and time; a shell reads each line as one flag."""
+def test_the_labels_describe_the_origin(project: Path) -> None:
+    """Labels have commit, source without a password, version and time; a shell reads each line as one flag."""
     told = program.call("build", "--print-labels", project)
     flags = dict(shlex.split(line)[1].split("=", 1) for line in told.out.splitlines())
 
@@ -224,7 +224,7 @@ def test_where_an_image_came_from(project: Path) -> None:
 
 @pytest.mark.slow
 async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Path) -> None:
-    """Of the last stage."""
+    """The labels name the last stage's base with name and digest."""
     app = image("app")
     await publish(server, "1.0.0", app)
     (project / "Dockerfile").write_text(f"FROM scratch AS a\nFROM {server.address}/{SHOP}:1.0.0\n")
@@ -235,7 +235,7 @@ async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Pat
 
 
 def test_outside_of_git_only_known_labels_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time and what was given."""
+    """Outside of git only the time and given values become labels."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     told = program.call("build", "--print-labels", tmp_path, "--version", "1.0", "--annotations")
 
@@ -246,7 +246,7 @@ def test_outside_of_git_only_known_labels_are_printed(tmp_path: Path, monkeypatc
 
 
 def test_labels_that_are_left_out_are_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of git also the version, and of a repository without a public remote the source; JSON stays one object."""
+    """A notice names labels that are left out, such as the source without a public remote; JSON is one object."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     outside = program.call("build", "--print-labels", tmp_path, "--json")
     git(project, "remote", "set-url", "origin", "/srv/git/shop.git")

@@ -1,4 +1,4 @@
-"""-q and -v, before the command or after it; errors as JSON, also of usage; a reader that has enough."""
+"""-q and -v before and after the command; errors as JSON, also of usage; a closed output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOP = "shop/app"
 
 @pytest.fixture
 def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No login of the person at this machine is used."""
+    """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "nobody"))
 
@@ -27,7 +27,7 @@ def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_nobody")
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_v_prints_each_request_on_stderr(where: str) -> None:
-    """Method, URL, status and time; the result on stdout is as without it."""
+    """-v prints method, URL, status and time of each request on stderr, and leaves stdout unchanged."""
     with FakeUpstream().listening_in_thread() as upstream:
         app = upstream.publish(SHOP, "1.4.2", image("app"))
         words = ["digest", f"{upstream.authority}/{SHOP}:1.4.2"]
@@ -42,8 +42,8 @@ def test_v_prints_each_request_on_stderr(where: str) -> None:
 
 @pytest.mark.usefixtures("_nobody")
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_q_silences_notices_and_no_error(where: str, tmp_path: Path) -> None:
-    """What went wrong is still told, and the exit code too."""
+def test_q_omits_notices_and_no_error(where: str, tmp_path: Path) -> None:
+    """-q omits notices, but prints errors and keeps the exit code."""
     (tmp_path / "compose.yaml").write_text("services: {web: {image: nginx}}\n")
     words = ["verify", "--offline", "--project", str(tmp_path)]
     told = program.call(*(["-q", *words] if where == "before" else [*words, "-q"]))
@@ -65,7 +65,7 @@ def test_q_silences_notices_and_no_error(where: str, tmp_path: Path) -> None:
     ],
 )
 def test_json_reports_errors_of_usage(words: list[str], schema: str, message: str) -> None:
-    """One object on stdout with the error, exit code 2, and the message for people on stderr."""
+    """A usage error with --json is one object on stdout, a line on stderr, and exit code 2."""
     told = program.call(*words)
 
     assert told.code == 2
@@ -76,7 +76,7 @@ def test_json_reports_errors_of_usage(words: list[str], schema: str, message: st
 
 
 def test_json_reports_a_missing_extra() -> None:
-    """The command never began."""
+    """A missing extra is reported in JSON, although the command did not begin."""
     code = (
         "import sys; sys.modules['pydantic'] = None; from boltseal.cli.root import run; run(['admin','fsck','--json'])"
     )
@@ -88,13 +88,13 @@ def test_json_reports_a_missing_extra() -> None:
     assert "needs the server extra" in told["errors"][0]["message"]
 
 
-def test_a_word_after_two_dashes_is_no_option() -> None:
-    """`--json` there belongs to another program."""
+def test_an_option_after_two_dashes_is_ignored() -> None:
+    """`--json` after `--` belongs to another program."""
     assert program.call("build", "--nope", "--", "--json").out == ""
 
 
 def test_an_error_is_printed_once(tmp_path: Path) -> None:
-    """A command that printed it as JSON is not followed by a second object."""
+    """An error that a command printed as JSON is not printed again."""
     told = program.call("lock", "--project", tmp_path / "none", "--json")
 
     assert told.out.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Many HEADs against a real server: few tokens, few connections, constant memory."""
+"""Many HEAD requests to a real server: few tokens, few connections, constant memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tags() -> list[str]:
 
 
 async def publish(server: Server) -> None:
-    """One small image in every repository, under twenty tags; afterwards logins are asked for."""
+    """Push one small image to every repository under twenty tags; afterwards the registry requires logins."""
     image = images.image("one")
     headers = {"content-type": images.OCI_MANIFEST}
     query = "&".join(f"tag={tag}" for tag in tags())
@@ -53,13 +53,13 @@ async def publish(server: Server) -> None:
 
 
 def counted(server: Server, start: str) -> int:
-    """A number of the server's metrics."""
+    """Return a value of the server's metrics."""
     text = httpx2.get(f"{server.url}/metrics", trust_env=False).text
     return sum(int(float(number)) for number in re.findall(rf"^{re.escape(start)}.* ([0-9.]+)$", text, re.MULTILINE))
 
 
 async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -> None:
-    """At most one token per ten repositories, one password check, every answer, constant memory."""
+    """Thousands of HEADs need at most one token per ten repositories, one password check and constant memory."""
     await publish(server)
     logins = tmp_path / "config.json"
     auth = base64.b64encode(LOGIN.encode()).decode()
@@ -92,7 +92,7 @@ async def test_thousands_of_heads_with_a_login(server: Server, tmp_path: Path) -
 
 
 async def test_heads_reuse_connections() -> None:
-    """Bodies of refusals and of HEADs are read to their end."""
+    """Connections are reused, because bodies of refusals are read to their end."""
     connections = 0
 
     async def registry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -31,7 +31,7 @@ def state(tmp_path: Path) -> ClientState:
 
 
 def sha_of(path: Path) -> str:
-    """Of its first megabyte, and its length: some are long and hollow."""
+    """Return a hash of a file's first megabyte and its length, since some files are long and sparse."""
     with path.open("rb") as file:
         return f"{path.stat().st_size} {sha256(file.read(1_000_000)).hexdigest()}"
 
@@ -45,7 +45,7 @@ def changed(state: ClientState, *statements: str) -> None:
 
 
 def test_an_unobserved_tag_has_no_history_and_no_file_is_created(state: ClientState) -> None:
-    """Reading writes nothing."""
+    """Reading the history of an unobserved tag returns nothing and creates no file."""
     with TagObservations(state) as watched:
         past, head = watched.past(NODE), watched.head()
 
@@ -54,7 +54,7 @@ def test_an_unobserved_tag_has_no_history_and_no_file_is_created(state: ClientSt
 
 
 def test_intervals_have_the_first_and_last_observation(state: ClientState) -> None:
-    """An unchanged tag adds no line; one that returns later adds a new one."""
+    """An unchanged tag extends its line; one that returns to a former digest adds a line."""
     with TagObservations(state) as watched:
         first = watched.saw(NODE, ONE, HOUR_US)
         same = watched.saw(NODE, ONE, 2 * HOUR_US)
@@ -75,7 +75,7 @@ def test_intervals_have_the_first_and_last_observation(state: ClientState) -> No
 
 
 def test_the_log_is_durable_and_private(state: ClientState) -> None:
-    """The file has the mode of the folder."""
+    """The log is synced to disk, and its folder and file are private."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
     with TagObservations(state) as watched:
@@ -86,7 +86,7 @@ def test_the_log_is_durable_and_private(state: ClientState) -> None:
 
 
 def test_a_clock_set_back_shortens_no_interval(state: ClientState) -> None:
-    """Lines are ordered by observation, whatever the clock says."""
+    """Lines are ordered by observation, so a clock that was set back shortens no interval."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 5)
         watched.saw(NODE, ONE, 3)
@@ -98,7 +98,7 @@ def test_a_clock_set_back_shortens_no_interval(state: ClientState) -> None:
 
 
 def test_a_failing_callback_records_nothing(state: ClientState) -> None:
-    """The move is detected again at the next observation."""
+    """If the callback fails, nothing is recorded, and the move is detected again."""
 
     def fails(_: object) -> None:
         raise RuntimeError
@@ -124,7 +124,7 @@ def test_a_failing_callback_records_nothing(state: ClientState) -> None:
     ],
 )
 def test_a_modified_log_is_detected(state: ClientState, statement: str) -> None:
-    """By readers and writers, and nothing of the log is used."""
+    """Readers and writers detect a modified log and use nothing of it."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (ALPINE, TWO), (NODE, TWO)], 1)
     changed(state, statement)
@@ -136,7 +136,7 @@ def test_a_modified_log_is_detected(state: ClientState, statement: str) -> None:
 
 
 def test_a_modification_during_a_process_is_detected(state: ClientState) -> None:
-    """The verified end of the chain is checked each time."""
+    """The verified end of the chain is checked at each access, so a later modification is detected."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (ALPINE, TWO)], 1)
         changed(state, "UPDATE log SET chain = zeroblob(32) WHERE n = 2")
@@ -146,7 +146,7 @@ def test_a_modification_during_a_process_is_detected(state: ClientState) -> None
 
 
 def test_a_saved_head_reveals_a_rewritten_log(state: ClientState) -> None:
-    """And a truncated one, which is consistent by itself."""
+    """A saved head reveals a rewritten log, and a truncated one, each consistent by itself."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), (NODE, TWO)], 1)
         head = ChainHead.parse(str(watched.head()))
@@ -164,7 +164,7 @@ def test_a_saved_head_reveals_a_rewritten_log(state: ClientState) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "1", "1:", "0:00", "-1:" + "0" * 64, "01:" + "0" * 64, "1:" + "AB" * 32])
 def test_a_malformed_head_is_refused(text: str) -> None:
-    """There is one spelling."""
+    """A head in another spelling is refused."""
     with pytest.raises(Invalid, match="malformed end of the log"):
         ChainHead.parse(text)
 
@@ -200,7 +200,7 @@ def _endless(path: Path) -> None:
 
 
 def _hidden_from_the_index(path: Path) -> None:
-    """Lines that are in the table and not in the index, by which a tag's past is found."""
+    """Rows that the table has but its index lacks, which readers would therefore miss."""
     _run(
         path,
         "PRAGMA writable_schema = 1",
@@ -225,7 +225,7 @@ def _run(path: Path, *statements: str) -> None:
     "hostile", [_no_database, _truncated, _trigger, _view, _huge, _other_types, _endless, _hidden_from_the_index]
 )
 def test_a_hostile_file_is_refused(state: ClientState, hostile: Callable[[Path], None]) -> None:
-    """With one line; nothing of it is used or overwritten."""
+    """A hostile file is refused with one line, neither used nor overwritten."""
     with TagObservations(state) as watched:
         watched.record_all([(NODE, ONE), *((Reference.parse(f"alpine:3.{n}"), TWO) for n in range(300))], 1)
     hostile(state.folder / "watch.db")
@@ -239,7 +239,7 @@ def test_a_hostile_file_is_refused(state: ClientState, hostile: Callable[[Path],
 
 
 def test_a_valid_chain_over_malformed_lines_is_refused(state: ClientState) -> None:
-    """The lines are parsed as well."""
+    """A valid hash chain over malformed lines is refused, because lines are parsed too."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
     for line in (b"{}", b"[]", b'{"v":2,"n":1,"at":1,"ref":"docker.io/library/node:16.13","digest":"","until":0}'):
@@ -251,7 +251,7 @@ def test_a_valid_chain_over_malformed_lines_is_refused(state: ClientState) -> No
 
 
 def test_impossible_times_are_not_shown(state: ClientState) -> None:
-    """The chain does not cover the last observation: a wrong one is replaced by the line's own time."""
+    """An impossible last observation, which the chain does not cover, is replaced by the line's own time."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 5)
     changed(state, "UPDATE seen SET at = 9223372036854775807")
@@ -267,7 +267,7 @@ def test_impossible_times_are_not_shown(state: ClientState) -> None:
 
 
 def test_a_newer_file_is_not_touched(state: ClientState) -> None:
-    """Nor a folder of a newer version."""
+    """Neither a log nor a folder of a newer version is changed."""
     with TagObservations(state) as watched:
         watched.saw(NODE, ONE, 1)
     changed(state, "PRAGMA user_version = 2")
@@ -280,7 +280,7 @@ def test_a_newer_file_is_not_touched(state: ClientState) -> None:
 
 
 def test_an_empty_file_is_initialised_by_the_next_writer(state: ClientState) -> None:
-    """The creation of the file was interrupted before its tables were made."""
+    """An empty file, left by an interrupted creation, is initialised by the next writer."""
     state.folder.mkdir()
     (state.folder / "watch.db").touch()
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="run it again"):
@@ -292,7 +292,7 @@ def test_an_empty_file_is_initialised_by_the_next_writer(state: ClientState) -> 
 
 
 def test_an_unwritable_folder_is_reported(state: ClientState) -> None:
-    """In one line, with the variable for another folder."""
+    """An unwritable folder is one line with the variable for another folder."""
     state.folder.parent.joinpath("state").write_text("a file")
 
     with TagObservations(state) as watched, pytest.raises(StateUnusable, match="BOLTSEAL_STATE"):
@@ -325,7 +325,7 @@ def _writer(state: ClientState, name: str, count: int) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_two_concurrent_writers_are_serialised(state: ClientState) -> None:
-    """No observation is lost, and the chain is intact."""
+    """Two concurrent writers lose no observation, and the chain stays intact."""
     writers = [_writer(state, name, 60) for name in ("one", "two")]
     for writer in writers:
         writer.communicate(timeout=60)
@@ -338,7 +338,7 @@ def test_two_concurrent_writers_are_serialised(state: ClientState) -> None:
 
 @pytest.mark.slow
 def test_a_recorded_observation_survives_kill_9(state: ClientState) -> None:
-    """Every call that returned is durable, and the next process continues."""
+    """An observation whose call returned survives kill -9, and the next process continues."""
     said = 0
     for stop_at in (3, 11, 25):
         writer = _writer(state, "one", 100_000)

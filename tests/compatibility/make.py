@@ -111,7 +111,7 @@ PROJECTS: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def environment() -> dict[str, str]:
-    """Nobody's settings but those of this run."""
+    """Return an environment with the settings of this run only."""
     return {
         "BOLTSEAL_STATE": str(STATE),
         "HOME": str(WORK / "home"),
@@ -124,7 +124,7 @@ def environment() -> dict[str, str]:
 
 
 async def boltseal(name: str, *arguments: str | Path, code: int = 0, cwd: Path | None = None) -> Run:
-    """One command to its end; whatever listens in this process goes on meanwhile."""
+    """Run one command to its end, while listeners in this process continue."""
     words = (*COMMANDS[name], *arguments)
     done = await asyncio.to_thread(program.run, *words, environment=environment(), cwd=cwd)
     if done.code != code:
@@ -134,7 +134,7 @@ async def boltseal(name: str, *arguments: str | Path, code: int = 0, cwd: Path |
 
 @contextmanager
 def witnessing(app: ASGIApp) -> Iterator[None]:
-    """An application on the witness's port."""
+    """Run an application on the witness's port."""
     server = uvicorn.Server(uvicorn.Config(app, port=WITNESS_PORT, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -148,7 +148,7 @@ def witnessing(app: ASGIApp) -> Iterator[None]:
 
 @asynccontextmanager
 async def serving(data: Path, config: str) -> AsyncIterator[None]:
-    """The server on its port, started and ended beside this process's own listeners."""
+    """Run the server on its port beside this process's own listeners."""
     context = servers.boltseal(data, config=config, port=PORT)
     await asyncio.to_thread(context.__enter__)
     try:
@@ -162,7 +162,7 @@ def client(user: str = "ci") -> httpx2.AsyncClient:
 
 
 async def signed() -> int:
-    """Wait until every entry so far is signed and cosigned; how many there are."""
+    """Wait until every entry is signed and cosigned; return their number."""
     with closing(sqlite3.connect(DATA / "boltseal.db")) as database:
         (size,) = database.execute("SELECT count(*) FROM entry").fetchone()
     async with client("boss") as http:
@@ -176,7 +176,7 @@ async def signed() -> int:
 
 
 class Story:
-    """What is done to the registry, and what it must answer from then on."""
+    """The requests to the registry, and the answers expected from then on."""
 
     def __init__(self, upstream: FakeUpstream) -> None:
         self.upstream = upstream
@@ -191,7 +191,7 @@ class Story:
         self.tags[f"{repository}:{tag}"] = document.digest
 
     async def beginning(self) -> None:
-        """The first entries, of which a client sees a head."""
+        """Create the first entries, of which a client stores a checkpoint."""
         self.app = index(image("app amd64"), image("app arm64", architecture="arm64"))
         self.latest = image("latest, the first"), image("latest, the second")
         await self.push("shop/app", "1.4.2", self.app)
@@ -201,7 +201,7 @@ class Story:
         await boltseal("digest", f"{REGISTRY}/shop/app:1.4.2")
 
     async def images(self) -> None:
-        """Every kind of tag and of what can happen to it."""
+        """Create every kind of tag, and every change that a tag can have."""
         first, second = self.latest
         await self.push("shop/app", "latest", second)
         self.more["overwritten"] = first.digest
@@ -253,7 +253,7 @@ class Story:
                 (await http.post("/v2/shop/app/_boltseal/records", json=record)).raise_for_status()
 
     async def mirrored(self) -> None:
-        """An upstream's tags: one that moved, one that is held, and one that upstream has no more."""
+        """Create mirrored tags: one that moved, one that is held, and one deleted upstream."""
         for tag in ("2.0.0", "reviewed", "withdrawn"):
             self.upstream.publish("team/app", tag, image(f"upstream {tag}"))
         async with client() as http:
@@ -277,7 +277,7 @@ class Story:
         await boltseal("accept", "--data", DATA, "--config", DATA.with_name("data.toml"), code=1)  # it lists one
 
     async def push_through_without_an_answer(self) -> None:
-        """Upstream took it, its answer was lost, and it answers no more: the tag stays reserved."""
+        """Push through the proxy so that upstream stores it but its answer is lost: the tag stays reserved."""
 
         async def break_down(asked: Asked, writer: asyncio.StreamWriter) -> None:
             self.upstream.answers["*"] = status(503)
@@ -293,7 +293,7 @@ class Story:
         self.more["reserved"] = gated.digest
 
     async def upload(self) -> None:
-        """One that is under way."""
+        """Begin an upload and leave it unfinished."""
         content = b"".join(b"%06d " % number for number in range(1000))
         async with client() as http:
             location = await start_upload(http, "shop/app")
@@ -306,7 +306,7 @@ class Story:
         self.more["upload"] = {"location": answer.headers["location"], "received": 4000}
 
     async def client_side(self, target: Path) -> None:
-        """Locks, receipts, what is watched, what is monitored, which rebuilds were asked for."""
+        """Create locks, receipts, watched tags, a monitor's progress, and rebuild requests."""
         for name, files in PROJECTS.items():
             root = WORK / "projects" / name
             for path, text in files.items():
@@ -348,7 +348,7 @@ class Story:
 
 
 def deployed(story: Story) -> None:
-    """Releases of two projects, and kept images, on an engine of our own."""
+    """Create releases of two projects, and kept images, on a separate engine."""
     data = WORK / "deployed" / "data"
     with servers.boltseal(data, port=DEPLOY_PORT) as registry, servers.dockerd(ENGINE.parent) as engine:
         docker = Docker(engine.address, "docker")
@@ -407,7 +407,7 @@ def _ends(shop: Shopfront) -> list[tuple[int, str, Any, str]]:
 
 
 def _images(docker: Docker) -> list[Any]:
-    """What the engine says of its images: its ID, names and digests."""
+    """Return ID, names and digests of the engine's images."""
     ids = sorted(set(docker.run("image", "ls", "--quiet", "--no-trunc").checked().split()))
     found = json.loads(docker.run("inspect", *ids).checked())
     kept = ("Id", "RepoTags", "RepoDigests", "Os", "Architecture", "Created")

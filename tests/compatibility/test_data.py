@@ -1,4 +1,4 @@
-"""A data folder, a ledger and a backup that an earlier revision wrote: served, continued, examined and restored."""
+"""A data folder, a ledger and a backup of an earlier revision: served, continued, verified and restored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MINUTE_US = 60_000_000
 async def reopened(
     revision: str, data: Path, user: str = "ci", *, config: str = CONFIG, witness: FakeWitness | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """The present server on a copy, a minute after the fixtures were made; a client that is logged in."""
+    """Run the present server on a copy, a minute after the fixtures were made; yield a client that is logged in."""
     settings = Settings.model_validate(tomllib.loads(config) | {"server": {"data": data}})
     now_us = expected(revision)["made_us"] + MINUTE_US
     app = None if witness is None else witness.transport()
@@ -58,7 +58,7 @@ def command(name: str, *arguments: str | Path) -> program.Run:
 
 
 async def beside(name: str, *arguments: str | Path) -> program.Run:
-    """A command, in a test that has an event loop of its own."""
+    """Run a command while this test's event loop continues."""
     return await asyncio.to_thread(command, name, *arguments)
 
 
@@ -72,7 +72,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 async def test_every_tag_resolves_to_the_same_digest_and_bytes(revision: str, data: Path) -> None:
-    """Also those of a mirrored registry that does not answer, with every blob that the manifests name."""
+    """Every tag has its recorded digest and bytes, also of a mirrored registry that does not answer."""
     tags = expected(revision)["tags"]
     async with reopened(revision, data, config=CONFIG + MIRROR) as client:
         for name, digest in tags.items():
@@ -90,8 +90,8 @@ async def test_every_tag_resolves_to_the_same_digest_and_bytes(revision: str, da
     assert set(listed) == {name.partition(":")[2] for name in tags if name.startswith("shop/app:")}
 
 
-async def test_what_is_known_by_digest_alone_is_served(revision: str, data: Path) -> None:
-    """The image that a mutable tag had before, an artifact with its subject, an image under sha512."""
+async def test_images_known_by_digest_only_are_served(revision: str, data: Path) -> None:
+    """Images known by digest only are served: a former image of a tag, an artifact with a subject, one by sha512."""
     said = expected(revision)
     async with reopened(revision, data) as client:
         for digest in (said["overwritten"], *said["by digest"]):
@@ -101,8 +101,8 @@ async def test_what_is_known_by_digest_alone_is_served(revision: str, data: Path
     assert [each["digest"] for each in referrers] == [said["referrer"]]
 
 
-async def test_what_was_refused_is_refused(revision: str, data: Path) -> None:
-    """Another image under a sealed tag or a tombstone, less than is there under a signature tag, a deletion."""
+async def test_refusals_are_unchanged(revision: str, data: Path) -> None:
+    """Moves of sealed tags and tombstones, shrunken signature tags and deletions are refused as before."""
     said = expected(revision)
     other = image("another image")
     async with reopened(revision, data, "boss") as client:
@@ -120,8 +120,8 @@ async def test_what_was_refused_is_refused(revision: str, data: Path) -> None:
             assert await meaning(client, repository, tag) is None
 
 
-async def test_a_tombstone_takes_back_the_digest_it_had(revision: str, data: Path) -> None:
-    """And no other one."""
+async def test_a_tombstone_accepts_only_its_former_digest(revision: str, data: Path) -> None:
+    """A tombstone accepts its former digest and no other."""
     tombstones = expected(revision)["tombstones"]
     async with reopened(revision, data) as client:
         back = await push(client, "archive/app", "0.9.0", image("0.9.0"))
@@ -132,7 +132,7 @@ async def test_a_tombstone_takes_back_the_digest_it_had(revision: str, data: Pat
 
 
 async def test_the_ledger_continues(revision: str, data: Path) -> None:
-    """The checkpoint and each entry are the same bytes; the next push gets the next index."""
+    """Checkpoint and entries are the same bytes, and the next push gets the next index."""
     size = expected(revision)["entries"]
     kept = HERE / revision / "ledger"
     async with reopened(revision, data, "boss") as client:
@@ -149,7 +149,7 @@ async def test_the_ledger_continues(revision: str, data: Path) -> None:
 
 
 async def test_a_witness_cosigns_what_comes_next(revision: str, data: Path) -> None:
-    """It verifies by itself that the new checkpoint extends the one that it cosigned for the earlier revision."""
+    """A witness verifies that the new checkpoint extends the one it cosigned for the earlier revision."""
     said = expected(revision)
     witness = FakeWitness(VerifierKey.parse(said["key"]))
     witness.seen = (HERE / revision / "ledger" / "witness.note").read_bytes()
@@ -168,7 +168,7 @@ async def test_a_witness_cosigns_what_comes_next(revision: str, data: Path) -> N
 
 
 async def test_an_upload_is_resumed_at_its_offset(revision: str, data: Path) -> None:
-    """Its session lies in the data folder."""
+    """An upload session of the earlier revision is resumed at its offset."""
     upload = expected(revision)["upload"]
     content = b"".join(b"%06d " % number for number in range(1000))
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -182,10 +182,8 @@ async def test_an_upload_is_resumed_at_its_offset(revision: str, data: Path) -> 
     assert blob.content == content
 
 
-async def test_what_is_held_of_an_upstream_stays_held_until_it_is_accepted(
-    revision: str, data: Path, config: Path
-) -> None:
-    """It is served as it was; `tag accept` lists it, and lets it through."""
+async def test_a_held_upstream_tag_stays_held_until_it_is_accepted(revision: str, data: Path, config: Path) -> None:
+    """A held upstream tag is served as before, listed by `tag accept`, and released by it."""
     said = expected(revision)
     name = "up.example/team/app:reviewed"
     options = ("--data", data, "--config", config)
@@ -203,8 +201,8 @@ async def test_what_is_held_of_an_upstream_stays_held_until_it_is_accepted(
     assert found == said["held"] == moved.digest
 
 
-async def test_a_push_that_was_left_in_doubt_is_settled_by_asking_upstream(revision: str, data: Path) -> None:
-    """Upstream has it: it is served, and recorded in the ledger."""
+async def test_an_undecided_push_is_resolved_by_asking_upstream(revision: str, data: Path) -> None:
+    """A push whose upstream answer was lost is confirmed upstream, then served and recorded in the ledger."""
     said = expected(revision)
     async with FakeUpstream().listening(port=UPSTREAM_PORT) as upstream:
         upstream.publish("team/app", "3.0.0", image("pushed through"))
@@ -216,7 +214,7 @@ async def test_a_push_that_was_left_in_doubt_is_settled_by_asking_upstream(revis
 
 
 async def test_undelivered_events_are_delivered_later(revision: str, data: Path) -> None:
-    """Each event that waits in the data folder, once."""
+    """Each undelivered event in the data folder is delivered once."""
     with closing(sqlite3.connect(data / "outbox.db")) as database:
         due = [row[0] for row in database.execute("SELECT id FROM due ORDER BY id")]
     async with inbox() as box, reopened(revision, data, config=CONFIG + receiver_table(box.port)):
@@ -230,8 +228,8 @@ def _ids(box: Inbox) -> list[str]:
     return [one["id"] for one in box.events]
 
 
-def test_it_is_whole_and_looking_changes_nothing(revision: str, data: Path, config: Path) -> None:
-    """`admin fsck` reads every byte; keys and users are the same."""
+def test_fsck_succeeds_and_changes_nothing(revision: str, data: Path, config: Path) -> None:
+    """`admin fsck` verifies every byte and changes neither keys nor users."""
     before = contents(data.parent)
     examined = command("fsck", "--data", data, "--config", config)
     key = command("ledger key", "--data", data)
@@ -247,7 +245,7 @@ def test_it_is_whole_and_looking_changes_nothing(revision: str, data: Path, conf
 async def test_a_backup_is_restored_and_brought_up_to_date(
     revision: str, data: Path, config: Path, tmp_path: Path
 ) -> None:
-    """It serves what it had; another backup of the data folder into it copies what came since."""
+    """A restored backup serves its content; a second backup from the data folder adds what is newer."""
     said = expected(revision)
     backup = copied(revision, "backup", tmp_path)
     untouched = contents(backup)

@@ -50,12 +50,12 @@ def text(made: bytes) -> dict[str, Any]:
 
 
 def of(value: str) -> str:
-    """A stand-in for the HMAC."""
+    """Return a stand-in for the HMAC of a value."""
     return f"mark of {len(value)} {value[-30:]}"
 
 
 def test_a_service_is_parsed() -> None:
-    """Image, number of containers, environment and volumes."""
+    """A service is parsed with image, number of containers, environment and volumes."""
     volumes = [{"type": "volume", "source": "db", "target": "/data"}, {"type": "tmpfs", "target": "/tmp"}]
     said = {"image": APP, "scale": 2, "environment": {"A": "x", "B": None, "C": 1}, "volumes": volumes}
     model = parse_model(raw(web=said, jobs={"build": {"context": "/srv"}, "deploy": {"replicas": 0}}))
@@ -92,33 +92,33 @@ def test_a_service_is_parsed() -> None:
     ],
 )
 def test_malformed_output_is_refused(said: bytes) -> None:
-    """The message is one line, whatever Compose printed."""
+    """Malformed output of Compose is refused in one line."""
     with pytest.raises(Invalid):
         parse_model(said)
 
 
 def test_an_unknown_service_is_refused() -> None:
-    """The message lists the known ones."""
+    """An unknown service is refused with the list of known ones."""
     with pytest.raises(ModelInvalid, match='no service "wbe"; it has db, web'):
         parse_model(raw(web={"image": APP}, db={"image": APP})).check_services(["wbe"])
 
 
 def test_digests_come_from_the_lock() -> None:
-    """Also if the file pins the same digest."""
+    """Digests come from the lock, also if the file pins the same digest."""
     model = parse_model(raw(web={"image": APP}, api={"image": f"{APP}@{ONE}"}))
 
     assert locked_digests(model, lock()) == {"api": ONE, "web": ONE}
 
 
 def test_without_a_lock_a_pin_is_enough() -> None:
-    """A name without digest is not."""
+    """Without a lock a pinned reference is accepted, and one without a digest is not."""
     assert locked_digests(parse_model(raw(web={"image": f"{APP}@{ONE}"})), None) == {"web": ONE}
     with pytest.raises(LockMismatch, match=r"there is no boltseal\.lock"):
         locked_digests(parse_model(raw(web={"image": APP})), None)
 
 
 def test_all_mismatches_are_in_one_message() -> None:
-    """An outdated lock, a pin to another digest, and a former local build."""
+    """An outdated lock entry, a pin to another digest, and a former local build are in one message."""
     locked = Lock((*lock().images, *lock("localhost:5000/shop/made:1", None).images))
     model = parse_model(
         raw(
@@ -138,7 +138,7 @@ def test_all_mismatches_are_in_one_message() -> None:
 
 
 def test_a_local_build_has_no_digest_unless_it_is_locked() -> None:
-    """With `build` and `image`, the server pulls what the pipeline pushed."""
+    """A service with `build` and `image` has a digest only if it is locked: the host then pulls it."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
 
     assert locked_digests(model, lock()) == {"web": ONE}
@@ -146,7 +146,7 @@ def test_a_local_build_has_no_digest_unless_it_is_locked() -> None:
 
 
 def test_unlocked_builds_are_listed_with_the_reason() -> None:
-    """No lock, a lock without it, and a lock that has it as a local build."""
+    """Builds without a usable lock entry are listed with the reason for each."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
     other, local = lock("localhost:5000/shop/new:1"), lock(APP, None)
 
@@ -157,7 +157,7 @@ def test_unlocked_builds_are_listed_with_the_reason() -> None:
 
 
 def test_a_digest_in_the_file_counts_beside_a_build() -> None:
-    """It must run, and a lock without it refuses it."""
+    """A digest in the file of a service with a build must run; a lock without it refuses it."""
     model = parse_model(raw(web={"image": f"{APP}@{ONE}", "build": {"context": "/srv"}}))
 
     assert locked_digests(model, None) == {"web": ONE}
@@ -166,7 +166,7 @@ def test_a_digest_in_the_file_counts_beside_a_build() -> None:
 
 
 def test_the_release_text_has_exact_images_and_no_builds() -> None:
-    """A `$` is doubled for Compose."""
+    """The release text has digests instead of tags, no builds, and doubled `$` for Compose."""
     said = document(web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]})
     made = text(release_text(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
 
@@ -175,7 +175,7 @@ def test_the_release_text_has_exact_images_and_no_builds() -> None:
 
 
 def test_secrets_and_configs_are_taken_from_their_copies() -> None:
-    """Services that use one are recreated when its content has changed."""
+    """Secrets and configs are read from recorded copies, and changed content recreates their services."""
     said = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
     said["secrets"] = {"s": {"file": "/srv/s.txt"}}
     first, second = (
@@ -188,7 +188,7 @@ def test_secrets_and_configs_are_taken_from_their_copies() -> None:
 
 
 def test_a_secret_of_the_environment_counts_by_its_value() -> None:
-    """The text itself does not have the value."""
+    """A secret from the environment counts by its value, which the text does not have."""
     said = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
     said["secrets"] = {"s": {"environment": "TOKEN"}}
     marks = [
@@ -201,7 +201,7 @@ def test_a_secret_of_the_environment_counts_by_its_value() -> None:
 
 
 def test_variables_are_resolved_by_compose() -> None:
-    """By its own rules; a doubled `$` is undone."""
+    """Compose resolves variables by its own rules, and a doubled `$` is undone."""
     said = document(web={"image": APP})
     said["secrets"] = {"s": {"environment": "TOKEN"}, "t": {"file": "/srv/t"}}
     said["configs"] = {"c": {"environment": "OTHER"}, "d": {"content": "x"}}
@@ -216,7 +216,7 @@ def test_variables_are_resolved_by_compose() -> None:
 
 
 def test_services_that_were_not_chosen_stay_as_they_ran() -> None:
-    """With the networks and volumes of both."""
+    """Services that were not selected keep their former text, with the networks and volumes of both."""
     before = document(web={"image": "old"}, db={"image": "old"}) | {"volumes": {"db": {}}}
     model = parse_model(json.dumps(document(web={"image": APP}) | {"networks": {"n": {}}}).encode())
     whole = merge_services(model, json.dumps(before).encode(), ["web"])

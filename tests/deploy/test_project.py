@@ -1,4 +1,4 @@
-"""Images of a Compose file to pull."""
+"""Which images of a Compose file are pulled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def locked(digest: Digest | None, *platforms: LockedPlatform) -> Lock:
 
 
 def test_a_tag_is_resolved_unless_it_is_locked() -> None:
-    """The lock also has the image ID for each platform that it has read."""
+    """A tag is resolved unless it is locked; the lock also has image IDs for the platforms it has read."""
     whole = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE))
     part = locked(ONE, LockedPlatform("linux/amd64", TWO, IMAGE), LockedPlatform("linux/arm64", TWO))
 
@@ -37,21 +37,21 @@ def test_a_tag_is_resolved_unless_it_is_locked() -> None:
 
 
 def test_a_digest_in_the_file_takes_precedence_and_its_tag_is_set() -> None:
-    """So that a later pull of the tag keeps this image."""
+    """A digest in the file is pulled and its tag set, so a later pull of the tag keeps this image."""
     found = project_images([image_ref(replace(APP, digest=TWO))], [], locked(ONE))
 
     assert found.wanted == (PullRequest(APP, TWO),)
 
 
 def test_an_image_of_several_services_is_pulled_once() -> None:
-    """For each requested platform."""
+    """An image of several services is pulled once for each requested platform."""
     found = project_images([image_ref(APP), image_ref(APP), image_ref(APP, platforms=("linux/arm64",))], [], None)
 
     assert found.wanted == (PullRequest(APP), PullRequest(APP, platform="linux/arm64"))
 
 
 def test_local_builds_are_not_pulled() -> None:
-    """A service with a build, base images of builds, and local builds in the lock."""
+    """Services with a build, base images of builds, and the lock's local builds are not pulled."""
     base = image_ref(Reference.parse("node:20"), where="services.web.build.additional_contexts.base")
 
     assert project_images([image_ref(APP, build=True), base], [], None).built == (str(APP),)
@@ -60,7 +60,7 @@ def test_local_builds_are_not_pulled() -> None:
 
 
 def test_unresolvable_images_are_reported() -> None:
-    """With position and reason."""
+    """Unresolvable images are reported with position and reason."""
     found = project_images(
         [image_ref(None, written="app:${V}", why="V is not set")], [ScanProblem("other.yaml", 0, "a tab")], None
     )

@@ -27,13 +27,13 @@ HARDENED = ("--read-only", "--cap-drop", "all", "--security-opt=no-new-privilege
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Where buildah and podman keep images. `variables`: for both."""
+    """The folder in which buildah and podman keep images. `variables`: the environment for both."""
 
     folder: Path
     variables: dict[str, str]
 
     def podman(self, *arguments: str) -> Said:
-        """Run podman with this storage; containers run in runc, since crun needs newer cgroups than every machine has."""
+        """Run podman with this storage; containers run in runc, since crun needs newer cgroups than some machines have."""
         engine = (
             "--cgroup-manager",
             "cgroupfs",
@@ -72,7 +72,7 @@ def storage(folder: Path) -> Iterator[Storage]:
 
 
 def make_base(here: Storage) -> str:
-    """Make the base image of packages of this machine's Debian; return its version of Python."""
+    """Build the base image from packages of this machine's Debian; return its version of Python."""
     release = dict(re.findall(r"^(\w+)=(.*)$", Path("/etc/os-release").read_text(), re.MULTILINE))
     sources = [str(path) for path in sorted(Path("/etc/apt/sources.list.d").glob("debian.sources"))]
     context = here.folder / "base"
@@ -90,7 +90,7 @@ def make_base(here: Storage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The OCI layout that scripts/build-image makes."""
+    """The OCI layout that scripts/build-image writes."""
 
     folder: Path
     version: str
@@ -98,7 +98,7 @@ class Layout:
 
     @property
     def source(self) -> str:
-        """The image, as oras names it."""
+        """Return the image's reference for oras."""
         return f"{self.folder}:{self.version}"
 
     def referrers(self) -> dict[str, str]:

@@ -128,7 +128,8 @@ def excerpts_of_module(unit: str, path: Path, source: str) -> Iterator[Excerpt]:
 
 
 def texts_of(nodes: list[ast.AST]) -> Iterator[tuple[int, str, str]]:
-    """Yield line, context and text of each string that is text. SQL is not: it has the names of tables on disk."""
+    """Yield line, context and text of each string with prose. SQL is left out, since it has the names of tables on
+    disk."""
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     help_texts = {
         id(part)

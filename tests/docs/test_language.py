@@ -31,8 +31,8 @@ def found_in_page(content: str) -> list[tuple[int, str]]:
     return [(each.line, each.word) for each in findings_in(excerpt_of_page(Path("page.md"), content))]
 
 
-def test_no_retired_word_is_used_outside_pending_packages() -> None:
-    """A new retired word fails here, with its place and what to write instead."""
+def test_no_retired_word_is_used() -> None:
+    """No name and no text has a retired word; a failure shows the place and what to write instead."""
     pending = word_list().pending
 
     assert [str(finding) for finding in findings() if finding.excerpt.unit not in pending] == []
@@ -48,7 +48,7 @@ def test_every_pending_package_still_has_a_retired_word() -> None:
 
 
 def test_every_allowed_phrase_is_used() -> None:
-    """An allowed phrase that no page and no module has is removed."""
+    """Each allowed phrase of the list is used somewhere."""
     used = {match[0] for each in excerpts() for match in allowed_pattern().finditer(each.text)}
     unused = [each for each in word_list().allowed if not any(allowed_pattern(each).fullmatch(text) for text in used)]
 
@@ -72,7 +72,7 @@ def test_every_allowed_phrase_is_used() -> None:
     ],
 )
 def test_a_retired_word_is_found_in_each_context(source: str, finding: tuple[str, int, str]) -> None:
-    """The search reads every kind of text and name."""
+    """A retired word is found in each kind of text and name."""
     assert finding in found_in_source(source)
 
 
@@ -88,15 +88,15 @@ def test_a_retired_word_is_found_in_each_context(source: str, finding: tuple[str
     ],
 )
 def test_code_and_ordinary_words_are_not_reported(source: str) -> None:
-    """Parts of words, code in backquotes, SQL, keys and allowed phrases are not text."""
+    """Parts of words, code in backquotes, SQL, keys and allowed phrases are not searched."""
     assert found_in_source(source) == []
 
 
 def test_of_a_code_block_in_a_page_only_comments_are_searched() -> None:
-    """Printed output is the business of the module that prints it."""
+    """In a page's code block only comments are searched, since printed output is checked in its module."""
     assert found_in_page("```\nwhoever\nkeep = 1  # whom\n```\ntold") == [(3, "whom"), (5, "told")]
 
 
 def test_a_page_is_searched_except_for_its_inline_code() -> None:
-    """A finding in a page has the line of the word."""
+    """A finding in a page has the line of the word, and inline code is not searched."""
     assert found_in_page("`told`\n\nA tag\nmeans [x](told.md) it.\nwhoever") == [(3, "tag\nmeans"), (5, "whoever")]

@@ -1,4 +1,5 @@
-"""A registry in memory as Docker Hub is one: tokens, quotas, pages, redirects; it counts, and fails on demand.
+"""A registry in memory that behaves as Docker Hub: tokens, quotas, pages, redirects; it counts requests and fails on
+request.
 
 Only what clients ask for: HEAD and GET of manifests, blobs, tags, histories, the token service, and Docker Hub's own list
 of tags. It answers at any host name; `counted` says how often each thing was asked for. `counting`: the host at which a GET

@@ -1,4 +1,4 @@
-"""Which entries of the ledger are events, and their content."""
+"""Which ledger entries become events, and the events' content."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def moved(tag: str, was: Digest | None, now: Digest | None, *, alarm: bool = Fal
     ],
 )
 def test_an_entry_is_an_event_or_none(said: Entry, event: TagMoved | ReleaseDone | None) -> None:
-    """A move becomes an event under the registry's public name; other entries do not."""
+    """A move becomes an event under the registry's public name; other entries become none."""
     assert event_of(said, HERE) == event
 
 
 def test_an_entry_with_malformed_names_is_refused() -> None:
-    """The reader continues with the next one."""
+    """An entry with malformed names is skipped with an error."""
     with pytest.raises(Invalid):
         event_of(entry(EntryKind.TAG_MOVED, tag="not a tag", was=OLD), HERE)
 
@@ -107,5 +107,5 @@ NODE = Reference.parse("docker.io/library/node:1.4.2")
     ],
 )
 def test_an_observation_of_a_move_is_an_event(said: Entry, event: TagMoved | TagHeld | None) -> None:
-    """The event has the upstream's own name."""
+    """An upstream tag's observed move becomes an event with the upstream's own name."""
     assert event_of_observation(said) == event

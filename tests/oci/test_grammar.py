@@ -1,4 +1,4 @@
-"""Names, digests and media types against the words of the specs, for texts nobody thought of."""
+"""Names, digests and media types against the specifications' grammars, with generated texts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_digests_are_exactly_the_digests_of_the_spec(text: str) -> None:
 
 @given(digests)
 def test_a_digest_reads_back(text: str) -> None:
-    """Parsing loses nothing."""
+    """A digest that is formatted and parsed is equal."""
     assert str(Digest.parse(text)) == text
 
 
@@ -90,7 +90,7 @@ def test_content_types_are_read_without_parameters_and_case(text: str, parameter
 
 
 def accepts(read: Callable[[str], object], text: str, refusal: type[Invalid]) -> bool:
-    """Whether `read` takes the text as it is; a refusal must be of this class, one printable line, and short."""
+    """Return whether `read` accepts the text unchanged; a refusal must be of this class, printable, short and one line."""
     value, said = attempt(read, text, refusal)
 
     assert said.isprintable()
@@ -100,7 +100,7 @@ def accepts(read: Callable[[str], object], text: str, refusal: type[Invalid]) ->
 
 
 def attempt(read: Callable[[str], T], text: str, refusal: type[Invalid]) -> tuple[T | None, str]:
-    """What was read and "", or None and what the refusal says."""
+    """Return the parsed value and "", or None and the error message."""
     try:
         return read(text), ""
     except refusal as error:
@@ -118,7 +118,7 @@ COMPLETE = re.compile(
 
 
 def docker(text: str) -> tuple[str | None, ...] | None:
-    """Host, name, tag and digest as Docker completes them: complete first, then match as a whole."""
+    """Return host, name, tag and digest as Docker completes them: complete first, then match as a whole."""
     if re.fullmatch("[a-f0-9]{64}", text):
         return None
     head = text.split("/")[0]
@@ -158,7 +158,7 @@ spoiled = st.builds(
 @example("library/" + "a" * 247)
 @example("library/" + "a" * 248)
 def test_references_are_read_as_docker_reads_them(text: str) -> None:
-    """Every text is completed to what Docker completes it to, or refused where Docker refuses it or finds no host."""
+    """Each text is completed as Docker does it, or refused where Docker refuses it or finds no host."""
     reference, said = attempt(Reference.parse, text, Invalid)
 
     assert said.isprintable()
@@ -166,14 +166,14 @@ def test_references_are_read_as_docker_reads_them(text: str) -> None:
 
 
 def parts(reference: Reference) -> tuple[str | None, ...]:
-    """Host, name, tag and digest as text."""
+    """Return host, name, tag and digest as text."""
     digest = None if reference.digest is None else str(reference.digest)
     return reference.registry, reference.repository, reference.tag, digest
 
 
 @given(written)
-def test_every_form_of_a_reference_reads_back_as_itself(text: str) -> None:
-    """The long and the familiar form name the same image as what was typed, and the familiar one is never longer."""
+def test_every_form_of_a_reference_is_parsed_as_itself(text: str) -> None:
+    """The long and the familiar form of a reference are parsed as the same image, and the familiar one is never longer."""
     reference, _ = attempt(Reference.parse, text, Invalid)
     assume(reference is not None)
     assert reference is not None

@@ -43,7 +43,7 @@ ONE = "services: {web: {image: a}}\n"
 def test_the_project_has_the_name_that_compose_gives_it(
     tmp_path: Path, folder: str, text: str, env: str | None, name: str
 ) -> None:
-    """From the file, the `.env` beside it, or the folder."""
+    """The project's name is from the file, the `.env` beside it, or the folder, as in Compose."""
     file = written(tmp_path / folder, text, env)
     docker = subprocess.run(
         [program("docker-compose"), "-f", file, "config", "--format", "json"],
@@ -57,8 +57,8 @@ def test_the_project_has_the_name_that_compose_gives_it(
     assert compose_project(file.parent).name == name
 
 
-def test_the_services_that_should_run(tmp_path: Path) -> None:
-    """Services of a profile and those with zero replicas are excluded."""
+def test_the_services_that_should_run_are_listed(tmp_path: Path) -> None:
+    """Services of a profile, and those with zero replicas, are not expected to run."""
     services = {
         "web": {"image": "a"},
         "built": {"build": "."},
@@ -86,26 +86,26 @@ def test_the_services_that_should_run(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    """The error is one line."""
+    """An invalid Compose file is refused in one line."""
     with pytest.raises(ComposeProjectInvalid, match=said):
         compose_project(written(tmp_path / "shop", text))
 
 
 def test_an_empty_file_is_a_project_without_services(tmp_path: Path) -> None:
-    """It is named after its folder."""
+    """An empty Compose file is a project without services, named after its folder."""
     found = compose_project(written(tmp_path / "shop", ""))
 
     assert (found.name, found.services) == ("shop", ())
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    """Neither the file nor a folder with one exists."""
+    """A missing Compose file or folder is refused."""
     with pytest.raises(FileMissing, match="no such file or folder"):
         compose_project(tmp_path)
 
 
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
-    """It is not read to its end."""
+    """A Compose file over the size limit is refused before it is read to its end."""
     file = written(tmp_path / "shop", ONE)
     os.truncate(file, MAX_FILE_BYTES + 1)
 

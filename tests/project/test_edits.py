@@ -20,7 +20,7 @@ ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
 
 
 def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
-    """The anchor's text can have one digest; the file's other references are pinned."""
+    """An anchor used with two digests is not pinned; the file's other references are."""
     asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
     found = scan_project(asked.project)
     web, worker, cache, _ = found.image_refs
@@ -31,7 +31,7 @@ def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_range_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -> None:
-    """A reader that reported a wrong position is caught: that file is not written, the others are."""
+    """If a reader reports a wrong position, that file is not written, and the others are."""
     root = written(
         tmp_path, dict.fromkeys(("a/compose.yml", "b/compose.yml"), "services: {web: {image: nginx:1.25}}\n")
     )
@@ -46,7 +46,7 @@ def test_a_range_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -
 
 
 def test_an_edit_that_changes_the_reference_is_refused(tmp_path: Path) -> None:
-    """A digest before the tag keeps the structure and breaks the reference."""
+    """An edit whose result is another reference, as with a digest before the tag, is refused."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: 'nginx:1.25'}}\n"})
     asked = ScanRequest(ProjectTree(root))
     (image_ref,) = scan_project(asked.project).image_refs
@@ -57,8 +57,8 @@ def test_an_edit_that_changes_the_reference_is_refused(tmp_path: Path) -> None:
     assert edited.refusals[0].reason == "after the edit, services.web.image would not name the expected image"
 
 
-def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) -> None:
-    """The checks concern one state of the project; writing compares it with the disk."""
+def test_a_file_that_changes_meanwhile_is_checked_as_it_was_read(tmp_path: Path) -> None:
+    """Checks use the project as it was read, and writing compares it with the disk."""
     root = written(tmp_path, {"compose.yml": "services: {web: {image: nginx:1.25}}\n"})
     asked = ScanRequest(ProjectTree(root))
     found = scan_project(asked.project)
@@ -89,7 +89,7 @@ def test_a_file_that_changes_meanwhile_is_edited_as_it_was_read(tmp_path: Path) 
 def test_an_insertion_that_changes_the_structure_is_refused(
     kind: Format | None, before: str, at: int, put: str
 ) -> None:
-    """Comments, lines, keys, anchors, block headers, instructions and variables that appear or disappear."""
+    """An insertion that adds or removes comments, lines, keys, anchors, headers, instructions or variables is refused."""
     old = SourceFile.of("file", before.encode())
     new = old.with_text(before[:at] + put + before[at:])
 
@@ -112,7 +112,7 @@ def test_a_change_outside_the_range_is_refused(kind: Format | None, before: str,
 
 @pytest.mark.parametrize("file_format", list(Format))
 def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
-    """No format may lack a check."""
+    """Every format has a check of its edits."""
     old = SourceFile.of("file", b"FROM: a\n")
     new = old.with_text("FROM: a\nRUN: b\n")
 
@@ -120,7 +120,7 @@ def test_an_edit_is_checked_in_every_format(file_format: Format) -> None:
 
 
 def test_an_unknown_format_is_an_error_and_not_checked_as_yaml() -> None:
-    """The edit would pass as YAML, but its effect in an unknown format is not known."""
+    """An edit in an unknown format is an error, and is not checked as YAML."""
     old = SourceFile.of("file", b"a: b\nc: d\n")
     new = old.with_text("a: b@x\nc: d\n")
     edits = {EditRange("file", 4, 4): "@x"}

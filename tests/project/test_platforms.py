@@ -1,4 +1,4 @@
-"""The platforms of an image are compared with those in use: the file's own `platform`, and the caller's."""
+"""An image's platforms are compared with those in use: the file's `platform`, and the caller's."""
 
 from __future__ import annotations
 
@@ -78,19 +78,19 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     ],
 )
 def test_platforms_are_normalised_as_in_docker(asked: str, has: str, expected: bool) -> None:
-    """A machine has several names, and runs images of older variants."""
+    """A machine's several platform names, and older variants it runs, are treated as in Docker."""
     assert can_run(asked, has) is expected
 
 
 @pytest.mark.parametrize("text", ["", "/", "linux/", "linux/amd64/v1/x", "linux amd64", "linux/\x1b", "l" * 200])
 def test_an_invalid_platform_is_refused(text: str) -> None:
-    """The error names what was expected."""
+    """An invalid platform is refused with the expected form."""
     with pytest.raises(PlatformInvalid, match="expected one such as linux/amd64"):
         check_platform(text)
 
 
 def test_an_image_whose_platforms_are_not_all_known_is_not_judged() -> None:
-    """With no platforms, or an unnamed one, it is unknown which ones are missing."""
+    """An image with unknown platforms is not reported as lacking one."""
     known, unsaid = LockedPlatform("linux/amd64", digest(1)), LockedPlatform("", digest(2))
 
     assert missing_platforms(["linux/arm64"], []) is None
@@ -99,7 +99,7 @@ def test_an_image_whose_platforms_are_not_all_known_is_not_judged() -> None:
 
 
 async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: FakeHub) -> None:
-    """It would start on no machine that the file is for; reported offline too, with both platforms."""
+    """A pin to another platform than the file's `platform` differs, also offline, and both are shown."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
     lock = await locked(hub, image_ref(RELEASE))
@@ -111,7 +111,7 @@ async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: Fa
 
 
 async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: FakeHub) -> None:
-    """It runs on the file's platform; the index would too."""
+    """A pin to the one platform that the file requires matches with a note."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
     lock = await locked(hub, image_ref(RELEASE))
@@ -124,7 +124,7 @@ async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: Fa
 
 
 async def test_an_image_without_the_files_platform_is_wrong(hub: FakeHub) -> None:
-    """Locked and pinned correctly, it still can't start there; an index, and a single image."""
+    """An image, or an index, without the file's platform differs, although it is locked and pinned correctly."""
     publish(hub, "shop/app:1.4.2", two_platforms("app"))
     publish(hub, "shop/app:latest", image("plain"))
     names = (RELEASE, FLOATING)
@@ -136,7 +136,7 @@ async def test_an_image_without_the_files_platform_is_wrong(hub: FakeHub) -> Non
 
 
 async def test_every_image_must_have_the_callers_platforms(hub: FakeHub) -> None:
-    """Even if the files name no platforms."""
+    """Each image must have the caller's platforms, even if the files name none."""
     document = two_platforms("app")
     publish(hub, "shop/app:1.4.2", document)
     lock = await locked(hub, image_ref(RELEASE))
@@ -150,7 +150,7 @@ async def test_every_image_must_have_the_callers_platforms(hub: FakeHub) -> None
 
 
 async def test_unknown_platforms_could_not_be_checked(hub: FakeHub) -> None:
-    """On Docker Hub, if the caller names platforms; a file's own platform alone is not checked."""
+    """On Docker Hub, the caller's platforms could not be checked; a file's own platform alone is not checked."""
     document = two_platforms("app")
     publish(hub, "library/node:16.13.0", document)
     lock = await locked(hub, image_ref("node:16.13.0"))
@@ -164,7 +164,7 @@ async def test_unknown_platforms_could_not_be_checked(hub: FakeHub) -> None:
 
 
 async def test_a_move_is_reported_by_platform(hub: FakeHub) -> None:
-    """An index gets another digest when one image changes; all other platforms run the same bytes."""
+    """A moved index is reported with the platforms whose images changed."""
     amd64, arm64 = image("amd64"), image("arm64")
     publish(hub, "shop/app:latest", index(amd64, arm64))
     lock = await locked(hub, image_ref(FLOATING))
@@ -181,7 +181,7 @@ async def test_a_move_is_reported_by_platform(hub: FakeHub) -> None:
 
 
 async def test_an_unreadable_new_index_is_not_a_failure(hub: FakeHub) -> None:
-    """The move is known; the changed platforms are omitted."""
+    """If the new index can't be read, the move is reported without its platforms."""
     publish(hub, "shop/app:latest", two_platforms("older"))
     lock = await locked(hub, image_ref(FLOATING))
     publish(hub, "shop/app:latest", two_platforms("newer"))

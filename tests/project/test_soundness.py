@@ -47,7 +47,8 @@ def tag_of(text: str) -> str:
 def test_no_value_of_a_variable_combines_a_digest_with_another_tag(
     text: str, env: dict[str, str], shell: dict[str, str]
 ) -> None:
-    """`env` is the project's `.env`; `shell` has the run-time variables, which have priority."""
+    """No value of a variable combines a digest with another tag. `env`: the project's `.env`; `shell`: run-time
+    variables."""
     lines = "".join(f"{name}={value}\n" for name, value in env.items())
     compose = yaml.safe_dump({"services": {"web": {"image": text}}})
     with TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Tags that moved at a registry with a ledger, which decides whether the move was allowed, when, and by whom."""
+"""Moves of tags at a registry with a ledger, which decides whether a move was allowed, when, and by whom."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
 
 
 async def test_a_floating_tag_may_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
-    """`1.4.2` looks like a release, but the registry records that it floats, when it moved, and by whom."""
+    """`1.4.2` looks like a release, but the ledger records that it is mutable, when it moved, and by whom."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2", entry=1))
@@ -88,7 +88,7 @@ async def test_a_floating_tag_may_move_whatever_its_name(ledger: FakeLedger, tmp
 
 @pytest.mark.parametrize("kind", sorted(RECORDS))
 async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_path: Path, kind: EntryKind) -> None:
-    """An entry about the old image, with any wording, neither moves nor seals the tag."""
+    """A ledger record about the old image neither moves nor seals the tag."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     before = await verdict(ledger, tmp_path / "before", shop("1.4.2", A), locked("1.4.2", entry=1))
@@ -105,7 +105,7 @@ async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_pat
 async def test_a_lock_names_the_entry_that_set_the_tag(
     ledger: FakeLedger, tmp_path: Path, kind: EntryKind, entries: list[int]
 ) -> None:
-    """Not an entry about the image, nor one that deleted the tag."""
+    """A lock has the ledger entry that set the tag, not a record about the image or a deletion."""
 
     ledger.push("latest", mode="floating")
     ledger.add(kind, A, tag="latest")
@@ -123,7 +123,7 @@ async def test_a_lock_names_the_entry_that_set_the_tag(
 
 
 async def test_a_lock_may_name_an_entry_about_the_image(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Older versions recorded such entries."""
+    """Locks of older versions may name a ledger record about the image."""
     ledger.push("latest", mode="floating")
     entry = ledger.add(EntryKind.RELEASED, A, tag="latest")
     ledger.push("latest", digest=B, mode="floating")
@@ -133,7 +133,7 @@ async def test_a_lock_may_name_an_entry_about_the_image(ledger: FakeLedger, tmp_
 
 
 async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
-    """`prod` looks like a floating tag, but its registry had sealed it and now serves another image."""
+    """`prod` looks like a mutable tag, but the ledger sealed it, so another image differs."""
     ledger.push("prod")
     ledger.tags["shop/app", "prod"] = B
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
@@ -146,7 +146,7 @@ async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, t
 
 
 async def test_a_sealed_tag_that_moved_according_to_the_ledger_differs(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The ledger contains a valid entry for the move, which no correct registry would have written."""
+    """A ledger that moves a sealed tag is reported, because no correct registry writes such an entry."""
     ledger.push("prod")
     ledger.push("prod", digest=B)
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
@@ -156,7 +156,7 @@ async def test_a_sealed_tag_that_moved_according_to_the_ledger_differs(ledger: F
 
 
 async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: FakeLedger, tmp_path: Path) -> None:
-    """It floated when it was locked, and where it was sealed, it still is."""
+    """A tag that was locked while mutable, moved and then sealed is reported as an allowed move."""
     ledger.push("rc", mode="floating")
     ledger.push("rc", digest=B)
     found = await verdict(ledger, tmp_path, shop("rc", A), locked("rc", entry=1))
@@ -167,7 +167,7 @@ async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: Fake
 async def test_several_moves_are_reported_with_the_time_the_locked_digest_was_left(
     ledger: FakeLedger, tmp_path: Path
 ) -> None:
-    """From then on another image was deployed by the tag; the last move was later."""
+    """Of several moves, the time reported is that at which the tag left the locked digest."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.push("latest", digest=C, mode="floating")
@@ -180,7 +180,7 @@ async def test_several_moves_are_reported_with_the_time_the_locked_digest_was_le
 
 
 async def test_a_tag_that_moved_back_has_not_moved(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The tag resolves to the locked digest; its history is not requested."""
+    """A tag that moved away and back has not moved, and its history is not requested."""
     for digest in (A, B, A):
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
@@ -190,7 +190,7 @@ async def test_a_tag_that_moved_back_has_not_moved(ledger: FakeLedger, tmp_path:
 
 
 async def test_of_several_departures_the_last_one_counts(ledger: FakeLedger, tmp_path: Path) -> None:
-    """In between it resolved to the locked digest again."""
+    """If the tag left the locked digest several times, the last time is reported."""
     for digest in (A, B, A, C, B):
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
@@ -200,10 +200,8 @@ async def test_of_several_departures_the_last_one_counts(ledger: FakeLedger, tmp
 
 
 @pytest.mark.parametrize("entry", [7, 2])
-async def test_a_ledger_without_the_entry_of_the_lock_does_not_hold(
-    ledger: FakeLedger, tmp_path: Path, entry: int
-) -> None:
-    """The lock names the entry that set the tag; a registry that shows another history is not trusted."""
+async def test_a_ledger_without_the_entry_of_the_lock_differs(ledger: FakeLedger, tmp_path: Path, entry: int) -> None:
+    """If the ledger lacks the lock's entry, the registry shows another history and verification fails."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
@@ -213,7 +211,7 @@ async def test_a_ledger_without_the_entry_of_the_lock_does_not_hold(
 
 
 async def test_a_pin_to_a_digest_that_a_sealed_tag_never_had_differs(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The digest belongs to another tag; the check works without a lock, too."""
+    """A pin to a digest that the sealed tag never resolved to differs, also without a lock."""
     ledger.push("1.4.2", digest=B)
     ledger.push("1.4.1")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), None)
@@ -226,7 +224,7 @@ async def test_a_pin_to_a_digest_that_a_sealed_tag_never_had_differs(ledger: Fak
 async def test_with_an_unreadable_ledger_it_is_unknown_whether_a_tag_may_move(
     ledger: FakeLedger, tmp_path: Path, pinned: bool
 ) -> None:
-    """For a pin that is "could not check"; an unpinned reference differs in any case."""
+    """With an unreadable ledger a moved pinned tag is "could not check", and an unpinned one differs."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.history_status = 500
@@ -237,7 +235,7 @@ async def test_with_an_unreadable_ledger_it_is_unknown_whether_a_tag_may_move(
 
 
 async def test_a_ledger_that_fails_between_history_and_proof_is_not_used(ledger: FakeLedger, tmp_path: Path) -> None:
-    """An unproven history is not used."""
+    """A history whose proof fails is not used."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.statuses = {"checkpoint": [200, 500]}
@@ -247,7 +245,7 @@ async def test_a_ledger_that_fails_between_history_and_proof_is_not_used(ledger:
 
 
 async def test_without_ledger_histories_the_tags_name_decides(ledger: FakeLedger, tmp_path: Path) -> None:
-    """The registry's unsigned record is used as well."""
+    """Without a ledger, the tag's name and the registry's unsigned history decide."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.own_history = False
@@ -263,7 +261,7 @@ async def test_without_ledger_histories_the_tags_name_decides(ledger: FakeLedger
 async def test_entries_without_a_visible_ledger_are_an_unproven_claim(
     ledger: FakeLedger, tmp_path: Path, tag: str, mode: str
 ) -> None:
-    """Anyone who may pull may read the entries; proofs need the right to the ledger. No fault, and no proof."""
+    """A user without the right to the ledger sees unproven entries, which are neither failure nor proof."""
     ledger.push(tag, mode=mode)
     ledger.push(tag, digest=B, mode=mode)
     ledger.status = 403
@@ -279,7 +277,7 @@ async def test_entries_without_a_visible_ledger_are_an_unproven_claim(
 async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
     ledger: FakeLedger, tmp_path: Path, status: int
 ) -> None:
-    """No ledger was ever seen there, so the tag's name decides."""
+    """A registry that refuses unknown paths has no ledger unless one was seen, so the tag's name decides."""
     ledger.push("latest", mode="floating")
     ledger.push("latest", digest=B, mode="floating")
     ledger.status = ledger.history_status = status
@@ -291,7 +289,7 @@ async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
 
 
 async def test_an_endless_history_is_not_read_to_its_end(ledger: FakeLedger, tmp_path: Path) -> None:
-    """A registry could fill the memory; then nothing of its history is used."""
+    """Nothing of an endless history, which could fill the memory, is used."""
     for digest in (A, B, C, B):
         ledger.push("latest", digest=digest, mode="floating")
     transport, name = ledger.transport(), (Repository("shop/app"), Tag("latest"))
@@ -306,7 +304,8 @@ async def test_an_endless_history_is_not_read_to_its_end(ledger: FakeLedger, tmp
 
 
 async def test_a_deleted_tag_is_reported_with_the_actor(ledger: FakeLedger, tmp_path: Path) -> None:
-    """Unpinned it is gone; pinned, a floating tag is a note and a sealed one differs."""
+    """A deleted tag is reported with its actor: unpinned it is gone; a pinned mutable one is a note, a sealed one
+    differs."""
     for tag, mode in (("latest", "floating"), ("1.4.2", "sealed")):
         ledger.push(tag, mode=mode)
         ledger.add(EntryKind.TAG_DELETED, A, tag=tag, actor="an admin", extra={})

@@ -1,4 +1,4 @@
-"""boltseal, in a process that is killed right after it has renamed the Nth file of a release's record: `killed.py N ARGUMENTS`.
+"""Runs boltseal in a process that is killed after it has renamed the Nth file of a release: `killed.py N ARGUMENTS`.
 
 The renames of a deploy: the release's folder (it is recorded), then its record at each step.
 """

@@ -1,4 +1,4 @@
-"""Services with `build:` on a real engine: what is locked is never built, and what is not locked starts only with `--build`."""
+"""Services with `build:` on a real engine: locked ones are never built, others start only with `--build`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterator[Shopfront]:
-    """A project whose folder has a Dockerfile, and whose registry has the tag 1.0.0."""
+    """A project with a Dockerfile, whose registry has the tag 1.0.0."""
     made = Shopfront(tmp_path / "project", docker, own, tmp_path / "state", repository)
     made.root.mkdir()
     (made.root / "Dockerfile").write_text(
@@ -39,13 +39,13 @@ def shop(docker: Docker, own: Server, repository: str, tmp_path: Path) -> Iterat
 
 
 def both(shop: Shopfront, tag: str) -> None:
-    """A project of one service with an image and a build."""
+    """Return a project of one service with an image and a build."""
     shop.write({"web": {"image": shop.image(tag), "build": "."}})
 
 
 @pytest.mark.parametrize("flag", ["--require-scrub", "--no-scrub"])
 def test_an_image_beside_a_build_that_is_not_locked_is_refused(shop: Shopfront, flag: str) -> None:
-    """Whether the engine has an image of that name or not."""
+    """An unlocked image beside a build is refused, whether the engine has an image of that name or not."""
     shop.web("1.0.0")
     shop.locked()
     both(shop, "2.0.0")
@@ -64,8 +64,8 @@ def test_an_image_beside_a_build_that_is_not_locked_is_refused(shop: Shopfront, 
     assert shop.releases() == []
 
 
-def test_what_is_locked_is_not_built(shop: Shopfront) -> None:
-    """Not even with `--build`, and the name on the engine is not given to another image."""
+def test_a_locked_service_is_not_built(shop: Shopfront) -> None:
+    """A locked service is not built, even with --build, and its tag on the engine does not move."""
     both(shop, "1.0.0")
     shop.locked()
     done = shop.run("deploy", "--build")
@@ -77,7 +77,7 @@ def test_what_is_locked_is_not_built(shop: Shopfront) -> None:
 
 
 def test_a_build_is_recorded_by_its_id_as_unproven(shop: Shopfront) -> None:
-    """Also with `--require-scrub`; the same image continues without `--build`, and another one is refused."""
+    """A local build is recorded by its ID as unproven; without --build the same image continues, another is refused."""
     both(shop, "2.0.0")
     done = shop.run("deploy", "--build", "--require-scrub")
     image = shop.docker.run("image", "inspect", "--format", "{{.Id}}", shop.image("2.0.0")).checked().strip()
@@ -102,7 +102,7 @@ def test_a_build_is_recorded_by_its_id_as_unproven(shop: Shopfront) -> None:
 
 
 def test_a_build_without_an_image_is_refused_unless_it_is_built(shop: Shopfront) -> None:
-    """Also where the engine has an image under the name that Compose gives it."""
+    """A build without an image name is refused without --build, even if the engine has Compose's default tag for it."""
     shop.write({"web": {"build": "."}, "db": {"image": shop.image("1.0.0"), "healthcheck": HEALTHY}})
     shop.locked()
     shop.docker.run("pull", shop.image("1.0.0")).checked()

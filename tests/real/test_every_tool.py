@@ -1,4 +1,4 @@
-"""What holds whatever the tool: docker with either store, podman, buildah, skopeo, oras, containerd's ctr.
+"""Behaviour that all tools share: docker with either store, podman, buildah, skopeo, oras, containerd's ctr.
 
 One suite, run on each of them. What only one tool does is in the file that has its name.
 """
@@ -33,7 +33,7 @@ REFUSED = {
 
 
 def without_what_varies(line: str, sealed: str) -> str:
-    """A line with names in the place of what is different each time: all but the digest that is sealed."""
+    """Return a line with placeholders for what differs each time, except for the sealed digest."""
     for pattern, name in (
         (rf"(?!{sealed}\b)sha256:[0-9a-f]+", "DIGEST"),
         (r"\b\d{4}-\d\d-\d\dT[\d:]+Z", "TIME"),
@@ -44,8 +44,8 @@ def without_what_varies(line: str, sealed: str) -> str:
     return line
 
 
-def test_a_pushed_image_comes_back_byte_for_byte(tool: Tool, registry: Registry, repository: str) -> None:
-    """What is pulled on another machine is what was pushed."""
+def test_a_pushed_image_is_pulled_byte_for_byte(tool: Tool, registry: Registry, repository: str) -> None:
+    """An image pulled on another machine has the bytes that were pushed."""
     content = os.urandom(CONTENT_BYTES)
     reference = f"{registry.host}/{repository}:1.4.2"
 
@@ -55,7 +55,7 @@ def test_a_pushed_image_comes_back_byte_for_byte(tool: Tool, registry: Registry,
 
 
 def test_the_same_image_can_be_pushed_again(tool: Tool, registry: Registry, repository: str) -> None:
-    """A release job that runs twice with the same result succeeds twice."""
+    """Pushing the same image again succeeds, as for a release job that runs twice."""
     reference = f"{registry.host}/{repository}:1.4.2"
     image = tool.image(os.urandom(1000))
     tool.push(image, reference).checked()
@@ -69,7 +69,7 @@ def test_the_same_image_can_be_pushed_again(tool: Tool, registry: Registry, repo
 def test_another_image_under_a_published_tag_is_refused_with_a_message(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """The message has the sealed tag, its digest, the time, the actor, and what to do instead."""
+    """The refusal shows tag, digest, time, actor, and what to do instead."""
     reference = f"{registry.host}/{repository}:1.4.2"
     tool.push(tool.image(os.urandom(1000)), reference).checked()
     sealed = short(registry.digest(repository, "1.4.2"))
@@ -89,7 +89,7 @@ def test_another_image_under_a_published_tag_is_refused_with_a_message(
 def test_after_a_refused_push_the_tag_still_resolves_to_the_first_image(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """A refusal changes nothing for those who pull."""
+    """After a refused push, pulls return the first image."""
     reference = f"{registry.host}/{repository}:1.4.2"
     content = os.urandom(1000)
     tool.push(tool.image(content), reference).checked()
@@ -101,7 +101,7 @@ def test_after_a_refused_push_the_tag_still_resolves_to_the_first_image(
 
 
 def test_latest_moves(tool: Tool, registry: Registry, repository: str) -> None:
-    """A floating tag resolves to what was pushed last."""
+    """A mutable tag resolves to the image that was pushed last."""
     reference = f"{registry.host}/{repository}:latest"
     second = os.urandom(1000)
     tool.push(tool.image(os.urandom(1000)), reference).checked()
@@ -114,7 +114,7 @@ def test_latest_moves(tool: Tool, registry: Registry, repository: str) -> None:
 def test_what_latest_resolved_to_before_can_be_pulled_by_digest(
     tool: Tool, registry: Registry, repository: str
 ) -> None:
-    """A displaced image that was deployed by digest can be deployed again."""
+    """A former image of `latest` can be pulled by its digest."""
     first = os.urandom(1000)
     tool.push(tool.image(first), f"{registry.host}/{repository}:latest").checked()
     displaced = registry.digest(repository, "latest")

@@ -1,4 +1,4 @@
-"""Images for several architectures: an index, pushed whole, and sealed together with everything under it."""
+"""Images for several architectures: an index, pushed completely, and sealed with everything under it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 def push_with_skopeo(layout: Layout, reference: str) -> Said:
-    """`skopeo copy --all`, which keeps the bytes of the index."""
+    """Push by `skopeo copy --all`, which keeps the bytes of the index."""
     return run(
         *("skopeo", "--insecure-policy", "copy", "--all", "--dest-tls-verify=false"),
         *(layout.source, f"docker://{reference}"),
@@ -39,7 +39,7 @@ def push_with_skopeo(layout: Layout, reference: str) -> Said:
 
 @pytest.fixture(params=["skopeo", "podman", "buildah"])
 def push(request: pytest.FixtureRequest) -> Push:
-    """Each tool that pushes indexes, in turn."""
+    """Each tool that pushes indexes."""
     if request.param == "skopeo":
         return push_with_skopeo
     tool: Podman | Buildah = request.getfixturevalue(request.param)
@@ -55,7 +55,7 @@ def push(request: pytest.FixtureRequest) -> Push:
 
 
 def test_an_index_arrives_with_all_its_images(push: Push, layout: Layout, registry: Registry, repository: str) -> None:
-    """Every architecture that was pushed can be pulled by its digest."""
+    """Each architecture of a pushed index can be pulled by its digest."""
     push(layout, f"{registry.host}/{repository}:2.0.0").checked()
 
     index = json.loads(registry.manifest(repository, "2.0.0"))
@@ -65,7 +65,7 @@ def test_an_index_arrives_with_all_its_images(push: Push, layout: Layout, regist
 
 
 def test_the_same_index_can_be_pushed_again(push: Push, layout: Layout, registry: Registry, repository: str) -> None:
-    """A job that pushes for all architectures may run twice."""
+    """Pushing the same index again succeeds."""
     reference = f"{registry.host}/{repository}:2.0.0"
     push(layout, reference).checked()
     first = registry.digest(repository, "2.0.0")
@@ -78,7 +78,7 @@ def test_the_same_index_can_be_pushed_again(push: Push, layout: Layout, registry
 def test_another_index_under_a_sealed_tag_is_refused(
     push: Push, layout: Layout, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """What was built anew for one architecture only is another index."""
+    """An index that was rebuilt for one architecture is another one, and is refused under the sealed tag."""
     reference = f"{registry.host}/{repository}:2.0.0"
     push(layout, reference).checked()
     sealed = registry.digest(repository, "2.0.0")
@@ -94,7 +94,7 @@ def test_another_index_under_a_sealed_tag_is_refused(
 def test_an_image_cannot_be_deleted_from_under_a_sealed_index(
     push: Push, layout: Layout, registry: Registry, repository: str
 ) -> None:
-    """A seal covers everything that can be reached from it."""
+    """A child of a sealed index can't be deleted."""
     push(layout, f"{registry.host}/{repository}:2.0.0").checked()
     child = layout.children["arm64"]
 
@@ -108,7 +108,7 @@ def test_an_image_cannot_be_deleted_from_under_a_sealed_index(
 def test_docker_pulls_the_image_of_its_own_architecture(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """The index has an image for each architecture."""
+    """docker pulls the index's image for its own architecture."""
     contents = {"amd64": os.urandom(1000), "arm64": os.urandom(1000)}
     reference = f"{registry.host}/{repository}:2.0.0"
     push_with_skopeo(index_layout(tmp_path / "index", contents), reference).checked()

@@ -1,4 +1,5 @@
-"""What the pages for operators say, done: nginx in front, the move from docker-registry, TLS with two users."""
+"""The commands of the pages for operators: nginx and Caddy as proxies, the move from docker-registry, TLS with two
+users."""
 
 from __future__ import annotations
 
@@ -33,12 +34,12 @@ Proxy = Callable[[Path, str, int], AbstractContextManager[None]]
 
 
 def page(name: str) -> str:
-    """The text of a page for operators."""
+    """Return the text of a page for operators."""
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 def certificate(folder: Path) -> None:
-    """registry.crt and registry.key, self-signed for 127.0.0.1."""
+    """Create registry.crt and registry.key, self-signed for 127.0.0.1."""
     run(
         *("/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
         *("-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
@@ -48,7 +49,7 @@ def certificate(folder: Path) -> None:
 
 @contextmanager
 def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
-    """nginx with the page's server block, its port, files and upstream replaced."""
+    """Run nginx with the page's server block, with port, files and upstream replaced."""
     block = page("operations/proxy.md").partition("```nginx\n")[2].partition("```")[0]
     for said, here in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
@@ -75,7 +76,7 @@ def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
 
 @contextmanager
 def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
-    """Caddy with the page's block, its name and upstream replaced, and a certificate that is there already."""
+    """Run Caddy with the page's block, with name and upstream replaced, and an existing certificate."""
     block = page("operations/proxy.md").partition("## Caddy\n\n```\n")[2].partition("```")[0]
     for said, here in (
         ("registry.example.com {", f"https://127.0.0.1:{port} {{\n    tls {folder}/registry.crt {folder}/registry.key"),
@@ -99,7 +100,7 @@ def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("proxy", [nginx, caddy])
 def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: Path) -> None:
-    """With the page's own configuration: nothing is cut off, and addresses in answers lead through the proxy."""
+    """With the page's configuration a proxy passes 64 MiB completely, and addresses in answers lead through it."""
     certificate(tmp_path)
     port = servers.free_port()
     url = f"https://127.0.0.1:{port}"
@@ -134,7 +135,7 @@ def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: 
 
 
 def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> None:
-    """The page's commands, word for word but for the addresses; the second time changes nothing."""
+    """The page's commands copy images from docker-registry with their digests, and change nothing the second time."""
     with (
         servers.docker_registry(tmp_path / "old") as old,
         servers.boltseal(tmp_path / "data") as new,
@@ -162,8 +163,8 @@ def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> 
     assert len(set(digests)) == 1
 
 
-def test_the_first_way_alone_moves_a_repository(tmp_path: Path) -> None:
-    """Every tag with its digest, and not a byte the second time."""
+def test_the_first_method_alone_moves_a_repository(tmp_path: Path) -> None:
+    """The first method of the page copies every tag with its digest, and no byte the second time."""
     with servers.docker_registry(tmp_path / "old") as old, servers.boltseal(tmp_path / "data") as new:
         digests = {}
         for tag in ("1.4.2", "1.4.3", "latest"):
@@ -183,8 +184,8 @@ def test_the_first_way_alone_moves_a_repository(tmp_path: Path) -> None:
     assert "sent 0 blobs" in second
 
 
-def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
-    """Every command of the page, in its order, in one shell; then what the reader must not do."""
+def test_the_commands_for_tls_and_two_users_work(tmp_path: Path) -> None:
+    """Every command of the page runs in order in one shell; then what the page warns of is refused."""
     address = f"127.0.0.1:{servers.free_port()}"
     layout = image_layout(tmp_path / "image", b"words")
     lines = typed_lines(page("operations/tls.md"))
@@ -230,8 +231,8 @@ def test_the_way_to_tls_and_two_users_can_be_gone(tmp_path: Path) -> None:
     assert "prod may not push in shop/app" in denied.text
 
 
-def test_the_way_to_a_backup_and_back_can_be_gone(tmp_path: Path) -> None:
-    """Every command of the page, beside a running registry; the restored folder has the image and passes the check."""
+def test_the_commands_for_a_backup_and_its_restore_work(tmp_path: Path) -> None:
+    """Every command of the backup page runs beside a registry; the restored folder has the image and passes fsck."""
     layout = image_layout(tmp_path / "image", b"words")
     with servers.boltseal(tmp_path / "data") as server:
         target = f"docker://{server.address}/shop/app:1.4.2"

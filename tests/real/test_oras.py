@@ -1,4 +1,4 @@
-"""oras beyond push and pull: what is attached to an image, copies, tags set by hand, blobs, deletes."""
+"""oras beyond push and pull: attached artifacts, copies, tags, blobs, deletes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NOTE = "application/vnd.example.note"
 
 
 def oras(*argv: str, cwd: Path | None = None) -> Said:
-    """oras without TLS."""
+    """Run oras without TLS."""
     return run("oras", *argv, "--plain-http", cwd=cwd)
 
 
 @pytest.fixture
 def attach(tmp_path: Path) -> Callable[[str, str], Said]:
-    """Attaches a text to an image: (reference, text)."""
+    """Attach a text to an image: (reference, text)."""
 
     def attach(reference: str, text: str) -> Said:
         (tmp_path / "note.txt").write_text(text)
@@ -42,13 +42,13 @@ def image(skopeo: Skopeo, registry: Registry, repository: str) -> str:
 
 
 def attached(reference: str) -> list[str]:
-    """The digests of what is attached to an image."""
+    """Return the digests of the artifacts that are attached to an image."""
     found = json.loads(oras("discover", "--format", "json", "--artifact-type", NOTE, reference).checked())
     return [manifest["digest"] for manifest in found["manifests"]]
 
 
 def test_what_is_attached_to_a_sealed_image_is_found(image: str, attach: Callable[[str, str], Said]) -> None:
-    """A seal doesn't keep people from saying something about the image."""
+    """An artifact attached to a sealed image is listed."""
     attach(image, "first").checked()
     attach(image, "second").checked()
 
@@ -58,7 +58,7 @@ def test_what_is_attached_to_a_sealed_image_is_found(image: str, attach: Callabl
 def test_an_image_is_copied_to_another_repository_with_what_is_attached(
     image: str, attach: Callable[[str, str], Said]
 ) -> None:
-    """Blobs are mounted, referrers come along."""
+    """An image is copied to another repository with mounted blobs and its referrers."""
     attach(image, "first").checked()
     name, _, tag = image.rpartition(":")
     copy = f"{name}-copy:{tag}"
@@ -68,8 +68,10 @@ def test_an_image_is_copied_to_another_repository_with_what_is_attached(
     assert attached(copy) == attached(image)
 
 
-def test_a_sealed_tag_cannot_be_set_by_hand(image: str, skopeo: Skopeo, registry: Registry, repository: str) -> None:
-    """`oras tag` is a push too."""
+def test_a_sealed_tag_cannot_be_moved_by_oras_tag(
+    image: str, skopeo: Skopeo, registry: Registry, repository: str
+) -> None:
+    """`oras tag` can't move a sealed tag."""
     sealed = registry.digest(repository, "1.0.0")
     other = f"{registry.host}/{repository}:1.0.1"
     skopeo.push(skopeo.image(os.urandom(1000)), other).checked()
@@ -81,8 +83,8 @@ def test_a_sealed_tag_cannot_be_set_by_hand(image: str, skopeo: Skopeo, registry
     assert registry.digest(repository, "1.0.0") == sealed
 
 
-def test_an_image_gets_another_name(image: str, registry: Registry, repository: str) -> None:
-    """A release that is released again under a further tag needs no upload."""
+def test_an_image_gets_another_tag(image: str, registry: Registry, repository: str) -> None:
+    """`oras tag` adds a tag to an image without an upload."""
     oras("tag", image, "1.0.1").checked()
 
     assert registry.digest(repository, "1.0.1") == registry.digest(repository, "1.0.0")
@@ -90,7 +92,7 @@ def test_an_image_gets_another_name(image: str, registry: Registry, repository: 
 
 @pytest.mark.parametrize("by", ["tag", "digest"])
 def test_a_sealed_image_cannot_be_deleted(image: str, by: str, registry: Registry, repository: str) -> None:
-    """Neither by its tag nor by its digest."""
+    """A sealed image can be deleted neither by its tag nor by its digest."""
     digest = registry.digest(repository, "1.0.0")
     name = image if by == "tag" else f"{registry.host}/{repository}@{digest}"
 
@@ -102,7 +104,7 @@ def test_a_sealed_image_cannot_be_deleted(image: str, by: str, registry: Registr
 
 
 def test_a_layer_of_a_sealed_image_cannot_be_deleted(image: str, registry: Registry, repository: str) -> None:
-    """Nor can what it is made of."""
+    """A layer of a sealed image can't be deleted."""
     layer = json.loads(registry.manifest(repository, "1.0.0"))["layers"][0]["digest"]
     blob = f"{registry.host}/{repository}@{layer}"
 
@@ -113,7 +115,7 @@ def test_a_layer_of_a_sealed_image_cannot_be_deleted(image: str, registry: Regis
 
 
 def test_the_tags_of_a_repository_are_listed(image: str, skopeo: Skopeo, registry: Registry, repository: str) -> None:
-    """What is there can be seen."""
+    """oras lists the tags of a repository."""
     skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:latest").checked()
 
     listed = oras("repo", "tags", f"{registry.host}/{repository}").checked()

@@ -1,4 +1,4 @@
-"""What `packaging/` holds, read by the programs that it is for."""
+"""The files of `packaging/`, read by the programs that use them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.real
 
 
 def test_systemd_understands_every_line_of_the_unit(tmp_path: Path) -> None:
-    """It says nothing, which it does only where it knows every setting and finds the program."""
+    """systemd-analyze reports nothing for the unit, which it does only if it knows every setting and finds the program."""
     unit = (ROOT / "packaging" / "boltseal.service").read_text(encoding="utf-8")
     assert "/opt/boltseal/bin/boltseal" in unit
     at = tmp_path / "boltseal.service"
@@ -41,8 +41,8 @@ def settings_in_force(variables: dict[str, str]) -> dict[str, str]:
     return {row["ref"]: row["value"] for row in rows if row["status"] == "environment"}
 
 
-def test_the_compose_file_is_one_and_its_settings_are_ours(tmp_path: Path) -> None:
-    """docker-compose reads it; boltseal takes every setting that it and the image give."""
+def test_the_compose_file_is_valid_and_its_settings_are_known(tmp_path: Path) -> None:
+    """docker-compose reads the file, and boltseal knows every setting in it and in the image."""
     said = run("docker-compose", "-f", ROOT / "packaging" / "compose.yaml", "config", "--format", "json").checked()
     service = json.loads(said)["services"]["registry"]
     of_image = settings_of_image()
@@ -61,8 +61,8 @@ def test_the_compose_file_is_one_and_its_settings_are_ours(tmp_path: Path) -> No
     }
 
 
-def test_podman_makes_a_service_of_the_quadlet_file(tmp_path: Path) -> None:
-    """Podman's generator knows every key, runs the image as in the compose file, and boltseal takes every setting."""
+def test_podman_makes_a_service_of_the_quadlet_file_with_known_settings(tmp_path: Path) -> None:
+    """Podman's generator knows every key of the quadlet file, and boltseal knows every setting."""
     generator = "/usr/libexec/podman/quadlet"
     units = tmp_path / "units"
     units.mkdir()
@@ -88,5 +88,5 @@ def test_podman_makes_a_service_of_the_quadlet_file(tmp_path: Path) -> None:
 
 
 def test_the_image_leaves_the_health_check_to_the_engine() -> None:
-    """An image in OCI's format has none, so one in the Containerfile would be dropped without a word."""
+    """OCI images have no health check, so that one in the Containerfile would be dropped silently."""
     assert "\nHEALTHCHECK" not in (ROOT / "packaging" / "Containerfile").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What runs, and whether it is what is locked, on the engines that people have: every way in which it may not be."""
+"""`ps` and `verify --running` on real engines: every way in which a running image may differ from the lock."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(params=ImageStoreKind)
 def store(request: pytest.FixtureRequest) -> ImageStoreKind:
-    """Each kind of engine in turn."""
+    """Each kind of engine."""
     found: ImageStoreKind = request.param
     return found
 
 
 @pytest.fixture
 def address(request: pytest.FixtureRequest, store: ImageStoreKind) -> EngineAddress:
-    """Where such an engine listens."""
+    """The address of such an engine."""
     if store is ImageStoreKind.PODMAN:
         podman: Server = request.getfixturevalue("podman_service")
         return EngineAddress.parse(f"unix://{podman.address}")
@@ -44,7 +44,7 @@ def address(request: pytest.FixtureRequest, store: ImageStoreKind) -> EngineAddr
 
 @dataclass
 class Shop:
-    """A project with one service, on one host, and the registry that its image comes from."""
+    """A project with one service on one host, and the registry of its image."""
 
     registry: Registry
     repository: str
@@ -54,18 +54,18 @@ class Shop:
 
     @property
     def name(self) -> str:
-        """What its file names."""
+        """Return the reference in the project's file."""
         return f"{self.registry.host}/{self.repository}:latest"
 
     def docker(self, *arguments: str) -> Said:
         return run("docker", "-H", str(self.address), *arguments)
 
     def publish(self, words: str, tag: str = "latest") -> str:
-        """Publish a new image, for two platforms; its digest."""
+        """Publish a new image for two platforms; return its digest."""
         return publish(self.registry.host, self.repository, tag, sleepers(f"{self.repository} {words}"))
 
     def lock(self) -> None:
-        """Lock the tag, in another second than what came before and after: the times of a lock are whole seconds."""
+        """Lock the tag, in another second than earlier and later steps, since a lock's times are whole seconds."""
         _wait_for_the_next_second()
         (self.project / "compose.yaml").write_text(f"services: {{web: {{image: '{self.name}'}}}}\n")
         done = program.call("lock", "--update", "--project", self.project)
@@ -73,7 +73,7 @@ class Shop:
         _wait_for_the_next_second()
 
     def start(self, image: str = "") -> None:
-        """Start the service anew, from what its name means on the host."""
+        """Recreate the service from the image that the tag has on the host."""
         self.stop()
         self.boxes.append(started(self.address, image or self.name))
 
@@ -82,7 +82,7 @@ class Shop:
             ended(self.address, self.boxes.pop())
 
     def standing(self, *more: str, code: int = 1) -> str:
-        """What `verify --running` says of the service's container."""
+        """Return the result of `verify --running` for the service's container."""
         where = ("--host", str(self.address), "--project", self.project)
         done = program.call("verify", "--running", "--json", *where, *more)
         (found,) = [each for each in done.json["results"] if each.get("id") == self.boxes[-1]]
@@ -97,14 +97,14 @@ def _wait_for_the_next_second() -> None:
 
 @pytest.fixture
 def shop(registry: Registry, repository: str, address: EngineAddress, tmp_path: Path) -> Iterator[Shop]:
-    """One on each engine. What it started goes with it: other tests look at all that runs."""
+    """A project on each engine, whose containers are removed at the end because other tests list all of them."""
     made = Shop(registry, repository, address, tmp_path)
     yield made
     made.stop()
 
 
-def test_each_way_in_which_a_host_falls_behind_its_lock(shop: Shop) -> None:
-    """As the same host meets them, one after the other; with and without its registry's word."""
+def test_each_difference_between_a_host_and_its_lock(shop: Shop) -> None:
+    """The host falls behind the lock in each possible way, one after the other, with and without the registry."""
     shop.publish("first")
     shop.docker("pull", shop.name).checked()
     shop.lock()
@@ -134,8 +134,8 @@ def test_each_way_in_which_a_host_falls_behind_its_lock(shop: Shop) -> None:
     ]
 
 
-def test_a_local_build_under_the_locked_name(shop: Shop) -> None:
-    """Is not what is locked, and no registry has it: where the store names everything, its registry is asked."""
+def test_a_local_build_under_the_locked_name_differs(shop: Shop) -> None:
+    """A local build under the locked name differs, and its registry is asked where the store names everything."""
     shop.publish("first")
     shop.lock()
     run("docker", "-H", str(shop.address), "import", "-", shop.name, stdin=_busybox()).checked()
@@ -144,10 +144,10 @@ def test_a_local_build_under_the_locked_name(shop: Shop) -> None:
     assert shop.standing() == "local-build"
 
 
-def test_an_image_that_was_loaded_from_an_archive(
+def test_an_image_loaded_from_an_archive_matches_by_its_id(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
-    """No digest of a registry is left of it, and by its image ID it is what is locked."""
+    """An image loaded from an archive has no registry digest, but matches the lock by its image ID."""
     shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
     shop.publish("first")
     shop.lock()
@@ -162,8 +162,8 @@ def test_an_image_that_was_loaded_from_an_archive(
     assert told == "holds"
 
 
-def test_another_machines_image(shop: Shop) -> None:
-    """Of the same tag."""
+def test_an_image_for_another_platform_differs(shop: Shop) -> None:
+    """An image of the same tag for another platform differs."""
     shop.publish("first")
     shop.lock()
     shop.docker("pull", "--platform", "linux/arm64", shop.name).checked()
@@ -172,8 +172,8 @@ def test_another_machines_image(shop: Shop) -> None:
     assert shop.standing() == "other-platform"
 
 
-def test_another_tag_of_what_is_locked(shop: Shop) -> None:
-    """Unknown, whatever it is; what the lock does not name at all is only noted."""
+def test_another_tag_of_a_locked_repository_differs(shop: Shop) -> None:
+    """Another tag of a locked repository differs; a repository outside of the lock is only noted."""
     shop.publish("first")
     shop.lock()
     shop.publish("other", "1.0.0")
@@ -184,8 +184,10 @@ def test_another_tag_of_what_is_locked(shop: Shop) -> None:
     assert shop.standing() == "unknown"
 
 
-def test_a_record_that_is_gone(docker_containerd: Docker, registry: Registry, repository: str, tmp_path: Path) -> None:
-    """containerd's store forgets an image whose name moves on, though a container runs it: what it is, is still known."""
+def test_an_image_whose_record_is_gone_is_identified(
+    docker_containerd: Docker, registry: Registry, repository: str, tmp_path: Path
+) -> None:
+    """containerd's store forgets the image of a container whose tag moved, but the container is still identified."""
     shop = Shop(registry, repository, EngineAddress.parse(docker_containerd.host), tmp_path)
     shop.publish("first")
     shop.docker("pull", shop.name).checked()
@@ -202,8 +204,8 @@ def test_a_record_that_is_gone(docker_containerd: Docker, registry: Registry, re
     assert (still, gone) == ("holds", "record-gone")
 
 
-def test_the_fields_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
-    """By its own image: digests by kind, tags that mean and meant it, how far behind, by whom; the host's name is no guide.
+def test_the_row_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
+    """The row has the container's own image: digests by kind, present and former tags, distance and actor.
 
     Podman forgets the digest that an image was pulled by with its last name; the image ID is left.
     """
@@ -231,10 +233,10 @@ def test_the_fields_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
     assert "1.4.2; was `latest`" in " ".join(text.split())
 
 
-def test_a_host_by_ssh(
+def test_a_host_through_ssh_is_listed(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A second daemon behind an sshd: as if it were here, beside one that is; and one that lets nobody in is told."""
+    """A daemon through ssh is listed beside a local one, and an unreachable one is reported."""
     shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
     shop.publish("first")
     shop.lock()

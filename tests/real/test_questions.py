@@ -1,4 +1,4 @@
-"""docs/guides/questions.md is true: its commands are run in their order, and print what stands there.
+"""docs/guides/questions.md: its commands run in their order and print what the page shows.
 
 `BOLTSEAL_WRITE_PAGES=1` writes what they print into the page; the difference is then for people to look at.
 """
@@ -32,7 +32,7 @@ _TIMEOUT_S: Final = 120
 
 
 class Stage:
-    """Where the page is played: a project, an engine, two registries; and the words that the page has for them."""
+    """A project, an engine, two registries, and the names that the page uses for them."""
 
     def __init__(self, folder: Path, ours: Server, theirs: Server, engine: Server) -> None:
         self.project = folder / "shop"
@@ -64,7 +64,7 @@ class Stage:
         )
 
     def run(self, command: str) -> tuple[int, str]:
-        """Type a command of the page; its exit code, and everything that it printed, in the page's words."""
+        """Run a command of the page; return its exit code and output, in the page's names."""
         for real, word in self._words.items():
             command = command.replace(word, real)
         done = subprocess.run(
@@ -86,7 +86,7 @@ class Stage:
 
 
 def _in_words(told: str, real: str, word: str) -> str:
-    """The text with a word of the page's; the column of a table stays as wide as it was."""
+    """Return the text with a name of the page's; a table's column keeps its width."""
 
     def column(found: re.Match[str]) -> str:
         return f"{word}{found[1]:<{len(found[0]) - len(word)}}"
@@ -96,7 +96,7 @@ def _in_words(told: str, real: str, word: str) -> str:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """Everything that the page stands on: images, a git repository, a project."""
+    """Everything that the page uses: images, a git repository, a project."""
     with (
         servers.boltseal(tmp_path / "data") as ours,
         servers.docker_registry(tmp_path / "theirs") as theirs,
@@ -124,7 +124,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_every_answer_of_the_page_is_what_is_printed(stage: Stage) -> None:
-    """Each command in its order; digests are compared by which are the same, times and sizes not at all."""
+    """Each command of the page prints the page's output; digests are compared by equality, times and sizes not at all."""
     page = PAGE.read_text()
     played = _PART.sub(lambda found: _played(stage, found), page)
     if WRITES:
@@ -134,8 +134,8 @@ def test_every_answer_of_the_page_is_what_is_printed(stage: Stage) -> None:
     assert "\n".join(_plain(played)) == "\n".join(_plain(page))
 
 
-def test_the_first_steps_can_be_taken(stage: Stage) -> None:
-    """Every command of the page in its order; the second deploy, between the two rollback commands, is a newer version."""
+def test_the_first_steps_work(stage: Stage) -> None:
+    """Each command of the first steps works in order; the second deploy, between the rollbacks, is a newer version."""
     prepared = "docker tag made:1 shop-app && docker rmi localhost:5000/shop/app:1.4.2"
     newer = (
         "docker tag made:2 localhost:5000/shop/app:1.5.1 && docker push -q localhost:5000/shop/app:1.5.1 && "
@@ -156,7 +156,7 @@ def test_the_first_steps_can_be_taken(stage: Stage) -> None:
 
 
 def _played(stage: Stage, found: re.Match[str]) -> str:
-    """A part of the page as it comes out now."""
+    """Return a part of the page with the present output."""
     if found["run"]:
         code, told = stage.run(found["run"])
         assert code == 0, f"{found['run']}: {told}"
@@ -171,7 +171,7 @@ def _played(stage: Stage, found: re.Match[str]) -> str:
 
 
 def _plain(text: str) -> list[str]:
-    """A page's words, without what is another at each run."""
+    """Return a page's text without what differs at each run."""
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "TIME", text)
     text = re.sub(r"\d{4}-\d\d-\d\d", "DAY", text)
     text = re.sub(r"\b\d+(\.\d+)? ?(ms|s|seconds?|minutes?|min|KiB|MiB|B)(/s)?\b", "AMOUNT", text)
@@ -180,8 +180,8 @@ def _plain(text: str) -> list[str]:
 
 
 def _with_numbers(block: str) -> str:
-    """The digests of a block by which are the same there. Between blocks that is Docker's affair: pushed to another
-    repository, an image may be compressed anew."""
+    """Replace each digest of a block by a number, equal for equal digests. Docker may recompress an image between
+    blocks."""
     digests: dict[str, str] = {}
 
     def numbered(found: re.Match[str]) -> str:

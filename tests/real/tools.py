@@ -1,4 +1,4 @@
-"""The tools people push and pull with, each behind the same three verbs, so that one suite runs on all of them.
+"""The tools with which users push and pull, each behind the same three methods, so that one suite runs on all.
 
 Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; what it says is
 handed on whole, as the person at the terminal reads it; `pull` starts from a storage that has nothing.
@@ -24,30 +24,30 @@ TIMEOUT_S = 120
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """How a command ended, and everything it wrote."""
+    """The exit code of a command, and everything that it wrote."""
 
     ok: bool
     text: str
 
     def checked(self) -> str:
-        """What was said by a command that has to work."""
+        """Run a command that must succeed, and return its result."""
         assert self.ok, self.text
         return self.text
 
 
 class Tool(Protocol):
-    """Something that people push and pull images with."""
+    """A tool with which users push and pull images."""
 
     name: str
 
     def image(self, content: bytes) -> str:
-        """Makes an image whose one file holds `content`; gives the name by which `push` finds it."""
+        """Create an image whose one file has `content`; return the name by which `push` finds it."""
 
     def push(self, image: str, reference: str) -> Said:
-        """Pushes an image under a reference."""
+        """Push an image under a reference."""
 
     def pull(self, reference: str) -> bytes:
-        """Pulls with nothing in store, and gives the content of the image's file."""
+        """Pull without any local content, and return the content of the image's file."""
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
     cwd: Path | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Said:
-    """Runs a command to its end, both its streams in the order in which it wrote them."""
+    """Run a command, with both its streams in the order in which it wrote them."""
     first = str(argv[0])
     done = subprocess.run(
         [first if first.startswith("/") else program(first), *argv[1:]],
@@ -73,14 +73,14 @@ def run(
 
 
 def output(*argv: str | Path) -> bytes:
-    """What a command writes to its standard output."""
+    """Return what a command writes to its standard output."""
     return subprocess.run(
         [program(str(argv[0])), *argv[1:]], stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=True
     ).stdout
 
 
 class Docker:
-    """docker, on a daemon of our own. `name` tells whether it keeps images itself or in containerd's store."""
+    """docker with a separate daemon. `name`: whether it keeps images itself or in containerd's store."""
 
     def __init__(self, socket: str, name: str) -> None:
         self.name = name
@@ -106,11 +106,11 @@ class Docker:
         return app_in_tar(exported)
 
     def run(self, *argv: str) -> Said:
-        """Another verb."""
+        """Run another command of the tool."""
         return run(*self._docker, *argv)
 
     def _forget(self) -> None:
-        """Have nothing, whatever other tests have left; an image that others are built on goes after them."""
+        """Remove all images, whatever other tests left; those that others are built on last."""
         boxes = run(*self._docker, "ps", "--all", "--quiet").checked().split()
         if boxes:
             run(*self._docker, "rm", "--force", *boxes).checked()
@@ -122,7 +122,7 @@ class Docker:
 
 
 class Podman:
-    """podman, with storage that needs neither overlay mounts nor systemd."""
+    """podman, with a storage that needs neither overlay mounts nor systemd."""
 
     name = "podman"
 
@@ -147,15 +147,15 @@ class Podman:
         return app_in_tar(output(*podman, "export", container))
 
     def run(self, *argv: str) -> Said:
-        """Another verb, on the storage that images are made in."""
+        """Run another command, on the storage in which images are built."""
         return run(*self.words(*argv))
 
     def words(self, *argv: str) -> tuple[str, ...]:
-        """The command line of another verb."""
+        """Return the command line of another command."""
         return *self._podman, *argv
 
     def _host(self) -> tuple[str, ...]:
-        """Podman on a storage that has nothing yet."""
+        """Return podman on an empty storage."""
         at = self._folder / f"host{next(self._hosts)}"
         return (
             *("podman", "--root", f"{at}/root", "--runroot", f"{at}/run", "--tmpdir", f"{at}/tmp"),
@@ -165,7 +165,7 @@ class Podman:
 
 
 class Buildah:
-    """buildah, from scratch and without a container that runs."""
+    """buildah, from scratch and without a running container."""
 
     name = "buildah"
 
@@ -196,7 +196,7 @@ class Buildah:
         return content
 
     def run(self, *argv: str) -> Said:
-        """Another verb, on the storage that images are made in."""
+        """Run another command, on the storage in which images are built."""
         return run(*self._buildah, *argv)
 
     def _host(self) -> tuple[str, ...]:
@@ -255,7 +255,7 @@ class Oras:
 
 
 class Ctr:
-    """ctr, containerd's own tool; its pushes come from the code that BuildKit and Kubernetes nodes share."""
+    """ctr, containerd's own tool, whose push code BuildKit and Kubernetes nodes share."""
 
     name = "ctr"
 
@@ -291,7 +291,7 @@ class Ctr:
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
-    """New folders, one after the other."""
+    """Yield new folders, one after the other."""
     for number in itertools.count(1):
         made = folder / str(number)
         made.mkdir(parents=True)
@@ -305,14 +305,14 @@ class Cosign:
     folder: Path
 
     def sign(self, reference: str, by: str, *more: str) -> Said:
-        """Signs; `by` is an annotation that tells signatures apart."""
+        """Sign an image; `by` is an annotation that distinguishes signatures."""
         return self._run(
             *("sign", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
             *("--allow-insecure-registry", "--annotations", f"by={by}", *more, reference),
         )
 
     def verify(self, reference: str, *more: str) -> set[str]:
-        """Who has signed, as far as the public key can tell."""
+        """Return the signers that the public key verifies."""
         said = self._run(
             *("verify", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true", "--allow-http-registry"),
             *("--allow-insecure-registry", "--output", "json", *more, reference),
@@ -321,7 +321,7 @@ class Cosign:
         return {signature["optional"]["by"] for signature in signatures}
 
     def attest(self, reference: str, statement: object) -> Said:
-        """Attaches a signed statement."""
+        """Attach a signed statement."""
         predicate = self.folder / "predicate.json"
         predicate.write_text(json.dumps(statement))
         return self._run(
@@ -330,7 +330,7 @@ class Cosign:
         )
 
     def attestations(self, reference: str) -> int:
-        """How many statements about the image hold."""
+        """Return how many statements about the image are verified."""
         said = self._run(
             *("verify-attestation", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true"),
             *("--allow-http-registry", "--allow-insecure-registry", "--type", "custom", reference),
@@ -338,7 +338,7 @@ class Cosign:
         return sum(line.startswith("{") for line in said.splitlines())
 
     def clean(self, reference: str) -> Said:
-        """Tries to remove the signatures of an image."""
+        """Try to remove the signatures of an image."""
         return self._run("clean", "--force", "--allow-http-registry", "--allow-insecure-registry", reference)
 
     def _run(self, *argv: str) -> Said:
@@ -347,5 +347,5 @@ class Cosign:
 
 
 def signature_tag(image: str) -> str:
-    """The tag under which cosign keeps the signatures of an image."""
+    """Return the tag under which cosign keeps the signatures of an image."""
     return image.partition("@")[2].replace(":", "-") + ".sig"

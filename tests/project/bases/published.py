@@ -84,7 +84,7 @@ class Published:
         return self.hub.publish(repository, tag, json.dumps(body).encode(), OCI_MANIFEST)
 
     def index(self, repository: str, tag: str, children: Mapping[str, Digest], *attestations: dict[str, Any]) -> Digest:
-        """Push an index of existing images, by architecture, and further entries."""
+        """Push an index of existing images by architecture, with further entries."""
         entries = [
             {
                 "mediaType": OCI_MANIFEST,
@@ -158,7 +158,7 @@ class Published:
                 await transport.aclose()
 
     async def look(self, *wanted: str | ImageToCheck, base: str = "", **more: Any) -> list[BaseReport]:
-        """Scan images, an hour later each time."""
+        """Scan images, an hour later at each call."""
         claim = claim_from_reference(Reference.parse(base), ClaimSource.DOCKERFILE) if base else None
         listed = [
             ImageToCheck(one, Reference.parse(one), base=claim) if isinstance(one, str) else one for one in wanted

@@ -1,4 +1,4 @@
-"""Single-flight: concurrent requests share one task, a failure is not kept, and no result is given to another request."""
+"""Single-flight: concurrent requests share one task, a failure is not kept, and no result goes to another key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from boltseal.server.mirror.single_flight import SingleFlight
 
 
 async def test_concurrent_requests_share_the_work() -> None:
-    """Concurrent requests get the same result."""
+    """Concurrent requests for one key share one task and get the same result."""
     flights: SingleFlight[str, int] = SingleFlight()
     begun = 0
 
@@ -25,7 +25,7 @@ async def test_concurrent_requests_share_the_work() -> None:
 
 
 async def test_work_that_has_just_ended_is_not_taken_for_new_work() -> None:
-    """A request between the end of a task and its removal starts a new task, which others then share."""
+    """A request after the end of a task, but before its removal, starts a new task."""
     flights: SingleFlight[str, int] = SingleFlight()
     results = iter(range(10))
 
@@ -45,7 +45,7 @@ async def test_work_that_has_just_ended_is_not_taken_for_new_work() -> None:
 
 
 async def test_all_waiting_requests_get_a_failure_and_it_is_not_kept() -> None:
-    """All waiting requests get the error; the next one may succeed."""
+    """All waiting requests get the task's error, and the next request starts anew."""
     flights: SingleFlight[str, int] = SingleFlight()
 
     async def fails() -> int:
@@ -61,7 +61,7 @@ async def test_all_waiting_requests_get_a_failure_and_it_is_not_kept() -> None:
 
 
 async def test_a_cancelled_request_does_not_cancel_the_work() -> None:
-    """Other requests wait for it."""
+    """Cancelling one request does not cancel the task for which others wait."""
     flights: SingleFlight[str, int] = SingleFlight()
     go_on = asyncio.Event()
 
@@ -80,7 +80,7 @@ async def test_a_cancelled_request_does_not_cancel_the_work() -> None:
 
 
 async def test_aclose_cancels_all_work() -> None:
-    """No request is left waiting."""
+    """`aclose` cancels all tasks, so that no request stays waiting."""
     flights: SingleFlight[str, int] = SingleFlight()
 
     async def work() -> int:

@@ -1,4 +1,4 @@
-"""fsck finds each lie, by name, and says nothing about a store that is as it must be."""
+"""fsck reports each contradiction by name, and nothing about a consistent store."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ LAYER = Digest.of(b"layer one")
 
 @pytest.fixture
 def look(shop: Shop, tmp_path: Path) -> Callable[[], Examined]:
-    """Examines this test's store, while it is open."""
+    """Return the findings of fsck in this test's store, while it is open."""
     return lambda: examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
 
 
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Callable[..., None]:
-    """Changes the database behind the registry's back."""
+    """Change the database directly, without the registry."""
 
     def execute(sql: str, *values: object) -> None:
         with sqlite3.connect(tmp_path / "data" / DATABASE_NAME) as connection:
@@ -67,8 +67,8 @@ def problems(examined: Examined) -> list[str]:
     return [f"{finding.what}: {finding.problem}" for finding in examined.findings]
 
 
-async def test_a_store_with_a_history_is_as_it_must_be(shop: Shop, look: Callable[[], Examined]) -> None:
-    """Publications, moves, seals, deletions, purges and returns leave nothing to find."""
+async def test_a_store_with_a_history_has_no_findings(shop: Shop, look: Callable[[], Examined]) -> None:
+    """A store with publications, moves, seals, deletions, purges and returns has no findings."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2", "latest")
     await shop.push(two, "latest")
@@ -88,8 +88,8 @@ async def test_a_store_with_a_history_is_as_it_must_be(shop: Shop, look: Callabl
     assert (counts.tags, counts.manifests, counts.blobs, counts.entries) == (3, 2, 2, 13)
 
 
-async def test_bytes_of_a_refused_push_are_counted_and_no_fault(shop: Shop, look: Callable[[], Examined]) -> None:
-    """What no row names is for collect, not for alarm."""
+async def test_bytes_of_a_refused_push_are_no_finding(shop: Shop, look: Callable[[], Examined]) -> None:
+    """Unreferenced bytes of a refused push are counted for gc, and are no finding."""
     await publish(shop)
     await sessions.push(shop.blobs, b"never used")
     examined = look()
@@ -100,7 +100,7 @@ async def test_bytes_of_a_refused_push_are_counted_and_no_fault(shop: Shop, look
 
 @pytest.mark.parametrize("damage", ["rotten", "cut", "missing"])
 async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined], damage: str) -> None:
-    """A bit that flipped, a file cut short and a file that is gone are three findings."""
+    """A flipped bit, a truncated file and a missing file are three findings."""
     await publish(shop)
     path = shop.blobs.path(LAYER)
     assert path is not None
@@ -174,10 +174,10 @@ async def test_damaged_bytes_are_found(shop: Shop, look: Callable[[], Examined],
         ("UPDATE ledger_head SET size = 2", "its head row says that 2"),
     ],
 )
-async def test_each_change_of_the_database_by_hand_is_found(
+async def test_each_change_in_the_database_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None], sql: str, says: str
 ) -> None:
-    """Rows changed by hand contradict the ledger, the bytes or each other."""
+    """Rows changed in the database are found, since they contradict the ledger, the bytes or each other."""
     await publish(shop)
     by_hand(
         sql.replace("replace(line", "CAST(replace(CAST(line AS TEXT)").replace(") WHERE idx", ") AS BLOB) WHERE idx")
@@ -187,10 +187,10 @@ async def test_each_change_of_the_database_by_hand_is_found(
     assert any(says in problem for problem in found), found
 
 
-async def test_a_keep_of_days_is_held_against_its_entry(
+async def test_a_keep_of_days_is_compared_with_its_entry(
     open_shop: Opener, tmp_path: Path, by_hand: Callable[..., None]
 ) -> None:
-    """A changed row that shortens the protection of a sealed tag is found."""
+    """A row changed to shorten a sealed tag's `keep` differs from the ledger entry and is found."""
     shop = open_shop({"tag": "*", "mode": "sealed", "keep": "30d"})
     await publish(shop)
     before = examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs)
@@ -204,7 +204,7 @@ async def test_a_keep_of_days_is_held_against_its_entry(
 async def test_a_keep_that_cannot_be_parsed_is_a_finding(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """Also where row and ledger agree on it."""
+    """A `keep` that can't be parsed is a finding, even if row and ledger agree on it."""
     await publish(shop)
     by_hand("UPDATE tag SET keep = 'a while'")
     line = "UPDATE entry SET line = CAST(replace(CAST(line AS TEXT), ?, ?) AS BLOB) WHERE idx = 2"
@@ -216,7 +216,7 @@ async def test_a_keep_that_cannot_be_parsed_is_a_finding(
 async def test_repositories_that_disagree_on_a_size_are_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """One blob has one size, however many repositories hold it."""
+    """Two repositories with different sizes for one blob are a finding."""
     for name in ("shop/app", "shop/other"):
         await shop.blob(b"one size", Repository(name))
     by_hand("UPDATE blob SET size = 9 WHERE repository_id = (SELECT max(id) FROM repository)")
@@ -225,10 +225,10 @@ async def test_repositories_that_disagree_on_a_size_are_found(
     assert problems(look()) == [f"{Digest.of(b'one size')}: one repository says the blob has 8 bytes, another says 9"]
 
 
-async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
+async def test_a_total_that_differs_from_its_rows_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """A user would be refused too early, or too late; `admin gc` corrects the total."""
+    """A total that differs from its rows is a finding, which `admin gc` corrects."""
     await publish(shop)
     before = problems(look())
     by_hand("UPDATE usage SET size = size + 5 WHERE holder = 'anonymous'")
@@ -244,7 +244,7 @@ async def test_a_total_that_is_not_the_sum_of_the_rows_is_found(
 async def test_a_signature_tag_without_its_link_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """The link is what keeps a signature while its image is sealed."""
+    """A signature tag without the link that keeps it while its image is sealed is a finding."""
     subject = Digest.of(await publish(shop))
     await shop.push(await shop.image("signature"), f"sha256-{subject.hex}.sig")
     before = problems(look())
@@ -256,10 +256,10 @@ async def test_a_signature_tag_without_its_link_is_found(
     ]
 
 
-async def test_a_bound_name_with_two_digests_is_found(
+async def test_a_sealed_tag_with_two_digests_is_found(
     shop: Shop, look: Callable[[], Examined], by_hand: Callable[..., None]
 ) -> None:
-    """Rows that were made to forget the seal do not hide what the ledger says."""
+    """A sealed tag with two digests in the ledger is found, even if its rows lack the seal."""
     await publish(shop)
     by_hand("UPDATE tag SET sealed_digest = NULL, sealed_canonical = NULL, sealed_media_type = NULL")
     by_hand("UPDATE tag SET digest = NULL, canonical = NULL, media_type = NULL")
@@ -271,12 +271,12 @@ async def test_a_bound_name_with_two_digests_is_found(
 
 
 async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:
-    """Beside a running server a blob may go between its row and its bytes."""
+    """A blob that a running server deletes between fsck's row and file reads is no finding."""
     digest = Digest.of(b"goes soon")
     await shop.blob(b"goes soon")
 
     class Going:
-        """The store, in which the blob goes the moment that it is looked for."""
+        """A store in which the blob is deleted at the first look."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
@@ -294,8 +294,8 @@ async def test_a_blob_deleted_while_it_is_read_is_no_finding(shop: Shop, tmp_pat
     assert shop.blobs.look(digest) is None
 
 
-async def test_a_read_only_look_can_not_write(shop: Shop, look: Callable[[], Examined], tmp_path: Path) -> None:
-    """Looking changes no byte of the database."""
+async def test_fsck_can_not_write(shop: Shop, look: Callable[[], Examined], tmp_path: Path) -> None:
+    """fsck can't write to the database."""
     await publish(shop)
     before = (tmp_path / "data" / DATABASE_NAME).read_bytes()
     look()
@@ -303,8 +303,8 @@ async def test_a_read_only_look_can_not_write(shop: Shop, look: Callable[[], Exa
     assert (tmp_path / "data" / DATABASE_NAME).read_bytes() == before
 
 
-async def test_every_kind_of_content_is_as_it_must_be(shop: Shop, look: Callable[[], Examined]) -> None:
-    """Indexes, referrers with annotations, foreign layers, sha512 and missing children of floating tags are no findings."""
+async def test_every_kind_of_content_has_no_findings(shop: Shop, look: Callable[[], Examined]) -> None:
+    """Indexes, referrers with annotations, foreign layers, sha512 and missing children of mutable tags are no findings."""
     one = await shop.image("one", annotations={"ä": "ö"})
     child = {"mediaType": OCI, "digest": str(Digest.of(one)), "size": len(one)}
     foreign = {"mediaType": "a/b", "digest": str(Digest.of(b"elsewhere")), "size": 9, "urls": ["https://example.com/x"]}
@@ -320,15 +320,15 @@ async def test_every_kind_of_content_is_as_it_must_be(shop: Shop, look: Callable
     assert problems(look()) == []
 
 
-async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:
-    """A push of the same bytes replaces the rotten ones; the second look sees them."""
+async def test_a_blob_that_is_repaired_while_it_is_read_is_no_finding(shop: Shop, tmp_path: Path) -> None:
+    """A damaged blob that a push replaces during fsck is no finding, because fsck reads it again."""
     await publish(shop)
     path = tmp_path / "data" / "blobs" / "sha256" / LAYER.hex[:2] / LAYER.hex
     path.write_bytes(b"lAyer one")
     looks = 0
 
     class Mended:
-        """The store, in which the layer is whole from the second look on."""
+        """A store in which the layer is intact from the second read on."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
@@ -347,10 +347,10 @@ async def test_a_blob_that_is_mended_while_it_is_read_is_no_finding(shop: Shop, 
 
 
 @pytest.mark.parametrize("instead", ["a link", "a folder"])
-async def test_what_is_no_file_is_no_blob(
+async def test_a_link_in_place_of_a_blob_is_a_finding(
     shop: Shop, look: Callable[[], Examined], tmp_path: Path, instead: str
 ) -> None:
-    """A symbolic link to the right bytes is not the blob: the owner of its target could change them."""
+    """A symbolic link to the right bytes is a finding, because its target's owner could change them."""
     await publish(shop)
     path = shop.blobs.path(LAYER)
     assert path is not None
@@ -369,7 +369,7 @@ async def test_what_is_no_file_is_no_blob(
 
 
 async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: Shop, tmp_path: Path) -> None:
-    """A disk that gives an error is neither proof of damage nor of health: exit code 3, with the reason."""
+    """A blob whose disk gives a read error is unknown with the reason: exit code 3."""
     await publish(shop)
     disk = FailingDisk()
     disk.fail("read_at", errno.EIO)
@@ -385,11 +385,11 @@ async def test_an_unreadable_blob_is_unknown_and_the_rest_is_checked(shop: Shop,
 
 
 async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Path) -> None:
-    """Unreferenced files can not be found then."""
+    """If a blob folder can't be listed, unreferenced files are unknown."""
     await publish(shop)
 
     class Closed:
-        """The store, whose folders can't be listed."""
+        """A store whose folders can't be listed."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)
@@ -403,8 +403,8 @@ async def test_a_folder_that_can_not_be_read_is_unknown(shop: Shop, tmp_path: Pa
     assert [finding.what for finding in examined.findings] == ["store"]
 
 
-async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener, tmp_path: Path) -> None:
-    """Overwritten pages are reported, and what can still be read is checked."""
+async def test_a_damaged_database_is_a_finding_and_the_rest_is_verified(open_shop: Opener, tmp_path: Path) -> None:
+    """Overwritten pages of the database are a finding, and what can be read is verified."""
     shop = open_shop()
     for number in range(40):
         await shop.push(await shop.image(f"{number}"), f"1.0.{number}")
@@ -427,7 +427,7 @@ async def test_a_damaged_database_is_a_finding_and_not_the_end(open_shop: Opener
 
 
 async def test_progress_is_reported_with_totals(shop: Shop, tmp_path: Path) -> None:
-    """Every step reports its end."""
+    """Each step of fsck reports its total at the end."""
     await publish(shop)
     told: list[tuple[str, int, int]] = []
     examine(open_snapshot(tmp_path / "data" / DATABASE_NAME), shop.blobs, lambda *step: told.append(step))
@@ -437,8 +437,8 @@ async def test_progress_is_reported_with_totals(shop: Shop, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-async def test_nothing_is_found_beside_a_server_at_work(shop: Shop, look: Callable[[], Examined]) -> None:
-    """Pushes, moves, deletions and returns under way are never taken for damage."""
+async def test_nothing_is_found_beside_a_working_server(shop: Shop, look: Callable[[], Examined]) -> None:
+    """Concurrent pushes, moves, deletions and returns are never reported as damage."""
     done = asyncio.Event()
 
     async def work(name: str) -> None:
@@ -466,8 +466,8 @@ async def test_nothing_is_found_beside_a_server_at_work(shop: Shop, look: Callab
     assert problems(look()) == []
 
 
-def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], Examined]) -> None:
-    """A first start, and nothing since."""
+def test_a_new_store_has_no_findings(shop: Shop, look: Callable[[], Examined]) -> None:
+    """A store after its first start has no findings."""
     examined = look()
 
     assert examined.outcome is FindingStatus.HOLDS
@@ -475,7 +475,7 @@ def test_a_store_in_which_nothing_happened_holds(shop: Shop, look: Callable[[], 
 
 
 async def test_progress_is_reported_within_a_big_blob(shop: Shop, tmp_path: Path, by_hand: Callable[..., None]) -> None:
-    """A blob of many gigabytes reports progress."""
+    """fsck reports progress within a blob of many gigabytes."""
     zeros, size = hashlib.sha256(), 129 * 1024 * 1024
     for _ in range(129):
         zeros.update(bytes(1024 * 1024))
@@ -495,11 +495,11 @@ async def test_progress_is_reported_within_a_big_blob(shop: Shop, tmp_path: Path
 
 
 async def test_a_blob_that_is_deleted_between_look_and_read_is_missing(shop: Shop, tmp_path: Path) -> None:
-    """Its row stays, so it is a finding."""
+    """A blob deleted between look and read, whose row stays, is missing."""
     await shop.blob(b"goes")
 
     class Going:
-        """The store, in which the file goes when it is opened."""
+        """A store in which the file is deleted when it is opened."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(shop.blobs, name)

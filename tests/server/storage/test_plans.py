@@ -1,4 +1,4 @@
-"""What the registry asks all day is looked for by an index, however much a repository holds.
+"""Frequent queries of the registry use an index, however much a repository has.
 
 SQLite tells how it would answer (`EXPLAIN QUERY PLAN`). A step that looks for a repository's rows by the repository
 alone reads all of them: a push would take the longer, the more was pushed before.
@@ -66,8 +66,8 @@ ASKED: dict[str, Callable[[UnitOfWork], Any]] = {
 
 @pytest.mark.parametrize("name", ASKED)
 @pytest.mark.slow
-async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> None:
-    """Each step names more than the repository, or is one of ours that holds what was found so far."""
+async def test_no_query_reads_all_rows_of_a_repository(shop: Shop, name: str) -> None:
+    """Each step of a query uses more than the repository's id, or reads rows that were found already."""
     await shop.push(await shop.image("one"), "1.4.2")
     steps = await shop.database.write(lambda tx: plans_of(tx, ASKED[name]))
     tables = {table.name for table in METADATA.sorted_tables}
@@ -78,7 +78,7 @@ async def test_no_question_reads_all_of_a_repository(shop: Shop, name: str) -> N
 
 
 def plans_of(tx: UnitOfWork, ask: Callable[[UnitOfWork], Any]) -> list[str]:
-    """How SQLite answers every statement that asking makes."""
+    """Return SQLite's plan for every statement that the queries execute."""
     sqlite = driver(tx)
     statements: list[str] = []
     sqlite.set_trace_callback(statements.append)
@@ -90,7 +90,7 @@ def plans_of(tx: UnitOfWork, ask: Callable[[UnitOfWork], Any]) -> list[str]:
 
 
 def test_every_index_has_an_expected_size(shop: Shop) -> None:
-    """An index that was added without one would be guessed at."""
+    """Each index has an expected size in this test, so that no plan depends on a guess."""
 
     def names(snapshot: Snapshot) -> tuple[set[str], set[str]]:
         told = driver(snapshot).execute("SELECT idx FROM sqlite_stat1").fetchall()

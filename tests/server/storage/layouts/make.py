@@ -1,4 +1,4 @@
-"""Makes a small data folder of every kind of content, as this version of boltseal lays it out, to be kept for ever.
+"""Makes a small data folder with every kind of content, in the layout of this version of boltseal, to be kept for ever.
 
     PYTHONPATH=src:. python -m tests.server.storage.layouts.make NUMBER
 
@@ -35,7 +35,8 @@ CI, BOSS = Actor("ci"), Actor("boss", admin=True)
 
 
 async def fill(shop: Shop) -> None:
-    """Sealed, floating, deleted and signed; children, referrers, both algorithms, two repositories."""
+    """Fill the folder with sealed, mutable, deleted and signed content, children, referrers, both algorithms, two
+    repositories."""
     one, two = await shop.image("one"), await shop.image("two")
     await shop.push(one, "1.4.2", "latest", actor=CI)
     shop.clock.now_us += 1_000_000
@@ -76,7 +77,7 @@ def make(target: Path) -> None:
 
 
 def unpack(layout: Path, data: Path) -> None:
-    """Make a data folder of what was kept."""
+    """Create a data folder from a stored layout."""
     data.mkdir(parents=True)
     for name in ("uploads", "ledger"):
         (data / name).mkdir()
