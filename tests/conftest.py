@@ -27,18 +27,18 @@ pytest_plugins = ["tests.selection", "tests.servers", "tests.shop"]
 MEMORY = Path("/dev/shm")
 FAR_FUTURE_US = 4_000_000_000_000_000  # later than any clock of a test
 
-# How long an example takes says how busy the machine is, and nothing of the code.
+# The time of an example depends on the machine's load, not on the code.
 hypothesis.settings.register_profile("boltseal", deadline=None)
-# For `make check`: fewer examples, and the same ones each time, since the pure rooms' coverage counts on them.
+# For `make check`: fewer examples, and the same ones each time, since the coverage of pure packages depends on them.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("boltseal")
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would every verb that is started by a test from there.
+# A shell's background processes ignore Ctrl-C, and so would every command that a test starts from there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# httpx2 looks for this module, which nobody here needs, at every request inside this process, and Python remembers no
-# absence: what is None here is absent without a look at the disk.
+# httpx2 looks for this module, which no test needs, at every request inside this process, and Python does not cache its
+# absence: a None here makes it absent without reading the disk.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # None is how Python itself says "absent"
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 
-#: Program -> the Debian package that holds it. `scripts/test-packages` installs them.
+#: Program -> its Debian package. `scripts/test-packages` installs them.
 PACKAGES = {
     "buildah": "buildah",
     "busybox": "busybox-static",
@@ -37,7 +37,7 @@ PACKAGES = {
     "systemd-analyze": "systemd",
 }
 
-#: The same for what only `make bench` starts.
+#: Programs that only `make bench` starts, with their Debian packages.
 BENCH_PACKAGES = {
     "docker-registry": "docker-registry",
     "nginx": "nginx-light",

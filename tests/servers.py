@@ -169,7 +169,7 @@ def nginx(folder: Path, root: Path, *, before: Sequence[str] = ()) -> Iterator[S
     folder.mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
     config = folder / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""  # else its worker could not read a folder of root's
+    user = "user root;" if os.geteuid() == 0 else ""  # otherwise its worker could not read a folder of root
     config.write_text(
         f"""\
 {user}
@@ -338,7 +338,7 @@ def sshd(folder: Path, *, programs: Sequence[str] | None = None) -> Iterator[Ser
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     (folder / "authorized").write_bytes((folder / "key.pub").read_bytes())
     (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
-    Path("/run/sshd").mkdir(exist_ok=True)  # where sshd locks itself in before a login
+    Path("/run/sshd").mkdir(exist_ok=True)  # the folder in which sshd confines itself before a login
     (folder / "sshd_config").write_text(
         f"""\
 ListenAddress {address}
@@ -402,7 +402,7 @@ def _nothing_stays_mounted(folder: Path) -> Iterator[None]:
 def unmounted(folder: Path) -> None:
     """Unmount what engines leave mounted below their folders, which otherwise can't be removed."""
     for mount in _mounts(folder):
-        # An engine that is just ending may be doing the same.
+        # An engine that is ending may unmount the same path.
         if subprocess.run(["umount", "--lazy", mount], check=False, stderr=subprocess.DEVNULL).returncode:
             assert mount not in _mounts(folder), f"{mount} can't be unmounted"
 

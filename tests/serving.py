@@ -23,7 +23,7 @@ from boltseal.server.store_factory import now_us
 from tests.asgi import App, running
 
 ORIGIN = "http://localhost:5000"
-FIRST_START_US = 1_600_000_000_000_000  # long ago, so that a test may put its clock anywhere after it
+FIRST_START_US = 1_600_000_000_000_000  # long ago, so that any clock of a test is later
 
 Rule = Mapping[str, str]
 FLOATING: Sequence[Rule] = ({"repository": "**", "tag": "*", "mode": "floating"},)

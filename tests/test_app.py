@@ -32,7 +32,7 @@ def entries(settings: Settings) -> list[Entry]:
     return [parse(line) for _, line in lines]
 
 
-# --- opens and closes ---
+# --- start and end ---
 
 
 async def test_nothing_is_opened_before_the_lifespan(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-# --- the ledger's beginning ---
+# --- start of the ledger ---
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ async def test_a_head_of_the_health_endpoints_is_answered(tmp_path: Path) -> Non
     assert codes == [200, 200]
 
 
-# --- the janitor ---
+# --- cleanup ---
 
 
 async def test_abandoned_uploads_are_deleted_after_a_day(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def refusal(tmp_path: Path, text: str) -> str:
     return caught.value.message.replace(f"{path}: ", "")
 
 
-# --- which source wins ---
+# --- precedence of sources ---
 
 
 def test_without_a_file_the_defaults_are_safe() -> None:
@@ -137,7 +137,7 @@ def test_sizes_may_have_a_unit(tmp_path: Path) -> None:
     assert settings.server.max_manifest_bytes == 8 * 1024 * 1024
 
 
-# --- what a person reads ---
+# --- error messages ---
 
 
 def test_an_unknown_setting_is_an_error_with_the_nearest(tmp_path: Path) -> None:

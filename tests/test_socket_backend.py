@@ -46,7 +46,7 @@ async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 async def test_a_body_arrives_completely_and_in_large_chunks() -> None:
     """A large body arrives complete and in order, in chunks as large as what has arrived."""
     async with listening(big) as port, client() as http, http.stream("GET", f"http://127.0.0.1:{port}/") as answer:
-        await asyncio.sleep(0.05)  # more arrives than one piece, which the client does not report
+        await asyncio.sleep(0.05)  # more than one chunk arrives, which the client does not report
         pieces = [piece async for piece in answer.aiter_raw()]
 
     assert b"".join(pieces) == b"".join(bytes([number]) * BUFFER_BYTES for number in range(8))
@@ -202,7 +202,7 @@ async def test_a_unix_socket_transfers_large_chunks(tmp_path: Path) -> None:
         unix(tmp_path / "socket") as http,
         http.stream("GET", "http://localhost/") as answer,
     ):
-        await asyncio.sleep(0.05)  # more arrives than one piece, which the client does not report
+        await asyncio.sleep(0.05)  # more than one chunk arrives, which the client does not report
         pieces = [piece async for piece in answer.aiter_raw()]
     async with unix(tmp_path / "none") as http:
         with pytest.raises(httpx2.ConnectError, match="No such file or directory"):

@@ -129,7 +129,7 @@ async def test_a_sealed_tag_moved_with_a_signed_entry_is_reported(
         "INSERT INTO entry VALUES (?, ?, 'tag.moved', 'shop/app', '1.0.0', ?)", size, forged.time_us, encode(forged)
     )
     by_hand("UPDATE ledger_head SET size = ?, last_time_us = ?", size + 1, forged.time_us)
-    await writes(published)  # the server signs what it finds
+    await writes(published)  # the server signs the entries in the database
 
     assert (
         f"entry {size}: the tag is sealed at {TRUE.digest}, and this entry lets it resolve to {FALSE.digest}"

@@ -336,7 +336,7 @@ async def test_a_token_is_valid_after_one_rotation_but_not_after_several(
     once = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(text))
     keys.rotate(clock())
     keys.rotate(clock())
-    other = text + "="  # not the remembered header
+    other = text + "="  # another header than the cached one
     gone = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(other))
 
     assert (once.status_code, gone.status_code) == (200, 401)

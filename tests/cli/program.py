@@ -41,7 +41,7 @@ class Run:
 def checked(told: Mapping[str, Any]) -> None:
     """Compare what a command printed with the type from which the published schema is generated."""
     name = told["schema"].removeprefix("boltseal.").removesuffix("/1")
-    if name in ROWS:  # a command of a test has no schema
+    if name in ROWS:  # a command that a test defines has no schema
         msgspec.json.decode(json.dumps(told), type=envelope(name))
 
 

@@ -120,7 +120,7 @@ async def test_pulling_a_present_image_costs_one_head(image_ref: PullingHost) ->
     before = _requests(image_ref.server)
     done = await image_ref.call(
         "pull", image_ref.name, "--plain-http"
-    )  # on loopback it would be found out, by one question more
+    )  # on loopback one more request would find that out
     after = _requests(image_ref.server)
 
     assert done.out.startswith(f"here    {image_ref.name}  sha256:")

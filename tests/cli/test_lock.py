@@ -216,7 +216,7 @@ async def test_an_unknown_registry_is_not_asked(server: Server, project: Path) -
 
     assert told.code == 3
     assert "10.255.255.1:5000 is not contacted" in told.err
-    assert bounded.code == 1  # there is no lock, and nothing pins it
+    assert bounded.code == 1  # neither locked nor pinned
     assert f"{server.address} is not contacted" in lock(project).err
 
 

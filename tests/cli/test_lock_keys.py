@@ -90,7 +90,7 @@ def test_strict_requires_a_key_pinned_on_this_machine(project: Path, server: Ser
 
     assert refused.code == 3
     assert "no key is trusted for the ledger" in refused.out
-    assert [run.code for run in locking] == [3, 0]  # a lock that is there says what to pin: nobody is asked
+    assert [run.code for run in locking] == [3, 0]  # an existing lock has the digests, so no registry is asked
     assert (given.code, taken.code) == (0, 0)
     assert "first use" not in taken.err
 

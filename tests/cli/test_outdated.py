@@ -407,7 +407,7 @@ def test_a_rebuild_is_requested_once_and_recorded(shop: Shop, configured: Path, 
     log = call("outdated", "--log", "--json").json["results"]
     by_ledger = call("outdated", "--log", "--registry", shop.address, "--json").json["results"]
 
-    assert (first.code, again.code) == (1, 1)  # what it ran has built nothing
+    assert (first.code, again.code) == (1, 1)  # the program that it ran has built nothing
     assert "asking for a rebuild" in first.err
     assert "rebuild done" in first.out
     assert "rebuild" not in again.out
@@ -445,7 +445,7 @@ def test_a_terminated_run_ends_its_children_and_the_next_run_resumes(
     (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $$ > {mark}.new; mv {mark}.new {mark}; exec sleep 60\n")
     ended = {}
     for number in (signal.SIGTERM, signal.SIGKILL):
-        # as in the background of a script, where Ctrl-C is not heard
+        # as in the background of a script, where Ctrl-C is ignored
         deaf = ("env", "--ignore-signal=INT", sys.executable, "-m", "boltseal")
         words = [*deaf, "outdated", f"{shop.ref}:1.0.0", "--rebuild"]
         with subprocess.Popen(words, env=clean_environment(), stderr=subprocess.DEVNULL) as process:

@@ -116,7 +116,7 @@ def test_each_option_has_one_meaning() -> None:
         if each.name.startswith("-"):
             kinds[each.name].add("flag" if each.is_flag else each.metavar.removesuffix(",..."))
             words[each.name].add(each.help)
-    kinds["--to"] = {"DIGEST|NUMBER"}  # of a tag's history also a TIME
+    kinds["--to"] = {"DIGEST|NUMBER"}  # for a tag's history a TIME is possible too
 
     assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
     assert {name: found for name, found in words.items() if len(found) > 1 and name not in MEANINGS} == {}

@@ -155,7 +155,7 @@ async def test_the_registry_gives_the_tags_digest_and_its_age(fake: FakeEngine, 
         ("1.4.2", True, 2),
         ("latest", False, 3),
     ]
-    assert found["image"]["manifest"] == [first.digest]  # by the ledger's word: nobody asked by digest
+    assert found["image"]["manifest"] == [first.digest]  # known from the ledger, without a request by digest
     assert "/shop/app 1.4.2; was `latest` until 20" in text
     assert "1 move behind `latest`" in text
 
@@ -199,7 +199,7 @@ async def test_a_missing_engine_could_not_be_checked(tmp_path: Path, verb: tuple
 async def test_a_socket_without_permission_could_not_be_checked(fake: FakeEngine, tmp_path: Path) -> None:
     """Without rights on the socket the message says how to get them, and the exit code is 3. Root has none here either."""
     async with fake.listening(tmp_path) as address:
-        os.chmod(address.path, 0o600)  # noqa: PTH101 - of a socket
+        os.chmod(address.path, 0o600)  # noqa: PTH101 - a socket
         os.chown(address.path, 12345, 12345)
         done = await asyncio.to_thread(
             subprocess.run,

@@ -359,7 +359,7 @@ def test_progress_shows_bytes_and_rate_on_a_terminal(store: DockerStore) -> None
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert re.search(r"layers .* (50|100)% +[0-9.]+ (B|KiB|MiB) read, [0-9.]+ (B|KiB|MiB)/s [0-9-]", plain)
     assert [line for line in screen(shown) if "layers" in line] == []
-    assert screen(shown)[-1].startswith("L0: ")  # what L0 means, for those who look for the first time
+    assert screen(shown)[-1].startswith("L0: ")  # the explanation of L0 for new users
 
 
 def test_nice_lowers_the_priority(store: DockerStore) -> None:

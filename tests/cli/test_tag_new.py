@@ -196,7 +196,7 @@ async def test_another_base_behind_the_same_tag_is_another_input(server: Server,
     """The base's digest, from the lock or else from the registry, changes the input hash."""
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:latest\n")
     await publish(server, "latest", image("older"))
-    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is said aloud here
+    program.run("digest", f"{server.address}/{SHOP}:latest")  # the first use of its ledger is reported here
     older = tag_of(project, "--scheme", "input", run=program.run)
     await publish(server, "latest", image("newer"))
     newer = tag_of(project, "--scheme", "input", run=program.run)

@@ -176,7 +176,7 @@ def test_a_malformed_row_is_refused(store: KeptImages, change: str) -> None:
     """A malformed row is refused, and no action is derived from it."""
     store.keep(ENGINE, KEPT)
     with closing(sqlite3.connect(store.path)) as database, database:
-        database.execute(f"UPDATE kept SET {change}")  # noqa: S608 - its words are above
+        database.execute(f"UPDATE kept SET {change}")  # noqa: S608 - constants of this test
 
     with pytest.raises(StateUnusable, match="has an invalid row"):
         store.kept(ENGINE)

@@ -192,7 +192,7 @@ def _huge(path: Path) -> None:
 
 def _other_types(path: Path) -> None:
     text = "CREATE TABLE log (n INTEGER PRIMARY KEY, ref TEXT NOT NULL, line BLOB NOT NULL, chain BLOB NOT NULL)"
-    _run(path, "PRAGMA writable_schema = 1", f"UPDATE sqlite_master SET sql = '{text}' WHERE name = 'log'")  # noqa: S608 - a test's own words
+    _run(path, "PRAGMA writable_schema = 1", f"UPDATE sqlite_master SET sql = '{text}' WHERE name = 'log'")  # noqa: S608 - constants of this test
 
 
 def _endless(path: Path) -> None:

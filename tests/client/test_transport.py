@@ -94,7 +94,7 @@ async def test_one_token_serves_many_repositories(hub: FakeHub, connect: Callabl
     assert hub.counted == {"token": 1, "HEAD manifest": 200}
     assert (
         len([request for request in hub.seen if request.method == "HEAD"]) == 201
-    )  # the first learns that it needs one
+    )  # the first request learns that a token is needed
 
 
 async def test_a_login_goes_to_the_realm_and_nowhere_else(hub: FakeHub, connect: Callable[..., Transport]) -> None:
@@ -240,7 +240,7 @@ async def test_resolving_can_be_stopped_early(hub: FakeHub, connect: Callable[..
     async with aclosing(resolve_tags(connect(), references, at_once=4)) as answers:
         first = await anext(answers)
     asked = hub.counted["HEAD manifest"]
-    await asyncio.sleep(0.01)  # time in which a request that goes on would arrive
+    await asyncio.sleep(0.01)  # time in which a request that continues would arrive
 
     assert first.resolved is not None
     assert hub.counted["HEAD manifest"] == asked < 10

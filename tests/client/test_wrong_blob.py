@@ -49,7 +49,7 @@ async def test_a_blob_with_wrong_bytes_is_never_complete(hostile: Server, tmp_pa
 
     async def fetch() -> None:
         async for piece in client.blob(SHOP, Digest.parse(LARGE.digest), len(LARGE.data)):
-            received.append(piece)  # noqa: PERF401 - what came before the refusal is looked at
+            received.append(piece)  # noqa: PERF401 - chunks before the error are compared
 
     with pytest.raises(RemoteMismatch) as refused:
         await fetch()

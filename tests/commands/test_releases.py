@@ -25,7 +25,7 @@ def _ignore(_line: str) -> None: ...
 def client(tmp_path: Path) -> ClientContext:
     """A client with its state in a folder of the test."""
     paths = ClientPaths((), "unix:///var/run/docker.sock", tmp_path / "boltseal.toml")
-    now_us: Callable[[], int] = lambda: 1_000_000  # noqa: E731 - a clock that stands still
+    now_us: Callable[[], int] = lambda: 1_000_000  # noqa: E731 - a constant clock
     return ClientContext(paths, tmp_path / "state", now_us, _ignore)
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-#: A name for each command, and its present words.
+#: The present command line of each command that the tests name.
 COMMANDS: Final = {
     "accept": ("tag", "accept"),
     "backup": ("admin", "backup"),
@@ -57,7 +57,7 @@ COMMANDS: Final = {
 HERE: Final = Path(__file__).parent.parent / "data" / "compatibility"
 REVISIONS: Final = tuple(sorted(path.name for path in HERE.iterdir() if path.is_dir()))
 
-# The fixtures hold these addresses: locks, releases and a client's state name the registry that they are about.
+# The fixtures have these addresses: locks, releases and a client's state name their registry.
 PORT: Final = 18765
 REGISTRY: Final = f"127.0.0.1:{PORT}"
 UPSTREAM_PORT: Final = 18766
@@ -130,7 +130,7 @@ def copied(revision: str, name: str, folder: Path) -> Path:
             tar.extractall(target, filter="data")
     for path in (target, *target.rglob("*")):
         path.chmod(0o700 if path.is_dir() else 0o600)
-        os.utime(path)  # as if it had been written just now: an upload that nobody goes on with for a week is dropped
+        os.utime(path)  # a present time, since an upload that is idle for a week is deleted
     return target
 
 

@@ -237,7 +237,7 @@ class Story:
         async with client() as http:
             other = image("another")
             await push_parts(http, "shop/app", other)
-            assert (await put(http, "shop/app", "1.4.2", other)).status_code == REFUSED  # and the receiver is told
+            assert (await put(http, "shop/app", "1.4.2", other)).status_code == REFUSED  # and the receiver is notified
         base = layered("ab")
         names = {
             "org.opencontainers.image.base.name": f"{REGISTRY}/shop/base:latest",
@@ -274,7 +274,9 @@ class Story:
                     (await http.get(f"{path}/blobs/{each['digest']}")).raise_for_status()
         self.tags["up.example/team/app:2.0.0"] = moved.digest
         self.more["held"] = held.digest
-        await boltseal("accept", "--data", DATA, "--config", DATA.with_name("data.toml"), code=1)  # it lists one
+        await boltseal(
+            "accept", "--data", DATA, "--config", DATA.with_name("data.toml"), code=1
+        )  # the list has one entry
 
     async def push_through_without_an_answer(self) -> None:
         """Push through the proxy so that upstream stores it but its answer is lost: the tag stays reserved."""
@@ -461,10 +463,12 @@ async def make(target: Path) -> None:
                     ):
                         answer = (await http.get(f"/ledger/{path}")).raise_for_status()
                         (target / "ledger" / name).write_bytes(answer.content)
-                await asyncio.sleep(2)  # for what is to be written to the outbox
+                await asyncio.sleep(2)  # so that the event is written to the outbox
         story.more["made_us"] = time.time_ns() // 1000
         async with serving(WORK / "old" / "data", CONFIG):
-            await boltseal("digest", f"{REGISTRY}/shop/app:1.4.2", code=1)  # it was cut back: evidence
+            await boltseal(
+                "digest", f"{REGISTRY}/shop/app:1.4.2", code=1
+            )  # the ledger was truncated, which is stored as evidence
     await asyncio.to_thread(deployed, story)
     assert witness.seen is not None
     (target / "ledger" / "witness.note").write_bytes(witness.seen)

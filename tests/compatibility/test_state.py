@@ -72,7 +72,7 @@ def test_locking_again_changes_no_byte(revision: str, registry: Server, state: P
     assert contents(project) == before
 
 
-# --- what was seen of ledgers ---
+# --- stored checkpoints of ledgers ---
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_the_history_of_a_tag_is_unchanged(revision: str, registry: Server, stat
         assert [[one["status"], one["digest"]] for one in done.json["results"]] == told
 
 
-# --- what was watched ---
+# --- watched tags ---
 
 
 async def test_the_history_of_a_watched_tag_is_read(revision: str, state: Path) -> None:
@@ -302,7 +302,7 @@ async def engine(revision: str) -> AsyncIterator[FakeEngine]:
             yield fake
         finally:
             ENGINE.unlink()
-    with contextlib.suppress(OSError):  # there may be something else in them
+    with contextlib.suppress(OSError):  # they may have other entries
         ENGINE.parent.rmdir()
         ENGINE.parent.parent.rmdir()
 

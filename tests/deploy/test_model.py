@@ -171,7 +171,7 @@ def test_the_release_text_has_exact_images_and_no_builds() -> None:
     made = text(release_text(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
 
     assert made["services"]["web"] == {"image": f"{APP}@{ONE}", "command": ["x"]}
-    assert said["services"]["web"]["build"]  # what was handed in is as it was
+    assert said["services"]["web"]["build"]  # the argument is unchanged
 
 
 def test_secrets_and_configs_are_taken_from_their_copies() -> None:

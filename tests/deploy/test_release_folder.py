@@ -140,7 +140,7 @@ def test_a_release_is_complete_or_absent(tmp_path: Path, done: bool) -> None:
             assert found.contents(each.number) == CONTENTS
         assert not list((state / "releases/shop").glob(".*"))
 
-    assert disk.calls == 13  # so the last round failed nothing
+    assert disk.calls == 13  # so the last round had no failure
 
 
 @pytest.mark.parametrize("done", [False, True])

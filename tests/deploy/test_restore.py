@@ -196,7 +196,7 @@ async def test_a_requested_scrub_runs_before_the_tag_moves(shop: Hosting) -> Non
 
     async def scrub(image: EngineImage) -> None:
         looked.append(image.id)
-        async with shop.host.tagging_lock():  # nobody has to wait for it
+        async with shop.host.tagging_lock():  # no user waits for the real time
             pass
         raise KeptImageMismatch("the disk differs")
 

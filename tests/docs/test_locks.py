@@ -65,4 +65,4 @@ def test_the_install_script_covers_every_program_that_tests_start() -> None:
     names = set(re.sub(r"#.*", "", listed[1]).split())
     wanted = set((PACKAGES | BENCH_PACKAGES).values())
 
-    assert wanted - names <= {"nginx"}  # nginx-light brings it along
+    assert wanted - names <= {"nginx"}  # nginx-light depends on it

@@ -174,7 +174,7 @@ class FakeEngine:
             return None
         if what == "tag":
             new = f"{request.query_params['repo']}:{request.query_params['tag']}"
-            for each in self.images.values():  # the image that has the name loses it, and stays
+            for each in self.images.values():  # the image that had the name loses it, and is kept
                 each["RepoTags"] = [name for name in each["RepoTags"] if name != new]
             found["RepoTags"].append(new)
             return Response(status_code=201)

@@ -93,7 +93,7 @@ class FakeHub:
 
     async def manifest(self, request: Request) -> Response:
         name, reference = request.path_params["name"], request.path_params["reference"]
-        await asyncio.sleep(0)  # as a network is: others ask meanwhile
+        await asyncio.sleep(0)  # as on a network, other requests run meanwhile
         refused = self._refuse(request, name)
         if refused is not None:
             return refused

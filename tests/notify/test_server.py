@@ -131,7 +131,7 @@ async def test_workers_deliver_each_event_once(tmp_path: Path) -> None:
     async with inbox() as box:
         config = f'[[rule]]\nmode = "floating"\n\n[[notify]]\nurl = "{box.url}"\n'
         with servers.boltseal(tmp_path / "data", config=config, workers=2) as server:
-            for number in range(10):  # a connection each, so that both take some
+            for number in range(10):  # one connection each, so that both workers get some
                 async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
                     assert (await push(client, "shop/app", "latest", image(str(number)))).status_code == 201
             await box.until(9)

@@ -18,7 +18,7 @@ from tests.authority import authority
 from tests.client.listening import listening
 from tests.notify.receivers import ENDLESS, HANGS, Inbox, answer, inbox
 
-SECRET = "a secret of enough length"  # noqa: S105 - of this test
+SECRET = "a secret of enough length"  # noqa: S105 - a secret of this test
 BODY = b'{"specversion":"1.0"}'
 
 

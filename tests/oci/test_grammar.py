@@ -25,7 +25,7 @@ SPEC_DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
 # RFC 6838, section 4.2
 RFC_TYPE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9!#$&\-^_.+]{0,126}/[a-zA-Z0-9][a-zA-Z0-9!#$&\-^_.+]{0,126}")
 
-# What names are made of, and what should never be in one.
+# The characters of names, and others that must not be in a name.
 CROWD = st.text(alphabet="ab0Z._-/:@%[] \t\n\x00\\~+é٣ſ\u212a\ud800", max_size=24)
 WORDS = st.text("az09", min_size=1, max_size=4)
 SEPARATORS = st.sampled_from([".", "_", "__", "-", "--", "-----", "/"])
@@ -107,7 +107,7 @@ def attempt(read: Callable[[str], T], text: str, refusal: type[Invalid]) -> tupl
         return None, error.message
 
 
-# -- references, against a second reading of Docker's rules
+# -- references, compared with a second implementation of Docker's rules
 
 PART = SPEC_NAME.pattern
 HOST = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"

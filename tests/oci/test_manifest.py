@@ -231,7 +231,7 @@ def test_data_with_another_digest_is_refused(data: str, says: str) -> None:
         parse(image(layers=[named("{}", data=data)]))
 
 
-# -- the type is said, and one of four
+# -- the media type
 
 
 @pytest.mark.parametrize("document", [image(), index()])
@@ -283,7 +283,7 @@ def test_a_missing_contradictory_or_unknown_type_is_refused(
         parse(document, content_type)
 
 
-# -- one meaning
+# -- ambiguous documents
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_every_accepted_type_is_named_in_the_refusal() -> None:
     assert all(media_type in refused.value.message for media_type in MANIFEST_TYPES)
 
 
-# -- the index that referrers answer with
+# -- the index of the referrers API
 
 
 def test_an_index_of_nothing_is_still_an_index() -> None:

@@ -130,7 +130,7 @@ def outcome(raw: bytes, content_type: str | None) -> Manifest | str:
     return sentence
 
 
-# -- whoever reads an accepted document reads the same
+# -- every reader sees the same accepted document
 
 KEYS = sorted(MANIFEST_KEYS | DESCRIPTOR_KEYS)
 pairs = st.tuples(

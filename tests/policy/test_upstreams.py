@@ -20,7 +20,7 @@ from boltseal.policy.upstreams import (
 )
 
 HUB: dict[str, Any] = {"name": "docker.io"}
-SECRET = "/etc/secret"  # noqa: S105 - where one would be
+SECRET = "/etc/secret"  # noqa: S105 - the name of a setting
 VARIABLE = "HUB_PASSWORD"
 NODE = Repository("library/node")
 

@@ -130,7 +130,7 @@ def test_no_file_breaks_a_scan_or_an_edit(files: dict[str, bytes]) -> None:
     assert after == files or any(b"sha256:" in content for content in files.values())
 
 
-MANY = 2000  # of each of two things that stand for each other: four million
+MANY = 2000  # two documents that refer to each other would expand to four million nodes
 IN_POD = "apiVersion: v1\nkind: Pod\n"
 
 

@@ -56,7 +56,9 @@ async def test_each_distinct_reference_costs_one_head_and_nothing_is_fetched(hub
 
     assert all(isinstance(each, Resolved) for each in found.values())
     assert hub.counted == {"token": 1, "HEAD manifest": 20}
-    assert len([request for request in hub.seen if request.method == "HEAD"]) == 21  # the first learns how to ask
+    assert (
+        len([request for request in hub.seen if request.method == "HEAD"]) == 21
+    )  # the first request learns how to authenticate
 
 
 async def test_a_registry_that_is_not_allowed_is_not_asked(hub: FakeHub) -> None:

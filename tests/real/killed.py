@@ -20,7 +20,7 @@ class _Killing:
 
     def __call__(self, disk: Disk, source: str, target: str) -> None:
         _rename(disk, source, target)
-        name = os.path.basename(target)  # noqa: PTH119 - as the disk has it
+        name = os.path.basename(target)  # noqa: PTH119 - the name on the disk
         written = name == "release.json" and ".new" not in target
         if written or (name.isdigit() and "/files/" not in target):
             self.left -= 1

@@ -20,7 +20,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-#: The file that every image of these tests holds, and from which its content is read back.
+#: The file in every image of these tests, from which its content is read back.
 APP = "app"
 
 

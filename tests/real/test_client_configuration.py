@@ -32,8 +32,8 @@ from tests.real.tools import Podman, Said, run
 
 pytestmark = pytest.mark.real
 
-PASSWORD = "correct horse"  # noqa: S105 - of a registry that lasts as long as this file's tests
-THIS_MACHINE = "0.0.0.0"  # noqa: S104 - an address to ask, and none to listen on
+PASSWORD = "correct horse"  # noqa: S105 - of a registry of this file's tests
+THIS_MACHINE = "0.0.0.0"  # noqa: S104 - an address for clients, not one to listen on
 GRANTS = '[[auth.grant]]\nusers = ["ci"]\nactions = ["pull", "push"]\n'
 
 
@@ -276,7 +276,7 @@ def test_a_file_that_can_not_be_read_is_named_and_ends_the_check(
 # --- which of several logins is used ---
 
 
-def _auth(user: str, password: str = "x") -> Mapping[str, str]:  # noqa: S107 - of nothing
+def _auth(user: str, password: str = "x") -> Mapping[str, str]:  # noqa: S107 - an invented password
     return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 

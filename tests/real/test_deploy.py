@@ -129,7 +129,7 @@ def test_an_unhealthy_version_is_replaced_by_the_former_one(front: Front, engine
     assert f"release 2 of {shop.name} failed; release 1 runs again" in failed.out
     assert shop.words() == {"web": "1.0.0"}
     assert [each["status"] for each in shop.releases()] == ["healthy", "put-back"]
-    assert shop.run("deploy", "--json").json["outcome"] == "differs"  # and once more the same
+    assert shop.run("deploy", "--json").json["outcome"] == "differs"  # an unchanged deploy
 
 
 def test_a_service_that_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> None:
@@ -420,13 +420,13 @@ def test_the_content_of_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
     }
     shop.write({"web": web}, secrets={"file": {"file": "secret.txt"}, "variable": {"environment": "TOKEN"}})
     (shop.root / "secret.txt").write_text("one")
-    shop.environment["TOKEN"] = "hush-2"  # noqa: S105 - it is one, for this test
+    shop.environment["TOKEN"] = "hush-2"  # noqa: S105 - a secret of this test
     shop.deployed()
     (shop.root / "secret.txt").write_text("two")
     first = shop.ids()
     shop.deployed()
     second = shop.containers()
-    shop.environment["TOKEN"] = "hush-3"  # noqa: S105
+    shop.environment["TOKEN"] = "hush-3"  # noqa: S105 - a secret of this test
     back = shop.run("rollback")
     third = shop.containers()["web"]
     (mounted,) = (each["Source"] for each in third["Mounts"] if each["Destination"] == "/run/secrets/file")
@@ -478,7 +478,7 @@ def test_a_rollback_names_what_it_does_not_restore(shop: Shopfront) -> None:
     assert forward.code == 0, forward.err
     assert again.code == 0, again.err
     assert (shop.root / "compose.yaml").read_bytes() == first
-    assert "runs already" in shop.run("deploy").out  # the lock is that of then, too
+    assert "runs already" in shop.run("deploy").out  # the lock is the former one, too
 
 
 def test_project_files_can_be_restored_later(shop: Shopfront) -> None:

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.real
 #: More than a server would answer from memory, and not compressible.
 CONTENT_BYTES = 400_000
 
-#: The last line that each tool prints when it is refused. containerd before 2.0 shows nobody what the registry said,
-#: and so neither does docker on its image store; what is left is which tag, and that it is in conflict.
+#: The last line that each tool prints for a refusal. containerd before 2.0 does not show the registry's message,
+#: and so neither does docker on its image store; they print the tag, and that there is a conflict.
 REFUSED = {
     "docker": "{message}",
     "docker-containerd": 'failed commit on ref "manifest-DIGEST": unexpected status from PUT request to {url}: 409 Conflict',

@@ -78,7 +78,7 @@ async def test_a_newer_latest_is_pulled_and_the_old_one_restored_offline(stage: 
     new = stage.publish("new")
     brought = await stage.puller().pull(PullRequest.of(stage.name))
     now = await stage.words()
-    await stage.transport.aclose()  # nobody is asked from here on
+    await stage.transport.aclose()  # from here on no registry answers
     back = await restore(stage.host, stage.name)
     then = await stage.words()
     forward = await restore(stage.host, stage.name, str(new))
@@ -126,7 +126,7 @@ async def test_a_prune_of_all_spares_images_of_containers(stage: Stage, how: tup
         stage.docker("image", "prune", "--all", "--force").checked()
         found = await stage.host.image(brought.kept.image)
     finally:
-        stage.docker("kill", container)  # one that does not run is not killed
+        stage.docker("kill", container)  # a stopped container needs no kill
         stage.docker("rm", "--force", container).checked()
 
     assert (found is None) is (stage.host.store is ImageStoreKind.CONTAINERD)
@@ -163,7 +163,7 @@ async def test_pulling_a_present_image_costs_one_head(stage: Stage) -> None:
     counted.append(_requests(stage.registry))
 
     assert again.outcome is PullOutcome.HERE
-    assert counted[1] - counted[0] == 2  # the HEAD, and the first look at the numbers
+    assert counted[1] - counted[0] == 2  # the HEAD, and the first reading of the metrics
 
 
 def _requests(registry: Registry) -> int:

@@ -122,7 +122,7 @@ def test_a_socket_without_permission_is_one_line(docker: Docker, tmp_path: Path)
         "import os, sys\n"
         "from tests.cli import program\n"
         f"arguments = ['pull', 'localhost:5000/shop/app:1', '--host', {docker.host!r}]\n"
-        "program.call(*arguments[:-1], 'unix:///nowhere.sock')\n"  # what is imported on the way is imported now
+        "program.call(*arguments[:-1], 'unix:///nowhere.sock')\n"  # imports during a pull happen now
         "program.call('keep', 'ls', *arguments[2:])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "done = program.call(*arguments)\n"

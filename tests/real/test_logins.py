@@ -133,7 +133,7 @@ def _oras(_: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> Client:
     return Client(
         lambda user, password: run("oras", "login", *with_, "-u", user, "-p", password, guarded.host),
         lambda: run("oras", "logout", *with_[:2], guarded.host),
-        # One at a time: Debian's oras panics where two of its uploads are refused in different words.
+        # One at a time: Debian's oras panics if two of its uploads are refused with different messages.
         lambda name: run("oras", "push", "--concurrency=1", *with_, f"{guarded.host}/{name}", "words", cwd=folder),
     )
 

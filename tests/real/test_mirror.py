@@ -56,7 +56,7 @@ def mirrored(tmp_path: Path) -> Iterator[Mirrored]:
         target = f"docker://{upstream.address}/library/app:1.4.2"
         run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", layout.source, target).checked()
         config = f'[[upstream]]\nname = "docker.io"\nurl = "{upstream.url}"\nroot = true\nfresh = "1s"\n'
-        config += '[auth]\nanonymous_pull = ["docker.io/**"]\n'  # so that each of them has to fetch a token first
+        config += '[auth]\nanonymous_pull = ["docker.io/**"]\n'  # so that each client needs a token
         with servers.boltseal(tmp_path / "data", config=config) as server:
             yield Mirrored(server.address, server.url, hub)
 
@@ -80,7 +80,7 @@ def test_containerd_pulls_through_hosts_toml(mirrored: Mirrored, tmp_path: Path)
     """containerd pulls with `?ns=docker.io`, also when the hub is stopped."""
     hosts = tmp_path / "certs.d/docker.io/hosts.toml"
     hosts.parent.mkdir(parents=True)
-    # Without `server`, as the page has it for hosts that never go past the mirror: here is no Docker Hub to go to.
+    # Without `server`, as the page describes for hosts that use only the mirror, since tests reach no Docker Hub.
     hosts.write_text("\n".join(mirrored.page("containerd", "toml").splitlines()[1:]))
     with servers.containerd(tmp_path / "containerd") as daemon:
         ctr = ("ctr", "--address", daemon.address, "images")

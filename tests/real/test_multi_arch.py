@@ -19,7 +19,7 @@ pytestmark = pytest.mark.real
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 HERE = ARCHITECTURES.get(platform.machine(), "amd64")
 
-#: Pushes an index with all its images: (layout, reference) -> what was said.
+#: Pushes an index with all its images: (layout, reference) -> result.
 Push = Callable[[Layout, str], Said]
 
 

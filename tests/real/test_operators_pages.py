@@ -131,7 +131,7 @@ def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: 
     assert location.startswith(url)
     assert done.status_code == 201
     assert pulled.content == data
-    assert metrics.status_code == 403  # through a proxy everybody would be this machine
+    assert metrics.status_code == 403  # through a proxy every client would seem to be this machine
 
 
 def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> 
         moved = httpx2.get(f"{new.url}/v2/shop/app/tags/list", trust_env=False).json()["tags"]
 
     assert len(commands) == 8
-    assert commands[0].startswith(f"{sys.executable} -m boltseal copy --all-tags")  # the first way
+    assert commands[0].startswith(f"{sys.executable} -m boltseal copy --all-tags")  # the first method of the page
     assert moved == ["1.4.2", "1.4.3"]
     assert len(digests) == 4
     assert len(set(digests)) == 1
@@ -239,7 +239,7 @@ def test_the_commands_for_a_backup_and_its_restore_work(tmp_path: Path) -> None:
         run("skopeo", "copy", "--dest-tls-verify=false", layout.source, target).checked()
         typed = []
         for line in typed_lines(page("operations/backup.md")):
-            if not line.startswith("boltseal ledger recover"):  # nothing is missing here
+            if not line.startswith("boltseal ledger recover"):  # this folder is complete
                 words = line.replace("/mnt/backup/boltseal", str(tmp_path / "backup")).removeprefix("boltseal ")
                 done = run(sys.executable, "-m", "boltseal", *shlex.split(words), cwd=tmp_path)
                 typed.append((line.split()[2], done.ok))

@@ -40,7 +40,7 @@ def images(root: Path, *files: str) -> list[str]:
     named = [part for file in files or (compose_file(root),) for part in ("-f", str(root / file))]
     env = {"PATH": os.environ["PATH"], "MUST": "registry.example.com/must:1", "COMPOSE_PROFILES": "*"}
     said = run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked()
-    return sorted(line for line in said.splitlines() if not line.startswith("time="))  # warnings, each with its second
+    return sorted(line for line in said.splitlines() if not line.startswith("time="))  # warnings, each with its time
 
 
 def compose_file(root: Path) -> str:
@@ -174,7 +174,7 @@ def test_kustomize_resolves_a_component_to_the_digest(tmp_path: Path) -> None:
 
 def pin_by_registry(root: Path, registry: Registry) -> set[str]:
     """Pin a project with the command to its tags' current digests; return these digests."""
-    assert registry.host.startswith("127.0.0.1:")  # which a project may name without the user having allowed it
+    assert registry.host.startswith("127.0.0.1:")  # a registry that a project may name without permission
     told = run_boltseal("pin", "--write", "--project", root)
     assert told.code == 0, told.err
     image_refs = found_in(root).image_refs

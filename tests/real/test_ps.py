@@ -92,7 +92,7 @@ class Shop:
 
 
 def _wait_for_the_next_second() -> None:
-    time.sleep(1.01 - time.time() % 1)  # the clock is what this waits for
+    time.sleep(1.01 - time.time() % 1)  # waits for the clock
 
 
 @pytest.fixture

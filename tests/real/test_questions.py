@@ -175,7 +175,7 @@ def _plain(text: str) -> list[str]:
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?Z?", "TIME", text)
     text = re.sub(r"\d{4}-\d\d-\d\d", "DAY", text)
     text = re.sub(r"\b\d+(\.\d+)? ?(ms|s|seconds?|minutes?|min|KiB|MiB|B)(/s)?\b", "AMOUNT", text)
-    text = re.sub(r"^  (Container|waiting for) .*\n", "", text, flags=re.MULTILINE)  # as fast as the machine is
+    text = re.sub(r"^  (Container|waiting for) .*\n", "", text, flags=re.MULTILINE)  # depends on the machine's speed
     return [word for block in text.split("```console") for word in _with_numbers(block).split()]
 
 

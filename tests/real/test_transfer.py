@@ -187,7 +187,7 @@ def test_without_the_authority_or_the_login_nothing_is_checked(
 def _certificates(folder: Path) -> None:
     """Write ca.crt, and server.crt and server.key signed by it for 127.0.0.1."""
     new = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    signs = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 trusts no authority without it
+    signs = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # Python 3.13 requires it in an authority
     authority = (*signs, "-subj", "/CN=authority of a test", "-keyout", f"{folder}/ca.key", "-out", f"{folder}/ca.crt")
     server = (
         *("-subj", "/CN=server", "-CA", f"{folder}/ca.crt", "-CAkey", f"{folder}/ca.key"),

@@ -34,7 +34,7 @@ PUSHERS = 16
 CONNECTIONS = 24
 WORKERS = 3
 
-#: The command line, as a process of its own beside the server.
+#: The command line, as a process beside the server.
 BOLTSEAL = (sys.executable, "-m", "boltseal")
 
 Result = TypeVar("Result")

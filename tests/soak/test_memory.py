@@ -15,7 +15,7 @@ from tests.soak.traffic import Acknowledged, Body, client_of, expect, pull_blob,
 pytestmark = pytest.mark.slow
 
 MOST_GROWTH_BYTES = 64 * MEBIBYTE
-# What the server in front of the application keeps for each connection, beside what uploads may buffer.
+# The HTTP server's memory for each connection, beside the buffers of uploads.
 BOUNDED_BY_CONNECTIONS_BYTES = 32 * MEBIBYTE + MANY_PUSHES * MEBIBYTE // 2
 REPOSITORY = "shop/app"
 
@@ -98,7 +98,7 @@ async def test_stalled_clients_need_bounded_memory(server: Server) -> None:
             stalled = [await begin_and_stall(client, server, number) for number in range(MANY_PUSHES)]
             body = Body("not stalled", MANY_PUSH_BYTES)
             digest = body.digest
-            async with asyncio.timeout(60):  # else a push that never gets its turn would hang the suite
+            async with asyncio.timeout(60):  # otherwise a push that is never admitted would block the suite
                 await push_blob(client, REPOSITORY, body, digest, Acknowledged())
             for writer in stalled:
                 writer.close()

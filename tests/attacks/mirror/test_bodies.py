@@ -96,7 +96,7 @@ async def test_an_endless_body_is_cut_off(mirror: Serving, upstream: FakeUpstrea
     answer = await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{layer.digest}")
 
     assert answer.status_code == 503
-    assert sent < 64 * 1024 * 1024  # what the sockets between us hold
+    assert sent < 64 * 1024 * 1024  # the capacity of the sockets between both sides
 
 
 async def test_a_body_of_unknown_length_that_no_manifest_lists_is_not_started(

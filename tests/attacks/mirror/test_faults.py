@@ -52,7 +52,7 @@ class Stalling:
         writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(BLOB)}\r\n\r\n".encode() + BLOB[: len(BLOB) // 2])
         await writer.drain()
         await self.go_on.wait()
-        writer.transport.set_write_buffer_limits(high=0)  # drained: all of it has left before the connection is closed
+        writer.transport.set_write_buffer_limits(high=0)  # drained: everything is sent before the connection is closed
         writer.write(BLOB[len(BLOB) // 2 :])
         await writer.drain()
 

@@ -119,7 +119,7 @@ async def test_endless_made_up_tags_leave_nothing_behind(data: Path, upstream: F
     assert upstream.gets() == 0
     assert not repositories
     assert sessions == []
-    assert each < 20  # a name, a sentence, and until when; what it was raised through would be hundreds
+    assert each < 20  # a name, a message and a time; with a traceback it would be hundreds
 
 
 def _held(upstream: FakeUpstream) -> int:

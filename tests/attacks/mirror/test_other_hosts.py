@@ -16,7 +16,7 @@ from tests.images import digest_of, image
 from tests.server.mirror.mirrors import NAME, mirror_settings, mirroring, table_of
 from tests.serving import Serving, serving_as
 
-SECRET = "correct-horse-battery"  # noqa: S105 - no real one
+SECRET = "correct-horse-battery"  # noqa: S105 - an invented password
 BLOB = b"a blob that lies elsewhere"
 TARGET = f"/v2/{NAME}/team/app/blobs/{digest_of(BLOB)}"
 ASKED = f"GET /v2/team/app/blobs/{digest_of(BLOB)}"
@@ -46,7 +46,7 @@ async def test_a_redirect_to_loopback_is_not_followed(
     mirror: Serving, upstream: FakeUpstream, elsewhere: FakeUpstream
 ) -> None:
     """A redirect to loopback, by address or by name, is refused even when the upstream runs on this machine."""
-    for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0"):  # noqa: S104 - what an attacker writes
+    for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0"):  # noqa: S104 - an address in a redirect
         upstream.answers[ASKED] = status(307, location=f"http://{host}:{elsewhere.port}/v2/team/app/blobs/x")
         answer = await mirror.client.get(TARGET)
         assert answer.status_code == 503

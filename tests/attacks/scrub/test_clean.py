@@ -43,7 +43,7 @@ def not_clean(*roots: Path, at_least: int = 1) -> list[ScrubReport]:
     return [each for each in found if each.status is not ReportStatus.HOLDS]
 
 
-# ---- what a tar may hold
+# ---- every kind of tar entry
 
 
 def sparse_archive(folder: Path, version: str) -> list[bytes]:

@@ -93,7 +93,9 @@ def test_a_running_container_is_checked_through_its_process(host: Host, running:
     assert report.running == int(host.docker("inspect", "--format", "{{.State.Pid}}", running))
 
 
-@pytest.mark.parametrize("host", ["docker"], indirect=True)  # containerd mounts folders and no links: the next test
+@pytest.mark.parametrize(
+    "host", ["docker"], indirect=True
+)  # containerd mounts folders and not links, so the next test covers it
 def test_a_link_redirected_only_for_the_start_is_found(host: Host) -> None:
     """Layers, links and mount table match again after the start; only the container's process still sees the other
     tree."""

@@ -52,7 +52,7 @@ def test_a_read_error_leaves_the_other_files(store: Store) -> None:
     path = next(store.root.glob(listed))
     subprocess.run(
         ["mount", "--bind", f"/proc/{os.getpid()}/mem", path], check=True
-    )  # a plain file: EIO at its beginning
+    )  # a file whose first sector gives EIO
 
     found = store.scrub()
 

@@ -40,7 +40,7 @@ def published(
     request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
     """A published image with Docker's classic store, which has no manifests, and with containerd's."""
-    tmp_path = tmp_path_factory.mktemp("l")  # short: the sockets of engines lie in it
+    tmp_path = tmp_path_factory.mktemp("l")  # a short path, because the engines' sockets are in it
     modern = request.param != "docker"
     driver = "overlayfs" if modern else "overlay2"
     with (

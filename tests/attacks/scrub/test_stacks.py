@@ -66,7 +66,7 @@ def link_of(store: Store, layer: int) -> Path:
     return folder.parent / "l" / (folder / "link").read_text()
 
 
-# ---- the stack
+# ---- the layer stack
 
 
 def test_a_stack_link_to_a_copied_tree_differs(linked: Store) -> None:
@@ -175,7 +175,7 @@ def test_two_swapped_snapshots_differ(contained: Store) -> None:
     assert (DifferenceKind.MISSING, "bin/tool") in told(report)
 
 
-# ---- manifests, configs, blobs, sums
+# ---- manifests, configs, blobs, checksums
 
 
 def config_of(store: Store) -> Path:
@@ -374,7 +374,7 @@ def test_a_missing_tar_split_is_never_clean(linked: Store) -> None:
     assert linked.image_report().status in (ReportStatus.DIFFERS, ReportStatus.UNKNOWN)
 
 
-# ---- names, and everything at once
+# ---- names, and consistent forgeries
 
 
 def other_image(store: Store, tmp_path: Path) -> str:

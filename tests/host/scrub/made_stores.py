@@ -177,7 +177,7 @@ class DockerStore:
             (folder / "lower").write_text(":".join(f"l/{each}" for each in reversed(links)))
         links.append(link)
         with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-            opened.extractall(folder / "diff", filter=_as_it_is)  # noqa: S202 - made a few lines above
+            opened.extractall(folder / "diff", filter=_as_it_is)  # noqa: S202 - written a few lines above
 
 
 def _as_it_is(entry: tarfile.TarInfo, _: str) -> tarfile.TarInfo:

@@ -194,7 +194,7 @@ def test_an_interrupt_ends_all_processes_at_once(store: DockerStore) -> None:
     """Ctrl-C ends the whole process group with exit code 130 and no traceback."""
     large_image(store)
     argv = [sys.executable, "-m", "boltseal", "scrub", "--root", str(store.root), "--bytes-per-second", "1M"]
-    argv = ["env", "--default-signal=INT", *argv]  # whoever started this test may have it ignored
+    argv = ["env", "--default-signal=INT", *argv]  # the process that started the tests may ignore it
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as running:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
         wait_until(lambda: len(children.read_text().split()) >= 2, "the workers run")
@@ -236,7 +236,7 @@ def test_the_rate_applies_to_all_reads(store: DockerStore) -> None:
     assert (result.count, result.unknown) == (0, ())
     assert count.value > 3_000_000
     assert free_at.value - 1000 == pytest.approx(count.value / 1_000_000)
-    assert free_at.value - now[0] < 1  # what was read last has no need to be waited for
+    assert free_at.value - now[0] < 1  # after the last read there is no wait
 
 
 def test_progress_is_reported_while_a_single_layer_is_read(store: DockerStore) -> None:

@@ -53,7 +53,7 @@ async def test_a_thousand_images_on_thirty_tags_cost_thirty_heads_and_no_pull(re
     assert {str(answer.verdict.status) for answer in first + again} == {"current"}
     assert asked == (30, 0)
     assert (registry.asked("HEAD"), registry.asked("GET")) == (30, 0)
-    assert registry.asked("GET", "reg.test") == 0  # what an image is was learned at the first look
+    assert registry.asked("GET", "reg.test") == 0  # the images were read by the first scan
 
 
 async def test_within_the_window_no_base_is_asked_for_again(registry: Published) -> None:
@@ -462,7 +462,7 @@ async def test_an_unreadable_former_image_may_be_the_base(registry: Published) -
     """A former image that can't be read may be the base, so a shorter match proves nothing."""
     longer = registry.image("library/node", "16.13", "abc")
     registry.image("x/y", "1", "abcq", labels=base_labels(NODE, longer))
-    await registry.look("reg.test/x/y:1")  # what the tag means is seen; nothing is read of it
+    await registry.look("reg.test/x/y:1")  # the tag's digest is observed, and no document is read
     registry.image("shop/app", "1", "abcX", history="pqrs", created="2026-11-25T00:00:00Z")
     registry.image("library/node", "16.13", "ab")
     there = registry.hub.manifests["library/node"].pop(str(longer))
@@ -497,7 +497,7 @@ async def test_an_inherited_label_of_a_moved_base_hides_no_move(registry: Publis
     registry.image("shop/base", "1", "abC", labels=said)
     [answer] = await registry.look(f"{APP}:1")
 
-    assert before == ["cannot tell"]  # nobody has seen what the base meant when the app was built
+    assert before == ["cannot tell"]  # the base's digest at the time of the build was not observed
     assert answer.verdict.status is BaseStatus.OUTDATED
     assert answer.verdict.claim is not None
     assert str(answer.verdict.claim.base) == "docker.io/shop/base:1"

@@ -166,7 +166,7 @@ async def test_images_based_on_a_failed_one_wait(journal: RebuildJournal, tmp_pa
     ]
     assert "exit code 9; broken" in asked[0].summary
     assert [str(due.image) for due in builder.due(answers)] == [APP]
-    assert await builder.rebuild(answers) == []  # in the same look; the next one begins anew
+    assert await builder.rebuild(answers) == []  # in the same scan; the next one begins anew
     assert [str(one.due.image) for one in await rebuilder(journal, script(tmp_path, "true")).rebuild(answers)] == [APP]
 
 

@@ -101,7 +101,7 @@ def settings(data: Path) -> Settings:
 @pytest.mark.parametrize(
     ("path", "nobody", "dev", "auditor"),
     [
-        ("checkpoint", 200, 200, 200),  # anonymous pull somewhere: anybody is known
+        ("checkpoint", 200, 200, 200),  # with anonymous pull on some repository, anonymous clients are accepted
         ("tile/0/000.p/1", 200, 200, 200),
         ("tile/entries/000.p/1", 401, 403, 200),
         ("rotations", 200, 200, 200),

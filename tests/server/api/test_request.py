@@ -103,7 +103,7 @@ async def test_only_time_spent_waiting_for_the_client_counts() -> None:
     body = Body(trickling(0.1, b"x" * 60))
     for _ in range(2000):
         await anext(body)
-        await asyncio.sleep(0.89917)  # so that a minute after the begin of a wait is in the middle of one
+        await asyncio.sleep(0.89917)  # so that a minute after the start is within a wait
 
     assert body.received_bytes == 2000 * 60
 

@@ -66,7 +66,7 @@ async def test_absent_here_and_absent_everywhere_read_the_same(client: httpx2.As
     elsewhere = await client.get(f"/v2/b/{kind}s/{held}")
     nowhere = await client.get(f"/v2/b/{kind}s/{never}")
 
-    numbers = {answer.headers.pop("x-request-id") for answer in (elsewhere, nowhere)}  # each has its own
+    numbers = {answer.headers.pop("x-request-id") for answer in (elsewhere, nowhere)}  # each repository has its own
 
     assert len(numbers) == 2
     assert elsewhere.text.replace(held, never) == nowhere.text

@@ -42,7 +42,7 @@ async def gate(data: Path, upstream: FakeUpstream, whole_store: None) -> AsyncIt
         yield serving
 
 
-# --- passed on ---
+# --- forwarded ---
 
 
 async def test_a_push_is_forwarded_and_recorded(gate: Serving, data: Path, upstream: FakeUpstream) -> None:
@@ -74,7 +74,7 @@ async def test_blobs_that_upstream_has_elsewhere_are_mounted(gate: Serving, upst
     app = image("app")
     await push(gate.client, APP, "1.4.2", app)
     sent = sum(asked.method == "PUT" and "/blobs/" in asked.target for asked in upstream.asked)
-    # What the fake holds it holds in every repository, so it is asked as a registry that tells them apart.
+    # The fake has its content in every repository, so its answers here are those of a registry that distinguishes them.
     for blob in app.blobs:
         upstream.answers[f"HEAD /v2/team/other/blobs/{blob.digest}"] = status(404)
     answer = await push(gate.client, f"{NAME}/team/other", "1.4.2", app)
@@ -123,7 +123,7 @@ async def test_a_floating_tag_is_forwarded_each_time(gate: Serving, data: Path, 
     assert [kind for kind, *_ in entries(data)] == ["tag.created", "tag.moved"]
 
 
-# --- judged ---
+# --- decided by the rules ---
 
 
 async def test_a_sealed_tag_is_refused_by_the_local_rules(gate: Serving, data: Path, upstream: FakeUpstream) -> None:

@@ -174,7 +174,7 @@ async def test_a_sealed_image_that_upstream_lost_is_sent_again(gate: Serving, up
     assert tags_upstream(upstream) == {"1.4.2": app.digest}
 
 
-# --- at once ---
+# --- concurrent pushes ---
 
 
 async def test_of_racing_pushes_one_wins_and_every_201_is_true(

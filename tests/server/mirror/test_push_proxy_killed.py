@@ -80,7 +80,7 @@ def killed_at(upstream: FakeUpstream, where: dict[str, Any], key: str, server: S
     async def die(_: Asked, writer: asyncio.StreamWriter) -> None:
         kill(server)
         done.set()
-        await asyncio.sleep(0.2)  # no answer before the server is gone
+        await asyncio.sleep(0.2)  # no answer before the server has ended
         writer.close()
 
     where[key] = die
@@ -109,7 +109,7 @@ def test_killed_between_reservation_and_upstreams_put(tmp_path: Path, upstream: 
     with gate(data, upstream) as server:
         push_parts(server, app)
         push_parts(server, other)
-        done = killed_at(upstream, upstream.answers, HEAD, server)  # the first thing after the reservation
+        done = killed_at(upstream, upstream.answers, HEAD, server)  # the first request after the reservation
         with pytest.raises(httpx2.TransportError):
             put(server, app)
         done.wait(10)
@@ -168,7 +168,7 @@ def test_killed_between_the_local_commit_and_the_answer(tmp_path: Path, upstream
 
         watching = threading.Thread(target=watch)
         watching.start()
-        with contextlib.suppress(httpx2.TransportError):  # the answer may be quicker than the kill
+        with contextlib.suppress(httpx2.TransportError):  # the answer may arrive before the kill
             put(server, app)
         watching.join(10)
         stop.set()

@@ -280,7 +280,7 @@ async def test_a_running_server_applies_retention_by_itself(world: World) -> Non
     await world.pull(shown)
     world.clock.now_us = time.time_ns() // 1000 + 400 * DAY_US
     async with serving_as(world.settings(keep_for="90d"), clock=world.clock, janitor_every_s=0.05):
-        await asyncio.sleep(0.5)  # rows are deleted meanwhile, and bytes not yet
+        await asyncio.sleep(0.5)  # rows are deleted meanwhile, but no bytes
         world.clock.advance(hours=2)
         await until(
             lambda: not any(path.is_file() for path in (world.data / "blobs").rglob("*")), "no blob is left", 20.0

@@ -34,7 +34,7 @@ async def test_work_that_has_just_ended_is_not_taken_for_new_work() -> None:
         return next(results)
 
     first = flights.begin("key", work)
-    while not first.done():  # noqa: ASYNC110 - the moment is meant, before the loop calls anybody back
+    while not first.done():  # noqa: ASYNC110 - the moment before the loop's callbacks run
         await asyncio.sleep(0)
     second = flights.begin("key", work)
     await asyncio.sleep(0)

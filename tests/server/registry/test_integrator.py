@@ -63,7 +63,7 @@ def test_many_processes_sign_each_size_once(log: BareLedger, tmp_path: Path) -> 
             for _ in range(10):
                 log.add(3)
                 one.integrate()
-        except BaseException as error:  # noqa: BLE001 - told to the test's own thread
+        except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
             failed.append(error)
 
     threads = [threading.Thread(target=run, args=(one,)) for one in others]
@@ -92,7 +92,7 @@ def test_a_failed_mark_is_repaired_by_the_next(log: BareLedger, disk: FailingDis
     Integrator(log.database, LedgerKeys(log.keys.folder)).integrate()
 
     assert before is not None
-    assert before.size == 301  # nothing was shown that is not marked
+    assert before.size == 301  # every served checkpoint is covered by the mark
     assert log.head() == log.expected()
 
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_whose_transaction_was_lost_is_served_as_signed(log: BareLe
     log.add(4)
     log.integrator.integrate()
     signed = log.keys.mark()
-    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))  # and back to what it was before
+    log.database.write_and_wait(lambda tx: ledger_tree.remove_tree(tx))  # and back to its former state
     _restore(log, before)
     log.add(1)
     seen = []

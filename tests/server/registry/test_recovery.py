@@ -143,7 +143,9 @@ async def test_a_loss_is_accepted_under_another_origin(behind: Settings) -> None
     audit = Audit()
     problems = [audit.take(index, line) for index, line in enumerate(lines)]
     async with serving(behind.server.data) as registry:
-        await images.push(registry.client, "shop/app", "2.0.0", OTHER)  # free again: that is the loss
+        await images.push(
+            registry.client, "shop/app", "2.0.0", OTHER
+        )  # the tag is free again, as the accepted loss implies
 
     assert done.origin == recovered.registry == "localhost:5000/2"
     assert recovered.kind is EntryKind.RECOVERED

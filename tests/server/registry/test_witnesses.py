@@ -138,7 +138,7 @@ async def test_a_store_that_is_behind_a_witness_refuses_writes(
     log.integrator.integrate()
     await of(log, witness).submit()
     _put_back(log, len(kept), old)
-    log.integrator.check()  # nothing here tells
+    log.integrator.check()  # local files do not show it
     await of(log, witness).submit()
 
     with pytest.raises(LedgerInDoubt, match="9 entries of the ledger were signed, but the data has 4"):

@@ -103,7 +103,9 @@ def test_the_access_log_has_one_object_per_line(tmp_path: Path) -> None:
         ):
             answer = client.get("/v2/shop/app/tags/list?last=a")
         lines = [json.loads(line) for line in server.log.read_text().splitlines() if '"event":"request"' in line]
-        of_the_api = [line for line in lines if line["path"] != "/readyz"]  # by which this test knew that it was up
+        of_the_api = [
+            line for line in lines if line["path"] != "/readyz"
+        ]  # the request with which this test waited for the start
 
         assert bool(lines) == wanted
         assert len(of_the_api) == wanted

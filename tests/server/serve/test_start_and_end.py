@@ -33,7 +33,7 @@ from tests.servers import Server, boltseal, free_port
 pytestmark = pytest.mark.slow
 
 
-# --- starts, or does not ---
+# --- starts and refused starts ---
 
 
 def refused(*arguments: str | Path, environment: dict[str, str] | None = None) -> str:
@@ -45,7 +45,7 @@ def refused(*arguments: str | Path, environment: dict[str, str] | None = None) -
     return run.err
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])  # noqa: S104 - that is what is refused
+@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "192.0.2.1"])  # noqa: S104 - the refused address
 def test_an_address_that_others_can_reach_is_refused(tmp_path: Path, address: str) -> None:
     """Without users and TLS, an address that other machines can reach is refused, and no file is created."""
     line = refused("--data", tmp_path / "data", "--listen", f"{address}:{free_port()}")
@@ -166,7 +166,7 @@ def test_the_first_output_has_the_next_steps(tmp_path: Path) -> None:
     assert out == ""
 
 
-# --- ends ---
+# --- shutdown ---
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])

@@ -57,7 +57,7 @@ async def test_a_backup_has_everything_acknowledged_before_it(tmp_path: Path) ->
     assert pushed > 0
     assert not examined.findings
     assert meant == [images.image(f"before {n}").digest for n in range(5)]
-    assert other.status_code == 409  # the seals came along
+    assert other.status_code == 409  # the seals are restored
 
 
 async def test_a_second_backup_copies_only_what_is_new(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def store(data: Path, disk: FailingDisk) -> Iterator[LocalBlobs]:
     made.close()
 
 
-# Rot, restarts and other processes.
+# Damaged files, restarts and other processes.
 
 
 async def test_a_push_repairs_a_damaged_blob(data: Path, store: LocalBlobs) -> None:
@@ -258,7 +258,7 @@ async def test_tiny_chunks_cost_no_more_than_their_bytes(store: LocalBlobs, disk
     assert disk.calls["append"] == 1
 
 
-# What lies in the folder, and what must not be followed.
+# Foreign files in the folder, and links that must not be followed.
 
 
 async def test_folders_and_files_are_private(data: Path, store: LocalBlobs) -> None:

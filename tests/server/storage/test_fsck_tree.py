@@ -84,7 +84,7 @@ def test_a_changed_tile_is_found(settings: Settings, by_hand: Callable[..., None
 @pytest.mark.parametrize("where", ["level = 0 AND idx = 1", "level = 1", "idx = 2"])
 def test_a_missing_tile_is_found(settings: Settings, by_hand: Callable[..., None], where: str) -> None:
     """A missing tile, full or partial, is found."""
-    by_hand(f"DELETE FROM ledger_tile WHERE {where}")  # noqa: S608 - the test's own words
+    by_hand(f"DELETE FROM ledger_tile WHERE {where}")  # noqa: S608 - constants of this test
 
     assert any("of its tree is missing" in one for one in problems(settings))
 

@@ -174,7 +174,7 @@ async def test_a_paused_gc_does_not_hide_a_purge(shop: Shop, tmp_path: Path) -> 
             return getattr(shop.database, name)
 
         async def write(self, job: Job[None], *, durable: bool = True) -> None:
-            if durable:  # the row of the blob; what follows it only ends the session
+            if durable:  # the row of the blob; later writes only end the session
                 await shop.registry.deletes.blob(SHOP, digest, ANONYMOUS)
                 await shop.registry.seals._delete_bytes([digest])
                 await asyncio.to_thread(list, collecting)
@@ -225,7 +225,9 @@ async def test_an_abandoned_upload_is_deleted_after_a_day(shop: Shop) -> None:
 async def test_rows_of_uploads_follow_their_bytes(shop: Shop, tmp_path: Path) -> None:
     """A session that is still written to after a day keeps its row; a row without bytes is deleted an hour later."""
     used, cancelled = [await shop.registry.uploads.start(SHOP) for _ in range(2)]
-    await shop.blobs.cancel_upload(UploadKey(SHOP, cancelled))  # as if the process had been killed before the row went
+    await shop.blobs.cancel_upload(
+        UploadKey(SHOP, cancelled)
+    )  # as if the process had been killed before the row was deleted
     begun_us = shop.clock.now_us
     await in_thread(shop)
     at_once = shop.database.read_and_wait(upload_table.all_uploads)
@@ -322,7 +324,7 @@ async def test_a_store_error_ends_the_run_after_reporting_what_was_deleted(open_
 
     def run_until_it_fails() -> None:
         for item in collect(shop.database, blobs, shop.clock.now_us, dry_run=False):
-            told.append(item)  # noqa: PERF402  # what was told before the error is the point
+            told.append(item)  # noqa: PERF402  # items reported before the error are compared
 
     with pytest.raises(StoreBroken, match="can't be deleted"):
         await asyncio.to_thread(run_until_it_fails)
