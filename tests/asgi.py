@@ -75,9 +75,9 @@ async def send(
 
     `dies`: the client is gone after the last piece of the body.
     """
-    said = [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
-    if all(name != b"host" for name, _ in said):
-        said.insert(0, (b"host", b"localhost"))
+    raw_headers = [(_bytes(name).lower(), _bytes(value)) for name, value in headers]
+    if all(name != b"host" for name, _ in raw_headers):
+        raw_headers.insert(0, (b"host", b"localhost"))
     raw_path, _, query = _bytes(target).partition(b"?")
     scope: dict[str, Any] = {
         "type": "http",
@@ -89,7 +89,7 @@ async def send(
         "raw_path": raw_path,
         "query_string": query,
         "root_path": "",
-        "headers": said,
+        "headers": raw_headers,
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 5000),
     }

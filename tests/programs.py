@@ -63,6 +63,6 @@ def program(name: str, packages: Mapping[str, str] = PACKAGES | BENCH_PACKAGES) 
     return path
 
 
-def as_somebody() -> list[str]:
+def without_privileges() -> list[str]:
     """Return the command prefix that makes permissions effective, also where root runs the tests."""
     return [] if os.geteuid() else [program("setpriv"), "--bounding-set=-dac_override,-dac_read_search"]

@@ -109,7 +109,7 @@ def test_settings_made_from_arguments_read_nothing_from_outside(monkeypatch: pyt
 
 
 def test_settings_cannot_be_changed() -> None:
-    """Settings are immutable."""
+    """Settings are frozen: assigning to one raises an error."""
     settings = Settings()
 
     with pytest.raises(ValidationError):

@@ -24,30 +24,30 @@ from boltseal.events import (
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
+EVENT, TWO = Digest.of(b"one"), Digest.of(b"two")
 APP = Reference.parse("reg.example/shop/app:1.4.2")
 BASE = Reference.parse("node:16.13")
 ESCAPE = "\x1b]0;owned\x07\nsecond line\u202e\udc80"
 
 EVERY: list[Event] = [
-    TagRefused(APP, "push", ONE, "ci", "it is sealed"),
+    TagRefused(APP, "push", EVENT, "ci", "it is sealed"),
     TagRefused(APP, "delete", None, "ci", "it is sealed"),
-    TagMoved(APP, ONE, TWO, release=True, seen_by="watch"),
-    TagMoved(BASE, ONE, TWO, release=False, seen_by="mirror"),
-    TagMoved(APP, ONE, None, release=True, seen_by="watch"),
+    TagMoved(APP, EVENT, TWO, release=True, seen_by="watch"),
+    TagMoved(BASE, EVENT, TWO, release=False, seen_by="mirror"),
+    TagMoved(APP, EVENT, None, release=True, seen_by="watch"),
     TagMoved(APP, None, TWO, release=False, seen_by="watch"),
-    TagHeld(BASE, ONE, TWO, "on_move = hold"),
+    TagHeld(BASE, EVENT, TWO, "on_move = hold"),
     TagHeld(BASE, None, None, "first_seen = hold"),
-    BaseOutdated(APP, BASE, ONE, TWO),
-    ReleaseDone("shop", 7, "web1", (f"{APP}@{ONE}",)),
+    BaseOutdated(APP, BASE, EVENT, TWO),
+    ReleaseDone("shop", 7, "web1", (f"{APP}@{EVENT}",)),
     ReleaseFailed("shop", 7, "web1", "web is not healthy; release 6 runs"),
     QuotaLow("docker.io", 9, 100, 21_600),
     QuotaLow("docker.io", 9, 100, 60),
     UpstreamDown("quay.io", "no answer"),
 ]
 HOSTILE: list[Event] = [
-    TagRefused(APP, ESCAPE, ONE, ESCAPE, ESCAPE),
-    TagHeld(BASE, ONE, TWO, ESCAPE),
+    TagRefused(APP, ESCAPE, EVENT, ESCAPE, ESCAPE),
+    TagHeld(BASE, EVENT, TWO, ESCAPE),
     ReleaseDone(ESCAPE, 7, ESCAPE),
     ReleaseFailed(ESCAPE, 7, ESCAPE, ESCAPE),
     QuotaLow(ESCAPE, 1, 2, 3),
@@ -86,13 +86,17 @@ def test_the_data_of_an_event_has_these_keys() -> None:
 @pytest.mark.parametrize("event", EVERY, ids=lambda event: type(event).__name__)
 def test_an_event_is_a_cloud_event(event: Event) -> None:
     """An event has every required CloudEvents attribute, and JSON data with a sentence."""
-    told = document(event)
+    result = document(event)
 
-    assert told["specversion"] == "1.0"
-    assert (told["id"], told["source"], told["time"]) == ("7f", "https://reg.example", "1970-01-01T00:00:01.500000Z")
-    assert told["type"] == f"boltseal.{event.kind}.v1"
-    assert told["subject"] == event.subject
-    assert told["data"] == {**event.data(), "text": event.text}
+    assert result["specversion"] == "1.0"
+    assert (result["id"], result["source"], result["time"]) == (
+        "7f",
+        "https://reg.example",
+        "1970-01-01T00:00:01.500000Z",
+    )
+    assert result["type"] == f"boltseal.{event.kind}.v1"
+    assert result["subject"] == event.subject
+    assert result["data"] == {**event.data(), "text": event.text}
 
 
 @pytest.mark.parametrize("event", HOSTILE, ids=lambda event: type(event).__name__)
@@ -109,10 +113,10 @@ def test_the_text_of_a_moved_release_is_an_alarm() -> None:
 
     assert [text.startswith("ALARM: ") for text in texts] == [True, False, True, False]
     assert texts[0] == (
-        f"ALARM: reg.example/shop/app:1.4.2 moved from {ONE.short} to {TWO.short}, although it looks like "
+        f"ALARM: reg.example/shop/app:1.4.2 moved from {EVENT.short} to {TWO.short}, although it looks like "
         "a release, which should never move"
     )
-    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {ONE.short}"
+    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {EVENT.short}"
 
 
 @pytest.mark.parametrize("word", ["", "a b", "a\n", "x" * 301])

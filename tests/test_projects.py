@@ -31,20 +31,20 @@ def test_a_project_without_a_file_has_defaults(tmp_path: Path) -> None:
 
 def test_project_settings_are_read(tmp_path: Path) -> None:
     """A project's settings may exclude files and make verification strict."""
-    said = project(
+    settings = project(
         tmp_path,
         '[lock]\nexclude = ["docs/", "*.example.yaml"]\n[verify]\nstrict = true\nplatforms = ["linux/arm64"]\n[pin.crds]\nShop = ["spec.image"]\n[deploy]\n',
     )
 
-    assert said.strict
-    assert said.platforms == ("linux/arm64",)
-    assert said.crds == {"Shop": ("spec.image",)}
-    assert [said.excludes(path) for path in ("docs", "docs/a/compose.yaml", "x/a.example.yaml")] == [True] * 3
-    assert [said.excludes(path) for path in ("compose.yaml", "docs2/a", "x/docs")] == [False] * 3
+    assert settings.strict
+    assert settings.platforms == ("linux/arm64",)
+    assert settings.crds == {"Shop": ("spec.image",)}
+    assert [settings.excludes(path) for path in ("docs", "docs/a/compose.yaml", "x/a.example.yaml")] == [True] * 3
+    assert [settings.excludes(path) for path in ("compose.yaml", "docs2/a", "x/docs")] == [False] * 3
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[lok]", 'unknown table "lok"; the nearest known one is lock'),
         ("[client]\nregistries = ['*']", 'unknown table "client"; the nearest known one is '),
@@ -65,13 +65,13 @@ def test_project_settings_are_read(tmp_path: Path) -> None:
         ("#" * 1_048_577, "it has more than 1048576 bytes"),
     ],
 )
-def test_an_unknown_setting_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_unknown_setting_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """A project's settings have no key for a command, an address or a credential."""
     with pytest.raises(ProjectInvalid) as refused:
         project(tmp_path, text)
 
     assert refused.value.message.startswith(".boltseal.toml: ")
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:

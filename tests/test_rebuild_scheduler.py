@@ -38,17 +38,17 @@ def written(file: Path) -> str:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Path:
-    return tmp_path / "told"
+def arguments_file(tmp_path: Path) -> Path:
+    return tmp_path / "recorded"
 
 
 @pytest.fixture
-def settings(data: Path, tmp_path: Path, told: Path) -> Settings:
+def settings(data: Path, tmp_path: Path, arguments_file: Path) -> Settings:
     """Settings of a registry with users, and of a program that writes its arguments to a file."""
     hashed = bcrypt.hashpw(b"d", bcrypt.gensalt(4)).decode()
     data.with_name("data.keys").joinpath("htpasswd").write_text(f"dev:{hashed}\n")
     program = tmp_path / "rebuild"
-    program.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" >> {arguments_file}\n')
     program.chmod(0o755)
     grant = {"users": ["dev"], "repository": "**", "actions": ["pull", "push", "delete"]}
     return Settings.model_validate(
@@ -77,7 +77,9 @@ def rebuilding(registry: Serving, settings: Settings, events: list[Event], hub: 
     return RebuildScheduler(settings, store_of(registry), now_us, events.append, outside=hub.app())
 
 
-async def test_a_server_rebuilds_images_of_its_own_bases(registry: Serving, settings: Settings, told: Path) -> None:
+async def test_a_server_rebuilds_images_of_its_own_bases(
+    registry: Serving, settings: Settings, arguments_file: Path
+) -> None:
     """A rebuild of an outdated image is requested once, notified, and recorded in the ledger."""
     events: list[Event] = []
     await push(registry.client, "base/node", "latest", WAS)
@@ -93,7 +95,7 @@ async def test_a_server_rebuilds_images_of_its_own_bases(registry: Serving, sett
         ("localhost:5000/shop/app:1.0.0", "done", "")
     ]
     assert again == []
-    assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/node:latest\n"
+    assert written(arguments_file) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/node:latest\n"
     assert [event.text[:41] for event in events] == ["localhost:5000/shop/app:1.0.0 is outdated"]
     assert (last.kind, last.tag, last.actor, last.extra["outcome"]) == (
         EntryKind.REBUILD_REQUESTED,
@@ -115,7 +117,7 @@ async def layers_alone(registry: Serving) -> None:
 
 
 async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
-    registry: Serving, settings: Settings, told: Path
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
     """An app without a label is rebuilt when its base moves, since the registry keeps the base's former image."""
     await layers_alone(registry)
@@ -124,11 +126,11 @@ async def test_an_app_without_a_label_is_rebuilt_when_its_base_moves(
     assert [(str(one.due.base), str(one.due.built_on)) for one in first] == [
         ("localhost:5000/base/rt:latest", layered("or").digest)
     ]
-    assert written(told) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
+    assert written(arguments_file) == "localhost:5000/shop/app:1.0.0 localhost:5000/base/rt:latest\n"
 
 
 async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
-    registry: Serving, settings: Settings, told: Path
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
     """An app whose base was deleted is neither rebuilt nor logged as current."""
     await layers_alone(registry)
@@ -146,7 +148,7 @@ async def test_an_app_whose_base_was_deleted_is_not_current_on_the_bases_base(
 
 
 async def test_a_former_base_that_was_deleted_proves_no_other_base(
-    registry: Serving, settings: Settings, told: Path
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
     """If a former base was deleted its layers are unknown, so the image is neither current nor rebuilt."""
     await layers_alone(registry)
@@ -193,7 +195,7 @@ async def asked_of(registry: Serving, settings: Settings) -> dict[str, int]:
     return dict(counted)
 
 
-async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, told: Path) -> None:
+async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: Settings, arguments_file: Path) -> None:
     """While a base on Docker Hub has not moved, a scan sends one HEAD for it."""
     hub = FakeHub()
     hub.publish("library/node", "16.13", WAS.raw, WAS.media_type)
@@ -203,12 +205,12 @@ async def test_a_base_of_docker_hub_costs_one_head(registry: Serving, settings: 
     asked = await rebuilding(registry, settings, [], hub).once()
 
     assert asked == []
-    assert written(told) == ""
+    assert written(arguments_file) == ""
     assert (hub.counted["HEAD manifest"], hub.counted["GET manifest"]) == (1, 0)
 
 
 async def test_a_pushed_label_causes_no_request_to_internal_hosts(
-    registry: Serving, settings: Settings, told: Path
+    registry: Serving, settings: Settings, arguments_file: Path
 ) -> None:
     """A label of a pushed image can't make the server contact an internal host or a port of this machine."""
     hub = FakeHub()

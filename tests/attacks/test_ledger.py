@@ -32,7 +32,7 @@ from tests.logins import as_user
 from tests.polling import until, until_answer
 from tests.serving import Clock, Serving, serving, serving_as, settings_of
 
-TRUE, FALSE = images.image("what was published"), images.image("what somebody would like it to be")
+TRUE, FALSE = images.image("what was published"), images.image("what an attacker prefers")
 HOUR_US = 3_600_000_000
 
 Problems = Callable[[], list[str]]
@@ -272,7 +272,7 @@ async def test_a_clock_that_was_set_forward_and_corrected_refuses_writes(publish
 async def test_an_accepted_loss_is_recorded_in_the_ledger(published: Path) -> None:
     """The first entry under a new origin names the last checkpoint of the old one."""
     with open_store(settings_of(published)) as store:
-        accept_loss(store.database, store.keys, "operator", "nobody will notice")
+        accept_loss(store.database, store.keys, "operator", "to hide the loss")
     newest = entries(published)[-1]
 
     assert newest.kind is EntryKind.RECOVERED

@@ -210,7 +210,7 @@ def test_a_receipt_without_its_entry_proves_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b"{}\n", "not an entry"),
         (b" ", "not an entry"),
@@ -218,13 +218,13 @@ def test_a_receipt_without_its_entry_proves_nothing() -> None:
     ],
 )
 async def test_a_bundle_with_an_entry_that_is_not_canonical_is_reported(
-    ledger: FakeLedger, state: ClientState, line: bytes, said: str
+    ledger: FakeLedger, state: ClientState, line: bytes, message: str
 ) -> None:
     """A signed entry that is not in canonical form is reported by a monitor."""
     ledger.entries.append(line)
     report = await monitored(ledger, state)
 
-    assert report.problems[0].startswith(f"entry 4: {said}")
+    assert report.problems[0].startswith(f"entry 4: {message}")
 
 
 async def test_a_bundle_with_another_spelling_of_an_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
@@ -270,18 +270,18 @@ async def test_a_sealed_tag_moved_in_the_database_is_reported(ledger: FakeLedger
     kept, _, _ = await fetch_receipt(transport, HOST, SHOP, TAG, watch.follow)
     await transport.aclose()
     ledger.tags["shop/app", TAG] = B
-    told, report = await history(ledger, state), await monitored(ledger, state)
+    result, report = await history(ledger, state), await monitored(ledger, state)
 
     assert open_receipt(kept, KEY).entry.digest == A
-    assert told.problems == (f"the tag resolves to {B}, and its last entry 2 says {A}",)
+    assert result.problems == (f"the tag resolves to {B}, and its last entry 2 says {A}",)
     assert report.problems == [f"{HOST}/shop/app:1.4.2: the tag resolves to {B}, but its last entry 2 differs"]
 
 
 async def test_a_sealed_tag_moved_with_a_signed_entry_is_refused(ledger: FakeLedger, state: ClientState) -> None:
-    """A signed entry that moves a sealed tag is refused, whoever signed it."""
+    """A signed entry that moves a sealed tag is refused, whatever key signed it."""
     ledger.push("1.4.2", digest=B)
-    told, report = await history(ledger, state), await monitored(ledger, state)
+    result, report = await history(ledger, state), await monitored(ledger, state)
     bound = f"entry 4: the tag is sealed at {A}, and this entry lets it resolve to {B}"
 
-    assert told.problems == (bound,)
+    assert result.problems == (bound,)
     assert report.problems == [bound]

@@ -67,7 +67,7 @@ def steps(name: str) -> list[str]:
 def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login and no settings of this machine."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -111,14 +111,14 @@ async def test_a_killed_pull_is_completed_by_the_next(
             await asyncio.wait_for(hang.arrived.wait(), 30)
             process.send_signal(how)
             code = await process.wait()
-        meant = engine.find(name)
+        tagged = engine.find(name)
         names = {each for document in engine.images.values() for each in document["RepoTags"]}
         kept = list(engine.images[OLD.config.digest]["RepoTags"])
         again = await asyncio.to_thread(program.call, "pull", name, "--host", str(address))
 
     assert code in (-signal.SIGKILL, 130)
-    assert meant is not None
-    assert meant["Id"] in (OLD.config.digest, NEW.config.digest)
+    assert tagged is not None
+    assert tagged["Id"] in (OLD.config.digest, NEW.config.digest)
     assert kept
     assert names <= {name, keep}
     assert again.code == 0
@@ -141,12 +141,12 @@ async def test_a_killed_restore_is_completed_by_the_next(
             await asyncio.wait_for(hang.arrived.wait(), 30)
             process.kill()
             await process.wait()
-        meant = engine.find(name)
+        tagged = engine.find(name)
         names = [list(engine.images[document.config.digest]["RepoTags"]) for document in (OLD, NEW)]
         old = ("--to", OLD.digest, "--host", str(address))
         again = await asyncio.to_thread(program.call, "keep", "restore", name, *old)
 
-    assert meant is not None
+    assert tagged is not None
     assert all(names)
     assert again.code == 0, again.err
     assert name in engine.images[OLD.config.digest]["RepoTags"]

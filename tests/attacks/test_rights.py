@@ -136,13 +136,13 @@ async def test_anonymous_clients_may_only_pull_public_repositories(shop: Serving
     shop.client.auth = login("boss")
     await push(shop.client, "public/app", "1.0.0", IMAGE)
     shop.client.auth = httpx2.Auth()
-    nobody = await token(shop, None, "repository:public/app:pull,push", "repository:shop/app:pull")
-    public = await shop.client.get("/v2/public/app/manifests/1.0.0", headers=bearer(nobody))
-    private = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(nobody))
-    pushed = await shop.client.post("/v2/public/app/blobs/uploads/", headers=bearer(nobody))
+    anonymous = await token(shop, None, "repository:public/app:pull,push", "repository:shop/app:pull")
+    public = await shop.client.get("/v2/public/app/manifests/1.0.0", headers=bearer(anonymous))
+    private = await shop.client.get("/v2/shop/app/manifests/1.4.2", headers=bearer(anonymous))
+    pushed = await shop.client.post("/v2/public/app/blobs/uploads/", headers=bearer(anonymous))
 
     assert (public.status_code, private.status_code, pushed.status_code) == (200, 401, 401)
-    assert claims(nobody)["access"] == [{"type": "repository", "name": "public/app", "actions": ["pull"]}]
+    assert claims(anonymous)["access"] == [{"type": "repository", "name": "public/app", "actions": ["pull"]}]
 
 
 async def test_a_token_is_cut_to_the_grants(shop: Serving) -> None:
@@ -375,11 +375,11 @@ async def test_receipts_by_index_reveal_no_repository_name(shop: Serving, name: 
     auth = httpx2.Auth() if name is None else login(name)
     await until_signed(shop.client, 3)
     answers = [await shop.client.get(f"/ledger/receipt/{index}", auth=auth) for index in range(10)]
-    told = [answer.text + str(answer.headers) for answer in answers]
+    texts = [answer.text + str(answer.headers) for answer in answers]
 
     assert {answer.status_code for answer in answers} <= {401, 403, 404}
     assert [answer.status_code for answer in answers][2] == (401 if name is None else 403)
-    assert not [one for one in told if "shop" in one]
+    assert not [one for one in texts if "shop" in one]
 
 
 @pytest.mark.parametrize(
@@ -450,8 +450,8 @@ async def test_a_flood_of_logins_costs_one_bcrypt_at_a_time(shop: Serving) -> No
 
 async def checks(shop: Serving) -> int:
     """Return how many passwords were compared so far."""
-    told = (await shop.client.get("/metrics")).text
-    line = next((each for each in told.splitlines() if each.startswith("boltseal_password_checks_total ")), " 0")
+    text = (await shop.client.get("/metrics")).text
+    line = next((each for each in text.splitlines() if each.startswith("boltseal_password_checks_total ")), " 0")
     return int(float(line.rpartition(" ")[2]))
 
 

@@ -195,7 +195,7 @@ async def test_pointing_at_it(victim: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("raw", [SEALED.raw + b"\n", SEALED.raw.replace(b",", b", ", 1)], ids=["newline", "blank"])
 async def test_pushing_the_same_document_in_other_bytes(victim: httpx2.AsyncClient, raw: bytes) -> None:
-    """The same JSON with other white space has another digest and is refused."""
+    """JSON that differs only in white space has another digest and is refused."""
     answer = await victim.put(TAG, content=raw, headers={"Content-Type": OCI_MANIFEST})
 
     assert answer.status_code == 409

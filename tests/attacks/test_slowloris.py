@@ -50,7 +50,7 @@ def pieces_until_closed(server: Server, first: bytes, piece: bytes) -> int:
 
 def test_heads_that_never_end_are_cut_off(server: Server) -> None:
     """A connection without a complete request head is closed: silent, half a head, a byte a second, or after an answer."""
-    ways = {
+    methods = {
         "silent": (b"", b""),
         "half a head": (HEAD, b""),
         "a head that grows": (HEAD + b"X: ", b"y"),
@@ -58,12 +58,12 @@ def test_heads_that_never_end_are_cut_off(server: Server) -> None:
         "silent after an answer": (HEAD + b"\r\n", b""),
         "half a head after an answer": (HEAD + b"\r\nGET /v2", b"/"),
     }
-    said: dict[str, int] = {}
+    sent: dict[str, int] = {}
 
     def attack(way: str, first: bytes, piece: bytes) -> None:
-        said[way] = pieces_until_closed(server, first, piece)
+        sent[way] = pieces_until_closed(server, first, piece)
 
-    attackers = [threading.Thread(target=attack, args=(way, *how)) for way, how in ways.items()]
+    attackers = [threading.Thread(target=attack, args=(way, *how)) for way, how in methods.items()]
     for attacker in attackers:
         attacker.start()
     meanwhile = [httpx2.get(f"{server.url}/v2/", trust_env=False).status_code for _ in range(50)]
@@ -71,5 +71,5 @@ def test_heads_that_never_end_are_cut_off(server: Server) -> None:
         attacker.join()
 
     assert meanwhile == [200] * 50
-    assert {way for way, pieces in said.items() if pieces == MOST_PIECES} == set()
-    assert said.keys() == ways.keys()
+    assert {way for way, pieces in sent.items() if pieces == MOST_PIECES} == set()
+    assert sent.keys() == methods.keys()

@@ -40,8 +40,8 @@ def fake(log: BareLedger, name: str = "witness.test/w1") -> FakeWitness:
     return FakeWitness(key.verifier, name)
 
 
-def asked(one: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: float = 3600.0) -> WitnessState:
-    return WitnessState(WitnessClient(URL, app=transport, answers_within_s=within_s), one.key.verifier)
+def asked(witness: FakeWitness, transport: httpx2.AsyncBaseTransport, within_s: float = 3600.0) -> WitnessState:
+    return WitnessState(WitnessClient(URL, app=transport, answers_within_s=within_s), witness.key.verifier)
 
 
 @dataclass
@@ -68,11 +68,11 @@ class Late(FakeWitness):
 
 async def test_an_older_checkpoint_that_is_returned_late_does_not_lower_the_mark(log: BareLedger) -> None:
     """A witness's late answer about an older checkpoint does not lower the high-water mark."""
-    one = fake(log)
-    late = Late(one.trusted, log=log)
+    witness = fake(log)
+    late = Late(witness.trusted, log=log)
     asking = Witnesses(log.database, log.keys, [asked(late, late.transport())])
     await asking.submit()
-    marked = open_checkpoint(log.keys.mark() or b"", one.trusted).checkpoint
+    marked = open_checkpoint(log.keys.mark() or b"", witness.trusted).checkpoint
 
     assert marked == log.expected()
     log.integrator.check()
@@ -148,8 +148,8 @@ async def test_a_compressed_answer_is_not_decompressed(log: BareLedger) -> None:
 
 async def test_unreadable_keys_do_not_end_the_submission(log: BareLedger) -> None:
     """An unreadable key is reported, and the submission is repeated later."""
-    one = fake(log)
-    asking = Witnesses(log.database, log.keys, [asked(one, one.transport())])
+    witness = fake(log)
+    asking = Witnesses(log.database, log.keys, [asked(witness, witness.transport())])
     key = log.keys.folder / "ledger.key"
     key.unlink()
     key.mkdir()

@@ -107,13 +107,13 @@ def test_a_builder_that_fails_or_is_missing_is_one_line(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as log:
         run(["true"], log)
         with pytest.raises(BuildFailed, match="exit code 7"):
-            run(["sh", "-c", "echo told; exit 7"], log)
+            run(["sh", "-c", "echo failed; exit 7"], log)
         with pytest.raises(BuildFailed, match="signal 9"):
             run(["sh", "-c", "kill -9 $$"], log)
         with pytest.raises(BuilderMissing, match="can't be run"):
             run(["/nonexistent/docker"], log)
 
-    assert (tmp_path / "log").read_text() == "told\n"
+    assert (tmp_path / "log").read_text() == "failed\n"
 
 
 def dockerfile(tmp_path: Path, text: str, **arguments: str) -> Dockerfile:

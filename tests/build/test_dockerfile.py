@@ -65,7 +65,7 @@ def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("text", "target", "said"),
+    ("text", "target", "message"),
     [
         ("", None, "has no FROM: it builds nothing"),
         ("FROM node:1 AS a\n", "b", 'has no stage "b"; it has a'),
@@ -74,12 +74,12 @@ def test_a_build_argument_that_can_not_be_part_of_a_name_is_refused(tmp_path: Pa
         ("FROM\n", None, "Dockerfile"),
     ],
 )
-def test_an_unsupported_dockerfile_is_refused(tmp_path: Path, text: str, target: str | None, said: str) -> None:
+def test_an_unsupported_dockerfile_is_refused(tmp_path: Path, text: str, target: str | None, message: str) -> None:
     """An unsupported Dockerfile is refused with the reason."""
     with pytest.raises(DockerfileInvalid) as refused:
         base(tmp_path, text, target)
 
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 def test_a_file_outside_is_not_read(tmp_path: Path) -> None:

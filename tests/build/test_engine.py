@@ -37,7 +37,7 @@ async def test_a_tag_is_added_to_the_inspected_image(tmp_path: Path) -> None:
 
 
 async def test_a_missing_image_is_reported(tmp_path: Path) -> None:
-    """Both queries about an image report a missing one."""
+    """A missing image is reported by either query about it."""
     async with FakeEngine().listening(tmp_path) as daemon:
         with pytest.raises(NotBuilt, match="has no image localhost:5000/shop/app:dev; build it first"):
             await image_id(daemon, APP)

@@ -38,11 +38,11 @@ class Run:
         return parsed
 
 
-def checked(told: Mapping[str, Any]) -> None:
+def checked(printed: Mapping[str, Any]) -> None:
     """Compare what a command printed with the type from which the published schema is generated."""
-    name = told["schema"].removeprefix("boltseal.").removesuffix("/1")
+    name = printed["schema"].removeprefix("boltseal.").removesuffix("/1")
     if name in ROWS:  # a command that a test defines has no schema
-        msgspec.json.decode(json.dumps(told), type=envelope(name))
+        msgspec.json.decode(json.dumps(printed), type=envelope(name))
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -20,10 +20,10 @@ def file(tmp_path: Path) -> Path:
 def test_each_value_has_its_source(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each value is shown with its source; flag wins over environment, environment over file, file over default."""
     monkeypatch.setenv("BOLTSEAL_SERVER__WORKERS", "3")
-    told = program.call("admin", "config", "--config", file, "--data", tmp_path / "data", "--json").json
-    found = {each["ref"]: (each["value"], each["status"], each["where"]) for each in told["results"]}
+    output = program.call("admin", "config", "--config", file, "--data", tmp_path / "data", "--json").json
+    found = {each["ref"]: (each["value"], each["status"], each["where"]) for each in output["results"]}
 
-    assert told["schema"] == "boltseal.admin-config/1"
+    assert output["schema"] == "boltseal.admin-config/1"
     assert found["[server] workers"] == (3, "environment", "BOLTSEAL_SERVER__WORKERS")
     assert found["[server] log_level"] == ("debug", "file", str(file))
     assert found["[server] data"] == (str(tmp_path / "data"), "flag", "--data")

@@ -43,11 +43,11 @@ def test_the_table_fits_a_terminal(config: Path) -> None:
 
 def test_rules_as_json(config: Path) -> None:
     """JSON has the values of the table."""
-    told = program.call("admin", "rules", "--config", config, "--json").json
+    output = program.call("admin", "rules", "--config", config, "--json").json
 
-    assert told["schema"] == "boltseal.admin-rules/1"
-    assert told["outcome"] == "holds"
-    assert told["results"][1] == {
+    assert output["schema"] == "boltseal.admin-rules/1"
+    assert output["outcome"] == "holds"
+    assert output["results"][1] == {
         "number": 2,
         "built_in": False,
         "repository": "shop/*",
@@ -77,10 +77,10 @@ def test_rules_test_says_which_decides_and_why(config: Path, repository: str, ta
 
 def test_rules_test_as_json(config: Path) -> None:
     """JSON of `rules test` has reference, mode and reason."""
-    told = program.call("admin", "rules", "test", "shop/app", "pr-7", "--config", config, "--json").json
+    output = program.call("admin", "rules", "test", "shop/app", "pr-7", "--config", config, "--json").json
 
-    assert told["schema"] == "boltseal.admin-rules-test/1"
-    assert told["results"] == [
+    assert output["schema"] == "boltseal.admin-rules-test/1"
+    assert output["results"] == [
         {
             "ref": "shop/app:pr-7",
             "status": "sealed",

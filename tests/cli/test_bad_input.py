@@ -55,7 +55,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("what", BAD)
 def test_an_unreadable_file_is_named_and_the_rest_continues(project: Path, what: str) -> None:
     """pin, verify and `lock --emit` name an unreadable file and continue with the others."""
-    name, content, said = BAD[what]
+    name, content, message = BAD[what]
     written(project, {name: content})
     if what == "50 MiB":
         os.truncate(project / name, 50 * 1024 * 1024)
@@ -66,8 +66,8 @@ def test_an_unreadable_file_is_named_and_the_rest_continues(project: Path, what:
     emitted = program.call("lock", "--emit", "compose-override", "--project", project)
 
     assert (pinned.code, verified.code, emitted.code, emitted.out) == (3, 3, 3, "")
-    assert said in pinned.err
-    assert said in verified.out
+    assert message in pinned.err
+    assert message in verified.out
     assert "nothing is written: a file could not be read" in pinned.err
     assert [one["status"] for one in results if one["file"] != name] == ["not-pinned"]
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -78,8 +78,8 @@ def test_exponential_aliases_are_an_error_and_nothing_is_written(project: Path) 
     lines = ["a0: &a0 {image: redis:7.2}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))]
     bomb = "\n".join(lines) + f"\n{COMPOSE}"
     written(project, {"compose.yml": bomb})
-    told = program.call("pin", "--write", "--project", project)
+    result = program.call("pin", "--write", "--project", project)
 
-    assert told.code == 3
-    assert "compose.yml:7: its aliases expand to more than 1000000 values: not read" in told.err
+    assert result.code == 3
+    assert "compose.yml:7: its aliases expand to more than 1000000 values: not read" in result.err
     assert (project / "compose.yml").read_text() == bomb

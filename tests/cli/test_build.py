@@ -24,7 +24,7 @@ TO = ("--repository", "localhost:5000/shop/app")
 def test_each_usage_error_is_one_line(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     """Each usage error is one line with exit code 2."""
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
-    told = call("build", tmp_path, *arguments)
+    result = call("build", tmp_path, *arguments)
 
-    assert told.code == 2
-    assert words in told.err
+    assert result.code == 2
+    assert words in result.err

@@ -294,7 +294,7 @@ def test_an_unknown_word_does_not_write_to_the_terminal() -> None:
 
 
 def completed(*words: str) -> set[str]:
-    """Return what bash offers for the last word."""
+    """Return what bash offers for the word at the cursor."""
     variables = {
         "_BOLTSEAL_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(words),

@@ -19,21 +19,21 @@ def resolutions(typed: str) -> dict[str, str]:
 
 def test_the_parts_that_docker_adds_are_named() -> None:
     """For a bare name, `explain` names the registry, `library/` and `latest` that Docker adds."""
-    said = resolutions("ubuntu")["reference"]
+    reference = resolutions("ubuntu")["reference"]
 
     assert values("ubuntu")["reference"] == "docker.io/library/ubuntu:latest"
-    assert "the registry docker.io" in said
-    assert "library/" in said
-    assert "the tag latest" in said
+    assert "the registry docker.io" in reference
+    assert "library/" in reference
+    assert "the tag latest" in reference
 
 
 def test_an_alias_of_docker_hub_is_explained() -> None:
     """`explain` says that Docker replaces an alias of Docker Hub by docker.io."""
-    said = resolutions("index.docker.io/library/nginx")["reference"]
+    reference = resolutions("index.docker.io/library/nginx")["reference"]
 
     assert values("index.docker.io/library/nginx")["reference"] == "docker.io/library/nginx:latest"
-    assert "index.docker.io is an alias of Docker Hub, docker.io. Docker adds the tag latest." in said
-    assert "not a host" not in said
+    assert "index.docker.io is an alias of Docker Hub, docker.io. Docker adds the tag latest." in reference
+    assert "not a host" not in reference
 
 
 def test_a_complete_reference_gets_no_additions() -> None:
@@ -80,13 +80,13 @@ def test_beside_a_digest_the_tag_does_not_count() -> None:
 def test_it_is_printed_on_eighty_columns_and_as_json() -> None:
     """Text for 80 columns and JSON have the same content."""
     printed = program.call("explain", "ouruser/sinatra:v2")
-    told = program.call("explain", "ouruser/sinatra:v2", "--json").json
+    output = program.call("explain", "ouruser/sinatra:v2", "--json").json
 
     assert printed.code == 0
     assert max(map(len, printed.out.splitlines())) <= 80
-    assert told["schema"] == "boltseal.explain/1"
-    assert told["results"][0]["ref"] == "docker.io/ouruser/sinatra:v2"
-    assert told["results"][0]["repository"]["value"] == "ouruser/sinatra"
+    assert output["schema"] == "boltseal.explain/1"
+    assert output["results"][0]["ref"] == "docker.io/ouruser/sinatra:v2"
+    assert output["results"][0]["repository"]["value"] == "ouruser/sinatra"
 
 
 def test_an_invalid_reference_is_a_usage_error() -> None:

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -50,15 +50,15 @@ def test_a_tag_is_shown_from_its_first_push_to_its_last(server: Server) -> None:
     old, new = image("old"), image("new")
     publish(server, ("latest", old), ("1.4.2", old), ("latest", new))
     ref = f"{server.address}/{SHOP}:latest"
-    told, as_json = program.call("history", ref), program.call("history", ref, "--json")
+    result, as_json = program.call("history", ref), program.call("history", ref, "--json")
     moved = as_json.json["results"][1]
 
-    assert (told.code, as_json.code) == (0, 0)
+    assert (result.code, as_json.code) == (0, 0)
     assert statuses(as_json) == [("created", old.digest), ("moved", new.digest)]
     assert (moved["was"], moved["proven"], moved["mode"]) == (old.digest, True, "floating")
     assert as_json.json["results"][0]["also"] == ["1.4.2"]
-    assert "anonymous" in told.out
-    assert "2 entries found in the ledger" in told.err
+    assert "anonymous" in result.out
+    assert "2 entries found in the ledger" in result.err
 
 
 def test_the_digest_of_every_tag_at_a_time(server: Server) -> None:
@@ -97,8 +97,8 @@ def test_a_tag_that_was_moved_in_the_database_is_reported(server: Server) -> Non
         sql = "UPDATE tag SET digest = ?, canonical = ? WHERE name = '1.4.2'"
         changed = database.execute(sql, (evil.digest, evil.digest)).rowcount
         database.commit()
-    told = program.call("history", f"{server.address}/{SHOP}:1.4.2")
+    result = program.call("history", f"{server.address}/{SHOP}:1.4.2")
 
     assert changed == 1
-    assert told.code == 1
-    assert f"the tag resolves to {evil.digest}" in told.err
+    assert result.code == 1
+    assert f"the tag resolves to {evil.digest}" in result.err

@@ -35,7 +35,7 @@ def test_the_published_schemas_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "expected",
     [
         {"schema": "boltseal.digest/1", "outcome": "holds", "results": [], "errors": [], "more": 1},
         {"schema": "boltseal.tags/1", "outcome": "holds", "results": [], "errors": []},
@@ -43,10 +43,10 @@ def test_the_published_schemas_are_those_of_the_code() -> None:
         {"schema": "boltseal.digest/1", "outcome": "holds", "results": [{"ref": "a"}], "errors": []},
     ],
 )
-def test_another_object_is_refused(told: dict[str, object]) -> None:
+def test_another_object_is_refused(expected: dict[str, object]) -> None:
     """An object with an unknown key, another command, an unknown outcome or a missing key is refused."""
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(json.dumps(told), type=envelope("digest"))
+        msgspec.json.decode(json.dumps(expected), type=envelope("digest"))
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_another_object_is_refused(told: dict[str, object]) -> None:
 def test_digests_are_whole_and_times_have_their_zone(key: str, value: str) -> None:
     """Digests in JSON are complete and times have a time zone, since programs compare them."""
     row = {"ref": "a", "status": "held", "reason": "", "digest": f"sha256:{'0' * 64}", "was": None, key: value}
-    told = {"schema": "boltseal.tag-accept/1", "outcome": "holds", "results": [row], "errors": []}
+    fields = {"schema": "boltseal.tag-accept/1", "outcome": "holds", "results": [row], "errors": []}
 
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(json.dumps(told), type=envelope("tag-accept"))
+        msgspec.json.decode(json.dumps(fields), type=envelope("tag-accept"))
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class PullingHost:
 
 
 @asynccontextmanager
-async def _site(server: Server, folder: Path) -> AsyncIterator[PullingHost]:
+async def _pulling_host(server: Server, folder: Path) -> AsyncIterator[PullingHost]:
     fake = FakeEngine(root=str(folder / "docker"))
     async with fake.listening(folder) as address:
         yield PullingHost(server, fake, str(address), f"shop{next(_numbers)}")
@@ -83,11 +83,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 async def image_ref(shared: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PullingHost]:
     """An image reference, on a host without the user's logins and settings."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
-    async with _site(shared, tmp_path) as made:
+    async with _pulling_host(shared, tmp_path) as made:
         yield made
 
 
@@ -131,8 +131,8 @@ async def test_pulling_a_present_image_costs_one_head(image_ref: PullingHost) ->
 
 
 def _requests(server: Server) -> dict[str, int]:
-    told = httpx2.get(f"{server.url}/metrics", trust_env=False).raise_for_status().text
-    lines = (line.rpartition(" ") for line in told.splitlines() if line.startswith("boltseal_http_requests_total{"))
+    text = httpx2.get(f"{server.url}/metrics", trust_env=False).raise_for_status().text
+    lines = (line.rpartition(" ") for line in text.splitlines() if line.startswith("boltseal_http_requests_total{"))
     return {key: int(float(number)) for key, _, number in lines}
 
 
@@ -158,7 +158,7 @@ async def test_json_has_the_result(image_ref: PullingHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["pull"], "name the images to pull, or Compose files by --compose, and not both"),
         (["pull", "app", "--compose", "."], "and not both"),
@@ -172,7 +172,7 @@ async def test_json_has_the_result(image_ref: PullingHost) -> None:
         (["keep", "restore", "app", "--to", "yesterday"], "expected a number or at least 7 hex digits"),
     ],
 )
-async def test_invalid_arguments_are_usage_errors(image_ref: PullingHost, arguments: list[str], said: str) -> None:
+async def test_invalid_arguments_are_usage_errors(image_ref: PullingHost, arguments: list[str], message: str) -> None:
     """Contradicting or invalid arguments are one line with exit code 2, and no image is changed."""
     await image_ref.publish("one")
     await image_ref.call("pull", image_ref.name)
@@ -181,7 +181,7 @@ async def test_invalid_arguments_are_usage_errors(image_ref: PullingHost, argume
     done = await image_ref.call(*arguments)
 
     assert (done.code, done.out) == (2, "")
-    assert said in " ".join(done.err.split())
+    assert message in " ".join(done.err.split())
     assert not [each for each in image_ref.fake.asked if not each.startswith("GET")]
     assert keeping.locks() == ()
 

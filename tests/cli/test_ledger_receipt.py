@@ -23,10 +23,10 @@ APP = index(image("amd64"), image("arm64"))
 
 def test_help_names_writing_and_verifying() -> None:
     """Help shows how to write a receipt and how to verify it."""
-    told = program.call("ledger", "receipt", "--help").out
+    output = program.call("ledger", "receipt", "--help").out
 
-    assert "IMAGE -o FILE" in told
-    assert "verify" in told
+    assert "IMAGE -o FILE" in output
+    assert "verify" in output
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_receipt_is_verified_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receipt is verified offline with only the key; each forgery in receipt or key is exit code 1."""
-    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.setenv("HOME", str(tmp_path / "empty-home"))
 
     async def publish(url: str) -> None:
         async with httpx2.AsyncClient(base_url=url, trust_env=False) as client:
@@ -54,7 +54,7 @@ def test_a_receipt_is_verified_offline(tmp_path: Path, monkeypatch: pytest.Monke
     assert key is not None
     verify = ("ledger", "receipt", "verify", file, "--key")
     holds = program.call(*verify, str(key.verifier), "--json")
-    stranger = program.call(*verify, str(signing_key("z", key.name).verifier))
+    other_key = program.call(*verify, str(signing_key("z", key.name).verifier))
     witness = SigningKey("witness.example", b"w" * 32, COSIGNATURE).verifier
     unseen = program.call(*verify, str(key.verifier), "--witness", str(witness))
     beside = file.with_name("app.tlog-proof.oci")
@@ -67,7 +67,7 @@ def test_a_receipt_is_verified_offline(tmp_path: Path, monkeypatch: pytest.Monke
     assert (written.code, other.code, untagged.code) == (0, 1, 2)
     assert "no pinned key verified this" in written.err
     assert holds.json["results"][0] | {"digest": APP.digest, "manifests": 3, "configs": 2} == holds.json["results"][0]
-    assert (stranger.code, unseen.code, forged.code) == (1, 1, 1)
-    assert "none of the trusted keys signed" in stranger.err
+    assert (other_key.code, unseen.code, forged.code) == (1, 1, 1)
+    assert "none of the trusted keys signed" in other_key.err
     assert "did not cosign" in unseen.err
     assert "another digest" in forged.err

@@ -82,10 +82,10 @@ def trusted_key(server: Server) -> str:
 
 
 @pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -109,7 +109,7 @@ def asked(address: str, tmp_path: Path) -> dict[str, Callable[[], program.Run]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_logins")
 def test_a_restored_old_ledger_is_reported_by_every_command_that_resolves_a_tag(tmp_path: Path) -> None:
     """Each command that resolves a tag reports a restored old ledger, if this client has seen a newer checkpoint."""
     data, copy, port = tmp_path / "data", tmp_path / "copy", servers.free_port()
@@ -124,22 +124,22 @@ def test_a_restored_old_ledger_is_reported_by_every_command_that_resolves_a_tag(
         strict = program.call("digest", "--strict", f"{server.address}/{REF}")
         held = {verb: ask().code for verb, ask in asked(server.address, tmp_path).items()}
     with servers.boltseal(copy, port=port) as server:
-        told = {verb: ask() for verb, ask in asked(server.address, tmp_path).items()}
+        fields = {verb: ask() for verb, ask in asked(server.address, tmp_path).items()}
     gone = {verb: ask() for verb, ask in list(asked(f"127.0.0.1:{port}", tmp_path).items())[:3]}
 
     assert first.code == trusted.code == strict.code == 0
     assert "first use" in first.err
     assert "first use" not in strict.err
     assert held == dict.fromkeys(held, 0) | {"check": 1}
-    assert {verb: run.code for verb, run in told.items()} == dict.fromkeys(held, 1)
-    assert all("cut back" in run.err and "evidence" in run.err for run in told.values())
-    assert all(run.out == "" for run in told.values())
+    assert {verb: run.code for verb, run in fields.items()} == dict.fromkeys(held, 1)
+    assert all("cut back" in run.err and "evidence" in run.err for run in fields.values())
+    assert all(run.out == "" for run in fields.values())
     assert {verb: run.code for verb, run in gone.items()} == dict.fromkeys(gone, 3)
     assert len(list((Path(os.environ["BOLTSEAL_STATE"]) / "evidence").iterdir())) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_logins")
 def test_strict_refuses_a_registry_without_a_pinned_key(server: Server) -> None:
     """With --strict an unpinned registry could not be checked, and the message says what to do."""
     publish(server, "1.4.2")

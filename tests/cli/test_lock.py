@@ -19,15 +19,15 @@ SHOP = "shop/app"
 
 
 @pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
-pytestmark = [pytest.mark.usefixtures("_nobody"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("_no_logins"), pytest.mark.slow]
 
 
 async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:
@@ -68,12 +68,12 @@ async def test_a_project_is_locked_and_verified(server: Server, project: Path) -
     await publish(server, "1.4.2", app)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     (project / "Dockerfile").write_text(f"FROM {server.address}/{SHOP}:1.4.2 AS base\n")
-    told, written = lock(project), (project / "boltseal.lock").read_bytes()
+    result, written = lock(project), (project / "boltseal.lock").read_bytes()
     again = lock(project)
     (found,) = parse_lock(written).images
 
-    assert (told.code, again.code) == (0, 0)
-    assert told.out == f"added        {server.address}/{SHOP}:1.4.2  {app.digest}\n"
+    assert (result.code, again.code) == (0, 0)
+    assert result.out == f"added        {server.address}/{SHOP}:1.4.2  {app.digest}\n"
     assert "boltseal.lock: 1 image, unchanged" in again.err
     assert (project / "boltseal.lock").read_bytes() == written
     assert {str(each.image) for each in found.platforms} == {child.config.digest for child in app.children}
@@ -86,12 +86,12 @@ async def test_the_lock_has_the_ledger_entry_and_the_pinned_key(server: Server, 
     await publish(server, "1.4.2", image("app"))
     key = trust(server, project)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
-    told, written = lock(project), (project / "boltseal.lock").read_bytes()
+    result, written = lock(project), (project / "boltseal.lock").read_bytes()
     await publish(server, "1.4.3", image("other"))
     lock(project)
     found = parse_lock(written)
 
-    assert told.code == 0
+    assert result.code == 0
     assert dict(found.keys) == {server.address: key}
     assert [one.entry for one in found.images] == [2]
     assert (project / "boltseal.lock").read_bytes() == written
@@ -150,10 +150,10 @@ async def test_a_deleted_tag_is_reported_with_the_user_who_deleted_it(server: Se
     compose(project, web=f"{server.address}/{SHOP}:latest", other=other)
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.delete(f"/v2/{SHOP}/manifests/latest")).status_code == 202
-    told = verify(project, "--json")
-    gone, unknown = told.json["results"]
+    result = verify(project, "--json")
+    gone, unknown = result.json["results"]
 
-    assert (told.code, told.json["outcome"]) == (1, "differs")
+    assert (result.code, result.json["outcome"]) == (1, "differs")
     assert (gone["status"], gone["moved_by"], gone["sealed"]) == ("gone", "anonymous", False)
     assert "it no longer exists" in gone["reason"]
     assert f"according to entry {gone['entry']} of its ledger" in gone["reason"]
@@ -180,13 +180,13 @@ async def test_a_reference_that_can_not_be_resolved_leaves_the_lock_as_it_was(se
     lock(project)
     before = (project / "boltseal.lock").read_bytes()
     compose(project, web=f"{server.address}/{SHOP}:1.4.2", worker=f"{server.address}/{SHOP}:9.9.9", old="app:${{")
-    told = lock(project, "--json")
+    ran = lock(project, "--json")
 
-    assert (told.code, told.json["outcome"]) == (3, "unknown")
-    assert {result["status"] for result in told.json["results"]} == {"locked", "unresolved"}
+    assert (ran.code, ran.json["outcome"]) == (3, "unknown")
+    assert {result["status"] for result in ran.json["results"]} == {"locked", "unresolved"}
     assert (project / "boltseal.lock").read_bytes() == before
-    assert "has no manifest 9.9.9" in told.err
-    assert "boltseal.lock is unchanged" in told.err
+    assert "has no manifest 9.9.9" in ran.err
+    assert "boltseal.lock is unchanged" in ran.err
 
 
 async def test_each_finding_is_an_annotation_at_its_line(server: Server, project: Path) -> None:
@@ -196,11 +196,11 @@ async def test_each_finding_is_an_annotation_at_its_line(server: Server, project
     lock(project)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2", new=f"{server.address}/{SHOP}:2.0.0")
     (project / "a,b:c.yaml").write_text("apiVersion: v1\nkind: [\n")
-    told = verify(project, "--github")
-    lines = told.out.splitlines()
+    result = verify(project, "--github")
+    lines = result.out.splitlines()
 
-    assert told.code == 1
-    assert f"::error file=compose.yaml,line=5::{server.address}/{SHOP}:2.0.0: not-in-the-lock: " in told.out
+    assert result.code == 1
+    assert f"::error file=compose.yaml,line=5::{server.address}/{SHOP}:2.0.0: not-in-the-lock: " in result.out
     assert any(line.startswith("::warning file=compose.yaml,line=3::") for line in lines)
     assert any(line.startswith("::error file=a%2Cb%3Ac.yaml,line=") for line in lines)
 
@@ -208,14 +208,14 @@ async def test_each_finding_is_an_annotation_at_its_line(server: Server, project
 async def test_an_unknown_registry_is_not_asked(server: Server, project: Path) -> None:
     """A checked-out project can't make boltseal contact an unknown registry, unless the user allows it."""
     compose(project, web="10.255.255.1:5000/shop/app:1.4.2")
-    told = lock(project)
-    (project.parent / "nobody/boltseal").mkdir(parents=True)
-    (project.parent / "nobody/boltseal/boltseal.toml").write_text('[client]\nregistries = ["ghcr.io"]\n')
+    result = lock(project)
+    (project.parent / "empty-home/boltseal").mkdir(parents=True)
+    (project.parent / "empty-home/boltseal/boltseal.toml").write_text('[client]\nregistries = ["ghcr.io"]\n')
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     bounded = verify(project)
 
-    assert told.code == 3
-    assert "10.255.255.1:5000 is not contacted" in told.err
+    assert result.code == 3
+    assert "10.255.255.1:5000 is not contacted" in result.err
     assert bounded.code == 1  # neither locked nor pinned
     assert f"{server.address} is not contacted" in lock(project).err
 
@@ -223,8 +223,8 @@ async def test_an_unknown_registry_is_not_asked(server: Server, project: Path) -
 async def test_a_registry_that_is_named_in_the_call_is_asked(server: Server, project: Path) -> None:
     """A registry named on the command line is contacted, since a pipeline has no settings file."""
     await publish(server, "1.4.2", image("app"))
-    (project.parent / "nobody/boltseal").mkdir(parents=True)
-    (project.parent / "nobody/boltseal/boltseal.toml").write_text("[client]\nregistries = []\n")
+    (project.parent / "empty-home/boltseal").mkdir(parents=True)
+    (project.parent / "empty-home/boltseal/boltseal.toml").write_text("[client]\nregistries = []\n")
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
 
     assert lock(project).code == 3
@@ -246,10 +246,10 @@ async def test_a_service_that_is_built_locally_is_a_local_build(server: Server, 
         f"services:\n  web:\n    build: .\n    image: {server.address}/{SHOP}:1.4.2\n"
     )
     (project / "Dockerfile").write_text("FROM scratch\n")
-    told, held = lock(project), verify(project, "--json")
+    result, held = lock(project), verify(project, "--json")
     await publish(server, "1.4.2", image("app"))
 
-    assert (told.code, held.code) == (0, 0)
+    assert (result.code, held.code) == (0, 0)
     assert "local_build = true" in (project / "boltseal.lock").read_text()
     assert held.json["results"][0]["status"] == "local-build"
     assert "a local build, resolves to sha256:" in lock(project).out
@@ -294,10 +294,10 @@ def test_excluded_files_are_not_read(project: Path) -> None:
 def test_a_hostile_name_does_not_steer_the_terminal(project: Path) -> None:
     """Control characters in a reference or a file's text do not reach the terminal."""
     (project / "a\x1b[2J.yaml").write_text("apiVersion: v1\nkind: Pod\nspec:\n  containers: [{image: 'x\\x1b[2J'}]\n")
-    told = [verify(project), verify(project, "--offline"), lock(project)]
+    result = [verify(project), verify(project, "--offline"), lock(project)]
 
-    assert all("\x1b" not in run.out + run.err for run in told)
-    assert all("\\x1b" in run.out + run.err for run in told)
+    assert all("\x1b" not in run.out + run.err for run in result)
+    assert all("\\x1b" in run.out + run.err for run in result)
 
 
 def contents(project: Path) -> dict[str, bytes]:
@@ -323,7 +323,7 @@ async def test_a_file_for_another_tool_holds_the_locked_digests(server: Server, 
     }
 
     assert (early.code, early.out) == (2, "")
-    assert all(told.code == 0 and app.digest in told.out for told in texts.values())
+    assert all(each.code == 0 and app.digest in each.out for each in texts.values())
     assert f'image: "{name}:1.4.2@{app.digest}"' in texts["compose-override"].out
     assert json.loads(texts["buildkit-source-policy"].out)["rules"][0]["action"] == "CONVERT"
     assert contents(project) == before
@@ -335,11 +335,11 @@ async def test_a_file_for_another_tool_is_whole_or_not_there(server: Server, pro
     compose(project, web=f"{server.address}/{SHOP}:1.4.2")
     lock(project)
     compose(project, web=f"{server.address}/{SHOP}:1.4.2", new=f"{server.address}/{SHOP}:2.0.0")
-    told = lock(project, "--emit", "compose-override")
+    result = lock(project, "--emit", "compose-override")
 
-    assert (told.code, told.out) == (1, "")
-    assert "compose.yaml:5: " in told.err
-    assert "it is not in boltseal.lock" in told.err
+    assert (result.code, result.out) == (1, "")
+    assert "compose.yaml:5: " in result.err
+    assert "it is not in boltseal.lock" in result.err
 
 
 def test_the_envelopes_have_their_schemas(project: Path) -> None:

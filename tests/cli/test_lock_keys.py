@@ -104,10 +104,10 @@ def test_a_wrong_key_is_a_finding_of_every_reference(project: Path, known: bool)
     def run(*words: str) -> Run:
         return program.run(*words, cwd=project) if known else elsewhere(project, *words)
 
-    told, shown, locking = run("verify", "--json"), run("verify", "--github"), run("lock", "--update")
-    (verdict,) = told.json["results"]
+    result, shown, locking = run("verify", "--json"), run("verify", "--github"), run("lock", "--update")
+    (verdict,) = result.json["results"]
 
-    assert (told.code, verdict["status"], verdict["weight"]) == (1, "other-key", "differs")
+    assert (result.code, verdict["status"], verdict["weight"]) == (1, "other-key", "differs")
     assert OTHER in verdict["reason"]
     assert "::error file=compose.yaml,line=1::" in shown.out
     assert (locking.code, locking.out) == (1, "")
@@ -118,7 +118,7 @@ def test_a_wrong_key_is_a_finding_of_every_reference(project: Path, known: bool)
 def test_a_lock_with_a_wrong_key_id_can_not_be_read(project: Path) -> None:
     """A lock whose key has another key's ID cannot be read."""
     named(project, f"{OTHER.split('+')[0]}+00000000+{OTHER.split('+')[2]}")
-    told = elsewhere(project, "verify")
+    result = elsewhere(project, "verify")
 
-    assert told.code == 2
-    assert "boltseal.lock: the key of" in told.err
+    assert result.code == 2
+    assert "boltseal.lock: the key of" in result.err

@@ -40,10 +40,10 @@ def test_json_is_one_object_a_line(capsys: Capture) -> None:
     """Each line is a JSON object with event, level, time and fields."""
     lines = logged(capsys, as_json=True)
     structlog.get_logger("x").warning("refused", repository=HOSTILE)
-    told = json.loads(lines())
+    output = json.loads(lines())
 
-    assert (told["event"], told["level"], told["repository"]) == ("refused", "warning", HOSTILE)
-    assert told["time"].endswith("Z")
+    assert (output["event"], output["level"], output["repository"]) == ("refused", "warning", HOSTILE)
+    assert output["time"].endswith("Z")
 
 
 @pytest.mark.parametrize("as_json", [True, False])

@@ -31,10 +31,10 @@ PROJECTS: dict[str, dict[str, str]] = {
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
 
 
 @pytest.fixture(params=PROJECTS)
@@ -48,32 +48,32 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("more", [(), ("--offline",), ("--github",)], ids=lambda more: "".join(more) or "plain")
 def test_verify_of_a_project_without_references_could_not_check(project: Path, more: tuple[str, ...]) -> None:
     """verify in a folder without references, as with a wrong path in a pipeline, is exit code 3."""
-    told = program.call("verify", "--project", project, *more)
+    result = program.call("verify", "--project", project, *more)
 
-    assert told.code == 3
-    assert f'nothing to check: found 0 image references in "{project}"; expected at least 1; check PATH' in told.err
-    assert ("::error::nothing to check" in told.out) == ("--github" in more)
+    assert result.code == 3
+    assert f'nothing to check: found 0 image references in "{project}"; expected at least 1; check PATH' in result.err
+    assert ("::error::nothing to check" in result.out) == ("--github" in more)
 
 
 @pytest.mark.parametrize("words", [("verify", "--offline"), ("pin",)], ids=" ".join)
 def test_the_reason_is_the_only_line(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the searched folder by its absolute path, and no count precedes it."""
     monkeypatch.chdir(tmp_path)
-    told = program.call(*words)
+    result = program.call(*words)
 
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    assert told.err.startswith(
+    assert (result.out, result.err.count("\n")) == ("", 1)
+    assert result.err.startswith(
         f'boltseal: nothing to check: found 0 image references in "{tmp_path}"; expected at least 1;'
     )
 
 
 def test_verify_reports_it_in_json(project: Path) -> None:
     """JSON has the outcome `unknown` and the reason."""
-    told = program.call("verify", "--project", project, "--json")
+    result = program.call("verify", "--project", project, "--json")
 
-    assert (told.code, told.json["outcome"], told.json["errors"]) == (3, "unknown", [])
-    assert (told.json["results"][-1]["status"], told.json["results"][-1]["weight"]) == ("unknown", "unknown")
-    assert told.json["results"][-1]["reason"].startswith("nothing to check: found 0 image references in ")
+    assert (result.code, result.json["outcome"], result.json["errors"]) == (3, "unknown", [])
+    assert (result.json["results"][-1]["status"], result.json["results"][-1]["weight"]) == ("unknown", "unknown")
+    assert result.json["results"][-1]["reason"].startswith("nothing to check: found 0 image references in ")
 
 
 @pytest.mark.parametrize("verb", ["verify", "lock", "pin"])
@@ -93,18 +93,18 @@ def test_a_file_without_references_could_not_be_checked_beside_one_with(tmp_path
     written(
         tmp_path, {"compose.yaml": "services:\n  web:\n    image: nginx:1.25\n", "other/compose.yaml": "services: {}\n"}
     )
-    told = program.call("verify", "--offline", "--project", tmp_path, tmp_path / "other")
+    result = program.call("verify", "--offline", "--project", tmp_path, tmp_path / "other")
 
-    assert told.code == 3
-    assert f'"{tmp_path / "other"}"; expected' in told.err
+    assert result.code == 3
+    assert f'"{tmp_path / "other"}"; expected' in result.err
 
 
 def test_a_file_that_can_not_be_read_is_the_reason_by_itself(tmp_path: Path) -> None:
     """An unreadable file is the only reason given: the message does not claim that there is no reference."""
-    told = program.call("verify", "--project", written(tmp_path, {"compose.yaml": "services: [\n"}), "--allow-empty")
+    result = program.call("verify", "--project", written(tmp_path, {"compose.yaml": "services: [\n"}), "--allow-empty")
 
-    assert told.code == 3
-    assert "nothing to check" not in told.err
+    assert result.code == 3
+    assert "nothing to check" not in result.err
 
 
 def test_lock_without_references_writes_nothing(tmp_path: Path) -> None:
@@ -115,19 +115,19 @@ def test_lock_without_references_writes_nothing(tmp_path: Path) -> None:
         )
         + "# kept\n"
     )
-    told = program.call("lock", "--project", written(tmp_path, {LOCK_NAME: before}))
+    result = program.call("lock", "--project", written(tmp_path, {LOCK_NAME: before}))
 
-    assert told.code == 3
-    assert "nothing to check: found 0 image references" in told.err
+    assert result.code == 3
+    assert "nothing to check: found 0 image references" in result.err
     assert (tmp_path / LOCK_NAME).read_text() == before
 
 
 def test_lock_without_references_emits_nothing(project: Path) -> None:
     """`lock --emit` without references writes no file, because an empty override would look like a complete one."""
     (project / LOCK_NAME).write_text(format_lock(Lock(())))
-    told = program.call("lock", "--project", project, "--emit", "kustomize")
+    result = program.call("lock", "--project", project, "--emit", "kustomize")
 
-    assert (told.code, told.out) == (3, "")
+    assert (result.code, result.out) == (3, "")
 
 
 def test_pin_without_references_pins_nothing(project: Path) -> None:
@@ -139,9 +139,9 @@ def test_pin_without_references_pins_nothing(project: Path) -> None:
 def test_pin_passes_a_file_without_references_through(tmp_path: Path) -> None:
     """`pin --stdout` passes a file without images to kubectl unchanged."""
     text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: shop}\n"
-    told = program.call("pin", "--stdout", "--project", written(tmp_path, {"config.yaml": text}), "config.yaml")
+    result = program.call("pin", "--stdout", "--project", written(tmp_path, {"config.yaml": text}), "config.yaml")
 
-    assert (told.code, told.out) == (0, text)
+    assert (result.code, result.out) == (0, text)
 
 
 def _lock_file(folder: Path) -> tuple[str | Path, ...]:
@@ -161,10 +161,10 @@ def test_a_file_without_images_could_not_be_checked(
 ) -> None:
     """For a file without images, neither `outdated` nor `verify` claims success."""
     arguments = source(tmp_path)
-    told = program.call(verb, *arguments, "--json")
+    result = program.call(verb, *arguments, "--json")
 
-    assert (told.code, told.json["outcome"], told.json["errors"]) == (3, "unknown", [])
-    assert f'nothing to check: found 0 {what} in "{arguments[1]}"; expected at least 1' in told.err
+    assert (result.code, result.json["outcome"], result.json["errors"]) == (3, "unknown", [])
+    assert f'nothing to check: found 0 {what} in "{arguments[1]}"; expected at least 1' in result.err
     assert program.call(verb, *arguments, "--allow-empty").code == 0
 
 
@@ -179,8 +179,8 @@ def _empty_layout(folder: Path) -> Path:
 def test_scrub_of_a_store_without_images_could_not_check(tmp_path: Path, store: Callable[[Path], Path]) -> None:
     """Scrub of a store without images is not a success, because a store may have lost them all."""
     root = store(tmp_path)
-    told = program.call("scrub", "--root", root, "--json")
+    result = program.call("scrub", "--root", root, "--json")
 
-    assert (told.code, told.json["outcome"], told.json["errors"]) == (3, "unknown", [])
-    assert f'nothing to check: found 0 images in "{root}"; expected at least 1; check --root' in told.err
+    assert (result.code, result.json["outcome"], result.json["errors"]) == (3, "unknown", [])
+    assert f'nothing to check: found 0 images in "{root}"; expected at least 1; check --root' in result.err
     assert program.call("scrub", "--root", root, "--allow-empty").code == 0

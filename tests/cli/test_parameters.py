@@ -129,8 +129,8 @@ def test_no_option_takes_a_duration_as_a_bare_number() -> None:
     assert {each.name for each in durations} >= {"--every", "--watch", "--window", "--wait", "--keep-for", "--cooldown"}
     assert [each for each in parameters() if "second" in each.name and each.metavar != "RATE"] == []
     for each in durations:
-        told = program.call(*each.command.split(), each.name, "90", "x", "y")
-        assert (told.code, "whole number and a unit (s, m, h or d)" in told.err) == (2, True), each
+        result = program.call(*each.command.split(), each.name, "90", "x", "y")
+        assert (result.code, "whole number and a unit (s, m, h or d)" in result.err) == (2, True), each
 
 
 def test_commands_that_connect_to_registries_take_the_same_options() -> None:

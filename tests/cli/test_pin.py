@@ -49,18 +49,18 @@ def pin(project: Path, *more: str | Path) -> Run:
 
 def test_without_write_the_difference_is_shown_and_nothing_changed(project: Path) -> None:
     """Without --write, `pin` prints the difference on stdout as `git diff` does, and changes nothing."""
-    told = pin(project)
+    result = pin(project)
 
-    assert told.code == 0
-    assert told.out.splitlines()[:5] == [
+    assert result.code == 0
+    assert result.out.splitlines()[:5] == [
         "--- a/compose.yml",
         "+++ b/compose.yml",
         "@@ -1,5 +1,5 @@",
         " services:",
         "-  web: {image: nginx:1.25}   # ours",
     ]
-    assert f"+  web: {{image: nginx:1.25@{NGINX}}}   # ours" in told.out
-    assert told.err == "2 references: 2 pinned\n1 file would change: --write writes them\n"
+    assert f"+  web: {{image: nginx:1.25@{NGINX}}}   # ours" in result.out
+    assert result.err == "2 references: 2 pinned\n1 file would change: --write writes them\n"
     assert (project / "compose.yml").read_text() == COMPOSE
 
 
@@ -95,10 +95,10 @@ def test_a_file_is_printed_whole_for_kubectl(tmp_path: Path) -> None:
     """`pin --stdout` prints all manifests of a folder as one stream, those without images too, and edits no file."""
     pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: a, image: nginx:1.25}]}\n"
     root = locked(written(tmp_path, {"k8s/a.yaml": "apiVersion: v1\nkind: Namespace\n", "k8s/b.yaml": pod}))
-    told = pin(root, "--stdout", root / "k8s")
-    read = list(yaml.safe_load_all(told.out))
+    result = pin(root, "--stdout", root / "k8s")
+    read = list(yaml.safe_load_all(result.out))
 
-    assert told.code == 0
+    assert result.code == 0
     assert [document["kind"] for document in read] == ["Namespace", "Pod"]
     assert read[1]["spec"]["containers"][0]["image"] == f"nginx:1.25@{NGINX}"
     assert (root / "k8s/b.yaml").read_text() == pod
@@ -108,22 +108,22 @@ def test_nothing_is_printed_for_kubectl_when_a_digest_is_missing(tmp_path: Path)
     """If a digest is missing, nothing is printed, because kubectl would apply a partly pinned stream."""
     pod = "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: nginx:1.25}, {image: unknown:1}]}\n"
     root = locked(written(tmp_path, {"pod.yaml": pod}))
-    told = pin(root, "--stdout", root / "pod.yaml")
+    result = pin(root, "--stdout", root / "pod.yaml")
 
-    assert (told.code, told.out) == (1, "")
-    assert "unknown:1: not-locked: is not in boltseal.lock" in told.err
-    assert "nothing is printed: a reference would be left without its digest" in told.err
+    assert (result.code, result.out) == (1, "")
+    assert "unknown:1: not-locked: is not in boltseal.lock" in result.err
+    assert "nothing is printed: a reference would be left without its digest" in result.err
 
 
 def test_a_broken_file_is_named_and_nothing_is_written(project: Path) -> None:
     """A broken file is named with its line and nothing is written; JSON still shows the other files."""
     written(project, {"deploy/compose.yml": "services: {web: {image: nginx:1.25\n"})
-    told = pin(project, "--write")
+    result = pin(project, "--write")
     as_json = pin(project, "--json")
 
-    assert (told.code, as_json.code) == (3, 3)
-    assert "deploy/compose.yml:2: is not YAML" in told.err
-    assert "nothing is written: a file could not be read" in told.err
+    assert (result.code, as_json.code) == (3, 3)
+    assert "deploy/compose.yml:2: is not YAML" in result.err
+    assert "nothing is written: a file could not be read" in result.err
     assert (project / "compose.yml").read_text() == COMPOSE
     assert [found["status"] for found in as_json.json["results"]] == ["pinned", "pinned", "unreadable"]
 
@@ -131,13 +131,13 @@ def test_a_broken_file_is_named_and_nothing_is_written(project: Path) -> None:
 def test_a_reference_that_can_not_be_pinned_is_left_and_named(project: Path) -> None:
     """A reference that can't be pinned is left and named; the others are written, and the exit code is 1."""
     written(project, {"compose.yml": COMPOSE.replace("redis", "redis${TAG}")})
-    told = pin(project, "--write")
+    result = pin(project, "--write")
 
-    assert told.code == 1
-    assert "compose.yml:4: redis${TAG}: no-place: its end depends on a variable" in told.err
+    assert result.code == 1
+    assert "compose.yml:4: redis${TAG}: no-place: its end depends on a variable" in result.err
     assert (
         "digests without a place in these files can be in a file beside them: `boltseal lock --emit compose-override`"
-        in told.err
+        in result.err
     )
     assert f"nginx:1.25@{NGINX}" in (project / "compose.yml").read_text()
 
@@ -145,34 +145,36 @@ def test_a_reference_that_can_not_be_pinned_is_left_and_named(project: Path) -> 
 def test_a_service_that_is_built_locally_is_left_alone(project: Path) -> None:
     """A service that is built locally is left unpinned without a failure."""
     written(project, {"compose.yml": "services: {own: {build: ., image: nginx:1.25}}\n"})
-    told = pin(project, "--json")
+    result = pin(project, "--json")
 
-    assert (told.code, [found["status"] for found in told.json["results"]]) == (0, ["local-build"])
+    assert (result.code, [found["status"] for found in result.json["results"]]) == (0, ["local-build"])
 
 
 def test_a_charts_templates_are_reported_by_every_command(project: Path) -> None:
     """References in chart templates are notes with file and line, failures only with --strict, and skipped if excluded."""
     written(project, {"Chart.yaml": "apiVersion: v2\n", "templates/a.yaml": "x:\n  image: {{ .Values.image }}\n"})
     written(project, {"compose.yml": f"services: {{web: {{image: 'nginx:1.25@{NGINX}'}}}}\n"})
-    told = {verb: program.call(*verb.split(), "--project", project) for verb in ("pin", "verify --offline")}
-    told |= {flag: program.call("verify", "--offline", flag, "--project", project) for flag in ("--github", "--strict")}
+    fields = {verb: program.call(*verb.split(), "--project", project) for verb in ("pin", "verify --offline")}
+    fields |= {
+        flag: program.call("verify", "--offline", flag, "--project", project) for flag in ("--github", "--strict")
+    }
     result = program.call("verify", "--offline", "--json", "--project", project).json["results"][-1]
     written(project, {".boltseal.toml": '[lock]\nexclude = ["templates/"]\n'})
     excluded = program.call("verify", "--offline", "--strict", "--project", project)
 
-    assert [run.code for run in (*told.values(), excluded)] == [0, 0, 0, 1, 0]
-    assert "templates/a.yaml:2: " in told["pin"].err
-    assert "templates/a.yaml:2: " in told["verify --offline"].out
-    assert "::warning file=templates/a.yaml,line=2::" in told["--github"].out
+    assert [run.code for run in (*fields.values(), excluded)] == [0, 0, 0, 1, 0]
+    assert "templates/a.yaml:2: " in fields["pin"].err
+    assert "templates/a.yaml:2: " in fields["verify --offline"].out
+    assert "::warning file=templates/a.yaml,line=2::" in fields["--github"].out
     assert (result["status"], result["weight"], result["line"]) == ("template", "note", 2)
 
 
 def test_excluded_files_are_left_alone(project: Path) -> None:
     """Excluded files are left alone, also when pin reads all files again to prove its result."""
     written(project, {"docs/compose.yml": COMPOSE, ".boltseal.toml": '[lock]\nexclude = ["docs/"]\n'})
-    told = pin(project, "--write")
+    result = pin(project, "--write")
 
-    assert told.code == 0
+    assert result.code == 0
     assert (project / "docs/compose.yml").read_text() == COMPOSE
     assert str(NGINX) in (project / "compose.yml").read_text()
 
@@ -182,21 +184,21 @@ def test_excluded_files_are_left_alone(project: Path) -> None:
 )
 def test_flags_that_exclude_each_other_are_refused(project: Path, flags: tuple[str, ...]) -> None:
     """Contradicting options are refused before any file is read."""
-    told = pin(project, *flags)
+    result = pin(project, *flags)
 
-    assert (told.code, "--stdout needs PATH" in told.err) == (2, True)
+    assert (result.code, "--stdout needs PATH" in result.err) == (2, True)
 
 
 def test_a_hostile_file_does_not_write_to_the_terminal(project: Path) -> None:
     """Control characters next to an image are escaped in the output."""
     written(project, {"compose.yml": 'services: {web: {image: nginx:1.25}} # "\u202e"\n'})
     written(project, {"Dockerfile": "# \x1b[31m\u009b31m\nFROM nginx:1.25\n"})
-    told = pin(project)
+    result = pin(project)
 
-    assert told.code == 0
-    assert "\\x1b[31m\\x9b31m" in told.out
-    assert "\\u202e" in told.out
-    assert not {"\x1b", "\u009b", "\u202e"} & set(told.out)
+    assert result.code == 0
+    assert "\\x1b[31m\\x9b31m" in result.out
+    assert "\\u202e" in result.out
+    assert not {"\x1b", "\u009b", "\u202e"} & set(result.out)
 
 
 @pytest.mark.slow
@@ -207,13 +209,13 @@ async def test_without_a_lock_tags_are_pinned_to_their_current_digests(server: S
         assert (await push(client, "shop/pinned", "latest", document)).status_code == 201
     name = f"{server.address}/shop/pinned"
     root = written(tmp_path, {"Dockerfile": f"FROM {name} AS a\nFROM {name}:latest@{NGINX}\n"})
-    environment = {"HOME": str(tmp_path / "nobody"), "XDG_CONFIG_HOME": str(tmp_path / "nobody")}
-    told = program.run("pin", "--write", "--project", root, environment=environment)
+    environment = {"HOME": str(tmp_path / "empty-home"), "XDG_CONFIG_HOME": str(tmp_path / "empty-home")}
+    result = program.run("pin", "--write", "--project", root, environment=environment)
     after = (root / "Dockerfile").read_text()
     written(root, {"Dockerfile": "FROM evil.invalid/x:1\n"})
     refused = program.run("pin", "--write", "--project", root, environment=environment)
 
-    assert told.code == 0
+    assert result.code == 0
     assert after == f"FROM {name}@{document.digest} AS a\nFROM {name}:latest@{NGINX}\n"
     assert (refused.code, "evil.invalid is not contacted" in refused.err) == (3, True)
     assert (root / "Dockerfile").read_text() == "FROM evil.invalid/x:1\n"
@@ -226,10 +228,10 @@ def emit(project: Path, kind: str, *more: str) -> Run:
 
 def test_a_lock_is_emitted_as_an_override(project: Path) -> None:
     """A Compose override has the lock's digests, for projects whose files must not be edited."""
-    told = emit(project, "compose-override")
+    result = emit(project, "compose-override")
 
-    assert told.code == 0
-    assert yaml.safe_load(told.out)["services"] == {
+    assert result.code == 0
+    assert yaml.safe_load(result.out)["services"] == {
         "cache": {"image": f"redis@{REDIS}"},
         "web": {"image": f"nginx:1.25@{NGINX}"},
     }
@@ -248,38 +250,38 @@ def test_a_lock_is_emitted_as_a_policy_and_a_component(project: Path) -> None:
 def test_an_unreadable_file_prevents_the_output(project: Path) -> None:
     """If one file can't be read, nothing is emitted, because its images would be deployed by tag."""
     written(project, {"deploy/compose.yml": "services: {web: {image: nginx:1.25\n"})
-    told = emit(project, "compose-override")
+    result = emit(project, "compose-override")
 
-    assert (told.code, told.out) == (3, "")
-    assert "deploy/compose.yml:2: is not YAML" in told.err
+    assert (result.code, result.out) == (3, "")
+    assert "deploy/compose.yml:2: is not YAML" in result.err
 
 
 def test_the_whole_project_can_be_printed(tmp_path: Path) -> None:
     """`.` prints the whole project; other files beside the manifests are left out, as kubectl does."""
     root = locked(written(tmp_path, {"pod.yaml": POD}))
-    told = pin(root, "--stdout", root)
+    result = pin(root, "--stdout", root)
 
-    assert (told.code, told.out) == (0, POD.replace("nginx:1.25", f"nginx:1.25@{NGINX}"))
-    assert told.err == "1 reference: 1 pinned\n1 file printed with other digests\n"
+    assert (result.code, result.out) == (0, POD.replace("nginx:1.25", f"nginx:1.25@{NGINX}"))
+    assert result.err == "1 reference: 1 pinned\n1 file printed with other digests\n"
 
 
 def test_an_unreadable_file_is_reported_and_nothing_is_printed(tmp_path: Path) -> None:
     """If one file can't be read, nothing is printed, since kubectl would read that file as well."""
     root = locked(written(tmp_path, {"pod.yaml": POD, "z.json": b"\xff"}))
-    told = pin(root, "--stdout", root)
+    result = pin(root, "--stdout", root)
 
-    assert (told.code, told.out) == (3, "")
-    assert "z.json:1: is not UTF-8: unexpected byte 0xff; nothing is printed" in told.err
+    assert (result.code, result.out) == (3, "")
+    assert "z.json:1: is not UTF-8: unexpected byte 0xff; nothing is printed" in result.err
 
 
 @pytest.mark.parametrize("verb", ["lock", "pin", "verify"])
 def test_a_file_name_that_is_too_long_is_not_found(project: Path, verb: str) -> None:
     """A file name that is too long for the system is a missing file, not a defect."""
-    told = program.call(verb, "--project", project, "x" * 300)
+    result = program.call(verb, "--project", project, "x" * 300)
     there = program.call(verb, "--project", "x" * 300)
 
-    assert (told.code, there.code) == (2, 2)
-    assert "xxx: no such file or folder; check the path" in told.err
+    assert (result.code, there.code) == (2, 2)
+    assert "xxx: no such file or folder; check the path" in result.err
     assert '" is not a folder; expected the folder of a project in --project' in there.err
 
 
@@ -287,8 +289,8 @@ def test_a_file_name_that_is_no_text_is_escaped_in_json(tmp_path: Path) -> None:
     """File names that are not UTF-8 are escaped, so that JSON stays valid."""
     root = locked(tmp_path)
     (root / os.fsdecode(b"\xff.yaml")).write_text(POD)
-    told = pin(root, "--json")
+    result = pin(root, "--json")
 
-    assert told.code == 0
-    assert r'"file": "\udcff.yaml"' in told.out
-    assert told.out.encode().decode() == told.out
+    assert result.code == 0
+    assert r'"file": "\udcff.yaml"' in result.out
+    assert result.out.encode().decode() == result.out

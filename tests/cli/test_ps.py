@@ -40,10 +40,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login and no setting of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "DOCKER_HOST"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -269,7 +269,7 @@ async def test_a_missing_lock_could_not_be_checked(fake: FakeEngine, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("ps", "--kube", "prod", "--compose", "."), "--kube can't be combined with"),
         (("ps", "--namespace", "shop"), "--namespace needs --kube"),
@@ -279,12 +279,12 @@ async def test_a_missing_lock_could_not_be_checked(fake: FakeEngine, tmp_path: P
         (("ps", "--compose", "nothing.yaml"), "no such file"),
     ],
 )
-def test_contradicting_options_are_refused(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_contradicting_options_are_refused(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     """Contradicting options are a usage error of one line."""
     done = program.run(*arguments, cwd=tmp_path)
 
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
 
 
 async def test_the_containers_of_a_compose_project(fake: FakeEngine, tmp_path: Path) -> None:
@@ -365,12 +365,12 @@ async def test_hostile_texts_of_an_engine_are_escaped(fake: FakeEngine, tmp_path
     """Control characters from an engine are escaped; an invalid container name makes the host "could not check"."""
     evil = "app\x1b]0;pwned\x07\u202e"
     fake.container("web", evil, fake.image("app", NAME), labels={"com.docker.compose.project": evil})
-    told = await asked(fake, tmp_path, "ps", "--offline")
+    result = await asked(fake, tmp_path, "ps", "--offline")
     fake.container("db", NAME, fake.image("app", NAME), Name="/db\x1b[2J")
     refused = await asked(fake, tmp_path, "ps", "--offline")
 
-    assert told.code == 0
-    assert "\x1b" not in told.out + told.err + refused.out + refused.err
+    assert result.code == 0
+    assert "\x1b" not in result.out + result.err + refused.out + refused.err
     assert refused.code == 3
     assert "the engine reports a container name" in refused.err
 

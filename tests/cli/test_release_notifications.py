@@ -48,7 +48,7 @@ def deployed(end: ReleaseEnd, reason: str = "") -> DeployResult:
     return DeployResult(release, ReleaseOutcome(release))
 
 
-def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None) -> None:
+def notified(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None) -> None:
     configure(tmp_path, f'[[notify]]\nurl = "{box.url}"\n')
     notify_release(done, host, client_context())
 
@@ -56,8 +56,8 @@ def told(tmp_path: Path, box: Inbox, done: DeployResult, host: str | None = None
 def test_a_healthy_and_a_failed_release_are_notified(tmp_path: Path) -> None:
     """`release.done` has the images by digest, `release.failed` the reason, and both the host."""
     with inbox_in_thread() as box:
-        told(tmp_path, box, deployed(ReleaseEnd.HEALTHY), "ssh://web1.example.com")
-        told(tmp_path, box, deployed(ReleaseEnd.PUT_BACK, "web is unhealthy"))
+        notified(tmp_path, box, deployed(ReleaseEnd.HEALTHY), "ssh://web1.example.com")
+        notified(tmp_path, box, deployed(ReleaseEnd.PUT_BACK, "web is unhealthy"))
     done, failed = box.events
 
     assert (done["type"], done["subject"]) == ("boltseal.release.done.v1", "shop/7")
@@ -69,7 +69,7 @@ def test_a_healthy_and_a_failed_release_are_notified(tmp_path: Path) -> None:
 def test_an_unchanged_release_is_not_notified(tmp_path: Path) -> None:
     """A deploy that changes nothing sends no event."""
     with inbox_in_thread() as box:
-        told(tmp_path, box, DeployResult(deployed(ReleaseEnd.HEALTHY).release))
+        notified(tmp_path, box, DeployResult(deployed(ReleaseEnd.HEALTHY).release))
 
     assert box.bodies == []
 

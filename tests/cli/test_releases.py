@@ -30,14 +30,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseFolder:
 
 def test_releases_are_listed_with_the_running_one_and_how_to_resume(folder: ReleaseFolder) -> None:
     """`release ls` marks the running release and names the command that resumes one, in 80 columns and UTC."""
-    said = call("release", "ls")
-    lines = said.out.splitlines()
+    result = call("release", "ls")
+    lines = result.out.splitlines()
 
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     assert lines[0].split() == ["RELEASE", "WHEN", "BY", "REVISION", "HOW", "IT", "ENDED"]
     assert [line.split()[0] for line in lines[1:]] == ["*", "shop/2", "shop/3"]
     assert max(map(len, lines)) <= 80
-    assert "release 3 of shop was left waiting: `boltseal deploy --resume --project-name shop` continues it" in said.err
+    assert (
+        "release 3 of shop was left waiting: `boltseal deploy --resume --project-name shop` continues it" in result.err
+    )
 
 
 def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_path: Path) -> None:
@@ -45,12 +47,12 @@ def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_p
     there = ReleaseFolder(tmp_path / "state", "shop", engine="ssh://web2")
     there.begin(release(4), CONTENTS)
     there.begin(release(5, None), CONTENTS)
-    said, images = call("release", "ls"), call("release", "ls", "--images")
+    result, images = call("release", "ls"), call("release", "ls", "--images")
     found = call("release", "ls", "--json").json["results"]
 
     assert [(each["runs"], each["engine"]) for each in found if each["runs"]] == [(True, None), (True, "ssh://web2")]
-    assert "at ssh://web2, healthy" in " ".join(said.out.split())
-    assert "`boltseal rollback --project-name shop --host ssh://web2` goes back" in said.err
+    assert "at ssh://web2, healthy" in " ".join(result.out.split())
+    assert "`boltseal rollback --project-name shop --host ssh://web2` goes back" in result.err
     assert images.out.splitlines()[1].split() == [
         "*",
         "shop/1",
@@ -63,16 +65,16 @@ def test_of_each_engine_the_one_that_runs_is_marked(folder: ReleaseFolder, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [((), "no releases on this host yet"), (("--project-name", "other"), "no releases of other on this host yet")],
 )
 def test_an_empty_list_of_releases_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     """An empty list of releases is reported for the host or the named project."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path))
 
-    assert told in call("release", "ls", *arguments).out
+    assert message in call("release", "ls", *arguments).out
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,12 @@ def test_a_damaged_record_is_reported(folder: ReleaseFolder, name: str, text: st
     """A damaged release record is reported with its path; other files are ignored."""
     (folder.folder / name).parent.mkdir(exist_ok=True)
     (folder.folder / name).write_text(text)
-    said = call("release", "ls")
+    result = call("release", "ls")
 
-    assert said.code == code
-    assert len([line for line in said.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
-    assert "Traceback" not in said.err
-    assert code == 0 or str(folder.folder) in said.err
+    assert result.code == code
+    assert len([line for line in result.err.splitlines() if line.startswith("boltseal: ")]) == (code != 0)
+    assert "Traceback" not in result.err
+    assert code == 0 or str(folder.folder) in result.err
 
 
 def test_one_release_is_shown_with_its_images(folder: ReleaseFolder) -> None:
@@ -139,6 +141,6 @@ def test_values_are_compared_and_never_shown(folder: ReleaseFolder) -> None:
     """`release diff` shows which values changed, but no value, also in JSON."""
     other = json.dumps(TEXT).replace("sesame", "swordfish").encode()
     folder.begin(release(4), ReleaseContents(other))
-    said = [call("release", "diff", "1", "4", "--project-name", "shop", *more) for more in ((), ("--json",))]
+    result = [call("release", "diff", "1", "4", "--project-name", "shop", *more) for more in ((), ("--json",))]
 
-    assert not any(word in each.out + each.err for each in said for word in ("sesame", "swordfish"))
+    assert not any(word in each.out + each.err for each in result for word in ("sesame", "swordfish"))

@@ -16,15 +16,15 @@ SHOP = "shop/app"
 
 
 @pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login of this machine's user."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
 
-pytestmark = [pytest.mark.usefixtures("_nobody"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("_no_logins"), pytest.mark.slow]
 
 
 async def publish(server: Server, tag: str, document: Document, repository: str = SHOP) -> None:
@@ -36,30 +36,30 @@ async def test_the_digest_of_a_tag(server: Server) -> None:
     """`digest` prints the digest that `docker push` printed."""
     app = image("app")
     await publish(server, "1.4.2", app)
-    told = program.run("digest", f"{server.address}/{SHOP}:1.4.2")
+    result = program.run("digest", f"{server.address}/{SHOP}:1.4.2")
     as_json = program.run("digest", f"{server.address}/{SHOP}:1.4.2", "--json").json["results"][0]
 
-    assert (told.code, told.out) == (0, app.digest + "\n")
+    assert (result.code, result.out) == (0, app.digest + "\n")
     assert (as_json["digest"], as_json["size"], as_json["media_type"]) == (app.digest, len(app.raw), app.media_type)
 
 
 async def test_a_missing_tag_is_an_exit_code(server: Server) -> None:
     """A missing tag is exit code 1; an unreachable registry is exit code 3."""
     missing = program.run("digest", f"{server.address}/{SHOP}:9.9.9")
-    nobody = program.run("digest", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2", "--json")
+    unreachable = program.run("digest", f"127.0.0.1:{servers.free_port()}/{SHOP}:1.4.2", "--json")
 
     assert missing.code == 1
     assert "has no manifest 9.9.9" in missing.err
-    assert (nobody.code, nobody.json["outcome"]) == (3, "unknown")
+    assert (unreachable.code, unreachable.json["outcome"]) == (3, "unknown")
 
 
 async def test_every_tag_is_listed(server: Server) -> None:
     """`tags` prints one tag per line."""
     for tag in ("1.4.1", "1.4.2", "latest"):
         await publish(server, tag, image(tag))
-    told = program.run("tags", f"{server.address}/{SHOP}")
+    result = program.run("tags", f"{server.address}/{SHOP}")
 
-    assert (told.code, told.out.split()) == (0, ["1.4.1", "1.4.2", "latest"])
+    assert (result.code, result.out.split()) == (0, ["1.4.1", "1.4.2", "latest"])
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ async def test_every_tag_is_listed(server: Server) -> None:
 )
 def test_tags_without_a_repository_is_a_usage_error(typed: str, message: str) -> None:
     """A registry's address is not treated as an image of Docker Hub."""
-    told = program.run("tags", typed)
+    result = program.run("tags", typed)
 
-    assert (told.code, told.err) == (2, f"boltseal: {message}\n")
+    assert (result.code, result.err) == (2, f"boltseal: {message}\n")
 
 
 async def test_check_distinguishes_free_and_taken_tags(server: Server) -> None:
@@ -102,9 +102,9 @@ async def test_a_deleted_sealed_tag_is_not_free(server: Server) -> None:
     program.run("tag", "unseal", ref, "--reason", "test", "--data", server.folder)
     async with httpx2.AsyncClient(base_url=server.url, trust_env=False) as client:
         assert (await client.delete(f"/v2/{SHOP}/manifests/1.4.2")).status_code == 202
-    told = program.run("check", ref, "--json")
+    result = program.run("check", ref, "--json")
 
-    assert told.code == 1
-    assert told.json["results"][0]["status"] == "deleted"
-    assert told.json["results"][0]["digest"] == app.digest
+    assert result.code == 1
+    assert result.json["results"][0]["status"] == "deleted"
+    assert result.json["results"][0]["digest"] == app.digest
     assert program.run("check", ref, "--digest", app.digest).code == 0

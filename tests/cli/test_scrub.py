@@ -174,15 +174,15 @@ def test_a_missing_image_could_not_be_checked(store: DockerStore) -> None:
     assert f"could not check: shop/other:1: not found in the searched stores ({store.root}); name another" in done.out
 
 
-@pytest.mark.parametrize(("typed", "told"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
+@pytest.mark.parametrize(("typed", "reported"), [("shop/app", True), ("shop/app:9", False), ("0123456789ab", False)])
 def test_the_error_about_a_missing_name_without_tag_has_its_default_tag(
-    store: DockerStore, typed: str, told: bool
+    store: DockerStore, typed: str, reported: bool
 ) -> None:
     """The error for a reference without a tag says that `latest` was searched, since another tag may exist."""
     done = program.call("scrub", "--root", store.root, typed)
 
     assert done.code == 3
-    assert ("A name without a tag has the tag latest" in done.out) is told
+    assert ("A name without a tag has the tag latest" in done.out) is reported
 
 
 def test_a_folder_that_is_no_store_is_a_usage_error(tmp_path: Path) -> None:

@@ -222,19 +222,21 @@ def test_a_defect_is_one_line_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "message"),
     [
         (errno.EACCES, "Permission denied; run boltseal as a user with access to it"),
         (errno.ENAMETOOLONG, "File name too long; use a shorter name"),
         (errno.ENOSPC, "No space left on device; free space there"),
     ],
 )
-def test_a_file_that_the_host_refuses_is_no_defect(number: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_the_host_refuses_is_no_defect(
+    number: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file without permission is an error line with the remedy and exit code 3, not a defect."""
     code = ended(raising(OSError(number, os.strerror(number), "data/x\x1b[31m")))
 
     assert code == ExitCode.UNKNOWN
-    assert capsys.readouterr().err == f"boltseal: data/x\\x1b[31m: {told}\n"
+    assert capsys.readouterr().err == f"boltseal: data/x\\x1b[31m: {message}\n"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), FileNotFoundError(2, "gone", "x")])
@@ -316,9 +318,9 @@ def test_json_reports_a_failure_too(
             raise error
 
     ended(does)
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
 
-    assert (told["outcome"], [e["code"] for e in told["errors"]]) == (outcome, [code])
+    assert (output["outcome"], [e["code"] for e in output["errors"]]) == (outcome, [code])
 
 
 def test_without_json_leaving_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

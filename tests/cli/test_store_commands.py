@@ -25,9 +25,9 @@ from boltseal.server.storage.blobs.protocol import UploadId, UploadKey
 from boltseal.server.storage.metadata import ledger_store
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.store_factory import now_us, open_store, prepare
+from tests.bare_registry import SHOP, BareRegistry, Clock
 from tests.cli import program
 from tests.cli.terminal import run_on_terminal
-from tests.shop import SHOP, Clock, Shop
 
 LATEST = "localhost:5000/shop/app:latest"
 VERSION = "localhost:5000/shop/app:1.4.2"
@@ -43,26 +43,26 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def shop(settings: Settings) -> Iterator[Shop]:
+def shop(settings: Settings) -> Iterator[BareRegistry]:
     """The registry's store, open in this process as in a server, with the real clock."""
     prepare(settings)
     with open_store(settings) as store:
-        yield Shop(store.registry, store.database, store.blobs, Clock(now_us()))
+        yield BareRegistry(store.registry, store.database, store.blobs, Clock(now_us()))
 
 
-def verb(shop: Shop, name: str, *arguments: str) -> program.Run:
+def verb(shop: BareRegistry, name: str, *arguments: str) -> program.Run:
     """Return a function that runs a command on the registry's folder."""
     return program.run(name, *arguments, "--data", folder(shop))
 
 
-def tags_of(shop: Shop) -> list[str]:
+def tags_of(shop: BareRegistry) -> list[str]:
     """Return the tags of the repository that resolve to an image now."""
     with closing(sqlite3.connect(folder(shop) / DATABASE_NAME)) as connection:
         rows = connection.execute("SELECT name FROM tag WHERE digest IS NOT NULL ORDER BY name")
         return [name for (name,) in rows]
 
 
-def folder(shop: Shop) -> Path:
+def folder(shop: BareRegistry) -> Path:
     """The registry's data folder."""
     path = shop.blobs.path(Digest.of(b""))
     assert path is not None
@@ -74,7 +74,7 @@ def make_old(path: Path) -> None:
     os.utime(path, (time.time() - 2 * DAY_S,) * 2)
 
 
-async def unnamed(shop: Shop, data: bytes) -> Digest:
+async def unnamed(shop: BareRegistry, data: bytes) -> Digest:
     """Store bytes that no row references."""
     key = UploadKey(SHOP, UploadId.new())
     await shop.blobs.start_upload(key)
@@ -84,7 +84,7 @@ async def unnamed(shop: Shop, data: bytes) -> Digest:
     return Digest.of(data)
 
 
-def last_entry(shop: Shop) -> Entry:
+def last_entry(shop: BareRegistry) -> Entry:
     """Return the newest ledger entry that this process reads."""
     return parse(shop.database.read_and_wait(lambda connection: list(ledger_store.lines(connection)))[-1][1])
 
@@ -92,7 +92,7 @@ def last_entry(shop: Shop) -> Entry:
 # --- tag seal ---
 
 
-async def test_seal_takes_effect_in_a_running_server(shop: Shop) -> None:
+async def test_seal_takes_effect_in_a_running_server(shop: BareRegistry) -> None:
     """After `seal`, the running server refuses a move that it allowed before."""
     await shop.push(await shop.image("one"), "latest")
     moved = await shop.push(await shop.image("two"), "latest")
@@ -106,7 +106,7 @@ async def test_seal_takes_effect_in_a_running_server(shop: Shop) -> None:
         await shop.push(await shop.image("three"), "latest")
 
 
-async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
+async def test_a_seal_is_recorded_with_who_and_why(shop: BareRegistry) -> None:
     """The ledger entry of a seal has the account and the reason."""
     await shop.push(await shop.image("one"), "latest")
     verb(shop, "tag", "seal", LATEST, "--reason", "shown to the auditor")
@@ -117,7 +117,7 @@ async def test_a_seal_is_recorded_with_who_and_why(shop: Shop) -> None:
     assert entry.actor.endswith(" (command line)")
 
 
-async def test_sealing_again_changes_nothing(shop: Shop) -> None:
+async def test_sealing_again_changes_nothing(shop: BareRegistry) -> None:
     """Sealing a sealed tag is a success, and adds no second entry."""
     await shop.push(await shop.image("one"), "latest")
     first = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json").json["results"][0]
@@ -127,7 +127,7 @@ async def test_sealing_again_changes_nothing(shop: Shop) -> None:
     assert first["entry"] == second["entry"]
 
 
-async def test_sealing_a_missing_tag_is_refused(shop: Shop) -> None:
+async def test_sealing_a_missing_tag_is_refused(shop: BareRegistry) -> None:
     """Sealing a missing tag is exit code 1."""
     run = verb(shop, "tag", "seal", LATEST, "--reason", "x", "--json")
 
@@ -145,10 +145,10 @@ async def test_sealing_a_missing_tag_is_refused(shop: Shop) -> None:
         ("app:1", "is an image on Docker Hub; expected one of this registry, such as localhost:5000/app:1"),
         ("localhost:5000/shop/app", "has no tag; expected one, such as localhost:5000/shop/app:1.4.2"),
         (f"localhost:5000/shop/app@sha256:{'a' * 64}", "only a tag can be sealed"),
-        ("localhost:5000/Shop/app:1", "must be lower-case"),
+        ("localhost:5000/BareRegistry/app:1", "must be lower-case"),
     ],
 )
-def test_a_reference_without_a_host_is_a_usage_error(shop: Shop, ref: str, line: str) -> None:
+def test_a_reference_without_a_host_is_a_usage_error(shop: BareRegistry, ref: str, line: str) -> None:
     """A reference without a registry host means Docker Hub, so it is refused."""
     run = verb(shop, "tag", "seal", ref, "--reason", "x")
 
@@ -156,7 +156,7 @@ def test_a_reference_without_a_host_is_a_usage_error(shop: Shop, ref: str, line:
     assert line in run.err
 
 
-def test_a_reference_to_another_registry_is_a_usage_error(shop: Shop) -> None:
+def test_a_reference_to_another_registry_is_a_usage_error(shop: BareRegistry) -> None:
     """If the public name is configured, a reference to another host is a usage error."""
     url = {"BOLTSEAL_SERVER__PUBLIC_URL": "https://registry.example.com"}
     run = program.run(
@@ -168,7 +168,7 @@ def test_a_reference_to_another_registry_is_a_usage_error(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
-def test_without_a_public_name_only_loopback_names_are_accepted(shop: Shop, name: str) -> None:
+def test_without_a_public_name_only_loopback_names_are_accepted(shop: BareRegistry, name: str) -> None:
     """Without a public name, only loopback names with any port are accepted for this data folder."""
     other = verb(shop, "tag", name, "other:5000/shop/app:1.4.2", "--reason", "x")
     port = verb(shop, "tag", name, "localhost:5055/shop/app:1.4.2", "--reason", "x")
@@ -180,7 +180,7 @@ def test_without_a_public_name_only_loopback_names_are_accepted(shop: Shop, name
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
-def test_a_blank_reason_is_refused(shop: Shop, name: str) -> None:
+def test_a_blank_reason_is_refused(shop: BareRegistry, name: str) -> None:
     """A reason of blanks is refused."""
     run = verb(shop, "tag", name, LATEST, "--reason", "  ")
 
@@ -189,7 +189,7 @@ def test_a_blank_reason_is_refused(shop: Shop, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["seal", "unseal", "purge"])
-def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
+def test_a_change_needs_its_reason(shop: BareRegistry, name: str) -> None:
     """A change without a reason is refused, since it could not be explained later."""
     run = verb(shop, "tag", name, LATEST)
 
@@ -200,7 +200,7 @@ def test_a_change_needs_its_reason(shop: Shop, name: str) -> None:
 # --- tag unseal ---
 
 
-async def test_unseal_allows_a_delete_and_nothing_else(shop: Shop) -> None:
+async def test_unseal_allows_a_delete_and_nothing_else(shop: BareRegistry) -> None:
     """After `unseal`, the running server allows a delete, but the tag can return only with the same digest."""
     await shop.push(await shop.image("one"), "1.4.2")
     with pytest.raises(SealedDelete):
@@ -215,7 +215,7 @@ async def test_unseal_allows_a_delete_and_nothing_else(shop: Shop) -> None:
         await shop.push(await shop.image("two"), "1.4.2")
 
 
-async def test_unsealing_a_mutable_tag_is_a_usage_error(shop: Shop) -> None:
+async def test_unsealing_a_mutable_tag_is_a_usage_error(shop: BareRegistry) -> None:
     """Unsealing a mutable tag is a usage error."""
     await shop.push(await shop.image("one"), "latest")
     run = verb(shop, "tag", "unseal", LATEST, "--reason", "x")
@@ -227,7 +227,7 @@ async def test_unsealing_a_mutable_tag_is_a_usage_error(shop: Shop) -> None:
 # --- tag purge ---
 
 
-async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> None:
+async def test_purge_removes_the_bytes_under_a_running_server(shop: BareRegistry) -> None:
     """After `purge` the running server's cached answer is gone too; the tag can return only with the same digest."""
     published = await shop.push(await shop.image("secret"), "1.4.2")
     layer = Digest.of(b"layer secret")
@@ -250,7 +250,7 @@ async def test_purge_removes_the_bytes_under_a_running_server(shop: Shop) -> Non
         await shop.push(await shop.image("other"), "1.4.2")
 
 
-async def test_purge_by_digest_deletes_every_tag(shop: Shop) -> None:
+async def test_purge_by_digest_deletes_every_tag(shop: BareRegistry) -> None:
     """`purge` by digest deletes every tag of the image."""
     published = await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = verb(shop, "tag", "purge", f"localhost:5000/shop/app@{published.digest}", "--reason", "x", "--yes")
@@ -259,7 +259,7 @@ async def test_purge_by_digest_deletes_every_tag(shop: Shop) -> None:
     assert f"purged  {LATEST}" in run.out
 
 
-async def test_purge_names_every_image_that_still_has_the_secret(shop: Shop) -> None:
+async def test_purge_names_every_image_that_still_has_the_secret(shop: BareRegistry) -> None:
     """`purge` lists images, also of other repositories, that still have the purged layer."""
     secret = await shop.image("secret")
     published = await shop.push(secret, "1.4.2")
@@ -275,7 +275,7 @@ async def test_purge_names_every_image_that_still_has_the_secret(shop: Shop) -> 
     assert "if a kept part has the secret, purge that too" in run.err
 
 
-async def test_purge_in_a_dry_run_lists_everything_and_deletes_nothing(shop: Shop) -> None:
+async def test_purge_in_a_dry_run_lists_everything_and_deletes_nothing(shop: BareRegistry) -> None:
     """A dry run of `purge` lists all tags of the image, and changes neither ledger nor tags."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     layer = Digest.of(b"layer secret")
@@ -292,7 +292,7 @@ async def test_purge_in_a_dry_run_lists_everything_and_deletes_nothing(shop: Sho
     assert (await shop.registry.pulls.manifest(SHOP, Tag("1.4.2"))) is not None
 
 
-async def test_purge_without_a_terminal_needs_yes(shop: Shop) -> None:
+async def test_purge_without_a_terminal_needs_yes(shop: BareRegistry) -> None:
     """Without a terminal, `purge` needs --yes, and the message says so."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = verb(shop, "tag", "purge", VERSION, "--reason", "x")
@@ -304,7 +304,7 @@ async def test_purge_without_a_terminal_needs_yes(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("typed", "code"), [("n\n", 1), ("\n", 1), ("y\n", 0)])
-async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: Shop, typed: str, code: int) -> None:
+async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: BareRegistry, typed: str, code: int) -> None:
     """On a terminal, `purge` shows every tag of the image and deletes only after `yes`."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = await asyncio.to_thread(
@@ -318,7 +318,7 @@ async def test_purge_on_a_terminal_names_every_tag_and_asks(shop: Shop, typed: s
 
 
 @pytest.mark.parametrize("option", ["-q", "--json"])
-async def test_the_list_is_shown_before_the_question_with_every_option(shop: Shop, option: str) -> None:
+async def test_the_list_is_shown_before_the_question_with_every_option(shop: BareRegistry, option: str) -> None:
     """Neither -q nor --json hides the list of what `purge` would delete."""
     await shop.push(await shop.image("secret"), "1.4.2", "latest")
     run = await asyncio.to_thread(
@@ -331,7 +331,7 @@ async def test_the_list_is_shown_before_the_question_with_every_option(shop: Sho
 
 
 @pytest.mark.parametrize(("typed", "code"), [("n\n", 1), ("y\n", 0)])
-async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: Shop, typed: str, code: int) -> None:
+async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: BareRegistry, typed: str, code: int) -> None:
     """With --json, `gc` prints its list on stderr before the question, and one object with the deleted bytes on stdout."""
     await shop.blob(b"left over")
     path = shop.blobs.path(Digest.of(b"left over"))
@@ -347,7 +347,7 @@ async def test_gc_on_a_terminal_lists_and_asks_also_with_json(shop: Shop, typed:
     assert path.exists() == (code == 1)
 
 
-async def test_a_tag_that_appears_after_the_question_is_not_deleted(shop: Shop) -> None:
+async def test_a_tag_that_appears_after_the_question_is_not_deleted(shop: BareRegistry) -> None:
     """The transaction of `purge` refuses tags that were not in the list before the question."""
     await shop.push(await shop.image("secret"), "1.4.2")
     planned = await shop.registry.seals.plan_purge(SHOP, Tag("1.4.2"), Actor("root", admin=True))
@@ -363,7 +363,7 @@ async def test_a_tag_that_appears_after_the_question_is_not_deleted(shop: Shop) 
 # --- fsck ---
 
 
-async def test_fsck_of_an_intact_store_succeeds(shop: Shop) -> None:
+async def test_fsck_of_an_intact_store_succeeds(shop: BareRegistry) -> None:
     """`fsck` beside a process that has the store open succeeds, and prints how much it read."""
     await shop.push(await shop.image("one"), "1.4.2")
     run = verb(shop, "admin", "fsck", "--json")
@@ -374,7 +374,7 @@ async def test_fsck_of_an_intact_store_succeeds(shop: Shop) -> None:
     assert result["status"] == "holds"
 
 
-async def test_fsck_names_a_damaged_blob(shop: Shop) -> None:
+async def test_fsck_names_a_damaged_blob(shop: BareRegistry) -> None:
     """`fsck` prints the digest of a damaged blob on stdout: exit code 1."""
     await shop.push(await shop.image("one"), "1.4.2")
     layer = Digest.of(b"layer one")
@@ -390,7 +390,7 @@ async def test_fsck_names_a_damaged_blob(shop: Shop) -> None:
     assert "1 problem" in run.out
 
 
-async def test_fsck_changes_nothing(shop: Shop) -> None:
+async def test_fsck_changes_nothing(shop: BareRegistry) -> None:
     """`fsck` changes no file, except for SQLite's shared table of locks."""
     await shop.push(await shop.image("one"), "1.4.2")
 
@@ -425,7 +425,7 @@ def test_a_missing_default_folder_is_a_usage_error(tmp_path: Path) -> None:
 # --- admin gc ---
 
 
-async def test_gc_deletes_unreferenced_bytes(shop: Shop) -> None:
+async def test_gc_deletes_unreferenced_bytes(shop: BareRegistry) -> None:
     """`gc` deletes the bytes of an aborted push, and keeps referenced ones."""
     await shop.push(await shop.image("one"), "1.4.2")
     stray = await unnamed(shop, b"stray")
@@ -440,7 +440,7 @@ async def test_gc_deletes_unreferenced_bytes(shop: Shop) -> None:
     assert verb(shop, "admin", "fsck").code == 0
 
 
-async def test_gc_keeps_what_a_pull_may_still_be_reading(shop: Shop) -> None:
+async def test_gc_keeps_what_a_pull_may_still_be_reading(shop: BareRegistry) -> None:
     """`gc` keeps blobs for an hour after their last reference was deleted, because a pull may be reading them."""
     await shop.blob(b"layer")
     layer = Digest.of(b"layer")
@@ -456,7 +456,7 @@ async def test_gc_keeps_what_a_pull_may_still_be_reading(shop: Shop) -> None:
     assert stored.size == 5
 
 
-async def test_gc_lists_first_what_it_would_delete(shop: Shop) -> None:
+async def test_gc_lists_first_what_it_would_delete(shop: BareRegistry) -> None:
     """`gc --dry-run` lists an upload that was idle for a day, and `gc` then deletes it."""
     upload = await shop.registry.uploads.start(SHOP)
     session = next((folder(shop) / "uploads").iterdir())
@@ -475,7 +475,7 @@ async def test_gc_lists_first_what_it_would_delete(shop: Shop) -> None:
     assert not session.exists()
 
 
-async def test_expire_deletes_tags_whose_keep_ended(shop: Shop) -> None:
+async def test_expire_deletes_tags_whose_keep_ended(shop: BareRegistry) -> None:
     """`expire` deletes tags whose `keep` ended, which can return only with the same digest; a dry run lists them."""
     await shop.push(await shop.image("one"), "1.4.2")
     await shop.push(await shop.image("two"), "1.4.3")

@@ -23,10 +23,10 @@ PREFIX = "org.opencontainers.image."
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login, setting or pipeline variable of this machine."""
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1795543200")
     for name in [*os.environ]:
@@ -59,10 +59,10 @@ async def publish(server: Server, tag: str, document: Document) -> None:
 
 
 def tag_of(*arguments: str | Path, run: Callable[..., Run] = program.call) -> str:
-    told = run("tag", "new", *arguments)
+    result = run("tag", "new", *arguments)
 
-    assert told.code == 0, told.err
-    return told.out.removesuffix("\n")
+    assert result.code == 0, result.err
+    return result.out.removesuffix("\n")
 
 
 def test_a_tag_of_git_names_commit_and_changes(project: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_dockerfile_may_have_its_own_ignore_file(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--scheme", "content"), "needs an image of the daemon"),
         (("--scheme", "input", "--build-arg", "V"), "expected NAME=VALUE"),
@@ -125,12 +125,12 @@ def test_a_dockerfile_may_have_its_own_ignore_file(project: Path) -> None:
         (("--check", "localhost:5000/shop/app:1"), "expected a repository"),
     ],
 )
-def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_mistyped_input_is_reported(project: Path, arguments: tuple[str, ...], message: str) -> None:
     """Invalid input is exit code 2."""
-    told = program.call("tag", "new", project, *arguments)
+    result = program.call("tag", "new", project, *arguments)
 
-    assert told.code == 2
-    assert said in told.err
+    assert result.code == 2
+    assert message in result.err
 
 
 @pytest.mark.slow
@@ -140,11 +140,11 @@ def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
     bases = {"${NOBODY}": "can't be determined", f"127.0.0.1:{servers.free_port()}/shop/app:1": "can't be resolved"}
     for base, reason in bases.items():
         (project / "Dockerfile").write_text(f"FROM {base}\n")
-        told = program.call("tag", "new", project, "--scheme", "input")
-        codes.append(told.code)
+        result = program.call("tag", "new", project, "--scheme", "input")
+        codes.append(result.code)
 
-        assert reason in told.err
-        assert told.out == ""
+        assert reason in result.err
+        assert result.out == ""
     (project / ".dockerignore").write_bytes(b"\xff")
     (project / "Dockerfile").write_text("FROM scratch\n")
 
@@ -154,10 +154,10 @@ def test_an_undecidable_input_gives_no_tag(project: Path) -> None:
 
 def test_without_a_daemon_there_is_no_content_tag(project: Path) -> None:
     """Without a daemon the content tag could not be determined: exit code 3."""
-    told = program.call("tag", "new", "--scheme", "content", "--image", "app")
+    result = program.call("tag", "new", "--scheme", "content", "--image", "app")
 
-    assert (told.code, told.out) == (3, "")
-    assert "no engine listens at unix:" in told.err
+    assert (result.code, result.out) == (3, "")
+    assert "no engine listens at unix:" in result.err
 
 
 @pytest.mark.slow
@@ -167,12 +167,12 @@ async def test_a_taken_tag_is_reported(server: Server, project: Path) -> None:
     app = image("app")
     await publish(server, "v1.4.2_7", app)
     taken = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
-    nobody = program.run("tag", "new", project, "--check", f"127.0.0.1:{servers.free_port()}/{SHOP}")
+    unreachable = program.run("tag", "new", project, "--check", f"127.0.0.1:{servers.free_port()}/{SHOP}")
 
     assert (free.code, free.json["results"][0]["status"], free.json["results"][0]["tag"]) == (0, "free", "v1.4.2_7")
     assert (taken.code, taken.out) == (1, "")
     assert f"is taken: it resolves to {app.digest}" in taken.err
-    assert (nobody.code, nobody.out) == (3, "")
+    assert (unreachable.code, unreachable.out) == (3, "")
 
 
 @pytest.mark.slow
@@ -184,11 +184,11 @@ async def test_a_deleted_sealed_tag_is_not_free(server: Server, project: Path) -
         *("tag", "unseal", f"{server.address}/{SHOP}:v1.4.2_7", "--reason", "test", "--data", server.folder)
     )
     httpx2.delete(f"{server.url}/v2/{SHOP}/manifests/v1.4.2_7", trust_env=False).raise_for_status()
-    told = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
+    result = program.run("tag", "new", project, "--check", f"{server.address}/{SHOP}")
 
     assert unsealed.code == 0
-    assert told.code == 1
-    assert f"not free: it was deleted, and can come back only as {app.digest}" in told.err
+    assert result.code == 1
+    assert f"not free: it was deleted, and can come back only as {app.digest}" in result.err
 
 
 @pytest.mark.slow
@@ -211,15 +211,15 @@ async def test_another_base_behind_the_same_tag_is_another_input(server: Server,
 
 def test_the_labels_describe_the_origin(project: Path) -> None:
     """Labels have commit, source without a password, version and time; a shell reads each line as one flag."""
-    told = program.call("build", "--print-labels", project)
-    flags = dict(shlex.split(line)[1].split("=", 1) for line in told.out.splitlines())
+    result = program.call("build", "--print-labels", project)
+    flags = dict(shlex.split(line)[1].split("=", 1) for line in result.out.splitlines())
 
-    assert told.code == 0
+    assert result.code == 0
     assert flags[f"{PREFIX}source"] == "https://git.example.com/shop/app"
     assert flags[f"{PREFIX}version"] == "v1.4.2_7"
     assert flags[f"{PREFIX}created"] == "2026-11-24T18:00:00Z"
     assert re.fullmatch("[0-9a-f]{40}", flags[f"{PREFIX}revision"])
-    assert "s3cret" not in told.out
+    assert "s3cret" not in result.out
 
 
 @pytest.mark.slow
@@ -237,12 +237,12 @@ async def test_the_base_is_shown_by_name_and_digest(server: Server, project: Pat
 def test_outside_of_git_only_known_labels_are_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside of git only the time and given values become labels."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    told = program.call("build", "--print-labels", tmp_path, "--version", "1.0", "--annotations")
+    result = program.call("build", "--print-labels", tmp_path, "--version", "1.0", "--annotations")
 
-    assert [line.partition("=")[0] for line in told.out.splitlines()] == [
+    assert [line.partition("=")[0] for line in result.out.splitlines()] == [
         f"{flag} {PREFIX}{name}" for name in ("created", "version") for flag in ("--label", "--annotation")
     ]
-    assert f"left out: the labels {PREFIX}revision, {PREFIX}source: {tmp_path} is in no git repository" in told.err
+    assert f"left out: the labels {PREFIX}revision, {PREFIX}source: {tmp_path} is in no git repository" in result.err
 
 
 def test_labels_that_are_left_out_are_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def test_version_prints_its_environment() -> None:
 
 def test_version_as_json() -> None:
     """JSON of `version` is one result with all fields."""
-    told = program.call("version", "--json").json
+    output = program.call("version", "--json").json
 
-    assert told["schema"] == "boltseal.version/1"
-    assert told["results"][0]["version"] == __version__
+    assert output["schema"] == "boltseal.version/1"
+    assert output["results"][0]["version"] == __version__

@@ -28,11 +28,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Use no login and no state of this machine's user."""
     monkeypatch.setenv("BOLTSEAL_STATE", str(tmp_path / "state"))
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     for variable in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -94,16 +94,16 @@ def test_history_of_a_foreign_tag_shows_what_watch_recorded(tmp_path: Path) -> N
         for content in ("old", "new"):
             digests.append(publish(foreign, "1.4.2", content))
             program.call("watch", ref)
-    told, as_json = program.call("history", ref), program.call("history", ref, "--json")
+    result, as_json = program.call("history", ref), program.call("history", ref, "--json")
     never = program.call("history", f"127.0.0.1:{port}/{SHOP}:9.9.9")
 
-    assert (told.code, as_json.code, never.code) == (0, 0, 3)
+    assert (result.code, as_json.code, never.code) == (0, 0, 3)
     assert [(one["status"], one["digest"], one["proven"]) for one in as_json.json["results"]] == [
         ("first", digests[0], False),
         ("moved", digests[1], False),
     ]
-    assert "boltseal watch" in told.err
-    assert all(len(line) <= 80 for line in told.out.splitlines())
+    assert "boltseal watch" in result.err
+    assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
 def test_an_alarm_takes_precedence_over_could_not_check(foreign: Server) -> None:
@@ -147,10 +147,10 @@ def test_the_tags_of_a_lock_and_of_a_compose_file(foreign: Server, tmp_path: Pat
 def test_a_file_contacts_no_registry_that_the_user_did_not_allow(tmp_path: Path) -> None:
     """A checked-out file can't make boltseal contact an internal host; the refusal is printed."""
     (tmp_path / "compose.yaml").write_text("services:\n  a:\n    image: registry.internal.example/shop/app:1.4.2\n")
-    told = program.call("watch", "--compose", tmp_path / "compose.yaml")
+    result = program.call("watch", "--compose", tmp_path / "compose.yaml")
 
-    assert told.code == 3
-    assert "--allow registry.internal.example" in told.err
+    assert result.code == 3
+    assert "--allow registry.internal.example" in result.err
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ def test_a_file_contacts_no_registry_that_the_user_did_not_allow(tmp_path: Path)
 )
 def test_invalid_input_is_a_one_line_error(arguments: tuple[str, ...], says: str) -> None:
     """Invalid input is one line with exit code 2, before any request."""
-    told = program.call("watch", *arguments)
+    result = program.call("watch", *arguments)
 
-    assert told.code == 2
-    assert says in told.err
+    assert result.code == 2
+    assert says in result.err
 
 
 def test_a_changed_observation_log_is_detected(foreign: Server, tmp_path: Path) -> None:
@@ -212,9 +212,9 @@ def test_it_repeats_until_it_is_terminated(foreign: Server) -> None:
     assert "Traceback" not in err
 
 
-def told_at(tmp_path: Path, box: Inbox, more: str = "") -> None:
+def user_settings(tmp_path: Path, box: Inbox, more: str = "") -> None:
     """Write a user's settings file that names this receiver."""
-    folder = tmp_path / "nobody" / "boltseal"
+    folder = tmp_path / "empty-home" / "boltseal"
     folder.mkdir(parents=True, exist_ok=True)
     (tmp_path / "secret").write_text("0123456789abcdef0123456789abcdef\n")
     (folder / "boltseal.toml").write_text(
@@ -226,7 +226,7 @@ def test_alarms_are_notified_and_other_moves_are_not(foreign: Server, tmp_path: 
     """A moved release tag is exit code 1 and notified; a moved `latest` is recorded only."""
     refs = [f"{foreign.address}/{SHOP}:{tag}" for tag in ("1.4.2", "latest")]
     with inbox_in_thread() as box:
-        told_at(tmp_path, box)
+        user_settings(tmp_path, box)
         for content in ("old", "new", "new"):
             publish(foreign, "1.4.2", content)
             publish(foreign, "latest", content)
@@ -243,7 +243,7 @@ def test_the_next_run_notifies_a_receiver_that_was_down(foreign: Server, tmp_pat
     """If a receiver is down, `watch` says so, ends as usual, and the next run delivers."""
     ref = f"{foreign.address}/{SHOP}:1.4.2"
     with inbox_in_thread(answer("401 No")) as box:
-        told_at(tmp_path, box)
+        user_settings(tmp_path, box)
         publish(foreign, "1.4.2", "old")
         program.call("watch", ref)
         publish(foreign, "1.4.2", "new")
@@ -252,7 +252,7 @@ def test_the_next_run_notifies_a_receiver_that_was_down(foreign: Server, tmp_pat
         database.execute("UPDATE due SET next_us = 0")
     database.close()
     with inbox_in_thread() as box:
-        told_at(tmp_path, box, 'name = "127.0.0.1"\n')
+        user_settings(tmp_path, box, 'name = "127.0.0.1"\n')
         later = program.call("watch", ref)
 
     assert (moved.code, later.code) == (1, 0)
@@ -266,10 +266,10 @@ def test_a_project_cannot_configure_notifications(tmp_path: Path) -> None:
     """A checked-out project file can't configure a receiver."""
     (tmp_path / ".boltseal.toml").write_text('[[notify]]\nurl = "https://evil.example/"\n')
     (tmp_path / "compose.yaml").write_text("services: {}\n")
-    told = program.call("watch", "node:16.13", "--compose", tmp_path / "compose.yaml")
+    result = program.call("watch", "node:16.13", "--compose", tmp_path / "compose.yaml")
 
-    assert told.code == 2
-    assert "unknown table" in told.err
+    assert result.code == 2
+    assert "unknown table" in result.err
 
 
 @pytest.mark.parametrize(
@@ -282,13 +282,13 @@ def test_a_project_cannot_configure_notifications(tmp_path: Path) -> None:
 )
 def test_invalid_receivers_are_refused_before_any_request(tmp_path: Path, text: str, says: str) -> None:
     """Invalid receivers are one line with exit code 2, before any request."""
-    folder = tmp_path / "nobody" / "boltseal"
+    folder = tmp_path / "empty-home" / "boltseal"
     folder.mkdir(parents=True)
     (folder / "boltseal.toml").write_text(text)
-    told = program.call("watch", "node:16.13")
+    result = program.call("watch", "node:16.13")
 
-    assert told.code == 2
-    assert says in told.err
+    assert result.code == 2
+    assert says in result.err
 
 
 def test_an_alarm_whose_delivery_was_killed_is_delivered_by_the_next_run(foreign: Server, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_an_alarm_whose_delivery_was_killed_is_delivered_by_the_next_run(foreign
     program.call("watch", ref)
     publish(foreign, "1.4.2", "new")
     with inbox_in_thread(HANGS) as box:
-        told_at(tmp_path, box)
+        user_settings(tmp_path, box)
         watching = subprocess.Popen(
             [sys.executable, "-m", "boltseal", "watch", ref],
             stdout=subprocess.DEVNULL,
@@ -312,7 +312,7 @@ def test_an_alarm_whose_delivery_was_killed_is_delivered_by_the_next_run(foreign
         watching.wait()
         first = box.events[0]["id"]
     with inbox_in_thread() as box:
-        told_at(tmp_path, box, 'name = "127.0.0.1"\n')
+        user_settings(tmp_path, box, 'name = "127.0.0.1"\n')
         later = program.call("watch", ref)
 
     assert later.code == 0

@@ -19,7 +19,7 @@ from boltseal.client.registries_conf import RegistriesConf
 from boltseal.config import RegistriesConfPaths
 from boltseal.errors import ExitCode, exit_code
 
-NOBODY = 65534
+OTHER_UID = 65534
 
 
 def auths(**logins: str) -> str:
@@ -132,8 +132,8 @@ def folder_of_all() -> Iterator[Path]:
         yield folder
 
 
-async def asked_as_nobody(store: CredentialStore) -> Credentials | None:
-    os.seteuid(NOBODY)
+async def login_for_other_user(store: CredentialStore) -> Credentials | None:
+    os.seteuid(OTHER_UID)
     try:
         return await store.find("a.test")
     finally:
@@ -147,7 +147,7 @@ async def test_a_file_of_another_user_is_named() -> None:
         file = written(folder / "auth.json", auths(**{"a.test": "a:1"}))
         file.chmod(0o600)
         with pytest.raises(FileUnusable, match=r"auth\.json can't be read: Permission denied"):
-            await asked_as_nobody(CredentialStore([file]))
+            await login_for_other_user(CredentialStore([file]))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -160,7 +160,7 @@ def test_a_folder_of_certificates_that_the_user_may_not_enter_is_skipped_and_rep
         (folder / "closed/a.test/client.key").touch()
         (folder / "open/a.test/ca.crt").touch(0o600)
         (folder / "closed").chmod(0o700)
-        os.seteuid(NOBODY)
+        os.seteuid(OTHER_UID)
         try:
             skipped = find_certificates([folder / "closed"], "a.test")
             with pytest.raises(FileUnusable, match=r"open/a\.test/ca\.crt can't be read: Permission denied"):

@@ -100,14 +100,14 @@ async def test_heads_reuse_connections() -> None:
         connections += 1
         while head := await reader.readuntil(b"\r\n\r\n"):
             if head.startswith(b"GET /token"):
-                said = b'200 OK\r\ncontent-length: 13\r\n\r\n{"token":"t"}'
+                answer_bytes = b'200 OK\r\ncontent-length: 13\r\n\r\n{"token":"t"}'
             elif b"Bearer t" not in head and b"bearer t" not in head:
                 realm = f'www-authenticate: Bearer realm="http://127.0.0.1:{port}/token"'.encode()
                 body = b"" if head.startswith(b"HEAD") else b"{}"
-                said = b"401 Unauthorized\r\n" + realm + b"\r\ncontent-length: 2\r\n\r\n" + body
+                answer_bytes = b"401 Unauthorized\r\n" + realm + b"\r\ncontent-length: 2\r\n\r\n" + body
             else:
-                said = b"200 OK\r\ndocker-content-digest: sha256:%b\r\ncontent-length: 7\r\n\r\n" % (b"0" * 64)
-            writer.write(b"HTTP/1.1 " + said)
+                answer_bytes = b"200 OK\r\ndocker-content-digest: sha256:%b\r\ncontent-length: 7\r\n\r\n" % (b"0" * 64)
+            writer.write(b"HTTP/1.1 " + answer_bytes)
             await writer.drain()
 
     async with listening(registry) as port:

@@ -100,8 +100,8 @@ async def test_an_unsigned_tag_history_is_read(ledger: FakeLedger) -> None:
         await read_unsigned(transport, HOST, SHOP, Tag("latest"))
     await transport.aclose()
 
-    assert [(one.digest, one.event) for one in found] == [(A, "created"), (B, "created"), (A, "created")]
-    assert found == sorted(found, key=lambda one: one.time)
+    assert [(entry.digest, entry.event) for entry in found] == [(A, "created"), (B, "created"), (A, "created")]
+    assert found == sorted(found, key=lambda entry: entry.time)
     assert isinstance(found[0], TagEvent)
 
 

@@ -163,12 +163,12 @@ async def test_a_flood_of_tiny_pieces_does_not_starve_other_tasks() -> None:
         writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * count + b"0\r\n\r\n")
         await writer.drain()
 
-    turns = 0
+    other_runs = 0
 
     async def others() -> None:
-        nonlocal turns
+        nonlocal other_runs
         while True:
-            turns += 1
+            other_runs += 1
             await asyncio.sleep(0)
 
     async with registry(answer) as (client, _):
@@ -179,7 +179,7 @@ async def test_a_flood_of_tiny_pieces_does_not_starve_other_tasks() -> None:
             await task
 
     assert body == b"a" * count
-    assert turns > count // 1000
+    assert other_runs > count // 1000
 
 
 @pytest.mark.parametrize("body", [NESTED, b'{"errors":[{"code":"\xff"}]}', b"\xff\xfe", b'{"errors":{"a":1}}'])

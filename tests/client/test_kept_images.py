@@ -20,8 +20,8 @@ from tests.small_disk import small_disk
 
 ENGINE = "unix:///run/docker.sock"
 APP = Reference.parse("localhost:5000/shop/app:latest")
-ONE, TWO = Digest.of(b"one"), Digest.of(b"two")
-KEPT = KeptImage(APP, ONE, TWO, "application/json", Tag("boltseal-keep-1"), 1000)
+FIRST, SECOND = Digest.of(b"one"), Digest.of(b"two")
+KEPT = KeptImage(APP, FIRST, SECOND, "application/json", Tag("boltseal-keep-1"), 1000)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> KeptImages:
 
 def test_a_missing_store_is_empty(store: KeptImages, tmp_path: Path) -> None:
     """Reading a missing store returns no rows and creates no file."""
-    assert (store.kept(ENGINE), store.pulls(ENGINE, ONE), store.ran(ENGINE), store.held(ENGINE), store.locks()) == (
+    assert (store.kept(ENGINE), store.pulls(ENGINE, FIRST), store.ran(ENGINE), store.held(ENGINE), store.locks()) == (
         (),
         (),
         {},
@@ -44,18 +44,18 @@ def test_a_missing_store_is_empty(store: KeptImages, tmp_path: Path) -> None:
 
 def test_rows_are_read_back(store: KeptImages) -> None:
     """A row that is read equals the one written, in every field."""
-    copied = replace(KEPT, copy=Reference.parse(f"registry.example.com/app@{TWO}"), until_us=5000, keep=3)
-    came = PullRecord(ONE, TWO, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
+    copied = replace(KEPT, copy=Reference.parse(f"registry.example.com/app@{SECOND}"), until_us=5000, keep=3)
+    came = PullRecord(FIRST, SECOND, "localhost:5000/shop/app", "application/json", Proof.MANIFEST, 900)
     store.keep(ENGINE, copied)
     store.record_pull(ENGINE, came)
-    store.saw_running(ENGINE, [ONE], 1100)
-    store.hold(ENGINE, KeepReason(ONE, "release shop/1", None))
+    store.saw_running(ENGINE, [FIRST], 1100)
+    store.hold(ENGINE, KeepReason(FIRST, "release shop/1", None))
     store.know_lock(Path("/srv/shop/boltseal.lock"))
 
     assert store.kept(ENGINE) == store.kept(ENGINE, APP) == (copied,)
-    assert store.pulls(ENGINE, ONE) == (came,)
-    assert store.ran(ENGINE) == {ONE: 1100}
-    assert store.held(ENGINE) == (KeepReason(ONE, "release shop/1", None),)
+    assert store.pulls(ENGINE, FIRST) == (came,)
+    assert store.ran(ENGINE) == {FIRST: 1100}
+    assert store.held(ENGINE) == (KeepReason(FIRST, "release shop/1", None),)
     assert store.locks() == (Path("/srv/shop/boltseal.lock"),)
     assert copied.keep_name == Reference.parse("localhost:5000/shop/app:boltseal-keep-1")
 
@@ -93,7 +93,7 @@ def test_rows_are_separate_per_engine_and_name(store: KeptImages) -> None:
 
 def test_keeping_an_image_again_only_adds(store: KeptImages) -> None:
     """Keeping an image again preserves its digest, copy and the later time limit."""
-    copy = Reference.parse(f"registry.example.com/app@{TWO}")
+    copy = Reference.parse(f"registry.example.com/app@{SECOND}")
     store.keep(ENGINE, replace(KEPT, until_us=5000, copy=copy))
     store.keep(ENGINE, replace(KEPT, digest=None, kept_us=2000, until_us=3000))
     store.keep(ENGINE, replace(KEPT, digest=None, kept_us=2000, until_us=None))
@@ -106,13 +106,13 @@ def test_keeping_an_image_again_only_adds(store: KeptImages) -> None:
 
 def test_releasing_a_hold_removes_one_or_all_of_a_reason(store: KeptImages) -> None:
     """Releasing a hold removes one image's hold, or all holds of one reason."""
-    for image in (ONE, TWO):
+    for image in (FIRST, SECOND):
         for reason in ("release shop/1", "release shop/2"):
             store.hold(ENGINE, KeepReason(image, reason, None))
-    store.let_go(ENGINE, "release shop/1", [ONE])
+    store.let_go(ENGINE, "release shop/1", [FIRST])
     store.let_go(ENGINE, "release shop/2")
 
-    assert store.held(ENGINE) == (KeepReason(TWO, "release shop/1", None),)
+    assert store.held(ENGINE) == (KeepReason(SECOND, "release shop/1", None),)
 
 
 def test_the_file_is_private(store: KeptImages, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_another_version_is_refused(store: KeptImages, statement: str) -> None:
     [
         "name = 'Shop/App'",
         "name = 'localhost:5000/shop/app'",
-        f"name = 'localhost:5000/shop/app:1@{ONE}'",
+        f"name = 'localhost:5000/shop/app:1@{FIRST}'",
         "image = 'sha256:../../etc'",
         "digest = 'sha256:12'",
         "tag = '-x'",
@@ -236,7 +236,7 @@ async def test_a_lock_that_is_not_released_is_reported(tmp_path: Path) -> None:
 def test_too_many_rows_are_refused(tmp_path: Path) -> None:
     """A file with too many rows is refused without reading them."""
     store = KeptImages(ClientState(tmp_path / "state"), max_rows=1)
-    store.saw_running(ENGINE, [ONE, TWO], 1)
+    store.saw_running(ENGINE, [FIRST, SECOND], 1)
 
     with pytest.raises(StateUnusable, match=r"too many rows .expected at most 1"):
         store.ran(ENGINE)

@@ -60,18 +60,18 @@ async def look(
     watched: TagObservations,
     *references: Reference,
     now_us: int = HOUR_US,
-    told: list[Event] | None = None,
+    notified: list[Event] | None = None,
 ) -> dict[Reference, TagLook]:
     """Return the findings of one round."""
 
-    def tell(events: Sequence[OutgoingEvent]) -> None:
-        if told is not None:
-            told.extend(each.event for each in events)
+    def notify(events: Sequence[OutgoingEvent]) -> None:
+        if notified is not None:
+            notified.extend(each.event for each in events)
 
     hub.counted.clear()
     transport = Transport(CredentialStore([]), app=hub.transport())
     try:
-        async with aclosing(look_at(transport, watched, references, lambda: now_us, tell)) as looks:
+        async with aclosing(look_at(transport, watched, references, lambda: now_us, notify)) as looks:
             return {each.reference: each async for each in looks}
     finally:
         await transport.aclose()
@@ -81,19 +81,19 @@ async def test_a_release_that_moved_is_an_alarm_and_another_tag_a_line_of_histor
     hub: FakeHub, watched: TagObservations
 ) -> None:
     """A moved tag of a release is an alarm; a moved `latest` is recorded only."""
-    told: list[Event] = []
+    notified: list[Event] = []
     first = await look(hub, watched, NODE, LATEST)
-    same = await look(hub, watched, NODE, LATEST, now_us=2 * HOUR_US, told=told)
+    same = await look(hub, watched, NODE, LATEST, now_us=2 * HOUR_US, notified=notified)
     publish(hub, NODE, LATEST, content="two")
-    moved = await look(hub, watched, NODE, LATEST, now_us=3 * HOUR_US, told=told)
-    after = await look(hub, watched, NODE, LATEST, now_us=4 * HOUR_US, told=told)
+    moved = await look(hub, watched, NODE, LATEST, now_us=3 * HOUR_US, notified=notified)
+    after = await look(hub, watched, NODE, LATEST, now_us=4 * HOUR_US, notified=notified)
 
     assert {each.status for each in first.values()} == {WatchStatus.FIRST}
     assert {each.status for each in same.values()} == {WatchStatus.SAME}
     assert {each.status for each in moved.values()} == {WatchStatus.MOVED}
     assert (moved[NODE].alarm, moved[LATEST].alarm) == (True, False)
     assert {each.status for each in after.values()} == {WatchStatus.SAME}
-    (event,) = told
+    (event,) = notified
     assert isinstance(event, TagMoved)
     assert (event.reference, event.release, event.seen_by) == (NODE, True, "watch")
     assert [len(watched.past(each)) for each in (NODE, LATEST)] == [2, 2]
@@ -144,10 +144,10 @@ async def test_a_registry_that_does_not_answer_hides_no_other_registry(hub: Fake
     """Tags of a silent registry could not be checked after fewer requests than tags; nothing about them is recorded."""
     dead = [Reference.parse(f"127.0.0.1:1/shop/app:1.0.{n}") for n in range(50)]
     await look(hub, watched, NODE)
-    told: list[OutgoingEvent] = []
+    notified: list[OutgoingEvent] = []
     transport = Transport(CredentialStore([]))
     try:
-        async with aclosing(look_at(transport, watched, dead, lambda: 1, told.extend)) as looks:
+        async with aclosing(look_at(transport, watched, dead, lambda: 1, notified.extend)) as looks:
             found = [each async for each in looks]
     finally:
         await transport.aclose()
@@ -155,7 +155,7 @@ async def test_a_registry_that_does_not_answer_hides_no_other_registry(hub: Fake
     assert {each.status for each in found} == {WatchStatus.UNKNOWN}
     assert len(found) == 50
     assert sum("not asked again" in each.error.message for each in found if each.error) >= 50 - SILENCES - 16
-    assert [type(each.event) for each in told] == [UpstreamDown]
+    assert [type(each.event) for each in notified] == [UpstreamDown]
     assert (await look(hub, watched, NODE))[NODE].status is WatchStatus.SAME
 
 
@@ -172,11 +172,11 @@ async def test_a_registry_that_is_asked_too_often_is_left_alone(hub: FakeHub, wa
 
 async def test_a_nearly_used_up_pull_limit_is_reported(hub: FakeHub, watched: TagObservations) -> None:
     """When the pull limit is nearly used up, a notice states the rest from the answers' headers."""
-    told: list[Event] = []
+    notified: list[Event] = []
     hub.quota = 10
-    await look(hub, watched, NODE, told=told)
+    await look(hub, watched, NODE, notified=notified)
 
-    assert told == [QuotaLow("docker.io", 10, 100, 21600)]
+    assert notified == [QuotaLow("docker.io", 10, 100, 21600)]
 
 
 async def test_a_failed_notification_is_sent_by_the_next_run(hub: FakeHub, watched: TagObservations) -> None:
@@ -192,10 +192,10 @@ async def test_a_failed_notification_is_sent_by_the_next_run(hub: FakeHub, watch
         async with aclosing(look_at(transport, watched, [NODE], lambda: 1, full)) as looks:
             _ = [each async for each in looks]
     await transport.aclose()
-    told: list[Event] = []
-    await look(hub, watched, NODE, told=told)
+    notified: list[Event] = []
+    await look(hub, watched, NODE, notified=notified)
 
-    assert len(told) == 1
+    assert len(notified) == 1
 
 
 def many(number: int, repository: str = "team/app") -> list[Reference]:

@@ -54,7 +54,7 @@ from tests.fakes.witness import FakeWitness
 from tests.images import Document, artifact, image, index, push, push_parts, put, signature, signature_tag, start_upload
 from tests.polling import is_signed, until_answer, wait_until
 from tests.project.bases.layered import layered
-from tests.real.shopfront import HEALTHY, ILL, Shopfront
+from tests.real.compose_project import HEALTHY, ILL, ComposeProject
 from tests.real.tools import Docker
 
 WORK: Final = ENGINE.parent.parent
@@ -247,9 +247,9 @@ class Story:
         await self.push("shop/base", "latest", layered("acd"))
         self.refused = {name: self.tags[name] for name in ("shop/app:1.4.2", "shop/app:edge", "shop/app:1.0.0")} | gone
         async with client() as http:
-            said = {"base.name": f"{REGISTRY}/shop/base:latest", "base.digest": base.digest}
+            labels = {"base.name": f"{REGISTRY}/shop/base:latest", "base.digest": base.digest}
             for kind in ("built", "rebuild.requested", "released"):
-                record = {"kind": kind, "digest": self.app.digest, "tag": "1.4.2", "reason": "a test", "extra": said}
+                record = {"kind": kind, "digest": self.app.digest, "tag": "1.4.2", "reason": "a test", "extra": labels}
                 (await http.post("/v2/shop/app/_boltseal/records", json=record)).raise_for_status()
 
     async def mirrored(self) -> None:
@@ -325,8 +325,8 @@ class Story:
         self.more["entries monitored"] = looked.json["results"][0]["size"]
         self.more["histories"] = {}
         for name in ("shop/app:latest", "shop/app:1.4.2", "up.example/team/app:2.0.0"):
-            told = await boltseal("history", f"{REGISTRY}/{name}", "--json")
-            self.more["histories"][name] = [(one["status"], one["digest"]) for one in told.json["results"]]
+            result = await boltseal("history", f"{REGISTRY}/{name}", "--json")
+            self.more["histories"][name] = [(one["status"], one["digest"]) for one in result.json["results"]]
         await boltseal("outdated", f"{REGISTRY}/shop/app:2.0.0", "--rebuild", code=1)
         await self.watched()
 
@@ -355,8 +355,8 @@ def deployed(story: Story) -> None:
     with servers.boltseal(data, port=DEPLOY_PORT) as registry, servers.dockerd(ENGINE.parent) as engine:
         docker = Docker(engine.address, "docker")
         env = {name: value for name, value in environment().items() if name not in ("BOLTSEAL_STATE", "DOCKER_HOST")}
-        shop = Shopfront(WORK / "shop", docker, registry, STATE, "demo/shop", env)
-        sole = Shopfront(WORK / "sole", docker, registry, STATE, "demo/sole", env)
+        shop = ComposeProject(WORK / "shop", docker, registry, STATE, "demo/shop", env)
+        sole = ComposeProject(WORK / "sole", docker, registry, STATE, "demo/sole", env)
         try:
             for tag in ("1.0.0", "1.1.0"):
                 shop.publish(tag)
@@ -385,7 +385,7 @@ def deployed(story: Story) -> None:
             sole.down()
 
 
-def _web(shop: Shopfront, tag: str, environment: Mapping[str, str], check: Mapping[str, Any]) -> None:
+def _web(shop: ComposeProject, tag: str, environment: Mapping[str, str], check: Mapping[str, Any]) -> None:
     service = {"image": shop.image(tag), "healthcheck": check, "environment": environment, "secrets": ["key", "token"]}
     (shop.root / "secret.txt").write_text(f"a test's secret of {tag}")
     (shop.root / ".env").write_text(f"TOKEN=a test's token of {tag}\n")
@@ -394,7 +394,7 @@ def _web(shop: Shopfront, tag: str, environment: Mapping[str, str], check: Mappi
 
 
 def _deploy(
-    shop: Shopfront, tag: str, environment: Mapping[str, str], *, check: Mapping[str, Any] = HEALTHY, code: int = 0
+    shop: ComposeProject, tag: str, environment: Mapping[str, str], *, check: Mapping[str, Any] = HEALTHY, code: int = 0
 ) -> None:
     shop.root.mkdir(exist_ok=True)
     _web(shop, tag, environment, check)
@@ -403,7 +403,7 @@ def _deploy(
     assert done.code == code, done.out + done.err
 
 
-def _ends(shop: Shopfront) -> list[tuple[int, str, Any, str]]:
+def _ends(shop: ComposeProject) -> list[tuple[int, str, Any, str]]:
     found = shop.releases()
     return [(int(one["ref"].rpartition("/")[2]), one["status"], one["of"], one["services"][0]["id"]) for one in found]
 

@@ -92,30 +92,30 @@ async def test_every_tag_resolves_to_the_same_digest_and_bytes(revision: str, da
 
 async def test_images_known_by_digest_only_are_served(revision: str, data: Path) -> None:
     """Images known by digest only are served: a former image of a tag, an artifact with a subject, one by sha512."""
-    said = expected(revision)
+    recorded = expected(revision)
     async with reopened(revision, data) as client:
-        for digest in (said["overwritten"], *said["by digest"]):
+        for digest in (recorded["overwritten"], *recorded["by digest"]):
             assert await meaning(client, "shop/app", digest) == digest
-        referrers = (await client.get(f"/v2/shop/app/referrers/{said['subject']}")).json()["manifests"]
+        referrers = (await client.get(f"/v2/shop/app/referrers/{recorded['subject']}")).json()["manifests"]
 
-    assert [each["digest"] for each in referrers] == [said["referrer"]]
+    assert [each["digest"] for each in referrers] == [recorded["referrer"]]
 
 
 async def test_refusals_are_unchanged(revision: str, data: Path) -> None:
     """Moves of sealed tags and tombstones, shrunken signature tags and deletions are refused as before."""
-    said = expected(revision)
+    recorded = expected(revision)
     other = image("another image")
     async with reopened(revision, data, "boss") as client:
-        for name in said["refused"]:
+        for name in recorded["refused"]:
             repository, _, tag = name.rpartition(":")
             await push_parts(client, repository, other)
             assert (await put(client, repository, tag, other)).status_code == 409, name
         less = signature(image("never signed"), "eve")
-        tag = said["signature tag"].partition(":")[2]
+        tag = recorded["signature tag"].partition(":")[2]
         assert (await push(client, "shop/app", tag, less)).status_code == 409
-        for name in ("1.4.2", "edge", tag, said["subject"]):
+        for name in ("1.4.2", "edge", tag, recorded["subject"]):
             assert (await client.delete(f"/v2/shop/app/manifests/{name}")).status_code == 405, name
-        for name in said["tombstones"]:
+        for name in recorded["tombstones"]:
             repository, _, tag = name.rpartition(":")
             assert await meaning(client, repository, tag) is None
 
@@ -150,21 +150,21 @@ async def test_the_ledger_continues(revision: str, data: Path) -> None:
 
 async def test_a_witness_cosigns_what_comes_next(revision: str, data: Path) -> None:
     """A witness verifies that the new checkpoint extends the one it cosigned for the earlier revision."""
-    said = expected(revision)
-    witness = FakeWitness(VerifierKey.parse(said["key"]))
+    recorded = expected(revision)
+    witness = FakeWitness(VerifierKey.parse(recorded["key"]))
     witness.seen = (HERE / revision / "ledger" / "witness.note").read_bytes()
     config = CONFIG + witness_table(str(witness.key.verifier))
     async with reopened(revision, data, "boss", config=config, witness=witness) as client:
         await push(client, "shop/app", "9.0.0", image("9.0.0"))
-        await until_signed(client, said["entries"] + 1)
+        await until_signed(client, recorded["entries"] + 1)
 
         async def cosigned() -> bool:
             checkpoint = (await client.get("/ledger/checkpoint")).text
-            return witness.name in checkpoint and checkpoint.split("\n")[1] == str(said["entries"] + 1)
+            return witness.name in checkpoint and checkpoint.split("\n")[1] == str(recorded["entries"] + 1)
 
         await until_answer(cosigned, "the witness has cosigned the new checkpoint")
 
-    assert witness.seen.split(b"\n")[1] == str(said["entries"] + 1).encode()
+    assert witness.seen.split(b"\n")[1] == str(recorded["entries"] + 1).encode()
 
 
 async def test_an_upload_is_resumed_at_its_offset(revision: str, data: Path) -> None:
@@ -184,7 +184,7 @@ async def test_an_upload_is_resumed_at_its_offset(revision: str, data: Path) -> 
 
 async def test_a_held_upstream_tag_stays_held_until_it_is_accepted(revision: str, data: Path, config: Path) -> None:
     """A held upstream tag is served as before, listed by `tag accept`, and released by it."""
-    said = expected(revision)
+    recorded = expected(revision)
     name = "up.example/team/app:reviewed"
     options = ("--data", data, "--config", config)
     listed = await beside("accept", "--json", *options)
@@ -195,22 +195,22 @@ async def test_a_held_upstream_tag_stays_held_until_it_is_accepted(revision: str
             found = await meaning(client, "up.example/team/app", "reviewed")
 
     assert [(one["ref"], one["digest"], one["was"]) for one in listed.json["results"]] == [
-        (name, said["held"], said["tags"][name])
+        (name, recorded["held"], recorded["tags"][name])
     ]
     assert accepted.code == 0, accepted.err
-    assert found == said["held"] == moved.digest
+    assert found == recorded["held"] == moved.digest
 
 
 async def test_an_undecided_push_is_resolved_by_asking_upstream(revision: str, data: Path) -> None:
     """A push whose upstream answer was lost is confirmed upstream, then served and recorded in the ledger."""
-    said = expected(revision)
+    recorded = expected(revision)
     async with FakeUpstream().listening(port=UPSTREAM_PORT) as upstream:
         upstream.publish("team/app", "3.0.0", image("pushed through"))
         async with reopened(revision, data, "boss", config=CONFIG + MIRROR) as client:
             found = await meaning(client, "up.example/team/app", "3.0.0")
-            await until_signed(client, said["entries"] + 1)
+            await until_signed(client, recorded["entries"] + 1)
 
-    assert found == said["reserved"]
+    assert found == recorded["reserved"]
 
 
 async def test_undelivered_events_are_delivered_later(revision: str, data: Path) -> None:
@@ -246,7 +246,7 @@ async def test_a_backup_is_restored_and_brought_up_to_date(
     revision: str, data: Path, config: Path, tmp_path: Path
 ) -> None:
     """A restored backup serves its content; a second backup from the data folder adds what is newer."""
-    said = expected(revision)
+    recorded = expected(revision)
     backup = copied(revision, "backup", tmp_path)
     untouched = contents(backup)
     restored = tmp_path / "restored" / "data"
@@ -266,11 +266,11 @@ async def test_a_backup_is_restored_and_brought_up_to_date(
     assert (done.code, once_more.code) == (0, 0), done.err + once_more.err
     assert after == untouched
     assert found == {
-        "1.4.2": said["tags"]["shop/app:1.4.2"],
-        "latest": said["tags"]["shop/app:latest"],
+        "1.4.2": recorded["tags"]["shop/app:1.4.2"],
+        "latest": recorded["tags"]["shop/app:latest"],
         "1.0.1": None,  # a tombstone
         "1.5.0": None,  # pushed after the backup
     }
     assert refused.status_code == 405  # the backup is behind the checkpoint that its keys have signed
     assert again.code == 0, again.err
-    assert latest == said["tags"]["shop/app:1.5.0"]
+    assert latest == recorded["tags"]["shop/app:1.5.0"]

@@ -78,14 +78,14 @@ def test_locking_again_changes_no_byte(revision: str, registry: Server, state: P
 @pytest.mark.slow
 def test_a_ledger_is_followed_from_the_stored_checkpoint(revision: str, registry: Server, state: Path) -> None:
     """A ledger with its pinned key is checked from the stored checkpoint, which the newest one replaces."""
-    said = expected(revision)
+    recorded = expected(revision)
     (note,) = (state / "checkpoints").glob("*18765.note")
     old = int(note.read_text().split("\n")[1])
     done = command("digest", f"{REGISTRY}/shop/app:1.4.2")
 
-    assert (done.code, done.out.strip()) == (0, said["tags"]["shop/app:1.4.2"]), done.err
+    assert (done.code, done.out.strip()) == (0, recorded["tags"]["shop/app:1.4.2"]), done.err
     assert "first use" not in done.err
-    assert old < int(note.read_text().split("\n")[1]) == said["entries"]
+    assert old < int(note.read_text().split("\n")[1]) == recorded["entries"]
 
 
 def test_trusted_keys_are_listed(revision: str, state: Path) -> None:
@@ -118,35 +118,35 @@ def test_a_truncated_ledger_is_found_by_the_stored_checkpoint(
 @pytest.mark.slow
 def test_the_monitor_continues_where_it_stopped(revision: str, registry: Server, state: Path) -> None:
     """The monitor reads only entries after its stored progress."""
-    said = expected(revision)
+    recorded = expected(revision)
     done = command("ledger monitor", f"http://{REGISTRY}", "--json")
     (found,) = done.json["results"]
 
     assert done.code == 0, done.out
-    assert (found["size"], found["read"]) == (said["entries"], said["entries"] - said["entries monitored"])
+    assert (found["size"], found["read"]) == (recorded["entries"], recorded["entries"] - recorded["entries monitored"])
 
 
 def test_a_receipt_is_verified_without_its_registry(revision: str, state: Path, tmp_path: Path) -> None:
     """A receipt is verified offline with manifests and configs beside it, and nothing is changed."""
-    said = expected(revision)
+    recorded = expected(revision)
     folder = copied(revision, "receipts", tmp_path)
     before = contents(folder)
-    done = command("receipt verify", folder / "app-1.4.2.tlog-proof", "--key", said["key"], "--json")
+    done = command("receipt verify", folder / "app-1.4.2.tlog-proof", "--key", recorded["key"], "--json")
     (found,) = done.json["results"]
 
     assert done.code == 0, done.out
-    assert (found["digest"], found["manifests"], found["configs"]) == (said["tags"]["shop/app:1.4.2"], 3, 2)
+    assert (found["digest"], found["manifests"], found["configs"]) == (recorded["tags"]["shop/app:1.4.2"], 3, 2)
     assert contents(folder) == before
 
 
 @pytest.mark.slow
 def test_the_history_of_a_tag_is_unchanged(revision: str, registry: Server, state: Path) -> None:
     """The history of a mutable tag is proven by the ledger, that of a mirrored one by the observation log."""
-    said = expected(revision)
-    for name, told in said["histories"].items():
+    recorded = expected(revision)
+    for name, events in recorded["histories"].items():
         done = command("history", f"{REGISTRY}/{name}", "--json")
         assert done.code == 0, done.out + done.err
-        assert [[one["status"], one["digest"]] for one in done.json["results"]] == told
+        assert [[one["status"], one["digest"]] for one in done.json["results"]] == events
 
 
 # --- watched tags ---
@@ -156,35 +156,35 @@ async def test_the_history_of_a_watched_tag_is_read(revision: str, state: Path) 
     """The history of a watched tag is read from the state, which stays unchanged."""
     before = contents(state)
     async with FakeUpstream().listening(port=UPSTREAM_PORT):
-        for ref, told in expected(revision)["watched"].items():
+        for ref, history in expected(revision)["watched"].items():
             done = await beside("history", ref, "--json")
             assert done.code == 0, done.out + done.err
-            assert [[one["status"], one["digest"]] for one in done.json["results"]] == told
+            assert [[one["status"], one["digest"]] for one in done.json["results"]] == history
 
     assert contents(state) == before
 
 
 async def test_a_later_run_reports_a_move(revision: str, state: Path, tmp_path: Path) -> None:
     """`watch` continues from the stored head, and an alarm reaches its receiver through the stored outbox."""
-    said = expected(revision)
-    release, gone, floating = said["watched"]
+    recorded = expected(revision)
+    release, gone, floating = recorded["watched"]
     async with inbox() as box, FakeUpstream().listening(port=UPSTREAM_PORT) as upstream:
         settings = tmp_path / "home" / "boltseal" / "boltseal.toml"
         settings.parent.mkdir(parents=True)
         settings.write_text(receiver_table(box.port))
         newest = upstream.publish("team/tool", "1.0.0", image("tool, the third 1.0.0"))
         upstream.publish("team/tool", "latest", image("tool second latest"))
-        head = said["watch log"]["head"]
+        head = recorded["watch log"]["head"]
         done = await beside("watch", release, gone, floating, "--extends", head, "--json")
         await box.until(1, within_s=20)
     found = {one["ref"]: (one["status"], one.get("was")) for one in done.json["results"] if one["status"] != "log"}
-    told = [one for one in box.events if one["subject"] == release and one["data"]["digest"] == newest.digest]
+    delivered = [one for one in box.events if one["subject"] == release and one["data"]["digest"] == newest.digest]
 
     assert done.code == 1, done.err
-    assert found[release] == ("moved", said["watched"][release][-1][1])
-    assert found[floating] == ("same", said["watched"][floating][-1][1])
+    assert found[release] == ("moved", recorded["watched"][release][-1][1])
+    assert found[floating] == ("same", recorded["watched"][floating][-1][1])
     assert found[gone][0] in ("gone", "absent")
-    assert told
+    assert delivered
 
 
 # --- rebuilds, releases, kept images ---
@@ -309,14 +309,14 @@ async def engine(revision: str) -> AsyncIterator[FakeEngine]:
 
 async def test_kept_images_are_read(revision: str, state: Path) -> None:
     """Kept images have their recorded digest, keep tag and the release that holds them."""
-    said = expected(revision)["kept images"]
+    recorded = expected(revision)["kept images"]
     async with engine(revision):
         done = await beside("kept images", "--json")
     fields = ("ref", "status", "digest", "image", "tag", "kept", "held", "recorded", "current")
 
     assert done.code == 0, done.out + done.err
     assert [{key: one[key] for key in fields} for one in done.json["results"]] == [
-        {key: one[key] for key in fields} for one in said
+        {key: one[key] for key in fields} for one in recorded
     ]
 
 

@@ -54,13 +54,13 @@ async def up(compose: Compose, progress: Callable[[str], None] = lambda _line: N
 async def test_a_project_is_resolved_with_the_users_options(made: Made, tmp_path: Path) -> None:
     """Compose gets the user's environment and folder; a service name is never parsed as an option."""
     script = 'printf \'{"argv": "%s", "in": "%s", "token": "%s"}\' "$*" "$PWD" "$TOKEN"'
-    said = json.loads(await made(script).read(project(tmp_path), ["-v"], [tmp_path / "more"]))
+    output = json.loads(await made(script).read(project(tmp_path), ["-v"], [tmp_path / "more"]))
 
-    assert said["argv"] == (
+    assert output["argv"] == (
         f"compose --file {tmp_path}/compose.yaml --project-name shop --profile p --env-file {tmp_path}/e "
         f"--file {tmp_path}/more config --format json -- -v"
     )
-    assert (said["in"], said["token"]) == (str(tmp_path), "sesame")
+    assert (output["in"], output["token"]) == (str(tmp_path), "sesame")
 
 
 async def test_a_recorded_project_is_started_with_a_minimal_environment(made: Made, tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ async def test_an_unreadable_project_is_reported_in_one_line_without_its_content
 
 async def test_a_failure_is_reported_with_its_last_lines(made: Made) -> None:
     """All lines are passed to `progress`, sanitized; the last three are in the message."""
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(ComposeFailed, match=r"could not start the project: line 8 / line 9 / no \\x07 way$"):
         await up(
-            made("for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; printf 'no \\007 way' >&2; exit 1"), told.append
+            made("for n in 1 2 3 4 5 6 7 8 9; do echo line $n; done; printf 'no \\007 way' >&2; exit 1"), lines.append
         )
 
-    assert len(told) == 10
-    assert told[-1] == r"no \x07 way"
+    assert len(lines) == 10
+    assert lines[-1] == r"no \x07 way"
 
 
 async def test_progress_lines_are_not_a_reason(made: Made) -> None:
@@ -123,10 +123,10 @@ async def test_a_full_disk_is_its_own_error_kind(made: Made) -> None:
 
 async def test_an_endless_line_is_bounded(made: Made) -> None:
     """Of an endless line only the end is kept, and little of it is shown."""
-    told: list[str] = []
-    await up(made("head -c 3000000 /dev/zero | tr '\\0' x"), told.append)
+    lines: list[str] = []
+    await up(made("head -c 3000000 /dev/zero | tr '\\0' x"), lines.append)
 
-    assert [len(line) < 600 for line in told] == [True]
+    assert [len(line) < 600 for line in lines] == [True]
 
 
 async def test_endless_output_is_refused(made: Made, tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ async def test_a_time_out_ends_the_whole_group(made: Made, tmp_path: Path, scrip
 
 async def test_cancelling_ends_the_process(made: Made, tmp_path: Path) -> None:
     """Cancelling, as by Ctrl-C, leaves no process running."""
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    task = asyncio.ensure_future(up(made(f"echo $$ > {tmp_path}/pid; echo x; exec sleep 600"), told.set_result))
-    await told
+    lines: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.ensure_future(up(made(f"echo $$ > {tmp_path}/pid; echo x; exec sleep 600"), lines.set_result))
+    await lines
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -186,15 +186,15 @@ async def test_a_program_other_than_compose_2_counts_as_missing(
         await find_compose({"PATH": f"{tmp_path}/bin"}, {})
 
 
-@pytest.mark.parametrize(("value", "told"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
+@pytest.mark.parametrize(("value", "lines"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
 async def test_an_environment_that_no_program_accepts_is_reported(
-    made: Made, tmp_path: Path, value: str, told: str
+    made: Made, tmp_path: Path, value: str, lines: str
 ) -> None:
     """Variables that no program accepts are a boltseal error, so that the former release is restored."""
     compose = made("exit 0")
     recorded = RecordedProject(tmp_path / "f", "shop", tmp_path, {"CERT": value})
 
-    with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{told}"):
+    with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{lines}"):
         await compose.up(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
 
 

@@ -16,16 +16,18 @@ from tests.deploy.samples import DIGEST, release
 OTHER = f"sha256:{'b' * 64}"
 
 
-def with_app(number: int, **said: Any) -> Release:
+def with_app(number: int, **fields: Any) -> Release:
     """Return a release with this one service, app."""
     made = release(number)
-    return made.with_services([replace(made.services[0], **said)])
+    return made.with_services([replace(made.services[0], **fields)])
 
 
 def contents(app: dict[str, Any], **files: str) -> ReleaseContents:
     """Return recorded contents."""
     text = {"name": "shop", "services": {"app": {"image": "x"} | app, "db": {"image": "y"}}}
-    return ReleaseContents(json.dumps(text).encode(), b"{}", {name: said.encode() for name, said in files.items()})
+    return ReleaseContents(
+        json.dumps(text).encode(), b"{}", {name: content.encode() for name, content in files.items()}
+    )
 
 
 def changed(

@@ -32,9 +32,9 @@ def test_a_service_without_a_health_check_must_run_for_the_settle_time() -> None
 def test_podman_without_systemd_is_explained() -> None:
     """For Podman without systemd, which runs its health checks, the message explains why there is no result."""
     starting = replace(RUNS, health=ContainerHealth.STARTING)
-    said = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).observe([starting], 100.0)["web"]
+    health = HealthWatch({"web": ExpectedService(1, IMAGE)}, podman=True).observe([starting], 100.0)["web"]
 
-    assert said.reason.endswith(
+    assert health.reason.endswith(
         "has no result yet (Podman runs health checks through systemd: without it they have no result)"
     )
     assert judged([starting])[1].endswith("has no result yet")

@@ -44,8 +44,8 @@ def test_references_unknown_to_compose_stay() -> None:
 
 def test_a_service_that_the_scan_does_not_know_is_added() -> None:
     """A service from an `include` or a file outside of the project is added, also with a build."""
-    said = model(web={"image": "app:2"}, jobs={"build": {"context": "/srv"}})
-    found = with_compose_images([], said, ROOT, Path("/etc/shop/compose.yaml"))
+    compose_model = model(web={"image": "app:2"}, jobs={"build": {"context": "/srv"}})
+    found = with_compose_images([], compose_model, ROOT, Path("/etc/shop/compose.yaml"))
 
     assert [(each.path, each.where, each.written, each.build) for each in found] == [
         ("compose.yaml", "services.web.image", "app:2", False),

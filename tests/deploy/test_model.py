@@ -24,7 +24,7 @@ from boltseal.lockfile.document import Lock, LockedImage, lock_key
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-ONE, TWO = (Digest("sha256", letter * 64) for letter in "12")
+LOCKED, OTHER = (Digest("sha256", letter * 64) for letter in "12")
 APP = "localhost:5000/shop/app:1.4.2"
 
 
@@ -38,7 +38,7 @@ def raw(**services: Any) -> bytes:
     return json.dumps(document(**services)).encode()
 
 
-def lock(image: str = APP, digest: Digest | None = ONE) -> Lock:
+def lock(image: str = APP, digest: Digest | None = LOCKED) -> Lock:
     """Return a lock with one image."""
     return Lock((LockedImage(lock_key(Reference.parse(image)), digest, 0),))
 
@@ -57,8 +57,8 @@ def of(value: str) -> str:
 def test_a_service_is_parsed() -> None:
     """A service is parsed with image, number of containers, environment and volumes."""
     volumes = [{"type": "volume", "source": "db", "target": "/data"}, {"type": "tmpfs", "target": "/tmp"}]
-    said = {"image": APP, "scale": 2, "environment": {"A": "x", "B": None, "C": 1}, "volumes": volumes}
-    model = parse_model(raw(web=said, jobs={"build": {"context": "/srv"}, "deploy": {"replicas": 0}}))
+    fields = {"image": APP, "scale": 2, "environment": {"A": "x", "B": None, "C": 1}, "volumes": volumes}
+    model = parse_model(raw(web=fields, jobs={"build": {"context": "/srv"}, "deploy": {"replicas": 0}}))
     web, jobs = model.services["web"], model.services["jobs"]
 
     assert (web.image.familiar(), web.wanted, web.build) == (APP, 2, False)
@@ -68,7 +68,7 @@ def test_a_service_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "body",
     [
         b"",
         b"{}",
@@ -91,10 +91,10 @@ def test_a_service_is_parsed() -> None:
         b"[" * 100_000,
     ],
 )
-def test_malformed_output_is_refused(said: bytes) -> None:
+def test_malformed_output_is_refused(body: bytes) -> None:
     """Malformed output of Compose is refused in one line."""
     with pytest.raises(Invalid):
-        parse_model(said)
+        parse_model(body)
 
 
 def test_an_unknown_service_is_refused() -> None:
@@ -105,14 +105,14 @@ def test_an_unknown_service_is_refused() -> None:
 
 def test_digests_come_from_the_lock() -> None:
     """Digests come from the lock, also if the file pins the same digest."""
-    model = parse_model(raw(web={"image": APP}, api={"image": f"{APP}@{ONE}"}))
+    model = parse_model(raw(web={"image": APP}, api={"image": f"{APP}@{LOCKED}"}))
 
-    assert locked_digests(model, lock()) == {"api": ONE, "web": ONE}
+    assert locked_digests(model, lock()) == {"api": LOCKED, "web": LOCKED}
 
 
 def test_without_a_lock_a_pin_is_enough() -> None:
     """Without a lock a pinned reference is accepted, and one without a digest is not."""
-    assert locked_digests(parse_model(raw(web={"image": f"{APP}@{ONE}"})), None) == {"web": ONE}
+    assert locked_digests(parse_model(raw(web={"image": f"{APP}@{LOCKED}"})), None) == {"web": LOCKED}
     with pytest.raises(LockMismatch, match=r"there is no boltseal\.lock"):
         locked_digests(parse_model(raw(web={"image": APP})), None)
 
@@ -122,7 +122,7 @@ def test_all_mismatches_are_in_one_message() -> None:
     locked = Lock((*lock().images, *lock("localhost:5000/shop/made:1", None).images))
     model = parse_model(
         raw(
-            a={"image": f"{APP}@{TWO}"},
+            a={"image": f"{APP}@{OTHER}"},
             b={"image": "localhost:5000/shop/new:1"},
             c={"image": "localhost:5000/shop/made:1"},
         )
@@ -130,18 +130,18 @@ def test_all_mismatches_are_in_one_message() -> None:
     with pytest.raises(LockMismatch) as refused:
         locked_digests(model, locked)
 
-    said = refused.value.message
-    assert f"a: the file pins {TWO.short}, boltseal.lock has {ONE.short}" in said
-    assert "b: localhost:5000/shop/new:1: it is not in boltseal.lock" in said
-    assert "c: localhost:5000/shop/made:1: boltseal.lock has it as built here" in said
-    assert "boltseal deploy --update" in said
+    message = refused.value.message
+    assert f"a: the file pins {OTHER.short}, boltseal.lock has {LOCKED.short}" in message
+    assert "b: localhost:5000/shop/new:1: it is not in boltseal.lock" in message
+    assert "c: localhost:5000/shop/made:1: boltseal.lock has it as built here" in message
+    assert "boltseal deploy --update" in message
 
 
 def test_a_local_build_has_no_digest_unless_it_is_locked() -> None:
     """A service with `build` and `image` has a digest only if it is locked: the host then pulls it."""
     model = parse_model(raw(web={"image": APP, "build": {"context": "/srv"}}, own={"build": {"context": "/srv"}}))
 
-    assert locked_digests(model, lock()) == {"web": ONE}
+    assert locked_digests(model, lock()) == {"web": LOCKED}
     assert locked_digests(model, None) == {}
 
 
@@ -153,33 +153,35 @@ def test_unlocked_builds_are_listed_with_the_reason() -> None:
     assert unlocked_builds(model, None, {}) == dict.fromkeys(("own", "web"), "there is no boltseal.lock")
     assert unlocked_builds(model, other, {}) == dict.fromkeys(("own", "web"), "it is not in boltseal.lock")
     assert unlocked_builds(model, local, {})["web"] == "boltseal.lock has it as built here"
-    assert unlocked_builds(model, lock(), {"web": ONE}) == {"own": "it is not in boltseal.lock"}
+    assert unlocked_builds(model, lock(), {"web": LOCKED}) == {"own": "it is not in boltseal.lock"}
 
 
 def test_a_digest_in_the_file_counts_beside_a_build() -> None:
     """A digest in the file of a service with a build must run; a lock without it refuses it."""
-    model = parse_model(raw(web={"image": f"{APP}@{ONE}", "build": {"context": "/srv"}}))
+    model = parse_model(raw(web={"image": f"{APP}@{LOCKED}", "build": {"context": "/srv"}}))
 
-    assert locked_digests(model, None) == {"web": ONE}
+    assert locked_digests(model, None) == {"web": LOCKED}
     with pytest.raises(LockMismatch, match=r"it is not in boltseal\.lock"):
         locked_digests(model, lock("localhost:5000/shop/new:1"))
 
 
 def test_the_release_text_has_exact_images_and_no_builds() -> None:
     """The release text has digests instead of tags, no builds, and doubled `$` for Compose."""
-    said = document(web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]})
-    made = text(release_text(said, {"web": f"{APP}@{ONE}"}, {}, of, {}))
+    compose_output = document(
+        web={"image": APP, "build": {"context": "/srv"}, "pull_policy": "always", "command": ["x"]}
+    )
+    made = text(release_text(compose_output, {"web": f"{APP}@{LOCKED}"}, {}, of, {}))
 
-    assert made["services"]["web"] == {"image": f"{APP}@{ONE}", "command": ["x"]}
-    assert said["services"]["web"]["build"]  # the argument is unchanged
+    assert made["services"]["web"] == {"image": f"{APP}@{LOCKED}", "command": ["x"]}
+    assert compose_output["services"]["web"]["build"]  # the argument is unchanged
 
 
 def test_secrets_and_configs_are_taken_from_their_copies() -> None:
     """Secrets and configs are read from recorded copies, and changed content recreates their services."""
-    said = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
-    said["secrets"] = {"s": {"file": "/srv/s.txt"}}
+    compose_output = document(web={"image": APP, "secrets": [{"source": "s"}]}, db={"image": APP})
+    compose_output["secrets"] = {"s": {"file": "/srv/s.txt"}}
     first, second = (
-        text(release_text(said, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb")
+        text(release_text(compose_output, {"web": APP, "db": APP}, {"/srv/s.txt": to}, of, {})) for to in ("/a", "/bb")
     )
 
     assert first["secrets"]["s"]["file"] == "/a"
@@ -189,10 +191,10 @@ def test_secrets_and_configs_are_taken_from_their_copies() -> None:
 
 def test_a_secret_of_the_environment_counts_by_its_value() -> None:
     """A secret from the environment counts by its value, which the text does not have."""
-    said = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
-    said["secrets"] = {"s": {"environment": "TOKEN"}}
+    compose_output = document(web={"image": APP, "secrets": [{"source": "s"}], "labels": {"a": "b"}})
+    compose_output["secrets"] = {"s": {"environment": "TOKEN"}}
     marks = [
-        text(release_text(said, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
+        text(release_text(compose_output, {"web": APP}, {}, of, {"TOKEN": value}))["services"]["web"]["labels"]
         for value in ("one", "three")
     ]
 
@@ -202,16 +204,16 @@ def test_a_secret_of_the_environment_counts_by_its_value() -> None:
 
 def test_variables_are_resolved_by_compose() -> None:
     """Compose resolves variables by its own rules, and a doubled `$` is undone."""
-    said = document(web={"image": APP})
-    said["secrets"] = {"s": {"environment": "TOKEN"}, "t": {"file": "/srv/t"}}
-    said["configs"] = {"c": {"environment": "OTHER"}, "d": {"content": "x"}}
-    model = parse_model(json.dumps(said).encode())
+    compose_output = document(web={"image": APP})
+    compose_output["secrets"] = {"s": {"environment": "TOKEN"}, "t": {"file": "/srv/t"}}
+    compose_output["configs"] = {"c": {"environment": "OTHER"}, "d": {"content": "x"}}
+    model = parse_model(json.dumps(compose_output).encode())
 
     assert model.variables == ("OTHER", "TOKEN")
     assert json.loads(variables_query(model.variables)) == {
         "x-boltseal-environment": {"OTHER": "${OTHER-}", "TOKEN": "${TOKEN-}"}
     }
-    answer = {**said, "x-boltseal-environment": {"OTHER": "", "TOKEN": "a$$b"}}
+    answer = {**compose_output, "x-boltseal-environment": {"OTHER": "", "TOKEN": "a$$b"}}
     assert parse_variables(json.dumps(answer).encode()) == {"OTHER": "", "TOKEN": "a$b"}
 
 

@@ -214,20 +214,20 @@ async def test_an_unknown_tag_is_not_found(shop: Hosting) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("write /var/lib/docker/tmp/x: no space left on device", EngineFull),
         ("manifest unknown", NoSuchImage),
         ("received unexpected HTTP status: 500", EngineFailed),
     ],
 )
-async def test_a_failed_pull_changes_no_tag(shop: Hosting, said: str, kind: type[Exception]) -> None:
+async def test_a_failed_pull_changes_no_tag(shop: Hosting, message: str, kind: type[Exception]) -> None:
     """A full disk, a vanished image or an engine error leaves every tag unchanged."""
     old, _ = shop.publish("one"), await shop.puller().pull(WANTED)
     shop.publish("two")
     before = json.dumps(shop.fake.images)
     shop.fake.wrong["images/create"] = Wrong(
-        200, json.dumps({"errorDetail": {"message": said}, "error": said}).encode()
+        200, json.dumps({"errorDetail": {"message": message}, "error": message}).encode()
     )
 
     with pytest.raises(kind):

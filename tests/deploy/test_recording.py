@@ -34,9 +34,9 @@ async def transport(registry: Serving) -> AsyncIterator[Transport]:
     await made.aclose()
 
 
-def released(**said: object) -> Release:
+def released(**release_entry: object) -> Release:
     """Return a release of app and db with the image's digest."""
-    made = replace(release(4), of=2, revision="v1", **said)
+    made = replace(release(4), of=2, revision="v1", **release_entry)
     services = [replace(each, digest=IMAGE.digest, environment={"TOKEN": "mark"}) for each in made.services]
     return made.with_services(services)
 
@@ -48,9 +48,9 @@ def mark(text: str) -> str:
 
 async def test_a_release_is_recorded_in_the_ledger(registry: Serving, transport: Transport) -> None:
     """A release record has project, number, service, host and revision, and one HMAC for the environment."""
-    (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
-    assert said.index is not None
-    await until_signed(registry.client, said.index + 1)
+    (release_entry,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
+    assert release_entry.index is not None
+    await until_signed(registry.client, release_entry.index + 1)
     ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     assert entry.kind == "released"
@@ -68,9 +68,9 @@ async def test_a_release_is_recorded_in_the_ledger(registry: Serving, transport:
 
 async def test_ledger_notifications_include_the_release(registry: Serving, transport: Transport) -> None:
     """Notifications from the ledger read the fields that a release record has."""
-    (said,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
-    assert said.index is not None
-    await until_signed(registry.client, said.index + 1)
+    (release_entry,) = await record_release(transport, released(chosen=("app",)), {HOST}, mark)
+    assert release_entry.index is not None
+    await until_signed(registry.client, release_entry.index + 1)
     ((_, entry),) = await list_records(transport, HOST, Repository("shop/app"))
 
     name = f"{HOST}/shop/app:{entry.tag}@{IMAGE.digest}"

@@ -40,8 +40,8 @@ def service(image: Reference, *, build: bool = False) -> ComposeService:
 
 def step(of: ComposeService, *, major: bool = False, cooldown_us: int = 0, **known: Any) -> UpdateStep:
     """Return the update step of one service."""
-    said: dict[str, Any] = {"locked": {EDGE: OLD}, "resolutions": {}, "tags": {}, "past": {}} | known
-    (found,) = plan_updates([of], KnownImages(**said), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
+    known_values: dict[str, Any] = {"locked": {EDGE: OLD}, "resolutions": {}, "tags": {}, "past": {}} | known
+    (found,) = plan_updates([of], KnownImages(**known_values), now_us=NOW_US, cooldown_us=cooldown_us, major=major)
     return found
 
 

@@ -18,7 +18,7 @@ from tests import servers
 from tests.distribution.builds import TIMEOUT_S, checked
 from tests.docs.pages import ROOT
 from tests.programs import program
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 
 BASE = "localhost/debian-python"
 HARDENED = ("--read-only", "--cap-drop", "all", "--security-opt=no-new-privileges", "--user", "10001:10001")
@@ -32,7 +32,7 @@ class Storage:
     folder: Path
     variables: dict[str, str]
 
-    def podman(self, *arguments: str) -> Said:
+    def podman(self, *arguments: str) -> CommandResult:
         """Run podman with this storage; containers run in runc, since crun needs newer cgroups than some machines have."""
         engine = (
             "--cgroup-manager",
@@ -103,8 +103,8 @@ class Layout:
 
     def referrers(self) -> dict[str, str]:
         """Return the digest of each referrer by its artifact type, as oras discovers them."""
-        told = checked([program("oras"), "discover", "--oci-layout", "--format", "json", self.source])
-        return {each["artifactType"]: each["digest"] for each in json.loads(told)["manifests"]}
+        discovered = checked([program("oras"), "discover", "--oci-layout", "--format", "json", self.source])
+        return {each["artifactType"]: each["digest"] for each in json.loads(discovered)["manifests"]}
 
 
 def build_image(here: Storage, out: Path, revision: str, python: str, wheels: Path, *, root: Path = ROOT) -> Layout:

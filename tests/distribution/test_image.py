@@ -110,8 +110,8 @@ def test_the_documents_are_copied_to_a_registry_with_the_image(
     copy = typed("oras cp", layout=layout.source, image=reference)
     run(*copy[:-1], "--no-tty", "--to-plain-http", copy[-1]).checked()
     shown = run(*typed("oras discover", image=reference), "--plain-http").checked()
-    told = run("oras", "discover", "--plain-http", "--format", "json", reference).checked()
-    found = {each["artifactType"]: each["digest"] for each in json.loads(told)["manifests"]}
+    output = run("oras", "discover", "--plain-http", "--format", "json", reference).checked()
+    found = {each["artifactType"]: each["digest"] for each in json.loads(output)["manifests"]}
     for digest in found.values():
         source = f"{registry.address}/release/boltseal@{digest}"
         run("oras", "pull", "--no-tty", "--plain-http", "--output", tmp_path, source).checked()
@@ -181,10 +181,10 @@ def test_the_provenance_names_the_base_and_the_commit(
 
 def test_the_configuration_is_that_of_a_service(layout: Layout) -> None:
     """The image's configuration has user, volume, port and commit."""
-    told = json.loads(checked([program("oras"), "manifest", "fetch-config", "--oci-layout", layout.source]))["config"]
+    output = json.loads(checked([program("oras"), "manifest", "fetch-config", "--oci-layout", layout.source]))["config"]
 
-    assert told["User"] == "10001:10001"
-    assert told["Volumes"] == {"/var/lib/boltseal": {}}
-    assert told["ExposedPorts"] == {"5000/tcp": {}}
-    assert (told["Entrypoint"], told["Cmd"]) == (["boltseal"], ["serve"])
-    assert told["Labels"]["org.opencontainers.image.version"] == layout.version
+    assert output["User"] == "10001:10001"
+    assert output["Volumes"] == {"/var/lib/boltseal": {}}
+    assert output["ExposedPorts"] == {"5000/tcp": {}}
+    assert (output["Entrypoint"], output["Cmd"]) == (["boltseal"], ["serve"])
+    assert output["Labels"]["org.opencontainers.image.version"] == layout.version

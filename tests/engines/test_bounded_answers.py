@@ -52,10 +52,10 @@ async def _speaking(speak: Serve) -> AsyncIterator[EngineAddress]:
 
 async def test_progress_is_reported_at_once() -> None:
     """Each progress step of a pull is reported before the engine sends the next, however lines are split."""
-    told, go_on = list[str](), asyncio.Event()
+    reported, go_on = list[str](), asyncio.Event()
 
-    def tell(step: EngineProgress) -> None:
-        told.append(step.status)
+    def report(step: EngineProgress) -> None:
+        reported.append(step.status)
         go_on.set()
 
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -67,9 +67,9 @@ async def test_progress_is_reported_at_once() -> None:
 
     async with _speaking(speak) as address, connected(address) as engine:
         with pytest.raises(EngineFailed, match="disk"):
-            await engine.pull(PULLED, progress=tell)
+            await engine.pull(PULLED, progress=report)
 
-    assert told == ["Pulling", "Done"]
+    assert reported == ["Pulling", "Done"]
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,8 @@ async def test_a_container_has_the_written_and_the_used_image(fake: FakeEngine, 
 async def test_a_container_that_vanishes_meanwhile_is_left_out(fake: FakeEngine, engine: Engine) -> None:
     """A container that vanishes during the listing is left out, and the others are reported."""
     image = fake.image("app")
-    stays, goes = (fake.container(name, str(APP), image) for name in ("web", "gone"))
-    fake.wrong[f"containers/{goes}/json"] = Wrong(404, b'{"message": "No such container"}')
+    stays, vanishes = (fake.container(name, str(APP), image) for name in ("web", "gone"))
+    fake.wrong[f"containers/{vanishes}/json"] = Wrong(404, b'{"message": "No such container"}')
 
     assert {each.id for each in await engine.containers()} == {stays}
 
@@ -241,12 +241,12 @@ async def test_a_pull_is_by_digest_and_verified_by_the_image(fake: FakeEngine, e
     """A pull is by digest with the login, reports each step, and is verified by the image's presence."""
     id_ = fake.image("app", pulled=(str(PULLED),))
     fake.progress = [{"status": "Downloading", "id": "ab", "progressDetail": {"current": 5, "total": 9}}]
-    told: list[EngineProgress] = []
-    found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), progress=told.append)
+    reported: list[EngineProgress] = []
+    found = await engine.pull(BOTH, platform="linux/arm64", login=Login("ci", "secret"), progress=reported.append)
 
     at = fake.asked.index("POST images/create")
     sent = json.loads(base64.urlsafe_b64decode(fake.headers[at]["X-Registry-Auth"]))
-    assert (str(found.id), told) == (id_, [EngineProgress("Downloading", "ab", 5, 9)])
+    assert (str(found.id), reported) == (id_, [EngineProgress("Downloading", "ab", 5, 9)])
     assert fake.queries[at] == {"fromImage": str(PULLED), "platform": "linux/arm64"}
     assert sent == {"username": "ci", "password": "secret", "serveraddress": "localhost:5000"}
 
@@ -258,7 +258,7 @@ async def test_a_pull_without_the_image_at_the_end_has_failed(engine: Engine) ->
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("message", "kind"),
     [
         ("write /var/lib/docker/tmp: no space left on device", EngineFull),
         ("manifest unknown", NoSuchImage),
@@ -266,12 +266,12 @@ async def test_a_pull_without_the_image_at_the_end_has_failed(engine: Engine) ->
     ],
 )
 async def test_a_failure_within_the_stream_is_raised(
-    fake: FakeEngine, engine: Engine, said: str, kind: type[Exception]
+    fake: FakeEngine, engine: Engine, message: str, kind: type[Exception]
 ) -> None:
     """An error within a pull's stream, after status 200, is raised."""
-    fake.progress = [{"status": "Downloading"}, {"errorDetail": {"message": said}, "error": said}]
+    fake.progress = [{"status": "Downloading"}, {"errorDetail": {"message": message}, "error": message}]
 
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         await engine.pull(BOTH)
 
 
@@ -320,7 +320,7 @@ async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (Wrong(500, b'{"message": "\\u001b[31mdisk"}'), r"the engine failed: \"\\x1b\[31mdisk\""),
         (Wrong(500, b'{"message":"no TLS"}', "text/plain"), 'the engine failed: "no TLS"'),
@@ -338,11 +338,11 @@ async def test_a_vanished_object_is_a_miss(engine: Engine) -> None:
         (Wrong(500, b" " * 65536, endless=True), "answer is longer than 64 MiB"),
     ],
 )
-async def test_a_wrong_answer_is_an_error(fake: FakeEngine, engine: Engine, wrong: Wrong, said: str) -> None:
+async def test_a_wrong_answer_is_an_error(fake: FakeEngine, engine: Engine, wrong: Wrong, message: str) -> None:
     """A wrong answer is a one-line error, and no image is returned."""
     fake.wrong[f"images/{APP}/json"] = wrong
 
-    with pytest.raises((EngineFailed, EngineMismatch), match=said) as error:
+    with pytest.raises((EngineFailed, EngineMismatch), match=message) as error:
         await engine.image(APP)
     assert exit_code(error.value) is ExitCode.UNKNOWN
 

@@ -26,7 +26,7 @@ def test_absolute_links_start_at_the_disks_root(disk: Path, target: str) -> None
 
 
 def test_a_link_is_never_followed_out_of_the_disk(disk: Path) -> None:
-    """No link on a mounted disk leads to files of this host."""
+    """A link on a mounted disk never reaches files of this host."""
     (disk / "var/lib/docker").symlink_to(disk.parent / "outside/docker")
 
     assert inside(disk, "var/lib/docker") is None

@@ -1,4 +1,4 @@
-"""Reading inside a folder: no path leads out, and only regular files are opened."""
+"""Reading inside a folder: no path leaves it, and only regular files are opened."""
 
 from __future__ import annotations
 

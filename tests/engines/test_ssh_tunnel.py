@@ -68,9 +68,9 @@ async def test_a_host_without_an_engine_is_an_error(sshd: servers.Server, tmp_pa
 
 async def test_a_refused_login_is_an_error(sshd: servers.Server, tmp_path: Path) -> None:
     """A refused login is an error with the prerequisite; no password is asked for."""
-    stranger = EngineAddress.parse(f"ssh://nobody-here@{sshd.address}{tmp_path}/engine.sock")
+    unknown_user = EngineAddress.parse(f"ssh://nobody-here@{sshd.address}{tmp_path}/engine.sock")
     with pytest.raises(SshFailed, match=r"Permission denied.*; `ssh -p \d+ nobody-here@127.0.0.1 true` must work"):
-        async with connected(stranger):
+        async with connected(unknown_user):
             pass
 
 

@@ -75,9 +75,9 @@ def _list(kind: str, items: list[dict[str, Any]]) -> JSONResponse:
 
 
 def _forbidden() -> JSONResponse:
-    said = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
+    fields = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
     message = 'nodes is forbidden: User "viewer" cannot list resource "nodes" in API group "" at the cluster scope'
-    return JSONResponse(said | {"message": message}, status_code=403)
+    return JSONResponse(fields | {"message": message}, status_code=403)
 
 
 def _kubeconfig(server: str, context: str) -> str:

@@ -129,24 +129,24 @@ class FakeEngine:
         request_line = f"{request.method} {path}"
         if hang := self.hangs.pop(request_line, None):
             if hang.done:
-                await self._said(request, path.split("/"))
+                await self._information(request, path.split("/"))
             hang.arrived.set()
             await hang.go.wait()
         if path in self.wrong:
             if path in self.loses:
-                await self._said(request, path.split("/"))
+                await self._information(request, path.split("/"))
             return _wrongly(self.wrong[path])
-        answer = await self._said(request, path.split("/"))
+        answer = await self._information(request, path.split("/"))
         if answer is None:
             return JSONResponse({"message": f"No such image or container: {path}"}, status_code=404)
         return answer
 
-    async def _said(self, request: Request, parts: list[str]) -> Response | None:
+    async def _information(self, request: Request, parts: list[str]) -> Response | None:
         match request.method, parts:
             case "GET", ["version"]:
                 name = "Podman Engine" if self.podman else "Engine"
-                said = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
-                return JSONResponse(said | {"Components": [{"Name": name}]})
+                fields = {"Version": "26.1.5", "ApiVersion": self.api, "Os": "linux", "Arch": self.architecture}
+                return JSONResponse(fields | {"Components": [{"Name": name}]})
             case "GET", ["info"]:
                 return JSONResponse({"DriverStatus": self.driver_status, "DockerRootDir": self.root})
             case "GET", ["containers", "json"]:

@@ -168,8 +168,8 @@ class FakeHub:
         if refused is not None:
             return refused
         self.counted["history"] += 1
-        told = self.histories.get(f"{name}:{tag}")
-        return _error(404, "UNSUPPORTED", "no such route") if told is None else Response(told)
+        recorded = self.histories.get(f"{name}:{tag}")
+        return _error(404, "UNSUPPORTED", "no such route") if recorded is None else Response(recorded)
 
     def _refuse(self, request: Request, name: str) -> Response | None:
         self.seen.append(request)

@@ -130,9 +130,9 @@ class FakeUpstream:
             key = f"{method} {asked.path}"
             self.counted[key] += 1
             body = await _body(reader, asked)
-            told = self.answers.get(key) or self.answers.get("*")
-            if told is not None:
-                await told(asked, writer)
+            configured = self.answers.get(key) or self.answers.get("*")
+            if configured is not None:
+                await configured(asked, writer)
                 await writer.drain()
                 return
             found = self._taken(asked, body) if asked.method in ("POST", "PUT") else self._found(asked)
@@ -233,8 +233,10 @@ def status(code: int, body: bytes = b"", **headers: str) -> Speak:
     """Return an answer with this status for any request."""
 
     async def speak(_: Asked, writer: asyncio.StreamWriter) -> None:
-        said = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        writer.write("\r\n".join([f"HTTP/1.1 {code} X", *said, f"content-length: {len(body)}", "", ""]).encode() + body)
+        header_lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        writer.write(
+            "\r\n".join([f"HTTP/1.1 {code} X", *header_lines, f"content-length: {len(body)}", "", ""]).encode() + body
+        )
 
     return speak
 

@@ -32,7 +32,7 @@ def lines(*changes: dict[str, Any]) -> list[bytes]:
     return made
 
 
-def said(raw: list[bytes]) -> list[list[str]]:
+def findings_in(raw: list[bytes]) -> list[list[str]]:
     audit = Audit()
     return [audit.take(index, line) for index, line in enumerate(raw)]
 
@@ -54,7 +54,7 @@ def test_a_consistent_ledger_breaks_no_rule() -> None:
         {"kind": EntryKind.TAG_CREATED, "digest": B, "previous": 5, "extra": SEALED},
     )
 
-    assert said(raw) == [[]] * len(raw)
+    assert findings_in(raw) == [[]] * len(raw)
 
 
 def test_the_last_entry_of_each_tag_is_kept() -> None:
@@ -134,7 +134,7 @@ def test_an_expected_origin_is_compared_with_the_first_entry() -> None:
 )
 def test_each_contradiction_is_reported(changes: list[dict[str, Any]], sentence: str) -> None:
     """Of a ledger whose last entry is wrong, only that entry is reported."""
-    *before, last = said(lines(*changes))
+    *before, last = findings_in(lines(*changes))
 
     assert before == [[]] * len(before)
     assert last == [sentence]
@@ -154,10 +154,10 @@ def test_an_invalid_entry_is_named_and_the_audit_continues() -> None:
     """An invalid entry is reported, and the entries after it are audited."""
     first, second = lines(CREATED, {"kind": EntryKind.TAG_UNSEALED, "was": A, "previous": 0})
 
-    assert said([first, first[:-1], second])[1] == [
+    assert findings_in([first, first[:-1], second])[1] == [
         "not an entry: the same values have another spelling (order, white space, escapes)"
     ]
-    assert said([first, first[:-1], second])[2] == []
+    assert findings_in([first, first[:-1], second])[2] == []
 
 
 def test_only_a_recovery_changes_the_origin() -> None:
@@ -170,7 +170,7 @@ def test_only_a_recovery_changes_the_origin() -> None:
         {"kind": EntryKind.RULES_CHANGED, **of_the_log},
     ]
 
-    assert said(lines(*story)) == [[], [], [], ["it is of the ledger reg.example, this is reg.example/2"]]
+    assert findings_in(lines(*story)) == [[], [], [], ["it is of the ledger reg.example, this is reg.example/2"]]
 
 
 def observed(*changes: dict[str, Any]) -> list[list[str]]:

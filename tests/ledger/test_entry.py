@@ -215,13 +215,13 @@ def test_an_unknown_field_is_refused_with_its_name(values: dict[str, object], me
 
 def test_an_entry_may_be_as_long_as_a_bundle_allows() -> None:
     """An entry may be as long as the two-byte length of entry bundles allows."""
-    room = MAX_ENTRY_BYTES - len(encode(changed(reason="")))
-    longest = encode(changed(reason="x" * room))
+    space = MAX_ENTRY_BYTES - len(encode(changed(reason="")))
+    longest = encode(changed(reason="x" * space))
 
     assert len(longest) == MAX_ENTRY_BYTES
-    assert parse(longest).reason == "x" * room
+    assert parse(longest).reason == "x" * space
     with pytest.raises(EntryInvalid, match="an entry of 65536 bytes"):
-        encode(changed(reason="x" * (room + 1)))
+        encode(changed(reason="x" * (space + 1)))
     with pytest.raises(EntryInvalid, match="an entry of 65536 bytes"):
         parse(longest + b"\n")
 

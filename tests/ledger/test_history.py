@@ -38,9 +38,11 @@ def test_the_digest_of_every_tag_at_a_time() -> None:
     """For a given time, each tag's last entry until then decides; a deleted tag is left out."""
     history = check(SHOP, lines(story()))
     then = {second: history.at(START_US + second * 1_000_000) for second in (0, 1, 4, 9)}
-    meant = {second: {tag: said.entry.digest for tag, said in found.items()} for second, found in then.items()}
+    digests = {
+        second: {tag: entry_at.entry.digest for tag, entry_at in found.items()} for second, found in then.items()
+    }
 
-    assert meant == {0: {}, 1: {"latest": A}, 4: {"latest": B, "1.0.0": A}, 9: {"1.0.0": A}}
+    assert digests == {0: {}, 1: {"latest": A}, 4: {"latest": B, "1.0.0": A}, 9: {"1.0.0": A}}
 
 
 def test_the_other_tags_of_an_image_are_listed() -> None:
@@ -75,12 +77,12 @@ def test_a_withheld_entry_breaks_the_chain() -> None:
 
 def test_a_withheld_newest_entry_contradicts_the_tag() -> None:
     """If the newest entry is withheld, the history contradicts the digest that the registry serves."""
-    said = check(SHOP, lines(story())).of("latest")
+    result = check(SHOP, lines(story())).of("latest")
 
-    assert contradiction(said, "") is None
-    assert contradiction(said[:2], B) is None
-    assert contradiction(said[:2], "") == f"the tag resolves to nothing, and its last entry 4 says {B}"
-    assert contradiction(said, A) == f"the tag resolves to {A}, and its last entry 5 says nothing"
+    assert contradiction(result, "") is None
+    assert contradiction(result[:2], B) is None
+    assert contradiction(result[:2], "") == f"the tag resolves to nothing, and its last entry 4 says {B}"
+    assert contradiction(result, A) == f"the tag resolves to {A}, and its last entry 5 says nothing"
     assert contradiction((), A) == f"the tag resolves to {A}, and the ledger says nothing of it"
 
 

@@ -65,7 +65,7 @@ def test_a_tree_of_no_entries_has_a_root() -> None:
 
 @given(st.integers(0, 200))
 def test_the_root_is_that_of_the_definition(size: int) -> None:
-    """RFC 6962, 2.1: MTH(D[n])."""
+    """RFC 6962, 2.1: the root of the tree is MTH(D[n])."""
 
     assert root_of(entries_of(size)) == tree_oracle.mth(entries_of(size))
 

@@ -81,12 +81,12 @@ def test_a_receipt_in_a_ledger_of_one_entry_needs_no_hashes() -> None:
 
 def test_the_longest_entry_fits_in_a_receipt() -> None:
     """The longest possible entry fits into a receipt."""
-    room = MAX_ENTRY_BYTES - len(ENTRIES[0])
-    longest = encode(entry(0, reason="x" * room))
+    space = MAX_ENTRY_BYTES - len(ENTRIES[0])
+    longest = encode(entry(0, reason="x" * space))
     only = sign_checkpoint(Checkpoint(KEY.name, 1, leaf_hash(longest)), KEY)
 
     assert len(longest) == MAX_ENTRY_BYTES
-    assert len(open_receipt(format_receipt(Receipt(0, (), only, longest)), KEY.verifier).entry.reason) == room
+    assert len(open_receipt(format_receipt(Receipt(0, (), only, longest)), KEY.verifier).entry.reason) == space
 
 
 def test_witnesses_in_a_receipt_are_named() -> None:

@@ -25,7 +25,7 @@ NOON_US = 1_795_694_400_000_000
 """2026-11-26T12:00:00Z."""
 
 
-def said(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: str = "ci") -> EntryAt:
+def entry_at(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: str = "ci") -> EntryAt:
     entry = Entry(
         kind=kind,
         time_us=index,
@@ -42,11 +42,11 @@ def said(index: int, kind: EntryKind, digest: str, tag: str = "latest", actor: s
 def test_the_changes_of_each_tag() -> None:
     """Each entry of a tag gives its digest from then on; entries about no tag are left out."""
     entries = [
-        said(1, EntryKind.TAG_CREATED, A),
-        said(2, EntryKind.TAG_CREATED, B, "1.4.2", "eve"),
-        said(3, EntryKind.RELEASED, A),
-        said(4, EntryKind.TAG_DELETED, A),
-        said(5, EntryKind.TAG_DELETED, B, ""),
+        entry_at(1, EntryKind.TAG_CREATED, A),
+        entry_at(2, EntryKind.TAG_CREATED, B, "1.4.2", "eve"),
+        entry_at(3, EntryKind.RELEASED, A),
+        entry_at(4, EntryKind.TAG_DELETED, A),
+        entry_at(5, EntryKind.TAG_DELETED, B, ""),
     ]
 
     assert steps_of(entries) == {
@@ -58,9 +58,9 @@ def test_the_changes_of_each_tag() -> None:
 def test_the_newest_release_of_an_image() -> None:
     """The newest release record of an image has actor and time, or is absent."""
     entries = [
-        said(1, EntryKind.RELEASED, A),
-        said(2, EntryKind.RELEASED, A, actor="ada"),
-        said(3, EntryKind.RELEASED, B),
+        entry_at(1, EntryKind.RELEASED, A),
+        entry_at(2, EntryKind.RELEASED, A, actor="ada"),
+        entry_at(3, EntryKind.RELEASED, B),
     ]
 
     assert released(entries, {A}) == ReleaseRecord("ada", 2, 2)

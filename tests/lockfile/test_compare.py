@@ -22,9 +22,9 @@ def test_every_image_that_differs_is_reported_once() -> None:
     same = locked("app:0", 1)
     before = lock_of(same, locked("app:1", 1), locked("app:2", 2), locked("app:4", 4))
     after = lock_of(same, locked("app:2", 9), locked("app:3", 3), replace(locked("app:4", 4), written=("app:4",)))
-    told = [(change.reference.tag, change.kind) for change in compare_locks(before, after)]
+    differences = [(change.reference.tag, change.kind) for change in compare_locks(before, after)]
 
-    assert told == [
+    assert differences == [
         ("1", ChangeKind.REMOVED),
         ("2", ChangeKind.MOVED),
         ("3", ChangeKind.ADDED),
@@ -62,7 +62,7 @@ def test_several_images_for_one_platform_are_compared_as_a_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ago_us", "said"),
+    ("ago_us", "message"),
     [
         (12 * DAY_US, "12 days"),
         (DAY_US, "1 day"),
@@ -73,6 +73,6 @@ def test_several_images_for_one_platform_are_compared_as_a_set() -> None:
         (-DAY_US, "0 seconds"),
     ],
 )
-def test_an_age_is_written_in_its_largest_unit(ago_us: int, said: str) -> None:
+def test_an_age_is_written_in_its_largest_unit(ago_us: int, message: str) -> None:
     """An age is written in its largest unit, and a clock that is behind gives no negative age."""
-    assert age(NOW_US - ago_us, NOW_US) == said
+    assert age(NOW_US - ago_us, NOW_US) == message

@@ -34,8 +34,8 @@ def running(*numbers: int, kind: DigestKind = DigestKind.UNSPECIFIED, name: Refe
     return RunningImage(name, digests, platform="linux/amd64", machine="linux/amd64", created_us=NOW_US + DAY_US)
 
 
-def verdict_of(it: RunningImage, *images: LockedImage) -> RunningVerdict:
-    return judge(it, LockedImages.of(lock_of(*(images or (LOCKED,)))))
+def verdict_of(container: RunningImage, *images: LockedImage) -> RunningVerdict:
+    return judge(container, LockedImages.of(lock_of(*(images or (LOCKED,)))))
 
 
 @pytest.mark.parametrize("number", [1, 10, 110])
@@ -82,18 +82,18 @@ def test_a_tag_that_moved_after_the_lock_is_the_reason() -> None:
 
 def test_offline_the_tagging_time_shows_a_pull_after_the_lock() -> None:
     """Offline, an image with one tag, set after the lock was written, was pulled after it."""
-    it = replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1)
+    container = replace(running(OLD), names=(NAME,), tagged_us=NOW_US + 1)
 
-    assert verdict_of(it).status is ContainerStatus.MOVED_AFTER_LOCK
-    assert verdict_of(replace(it, tagged_us=NOW_US)).status is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(container).status is ContainerStatus.MOVED_AFTER_LOCK
+    assert verdict_of(replace(container, tagged_us=NOW_US)).status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 def test_a_second_tag_makes_the_tagging_time_useless() -> None:
     """For an image with a second tag, the time of tagging does not show when it was pulled."""
     other = Reference.parse("localhost:5000/shop/app:kept")
-    it = replace(running(OLD), names=(NAME, other), tagged_us=NOW_US + 1)
+    container = replace(running(OLD), names=(NAME, other), tagged_us=NOW_US + 1)
 
-    assert verdict_of(it).status is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(container).status is ContainerStatus.RECREATED_WITHOUT_PULL
 
 
 def test_another_image_under_the_locked_name_differs() -> None:
@@ -134,9 +134,9 @@ def test_an_image_without_a_locked_platform_for_this_machine_matches() -> None:
 )
 def test_equivalent_platforms_match(platform: str, machine: str) -> None:
     """Platforms match without their optional variant and version."""
-    it = replace(running(1), platform=platform, machine=machine)
+    container = replace(running(1), platform=platform, machine=machine)
 
-    assert verdict_of(it, locked(str(NAME), 1, (machine, 10))).status is ContainerStatus.HOLDS
+    assert verdict_of(container, locked(str(NAME), 1, (machine, 10))).status is ContainerStatus.HOLDS
 
 
 def test_a_local_build_differs_where_the_lock_has_an_image() -> None:
@@ -169,8 +169,8 @@ def test_a_host_without_the_images_record_is_compared_by_id() -> None:
 def test_an_image_id_can_not_be_compared_with_a_lock_without_image_ids() -> None:
     """An image ID can't be compared with a lock without image IDs, so the result is "could not check"."""
     bare = locked(str(NAME), 1)
-    it = running(110, kind=DigestKind.CONFIG)
-    there, gone = verdict_of(it, bare), verdict_of(replace(it, recorded=False), bare)
+    container = running(110, kind=DigestKind.CONFIG)
+    there, gone = verdict_of(container, bare), verdict_of(replace(container, recorded=False), bare)
 
     assert (there.status, there.weight) == (ContainerStatus.UNKNOWN, Weight.UNKNOWN)
     assert (gone.status, gone.weight) == (ContainerStatus.RECORD_GONE, Weight.UNKNOWN)
@@ -203,18 +203,18 @@ def test_a_container_started_by_digest_or_id_is_compared() -> None:
 def test_a_digest_or_keep_tag_is_compared_with_the_only_locked_tag(name: str) -> None:
     """A digest or keep tag is compared with the repository's only locked tag; with two locked tags the result is
     unknown."""
-    it = running(OLD, name=Reference.parse(name))
+    container = running(OLD, name=Reference.parse(name))
     two = locked("localhost:5000/shop/app:1.5.0", 2)
     by_digest = locked(f"localhost:5000/shop/app@{digest(3)}", 3)
 
-    assert verdict_of(it).status is ContainerStatus.RECREATED_WITHOUT_PULL
-    assert verdict_of(it, LOCKED, two).status is ContainerStatus.UNKNOWN
-    assert verdict_of(it, by_digest).status is ContainerStatus.UNKNOWN
-    assert verdict_of(it, locked("redis:7", 1)).status is ContainerStatus.NOT_LOCKED
+    assert verdict_of(container).status is ContainerStatus.RECREATED_WITHOUT_PULL
+    assert verdict_of(container, LOCKED, two).status is ContainerStatus.UNKNOWN
+    assert verdict_of(container, by_digest).status is ContainerStatus.UNKNOWN
+    assert verdict_of(container, locked("redis:7", 1)).status is ContainerStatus.NOT_LOCKED
 
 
 def test_a_name_without_a_tag_is_latest() -> None:
-    """As in Docker, a name without a tag means `latest`."""
+    """As in Docker, a name without a tag is completed with `latest`."""
     latest = locked("localhost:5000/shop/app:latest", 1)
 
     assert verdict_of(running(1, name=Reference.parse("localhost:5000/shop/app")), latest).weight is Weight.HOLDS

@@ -45,7 +45,7 @@ def test_a_lock_written_by_hand_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"\xff\xfe", "not UTF-8 at byte 0"),
         ("version = ", "not TOML: "),
@@ -86,9 +86,9 @@ def test_a_lock_written_by_hand_is_read() -> None:
         (GOOD + GOOD.removeprefix("version = 1\n"), "docker.io/library/app:1 occurs twice"),
     ],
 )
-def test_an_invalid_lock_is_refused_with_the_position(text: str | bytes, said: str) -> None:
+def test_an_invalid_lock_is_refused_with_the_position(text: str | bytes, message: str) -> None:
     """An invalid lock is one printable line with position and expected value."""
-    assert said in refusal(text)
+    assert message in refusal(text)
 
 
 def test_two_spellings_of_one_image_are_duplicates() -> None:

@@ -18,13 +18,13 @@ from tests.notify.receivers import ENDLESS, HANGS, OK, answer, inbox
 
 pytestmark = pytest.mark.slow
 
-SAID = [("boltseal: tag.moved", "it moved")]
+MESSAGES = [("boltseal: tag.moved", "it moved")]
 
 
 async def send(
     url: str, networks: tuple[Network, ...] = (), within_s: float = 30.0, python: str = sys.executable
 ) -> None:
-    await AppriseReceiver("chat", url, networks, within_s, python).send(SAID)
+    await AppriseReceiver("chat", url, networks, within_s, python).send(MESSAGES)
 
 
 async def test_a_receiver_gets_the_sentence_of_an_event() -> None:

@@ -147,10 +147,10 @@ async def test_notify_never_waits_and_is_bounded(tmp_path: Path) -> None:
     refused = TagRefused(REF, "push", None, "mallory", "sealed")
     for _ in range(5 * dispatch.MAX_IN_MEMORY):
         dispatcher.notify(refused)
-    room = len(dispatcher._in_memory)
+    queued = len(dispatcher._in_memory)
     dispatcher.notify(MOVED)
 
-    assert room == dispatch.MAX_IN_MEMORY // 2
+    assert queued == dispatch.MAX_IN_MEMORY // 2
     assert dispatcher._in_memory[-1].event is MOVED
     assert not (tmp_path / "outbox.db").exists()
 
@@ -312,14 +312,14 @@ def _teller(path: Path, url: str, start: int) -> subprocess.Popen[str]:
 @pytest.mark.slow
 async def test_kill_9_at_any_moment_loses_no_event(tmp_path: Path) -> None:
     """After kill -9 the next process delivers the remaining events; a duplicate has the same ID."""
-    said: set[int] = set()
+    acknowledged: set[int] = set()
     async with inbox() as box:
         for round_, kill_after in enumerate((5, 20, 50)):
             teller = _teller(tmp_path, box.url, round_ * 50)
             assert teller.stdout is not None
             before = len(box.bodies)
             for _ in range(kill_after):
-                said.add(int(await asyncio.to_thread(teller.stdout.readline)))
+                acknowledged.add(int(await asyncio.to_thread(teller.stdout.readline)))
             if kill_after == 50:
                 await box.until(before + 5)
             teller.send_signal(signal.SIGKILL)
@@ -328,7 +328,7 @@ async def test_kill_9_at_any_moment_loses_no_event(tmp_path: Path) -> None:
         left = await made(tmp_path, to(box.url)).deliver_now(90)
 
     assert left == {}
-    assert {f"event-{n}" for n in said} <= {one["id"] for one in box.events}
+    assert {f"event-{n}" for n in acknowledged} <= {one["id"] for one in box.events}
 
 
 def test_low_priority_events_are_those_that_anyone_can_cause() -> None:

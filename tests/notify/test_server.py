@@ -45,16 +45,16 @@ async def test_a_refused_push_a_move_and_a_delete_are_delivered(tmp_path: Path) 
         await push(client, "shop/app", "latest", new)
         await client.delete("/v2/shop/app/manifests/latest")
         await box.until(3)
-    told = {one["type"] + str(one["data"].get("digest") is None): one for one in box.events}
+    fields = {one["type"] + str(one["data"].get("digest") is None): one for one in box.events}
 
     assert refused.status_code == 409
     assert len(box.bodies) == 3
-    refusal = told["boltseal.tag.refused.v1False"]
+    refusal = fields["boltseal.tag.refused.v1False"]
     assert refusal["subject"] == "registry.example.com/shop/app:1.4.2"
     assert refusal["source"] == "https://registry.example.com"
     assert refusal["data"]["reason"] == refused.json()["errors"][0]["message"]
     assert refusal["data"]["digest"] == new.digest
-    moved, gone = told["boltseal.tag.moved.v1False"]["data"], told["boltseal.tag.moved.v1True"]["data"]
+    moved, gone = fields["boltseal.tag.moved.v1False"]["data"], fields["boltseal.tag.moved.v1True"]["data"]
     assert (moved["was"], moved["digest"]) == (old.digest, new.digest)
     assert (gone["was"], gone["digest"]) == (new.digest, None)
 

@@ -197,10 +197,10 @@ async def test_a_receiver_with_an_untrusted_certificate_gets_nothing(tmp_path: P
     tls.load_cert_chain(own.cert, own.key)
     box = Inbox()
     async with listening(box._serve, tls) as box.port:
-        for believed in (other, own):
-            webhook = Webhook(f"https://127.0.0.1:{box.port}/", ca_file=believed.ca)
+        for trusted in (other, own):
+            webhook = Webhook(f"https://127.0.0.1:{box.port}/", ca_file=trusted.ca)
             try:
-                if believed is other:
+                if trusted is other:
                     with pytest.raises(NotDelivered, match="does not answer"):
                         await webhook.send("id", BODY, 1)
                 else:

@@ -7,24 +7,26 @@ import pytest
 from boltseal.oci.digest import Digest, DigestInvalid
 from boltseal.oci.digest_prefix import DigestAmbiguous, DigestPrefix
 
-ONE = Digest("sha256", "8c5a9f5" + "1" * 57)
-TWO = Digest("sha256", "8c5a9f5" + "2" * 57)
+FIRST = Digest("sha256", "8c5a9f5" + "1" * 57)
+SECOND = Digest("sha256", "8c5a9f5" + "2" * 57)
 LONG = Digest("sha512", "8c5a9f5" + "3" * 121)
 
 
-@pytest.mark.parametrize("text", ["8c5a9f51", "sha256:8c5a9f51", str(ONE), ONE.hex, ONE.short])
+@pytest.mark.parametrize("text", ["8c5a9f51", "sha256:8c5a9f51", str(FIRST), FIRST.hex, FIRST.short])
 def test_a_prefix_selects_the_only_digest_that_begins_so(text: str) -> None:
     """A prefix, with or without the algorithm, selects the only digest that begins with it."""
     prefix = DigestPrefix.parse(text)
 
-    assert prefix.choose([ONE, TWO, LONG, ONE]) == ONE
+    assert prefix.choose([FIRST, SECOND, LONG, FIRST]) == FIRST
     assert str(prefix) == text
 
 
 def test_a_prefix_of_several_digests_is_refused_with_all_of_them() -> None:
     """A prefix of several digests is refused with a list of them."""
-    with pytest.raises(DigestAmbiguous, match=f"8c5a9f5 fits 2 digests; write more digits of one of {ONE}, {TWO}$"):
-        DigestPrefix.parse("8c5a9f5").choose([ONE, TWO])
+    with pytest.raises(
+        DigestAmbiguous, match=f"8c5a9f5 fits 2 digests; write more digits of one of {FIRST}, {SECOND}$"
+    ):
+        DigestPrefix.parse("8c5a9f5").choose([FIRST, SECOND])
 
 
 def test_the_list_of_candidates_is_short() -> None:
@@ -37,9 +39,9 @@ def test_the_list_of_candidates_is_short() -> None:
 
 def test_the_algorithm_decides_where_it_is_typed() -> None:
     """If the algorithm is typed, only digests of that algorithm match."""
-    assert DigestPrefix.parse("sha512:8c5a9f5").choose([ONE, LONG]) == LONG
-    assert DigestPrefix.parse("8c5a9f53").choose([ONE, LONG]) == LONG
-    assert DigestPrefix.parse("sha512:8c5a9f5").choose([ONE]) is None
+    assert DigestPrefix.parse("sha512:8c5a9f5").choose([FIRST, LONG]) == LONG
+    assert DigestPrefix.parse("8c5a9f53").choose([FIRST, LONG]) == LONG
+    assert DigestPrefix.parse("sha512:8c5a9f5").choose([FIRST]) is None
 
 
 @pytest.mark.parametrize(

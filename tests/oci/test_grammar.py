@@ -91,10 +91,10 @@ def test_content_types_are_read_without_parameters_and_case(text: str, parameter
 
 def accepts(read: Callable[[str], object], text: str, refusal: type[Invalid]) -> bool:
     """Return whether `read` accepts the text unchanged; a refusal must be of this class, printable, short and one line."""
-    value, said = attempt(read, text, refusal)
+    value, error_text = attempt(read, text, refusal)
 
-    assert said.isprintable()
-    assert len(said) < 400
+    assert error_text.isprintable()
+    assert len(error_text) < 400
     assert value is None or str(value) == text
     return value is not None
 
@@ -159,9 +159,9 @@ spoiled = st.builds(
 @example("library/" + "a" * 248)
 def test_references_are_read_as_docker_reads_them(text: str) -> None:
     """Each text is completed as Docker does it, or refused where Docker refuses it or finds no host."""
-    reference, said = attempt(Reference.parse, text, Invalid)
+    reference, error_text = attempt(Reference.parse, text, Invalid)
 
-    assert said.isprintable()
+    assert error_text.isprintable()
     assert (reference and parts(reference)) == docker(text)
 
 

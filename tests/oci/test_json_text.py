@@ -8,13 +8,13 @@ import pytest
 from boltseal.oci.jsontext import decode
 
 
-class _Said(msgspec.Struct):
+class _Message(msgspec.Struct):
     name: str = ""
 
 
 def test_valid_json_is_decoded() -> None:
     """Fields that the type does not name are ignored."""
-    assert decode(b'{"name": "a", "more": [1]}', _Said) == _Said("a")
+    assert decode(b'{"name": "a", "more": [1]}', _Message) == _Message("a")
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_valid_json_is_decoded() -> None:
 def test_invalid_json_raises_one_kind_of_error(raw: bytes, words: str) -> None:
     """Any invalid JSON raises one kind of error, also where the decoder itself raises another."""
     with pytest.raises(msgspec.DecodeError, match=words):
-        decode(raw, _Said)
+        decode(raw, _Message)

@@ -238,7 +238,7 @@ def test_data_with_another_digest_is_refused(data: str, says: str) -> None:
 def test_the_type_may_come_from_the_header_or_the_document_or_both(document: dict[str, Any]) -> None:
     """Content-Type alone, mediaType alone, or both alike, with parameters and in any case, give one type."""
     media_type = document["mediaType"]
-    ways = [
+    documents = [
         parse(document, None),
         parse(document, media_type),
         parse(document, f"{media_type.upper()}; charset=utf-8"),
@@ -247,7 +247,7 @@ def test_the_type_may_come_from_the_header_or_the_document_or_both(document: dic
         parse({**document, "mediaType": ""}, media_type),
     ]
 
-    assert {way.media_type for way in ways} == {media_type}
+    assert {way.media_type for way in documents} == {media_type}
 
 
 @pytest.mark.parametrize(

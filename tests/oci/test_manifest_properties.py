@@ -76,12 +76,12 @@ def test_every_field_of_a_document_is_parsed(document: dict[str, Any]) -> None:
     absent."""
     manifest = parse_manifest(json.dumps(document).encode(), document["mediaType"])
 
-    assert triples(manifest.layers) == said(document.get("layers"))
-    assert triples(manifest.manifests) == said(document.get("manifests"))
-    assert triples([manifest.config] if manifest.config else []) == said(
+    assert triples(manifest.layers) == descriptors_in(document.get("layers"))
+    assert triples(manifest.manifests) == descriptors_in(document.get("manifests"))
+    assert triples([manifest.config] if manifest.config else []) == descriptors_in(
         [document["config"]] if "config" in document else []
     )
-    assert triples([manifest.subject] if manifest.subject else []) == said(
+    assert triples([manifest.subject] if manifest.subject else []) == descriptors_in(
         [document["subject"]] if document.get("subject") else []
     )
     assert manifest.annotations == (document.get("annotations") or {})
@@ -92,7 +92,7 @@ def triples(found: Any) -> list[tuple[str, str, int]]:
     return [(each.media_type, str(each.digest), each.size) for each in found]
 
 
-def said(found: list[dict[str, Any]] | None) -> list[tuple[str, str, int]]:
+def descriptors_in(found: list[dict[str, Any]] | None) -> list[tuple[str, str, int]]:
     return [(each["mediaType"], each["digest"], each["size"]) for each in found or []]
 
 

@@ -15,13 +15,13 @@ from boltseal.oci.mediatype import OCI_INDEX, OCI_MANIFEST
 from boltseal.policy.append_only import extends
 
 
-def signature(name: str, said: str = "") -> dict[str, Any]:
+def signature(name: str, message: str = "") -> dict[str, Any]:
     """Return a layer as cosign writes it: the signed payload, and the signature beside it."""
     return {
         "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
         "digest": str(Digest.of(name.encode())),
         "size": 10,
-        "annotations": {"dev.cosignproject.cosign/signature": said or name},
+        "annotations": {"dev.cosignproject.cosign/signature": message or name},
     }
 
 

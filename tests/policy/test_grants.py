@@ -69,7 +69,7 @@ def test_only_public_repositories_may_be_cached_by_proxies(anonymous_pull: bool 
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "message"),
     [
         ({"users": ["ci"], "actions": ["pull"], "repositories": "**"}, 'unknown key "repositories"'),
         ({"actions": ["pull"]}, "users is missing"),
@@ -83,13 +83,13 @@ def test_only_public_repositories_may_be_cached_by_proxies(anonymous_pull: bool 
         ({"users": ["ci"], "actions": ["pull"], "repository": "Shop"}, 'repository = "Shop"'),
     ],
 )
-def test_an_invalid_grant_is_reported_and_grants_nothing(table: dict[str, object], told: str) -> None:
+def test_an_invalid_grant_is_reported_and_grants_nothing(table: dict[str, object], message: str) -> None:
     """An invalid grant is an error, so the server does not start with a part of its grants."""
     with pytest.raises(GrantInvalid) as refused:
         parse_grants([CI, table], False)
 
     assert refused.value.message.startswith("grant 2")
-    assert told in refused.value.message
+    assert message in refused.value.message
 
 
 def test_an_invalid_glob_of_anonymous_pull_is_reported() -> None:

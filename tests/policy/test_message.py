@@ -49,7 +49,7 @@ def test_a_push_to_a_sealed_release_without_a_free_tag() -> None:
     """Without a known free tag, the message suggests none."""
 
     assert refusal_message.put_sealed(Tag("2026-11-24"), APP, bound("365d", ""), NEW, None) == (
-        "tag 2026-11-24 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by somebody; "
+        "tag 2026-11-24 of shop/app is sealed at sha256:ab12cd34ef56 since 2026-11-24 by an unknown user; "
         "this push is sha256:cd34ef56ab12; publish under a new tag"
     )
 

@@ -1,4 +1,4 @@
-"""Quotas: to whom each applies, what it refuses, and the error for a wrong table."""
+"""Quotas: to which users each applies, what it refuses, and the error for a wrong table."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def test_the_first_matching_quota_applies() -> None:
 
 def test_a_star_matches_every_user_with_a_login() -> None:
     """`*` matches each logged-in user, and `anonymous` matches anonymous clients."""
-    everybody = parse_quotas([{"users": ["*"], "max_bytes": 1}])
-    nobody = parse_quotas([{"users": ["anonymous"], "max_bytes": 1}])
+    for_users = parse_quotas([{"users": ["*"], "max_bytes": 1}])
+    for_anonymous = parse_quotas([{"users": ["anonymous"], "max_bytes": 1}])
 
-    assert everybody.of("anonymous") is UNLIMITED
-    assert nobody.of("anonymous").max_bytes == 1
-    assert nobody.of("ci") is UNLIMITED
+    assert for_users.of("anonymous") is UNLIMITED
+    assert for_anonymous.of("anonymous").max_bytes == 1
+    assert for_anonymous.of("ci") is UNLIMITED
 
 
 def test_a_mirror_is_not_a_logged_in_user() -> None:
     """`*` does not match a mirror, whose size has its own setting, but a quota may name it."""
-    everybody = parse_quotas([{"users": ["*"], "max_bytes": 1}])
+    for_users = parse_quotas([{"users": ["*"], "max_bytes": 1}])
     mirror = parse_quotas([{"users": ["mirror:docker.io"], "max_bytes": 1}])
 
-    assert everybody.of("mirror:docker.io") is UNLIMITED
+    assert for_users.of("mirror:docker.io") is UNLIMITED
     assert mirror.of("mirror:docker.io").max_bytes == 1
 
 
@@ -58,7 +58,7 @@ def test_up_to_the_limit_and_not_a_byte_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ({}, "quota 1: users is"),
         ({"users": [], "max_bytes": 1}, "users is"),
@@ -76,12 +76,12 @@ def test_up_to_the_limit_and_not_a_byte_more() -> None:
         ({"users": ["ci"], "max_repositories": True}, "max_repositories is"),
     ],
 )
-def test_an_invalid_quota_is_refused(table: dict[str, object], said: str) -> None:
+def test_an_invalid_quota_is_refused(table: dict[str, object], message: str) -> None:
     """An invalid quota is refused with position, value and expected form."""
     with pytest.raises(QuotaInvalid) as refused:
         parse_quotas([table])
 
-    assert said in refused.value.message
+    assert message in refused.value.message
 
 
 def test_too_many_quotas_are_refused() -> None:

@@ -45,7 +45,7 @@ def test_placeholders_are_replaced_argument_by_argument() -> None:
 def test_every_key_has_its_default_or_the_given_value() -> None:
     """Each key has its default or the given value, with times in microseconds."""
     (plain,) = parse_on_outdated([{"url": "https://ci.example.com/hook"}])
-    (said,) = parse_on_outdated(
+    (parsed,) = parse_on_outdated(
         [
             {
                 "repository": "a/*",
@@ -60,8 +60,8 @@ def test_every_key_has_its_default_or_the_given_value() -> None:
     )
 
     assert (plain.attempts, plain.timeout_us, plain.every_us) == (3, 3_600_000_000, 21_600_000_000)
-    assert (said.url, said.token_env, said.attempts) == ("http://localhost:8080/x", "TOKEN", 1)
-    assert (said.timeout_us, said.every_us) == (90_000_000, 300_000_000)
+    assert (parsed.url, parsed.token_env, parsed.attempts) == ("http://localhost:8080/x", "TOKEN", 1)
+    assert (parsed.timeout_us, parsed.every_us) == (90_000_000, 300_000_000)
     assert len(KEYS) == 8
 
 

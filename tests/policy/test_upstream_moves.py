@@ -78,12 +78,12 @@ def test_an_unchanged_digest_is_not_recorded() -> None:
     assert story(ALERT, A, A, A).change is None
 
 
-@pytest.mark.parametrize(("terms", "told"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
-def test_a_move_is_followed_and_reported_as_the_rule_requires(terms: MoveTerms, told: MoveEvent) -> None:
+@pytest.mark.parametrize(("terms", "expected"), [(FOLLOW, MoveEvent.NOTHING), (ALERT, MoveEvent.MOVED)])
+def test_a_move_is_followed_and_reported_as_the_rule_requires(terms: MoveTerms, expected: MoveEvent) -> None:
     """`follow` records a move, and `alert` also reports it."""
     judged = story(terms, A, B)
 
-    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (B, MoveChange.OBSERVED, B, told)
+    assert (judged.known.serves, judged.change, judged.entry, judged.event) == (B, MoveChange.OBSERVED, B, expected)
 
 
 def test_a_move_is_held_until_it_is_accepted() -> None:

@@ -144,7 +144,7 @@ def test_a_variable_after_the_tag_prevents_a_digest_before_it(tmp_path: Path) ->
 def test_a_variable_inside_the_tag_prevents_a_digest(tmp_path: Path) -> None:
     """A tag such as `${NODE:-22}-alpine` gets no digest: a new NODE would run the old image under a new name.
 
-    A digest that goes away with the variable is sound, and so is one behind a name: there nobody has that digest.
+    A digest that goes away with the variable is safe, and so is one after a name, which no registry has with that digest.
     """
     edited = pinned(trap("compose_variable_in_the_tag", tmp_path))
 

@@ -23,20 +23,20 @@ def written(folder: Path, text: str, env: str | None = None) -> Path:
     return folder / "compose.yaml"
 
 
-ONE = "services: {web: {image: a}}\n"
+ONE_SERVICE = "services: {web: {image: a}}\n"
 
 
 @pytest.mark.parametrize(
     ("folder", "text", "env", "name"),
     [
-        ("shop", ONE, None, "shop"),
-        ("My Shop_2.0", ONE, None, "myshop_20"),
-        ("__shop", ONE, None, "shop"),
-        ("shop", f"name: other\n{ONE}", "COMPOSE_PROJECT_NAME=third\n", "third"),
-        ("shop", f"name: other\n{ONE}", None, "other"),
-        ("shop", ONE, "COMPOSE_PROJECT_NAME=third\n", "third"),
-        ("shop", f"name: ${{STAGE:-dev}}-shop\n{ONE}", None, "dev-shop"),
-        ("shop", f"name: ${{STAGE}}-shop\n{ONE}", "STAGE=prod\n", "prod-shop"),
+        ("shop", ONE_SERVICE, None, "shop"),
+        ("My Shop_2.0", ONE_SERVICE, None, "myshop_20"),
+        ("__shop", ONE_SERVICE, None, "shop"),
+        ("shop", f"name: other\n{ONE_SERVICE}", "COMPOSE_PROJECT_NAME=third\n", "third"),
+        ("shop", f"name: other\n{ONE_SERVICE}", None, "other"),
+        ("shop", ONE_SERVICE, "COMPOSE_PROJECT_NAME=third\n", "third"),
+        ("shop", f"name: ${{STAGE:-dev}}-shop\n{ONE_SERVICE}", None, "dev-shop"),
+        ("shop", f"name: ${{STAGE}}-shop\n{ONE_SERVICE}", "STAGE=prod\n", "prod-shop"),
     ],
 )
 @pytest.mark.real
@@ -76,7 +76,7 @@ def test_the_services_that_should_run_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("services: [", "compose.yaml"),
         ("name: ${NOBODY}\n", "can't be evaluated"),
@@ -85,9 +85,9 @@ def test_the_services_that_should_run_are_listed(tmp_path: Path) -> None:
         ("\0", "contains a NUL byte"),
     ],
 )
-def test_an_invalid_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """An invalid Compose file is refused in one line."""
-    with pytest.raises(ComposeProjectInvalid, match=said):
+    with pytest.raises(ComposeProjectInvalid, match=message):
         compose_project(written(tmp_path / "shop", text))
 
 
@@ -106,7 +106,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_large_file_is_refused(tmp_path: Path) -> None:
     """A Compose file over the size limit is refused before it is read to its end."""
-    file = written(tmp_path / "shop", ONE)
+    file = written(tmp_path / "shop", ONE_SERVICE)
     os.truncate(file, MAX_FILE_BYTES + 1)
 
     with pytest.raises(ComposeProjectInvalid, match=f"more than {MAX_FILE_BYTES} bytes"):

@@ -16,7 +16,7 @@ from boltseal.project.scan import scan_project
 from boltseal.project.source_files import ProjectTree, SourceFile
 from tests.project.projects import digest_of, shown, trap, written
 
-ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
+NEW, OTHER = Digest.of(b"one"), Digest.of(b"other")
 
 
 def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_two_digests_for_one_anchor_are_refused(tmp_path: Path) -> None:
     asked = ScanRequest(ProjectTree(trap("compose_aliases_and_fragments", tmp_path)))
     found = scan_project(asked.project)
     web, worker, cache, _ = found.image_refs
-    edited = edit(asked, found, {web: ONE, worker: OTHER, cache: ONE})
+    edited = edit(asked, found, {web: NEW, worker: OTHER, cache: NEW})
 
     assert {refusal.image_ref for refusal in edited.refusals} == {web, worker}
     assert shown(edited) == {"compose.yml": ["image: 'redis:7.2@DIGEST'   # the fragment's"]}
@@ -39,7 +39,7 @@ def test_a_range_that_is_not_the_end_of_a_reference_is_refused(tmp_path: Path) -
     found = scan_project(asked.project)
     wrong, right = found.image_refs
     moved = replace(wrong, edit_range=EditRange(wrong.path, 30, 30))
-    edited = edit(asked, ScanResult((moved, right)), {moved: ONE, right: ONE})
+    edited = edit(asked, ScanResult((moved, right)), {moved: NEW, right: NEW})
 
     assert [change.path for change in edited.changes] == ["b/compose.yml"]
     assert [refusal.image_ref for refusal in edited.refusals] == [moved]
@@ -51,7 +51,7 @@ def test_an_edit_that_changes_the_reference_is_refused(tmp_path: Path) -> None:
     asked = ScanRequest(ProjectTree(root))
     (image_ref,) = scan_project(asked.project).image_refs
     moved = replace(image_ref, edit_range=EditRange("compose.yml", image_ref.span[0] + 5, image_ref.span[0] + 5))
-    edited = edit(asked, ScanResult((moved,)), {moved: ONE})
+    edited = edit(asked, ScanResult((moved,)), {moved: NEW})
 
     assert edited.changes == ()
     assert edited.refusals[0].reason == "after the edit, services.web.image would not name the expected image"

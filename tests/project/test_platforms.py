@@ -33,9 +33,9 @@ def hub() -> FakeHub:
     return FakeHub()
 
 
-def used_on(one: ImageReference, *platforms: str) -> ImageReference:
+def used_on(image_reference: ImageReference, *platforms: str) -> ImageReference:
     """Return the reference with a platform, as from Compose's `platform` or `FROM --platform`."""
-    return replace(one, platforms=platforms)
+    return replace(image_reference, platforms=platforms)
 
 
 async def locked(hub: FakeHub, *image_refs: ImageReference) -> Lock:
@@ -43,14 +43,16 @@ async def locked(hub: FakeHub, *image_refs: ImageReference) -> Lock:
         return (await relock(image_refs, Lock(), resolver, update=lambda _: False, now_us=NOW_US)).lock
 
 
-async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock, platforms: Sequence[str] = ()) -> VerifyResult:
+async def verdict(
+    hub: FakeHub | None, image_reference: ImageReference, lock: Lock, platforms: Sequence[str] = ()
+) -> VerifyResult:
     if hub is None:
-        return (await verify([one], lock, None, now_us=NOW_US, platforms=platforms))[0]
+        return (await verify([image_reference], lock, None, now_us=NOW_US, platforms=platforms))[0]
     async with resolving(hub) as resolver:
-        return (await verify([one], lock, resolver, now_us=NOW_US, platforms=platforms))[0]
+        return (await verify([image_reference], lock, resolver, now_us=NOW_US, platforms=platforms))[0]
 
 
-def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
+def status_and_weight(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
@@ -106,8 +108,13 @@ async def test_a_pin_to_another_platform_than_the_file_asks_for_is_wrong(hub: Fa
     pinned = used_on(image_ref(f"{RELEASE}@{document.children[0].digest}"), "linux/arm64")
     found = [await verdict(asked, pinned, lock) for asked in (hub, None)]
 
-    assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
-    assert all("only the image for linux/amd64 (it asks for linux/arm64)" in one.reason for one in found)
+    assert [status_and_weight(image_reference) for image_reference in found] == [
+        (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    ] * 2
+    assert all(
+        "only the image for linux/amd64 (it asks for linux/arm64)" in image_reference.reason
+        for image_reference in found
+    )
 
 
 async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: FakeHub) -> None:
@@ -117,10 +124,10 @@ async def test_a_pin_to_the_one_platform_that_the_file_asks_for_is_noted(hub: Fa
     lock = await locked(hub, image_ref(RELEASE))
     pinned = used_on(image_ref(f"{RELEASE}@{document.children[1].digest}"), "linux/arm64/v8")
 
-    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
-    assert told(await verdict(None, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
+    assert status_and_weight(await verdict(hub, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
+    assert status_and_weight(await verdict(None, pinned, lock)) == (VerifyStatus.HOLDS, Weight.NOTE)
     del hub.manifests["shop/app"][document.children[1].digest]
-    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_an_image_without_the_files_platform_is_wrong(hub: FakeHub) -> None:
@@ -131,7 +138,9 @@ async def test_an_image_without_the_files_platform_is_wrong(hub: FakeHub) -> Non
     lock = await locked(hub, *map(image_ref, names))
     found = [await verdict(hub, used_on(image_ref(name), "linux/s390x"), lock) for name in names]
 
-    assert [told(one) for one in found] == [(VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)] * 2
+    assert [status_and_weight(image_reference) for image_reference in found] == [
+        (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    ] * 2
     assert "used on linux/s390x, but has no image for that; it has linux/amd64" in found[0].reason
 
 
@@ -144,8 +153,8 @@ async def test_every_image_must_have_the_callers_platforms(hub: FakeHub) -> None
     both = await verdict(hub, pinned, lock, ["linux/amd64", "linux/arm64"])
     third = await verdict(None, pinned, lock, ["linux/amd64", "linux/riscv64"])
 
-    assert told(both) == (VerifyStatus.HOLDS, Weight.HOLDS)
-    assert told(third) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    assert status_and_weight(both) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(third) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
     assert "used on linux/riscv64" in third.reason
 
 
@@ -157,9 +166,12 @@ async def test_unknown_platforms_could_not_be_checked(hub: FakeHub) -> None:
     pinned = image_ref(f"node:16.13.0@{document.digest}")
     asked = await verdict(hub, pinned, lock, ["linux/arm64"])
 
-    assert told(asked) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
+    assert status_and_weight(asked) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert "boltseal lock --count-pulls" in asked.reason
-    assert told(await verdict(hub, used_on(pinned, "linux/arm64"), lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(await verdict(hub, used_on(pinned, "linux/arm64"), lock)) == (
+        VerifyStatus.HOLDS,
+        Weight.HOLDS,
+    )
     assert "GET manifest" not in hub.counted
 
 
@@ -173,7 +185,7 @@ async def test_a_move_is_reported_by_platform(hub: FakeHub) -> None:
     found = await verdict(hub, used_on(image_ref(FLOATING), "linux/amd64"), lock)
     elsewhere = await verdict(hub, image_ref(FLOATING), lock, ["linux/arm64"])
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is not None
     assert (found.change.changed, found.change.same) == (("linux/arm64",), ("linux/amd64",))
     assert "; changed: linux/arm64; same: linux/amd64; unchanged on linux/amd64" in found.reason
@@ -188,5 +200,5 @@ async def test_an_unreadable_new_index_is_not_a_failure(hub: FakeHub) -> None:
     hub.wrong_bytes = True
     found = await verdict(hub, image_ref(FLOATING), lock)
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.change is None

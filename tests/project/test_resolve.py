@@ -228,9 +228,9 @@ async def test_long_work_reports_progress(hub: FakeHub) -> None:
     for number in range(5):
         publish(hub, f"team/app{number}:1.0.0", two_platforms(str(number)))
     named = references(*[f"{REGISTRY}/team/app{number}:1.0.0" for number in range(5)])
-    told: list[tuple[str, int, int]] = []
-    async with resolving(hub, progress=lambda *step: told.append(step)) as resolver:
+    reported: list[tuple[str, int, int]] = []
+    async with resolving(hub, progress=lambda *step: reported.append(step)) as resolver:
         found = await resolver.resolve(named)
         await resolver.platforms({one.digest: at for at, one in found.items() if isinstance(one, Resolved)})
 
-    assert told == [(step, done, 5) for step in ("resolving tags", "reading platforms") for done in range(1, 6)]
+    assert reported == [(step, done, 5) for step in ("resolving tags", "reading platforms") for done in range(1, 6)]

@@ -11,7 +11,7 @@ import pytest
 
 from boltseal.project.scan import scan
 from boltseal.project.source_files import MAX_FILE_BYTES
-from tests.programs import as_somebody
+from tests.programs import without_privileges
 from tests.project.projects import DATA, found_in, names, written
 
 COMPOSE = "services:\n  web:\n    image: nginx:1.25\n"
@@ -140,7 +140,7 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
 
 
 @pytest.mark.parametrize(
-    ("closed", "mode", "asked", "told"),
+    ("closed", "mode", "asked", "expected"),
     [
         (".", 0o311, [], [".: can't be read: Permission denied; its content is unknown"]),
         ("deploy", 0o000, [], ["deploy: can't be read: Permission denied; its content is unknown"]),
@@ -158,19 +158,19 @@ for problem in scan(Path(sys.argv[1]), [Path(each) for each in sys.argv[2:]]).pr
     ],
 )
 def test_an_unreadable_folder_is_a_problem(
-    tmp_path: Path, closed: str, mode: int, asked: list[str], told: list[str]
+    tmp_path: Path, closed: str, mode: int, asked: list[str], expected: list[str]
 ) -> None:
     """An unreadable folder is a problem, so that finding nothing does not look like success."""
     include = "include: {local: 'ci/**.yml'}\n"
     root = written(tmp_path, {"deploy/compose.yml": COMPOSE, "ci/more/a.yml": "a: b\n", ".gitlab-ci.yml": include})
     (root / closed).chmod(mode)
     try:
-        argv = [*as_somebody(), sys.executable, "-c", SCAN, str(root), *asked]
+        argv = [*without_privileges(), sys.executable, "-c", SCAN, str(root), *asked]
         done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
     finally:
         (root / closed).chmod(0o755)
 
-    assert done.stdout.splitlines() == told
+    assert done.stdout.splitlines() == expected
 
 
 def test_a_folder_is_searched_by_file_names_and_content(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Moves of tags at a registry with a ledger, which decides whether a move was allowed, when, and by whom."""
+"""Moves of tags at a registry with a ledger, which decides whether a move was allowed, its time and its actor."""
 
 from __future__ import annotations
 
@@ -49,29 +49,29 @@ def locked(tag: str, digest: str = A, entry: int | None = None) -> Lock:
     return Lock((image,))
 
 
-async def verdict(ledger: FakeLedger, folder: Path, one: ImageReference, lock: Lock | None) -> VerifyResult:
+async def verdict(ledger: FakeLedger, folder: Path, image_reference: ImageReference, lock: Lock | None) -> VerifyResult:
     ledger.tags |= {("shop/app", digest): digest for digest in (A, B, C)}
     transport = ledger.transport()
     watch = LedgerWatch(ClientState(folder / "state"), transport, lambda: NOW_US // 1_000_000)
     try:
         resolver = Resolver(transport, lambda _: True, watch=watch.follow)
-        (found,) = await verify([one], lock, resolver, now_us=NOW_US)
+        (found,) = await verify([image_reference], lock, resolver, now_us=NOW_US)
     finally:
         await transport.aclose()
     return found
 
 
-def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
+def status_and_weight(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
 async def test_a_floating_tag_may_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
-    """`1.4.2` looks like a release, but the ledger records that it is mutable, when it moved, and by whom."""
+    """`1.4.2` looks like a release, but the ledger records that it is mutable, with time and actor of its move."""
     ledger.push("1.4.2", mode="floating")
     ledger.push("1.4.2", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2", entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
     assert (found.move.sealed, found.move.source, found.move.by, found.move.entry) == (
         False,
@@ -97,7 +97,11 @@ async def test_an_entry_about_an_image_is_not_a_move(ledger: FakeLedger, tmp_pat
     after = await verdict(ledger, tmp_path / "after", shop("1.4.2", A), locked("1.4.2", entry=1))
 
     assert after.move is not None
-    assert (told(after), after.move, after.reason) == (told(before), before.move, before.reason)
+    assert (status_and_weight(after), after.move, after.reason) == (
+        status_and_weight(before),
+        before.move,
+        before.reason,
+    )
     assert after.move.entry == 2
 
 
@@ -129,7 +133,7 @@ async def test_a_lock_may_name_an_entry_about_the_image(ledger: FakeLedger, tmp_
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
 async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ async def test_a_sealed_tag_may_not_move_whatever_its_name(ledger: FakeLedger, t
     ledger.tags["shop/app", "prod"] = B
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.sealed, found.move.source) == (True, MoveSource.LEDGER)
     assert found.reason.startswith("its sealed tag moved from sha256:aaaaaaaaaaaa to sha256:bbbbbbbbbbbb")
@@ -151,7 +155,7 @@ async def test_a_sealed_tag_that_moved_according_to_the_ledger_differs(ledger: F
     ledger.push("prod", digest=B)
     found = await verdict(ledger, tmp_path, shop("prod", A), locked("prod"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "the tag is sealed at sha256:aaaa" in found.reason
 
 
@@ -161,7 +165,7 @@ async def test_a_tag_that_moved_before_it_was_sealed_may_have_moved(ledger: Fake
     ledger.push("rc", digest=B)
     found = await verdict(ledger, tmp_path, shop("rc", A), locked("rc", entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
 
 
 async def test_several_moves_are_reported_with_the_time_the_locked_digest_was_left(
@@ -173,7 +177,7 @@ async def test_several_moves_are_reported_with_the_time_the_locked_digest_was_le
     ledger.push("latest", digest=C, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest"), locked("latest", entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.left_us, found.move.moved_us) == (START_US + 2_000_000, START_US + 3_000_000)
     assert "it left the locked digest on 2026-11-24T06:00:02Z; a deployment would not" in found.reason
@@ -185,7 +189,7 @@ async def test_a_tag_that_moved_back_has_not_moved(ledger: FakeLedger, tmp_path:
         ledger.push("latest", digest=digest, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=1))
 
-    assert told(found) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(found) == (VerifyStatus.HOLDS, Weight.HOLDS)
     assert ledger.counted["history"] == 0
 
 
@@ -206,7 +210,7 @@ async def test_a_ledger_without_the_entry_of_the_lock_differs(ledger: FakeLedger
     ledger.push("latest", digest=B, mode="floating")
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest", entry=entry))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert f"entry {entry}, from which latest was locked" in found.reason
 
 
@@ -216,7 +220,7 @@ async def test_a_pin_to_a_digest_that_a_sealed_tag_never_had_differs(ledger: Fak
     ledger.push("1.4.1")
     found = await verdict(ledger, tmp_path, shop("1.4.2", A), None)
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "according to the ledger it never resolved to sha256:aaaaaaaaaaaa" in found.reason
 
 
@@ -230,7 +234,9 @@ async def test_with_an_unreadable_ledger_it_is_unknown_whether_a_tag_may_move(
     ledger.history_status = 500
     found = await verdict(ledger, tmp_path, shop("latest", A if pinned else ""), locked("latest"))
 
-    assert told(found) == ((VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS))
+    assert status_and_weight(found) == (
+        (VerifyStatus.UNKNOWN, Weight.UNKNOWN) if pinned else (VerifyStatus.MOVED, Weight.DIFFERS)
+    )
     assert "whether that is allowed is unknown, because the ledger can't be read" in found.reason
 
 
@@ -241,7 +247,7 @@ async def test_a_ledger_that_fails_between_history_and_proof_is_not_used(ledger:
     ledger.statuses = {"checkpoint": [200, 500]}
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
+    assert status_and_weight(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
 async def test_without_ledger_histories_the_tags_name_decides(ledger: FakeLedger, tmp_path: Path) -> None:
@@ -251,7 +257,7 @@ async def test_without_ledger_histories_the_tags_name_decides(ledger: FakeLedger
     ledger.own_history = False
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
     assert (found.move.source, found.move.by) == (MoveSource.NAME, "")
     assert "according to its registry" in found.reason
@@ -267,7 +273,7 @@ async def test_entries_without_a_visible_ledger_are_an_unproven_claim(
     ledger.status = 403
     found = await verdict(ledger, tmp_path, shop(tag, A), locked(tag, entry=1))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE if mode == "floating" else Weight.DIFFERS)
     assert found.move is not None
     assert (found.move.source, found.move.by) == (MoveSource.REGISTRY, "ci")
     assert "by ci, according to its registry" in found.reason
@@ -283,7 +289,7 @@ async def test_a_registry_that_refuses_paths_it_does_not_know_has_no_ledger(
     ledger.status = ledger.history_status = status
     found = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert found.move is not None
     assert found.move.source is MoveSource.NAME
 
@@ -313,7 +319,7 @@ async def test_a_deleted_tag_is_reported_with_the_actor(ledger: FakeLedger, tmp_
     floating = await verdict(ledger, tmp_path, shop("latest", A), locked("latest"))
     sealed = await verdict(ledger, tmp_path, shop("1.4.2", A), locked("1.4.2"))
 
-    assert told(gone) == (VerifyStatus.GONE, Weight.DIFFERS)
-    assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
-    assert told(sealed) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(gone) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert status_and_weight(floating) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(sealed) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert all("by an admin, according to entry" in found.reason for found in (gone, floating, sealed))

@@ -51,14 +51,16 @@ async def locked(hub: FakeHub, image_refs: Sequence[ImageReference], *, count_pu
     return done.lock
 
 
-async def verdict(hub: FakeHub | None, one: ImageReference, lock: Lock | None, *, strict: bool = False) -> VerifyResult:
+async def verdict(
+    hub: FakeHub | None, image: ImageReference, lock: Lock | None, *, strict: bool = False
+) -> VerifyResult:
     """Return the result twelve days later, or offline without a hub."""
     later_us = NOW_US + 12 * DAY_US
     if hub is None:
-        (found,) = await verify([one], lock, None, now_us=later_us, strict=strict)
+        (found,) = await verify([image], lock, None, now_us=later_us, strict=strict)
         return found
     async with resolving(hub) as resolver:
-        (found,) = await verify([one], lock, resolver, now_us=later_us, strict=strict)
+        (found,) = await verify([image], lock, resolver, now_us=later_us, strict=strict)
     return found
 
 
@@ -68,7 +70,7 @@ def moved(found: VerifyResult) -> TagMove:
     return found.move
 
 
-def told(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
+def status_and_weight(found: VerifyResult) -> tuple[VerifyStatus, Weight]:
     return found.status, found.weight
 
 
@@ -78,7 +80,7 @@ async def test_a_pin_whose_tag_has_not_moved_is_up_to_date(hub: FakeHub) -> None
     lock = await locked(hub, [pinned])
     hub.counted.clear()
 
-    assert told(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.HOLDS, Weight.HOLDS)
     assert hub.counted == {"token": 1, "HEAD manifest": 1}
 
 
@@ -90,7 +92,7 @@ async def test_a_pin_whose_floating_tag_moved_is_up_to_date_with_a_note(hub: Fak
     newer = put(hub, "newer", FLOATING)
     found = await verdict(hub, pinned, lock)
 
-    assert told(found) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(found) == (VerifyStatus.MOVED, Weight.NOTE)
     assert (str(found.expected), str(found.actual), moved(found).sealed) == (older.digest, newer.digest, False)
     assert found.reason == (
         f"its floating tag moved from {Digest.parse(older.digest).short} to {Digest.parse(newer.digest).short}, "
@@ -138,7 +140,7 @@ async def test_a_registrys_history_gives_the_time_of_a_deletion(hub: FakeHub) ->
 
 
 @pytest.mark.parametrize(
-    "told",
+    "status_and_weight",
     [
         b"",
         b"[]",
@@ -148,12 +150,12 @@ async def test_a_registrys_history_gives_the_time_of_a_deletion(hub: FakeHub) ->
         history(f"sha256:{'0' * 64}", time="9" * 100),
     ],
 )
-async def test_an_unreadable_history_is_ignored(hub: FakeHub, told: bytes) -> None:
+async def test_an_unreadable_history_is_ignored(hub: FakeHub, status_and_weight: bytes) -> None:
     """Without a readable history, the move is reported as later than the lock."""
     pinned = image_ref(f"{FLOATING}@{put(hub, 'older', FLOATING).digest}")
     lock = await locked(hub, [pinned])
     put(hub, "newer", FLOATING)
-    hub.histories["shop/app:latest"] = told
+    hub.histories["shop/app:latest"] = status_and_weight
 
     assert moved(await verdict(hub, pinned, lock)).moved_us is None
 
@@ -164,7 +166,7 @@ async def test_with_strict_a_note_is_a_difference(hub: FakeHub) -> None:
     lock = await locked(hub, [pinned])
     put(hub, "newer", FLOATING)
 
-    assert told(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, pinned, lock, strict=True)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_a_moved_release_differs_even_if_pinned(hub: FakeHub) -> None:
@@ -174,7 +176,7 @@ async def test_a_moved_release_differs_even_if_pinned(hub: FakeHub) -> None:
     put(hub, "newer")
     found = await verdict(hub, pinned, lock)
 
-    assert (told(found), moved(found).sealed) == ((VerifyStatus.MOVED, Weight.DIFFERS), True)
+    assert (status_and_weight(found), moved(found).sealed) == ((VerifyStatus.MOVED, Weight.DIFFERS), True)
     assert found.reason.startswith("a tag that should never move moved from ")
 
 
@@ -184,7 +186,7 @@ async def test_an_unpinned_moved_tag_differs(hub: FakeHub) -> None:
     lock = await locked(hub, [image_ref(FLOATING)])
     put(hub, "newer", FLOATING)
 
-    assert told(await verdict(hub, image_ref(FLOATING), lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, image_ref(FLOATING), lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_a_locked_unpinned_reference_is_up_to_date_with_a_note(hub: FakeHub) -> None:
@@ -192,15 +194,15 @@ async def test_a_locked_unpinned_reference_is_up_to_date_with_a_note(hub: FakeHu
     put(hub, "app")
     lock = await locked(hub, [image_ref(RELEASE)])
 
-    assert told(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
-    assert told(await verdict(None, image_ref(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
+    assert status_and_weight(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
+    assert status_and_weight(await verdict(None, image_ref(RELEASE), lock)) == (VerifyStatus.NOT_PINNED, Weight.NOTE)
 
 
 async def test_without_pin_and_lock_there_is_no_expected_digest(hub: FakeHub) -> None:
     """A reference that is neither pinned nor locked is reported as unpinned, which is a difference."""
     put(hub, "app")
 
-    assert told(await verdict(hub, image_ref(RELEASE), None)) == (VerifyStatus.NOT_PINNED, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, image_ref(RELEASE), None)) == (VerifyStatus.NOT_PINNED, Weight.DIFFERS)
 
 
 async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> None:
@@ -208,17 +210,20 @@ async def test_without_a_lock_a_pin_is_compared_with_its_tag(hub: FakeHub) -> No
     older = put(hub, "older")
     pinned = image_ref(f"{RELEASE}@{older.digest}")
 
-    assert told(await verdict(hub, pinned, None)) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(await verdict(hub, pinned, None)) == (VerifyStatus.HOLDS, Weight.HOLDS)
     put(hub, "newer")
-    assert told(await verdict(hub, pinned, None)) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, pinned, None)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_an_unlocked_reference_differs(hub: FakeHub) -> None:
     """A reference that was added and not locked differs."""
     put(hub, "app")
 
-    assert told(await verdict(hub, image_ref(RELEASE), Lock())) == (VerifyStatus.NOT_LOCKED, Weight.DIFFERS)
-    assert told(await verdict(None, image_ref(RELEASE, build=True), Lock())) == (
+    assert status_and_weight(await verdict(hub, image_ref(RELEASE), Lock())) == (
+        VerifyStatus.NOT_LOCKED,
+        Weight.DIFFERS,
+    )
+    assert status_and_weight(await verdict(None, image_ref(RELEASE, build=True), Lock())) == (
         VerifyStatus.NOT_LOCKED,
         Weight.DIFFERS,
     )
@@ -232,7 +237,11 @@ async def test_a_pin_that_is_not_the_locked_digest_disagrees(hub: FakeHub) -> No
     pinned = image_ref(f"{RELEASE}@{older.digest}")
     found = await verdict(hub, pinned, lock)
 
-    assert told(found) == told(await verdict(None, pinned, lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
+    assert (
+        status_and_weight(found)
+        == status_and_weight(await verdict(None, pinned, lock))
+        == (VerifyStatus.DISAGREES, Weight.DIFFERS)
+    )
     assert (str(found.actual), found.expected) == (older.digest, lock.images[0].digest)
 
 
@@ -243,7 +252,11 @@ async def test_a_pin_to_one_platform_is_wrong(hub: FakeHub) -> None:
     pinned = image_ref(f"{RELEASE}@{document.children[1].digest}")
     found = await verdict(None, pinned, lock)
 
-    assert told(found) == told(await verdict(hub, pinned, lock)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    assert (
+        status_and_weight(found)
+        == status_and_weight(await verdict(hub, pinned, lock))
+        == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    )
     assert "only the image for linux/arm64" in found.reason
 
 
@@ -254,8 +267,8 @@ async def test_a_pin_to_one_platform_is_found_without_reading_an_index(hub: Fake
     lock = await locked(hub, [image_ref("node:16.13.0")])
     pinned = image_ref(f"node:16.13.0@{document.children[0].digest}")
 
-    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
-    assert told(await verdict(hub, pinned, None)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, pinned, lock)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, pinned, None)) == (VerifyStatus.WRONG_PLATFORM, Weight.DIFFERS)
     assert "GET manifest" not in hub.counted
 
 
@@ -266,7 +279,7 @@ async def test_a_pin_that_is_gone_can_not_be_deployed(hub: FakeHub) -> None:
     lock = await locked(hub, [pinned])
     hub.manifests["shop/app"].clear()
 
-    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, pinned, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_a_deleted_unpinned_tag_is_gone(hub: FakeHub) -> None:
@@ -276,8 +289,8 @@ async def test_a_deleted_unpinned_tag_is_gone(hub: FakeHub) -> None:
     lock = await locked(hub, [image_ref(RELEASE), by_digest])
     hub.manifests["shop/app"].clear()
 
-    assert told(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
-    assert told(await verdict(hub, by_digest, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, by_digest, lock)) == (VerifyStatus.GONE, Weight.DIFFERS)
 
 
 async def test_a_pin_is_up_to_date_though_its_floating_tag_was_deleted(hub: FakeHub) -> None:
@@ -288,28 +301,28 @@ async def test_a_pin_is_up_to_date_though_its_floating_tag_was_deleted(hub: Fake
         del hub.manifests["shop/app"][tag]
     floating, release = [await verdict(hub, pin, lock) for pin in pins.values()]
 
-    assert told(floating) == (VerifyStatus.MOVED, Weight.NOTE)
-    assert told(release) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(floating) == (VerifyStatus.MOVED, Weight.NOTE)
+    assert status_and_weight(release) == (VerifyStatus.MOVED, Weight.DIFFERS)
     assert "was deleted; it resolved to" in floating.reason
 
 
 async def test_a_reference_by_digest_alone_is_up_to_date(hub: FakeHub) -> None:
     """A reference by digest only is up to date, because it can't resolve to anything else."""
-    one = image_ref(f"{REGISTRY}/shop/app@{put(hub, 'app').digest}")
-    lock = await locked(hub, [one])
+    image = image_ref(f"{REGISTRY}/shop/app@{put(hub, 'app').digest}")
+    lock = await locked(hub, [image])
 
-    assert told(await verdict(hub, one, lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(await verdict(hub, image, lock)) == (VerifyStatus.HOLDS, Weight.HOLDS)
 
 
 async def test_a_registry_that_does_not_answer_is_could_not_check(hub: FakeHub) -> None:
     """If the registry does not answer, pinned and unpinned references could not be checked."""
     pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
-    for one in (pinned, image_ref(RELEASE)):
+    for image in (pinned, image_ref(RELEASE)):
         hub.failures = [Response(status_code=500)] * 9
-        found = await verdict(hub, one, lock)
+        found = await verdict(hub, image, lock)
 
-        assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
+        assert status_and_weight(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
         assert "failed on" in found.reason
 
 
@@ -319,14 +332,14 @@ async def test_an_unreadable_tag_is_could_not_check_even_if_the_pin_exists(hub: 
     lock = await locked(hub, [pinned])
     hub.failures = [Response(status_code=500)]
 
-    assert told(await verdict(hub, pinned, lock)) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
+    assert status_and_weight(await verdict(hub, pinned, lock)) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
 
 
 async def test_an_unresolved_reference_could_not_be_checked(hub: FakeHub) -> None:
     """A reference with an unset variable could not be checked."""
     found = await verdict(hub, image_ref("${NOBODY}"), Lock())
 
-    assert told(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
+    assert status_and_weight(found) == (VerifyStatus.UNKNOWN, Weight.UNKNOWN)
     assert found.reason
 
 
@@ -336,8 +349,8 @@ async def test_a_local_build_is_up_to_date_without_a_request(hub: FakeHub) -> No
     lock = await locked(hub, [built])
     hub.counted.clear()
 
-    assert told(await verdict(hub, built, lock, strict=True)) == (VerifyStatus.LOCAL_BUILD, Weight.HOLDS)
-    assert told(await verdict(hub, built, None)) == (VerifyStatus.LOCAL_BUILD, Weight.HOLDS)
+    assert status_and_weight(await verdict(hub, built, lock, strict=True)) == (VerifyStatus.LOCAL_BUILD, Weight.HOLDS)
+    assert status_and_weight(await verdict(hub, built, None)) == (VerifyStatus.LOCAL_BUILD, Weight.HOLDS)
     assert hub.counted == {}
 
 
@@ -345,7 +358,7 @@ async def test_a_local_build_without_a_build_disagrees(hub: FakeHub) -> None:
     """A local build of the lock differs if the file has no build, so that a deployment would pull it."""
     lock = await locked(hub, [image_ref(RELEASE, build=True)])
 
-    assert told(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, image_ref(RELEASE), lock)) == (VerifyStatus.DISAGREES, Weight.DIFFERS)
 
 
 async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub) -> None:
@@ -355,7 +368,7 @@ async def test_a_built_service_that_is_in_the_registry_is_compared(hub: FakeHub)
     lock = await locked(hub, [built])
     put(hub, "newer")
 
-    assert told(await verdict(hub, built, lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
+    assert status_and_weight(await verdict(hub, built, lock)) == (VerifyStatus.MOVED, Weight.DIFFERS)
 
 
 async def test_offline_a_pin_that_the_lock_has_is_up_to_date(hub: FakeHub) -> None:
@@ -363,4 +376,4 @@ async def test_offline_a_pin_that_the_lock_has_is_up_to_date(hub: FakeHub) -> No
     pinned = image_ref(f"{RELEASE}@{put(hub, 'app').digest}")
     lock = await locked(hub, [pinned])
 
-    assert told(await verdict(None, pinned, lock, strict=True)) == (VerifyStatus.HOLDS, Weight.HOLDS)
+    assert status_and_weight(await verdict(None, pinned, lock, strict=True)) == (VerifyStatus.HOLDS, Weight.HOLDS)

@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nobodys_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let tools neither read nor write this machine's user configuration and logins."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:

@@ -48,8 +48,8 @@ class Registry:
     def answered(self, method: str, route: str, status: int) -> int:
         """Return how many requests of this kind had this answer so far."""
         line = f'boltseal_http_requests_total{{method="{method}",route="{route}",status="{status}"}} '
-        told = httpx2.get(f"{self.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-        return sum(int(float(found.removeprefix(line))) for found in told.splitlines() if found.startswith(line))
+        text = httpx2.get(f"{self.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+        return sum(int(float(found.removeprefix(line))) for found in text.splitlines() if found.startswith(line))
 
     def _ask(self, method: str, repository: str, reference: str) -> httpx2.Response:
         url = f"{self.server.url}/v2/{repository}/manifests/{reference}"

@@ -72,9 +72,9 @@ class Yard:
         return done.out.strip().partition("@")[0]
 
     def outdated(self, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
-        told = program.call("outdated", "--window", "0s", "--json", *arguments)
-        assert not told.json["errors"], told.out
-        return told.code, told.json["results"]
+        result = program.call("outdated", "--window", "0s", "--json", *arguments)
+        assert not result.json["errors"], result.out
+        return result.code, result.json["results"]
 
     def status(self, reference: str, *arguments: str) -> tuple[str, str]:
         _, [result] = self.outdated(reference, *arguments)
@@ -116,7 +116,7 @@ def yard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Yard]:
     for variable in ("HOME", "XDG_CONFIG_HOME"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
     state = {"BOLTSEAL_STATE": os.environ["BOLTSEAL_STATE"]}
     if builder == "buildah":
         tool, folder = tmp_path / "bin" / "buildah", tmp_path / "store"
@@ -180,10 +180,10 @@ def test_a_base_of_which_only_a_setting_changed_is_found(yard: Yard) -> None:
     yard.base("node", "ab", "ENV V=1")
     app = yard.app("app", f"FROM {yard.ref('node')}\nCOPY c /\n")
     yard.base("node", "ab", "ENV V=2", 'CMD ["/a"]', "USER 1000", "EXPOSE 8080")
-    _, [told] = yard.outdated(app)
+    _, [result] = yard.outdated(app)
 
-    assert (told["status"], told["reason"]) == ("outdated", "the base has the same layers and other settings")
-    assert set(told["changes"]["settings"]) == {"ENV V", "CMD", "USER", "EXPOSE"}
+    assert (result["status"], result["reason"]) == ("outdated", "the base has the same layers and other settings")
+    assert set(result["changes"]["settings"]) == {"ENV V", "CMD", "USER", "EXPOSE"}
 
 
 @pytest.mark.parametrize("builder", ["docker"])
@@ -195,8 +195,8 @@ def test_a_change_of_another_platform_or_attestation_is_no_move(yard: Yard) -> N
     third = yard.base("node", "ef")
     yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "arm64"))
     platform = yard.status(app)
-    said = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": amd}
-    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "unknown", annotations=said))
+    fields = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": amd}
+    yard.index("node", yard.entry("node", amd, "amd64"), yard.entry("node", third, "unknown", annotations=fields))
     attestation = yard.status(app)
 
     assert platform[0] == attestation[0] == "current"
@@ -237,11 +237,11 @@ def test_of_several_stages_the_last_one_counts(yard: Yard) -> None:
     yard.base("go", "eh")
     _, [by_builder] = yard.outdated(app)
     yard.base("node", "ac")
-    code, told = yard.outdated(app, other)
+    code, result = yard.outdated(app, other)
 
     assert by_builder["status"] == "current"
     assert code == 1
-    assert [(one["status"], one["base"]) for one in told] == [("outdated", yard.ref("node"))] * 2
+    assert [(one["status"], one["base"]) for one in result] == [("outdated", yard.ref("node"))] * 2
 
 
 @pytest.mark.parametrize("builder", ["docker"])
@@ -270,11 +270,11 @@ def test_a_chain_is_rebuilt_in_order(yard: Yard, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     yard.base("node", "ae")
     before = [one["status"] for one in yard.outdated(yard.ref("app"), yard.ref("ours"))[1]]
-    code, told = yard.outdated(yard.ref("app"), yard.ref("ours"), "--rebuild")
+    code, result = yard.outdated(yard.ref("app"), yard.ref("ours"), "--rebuild")
 
     assert before == ["current", "outdated"]
     assert code == 0
-    assert [(one["ref"], one["status"]) for one in told] == [
+    assert [(one["ref"], one["status"]) for one in result] == [
         (yard.ref("app"), "current"),
         (yard.ref("ours"), "current"),
         (yard.ref("ours"), "rebuild done"),

@@ -27,14 +27,14 @@ def test_a_local_image_without_a_registrys_digest_gets_a_tag_of_its_content(
     docker: Docker = request.getfixturevalue(daemon)
     name = f"{registry.host}/{repository}"
     docker.run("tag", docker.image(os.urandom(1000)), f"{name}:dev").checked()
-    told = program.run(
+    ran = program.run(
         *("tag", "new", "--scheme", "content", "--apply", f"{name}:dev", "--check", name, "--json"),
         environment={"DOCKER_HOST": docker.host},
     )
     again = program.run(
         *("tag", "new", "--scheme", "content", "--image", f"{name}:dev"), environment={"DOCKER_HOST": docker.host}
     )
-    (result,) = told.json["results"]
+    (result,) = ran.json["results"]
     ids = [docker.run("inspect", "--format", "{{.Id}}", each).checked() for each in (f"{name}:dev", result["applied"])]
     docker.run("push", result["applied"]).checked()
     taken = program.run(
@@ -42,7 +42,7 @@ def test_a_local_image_without_a_registrys_digest_gets_a_tag_of_its_content(
         environment={"DOCKER_HOST": docker.host},
     )
 
-    assert told.code == 0
+    assert ran.code == 0
     assert ids[0] == ids[1]
     assert result["applied"] == f"{name}:{result['tag']}"
     assert again.out.strip() == result["tag"]

@@ -28,7 +28,7 @@ from tests.authority import authority
 from tests.cli import program
 from tests.programs import program as found_program
 from tests.real.layout import image_layout
-from tests.real.tools import Podman, Said, run
+from tests.real.tools import CommandResult, Podman, run
 
 pytestmark = pytest.mark.real
 
@@ -83,7 +83,7 @@ class Machine:
             *((f"XDG_RUNTIME_DIR={self.home}/run",) if runtime else ()),
         )
 
-    def run(self, *argv: str, runtime: bool = True) -> Said:
+    def run(self, *argv: str, runtime: bool = True) -> CommandResult:
         """Run a tool on the machine."""
         started = self.started(runtime=runtime)
         return run(*started, found_program(argv[0]), *argv[1:])
@@ -204,7 +204,7 @@ def test_plain_http_is_used_where_skopeo_uses_it(machine: Machine, tmp_path: Pat
         layout = image_layout(tmp_path / "image", b"plain")
         run("skopeo", "copy", "--dest-tls-verify=false", layout.source, f"docker://{host}/shop/app:1.0.0").checked()
 
-        def asked() -> tuple[Said, program.Run]:
+        def asked() -> tuple[CommandResult, program.Run]:
             theirs = machine.run("skopeo", "inspect", "--raw", f"docker://{host}/shop/app:1.0.0")
             return theirs, machine.boltseal("digest", f"{host}/shop/app:1.0.0")
 
@@ -317,10 +317,10 @@ async def test_the_login_is_the_one_that_skopeo_would_use(machine: Machine, numb
     store = CredentialStore([machine.home / each for each in (RUNTIME, CONFIG, DOCKER)])
     theirs, ours = {}, {}
     for key in KEYS:
-        said = machine.run("skopeo", "login", "--get-login", key)
+        result = machine.run("skopeo", "login", "--get-login", key)
         registry, _, repository = key.partition("/")
         login = await store.find(registry, repository or None)
-        theirs[key] = said.text.strip() if said.ok else None
+        theirs[key] = result.text.strip() if result.ok else None
         ours[key] = None if login is None else login.username
 
     assert ours == theirs

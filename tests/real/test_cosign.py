@@ -58,10 +58,10 @@ def test_an_image_cannot_replace_the_signatures(
     cosign.sign(image, "builder").checked()
     tag = signature_tag(image)
 
-    said = skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:{tag}")
+    result = skopeo.push(skopeo.image(os.urandom(1000)), f"{registry.host}/{repository}:{tag}")
 
-    assert not said.ok
-    assert "denied: " in said.text
+    assert not result.ok
+    assert "denied: " in result.text
     assert cosign.verify(image) == {"builder"}
 
 
@@ -81,7 +81,7 @@ def test_the_signatures_of_a_sealed_image_cannot_be_deleted_by_digest(
     cosign.sign(image, "builder").checked()
     digest = registry.digest(repository, signature_tag(image))
 
-    said = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{digest}")
+    result = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{digest}")
 
-    assert not said.ok
+    assert not result.ok
     assert cosign.verify(image) == {"builder"}

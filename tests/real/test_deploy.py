@@ -16,25 +16,25 @@ from tests import servers
 from tests.cli.program import Run
 from tests.polling import wait_until
 from tests.programs import program
-from tests.real.shopfront import ENDS, HEALTHY, ILL, Shopfront, started, until_step
+from tests.real.compose_project import ENDS, HEALTHY, ILL, ComposeProject, started, until_step
 from tests.real.tools import Docker
 from tests.servers import Server
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.real
 
-Front = Callable[[Docker, Server], Shopfront]
+Front = Callable[[Docker, Server], ComposeProject]
 
 
 @pytest.fixture
 def front(tmp_path: Path, repository: str) -> Iterator[Front]:
     """Creates a project on an engine; all that it started is removed at the end."""
-    made: list[Shopfront] = []
+    made: list[ComposeProject] = []
 
-    def make(docker: Docker, server: Server) -> Shopfront:
+    def make(docker: Docker, server: Server) -> ComposeProject:
         root = tmp_path / "project"
         root.mkdir()
-        made.append(Shopfront(root, docker, server, tmp_path / "state", repository))
+        made.append(ComposeProject(root, docker, server, tmp_path / "state", repository))
         return made[-1]
 
     yield make
@@ -43,7 +43,7 @@ def front(tmp_path: Path, repository: str) -> Iterator[Front]:
 
 
 @pytest.fixture
-def shop(front: Front, docker: Docker, own: Server) -> Shopfront:
+def shop(front: Front, docker: Docker, own: Server) -> ComposeProject:
     """A project on Docker's classic store."""
     return front(docker, own)
 
@@ -73,9 +73,9 @@ def test_a_rollback_restores_the_first_release_without_the_registry(
         shop.deployed()
         assert shop.words() == {"web": "the first"}
         shop.publish("edge", "the second")
-        told = shop.deployed()
+        result = shop.deployed()
         assert shop.words() == {"web": "the second"}
-        assert "healthy" in told.out
+        assert "healthy" in result.out
     back = shop.run("rollback", "--project-name", shop.name)
 
     assert back.code == 0, back.err
@@ -108,8 +108,8 @@ def test_an_unchanged_deploy_does_nothing(front: Front, engine: Docker, own: Ser
 
 def _requests(server: Server) -> str:
     """Return the number of requests to a registry so far."""
-    told = httpx2.get(f"{server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total")]
+    text = httpx2.get(f"{server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+    lines = [line for line in text.splitlines() if line.startswith("boltseal_http_requests_total")]
     return "\n".join(line for line in lines if 'route="/metrics"' not in line and 'route="/readyz"' not in line)
 
 
@@ -132,7 +132,7 @@ def test_an_unhealthy_version_is_replaced_by_the_former_one(front: Front, engine
     assert shop.run("deploy", "--json").json["outcome"] == "differs"  # an unchanged deploy
 
 
-def test_a_service_that_can_not_start_is_shown_with_its_last_lines(shop: Shopfront) -> None:
+def test_a_service_that_can_not_start_is_shown_with_its_last_lines(shop: ComposeProject) -> None:
     """If a service can't start, the last log lines of its container are printed."""
     shop.publish("1.0.0")
     shop.publish("1.1.0", command=ENDS)
@@ -148,7 +148,7 @@ def test_a_service_that_can_not_start_is_shown_with_its_last_lines(shop: Shopfro
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_short_time_out_still_restores_the_former_release(shop: Shopfront) -> None:
+def test_a_short_time_out_still_restores_the_former_release(shop: ComposeProject) -> None:
     """With a short time-out, the former release still gets the five seconds that a service without a health check
     needs."""
     shop.publish("1.0.0")
@@ -166,7 +166,7 @@ def test_a_short_time_out_still_restores_the_former_release(shop: Shopfront) -> 
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_failed_first_release_leaves_its_containers(shop: Shopfront) -> None:
+def test_a_failed_first_release_leaves_its_containers(shop: ComposeProject) -> None:
     """A failed first release has no former one: that is printed, and its containers stay for inspection."""
     shop.publish("1.0.0")
     shop.web("1.0.0", ILL)
@@ -178,7 +178,7 @@ def test_a_failed_first_release_leaves_its_containers(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_the_next_release_removes_what_a_failed_first_one_left(shop: Shopfront) -> None:
+def test_the_next_release_removes_what_a_failed_first_one_left(shop: ComposeProject) -> None:
     """The next release removes the containers of a failed first release."""
     shop.publish("1.0.0")
     image = shop.image("1.0.0")
@@ -197,7 +197,7 @@ def test_the_next_release_removes_what_a_failed_first_one_left(shop: Shopfront) 
 @pytest.mark.parametrize(
     ("after", "step"), [(1, "recorded"), (2, "starting"), (3, "waiting")], ids=["recorded", "starting", "waiting"]
 )
-def test_a_killed_deploy_is_resumed(shop: Shopfront, after: int, step: str) -> None:
+def test_a_killed_deploy_is_resumed(shop: ComposeProject, after: int, step: str) -> None:
     """A deploy killed at a step is unfinished there, and `--resume` completes it."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -207,18 +207,18 @@ def test_a_killed_deploy_is_resumed(shop: Shopfront, after: int, step: str) -> N
     shop.locked()
     shop.killed(after, "deploy")
     left = shop.releases()[1]
-    said = shop.run("release", "ls")
+    result = shop.run("release", "ls")
     resumed = shop.run("deploy", "--resume")
 
     assert left["status"] == f"unfinished: {step}"
-    assert f"release 2 of {shop.name} was left {step}: `boltseal deploy --resume" in said.err
+    assert f"release 2 of {shop.name} was left {step}: `boltseal deploy --resume" in result.err
     assert resumed.code == 0, resumed.err
     assert shop.words() == {"web": "1.1.0"}
     assert [each["status"] for each in shop.releases()] == ["healthy", "healthy"]
 
 
 @pytest.mark.parametrize("after", [1, 2, 3], ids=["recorded", "starting", "waiting"])
-def test_a_killed_deploy_is_rolled_back(shop: Shopfront, after: int) -> None:
+def test_a_killed_deploy_is_rolled_back(shop: ComposeProject, after: int) -> None:
     """`rollback` after a killed deploy abandons it, and the former release runs."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -234,7 +234,7 @@ def test_a_killed_deploy_is_rolled_back(shop: Shopfront, after: int) -> None:
     assert [each["status"] for each in shop.releases()] == ["healthy", "abandoned", "healthy"]
 
 
-def test_a_killed_restoration_is_resumed(shop: Shopfront) -> None:
+def test_a_killed_restoration_is_resumed(shop: ComposeProject) -> None:
     """After a kill during the restoration, `--resume` continues it, and does not try the failed release again."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -252,7 +252,7 @@ def test_a_killed_restoration_is_resumed(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_kill_before_the_record_leaves_no_release(shop: Shopfront) -> None:
+def test_a_kill_before_the_record_leaves_no_release(shop: ComposeProject) -> None:
     """After a kill before the record, no release exists, nothing that runs was changed, and the next deploy works."""
     shop.publish("1.0.0")
     shop.web("1.0.0")
@@ -277,7 +277,7 @@ def test_a_kill_before_the_record_leaves_no_release(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.1.0"}
 
 
-def test_ctrl_c_prints_how_to_resume(shop: Shopfront) -> None:
+def test_ctrl_c_prints_how_to_resume(shop: ComposeProject) -> None:
     """Ctrl-C ends with 130, prints the command that resumes, and leaves the release at its step."""
     shop.publish("1.0.0")
     shop.web("1.0.0", {**HEALTHY, "interval": "30s"})
@@ -291,7 +291,7 @@ def test_ctrl_c_prints_how_to_resume(shop: Shopfront) -> None:
     assert f"release 1 of {shop.name} was left waiting: `boltseal deploy --resume" in err.decode()
 
 
-def test_of_two_deploys_at_once_one_is_refused(shop: Shopfront) -> None:
+def test_of_two_deploys_at_once_one_is_refused(shop: ComposeProject) -> None:
     """Of two concurrent deploys, one is refused at once with exit code 3, and the other completes."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -309,7 +309,7 @@ def test_of_two_deploys_at_once_one_is_refused(shop: Shopfront) -> None:
     assert one.returncode == 0, err
 
 
-def test_a_users_own_override_profiles_and_variables(shop: Shopfront) -> None:
+def test_a_users_own_override_profiles_and_variables(shop: ComposeProject) -> None:
     """The override beside the file, `--profile`, `.env`, and `--env-file` in its place, count as in Compose."""
     for tag in ("1.0.0", "1.1.0"):
         shop.publish(tag)
@@ -339,7 +339,7 @@ def test_a_users_own_override_profiles_and_variables(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_a_local_build_is_deployed_and_rolled_back(shop: Shopfront) -> None:
+def test_a_local_build_is_deployed_and_rolled_back(shop: ComposeProject) -> None:
     """A local build needs --build, and a rollback restores its older image although its tag moved."""
     (shop.root / "Dockerfile").write_text(
         'FROM scratch\nCOPY busybox /busybox\nLABEL words=one\nCMD ["/busybox", "sleep", "1000"]\n'
@@ -364,7 +364,7 @@ def test_a_local_build_is_deployed_and_rolled_back(shop: Shopfront) -> None:
     assert shop.words() == {"made": "one"}
 
 
-def test_ten_services_of_which_one_fails(shop: Shopfront) -> None:
+def test_ten_services_of_which_one_fails(shop: ComposeProject) -> None:
     """If one of ten services fails, all are as before, and unchanged ones were not restarted."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -386,7 +386,7 @@ def test_ten_services_of_which_one_fails(shop: Shopfront) -> None:
     assert {name for name in names if before[name] != after[name]} == {"s3", "s7"}
 
 
-def test_one_of_several_services_is_deployed(shop: Shopfront) -> None:
+def test_one_of_several_services_is_deployed(shop: ComposeProject) -> None:
     """A deploy of one service leaves the others; the next whole deploy removes services that the files no longer have."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -409,7 +409,7 @@ def test_one_of_several_services_is_deployed(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0", "api": "1.0.0", "gone": "1.0.0"}
 
 
-def test_the_content_of_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
+def test_the_content_of_a_secret_is_part_of_a_release(shop: ComposeProject) -> None:
     """A changed secret restarts its service, a rollback restores the old one, and no value is shown or stored readably."""
     shop.publish("1.0.0")
     web = {
@@ -440,7 +440,7 @@ def test_the_content_of_a_secret_is_part_of_a_release(shop: Shopfront) -> None:
     assert differs.code == 1
 
 
-def test_the_changes_between_two_releases_are_shown(shop: Shopfront) -> None:
+def test_the_changes_between_two_releases_are_shown(shop: ComposeProject) -> None:
     """`release diff` lists changes of image, digest, labels, environment names and files."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -457,7 +457,7 @@ def test_the_changes_between_two_releases_are_shown(shop: Shopfront) -> None:
     assert "are the same" in same.out
 
 
-def test_a_rollback_names_what_it_does_not_restore(shop: Shopfront) -> None:
+def test_a_rollback_names_what_it_does_not_restore(shop: ComposeProject) -> None:
     """A rollback prints that it does not restore volumes, nor the project's files without an option."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -481,7 +481,7 @@ def test_a_rollback_names_what_it_does_not_restore(shop: Shopfront) -> None:
     assert "runs already" in shop.run("deploy").out  # the lock is the former one, too
 
 
-def test_project_files_can_be_restored_later(shop: Shopfront) -> None:
+def test_project_files_can_be_restored_later(shop: ComposeProject) -> None:
     """The command that a rollback prints restores the project's files later."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -490,15 +490,15 @@ def test_project_files_can_be_restored_later(shop: Shopfront) -> None:
     first = (shop.root / "compose.yaml").read_bytes()
     shop.web("1.1.0")
     shop.deployed()
-    told = shop.run("rollback").err
+    output = shop.run("rollback").err
     later = shop.run("rollback", "3", "--project-name", shop.name, "--restore-files")
 
-    assert f"`boltseal rollback 3 --project-name {shop.name} --restore-files`" in told
+    assert f"`boltseal rollback 3 --project-name {shop.name} --restore-files`" in output
     assert "restored files: boltseal.lock, compose.yaml" in later.err
     assert (shop.root / "compose.yaml").read_bytes() == first
 
 
-def test_two_projects_of_one_name_are_reported(shop: Shopfront) -> None:
+def test_two_projects_of_one_name_are_reported(shop: ComposeProject) -> None:
     """A second project with the same name, which would replace the first on the engine, is reported."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -506,15 +506,15 @@ def test_two_projects_of_one_name_are_reported(shop: Shopfront) -> None:
     shop.deployed()
     one, shop.root = shop.root, shop.root.with_name("other")
     shop.web("1.1.0")
-    said = shop.deployed()
+    result = shop.deployed()
     back = shop.run("rollback")
 
-    assert f"was deployed from {one} before" in said.err
-    assert f"replaced by those of {shop.root}" in said.err
+    assert f"was deployed from {one} before" in result.err
+    assert f"replaced by those of {shop.root}" in result.err
     assert f"was deployed from {shop.root} before; release 1 was deployed from {one}" in back.err
 
 
-def test_broken_files_do_not_prevent_a_rollback(shop: Shopfront) -> None:
+def test_broken_files_do_not_prevent_a_rollback(shop: ComposeProject) -> None:
     """With broken project files, the message says how a rollback works without them."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -530,7 +530,7 @@ def test_broken_files_do_not_prevent_a_rollback(shop: Shopfront) -> None:
     assert shop.words() == {"web": "1.0.0"}
 
 
-def test_the_images_of_a_release_survive_a_prune(shop: Shopfront) -> None:
+def test_the_images_of_a_release_survive_a_prune(shop: ComposeProject) -> None:
     """`docker image prune` deletes no image of a release that can be restored."""
     shop.publish("edge", "one")
     shop.web("edge")
@@ -545,7 +545,7 @@ def test_the_images_of_a_release_survive_a_prune(shop: Shopfront) -> None:
     assert shop.words() == {"web": "one"}
 
 
-def test_a_removed_image_is_pulled_again_by_its_digest(shop: Shopfront) -> None:
+def test_a_removed_image_is_pulled_again_by_its_digest(shop: ComposeProject) -> None:
     """A removed image of a release is pulled by digest; if it can't be, nothing is stopped."""
     shop.publish("edge", "one")
     shop.web("edge")
@@ -563,7 +563,7 @@ def test_a_removed_image_is_pulled_again_by_its_digest(shop: Shopfront) -> None:
 def test_a_modified_image_is_not_started(own: Server, repository: str, tmp_path: Path) -> None:
     """With --require-scrub a modified local image is not started."""
     with servers.dockerd(tmp_path / "engine", driver="overlay2") as engine:
-        shop = Shopfront(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
+        shop = ComposeProject(tmp_path / "project", Docker(engine.address, "own"), own, tmp_path / "state", repository)
         for tag in ("1.0.0", "1.1.0"):
             shop.publish(tag)
         shop.web("1.0.0")
@@ -589,7 +589,7 @@ def test_a_modified_image_is_not_started(own: Server, repository: str, tmp_path:
     assert len(releases) == 1
 
 
-def test_invalid_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> None:
+def test_invalid_input_is_one_line_and_nothing_has_changed(shop: ComposeProject) -> None:
     """A broken file, an outdated lock, an unknown service, no engine or no release is one line, and nothing changes."""
     shop.publish("1.0.0")
     shop.publish("1.1.0")
@@ -619,7 +619,7 @@ def test_invalid_input_is_one_line_and_nothing_has_changed(shop: Shopfront) -> N
     assert len(shop.releases()) == 1
 
 
-def test_a_full_disk_is_reported_before_anything_is_started(shop: Shopfront, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_started(shop: ComposeProject, tmp_path: Path) -> None:
     """If the disk is full, the release can't be recorded, so that nothing is started."""
     shop.publish("1.0.0")
     shop.web("1.0.0")
@@ -644,7 +644,7 @@ def test_a_full_disk_is_reported_before_anything_is_started(shop: Shopfront, tmp
     assert shop.ids() == before
 
 
-def test_a_lost_connection_during_pulls_leaves_what_runs(shop: Shopfront, tmp_path: Path) -> None:
+def test_a_lost_connection_during_pulls_leaves_what_runs(shop: ComposeProject, tmp_path: Path) -> None:
     """If the registry goes away during the pulls, what runs is unchanged."""
     shop.publish("1.0.0")
     shop.web("1.0.0")
@@ -665,7 +665,7 @@ def test_a_lost_connection_during_pulls_leaves_what_runs(shop: Shopfront, tmp_pa
     assert len(shop.releases()) == 1
 
 
-def test_a_moved_floating_tag_is_deployed_and_rolled_back_on_failure(shop: Shopfront) -> None:
+def test_a_moved_floating_tag_is_deployed_and_rolled_back_on_failure(shop: ComposeProject) -> None:
     """A moved mutable tag is deployed by `update`; if it fails, it is rolled back and not tried again automatically."""
     shop.publish("edge", "one")
     shop.web("edge")
@@ -691,7 +691,7 @@ def test_a_moved_floating_tag_is_deployed_and_rolled_back_on_failure(shop: Shopf
     assert "failed here before" in " ".join(again.out.split())
 
 
-def test_a_newer_version_is_proposed_and_written_with_write(shop: Shopfront) -> None:
+def test_a_newer_version_is_proposed_and_written_with_write(shop: ComposeProject) -> None:
     """A newer version of the same form is proposed, and written with --write without other changes."""
     for tag in ("1.0.0-slim", "1.1.0", "1.2.0-slim", "2.0.0-slim"):
         shop.publish(tag)
@@ -711,7 +711,7 @@ def test_a_newer_version_is_proposed_and_written_with_write(shop: Shopfront) -> 
 
 
 @pytest.mark.parametrize("after", [1, 3], ids=["recorded", "waiting"])
-def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: Shopfront, after: int) -> None:
+def test_an_update_that_is_killed_is_undone_by_the_next_deploy(shop: ComposeProject, after: int) -> None:
     """The next deploy undoes the file edits of a killed update, which were not deployed."""
     for tag in ("1.0.0", "1.1.0"):
         shop.publish(tag)
@@ -745,9 +745,9 @@ def test_a_running_release_is_in_the_ledger(front: Front, docker: Docker, tmp_pa
             run = shop.run("history", shop.image("1.0.0"), "--json")
             return run if "released" in run.out else None
 
-        told = wait_until(recorded, "the ledger's checkpoint covers the release")
+        result = wait_until(recorded, "the ledger's checkpoint covers the release")
 
-    assert told is not None
-    assert told.code == 0, told.err
-    assert "hush" not in told.out
-    assert f"release 1 of {shop.name}" in told.out
+    assert result is not None
+    assert result.code == 0, result.err
+    assert "hush" not in result.out
+    assert f"release 1 of {shop.name}" in result.out

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.real.shopfront import Shopfront
+from tests.real.compose_project import ComposeProject
 from tests.real.tools import Docker
 from tests.servers import Server
 
@@ -40,10 +40,10 @@ def podman(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Dock
 
 
 @pytest.fixture(params=["docker", "podman"])
-def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[Shopfront]:
+def shop(request: pytest.FixtureRequest, own: Server, repository: str, tmp_path: Path) -> Iterator[ComposeProject]:
     """A project on each engine whose images have the tags 1.0.0 and 2.0.0."""
     engine: Docker = request.getfixturevalue(request.param)
-    made = Shopfront(tmp_path / "project", engine, own, tmp_path / "state", repository)
+    made = ComposeProject(tmp_path / "project", engine, own, tmp_path / "state", repository)
     (tmp_path / "data").mkdir()
     for tag in ("1.0.0", "2.0.0"):
         made.publish(tag)
@@ -57,30 +57,30 @@ def migrates(to: int) -> list[str]:
     return ["/busybox", "sh", "-c", f"/busybox echo {to} >> /data/runs; {newer}; /busybox touch /data/schema{to}"]
 
 
-def job(shop: Shopfront, version: int, **more: Any) -> dict[str, Any]:
+def job(shop: ComposeProject, version: int, **more: Any) -> dict[str, Any]:
     """Return the service that migrates, for one version."""
     data = {"type": "bind", "source": str(shop.root.parent / "data"), "target": "/data"}
     return {"image": shop.image(f"{version}.0.0"), "command": migrates(version), "volumes": [data], **more}
 
 
-def web(shop: Shopfront, version: int, **more: Any) -> dict[str, Any]:
+def web(shop: ComposeProject, version: int, **more: Any) -> dict[str, Any]:
     """Return the service that runs after the migration, for one version."""
     return {"image": shop.image(f"{version}.0.0"), "depends_on": WAITS, **more}
 
 
-def runs(shop: Shopfront) -> list[str]:
+def runs(shop: ComposeProject) -> list[str]:
     """Return which versions of the migration ran, in order."""
     return (shop.root.parent / "data" / "runs").read_text().split()
 
 
-def running(shop: Shopfront) -> dict[str, str]:
+def running(shop: ComposeProject) -> dict[str, str]:
     """Return the running services with the version of their image."""
     return {
         name: each["Config"]["Labels"]["words"] for name, each in shop.containers().items() if each["State"]["Running"]
     }
 
 
-def test_a_failed_deploy_is_rolled_back_without_the_older_migration(shop: Shopfront) -> None:
+def test_a_failed_deploy_is_rolled_back_without_the_older_migration(shop: ComposeProject) -> None:
     """After a failed deploy the former release is restored without its migration, which would fail on the newer schema."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
@@ -95,7 +95,7 @@ def test_a_failed_deploy_is_rolled_back_without_the_older_migration(shop: Shopfr
     assert runs(shop) == ["1", "2"]
 
 
-def test_a_rollback_does_not_run_the_older_migration(shop: Shopfront) -> None:
+def test_a_rollback_does_not_run_the_older_migration(shop: ComposeProject) -> None:
     """A rollback restores the former release without its migration, and a later deploy works."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
@@ -116,7 +116,7 @@ def test_a_rollback_does_not_run_the_older_migration(shop: Shopfront) -> None:
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_a_running_migration_is_stopped_and_the_rest_is_left_alone(shop: Shopfront) -> None:
+def test_a_running_migration_is_stopped_and_the_rest_is_left_alone(shop: ComposeProject) -> None:
     """A running migration is stopped; other jobs are not run again, and unchanged services keep their containers."""
     noted = ["/busybox", "sh", "-c", "/busybox echo seeded >> /data/runs"]
     steady = {"image": shop.image("1.0.0")}
@@ -145,7 +145,7 @@ def test_a_running_migration_is_stopped_and_the_rest_is_left_alone(shop: Shopfro
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_a_release_that_never_ran_runs_its_migration(shop: Shopfront) -> None:
+def test_a_release_that_never_ran_runs_its_migration(shop: ComposeProject) -> None:
     """A rollback to a release that never completed runs its migration."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()
@@ -161,7 +161,7 @@ def test_a_release_that_never_ran_runs_its_migration(shop: Shopfront) -> None:
 
 
 @pytest.mark.parametrize("shop", ["docker"], indirect=True)
-def test_a_killed_restoration_is_resumed_without_the_migration(shop: Shopfront) -> None:
+def test_a_killed_restoration_is_resumed_without_the_migration(shop: ComposeProject) -> None:
     """`deploy --resume` of an interrupted restoration leaves out the same migrations."""
     shop.write({"web": web(shop, 1), "migrate": job(shop, 1)})
     shop.deployed()

@@ -19,11 +19,11 @@ def test_a_refused_push_is_not_retried(docker: Docker, registry: Registry, repos
     other = docker.image(os.urandom(1000))
 
     before = registry.answered("PUT", "/v2/{name}/manifests/{reference}", 409)
-    said = docker.push(other, reference)
+    result = docker.push(other, reference)
 
-    assert not said.ok
+    assert not result.ok
     assert registry.answered("PUT", "/v2/{name}/manifests/{reference}", 409) == before + 1
-    assert said.text.count("denied: ") == 1
+    assert result.text.count("denied: ") == 1
 
 
 def test_an_image_is_released_under_a_second_tag(docker: Docker, registry: Registry, repository: str) -> None:
@@ -59,8 +59,8 @@ def test_a_manifest_list_made_by_docker_is_sealed(docker: Docker, registry: Regi
     sealed = registry.digest(repository, "1.0.0")
     docker.run("manifest", "create", "--insecure", f"{name}:1.0.0", parts[1]).checked()
 
-    said = docker.run("manifest", "push", "--insecure", "--purge", f"{name}:1.0.0")
+    result = docker.run("manifest", "push", "--insecure", "--purge", f"{name}:1.0.0")
 
-    assert not said.ok
-    assert f"denied: tag 1.0.0 of {repository} is sealed at {short(sealed)}" in said.text
+    assert not result.ok
+    assert f"denied: tag 1.0.0 of {repository} is sealed at {short(sealed)}" in result.text
     assert registry.digest(repository, "1.0.0") == sealed

@@ -36,15 +36,15 @@ def _pushed(registry: Registry, repository: str) -> Reference:
 
 async def test_a_pulled_digest_is_tagged_and_untagged(engine: Engine, registry: Registry, repository: str) -> None:
     """After a pull by digest, a tag is added and removed, and the image stays."""
-    image, told = _pushed(registry, repository), list[EngineProgress]()
-    pulled = await engine.pull(image, progress=told.append)
+    image, reported = _pushed(registry, repository), list[EngineProgress]()
+    pulled = await engine.pull(image, progress=reported.append)
     name, kept = (Reference(image.registry, image.repository, Tag(tag)) for tag in ("1.4.2", "kept"))
     await engine.tag(pulled.id, name)
     await engine.tag(name, kept)
     await engine.untag(name)
     found = await engine.image(kept)
 
-    assert told
+    assert reported
     assert image.digest in {each.digest for each in pulled.pulled_as}
     assert (found.id, found.names) == (pulled.id, (kept,))
     with pytest.raises(NoSuchImage):

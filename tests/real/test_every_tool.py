@@ -74,16 +74,16 @@ def test_another_image_under_a_published_tag_is_refused_with_a_message(
     tool.push(tool.image(os.urandom(1000)), reference).checked()
     sealed = short(registry.digest(repository, "1.4.2"))
 
-    said = tool.push(tool.image(os.urandom(1000)), reference)
+    result = tool.push(tool.image(os.urandom(1000)), reference)
 
-    assert not said.ok
+    assert not result.ok
     expected = REFUSED[tool.name].format(
         message=f"denied: tag 1.4.2 of {repository} is sealed at {sealed} since DATE by anonymous; "
         "this push is DIGEST; publish under a new tag (free: 1.4.3)",
         name=f"{registry.host}/{repository}",
         url=f"{registry.server.url}/v2/{repository}/manifests/1.4.2",
     )
-    assert without_what_varies(said.text.splitlines()[-1], sealed) == expected
+    assert without_what_varies(result.text.splitlines()[-1], sealed) == expected
 
 
 def test_after_a_refused_push_the_tag_still_resolves_to_the_first_image(

@@ -25,7 +25,7 @@ from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleeper, sleepers
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 
 pytestmark = pytest.mark.real
 
@@ -49,7 +49,7 @@ class Stage:
     def puller(self, policy: KeepPolicy = KeepPolicy()) -> Puller:  # noqa: B008 - frozen
         return Puller(self.host, self.transport, CredentialStore(()), policy=policy)
 
-    def docker(self, *argv: str) -> Said:
+    def docker(self, *argv: str) -> CommandResult:
         """Run Docker's own client, which all these engines answer."""
         return run("docker", "-H", str(self.host.engine.address), *argv)
 
@@ -168,8 +168,8 @@ async def test_pulling_a_present_image_costs_one_head(stage: Stage) -> None:
 
 def _requests(registry: Registry) -> int:
     """Return the number of all requests that the registry has answered."""
-    told = httpx2.get(f"{registry.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
-    lines = [line for line in told.splitlines() if line.startswith("boltseal_http_requests_total{")]
+    text = httpx2.get(f"{registry.server.url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+    lines = [line for line in text.splitlines() if line.startswith("boltseal_http_requests_total{")]
     return sum(int(float(line.rpartition(" ")[2])) for line in lines)
 
 

@@ -111,10 +111,10 @@ def test_the_configuration_is_valid_and_its_paths_are_mounted(tmp_path: Path) ->
     claims = documents["StatefulSet"]["spec"]["volumeClaimTemplates"]
     at = tmp_path / "boltseal.toml"
     at.write_text(documents["ConfigMap"]["data"]["boltseal.toml"])
-    told = boltseal.run("admin", "config", "--config", at, "--json")
-    values = {row["ref"]: row["value"] for row in told.json["results"]}
+    result = boltseal.run("admin", "config", "--config", at, "--json")
+    values = {row["ref"]: row["value"] for row in result.json["results"]}
 
-    assert told.code == 0
+    assert result.code == 0
     assert values["[server] listen"] == f"0.0.0.0:{port['containerPort']}"
     assert mounts["data"] == str(Path(values["[server] data"]).parent)
     assert f"VOLUME {mounts['data']}" in containerfile()

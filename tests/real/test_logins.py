@@ -17,7 +17,7 @@ from tests import servers
 from tests.authority import authority
 from tests.cli import program
 from tests.real.layout import Layout, image_layout
-from tests.real.tools import Docker, Podman, Said, run
+from tests.real.tools import CommandResult, Docker, Podman, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -70,9 +70,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 class Client:
     """A tool with one file of logins, as a user has it."""
 
-    login: Callable[[str, str], Said]
-    logout: Callable[[], Said]
-    push: Callable[[str], Said]
+    login: Callable[[str, str], CommandResult]
+    logout: Callable[[], CommandResult]
+    push: Callable[[str], CommandResult]
 
 
 @pytest.fixture(params=["docker", "podman", "skopeo", "oras"])
@@ -91,10 +91,10 @@ def _docker(request: pytest.FixtureRequest, guarded: Guarded, folder: Path) -> C
     docker: Docker = request.getfixturevalue("docker")
     image = docker.image(b"logged in")
 
-    def ask(*argv: str) -> Said:
+    def ask(*argv: str) -> CommandResult:
         return docker.run("--config", str(folder), *argv)
 
-    def push(name: str) -> Said:
+    def push(name: str) -> CommandResult:
         ask("tag", image, f"{guarded.host}/{name}").checked()
         return ask("push", f"{guarded.host}/{name}")
 
@@ -173,10 +173,10 @@ def test_an_unknown_authority_ends_the_login_before_the_password(guarded: Guarde
     """An unknown certificate authority ends the connection before a password is sent."""
     for tool in ("podman", "skopeo", "oras"):
         flags = ("--registry-config",) if tool == "oras" else ("--authfile",)
-        said = run(tool, "login", *flags, str(tmp_path / "auth.json"), "-u", "ci", "-p", PASSWORD, guarded.host)
+        result = run(tool, "login", *flags, str(tmp_path / "auth.json"), "-u", "ci", "-p", PASSWORD, guarded.host)
 
-        assert not said.ok
-        assert "certificate" in said.text
+        assert not result.ok
+        assert "certificate" in result.text
 
 
 @pytest.fixture

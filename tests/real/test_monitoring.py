@@ -87,10 +87,10 @@ def mistakes(query: str, served: Mapping[str, ServedMetric]) -> list[str]:
 async def test_promtool_accepts_the_metrics(tmp_path: Path) -> None:
     """`promtool check metrics` accepts names, units, types and help texts."""
     served = await exposition(tmp_path / "data")
-    told = run("promtool", "check", "metrics", stdin=served.encode())
+    result = run("promtool", "check", "metrics", stdin=served.encode())
     wrong = run("promtool", "check", "metrics", stdin=b"# TYPE boltseal_pushes counter\nboltseal_pushes 1\n")
 
-    assert (told.ok, told.text) == (True, "")
+    assert (result.ok, result.text) == (True, "")
     assert not wrong.ok
     assert "_total" in wrong.text
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.real.layout import Layout, index_layout
 from tests.real.registry import Registry, short
-from tests.real.tools import Buildah, Docker, Podman, Said, run
+from tests.real.tools import Buildah, CommandResult, Docker, Podman, run
 
 pytestmark = pytest.mark.real
 
@@ -20,7 +20,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 HERE = ARCHITECTURES.get(platform.machine(), "amd64")
 
 #: Pushes an index with all its images: (layout, reference) -> result.
-Push = Callable[[Layout, str], Said]
+Push = Callable[[Layout, str], CommandResult]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def layout(tmp_path: Path) -> Layout:
     return index_layout(tmp_path / "index", {"amd64": os.urandom(1000), "arm64": os.urandom(1000)})
 
 
-def push_with_skopeo(layout: Layout, reference: str) -> Said:
+def push_with_skopeo(layout: Layout, reference: str) -> CommandResult:
     """Push by `skopeo copy --all`, which keeps the bytes of the index."""
     return run(
         *("skopeo", "--insecure-policy", "copy", "--all", "--dest-tls-verify=false"),
@@ -44,7 +44,7 @@ def push(request: pytest.FixtureRequest) -> Push:
         return push_with_skopeo
     tool: Podman | Buildah = request.getfixturevalue(request.param)
 
-    def push_list(layout: Layout, reference: str) -> Said:
+    def push_list(layout: Layout, reference: str) -> CommandResult:
         name = f"localhost/list{layout.digest[-8:]}"
         if not tool.run("manifest", "exists", name).ok:
             tool.run("manifest", "create", name).checked()
@@ -84,10 +84,10 @@ def test_another_index_under_a_sealed_tag_is_refused(
     sealed = registry.digest(repository, "2.0.0")
     other = index_layout(tmp_path / "other", {"amd64": os.urandom(1000), "arm64": os.urandom(1000)})
 
-    said = push(other, reference)
+    result = push(other, reference)
 
-    assert not said.ok
-    assert f"denied: tag 2.0.0 of {repository} is sealed at {short(sealed)}" in said.text
+    assert not result.ok
+    assert f"denied: tag 2.0.0 of {repository} is sealed at {short(sealed)}" in result.text
     assert registry.digest(repository, "2.0.0") == sealed
 
 
@@ -98,10 +98,10 @@ def test_an_image_cannot_be_deleted_from_under_a_sealed_index(
     push(layout, f"{registry.host}/{repository}:2.0.0").checked()
     child = layout.children["arm64"]
 
-    said = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{child}")
+    result = run("skopeo", "delete", "--tls-verify=false", f"docker://{registry.host}/{repository}@{child}")
 
-    assert not said.ok
-    assert "2.0.0" in said.text
+    assert not result.ok
+    assert "2.0.0" in result.text
     assert registry.has(repository, child)
 
 

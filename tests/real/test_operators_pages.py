@@ -51,13 +51,13 @@ def certificate(folder: Path) -> None:
 def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
     """Run nginx with the page's server block, with port, files and upstream replaced."""
     block = page("operations/proxy.md").partition("```nginx\n")[2].partition("```")[0]
-    for said, here in (
+    for written, here in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
         ("/etc/ssl/", f"{folder}/"),
         ("127.0.0.1:5000", upstream),
     ):
-        assert said in block
-        block = block.replace(said, here)
+        assert written in block
+        block = block.replace(written, here)
     temporary = "".join(
         f"{name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -78,12 +78,12 @@ def nginx(folder: Path, upstream: str, port: int) -> Iterator[None]:
 def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
     """Run Caddy with the page's block, with name and upstream replaced, and an existing certificate."""
     block = page("operations/proxy.md").partition("## Caddy\n\n```\n")[2].partition("```")[0]
-    for said, here in (
+    for written, here in (
         ("registry.example.com {", f"https://127.0.0.1:{port} {{\n    tls {folder}/registry.crt {folder}/registry.key"),
         ("127.0.0.1:5000", upstream),
     ):
-        assert said in block
-        block = block.replace(said, here)
+        assert written in block
+        block = block.replace(written, here)
     config = folder / "Caddyfile"
     config.write_text(f"{{\n    admin off\n    auto_https disable_redirects\n    skip_install_trust\n}}\n{block}")
     process = subprocess.Popen(
@@ -104,12 +104,12 @@ def test_a_push_and_a_pull_of_64_mib_go_through_a_proxy(proxy: Proxy, tmp_path: 
     certificate(tmp_path)
     port = servers.free_port()
     url = f"https://127.0.0.1:{port}"
-    told = {"BOLTSEAL_SERVER__PUBLIC_URL": url, "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
+    fields = {"BOLTSEAL_SERVER__PUBLIC_URL": url, "BOLTSEAL_SERVER__BEHIND_PROXY": "true"}
     data = os.urandom(MIB) * 64
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
     trust = ssl.create_default_context(cafile=str(tmp_path / "registry.crt"))
     with (
-        servers.boltseal(tmp_path / "data", settings=told) as server,
+        servers.boltseal(tmp_path / "data", settings=fields) as server,
         proxy(tmp_path, server.address, port),
         httpx2.Client(base_url=url, verify=trust, trust_env=False, timeout=120) as client,
     ):
@@ -151,8 +151,10 @@ def test_images_move_from_docker_registry_with_their_digests(tmp_path: Path) -> 
             for line in typed_lines(page("guides/from-docker-registry.md"))
             if "docker.io" not in line
         ]
-        said = [run("/bin/bash", "-c", line).checked() for line in [*commands, *commands] if not line.startswith("#")]
-        digests = [text.strip() for text in said if text.startswith("sha256:")]
+        written = [
+            run("/bin/bash", "-c", line).checked() for line in [*commands, *commands] if not line.startswith("#")
+        ]
+        digests = [text.strip() for text in written if text.startswith("sha256:")]
 
         moved = httpx2.get(f"{new.url}/v2/shop/app/tags/list", trust_env=False).json()["tags"]
 
@@ -190,14 +192,14 @@ def test_the_commands_for_tls_and_two_users_work(tmp_path: Path) -> None:
     layout = image_layout(tmp_path / "image", b"words")
     lines = typed_lines(page("operations/tls.md"))
     text = "\n".join(lines)
-    for said, here in (
+    for written, here in (
         ("DNS:registry.example.com", "IP:127.0.0.1"),
         ("registry.example.com:5000", address),
         ("0.0.0.0:5000", address),
         ("oci:IMAGE:app", layout.source),
     ):
-        assert said in text
-        text = text.replace(said, here)
+        assert written in text
+        text = text.replace(written, here)
     text = text.replace(
         "boltseal serve --config boltseal.toml &",
         "boltseal serve --config boltseal.toml >serve.log 2>&1 &\necho $! >serve.pid\n"

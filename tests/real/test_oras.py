@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 from tests.real.registry import Registry, short
-from tests.real.tools import Said, Skopeo, run
+from tests.real.tools import CommandResult, Skopeo, run
 
 pytestmark = pytest.mark.real
 
 NOTE = "application/vnd.example.note"
 
 
-def oras(*argv: str, cwd: Path | None = None) -> Said:
+def oras(*argv: str, cwd: Path | None = None) -> CommandResult:
     """Run oras without TLS."""
     return run("oras", *argv, "--plain-http", cwd=cwd)
 
 
 @pytest.fixture
-def attach(tmp_path: Path) -> Callable[[str, str], Said]:
+def attach(tmp_path: Path) -> Callable[[str, str], CommandResult]:
     """Attach a text to an image: (reference, text)."""
 
-    def attach(reference: str, text: str) -> Said:
+    def attach(reference: str, text: str) -> CommandResult:
         (tmp_path / "note.txt").write_text(text)
         return oras("attach", "--artifact-type", NOTE, reference, "note.txt:text/plain", cwd=tmp_path)
 
@@ -47,7 +47,7 @@ def attached(reference: str) -> list[str]:
     return [manifest["digest"] for manifest in found["manifests"]]
 
 
-def test_what_is_attached_to_a_sealed_image_is_found(image: str, attach: Callable[[str, str], Said]) -> None:
+def test_what_is_attached_to_a_sealed_image_is_found(image: str, attach: Callable[[str, str], CommandResult]) -> None:
     """An artifact attached to a sealed image is listed."""
     attach(image, "first").checked()
     attach(image, "second").checked()
@@ -56,7 +56,7 @@ def test_what_is_attached_to_a_sealed_image_is_found(image: str, attach: Callabl
 
 
 def test_an_image_is_copied_to_another_repository_with_what_is_attached(
-    image: str, attach: Callable[[str, str], Said]
+    image: str, attach: Callable[[str, str], CommandResult]
 ) -> None:
     """An image is copied to another repository with mounted blobs and its referrers."""
     attach(image, "first").checked()
@@ -76,10 +76,10 @@ def test_a_sealed_tag_cannot_be_moved_by_oras_tag(
     other = f"{registry.host}/{repository}:1.0.1"
     skopeo.push(skopeo.image(os.urandom(1000)), other).checked()
 
-    said = oras("tag", other, "1.0.0")
+    result = oras("tag", other, "1.0.0")
 
-    assert not said.ok
-    assert f"tag 1.0.0 of {repository} is sealed at {short(sealed)}" in said.text
+    assert not result.ok
+    assert f"tag 1.0.0 of {repository} is sealed at {short(sealed)}" in result.text
     assert registry.digest(repository, "1.0.0") == sealed
 
 
@@ -96,10 +96,10 @@ def test_a_sealed_image_cannot_be_deleted(image: str, by: str, registry: Registr
     digest = registry.digest(repository, "1.0.0")
     name = image if by == "tag" else f"{registry.host}/{repository}@{digest}"
 
-    said = oras("manifest", "delete", "--force", name)
+    result = oras("manifest", "delete", "--force", name)
 
-    assert not said.ok
-    assert f"denied: manifest {short(digest)} of {repository} is what tag 1.0.0 seals" in said.text
+    assert not result.ok
+    assert f"denied: manifest {short(digest)} of {repository} is what tag 1.0.0 seals" in result.text
     assert registry.digest(repository, "1.0.0") == digest
 
 
@@ -108,9 +108,9 @@ def test_a_layer_of_a_sealed_image_cannot_be_deleted(image: str, registry: Regis
     layer = json.loads(registry.manifest(repository, "1.0.0"))["layers"][0]["digest"]
     blob = f"{registry.host}/{repository}@{layer}"
 
-    said = oras("blob", "delete", "--force", blob)
+    result = oras("blob", "delete", "--force", blob)
 
-    assert not said.ok
+    assert not result.ok
     oras("blob", "fetch", "--output", "/dev/null", blob).checked()
 
 

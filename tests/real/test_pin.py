@@ -39,8 +39,8 @@ def images(root: Path, *files: str) -> list[str]:
     """Return what `docker-compose config --images` prints."""
     named = [part for file in files or (compose_file(root),) for part in ("-f", str(root / file))]
     env = {"PATH": os.environ["PATH"], "MUST": "registry.example.com/must:1", "COMPOSE_PROFILES": "*"}
-    said = run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked()
-    return sorted(line for line in said.splitlines() if not line.startswith("time="))  # warnings, each with its time
+    output = run("docker-compose", *named, "config", "--images", env=env, cwd=root).checked()
+    return sorted(line for line in output.splitlines() if not line.startswith("time="))  # warnings, each with its time
 
 
 def compose_file(root: Path) -> str:
@@ -82,9 +82,9 @@ def test_compose_reads_the_same_images_before_and_after(name: str, tmp_path: Pat
 def test_traps_that_this_compose_refuses_are_listed(name: str, tmp_path: Path) -> None:
     """Debian's Compose refuses these trap files before and after pinning, so the test above leaves them out."""
     root = trap(name, tmp_path)
-    said = run("docker-compose", "-f", str(root / compose_file(root)), "config", "--images", cwd=root)
+    result = run("docker-compose", "-f", str(root / compose_file(root)), "config", "--images", cwd=root)
 
-    assert NOT_READ_BY_COMPOSE_2_26[name] in said.text
+    assert NOT_READ_BY_COMPOSE_2_26[name] in result.text
 
 
 def test_variables_are_filled_in_as_compose_fills_them_in(tmp_path: Path) -> None:
@@ -175,8 +175,8 @@ def test_kustomize_resolves_a_component_to_the_digest(tmp_path: Path) -> None:
 def pin_by_registry(root: Path, registry: Registry) -> set[str]:
     """Pin a project with the command to its tags' current digests; return these digests."""
     assert registry.host.startswith("127.0.0.1:")  # a registry that a project may name without permission
-    told = run_boltseal("pin", "--write", "--project", root)
-    assert told.code == 0, told.err
+    result = run_boltseal("pin", "--write", "--project", root)
+    assert result.code == 0, result.err
     image_refs = found_in(root).image_refs
     assert all(image_ref.pinned for image_ref in image_refs)
     return {str(image_ref.pinned) for image_ref in image_refs}
@@ -212,13 +212,13 @@ def test_a_build_by_a_policy_keeps_its_base_though_no_file_was_edited(
     policy = EMITTERS["buildkit-source-policy"]({image_ref: Digest.parse(registry.digest(repository, "latest"))})
     (tmp_path / "policy.json").write_text(policy.text)
     docker.push(docker.image(b"the second base"), f"{name}:latest").checked()
-    said = run(
+    result = run(
         *("docker", "-H", docker.host, "build", "--no-cache", "--output", f"type=local,dest={tmp_path}/out", str(root)),
         env={"EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": str(tmp_path / "policy.json")},
     )
 
     assert image_ref.edit_range is None
-    assert said.ok, said.text
+    assert result.ok, result.text
     assert (tmp_path / "out/app").read_bytes() == b"the first base"
 
 
@@ -244,11 +244,11 @@ def test_compose_starts_what_was_pinned(docker: Docker, registry: Registry, repo
         docker.push(docker.image(b"no program"), f"{name}:{tag}").checked()
     compose = ("docker-compose", "-f", str(root / "compose.yml"))
     env = {"DOCKER_HOST": docker.host}
-    said = run(*compose, "up", "--no-color", env=env, cwd=root)
+    result = run(*compose, "up", "--no-color", env=env, cwd=root)
     used = run(*compose, "config", "--images", env=env, cwd=root).checked().split()
     run(*compose, "down", env=env, cwd=root)
 
-    assert said.text.count("it runs") == 2, said.text
+    assert result.text.count("it runs") == 2, result.text
     assert {image.partition("@")[2] for image in used} == pins
 
 
@@ -269,13 +269,13 @@ def test_compose_starts_an_overrides_digest_where_no_edit_is_sound(
     for tag in ("nightly", "edge"):
         docker.push(docker.image(b"no program"), f"{name}:{tag}").checked()
     compose = ("docker-compose", "-f", str(root / "compose.yml"), "-f", str(root / "digests.yml"))
-    said = run(*compose, "up", "--no-color", env={"DOCKER_HOST": docker.host}, cwd=root)
+    result = run(*compose, "up", "--no-color", env={"DOCKER_HOST": docker.host}, cwd=root)
     run(*compose, "down", env={"DOCKER_HOST": docker.host}, cwd=root)
 
     assert (locked.code, pinned_.code, emitted.code) == (0, 1, 0)
     assert "`boltseal lock --emit compose-override`" in pinned_.err
     assert "sha256:" not in (root / "compose.yml").read_text()
-    assert said.text.count("it runs") == 2, said.text
+    assert result.text.count("it runs") == 2, result.text
 
 
 async def test_kubernetes_is_given_the_digest(registry: Registry, repository: str, tmp_path: Path) -> None:
@@ -298,8 +298,10 @@ async def test_kubernetes_is_given_the_digest(registry: Registry, repository: st
             "--output",
             "json",
         )
-        said = await asyncio.to_thread(output, "kubectl", "apply", *flags, "--filename", str(tmp_path / "pinned.yaml"))
-    containers = json.loads(said)["spec"]["containers"]
+        printed = await asyncio.to_thread(
+            output, "kubectl", "apply", *flags, "--filename", str(tmp_path / "pinned.yaml")
+        )
+    containers = json.loads(printed)["spec"]["containers"]
 
     assert (locked.code, pinned_text.code) == (0, 0), locked.err + pinned_text.err
     assert [each["image"] for each in containers] == [f"{image}@{digest}"]

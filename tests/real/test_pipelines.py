@@ -19,7 +19,7 @@ from tests.cli import program as boltseal
 from tests.docs.pages import ROOT, text
 from tests.real.layout import image_layout
 from tests.real.registry import Registry
-from tests.real.tools import Said, run
+from tests.real.tools import CommandResult, run
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -113,14 +113,14 @@ def action() -> dict[str, Any]:
     return document
 
 
-def run_action(clone: Clone, workspace: Path, temporary: Path, **inputs: str) -> Said:
+def run_action(clone: Clone, workspace: Path, temporary: Path, **inputs: str) -> CommandResult:
     """Run the action's steps as a GitHub runner does, until one fails; the installing step runs once only."""
     temporary.mkdir(exist_ok=True)
     paths = temporary / "path"
     paths.touch()
     values = {name: inputs.get(name, definition["default"]) for name, definition in action()["inputs"].items()}
     assert set(inputs) <= set(values)
-    said = Said(True, "")
+    result = CommandResult(True, "")
     for step in action()["runs"]["steps"][bool(paths.read_text()) :]:
         script = temporary / "step.sh"
         script.write_text(step["run"])
@@ -138,10 +138,10 @@ def run_action(clone: Clone, workspace: Path, temporary: Path, **inputs: str) ->
         }
         assert step["shell"] == "bash"
         command = (BASH, "--noprofile", "--norc", "-eo", "pipefail", script)
-        said = run(*command, env=environment, cwd=workspace, timeout_s=INSTALL_TIMEOUT_S)
-        if not said.ok:
+        result = run(*command, env=environment, cwd=workspace, timeout_s=INSTALL_TIMEOUT_S)
+        if not result.ok:
             break
-    return said
+    return result
 
 
 def component(**inputs: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -157,7 +157,7 @@ def component(**inputs: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return yaml.safe_load(header), jobs
 
 
-def run_component(folder: Path, temporary: Path, **inputs: str) -> Said:
+def run_component(folder: Path, temporary: Path, **inputs: str) -> CommandResult:
     """Run the component's job as a GitLab runner does, in one shell; the installing part runs once only."""
     _, jobs = component(**inputs)
     (job,) = jobs.values()
@@ -278,7 +278,7 @@ def test_pre_commit_runs_both_hooks(clone: Clone, project: Project, tools: Path,
     )
     git(project.folder, "init", "--quiet")
 
-    def hooks() -> Said:
+    def hooks() -> CommandResult:
         git(project.folder, "add", "--all")
         environment = os.environ | {"PRE_COMMIT_HOME": str(tmp_path / "pre-commit"), "PRE_COMMIT_COLOR": "never"}
         command = (str(tools / "pre-commit"), "run", "--all-files")

@@ -19,7 +19,7 @@ from tests.real.boxes import ended, started
 from tests.real.layout import app_tar
 from tests.real.registry import Registry
 from tests.real.sleeper import publish, sleepers
-from tests.real.tools import Docker, Said, run
+from tests.real.tools import CommandResult, Docker, run
 from tests.servers import Server
 
 pytestmark = pytest.mark.real
@@ -43,7 +43,7 @@ def address(request: pytest.FixtureRequest, store: ImageStoreKind) -> EngineAddr
 
 
 @dataclass
-class Shop:
+class RunningProject:
     """A project with one service on one host, and the registry of its image."""
 
     registry: Registry
@@ -57,7 +57,7 @@ class Shop:
         """Return the reference in the project's file."""
         return f"{self.registry.host}/{self.repository}:latest"
 
-    def docker(self, *arguments: str) -> Said:
+    def docker(self, *arguments: str) -> CommandResult:
         return run("docker", "-H", str(self.address), *arguments)
 
     def publish(self, words: str, tag: str = "latest") -> str:
@@ -96,35 +96,35 @@ def _wait_for_the_next_second() -> None:
 
 
 @pytest.fixture
-def shop(registry: Registry, repository: str, address: EngineAddress, tmp_path: Path) -> Iterator[Shop]:
+def shop(registry: Registry, repository: str, address: EngineAddress, tmp_path: Path) -> Iterator[RunningProject]:
     """A project on each engine, whose containers are removed at the end because other tests list all of them."""
-    made = Shop(registry, repository, address, tmp_path)
+    made = RunningProject(registry, repository, address, tmp_path)
     yield made
     made.stop()
 
 
-def test_each_difference_between_a_host_and_its_lock(shop: Shop) -> None:
+def test_each_difference_between_a_host_and_its_lock(shop: RunningProject) -> None:
     """The host falls behind the lock in each possible way, one after the other, with and without the registry."""
     shop.publish("first")
     shop.docker("pull", shop.name).checked()
     shop.lock()
     shop.start()
-    told = [shop.standing(code=0)]
+    result = [shop.standing(code=0)]
     shop.publish("second")
     shop.lock()
-    told += [shop.standing(), shop.standing("--offline")]
+    result += [shop.standing(), shop.standing("--offline")]
     shop.start()
-    told += [shop.standing(), shop.standing("--offline")]
+    result += [shop.standing(), shop.standing("--offline")]
     shop.docker("pull", shop.name).checked()
-    told += [shop.standing(), shop.standing("--offline")]
+    result += [shop.standing(), shop.standing("--offline")]
     shop.start()
-    told += [shop.standing(code=0)]
+    result += [shop.standing(code=0)]
     shop.publish("third")
     shop.docker("pull", shop.name).checked()
     shop.start()
-    told += [shop.standing()]
+    result += [shop.standing()]
 
-    assert told == [
+    assert result == [
         "holds",
         *["moved-after-the-pull"] * 2,
         *["recreated-without-a-pull"] * 2,
@@ -134,7 +134,7 @@ def test_each_difference_between_a_host_and_its_lock(shop: Shop) -> None:
     ]
 
 
-def test_a_local_build_under_the_locked_name_differs(shop: Shop) -> None:
+def test_a_local_build_under_the_locked_name_differs(shop: RunningProject) -> None:
     """A local build under the locked name differs, and its registry is asked where the store names everything."""
     shop.publish("first")
     shop.lock()
@@ -148,7 +148,7 @@ def test_an_image_loaded_from_an_archive_matches_by_its_id(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
     """An image loaded from an archive has no registry digest, but matches the lock by its image ID."""
-    shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
+    shop = RunningProject(registry, repository, EngineAddress.parse(docker.host), tmp_path)
     shop.publish("first")
     shop.lock()
     shop.docker("pull", shop.name).checked()
@@ -156,13 +156,13 @@ def test_an_image_loaded_from_an_archive_matches_by_its_id(
     shop.docker("image", "rm", shop.name).checked()
     shop.docker("load", "--input", str(tmp_path / "app.tar")).checked()
     shop.start()
-    told = shop.standing(code=0)
+    result = shop.standing(code=0)
     shop.stop()
 
-    assert told == "holds"
+    assert result == "holds"
 
 
-def test_an_image_for_another_platform_differs(shop: Shop) -> None:
+def test_an_image_for_another_platform_differs(shop: RunningProject) -> None:
     """An image of the same tag for another platform differs."""
     shop.publish("first")
     shop.lock()
@@ -172,7 +172,7 @@ def test_an_image_for_another_platform_differs(shop: Shop) -> None:
     assert shop.standing() == "other-platform"
 
 
-def test_another_tag_of_a_locked_repository_differs(shop: Shop) -> None:
+def test_another_tag_of_a_locked_repository_differs(shop: RunningProject) -> None:
     """Another tag of a locked repository differs; a repository outside of the lock is only noted."""
     shop.publish("first")
     shop.lock()
@@ -188,7 +188,7 @@ def test_an_image_whose_record_is_gone_is_identified(
     docker_containerd: Docker, registry: Registry, repository: str, tmp_path: Path
 ) -> None:
     """containerd's store forgets the image of a container whose tag moved, but the container is still identified."""
-    shop = Shop(registry, repository, EngineAddress.parse(docker_containerd.host), tmp_path)
+    shop = RunningProject(registry, repository, EngineAddress.parse(docker_containerd.host), tmp_path)
     shop.publish("first")
     shop.docker("pull", shop.name).checked()
     shop.lock()
@@ -204,7 +204,7 @@ def test_an_image_whose_record_is_gone_is_identified(
     assert (still, gone) == ("holds", "record-gone")
 
 
-def test_the_row_of_a_container(shop: Shop, store: ImageStoreKind) -> None:
+def test_the_row_of_a_container(shop: RunningProject, store: ImageStoreKind) -> None:
     """The row has the container's own image: digests by kind, present and former tags, distance and actor.
 
     Podman forgets the digest that an image was pulled by with its last name; the image ID is left.
@@ -237,27 +237,27 @@ def test_a_host_through_ssh_is_listed(
     docker: Docker, registry: Registry, repository: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A daemon through ssh is listed beside a local one, and an unreachable one is reported."""
-    shop = Shop(registry, repository, EngineAddress.parse(docker.host), tmp_path)
+    shop = RunningProject(registry, repository, EngineAddress.parse(docker.host), tmp_path)
     shop.publish("first")
     shop.lock()
     with (
         servers.sshd(tmp_path_factory.mktemp("sshd")) as sshd,
         servers.dockerd(tmp_path_factory.mktemp("second")) as second,
     ):
-        far = Shop(registry, repository, EngineAddress.parse(f"unix://{second.address}"), tmp_path)
+        far = RunningProject(registry, repository, EngineAddress.parse(f"unix://{second.address}"), tmp_path)
         far.docker("pull", far.name).checked()
         far.start()
         path = {"PATH": f"{sshd.folder}/bin:{os.environ['PATH']}"}
         there = f"ssh://{getpass.getuser()}@{sshd.address}{second.address}"
         hosts = ("--host", there, "--host", docker.host)
-        told = program.run("ps", *hosts, "--json", cwd=tmp_path, environment=path)
+        result = program.run("ps", *hosts, "--json", cwd=tmp_path, environment=path)
         held = program.run("verify", "--running", "--host", there, cwd=tmp_path, environment=path)
-        stranger = f"ssh://nobody-here@{sshd.address}{second.address}"
-        refused = program.run("verify", "--running", "--host", stranger, cwd=tmp_path, environment=path)
+        unknown_user = f"ssh://nobody-here@{sshd.address}{second.address}"
+        refused = program.run("verify", "--running", "--host", unknown_user, cwd=tmp_path, environment=path)
         far.stop()
-    found = [each for each in told.json["results"] if each["host"] == there]
+    found = [each for each in result.json["results"] if each["host"] == there]
 
-    assert (told.code, held.code, refused.code) == (0, 0, 3)
+    assert (result.code, held.code, refused.code) == (0, 0, 3)
     assert [(each["status"], each["started_as"]) for each in found] == [("holds", far.name)]
     assert "Permission denied" in refused.err
     assert "must work without a password prompt" in refused.err

@@ -94,10 +94,10 @@ def test_an_image_cannot_replace_its_signatures(
 ) -> None:
     """An image can't replace its signatures, neither locally nor upstream."""
     cosign.sign(image, "builder").checked()
-    said = skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:{signature_tag(image)}")
+    result = skopeo.push(skopeo.image(os.urandom(1000)), f"{gate.host}/{NAME}/{repository}:{signature_tag(image)}")
 
-    assert not said.ok
-    assert "denied: " in said.text
+    assert not result.ok
+    assert "denied: " in result.text
     assert cosign.verify(image) == cosign.verify(there) == {"builder"}
 
 

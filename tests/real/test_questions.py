@@ -19,7 +19,7 @@ import pytest
 from tests import servers
 from tests.cli.program import clean_environment
 from tests.docs.pages import typed_lines
-from tests.real.shopfront import ENDS
+from tests.real.compose_project import ENDS
 from tests.real.sleeper import publish, sleeper
 from tests.servers import Server
 
@@ -78,20 +78,20 @@ class Stage:
             timeout=_TIMEOUT_S,
             check=False,
         )
-        told = done.stdout
+        output = done.stdout
         for real, word in self._words.items():
-            told = _in_words(told, real, word)
+            output = _in_words(output, real, word)
         who = re.compile(rf"\b\w+@{re.escape(os.uname().nodename)}\b")
-        return done.returncode, who.sub("ann@web1", told)
+        return done.returncode, who.sub("ann@web1", output)
 
 
-def _in_words(told: str, real: str, word: str) -> str:
+def _in_words(message: str, real: str, word: str) -> str:
     """Return the text with a name of the page's; a table's column keeps its width."""
 
     def column(found: re.Match[str]) -> str:
         return f"{word}{found[1]:<{len(found[0]) - len(word)}}"
 
-    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, told).replace(real, word)
+    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, message).replace(real, word)
 
 
 @pytest.fixture
@@ -118,8 +118,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
             f"boltseal ledger trust localhost:5000 $(boltseal ledger key --data {tmp_path}/data)",
             "git init -q -b main && git add -A && git commit -q -m first && git tag v1.5.0",
         ):
-            code, told = stage.run(command)
-            assert code == 0, f"{command}: {told}"
+            code, result = stage.run(command)
+            assert code == 0, f"{command}: {result}"
         yield stage
 
 
@@ -145,10 +145,10 @@ def test_the_first_steps_work(stage: Stage) -> None:
     ended = {}
     for line in (prepared, *typed_lines((PAGE.parents[1] / "getting-started/first-steps.md").read_text())):
         if line == "boltseal release ls":
-            code, told = stage.run(newer)
-            assert code == 0, told
-        ended[line], told = stage.run(line.replace("boltseal scrub ", f"boltseal scrub {scrub}"))
-        assert ended[line] == 0, f"{line}: {told}"
+            code, result = stage.run(newer)
+            assert code == 0, result
+        ended[line], result = stage.run(line.replace("boltseal scrub ", f"boltseal scrub {scrub}"))
+        assert ended[line] == 0, f"{line}: {result}"
 
     assert [line.split()[1] for line in ended if line.startswith("boltseal")] == [
         *("check", "digest", "lock", "verify", "deploy", "ps", "release", "rollback", "scrub")
@@ -158,15 +158,15 @@ def test_the_first_steps_work(stage: Stage) -> None:
 def _played(stage: Stage, found: re.Match[str]) -> str:
     """Return a part of the page with the present output."""
     if found["run"]:
-        code, told = stage.run(found["run"])
-        assert code == 0, f"{found['run']}: {told}"
+        code, result = stage.run(found["run"])
+        assert code == 0, f"{found['run']}: {result}"
         return found[0]
     lines = []
     for line in found["console"].splitlines():
         if line.startswith("$ "):
-            _, told = stage.run(line[2:])
-            assert "Traceback" not in told
-            lines += [line, *(each.rstrip() for each in told.splitlines())]
+            _, result = stage.run(line[2:])
+            assert "Traceback" not in result
+            lines += [line, *(each.rstrip() for each in result.splitlines())]
     return "\n".join(["```console", *lines, "```"])
 
 

@@ -44,13 +44,13 @@ def test_an_image_converted_to_dockers_format_is_another_image(image: str, regis
     """An image converted to Docker's format has another digest, which a sealed tag refuses."""
     sealed = registry.digest(repository, "1.0.0")
 
-    said = run(
+    result = run(
         *("skopeo", "--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"),
         *("--format", "v2s2", image, image),
     )
 
-    assert not said.ok
-    assert "is sealed at" in said.text
+    assert not result.ok
+    assert "is sealed at" in result.text
     assert registry.digest(repository, "1.0.0") == sealed
 
 
@@ -70,10 +70,10 @@ def test_a_repository_is_copied_completely(
 
 def test_a_sealed_tag_cannot_be_deleted(image: str, registry: Registry, repository: str) -> None:
     """`skopeo delete` of a sealed tag is refused with the reason, because it would delete the digest with every tag."""
-    said = run("skopeo", "delete", "--tls-verify=false", image)
+    result = run("skopeo", "delete", "--tls-verify=false", image)
 
-    assert not said.ok
-    assert "1.0.0" in said.text
+    assert not result.ok
+    assert "1.0.0" in result.text
     assert registry.has(repository, "1.0.0")
 
 

@@ -76,12 +76,12 @@ def test_a_service_runs_a_command_that_exists(service: str) -> None:
     (line,) = settings(service, "ExecStart")
     called, *arguments = shlex.split(line)
     words = [word for word in arguments if not word.startswith("$")]
-    told = run("/usr/bin/env", f"PYTHONPATH={ROOT / 'src'}", sys.executable, "-m", "boltseal", *words, "--help")
+    result = run("/usr/bin/env", f"PYTHONPATH={ROOT / 'src'}", sys.executable, "-m", "boltseal", *words, "--help")
 
     assert called == PROGRAM
     assert arguments[-1].startswith("$")
-    assert told.ok, told.text
-    assert "Usage:" in told.text
+    assert result.ok, result.text
+    assert "Usage:" in result.text
 
 
 def test_scrub_needs_no_more_capabilities_than_its_service_has(tmp_path: Path) -> None:

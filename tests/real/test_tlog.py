@@ -109,37 +109,37 @@ def flip(path: Path, at: int = 40) -> None:
 def test_every_entry_and_every_older_checkpoint_is_verified_by_go(check: Check, ledger: Path) -> None:
     """Go's note.Open, TileHashReader, ProveRecord, CheckRecord, ProveTree and CheckTree accept every entry and
     checkpoint."""
-    said = check("verify", ledger, str(KEY.verifier))
+    result = check("verify", ledger, str(KEY.verifier))
 
-    assert (said.returncode, said.stdout) == (0, "700 entries and 6 older checkpoints hold\n"), said.stderr
+    assert (result.returncode, result.stdout) == (0, "700 entries and 6 older checkpoints hold\n"), result.stderr
 
 
 @pytest.mark.parametrize("path", ["tile/0/000", "tile/0/002.p/188", "tile/1/000.p/2", "tile/entries/001"])
 def test_go_finds_one_wrong_bit(check: Check, ledger: Path, path: str) -> None:
     """Go's code finds an altered bit in a tile or entry."""
     flip(ledger / path)
-    said = check("verify", ledger, str(KEY.verifier))
+    result = check("verify", ledger, str(KEY.verifier))
 
-    assert said.returncode == 1
+    assert result.returncode == 1
 
 
 def test_go_finds_a_fork(check: Check, ledger: Path) -> None:
     """Go's code refuses an older checkpoint that this ledger does not begin with."""
     forked = grow(0, {}, [leaf_hash(one) for one in [*ENTRIES[:254], b"lie"]])
     (ledger / "old" / "255").write_bytes(sign_checkpoint(Checkpoint(KEY.name, 255, forked.root), KEY))
-    said = check("verify", ledger, str(KEY.verifier))
+    result = check("verify", ledger, str(KEY.verifier))
 
-    assert said.returncode == 1
-    assert "old/255" in said.stderr
+    assert result.returncode == 1
+    assert "old/255" in result.stderr
 
 
 def test_go_finds_another_key(check: Check, ledger: Path) -> None:
     """Go's code refuses a checkpoint signed by another key of the same name."""
     mallory = SigningKey(KEY.name, b"m" * 32)
-    said = check("verify", ledger, str(mallory.verifier))
+    result = check("verify", ledger, str(mallory.verifier))
 
-    assert said.returncode == 1
-    assert "no verifiable signatures" in said.stderr
+    assert result.returncode == 1
+    assert "no verifiable signatures" in result.stderr
 
 
 @pytest.mark.parametrize("index", [0, 255, 256, 699])
@@ -172,10 +172,10 @@ def test_the_ledger_of_a_running_registry_is_verified_by_go(check: Check, tmp_pa
             (tree / at).write_bytes(client.get(f"/ledger/{at}").raise_for_status().content)
         (tmp_path / "receipt").write_bytes(client.get(f"/ledger/receipt/{size - 1}").raise_for_status().content)
         key = program_run("ledger", "key", "--data", tmp_path / "data").out.strip()
-    said = check("verify", tree, key)
+    result = check("verify", tree, key)
     receipt = check("receipt", tmp_path / "receipt", key)
 
-    assert (said.returncode, said.stdout) == (0, f"{size} entries and 0 older checkpoints hold\n"), said.stderr
+    assert (result.returncode, result.stdout) == (0, f"{size} entries and 0 older checkpoints hold\n"), result.stderr
     assert (receipt.returncode, receipt.stdout) == (0, f"entry {size - 1} holds\n"), receipt.stderr
 
 

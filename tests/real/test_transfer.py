@@ -67,10 +67,10 @@ def test_an_index_is_copied_to_docker_registry_and_back(
 def test_a_copy_within_docker_registry_mounts(peer: Server, repository: str, app: Layout) -> None:
     """Copying between two repositories of docker-registry mounts all blobs and sends none."""
     boltseal("copy", app.source, f"{peer.address}/{repository}-ci:build-123")
-    told = boltseal("copy", f"{peer.address}/{repository}-ci:build-123", f"{peer.address}/{repository}:1.4.2")
+    result = boltseal("copy", f"{peer.address}/{repository}-ci:build-123", f"{peer.address}/{repository}:1.4.2")
 
-    assert "sent 0 blobs" in told.err
-    assert "2 blobs mounted" in told.err
+    assert "sent 0 blobs" in result.err
+    assert "2 blobs mounted" in result.err
 
 
 def test_referrers_are_copied_to_a_registry_without_the_api(
@@ -82,11 +82,11 @@ def test_referrers_are_copied_to_a_registry_without_the_api(
     (tmp_path / "sbom.json").write_text("{}")
     attach = ("attach", "--plain-http", "--artifact-type", "application/vnd.example.sbom", here, "sbom.json")
     run("oras", *attach, cwd=tmp_path).checked()
-    told = boltseal("copy", "--referrers", here, there, "--json").json["results"][0]
+    result = boltseal("copy", "--referrers", here, there, "--json").json["results"][0]
     seen = boltseal("inspect", there, "--json").json["results"][0]["referrers"]
     discovered = run("oras", "discover", "--plain-http", there).checked()
 
-    assert told["referrers"] == 1
+    assert result["referrers"] == 1
     assert [each["artifact_type"] for each in seen] == ["application/vnd.example.sbom"]
     assert "application/vnd.example.sbom" in discovered
 
@@ -164,9 +164,9 @@ def test_a_credential_helpers_login_is_used_over_tls(
     """Over TLS with tokens, each command asks the credential helper once."""
     ref, authority = f"{guarded.address}/shop/app:1.4.2", ("--ca-file", tmp_path / "ca.crt")
     boltseal("copy", app.source, ref, *authority, environment=helper)
-    told = boltseal("digest", ref, *authority, environment=helper)
+    result = boltseal("digest", ref, *authority, environment=helper)
 
-    assert told.out.strip() == app.digest
+    assert result.out.strip() == app.digest
     assert (tmp_path / "asked").read_text().split() == [guarded.address] * 2
 
 
@@ -176,12 +176,12 @@ def test_without_the_authority_or_the_login_nothing_is_checked(
     """Without the authority or the login the exit code is 3 with the reason, and no password is printed."""
     ref, authority = f"{guarded.address}/shop/app:1.4.2", ("--ca-file", tmp_path / "ca.crt")
     distrusted = program.run("check", ref, environment=helper)
-    nobody = program.run("check", ref, *authority, "--anonymous", environment=helper)
+    anonymous = program.run("check", ref, *authority, "--anonymous", environment=helper)
 
-    assert (distrusted.code, nobody.code) == (3, 3)
+    assert (distrusted.code, anonymous.code) == (3, 3)
     assert "certificate" in distrusted.err.lower()
-    assert "login" in nobody.err
-    assert PASSWORD not in distrusted.err + nobody.err
+    assert "login" in anonymous.err
+    assert PASSWORD not in distrusted.err + anonymous.err
 
 
 def _certificates(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The tools with which users push and pull, each behind the same three methods, so that one suite runs on all.
 
-Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; what it says is
-handed on whole, as the person at the terminal reads it; `pull` starts from a storage that has nothing.
+Rules kept: a tool works on its own storage in a temporary folder and never on this machine's; its output is
+returned completely, as the user at the terminal reads it; `pull` starts from a storage that has nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CommandResult:
     """The exit code of a command, and everything that it wrote."""
 
     ok: bool
@@ -43,7 +43,7 @@ class Tool(Protocol):
     def image(self, content: bytes) -> str:
         """Create an image whose one file has `content`; return the name by which `push` finds it."""
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         """Push an image under a reference."""
 
     def pull(self, reference: str) -> bytes:
@@ -56,7 +56,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     timeout_s: float = TIMEOUT_S,
-) -> Said:
+) -> CommandResult:
     """Run a command, with both its streams in the order in which it wrote them."""
     first = str(argv[0])
     done = subprocess.run(
@@ -69,7 +69,7 @@ def run(
         cwd=cwd,
         check=False,
     )
-    return Said(done.returncode == 0, done.stdout.decode("utf-8", "replace"))
+    return CommandResult(done.returncode == 0, done.stdout.decode("utf-8", "replace"))
 
 
 def output(*argv: str | Path) -> bytes:
@@ -93,7 +93,7 @@ class Docker:
         run(*self._docker, "import", "-", image, stdin=app_tar(content)).checked()
         return image
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         run(*self._docker, "tag", image, reference).checked()
         return run(*self._docker, "push", reference)
 
@@ -105,7 +105,7 @@ class Docker:
         run(*self._docker, "rm", container).checked()
         return app_in_tar(exported)
 
-    def run(self, *argv: str) -> Said:
+    def run(self, *argv: str) -> CommandResult:
         """Run another command of the tool."""
         return run(*self._docker, *argv)
 
@@ -116,8 +116,8 @@ class Docker:
             run(*self._docker, "rm", "--force", *boxes).checked()
         left: set[str] = set()
         while known := set(run(*self._docker, "image", "ls", "--all", "--quiet", "--no-trunc").checked().split()):
-            said = run(*self._docker, "image", "rm", "--force", *sorted(known))
-            assert known != left, said.text
+            result = run(*self._docker, "image", "rm", "--force", *sorted(known))
+            assert known != left, result.text
             left = known
 
 
@@ -137,7 +137,7 @@ class Podman:
         run(*self._podman, "import", "-", image, stdin=app_tar(content)).checked()
         return image
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run(*self._podman, "push", "--tls-verify=false", image, reference)
 
     def pull(self, reference: str) -> bytes:
@@ -146,7 +146,7 @@ class Podman:
         container = output(*podman, "create", reference, f"/{APP}").decode().strip()
         return app_in_tar(output(*podman, "export", container))
 
-    def run(self, *argv: str) -> Said:
+    def run(self, *argv: str) -> CommandResult:
         """Run another command, on the storage in which images are built."""
         return run(*self.words(*argv))
 
@@ -184,7 +184,7 @@ class Buildah:
         run(*self._buildah, "commit", "--rm", container, image).checked()
         return image
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run(*self._buildah, "push", "--tls-verify=false", image, f"docker://{reference}")
 
     def pull(self, reference: str) -> bytes:
@@ -195,7 +195,7 @@ class Buildah:
         run(*buildah, "rm", container).checked()
         return content
 
-    def run(self, *argv: str) -> Said:
+    def run(self, *argv: str) -> CommandResult:
         """Run another command, on the storage in which images are built."""
         return run(*self._buildah, *argv)
 
@@ -215,7 +215,7 @@ class Skopeo:
     def image(self, content: bytes) -> str:
         return image_layout(next(self._folders), content).source
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run("skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", image, f"docker://{reference}")
 
     def pull(self, reference: str) -> bytes:
@@ -240,7 +240,7 @@ class Oras:
         (folder / APP).write_bytes(content)
         return str(folder)
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         return run(
             *("oras", "push", "--plain-http", "--artifact-type", "application/vnd.example.app"),
             *("--annotation", "org.opencontainers.image.created=2026-11-24T00:00:00Z"),
@@ -274,7 +274,7 @@ class Ctr:
         run(*self._images, "import", "--no-unpack", "--base-name", image, archive).checked()
         return f"{image}:app"
 
-    def push(self, image: str, reference: str) -> Said:
+    def push(self, image: str, reference: str) -> CommandResult:
         run(*self._images, "tag", "--force", image, reference).checked()
         return run(*self._images, "push", "--plain-http", reference)
 
@@ -304,7 +304,7 @@ class Cosign:
 
     folder: Path
 
-    def sign(self, reference: str, by: str, *more: str) -> Said:
+    def sign(self, reference: str, by: str, *more: str) -> CommandResult:
         """Sign an image; `by` is an annotation that distinguishes signatures."""
         return self._run(
             *("sign", "--yes", "--key", f"{self.folder}/cosign.key", "--tlog-upload=false", "--allow-http-registry"),
@@ -313,14 +313,14 @@ class Cosign:
 
     def verify(self, reference: str, *more: str) -> set[str]:
         """Return the signers that the public key verifies."""
-        said = self._run(
+        printed = self._run(
             *("verify", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true", "--allow-http-registry"),
             *("--allow-insecure-registry", "--output", "json", *more, reference),
         ).checked()
-        signatures = json.loads(said[said.index("\n[{") :])
+        signatures = json.loads(printed[printed.index("\n[{") :])
         return {signature["optional"]["by"] for signature in signatures}
 
-    def attest(self, reference: str, statement: object) -> Said:
+    def attest(self, reference: str, statement: object) -> CommandResult:
         """Attach a signed statement."""
         predicate = self.folder / "predicate.json"
         predicate.write_text(json.dumps(statement))
@@ -331,17 +331,17 @@ class Cosign:
 
     def attestations(self, reference: str) -> int:
         """Return how many statements about the image are verified."""
-        said = self._run(
+        printed = self._run(
             *("verify-attestation", "--key", f"{self.folder}/cosign.pub", "--insecure-ignore-tlog=true"),
             *("--allow-http-registry", "--allow-insecure-registry", "--type", "custom", reference),
         ).checked()
-        return sum(line.startswith("{") for line in said.splitlines())
+        return sum(line.startswith("{") for line in printed.splitlines())
 
-    def clean(self, reference: str) -> Said:
+    def clean(self, reference: str) -> CommandResult:
         """Try to remove the signatures of an image."""
         return self._run("clean", "--force", "--allow-http-registry", "--allow-insecure-registry", reference)
 
-    def _run(self, *argv: str) -> Said:
+    def _run(self, *argv: str) -> CommandResult:
         environment = {"COSIGN_PASSWORD": "", "COSIGN_EXPERIMENTAL": "1"}
         return run("cosign", *argv, env=environment, cwd=self.folder)
 

@@ -21,8 +21,8 @@ ASKED = f"GET /v2/team/app/blobs/{DIGEST}"
 
 
 def head(length: int | None) -> bytes:
-    said = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    return f"HTTP/1.1 200 OK\r\n{said}\r\n\r\n".encode()
+    length_header = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    return f"HTTP/1.1 200 OK\r\n{length_header}\r\n\r\n".encode()
 
 
 async def broken_then_mended(mirror: Serving, upstream: FakeUpstream, answer: Speak) -> Answer:

@@ -130,7 +130,7 @@ async def test_one_upstreams_login_does_not_go_to_another(
     monkeypatch.setenv("UPSTREAM_PASSWORD", SECRET)
     first = table_of(upstream, username="us", password_env="UPSTREAM_PASSWORD")  # noqa: S106 - a variable's name
     second = {"name": "other.example", "url": f"http://{elsewhere.authority}"}
-    elsewhere.login = "Basic of somebody"
+    elsewhere.login = "Basic of another user"
     async with serving_as(mirror_settings(data, first, second)) as serving:
         answer = await serving.client.get("/v2/other.example/team/app/manifests/1")
 

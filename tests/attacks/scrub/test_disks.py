@@ -79,11 +79,11 @@ def test_from_disk_leaves_nothing_in_the_page_cache(originals: Callable[[str], S
     subprocess.run(["sync", "-f", disk], check=True)
 
     def kept() -> int:
-        said = subprocess.run(
+        result = subprocess.run(
             ["fincore", "--bytes", "--raw", "--noheadings", "--output", "RES", store.at("bin/tool")],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        return int(said.stdout)
+        return int(result.stdout)
 
     store.image_report()
     warm = kept()

@@ -30,7 +30,7 @@ def reports(root: Path) -> list[ScrubReport]:
     return scrub(store_at(root), ScrubRequest(), lambda *_: None)
 
 
-def told(root: Path) -> set[tuple[DifferenceKind, str]]:
+def differences_in(root: Path) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for report in reports(root) for each in report.differences}
 
 
@@ -51,7 +51,7 @@ def _user_namespaces() -> None:
 
 
 @pytest.fixture
-def rootless(_nobodys_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
+def rootless(_empty_home: None, image: Path, tmp_path: Path) -> Iterator[Disk]:
     """A disk with the Podman store of a user who has loaded the image."""
     made = disk(tmp_path / "disk")
     subprocess.run([*made.as_user(), *PODMAN, "load", "-q", "-i", image], check=True, stdout=subprocess.DEVNULL)
@@ -87,7 +87,7 @@ def test_a_changed_owner_in_a_rootless_store_differs(rootless: Disk, path: str, 
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     os.chown(layer / path, owner, -1)
 
-    assert (DifferenceKind.OWNER, path) in told(storage(rootless))
+    assert (DifferenceKind.OWNER, path) in differences_in(storage(rootless))
 
 
 def test_a_setuid_bit_in_a_rootless_store_differs(rootless: Disk) -> None:
@@ -95,7 +95,7 @@ def test_a_setuid_bit_in_a_rootless_store_differs(rootless: Disk) -> None:
     layer = next(each for each in (storage(rootless) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     (layer / "bin/tool").chmod(0o4755)
 
-    assert told(storage(rootless)) == {(DifferenceKind.MODE, "bin/tool")}
+    assert differences_in(storage(rootless)) == {(DifferenceKind.MODE, "bin/tool")}
 
 
 def test_unknown_ids_could_not_be_checked(rootless: Disk) -> None:
@@ -124,7 +124,7 @@ def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status
     (copy,) = (storage(rootless) / "overlay").glob("*/diff1")
     os.chown(copy / "bin/tool", UID, -1)
 
-    changed = told(storage(rootless))
+    changed = differences_in(storage(rootless))
 
     assert [(each.what, each.status, each.differences) for each in found] == [
         ("image", status, ()),
@@ -133,7 +133,7 @@ def test_a_copy_for_a_user_who_keeps_the_own_id(rootless: Disk, how: str, status
     assert changed == {(DifferenceKind.OWNER, str((copy / "bin/tool").relative_to(storage(rootless))))}
 
 
-@pytest.mark.usefixtures("_nobodys_home")
+@pytest.mark.usefixtures("_empty_home")
 @pytest.mark.parametrize(("count", "status"), [(500, ReportStatus.HOLDS), (0, ReportStatus.UNKNOWN)])
 def test_files_with_unmapped_owners_are_no_difference(
     image: Path, tmp_path: Path, count: int, status: ReportStatus
@@ -151,7 +151,7 @@ def test_files_with_unmapped_owners_are_no_difference(
     (clean,) = reports(storage(made))
     layer = next(each for each in (storage(made) / "overlay").glob("*/diff") if (each / "bin/tool").exists())
     os.chown(layer / "usr/lib/deep/file", FIRST, -1)
-    found = told(storage(made))
+    found = differences_in(storage(made))
     made.ended()
     servers.unmounted(tmp_path)
 
@@ -163,7 +163,7 @@ def test_files_with_unmapped_owners_are_no_difference(
 
 
 @pytest.fixture
-def remapped(_nobodys_home: None, image: Path, tmp_path: Path) -> Path:
+def remapped(_empty_home: None, image: Path, tmp_path: Path) -> Path:
     """The root of a Docker daemon with `userns-remap`, with the image and a container of it."""
     made = disk(tmp_path / "d")
     engine = tmp_path / "e"
@@ -185,7 +185,7 @@ def test_a_docker_in_a_user_namespace_is_clean_and_a_foreign_owner_is_found(rema
 
     assert store.name == f"{FIRST}.{FIRST}"
     assert clean == [("image", ReportStatus.HOLDS, ()), ("container", ReportStatus.HOLDS, ())]
-    assert (DifferenceKind.OWNER, "bin/tool") in told(remapped)
+    assert (DifferenceKind.OWNER, "bin/tool") in differences_in(remapped)
 
 
 # ---- other drivers
@@ -429,7 +429,7 @@ def test_a_process_with_mapped_ids_sees_its_layers(tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="module")
-def copied(_nobodys_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def copied(_empty_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Podman's root with a container on a copy of the image that has other owners."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(NO_MAPPING_MOUNTS, "yes")
@@ -507,7 +507,7 @@ def test_a_change_of_a_copy_with_other_owners_differs(
     (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
     attack(copy / "bin/su")
 
-    found = told(tmp_path / "root")
+    found = differences_in(tmp_path / "root")
 
     assert (kind, str((copy / "bin" / name).relative_to(tmp_path / "root"))) in found
 
@@ -537,7 +537,7 @@ def test_a_second_layer_on_a_copy_differs(copied: Path, tmp_path: Path) -> None:
     (copy,) = (tmp_path / "root/overlay").glob("*/diff1")
     (copy.with_name("diff") / "evil").write_bytes(b"x")
 
-    assert (DifferenceKind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in told(tmp_path / "root")
+    assert (DifferenceKind.STACK, str(copy.parent.relative_to(tmp_path / "root"))) in differences_in(tmp_path / "root")
 
 
 def test_what_is_based_on_layers_of_another_store_could_not_be_checked(

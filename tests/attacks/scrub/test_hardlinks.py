@@ -58,7 +58,7 @@ def perl() -> bytes:
 
 @pytest.fixture(scope="module", params=list(MAKERS))
 def original(
-    request: pytest.FixtureRequest, _nobodys_home: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, _empty_home: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Store]:
     """Each engine's store with both layers, as the engine created it."""
     store = MAKERS[request.param](tmp_path_factory.mktemp(request.param), (linked, perl))
@@ -161,7 +161,7 @@ def test_an_attribute_added_to_a_hard_linked_symbolic_link_is_found(store: Store
 
 @pytest.mark.parametrize("name", ["perl", "perl5.40.1"])
 def test_a_capability_given_to_debians_perl_is_found(store: Store, name: str) -> None:
-    """As `setcap cap_setuid+ep` sets it: a user who starts perl can become root."""
+    """A capability as by `setcap cap_setuid+ep`, with which each user of perl can become root, is found."""
     os.setxattr(store.at(f"usr/bin/{name}", 1), "security.capability", struct.pack("<5I", 0x02000001, 1 << 7, 0, 0, 0))
 
     assert found(store) == {(DifferenceKind.CAPABILITY, "usr/bin/perl")}

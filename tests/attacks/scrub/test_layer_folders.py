@@ -40,7 +40,7 @@ def linked(request: pytest.FixtureRequest, copy_of: Callable[[str], Store]) -> S
     return copy_of(request.param)
 
 
-def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
+def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -60,7 +60,10 @@ def test_a_second_folder_that_podman_mounts_below_a_layer_differs(podman: Store,
     seen = (Path(mounted) / "evil").read_bytes()
 
     assert seen == b"evil"
-    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.STACK, below(podman, planted))})
+    assert (report.status, differences_in(report)) == (
+        ReportStatus.DIFFERS,
+        {(DifferenceKind.STACK, below(podman, planted))},
+    )
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -70,7 +73,7 @@ def test_a_composefs_image_that_replaces_a_layer_differs(podman: Store, layer: i
     planted.mkdir()
     (planted / "composefs.blob").write_bytes(b"evil")
 
-    assert (DifferenceKind.STACK, below(podman, planted)) in told(podman.image_report())
+    assert (DifferenceKind.STACK, below(podman, planted)) in differences_in(podman.image_report())
 
 
 def test_a_layer_that_is_kept_for_composefs_could_not_be_checked(podman: Store) -> None:
@@ -93,7 +96,7 @@ def test_an_unknown_name_is_a_difference(linked: Store, name: str) -> None:
 
     report = linked.image_report()
 
-    assert (report.status, told(report)) == (
+    assert (report.status, differences_in(report)) == (
         ReportStatus.DIFFERS,
         {(DifferenceKind.STACK, below(linked, linked.at("", 0).parent / name))},
     )
@@ -105,7 +108,9 @@ def test_podmans_names_differ_in_dockers_store(copy_of: Callable[[str], Store], 
     docker = copy_of("docker")
     (docker.at("", 2).parent / name).mkdir()
 
-    assert (DifferenceKind.STACK, below(docker, docker.at("", 2).parent / name)) in told(docker.image_report())
+    assert (DifferenceKind.STACK, below(docker, docker.at("", 2).parent / name)) in differences_in(
+        docker.image_report()
+    )
 
 
 def a_link(path: Path) -> None:
@@ -142,7 +147,7 @@ def test_files_in_podmans_empty_folder_are_a_difference(podman: Store) -> None:
     planted = podman.at("", 0).parent / "empty" / "evil"
     planted.touch()
 
-    assert told(podman.image_report()) == {(DifferenceKind.STACK, below(podman, planted))}
+    assert differences_in(podman.image_report()) == {(DifferenceKind.STACK, below(podman, planted))}
 
 
 @pytest.mark.parametrize("name", ["committed", ".tmp-committed123", ".tmp-lower4"])

@@ -47,7 +47,7 @@ def clean_copy(path: Path, to: Path) -> Path:
     return to
 
 
-def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
+def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -64,7 +64,7 @@ def test_a_clean_copy_mounted_over_a_tampered_path_is_found(store: Store, tmp_pa
     with bound(copy, store.at(path)):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, path)})
+    assert (report.status, differences_in(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, path)})
 
 
 def test_a_carriage_return_in_the_path_of_the_copy_hides_no_mount(store: Store, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_carriage_return_in_the_path_of_the_copy_hides_no_mount(store: Store, 
     with bound(copy, store.at("bin/tool")):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, "bin/tool")})
+    assert (report.status, differences_in(report)) == (ReportStatus.DIFFERS, {(DifferenceKind.MOUNT, "bin/tool")})
 
 
 @pytest.mark.parametrize("up", [0, 1])
@@ -86,7 +86,7 @@ def test_a_clean_copy_mounted_over_a_layers_folder_is_found(store: Store, tmp_pa
     with bound(copy, folder):
         report = store.image_report()
 
-    assert (report.status, told(report)) == (
+    assert (report.status, differences_in(report)) == (
         ReportStatus.DIFFERS,
         {(DifferenceKind.MOUNT, str(folder.relative_to(store.root)))},
     )
@@ -104,7 +104,7 @@ def test_a_mount_beside_a_layers_files_is_found(
     with bound(copy, path):
         report = store.image_report()
 
-    assert told(report) == {(DifferenceKind.MOUNT, str(path.relative_to(store.root)))}
+    assert differences_in(report) == {(DifferenceKind.MOUNT, str(path.relative_to(store.root)))}
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
@@ -118,7 +118,7 @@ def test_a_mount_over_the_links_to_the_layers_is_found(
     with bound(copy, links):
         report = store.image_report()
 
-    assert told(report) == {(DifferenceKind.MOUNT, str(links.relative_to(store.root)))}
+    assert differences_in(report) == {(DifferenceKind.MOUNT, str(links.relative_to(store.root)))}
 
 
 def test_stacked_mounts_are_found(store: Store, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_stacked_mounts_are_found(store: Store, tmp_path: Path) -> None:
     with bound(copy, store.at("bin")), bound(second, store.at("bin")):
         report = store.image_report()
 
-    assert told(report) == {(DifferenceKind.MOUNT, "bin")}
+    assert differences_in(report) == {(DifferenceKind.MOUNT, "bin")}
 
 
 @pytest.mark.parametrize("up", [2, 3])

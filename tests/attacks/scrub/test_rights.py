@@ -11,17 +11,17 @@ import pytest
 
 from tests.attacks.scrub.stores import Store
 from tests.programs import program
-from tests.real.tools import Said
+from tests.real.tools import CommandResult
 
 pytestmark = pytest.mark.real
 
 
-def scrub_as(*how: str, root: Path) -> Said:
+def scrub_as(*how: str, root: Path) -> CommandResult:
     """Run the command with reduced capabilities."""
     code = "from boltseal.cli.root import run; run()"
     argv = [program("setpriv"), *how, sys.executable, "-c", code, "scrub", "--root", str(root)]
     done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}, check=False)
-    return Said(done.returncode == 3, done.stdout + done.stderr)
+    return CommandResult(done.returncode == 3, done.stdout + done.stderr)
 
 
 def test_without_the_right_to_see_overlayfs_marks_nothing_is_clean(store: Store) -> None:

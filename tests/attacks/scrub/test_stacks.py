@@ -35,7 +35,7 @@ def kinds(report: ScrubReport) -> set[DifferenceKind]:
     return {each.kind for each in report.differences}
 
 
-def told(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
+def differences_in(report: ScrubReport) -> set[tuple[DifferenceKind, str]]:
     return {(each.kind, each.path) for each in report.differences}
 
 
@@ -79,7 +79,7 @@ def test_a_stack_link_to_a_copied_tree_differs(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert (DifferenceKind.STACK, str(link.relative_to(linked.root))) in told(report)
+    assert (DifferenceKind.STACK, str(link.relative_to(linked.root))) in differences_in(report)
 
 
 def test_a_stack_link_to_another_layer_differs(linked: Store) -> None:
@@ -99,7 +99,7 @@ def test_a_layer_missing_from_the_list_of_lower_layers_differs(linked: Store) ->
 
     report = linked.image_report()
 
-    assert (DifferenceKind.STACK, str(lower.relative_to(linked.root))) in told(report)
+    assert (DifferenceKind.STACK, str(lower.relative_to(linked.root))) in differences_in(report)
 
 
 def test_a_foreign_layer_in_the_list_of_lower_layers_differs(linked: Store) -> None:
@@ -148,7 +148,7 @@ def test_a_cache_id_of_another_folder_differs(docker: Store) -> None:
 
     report = docker.image_report()
 
-    assert (DifferenceKind.CONTENT, "app") in told(report)
+    assert (DifferenceKind.CONTENT, "app") in differences_in(report)
     assert DifferenceKind.STACK in kinds(report)
 
 
@@ -172,7 +172,7 @@ def test_two_swapped_snapshots_differ(contained: Store) -> None:
 
     report = contained.image_report()
 
-    assert (DifferenceKind.MISSING, "bin/tool") in told(report)
+    assert (DifferenceKind.MISSING, "bin/tool") in differences_in(report)
 
 
 # ---- manifests, configs, blobs, checksums
@@ -291,7 +291,7 @@ def test_a_forged_checksum_in_the_tar_split_is_found(linked: Store) -> None:
 
     report = linked.image_report()
 
-    assert (DifferenceKind.DIGEST, "") in told(report)
+    assert (DifferenceKind.DIGEST, "") in differences_in(report)
     assert "forged" in report.differences[0].got
 
 

@@ -26,7 +26,7 @@ async def looked(fake: FakeEngine, folder: Path, **more: float) -> ContainerHost
         return await list_running(engine, **more)
 
 
-async def one(fake: FakeEngine, folder: Path) -> RunningContainer:
+async def container(fake: FakeEngine, folder: Path) -> RunningContainer:
     (found,) = (await looked(fake, folder)).seen
     return found
 
@@ -38,7 +38,7 @@ async def test_a_container_is_described_by_its_own_image(tmp_path: Path) -> None
     new = fake.image("new", NAME)
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     fake.container("web", NAME, old, labels=labels, RestartCount=2)
-    found = await one(fake, tmp_path)
+    found = await container(fake, tmp_path)
 
     assert found.image.digests == {PULLED: DigestKind.UNSPECIFIED, Digest.parse(old): DigestKind.CONFIG}
     assert found.image.local_digests == frozenset({Digest.parse(new)})
@@ -73,7 +73,7 @@ async def test_missing_images_are_listed_and_ended_containers_are_not(tmp_path: 
     fake.container("done", NAME, id_, State={"Status": "exited"})
     fake.containers["0" * 64] = {}
     fake.wrong[f"containers/{'0' * 64}/json"] = Wrong(404, b'{"message": "No such container"}')
-    found = await one(fake, tmp_path)
+    found = await container(fake, tmp_path)
 
     assert (found.name, found.image.recorded, found.image.local_digests) == ("web", False, None)
     assert found.image.digests == {Digest.parse(id_): DigestKind.CONFIG}
@@ -84,7 +84,7 @@ async def test_any_text_as_image_name_is_shown(tmp_path: Path, started_as: str) 
     """Any text as a container's image name is shown, even if it is no reference."""
     fake = FakeEngine()
     fake.container("web", started_as, fake.image("app", NAME))
-    found = await one(fake, tmp_path)
+    found = await container(fake, tmp_path)
 
     assert (found.started_as, found.image.started_as) == (started_as, None)
     assert found.image.names == (Reference.parse(NAME),)
@@ -97,7 +97,7 @@ async def test_an_image_id_is_not_a_name(tmp_path: Path, digits: int) -> None:
     id_ = fake.image("app", NAME)
     fake.container("web", id_.removeprefix("sha256:")[:digits], id_)
 
-    assert (await one(fake, tmp_path)).image.started_as is None
+    assert (await container(fake, tmp_path)).image.started_as is None
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ async def test_digest_kinds_in_containerds_store_are_distinguished(
     fake = FakeEngine(driver_status=SNAPSHOTTER)
     id_ = fake.image("app", NAME, Descriptor={"digest": str(PULLED), "mediaType": media_type} if media_type else None)
     manifest = Digest.of(b"manifest")
-    said = {"digest": str(manifest), "mediaType": OCI_MANIFEST, "platform": {"os": "linux", "architecture": "arm64"}}
-    fake.container("web", NAME, id_, ImageManifestDescriptor=said)
-    found = await one(fake, tmp_path)
+    fields = {"digest": str(manifest), "mediaType": OCI_MANIFEST, "platform": {"os": "linux", "architecture": "arm64"}}
+    fake.container("web", NAME, id_, ImageManifestDescriptor=fields)
+    found = await container(fake, tmp_path)
 
     assert found.image.digests == {Digest.parse(id_): kind, manifest: DigestKind.MANIFEST}
     assert (found.image.platform, found.image.machine) == ("linux/arm64", "linux/amd64")
@@ -138,7 +138,7 @@ async def test_the_origin_of_an_image_is_read(
     fake = FakeEngine(podman=podman)
     fake.container("web", NAME, fake.image("app", *names, pulled=tuple(pulled)))
 
-    assert (await one(fake, tmp_path)).image.origin is origin
+    assert (await container(fake, tmp_path)).image.origin is origin
 
 
 async def test_endless_labels_and_names_are_bounded(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ async def test_endless_labels_and_names_are_bounded(tmp_path: Path) -> None:
     names = [f"localhost:5000/shop/app:{number}" for number in range(500)]
     label = "com.docker.compose.project"
     fake.container("web", NAME, fake.image("app", *names), labels={label: "x" * 100_000, "other": "y" * 100_000})
-    found = await one(fake, tmp_path)
+    found = await container(fake, tmp_path)
     fake.container("web", "a" * 5000, fake.image("app"))
 
     assert (len(found.image.names), len(found.project)) == (100, 255)
@@ -173,7 +173,7 @@ async def test_an_invalid_time_is_unknown(tmp_path: Path, time: str) -> None:
     fake = FakeEngine()
     fake.container("web", NAME, fake.image("app"), State={"Status": "running", "StartedAt": time})
 
-    assert (await one(fake, tmp_path)).started_us is None
+    assert (await container(fake, tmp_path)).started_us is None
 
 
 async def test_an_endless_list_is_refused(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ async def asking(
         await transport.aclose()
 
 
-async def told(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> RegistryAnswers:
+async def answers_for(hub: FakeHub, *names: Reference, by_digest: set[Reference] | None = None) -> RegistryAnswers:
     async with asking(hub) as registries:
         return await query_registries(registries, names, lambda _: by_digest or set())
 
@@ -67,7 +67,7 @@ async def test_one_head_per_name_and_no_pull() -> None:
     """Each image name costs one HEAD and no pull, however many containers have it."""
     hub = FakeHub()
     digest = publish(hub, "shop/app:latest", index(image("app")))
-    found = await told(hub, *[NAME] * 5, OTHER, by_digest={digest_name(NAME, Digest.parse(digest))})
+    found = await answers_for(hub, *[NAME] * 5, OTHER, by_digest={digest_name(NAME, Digest.parse(digest))})
 
     assert hub.counted["HEAD manifest"] == 3
     assert hub.counted["GET manifest"] == 0
@@ -90,7 +90,7 @@ async def test_an_unsigned_history_is_read() -> None:
             ],
         }
     )
-    found = await told(hub, NAME)
+    found = await answers_for(hub, NAME)
 
     steps = (TagStep(1_795_600_800_000_000, digest), TagStep(1_795_687_200_000_000, ""))
     assert found.histories == {PLACE: TagHistory({"latest": steps}, by=TagEvidence.REGISTRY)}
@@ -108,7 +108,7 @@ async def test_a_registry_without_any_history_is_asked_for_it_once() -> None:
     hub = FakeHub()
     publish(hub, "shop/app:latest", image("app"))
 
-    assert (await told(hub, NAME, OTHER)).histories == {PLACE: TagHistory()}
+    assert (await answers_for(hub, NAME, OTHER)).histories == {PLACE: TagHistory()}
 
 
 async def test_a_registry_that_is_not_allowed_gets_no_request() -> None:

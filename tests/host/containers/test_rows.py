@@ -42,8 +42,8 @@ def seen(
     return RunningContainer("host", "web", "id", str(name), replace(image, **more), "Docker")  # type: ignore[arg-type]
 
 
-def row(it: RunningContainer, lock: LockedImages | None, told: RegistryAnswers = NOT_ASKED) -> ContainerRow:
-    (found,) = container_rows([it], lock, told)
+def row(container: RunningContainer, lock: LockedImages | None, answers: RegistryAnswers = NOT_ASKED) -> ContainerRow:
+    (found,) = container_rows([container], lock, answers)
     return found
 
 
@@ -71,10 +71,10 @@ def test_a_row_has_what_the_tag_resolves_to_now() -> None:
 
 def test_the_history_gives_distance_and_former_tags() -> None:
     """The tag's history gives the former tags and how far the tag has moved."""
-    told = RegistryAnswers(
+    answers = RegistryAnswers(
         meaning(OTHER), past(TagStep(1, str(INDEX), "ci"), TagStep(2, str(CONFIG)), TagStep(3, str(OTHER)))
     )
-    found = row(seen(INDEX), None, told)
+    found = row(seen(INDEX), None, answers)
 
     assert (found.behind, found.moved, found.tags_by) == (Behind(2, 2), True, "registry")
     assert found.tags == (TagInterval("latest", 1, 2, "ci"),)
@@ -107,14 +107,14 @@ def test_the_registry_gives_an_unknown_origin(answer: Resolved | BoltsealError, 
 
 def test_a_known_origin_is_not_asked_for() -> None:
     """An origin that the host knows is not asked for."""
-    told = RegistryAnswers({digest_name(NAME, INDEX): RemoteNotFound("gone")})
+    answers = RegistryAnswers({digest_name(NAME, INDEX): RemoteNotFound("gone")})
 
-    assert row(seen(INDEX, origin=Origin.PULLED), None, told).seen.image.origin is Origin.PULLED
+    assert row(seen(INDEX, origin=Origin.PULLED), None, answers).seen.image.origin is Origin.PULLED
 
 
 def test_which_images_are_looked_up_by_digest() -> None:
     """Only images without lock, tag and known origin are looked up by digest, never by an image ID."""
-    told = RegistryAnswers(meaning(INDEX))
+    answers = RegistryAnswers(meaning(INDEX))
     containers = [
         seen(OTHER),
         seen(INDEX),
@@ -124,7 +124,7 @@ def test_which_images_are_looked_up_by_digest() -> None:
         seen(OTHER, name=None),
     ]
 
-    assert digests_to_query(containers, None, told) == {digest_name(NAME, OTHER)}
+    assert digests_to_query(containers, None, answers) == {digest_name(NAME, OTHER)}
     assert digests_to_query([seen(INDEX)], LOCK, NOT_ASKED) == set()
 
 
@@ -151,7 +151,7 @@ def test_names_given_on_the_host_are_not_queried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("it", "told", "why"),
+    ("container", "answers", "why"),
     [
         (seen(INDEX), NOT_ASKED, "no registry was asked"),
         (seen(INDEX), RegistryAnswers(meaning(INDEX)), ""),
@@ -162,9 +162,11 @@ def test_names_given_on_the_host_are_not_queried() -> None:
         (seen(OTHER, origin=Origin.LOCAL), RegistryAnswers(), ""),
     ],
 )
-def test_the_reason_why_no_registry_was_asked_is_given(it: RunningContainer, told: RegistryAnswers, why: str) -> None:
+def test_the_reason_why_no_registry_was_asked_is_given(
+    container: RunningContainer, answers: RegistryAnswers, why: str
+) -> None:
     """A row has the reason why no registry was asked, unless the request was answered or unneeded."""
-    assert row(it, None, told).unasked == why
+    assert row(container, None, answers).unasked == why
 
 
 def test_observations_replace_a_missing_history() -> None:

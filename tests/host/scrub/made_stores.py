@@ -1,6 +1,6 @@
 """Stores that Python writes byte for byte as engines do, without an engine or privileges.
 
-`docker_store` writes Docker's own store; each layer is a tar that is unpacked by Python, owned by whoever runs the test.
+`docker_store` writes Docker's own store; each layer is a tar that is unpacked by Python, owned by the user who runs the test.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from boltseal.host.scrub.find_stores import NoStoreFound, store_at, usual_stores
-from tests.programs import as_somebody
+from tests.programs import without_privileges
 
 LOOK = """
 import sys
@@ -24,7 +24,7 @@ for store in store_at(root):
 
 def looked(root: Path) -> list[str]:
     """Return what a process without privileges finds."""
-    argv = [*as_somebody(), sys.executable, "-c", LOOK, str(root)]
+    argv = [*without_privileges(), sys.executable, "-c", LOOK, str(root)]
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
 
 
@@ -47,7 +47,7 @@ def test_stores_of_a_disk_and_of_its_users_are_found(disk: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("closed", "mode", "told"),
+    ("closed", "mode", "expected"),
     [
         ("root", 0o000, ["root"]),
         ("home", 0o000, ["home"]),
@@ -58,7 +58,7 @@ def test_stores_of_a_disk_and_of_its_users_are_found(disk: Path) -> None:
         ("var/lib/docker", 0o000, ["var/lib/docker"]),
     ],
 )
-def test_an_unreadable_folder_could_not_be_checked(disk: Path, closed: str, mode: int, told: list[str]) -> None:
+def test_an_unreadable_folder_could_not_be_checked(disk: Path, closed: str, mode: int, expected: list[str]) -> None:
     """A home folder with only the execute right is searched at known paths; other unreadable folders could not be
     checked."""
     (disk / closed).chmod(mode)
@@ -67,7 +67,9 @@ def test_an_unreadable_folder_could_not_be_checked(disk: Path, closed: str, mode
     finally:
         (disk / closed).chmod(0o755)
 
-    assert [each for each in found if each.endswith("could not check")] == [f"{each} could not check" for each in told]
+    assert [each for each in found if each.endswith("could not check")] == [
+        f"{each} could not check" for each in expected
+    ]
     assert ("var/lib/docker read" in found) == (closed != "var/lib/docker")
 
 

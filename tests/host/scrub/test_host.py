@@ -137,12 +137,12 @@ def test_a_layer_that_two_images_share_is_read_once(store: DockerStore) -> None:
     (config,) = (store.root / "image/overlay2/imagedb/content/sha256").iterdir()
     store.config("two:1", config.read_bytes() + b"\n")
     (store.layer() / "etc/passwd").write_bytes(b"evil")
-    told: list[tuple[int, ...]] = []
+    reported: list[tuple[int, ...]] = []
 
-    found = scrub(store_at(store.root), ScrubRequest(), lambda *numbers: told.append(numbers))
+    found = scrub(store_at(store.root), ScrubRequest(), lambda *numbers: reported.append(numbers))
 
     assert len(list(chain.iterdir())) == 1
-    assert told[-1][1:] == (1, 1)
+    assert reported[-1][1:] == (1, 1)
     assert [each.status for each in found] == [ReportStatus.DIFFERS, ReportStatus.DIFFERS]
 
 
@@ -242,13 +242,13 @@ def test_the_rate_applies_to_all_reads(store: DockerStore) -> None:
 def test_progress_is_reported_while_a_single_layer_is_read(store: DockerStore) -> None:
     """Progress is reported while a single layer is read, not only after it."""
     store.image("large:1", {f"f{number}": bytes(1 << 18) for number in range(8)})
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     wanted = ScrubRequest(pace=WorkRate(bytes_per_second=2 << 20))
 
-    scrub(store_at(store.root), wanted, lambda read, done, _: told.append((read, done)))
+    scrub(store_at(store.root), wanted, lambda read, done, _: reported.append((read, done)))
 
-    assert [each for each in told if each[0] > 0 and each[1] == 0]
-    assert told[-1][1] == 1
+    assert [each for each in reported if each[0] > 0 and each[1] == 0]
+    assert reported[-1][1] == 1
 
 
 def test_a_difference_takes_precedence_over_unknown() -> None:

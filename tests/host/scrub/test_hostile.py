@@ -96,9 +96,9 @@ def test_a_hostile_list_of_names_leaves_the_images(store: DockerStore) -> None:
 MAX_MB = 200
 
 
-def joined(one: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
+def joined(entry_of: Callable[[int], bytes], size: int, start: bytes, end: bytes) -> bytes:
     """Return a JSON list of so many bytes, with each entry made from its number."""
-    return start + b",".join(one(number) for number in range(size // len(one(1 << 20)))) + end
+    return start + b",".join(entry_of(number) for number in range(size // len(entry_of(1 << 20)))) + end
 
 
 TAG = b'"%x:%x":"sha256:' + ID64 + b'"'

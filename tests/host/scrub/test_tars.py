@@ -43,7 +43,7 @@ def headers(tar: bytes) -> list[Header]:
     return list(BlobTar(io.BytesIO(tar), "sha256", lambda _: None).entries())
 
 
-def one(entry: tarfile.TarInfo, format_: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> Header:
+def written_and_parsed(entry: tarfile.TarInfo, format_: Literal[0, 1, 2] = tarfile.PAX_FORMAT) -> Header:
     """Return an entry as Python writes it, and as boltseal parses it."""
     return parse_group(entry.tobuf(format_, errors="surrogateescape"))
 
@@ -54,7 +54,7 @@ def test_an_entry_is_read_as_it_was_written(format_: Literal[0, 1, 2]) -> None:
     entry = tarfile.TarInfo("some/" + "n" * 90 + "/file")
     entry.size, entry.mode, entry.uid, entry.gid, entry.mtime = 123_456, 0o4755, 1000, 1001, 1_700_000_000
 
-    found = one(entry, format_)
+    found = written_and_parsed(entry, format_)
 
     assert (found.name.decode(), found.kind, found.size, found.stored) == (entry.name, REGULAR, 123_456, 123_456)
     assert (found.mode, found.uid, found.gid, found.mtime_ns) == (0o4755, 1000, 1001, 1_700_000_000 * 10**9)
@@ -66,7 +66,7 @@ def test_extended_headers_are_read(format_: Literal[0, 1, 2]) -> None:
     entry = tarfile.TarInfo("n" * 300)
     entry.type, entry.linkname, entry.uid = tarfile.SYMTYPE, "l" * 300, 3_000_000
 
-    found = one(entry, format_)
+    found = written_and_parsed(entry, format_)
 
     assert (found.name, found.kind, found.link, found.uid) == (b"n" * 300, SYMLINK, b"l" * 300, 3_000_000)
 
@@ -76,8 +76,8 @@ def test_a_time_of_pax_keeps_its_nanoseconds() -> None:
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"mtime": "1700000000.1234567891"}
 
-    assert (one(entry).mtime_ns, one(entry).exact) == (1_700_000_000_123_456_789, True)
-    assert not one(tarfile.TarInfo("f")).exact
+    assert (written_and_parsed(entry).mtime_ns, written_and_parsed(entry).exact) == (1_700_000_000_123_456_789, True)
+    assert not written_and_parsed(tarfile.TarInfo("f")).exact
 
 
 def of_type(type_: bytes, name: str = "f/") -> tarfile.TarInfo:
@@ -90,7 +90,10 @@ def of_type(type_: bytes, name: str = "f/") -> tarfile.TarInfo:
 @pytest.mark.parametrize("name", ["f/", "n" * 90 + "/" + "n" * 90 + "/"], ids=["short", "long"])
 def test_a_slash_makes_a_folder_of_an_entry_of_the_v7_type_only(name: str, format_: Literal[0, 1, 2]) -> None:
     """As in Go's archive/tar, a trailing slash makes a folder of an entry of the v7 type only."""
-    old, new = one(of_type(tarfile.AREGTYPE, name), format_), one(of_type(tarfile.REGTYPE, name), format_)
+    old, new = (
+        written_and_parsed(of_type(tarfile.AREGTYPE, name), format_),
+        written_and_parsed(of_type(tarfile.REGTYPE, name), format_),
+    )
 
     assert (old.name.decode(), old.kind, old.size, old.stored) == (name, FOLDER, 0, 0)
     assert (new.name.decode(), new.kind, new.size, new.stored) == (name, REGULAR, 7, 7)
@@ -155,7 +158,7 @@ def test_names_written_by_go_are_read() -> None:
 
 def test_a_name_in_latin_1_keeps_its_bytes() -> None:
     """A name in Latin-1 keeps its bytes, since names need not be UTF-8."""
-    assert one(tarfile.TarInfo("caf\udce9"), tarfile.GNU_FORMAT).name == b"caf\xe9"
+    assert written_and_parsed(tarfile.TarInfo("caf\udce9"), tarfile.GNU_FORMAT).name == b"caf\xe9"
 
 
 def test_extended_attributes_are_read_from_their_records() -> None:
@@ -163,7 +166,7 @@ def test_extended_attributes_are_read_from_their_records() -> None:
     entry = tarfile.TarInfo("f")
     entry.pax_headers = {"SCHILY.xattr.user.mine": "1"}
 
-    assert one(entry).xattrs == {b"user.mine": b"1"}
+    assert written_and_parsed(entry).xattrs == {b"user.mine": b"1"}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_extended_attributes_are_read_from_their_records() -> None:
         b"",
         b"\xff" * 512,
         b"f".ljust(156, b"\0") + b"?" + b"\0" * 355,
-        one.__doc__.encode().ljust(512, b"x"),  # type: ignore[union-attr]
+        written_and_parsed.__doc__.encode().ljust(512, b"x"),  # type: ignore[union-attr]
         tarfile.TarInfo("f").tobuf() * 2,
         tarfile.TarInfo("f").tobuf() + b"content".ljust(512, b"\0"),
     ],
@@ -301,7 +304,7 @@ def test_a_sparse_map_beyond_the_file_is_refused(map_: str) -> None:
     entry.pax_headers = {"GNU.sparse.size": "10", "GNU.sparse.map": map_}
 
     with pytest.raises(TarMalformed):
-        one(entry)
+        written_and_parsed(entry)
 
 
 def test_an_endless_sparse_map_is_refused() -> None:

@@ -135,7 +135,7 @@ def test_a_receipt_of_a_deletion_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "applies"),
     [
         ("localhost:5000/shop/app:1.4.2", True),
         ("shop/app:1.4.2", True),
@@ -145,9 +145,9 @@ def test_a_receipt_of_a_deletion_is_refused() -> None:
         ("not a name", False),
     ],
 )
-def test_a_receipt_applies_only_to_its_tag(name: str, meant: bool) -> None:
+def test_a_receipt_applies_only_to_its_tag(name: str, applies: bool) -> None:
     """A receipt applies to its repository and tag; the registry may differ, as for a mirror."""
-    assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is meant
+    assert expectation_of_receipt(receipt(CONFIG), KEY.verifier).about(name) is applies
 
 
 def lock(image_id: Digest | None) -> Lock:

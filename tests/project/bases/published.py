@@ -140,18 +140,18 @@ class Published:
         watch = LedgerWatch(state, transport, lambda: self.now_us // 1_000_000)
         with DocumentCache(state, now_us=self.now_us) as learned, TagObservations(state) as watched:
             mirrors = more.pop("mirrors", None)
-            pasts = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(watched)])
+            histories = TagHistories(transport, [memory_from_cache(learned), memory_from_observations(watched)])
             looker = BaseScanner(
                 transport,
                 ImageDocuments(transport, learned, mirrors),
                 learned,
-                pasts,
+                histories,
                 allowed=lambda name: self.allowed and name not in self.inner,
                 watch=watch.follow,
                 now_us=self.now_us,
                 **more,
             )
-            pasts.followed = looker.followed
+            histories.followed = looker.followed
             try:
                 yield looker
             finally:

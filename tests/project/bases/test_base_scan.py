@@ -140,9 +140,10 @@ async def test_an_image_of_several_platforms_is_as_outdated_as_its_oldest(regist
     """Each platform of an image is compared with the same platform of the base, and the oldest decides."""
     amd, arm = (registry.image("library/node", "x", name, architecture=name) for name in ("amd64", "arm64"))
     base = registry.index("library/node", "16.13", {"amd64": amd, "arm64": arm})
-    said = base_labels(NODE, base)
+    base_label = base_labels(NODE, base)
     apps = {
-        name: registry.image("shop/app", "x", f"{name}X", architecture=name, labels=said) for name in ("amd64", "arm64")
+        name: registry.image("shop/app", "x", f"{name}X", architecture=name, labels=base_label)
+        for name in ("amd64", "arm64")
     }
     registry.index("shop/app", "1", apps)
     moved = registry.image("library/node", "x", "new", architecture="arm64")
@@ -252,9 +253,9 @@ async def test_an_image_from_scratch_has_no_base(registry: Published) -> None:
 async def test_an_inherited_label_names_the_bases_base(registry: Published) -> None:
     """If only the base is labelled, with its own base, the app is still based on the base itself."""
     node = registry.image("library/node", "16.13", "ab")
-    said = base_labels(NODE, node)
-    registry.image("shop/base", "1", "abB", labels=said, created="2026-01-01T00:00:00Z")
-    registry.image("shop/app", "1", "abBX", labels=said)
+    base_label = base_labels(NODE, node)
+    registry.image("shop/base", "1", "abB", labels=base_label, created="2026-01-01T00:00:00Z")
+    registry.image("shop/app", "1", "abBX", labels=base_label)
     answers = await registry.look("reg.test/shop/base:1", f"{APP}:1")
 
     assert answers[1].verdict.claim is not None
@@ -490,11 +491,11 @@ async def test_images_of_one_dockerfile_are_not_bases_of_each_other(registry: Pu
 async def test_an_inherited_label_of_a_moved_base_hides_no_move(registry: Published) -> None:
     """A label inherited from a moved base identifies that base, even if it is not part of the scan."""
     node = registry.image("library/node", "16.13", "ab")
-    said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/base:1"}
-    registry.image("shop/base", "1", "abB", labels=said)
-    registry.image("shop/app", "1", "abBX", labels=said)
+    base_label = {**base_labels(NODE, node), IMAGE: "docker.io/shop/base:1"}
+    registry.image("shop/base", "1", "abB", labels=base_label)
+    registry.image("shop/app", "1", "abBX", labels=base_label)
     before = await status(registry, f"{APP}:1")
-    registry.image("shop/base", "1", "abC", labels=said)
+    registry.image("shop/base", "1", "abC", labels=base_label)
     [answer] = await registry.look(f"{APP}:1")
 
     assert before == ["cannot tell"]  # the base's digest at the time of the build was not observed
@@ -506,10 +507,10 @@ async def test_an_inherited_label_of_a_moved_base_hides_no_move(registry: Publis
 async def test_a_copy_under_another_name_has_its_originals_base(registry: Published) -> None:
     """A copy with all labels of its original has the original's base, or an unknown one if the original is unreadable."""
     node = registry.image("library/node", "16.13", "ab")
-    said = {**base_labels(NODE, node), IMAGE: "docker.io/shop/app:1"}
+    base_label = {**base_labels(NODE, node), IMAGE: "docker.io/shop/app:1"}
     for repository in ("shop/app", "prod/app"):
-        registry.image(repository, "1", "abX", labels=said)
-    registry.image("prod/other", "1", "abY", labels=said)
+        registry.image(repository, "1", "abX", labels=base_label)
+    registry.image("prod/other", "1", "abY", labels=base_label)
     looked = (f"{APP}:1", "reg.test/prod/app:1", "reg.test/prod/other:1")
     before = await status(registry, *looked)
     registry.image("library/node", "16.13", "ac")

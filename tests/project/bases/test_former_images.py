@@ -37,7 +37,7 @@ async def of_app(registry: Published, *names: str, base: str = "") -> BaseVerdic
     return next(one.verdict for one in answers if one.wanted.name == APP)
 
 
-def told(verdict: BaseVerdict) -> tuple[str, str]:
+def status_and_base(verdict: BaseVerdict) -> tuple[str, str]:
     """Return the status and the base."""
     return str(verdict.status), "" if verdict.claim is None else str(verdict.claim.base)
 
@@ -57,8 +57,8 @@ async def test_a_moved_base_is_found_by_an_earlier_observation(registry: Publish
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry)
 
-    assert told(before) == ("current", RUNTIME)
-    assert told(verdict) == ("outdated", RUNTIME)
+    assert status_and_base(before) == ("current", RUNTIME)
+    assert status_and_base(verdict) == ("outdated", RUNTIME)
     assert verdict.built_on == before.built_on
     assert verdict.reason == "the base has other layers"
     assert (verdict.behind, verdict.exact) == (1, True)
@@ -72,7 +72,7 @@ async def test_a_base_that_moved_several_times_is_still_found(registry: Publishe
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry)
 
-    assert told(verdict) == ("outdated", RUNTIME)
+    assert status_and_base(verdict) == ("outdated", RUNTIME)
     assert verdict.behind == 4
 
 
@@ -83,8 +83,8 @@ async def test_a_base_that_moved_back_is_current(registry: Published) -> None:
     moved = await of_app(registry)
     registry.hub.manifests["base/rt"]["1"] = held
 
-    assert told(moved) == ("outdated", RUNTIME)
-    assert told(await of_app(registry)) == ("current", RUNTIME)
+    assert status_and_base(moved) == ("outdated", RUNTIME)
+    assert status_and_base(await of_app(registry)) == ("current", RUNTIME)
 
 
 async def test_a_base_without_own_layers_is_the_closer_one(registry: Published) -> None:
@@ -94,8 +94,8 @@ async def test_a_base_without_own_layers_is_the_closer_one(registry: Published) 
     before = await of_app(registry)
     registry.image("base/rt", "1", "o", env=["V=2"], history=["o", "ENV V=2"])
 
-    assert told(before)[1] == RUNTIME
-    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+    assert status_and_base(before)[1] == RUNTIME
+    assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
 async def test_an_uncached_former_image_proves_no_other_base(registry: Published) -> None:
@@ -104,7 +104,7 @@ async def test_an_uncached_former_image_proves_no_other_base(registry: Published
     forget(registry)
     verdict = await of_app(registry)
 
-    assert told(verdict) == ("cannot tell", OS)
+    assert status_and_base(verdict) == ("cannot tell", OS)
     assert f"{RUNTIME} formerly resolved to sha256:" in verdict.reason
     assert "boltseal build" in verdict.reason
     assert verdict.built_on is None
@@ -115,7 +115,7 @@ async def test_a_named_base_is_not_proven_by_layers_if_a_former_image_is_unknown
     registry.image("base/rt", "1", "os")
     forget(registry)
 
-    assert told(await of_app(registry, base=OS))[0] == "cannot tell"
+    assert status_and_base(await of_app(registry, base=OS))[0] == "cannot tell"
 
 
 async def test_a_recorded_base_is_not_weakened(registry: Published) -> None:
@@ -126,7 +126,7 @@ async def test_a_recorded_base_is_not_weakened(registry: Published) -> None:
     for more in ({"labels": base_labels(OS, os)}, {"annotations": base_labels(OS, os)}):
         registry.image("team/app", "1", "oX", created=MADE, **more)  # type: ignore[arg-type]
 
-        assert told(await of_app(registry)) == ("current", OS)
+        assert status_and_base(await of_app(registry)) == ("current", OS)
 
 
 async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ async def test_an_inherited_label_does_not_hide_that_the_labelled_base_moved(tmp
     registry.image("team/app", "1", "orX", created=MADE, labels=labels)
     registry.image("base/rt", "1", "os", labels=labels)
 
-    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+    assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
 async def test_an_index_is_compared_for_the_platforms_in_use(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ async def test_an_index_is_compared_for_the_platforms_in_use(tmp_path: Path) -> 
     registry.image("team/app", "1", "orX", created=MADE)
     runtime("s")
 
-    assert told(await of_app(registry)) == ("outdated", RUNTIME)
+    assert status_and_base(await of_app(registry)) == ("outdated", RUNTIME)
 
 
 async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Published) -> None:
@@ -173,7 +173,7 @@ async def test_a_sealed_tag_of_the_very_image_keeps_it_current(registry: Publish
     registry.image("base/rt", "1", "os")
     verdict = await of_app(registry, *every)
 
-    assert told(verdict) == ("current", "reg.test/base/rt:1.0.0")
+    assert status_and_base(verdict) == ("current", "reg.test/base/rt:1.0.0")
     assert f"{RUNTIME} also resolved to it and has moved" in verdict.reason
 
 
@@ -184,7 +184,7 @@ async def test_a_tag_of_the_images_own_repository_that_moved_is_no_doubt(registr
     registry.image("team/app", "latest", "orZ", created=MADE)
     forget(registry)
 
-    assert told(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
+    assert status_and_base(await of_app(registry, *EVERY, "reg.test/team/app:latest")) == ("current", RUNTIME)
 
 
 async def test_a_registry_that_does_not_answer_is_not_a_moved_tag(registry: Published) -> None:
@@ -194,7 +194,7 @@ async def test_a_registry_that_does_not_answer_is_not_a_moved_tag(registry: Publ
     del registry.hub.manifests["other/tool"]["1"]
     forget(registry)
 
-    assert told(await of_app(registry, *EVERY, "other.test/other/tool:1")) == ("current", RUNTIME)
+    assert status_and_base(await of_app(registry, *EVERY, "other.test/other/tool:1")) == ("current", RUNTIME)
 
 
 async def test_former_images_beyond_the_limit_are_unknown(registry: Published) -> None:

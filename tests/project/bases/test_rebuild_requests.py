@@ -34,22 +34,22 @@ async def test_a_rebuild_is_requested_once_for_each_new_digest_of_the_base(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
     """For each new digest of the base a rebuild is requested once, however often images are scanned."""
-    told = tmp_path / "told"
-    builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {told}; echo built'))
+    recorded_file = tmp_path / "recorded"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$@" >> {recorded_file}; echo built'))
     first = await builder.rebuild([base_report(APP, NODE)])
     again = await builder.rebuild([base_report(APP, NODE)])
     moved = await builder.rebuild([base_report(APP, NODE, "newer")])
 
     assert [(one.outcome, one.tries, one.summary) for one in first + moved] == [(RebuildOutcome.DONE, 1, "built")] * 2
     assert again == []
-    assert told.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
+    assert recorded_file.read_text().splitlines() == [f"{APP} {NODE} {digest(name)}" for name in ("new", "newer")]
     assert [str(line.outcome) for line in journal.lines()] == ["asked", "done"] * 2
 
 
 async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) -> None:
     """Bases are rebuilt first, in whatever order they were found, and current images are left alone."""
-    told = tmp_path / "told"
-    builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {told}'))
+    recorded_file = tmp_path / "recorded"
+    builder = rebuilder(journal, script(tmp_path, f'echo "$1 $3" >> {recorded_file}'))
     other = base_report("reg.test/x/y:1", NODE, status=BaseStatus.CURRENT)
     first = await builder.rebuild([base_report(APP, OURS, "stale"), base_report(OURS, NODE), other])
     then = await builder.rebuild(
@@ -57,7 +57,7 @@ async def test_bases_are_rebuilt_first(journal: RebuildJournal, tmp_path: Path) 
     )
 
     assert [str(one.due.image) for one in first + then] == [OURS, APP]
-    assert told.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
+    assert recorded_file.read_text().splitlines() == [f"{OURS} {digest('new')}", f"{APP} {digest('built')}"]
 
 
 async def test_images_based_on_a_waiting_one_wait_too(journal: RebuildJournal, tmp_path: Path) -> None:
@@ -113,39 +113,39 @@ async def test_an_image_based_on_itself_is_not_rebuilt(
 
 async def test_two_concurrent_runs_request_nothing_twice(journal: RebuildJournal, tmp_path: Path) -> None:
     """Of two concurrent runs, the second leaves all requests to the first."""
-    told, begun = tmp_path / "told", tmp_path / "begun"
+    recorded_file, begun = tmp_path / "recorded", tmp_path / "begun"
     waits = f"for i in $(seq 600); do test -e {begun} || break; sleep 0.05; done"
-    command = script(tmp_path, f"echo $1 >> {told}; touch {begun}; {waits}")
+    command = script(tmp_path, f"echo $1 >> {recorded_file}; touch {begun}; {waits}")
     answers = [base_report(APP, NODE), base_report("reg.test/x/y:1", NODE)]
     first = asyncio.create_task(rebuilder(journal, command).rebuild(answers))
     await until(begun.exists, "the first run has started its command")
     with pytest.raises(AskedElsewhere):
         await rebuilder(journal, command).rebuild(answers)
-    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {told}\n")
+    (tmp_path / "rebuild").write_text(f"#!/bin/sh\necho $1 >> {recorded_file}\n")
     begun.unlink()
     await first
 
-    assert told.read_text().splitlines() == [APP, "reg.test/x/y:1"]
+    assert recorded_file.read_text().splitlines() == [APP, "reg.test/x/y:1"]
 
 
 async def test_an_interrupted_run_continues_with_the_remaining_attempts(
     journal: RebuildJournal, tmp_path: Path
 ) -> None:
     """After a terminated run, the next one continues with the remaining attempts."""
-    told = tmp_path / "told"
-    command = script(tmp_path, f"echo $$ > {told}; exec sleep 60")
+    recorded_file = tmp_path / "recorded"
+    command = script(tmp_path, f"echo $$ > {recorded_file}; exec sleep 60")
     for _ in range(2):
         task = asyncio.create_task(rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)]))
-        await until(lambda: told.exists() and told.read_text().endswith("\n"), "the command runs")
+        await until(lambda: recorded_file.exists() and recorded_file.read_text().endswith("\n"), "the command runs")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not _runs(int(told.read_text()))
-        told.unlink()
+        assert not _runs(int(recorded_file.read_text()))
+        recorded_file.unlink()
     then = await rebuilder(journal, command, attempts=2).rebuild([base_report(APP, NODE)])
 
     assert then == []
-    assert not told.exists()
+    assert not recorded_file.exists()
     assert [(str(line.outcome), line.tries) for line in journal.lines()] == [
         ("asked", 0),
         ("stopped", 1),
@@ -208,8 +208,8 @@ async def test_a_commands_output_is_not_published(journal: RebuildJournal, tmp_p
     """A command's output, which may contain a secret, is stored privately and not published."""
     recorded: list[str] = []
 
-    async def record(_due: RebuildDue, _outcome: RebuildOutcome, told: str) -> None:
-        recorded.append(told)
+    async def record(_due: RebuildDue, _outcome: RebuildOutcome, recorded_file: str) -> None:
+        recorded.append(recorded_file)
 
     builder = rebuilder(journal, script(tmp_path, "echo password=hunter2; exit 4"), record=record, attempts=1)
     [asked] = await builder.rebuild([base_report(APP, NODE)])
@@ -289,7 +289,7 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "recorded_file"),
     [
         (["/nonexistent/rebuild"], "can't be run"),
         (["sh", "-c", "kill -9 $$"], "signal 9"),
@@ -298,12 +298,12 @@ def _runs(pid: int) -> bool:
         (["sh", "-c", "exit 1"], "no output"),
     ],
 )
-async def test_a_failure_is_one_line(words: list[str], told: str) -> None:
+async def test_a_failure_is_one_line(words: list[str], recorded_file: str) -> None:
     """A failure's recorded output is one line, whatever the command printed."""
     ran = await run_command(words, b"", 30)
 
     assert not ran.succeeded
-    assert told in ran.summary
+    assert recorded_file in ran.summary
 
 
 async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(journal: RebuildJournal) -> None:
@@ -327,14 +327,14 @@ async def test_a_webhook_gets_event_and_token_and_redirects_are_not_followed(jou
         builder = Rebuilder(actions, journal, lambda: 1, tokens={"T": "word"}, pause_s=0)
         [well] = await builder.rebuild([base_report(APP, NODE)])
         [bad] = await builder.rebuild([base_report(APP, NODE, "newer")])
-    nobody = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
+    unreachable = await post_webhook(f"http://127.0.0.1:{port}/", b"{}", 2, None)
     event = parse_cloud_event(heads[0].partition(b"\r\n\r\n")[2])
 
     assert (well.outcome, well.summary) == (RebuildOutcome.DONE, "HTTP 202")
     assert (bad.outcome, bad.summary, len(heads)) == (RebuildOutcome.FAILED, "HTTP 302", 2)
     assert b"authorization: bearer word" in heads[0].lower()
     assert (event.type, event.data["image"]) == ("boltseal.base.outdated.v1", APP)
-    assert not nobody.succeeded
+    assert not unreachable.succeeded
     assert json.loads(heads[0].partition(b"\r\n\r\n")[2])["specversion"] == "1.0"
 
 

@@ -32,8 +32,8 @@ WAS = digest("node")
 
 def test_labels_and_annotations_name_a_base() -> None:
     """As in image-spec, labels and annotations have a reference with a tag, and the digest at build time."""
-    said = {NAME: "docker.io/library/node:16.13", DIGEST: str(WAS)}
-    by_label, by_annotation = claim_from_labels(facts("a", labels=said)), claim_from_annotations(said)
+    labels = {NAME: "docker.io/library/node:16.13", DIGEST: str(WAS)}
+    by_label, by_annotation = claim_from_labels(facts("a", labels=labels)), claim_from_annotations(labels)
 
     assert by_label is not None
     assert (by_label.base, by_label.digest, by_label.source, by_label.sure) == (NODE, WAS, ClaimSource.LABEL, False)
@@ -49,10 +49,10 @@ def test_a_name_without_a_digest_is_an_incomplete_claim() -> None:
     assert (str(named.base), named.digest) == ("docker.io/library/node:latest", WAS)
 
 
-@pytest.mark.parametrize("said", [{}, {NAME: ""}, {NAME: "Not a name"}, {NAME: "node", DIGEST: "sha256:short"}])
-def test_free_text_claims_nothing(said: dict[str, str]) -> None:
+@pytest.mark.parametrize("labels", [{}, {NAME: ""}, {NAME: "Not a name"}, {NAME: "node", DIGEST: "sha256:short"}])
+def test_free_text_claims_nothing(labels: dict[str, str]) -> None:
     """A label with free text is no claim."""
-    assert claim_from_annotations(said) is None
+    assert claim_from_annotations(labels) is None
 
 
 def test_scratch_is_a_claim_of_no_base() -> None:
@@ -69,12 +69,12 @@ def entry(extra: dict[str, str], kind: EntryKind = EntryKind.BUILT, of: Digest =
 
 def test_the_newest_built_entry_of_the_image_counts() -> None:
     """Of the ledger's built entries, the newest one of this image counts."""
-    said = {"base.name": "node:16.13", "base.digest": str(digest("first"))}
+    labels = {"base.name": "node:16.13", "base.digest": str(digest("first"))}
     entries = [
-        entry(said),
-        entry({**said, "base.digest": str(digest("second"))}),
-        entry(said, of=digest("another")),
-        entry(said, EntryKind.RELEASED),
+        entry(labels),
+        entry({**labels, "base.digest": str(digest("second"))}),
+        entry(labels, of=digest("another")),
+        entry(labels, EntryKind.RELEASED),
     ]
     claim = claim_from_entries(entries, WAS)
 

@@ -99,7 +99,7 @@ def settings(data: Path) -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("path", "nobody", "dev", "auditor"),
+    ("path", "anonymous", "dev", "auditor"),
     [
         ("checkpoint", 200, 200, 200),  # with anonymous pull on some repository, anonymous clients are accepted
         ("tile/0/000.p/1", 200, 200, 200),
@@ -109,7 +109,9 @@ def settings(data: Path) -> Settings:
         ("receipt/2", 401, 200, 403),
     ],
 )
-async def test_entries_need_their_own_right(settings: Settings, path: str, nobody: int, dev: int, auditor: int) -> None:
+async def test_entries_need_their_own_right(
+    settings: Settings, path: str, anonymous: int, dev: int, auditor: int
+) -> None:
     """Entry bundles need the right `ledger`, and a receipt needs the right to pull from its repository."""
     async with serving_as(settings) as registry:
         await push(httpx_with(registry, "dev"), "shop/app", "1.0.0", image("one"))
@@ -119,7 +121,7 @@ async def test_entries_need_their_own_right(settings: Settings, path: str, nobod
             for headers in ({}, as_user("dev"), as_user("auditor"))
         ]
 
-    assert asked == [nobody, dev, auditor]
+    assert asked == [anonymous, dev, auditor]
 
 
 def httpx_with(registry: Serving, user: str) -> httpx2.AsyncClient:

@@ -17,20 +17,20 @@ from tests.polling import until_signed
 from tests.serving import Serving, serving_as
 
 RECORDS = "/v2/shop/app/_boltseal/records"
-ONE, TWO = image("one"), image("two")
+FIRST, SECOND = image("one"), image("two")
 
 
 @pytest.fixture
 async def pushed(registry: Serving) -> httpx2.AsyncClient:
     """A repository with two images: `latest` moved from the first to the second, and 1.0.0 is the first."""
-    await push(registry.client, "shop/app", "1.0.0", ONE)
-    await push(registry.client, "shop/app", "latest", ONE)
-    await push(registry.client, "shop/app", "latest", TWO)
+    await push(registry.client, "shop/app", "1.0.0", FIRST)
+    await push(registry.client, "shop/app", "latest", FIRST)
+    await push(registry.client, "shop/app", "latest", SECOND)
     return registry.client
 
 
-async def record(client: httpx2.AsyncClient, **said: Any) -> httpx2.Response:
-    return await client.post(RECORDS, json={"kind": "built", "digest": ONE.digest, **said})
+async def record(client: httpx2.AsyncClient, **fields: Any) -> httpx2.Response:
+    return await client.post(RECORDS, json={"kind": "built", "digest": FIRST.digest, **fields})
 
 
 async def entries(client: httpx2.AsyncClient, path: str = RECORDS) -> list[tuple[int, Entry]]:
@@ -49,8 +49,8 @@ async def test_a_record_is_an_entry_of_the_ledger(pushed: httpx2.AsyncClient) ->
 
     assert answer.status_code == 201
     assert index == answer.json()["index"] == 5
-    assert (entry.kind, entry.repository, entry.tag, entry.digest) == ("built", "shop/app", "1.0.0", ONE.digest)
-    assert (entry.type, entry.size) == (ONE.media_type, len(ONE.raw))
+    assert (entry.kind, entry.repository, entry.tag, entry.digest) == ("built", "shop/app", "1.0.0", FIRST.digest)
+    assert (entry.type, entry.size) == (FIRST.media_type, len(FIRST.raw))
     assert (entry.actor, entry.reason, entry.extra) == ("anonymous", "nightly", extra)
     assert entry.previous == 2
 
@@ -59,17 +59,17 @@ async def test_a_record_changes_no_tag_and_breaks_no_chain(pushed: httpx2.AsyncC
     """A record of a former image is allowed, and the next change of the tag refers to the last change."""
     for kind in ("built", "rebuild.requested", "released"):
         assert (await record(pushed, kind=kind, tag="latest")).status_code == 201
-    await push(pushed, "shop/app", "latest", ONE)
-    await record(pushed, tag="latest", digest=TWO.digest)
+    await push(pushed, "shop/app", "latest", FIRST)
+    await record(pushed, tag="latest", digest=SECOND.digest)
     await until_signed(pushed, 10)
     lines = (await pushed.get("/v2/shop/app/_boltseal/history")).json()["entries"]
     history = check("shop/app", ((one["index"], one["line"].encode()) for one in lines))
 
     assert history.problems == ()
-    assert contradiction(history.of("latest"), ONE.digest) is None
-    assert history.at(2**60)["latest"].entry.digest == ONE.digest
-    assert history.also(TWO.digest, "1.0.0") == ("latest",)
-    assert (await pushed.head("/v2/shop/app/manifests/latest")).headers["docker-content-digest"] == ONE.digest
+    assert contradiction(history.of("latest"), FIRST.digest) is None
+    assert history.at(2**60)["latest"].entry.digest == FIRST.digest
+    assert history.also(SECOND.digest, "1.0.0") == ("latest",)
+    assert (await pushed.head("/v2/shop/app/manifests/latest")).headers["docker-content-digest"] == FIRST.digest
 
 
 async def test_the_tag_history_of_the_spec_has_no_records(pushed: httpx2.AsyncClient) -> None:
@@ -98,7 +98,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"digest": digest_of(b"elsewhere")}, 404, "push it first"),
     ({"digest": "sha256:abc"}, 400, "a sha256 digest has 64"),
     ({"tag": "never"}, 404, "never resolved to"),
-    ({"tag": "1.0.0", "digest": TWO.digest}, 404, "never resolved to"),
+    ({"tag": "1.0.0", "digest": SECOND.digest}, 404, "never resolved to"),
     ({"tag": "../x"}, 400, "is not a tag"),
     ({"actor": "root"}, 400, "actor"),
     ({"extra": {"Key": "x"}}, 400, "has the key"),
@@ -111,12 +111,12 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "status", "words"), BAD)
+@pytest.mark.parametrize(("expected", "status", "words"), BAD)
 async def test_an_invalid_record_is_refused_and_leaves_nothing(
-    pushed: httpx2.AsyncClient, said: dict[str, Any], status: int, words: str
+    pushed: httpx2.AsyncClient, expected: dict[str, Any], status: int, words: str
 ) -> None:
     """An invalid record is refused with a one-line message, and nothing is stored."""
-    answer = await record(pushed, **said)
+    answer = await record(pushed, **expected)
     await record(pushed)
     await until_signed(pushed, 6)
 
@@ -161,22 +161,22 @@ async def test_a_record_needs_the_right_to_push(data: Path) -> None:
         {"users": ["reader"], "repository": "shop/**", "actions": ["pull"]},
     ]
     settings = Settings.model_validate({"server": {"data": data}, "auth": {"grant": grants}})
-    body = {"kind": "released", "digest": ONE.digest}
+    body = {"kind": "released", "digest": FIRST.digest}
     async with serving_as(settings) as registry:
         registry.client.auth = ("dev", "d")
-        await push(registry.client, "shop/app", "1.0.0", ONE)
-        told = {}
+        await push(registry.client, "shop/app", "1.0.0", FIRST)
+        fields = {}
         for name, word in users.items():
             registry.client.auth = (name, word)
             written = await registry.client.post(RECORDS, json=body)
-            told[name] = (written.status_code, (await registry.client.get(RECORDS)).status_code)
+            fields[name] = (written.status_code, (await registry.client.get(RECORDS)).status_code)
 
-    assert told == {"dev": (201, 200), "reader": (403, 200), "other": (403, 403)}
+    assert fields == {"dev": (201, 200), "reader": (403, 200), "other": (403, 403)}
 
 
 async def test_a_read_only_registry_accepts_no_record(data: Path, registry: Serving) -> None:
     """A read-only registry refuses records, which are writes."""
-    await push(registry.client, "shop/app", "1.0.0", ONE)
+    await push(registry.client, "shop/app", "1.0.0", FIRST)
     settings = Settings.model_validate({"server": {"data": data, "read_only": True}})
     async with serving_as(settings) as reading:
         answer = await record(reading.client)

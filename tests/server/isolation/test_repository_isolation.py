@@ -9,7 +9,7 @@ from tests.images import artifact, error_of, holds_blob, image, index, meaning, 
 
 pytestmark = pytest.mark.usefixtures("whole_store")
 
-DOCUMENT = image("behind the wall")
+DOCUMENT = image("in another repository")
 NEVER = image("never pushed anywhere")
 
 

@@ -107,7 +107,7 @@ async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, 
                 return await mirror.client.post("/api/v1/accept", json=body | more)
             return await mirror.client.post("/api/v1/accept", json=body | more, auth=(user, "secret"))
 
-        nobody, dev = await post(None), await post("dev")
+        anonymous, dev = await post(None), await post("dev")
         wrong = await post("boss", digest=first.digest)
         strange = await post("boss", more="keys")
         text = await mirror.client.post("/api/v1/accept", content=b"{}", auth=("boss", "secret"))
@@ -117,8 +117,15 @@ async def test_only_admins_accept_over_http(data: Path, upstream: FakeUpstream, 
         after = await pull(mirror.client)
         elsewhere = await mirror.client.post("/api/v1/seal", json=body, auth=("boss", "secret"))
 
-    assert [answer.status_code for answer in (nobody, dev, wrong, strange, text, got)] == [401, 403, 412, 400, 400, 405]
-    assert nobody.headers["www-authenticate"].startswith("Basic ")
+    assert [answer.status_code for answer in (anonymous, dev, wrong, strange, text, got)] == [
+        401,
+        403,
+        412,
+        400,
+        400,
+        405,
+    ]
+    assert anonymous.headers["www-authenticate"].startswith("Basic ")
     assert (done.status_code, done.json()["digest"], done.json()["was"]) == (200, second.digest, first.digest)
     assert (again.status_code, elsewhere.status_code) == (404, 404)
     assert after.content == second.raw

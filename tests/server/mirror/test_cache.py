@@ -149,9 +149,13 @@ async def test_stored_content_is_served_whatever_upstream_answers(
     assert "boltseal_mirror_served_with_warning_total 1.0" in metrics
 
 
-@pytest.mark.parametrize(("code", "told"), [(400, 503), (401, 403), (403, 403), (409, 503), (429, 429), (500, 503)])
+@pytest.mark.parametrize(
+    ("code", "expected_status"), [(400, 503), (401, 403), (403, 403), (409, 503), (429, 429), (500, 503)]
+)
 @pytest.mark.slow
-async def test_a_failing_upstream_is_not_a_miss(mirror: Serving, upstream: FakeUpstream, code: int, told: int) -> None:
+async def test_a_failing_upstream_is_not_a_miss(
+    mirror: Serving, upstream: FakeUpstream, code: int, expected_status: int
+) -> None:
     """Without a stored copy, the client gets upstream's error if it can act on it, and else a temporary one."""
     limit = {"ratelimit_remaining": "0;w=21600"} if code == 429 else {}
     upstream.answers["*"] = status(code, b"", **limit)
@@ -161,7 +165,7 @@ async def test_a_failing_upstream_is_not_a_miss(mirror: Serving, upstream: FakeU
         await mirror.client.get(f"/v2/{NAME}/team/app/blobs/{digest_of(b'no')}"),
     ]
 
-    assert {answer.status_code for answer in answers} == {told}
+    assert {answer.status_code for answer in answers} == {expected_status}
     assert all("www-authenticate" not in answer.headers for answer in answers)
 
 

@@ -67,10 +67,14 @@ async def test_a_change_by_another_process_is_seen_at_once(
     await warm.client.get(f"/v2/{NAME}/team/app/manifests/{second.digest}")
     assert (await warm.client.get(TARGET)).content == first.raw
 
-    said = UpstreamAnswer(Digest.parse(second.digest), second.media_type, len(second.raw))
+    upstream_answer = UpstreamAnswer(Digest.parse(second.digest), second.media_type, len(second.raw))
     with open_store(settings, clock=clock) as other:
         await other.registry.observations.note(
-            Repository(f"{NAME}/team/app"), Tag("latest"), said, MoveTerms(OnMove.FOLLOW), Actor("another worker")
+            Repository(f"{NAME}/team/app"),
+            Tag("latest"),
+            upstream_answer,
+            MoveTerms(OnMove.FOLLOW),
+            Actor("another worker"),
         )
 
     assert (await warm.client.get(TARGET)).content == second.raw

@@ -80,16 +80,16 @@ async def pauses_and_recovers(
     assert [answer.status_code for answer in again] == [200] * len(again)
 
 
-@pytest.mark.parametrize("said", [in_seconds, as_date])
+@pytest.mark.parametrize("expected", [in_seconds, as_date])
 @pytest.mark.parametrize("body", BODIES)
 async def test_retry_after_of_a_429_pauses_the_upstream(
-    data: Path, upstream: FakeUpstream, clock: Clock, body: str, said: Any
+    data: Path, upstream: FakeUpstream, clock: Clock, body: str, expected: Any
 ) -> None:
     """After a 429 with Retry-After, upstream gets no request until then, whether or not its body explains it."""
     shown = upstream.publish("team/app", "1.4.2", image("one"))
     async with mirroring(data, upstream, clock=clock) as mirror:
         key = upstream_key(paths(shown)["manifest"])
-        upstream.answers[key] = status(429, BODIES[body], retry_after=said())
+        upstream.answers[key] = status(429, BODIES[body], retry_after=expected())
 
         await pauses_and_recovers(mirror, upstream, clock, shown, "manifest")
 

@@ -27,9 +27,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_logins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "BOLTSEAL_STATE"):
-        monkeypatch.setenv(variable, str(tmp_path / "nobody"))
+        monkeypatch.setenv(variable, str(tmp_path / "empty-home"))
 
 
 @pytest.fixture
@@ -66,10 +66,10 @@ def test_observations_are_listed_and_proven(mirror: Server, fake: FakeUpstream) 
     pull(mirror)
     wait_until_signed(mirror, 4)
     ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
-    told, text = program.call("history", ref, "--json"), program.call("history", ref)
-    results = told.json["results"]
+    result, text = program.call("history", ref, "--json"), program.call("history", ref)
+    results = result.json["results"]
 
-    assert (told.code, text.code) == (0, 0), told.err + told.out
+    assert (result.code, text.code) == (0, 0), result.err + result.out
     assert [(one["status"], one["digest"]) for one in results] == [
         ("observed", first.digest),
         ("observed", second.digest),
@@ -107,10 +107,10 @@ def test_a_changed_observation_is_broken(mirror: Server, fake: FakeUpstream) -> 
             """UPDATE observation SET line = CAST(replace(CAST(line AS TEXT), '"tag":"1.4.2"', '"tag":"1.4.3"') AS BLOB),
             tag = '1.4.3' WHERE idx = 1"""
         )
-    told = program.call("history", f"{mirror.address}/{NAME}/team/app:1.4.3", "--json")
+    result = program.call("history", f"{mirror.address}/{NAME}/team/app:1.4.3", "--json")
 
-    assert told.code == 1
-    assert any("not in the signed ledger" in (one["reason"] or "") for one in told.json["results"])
+    assert result.code == 1
+    assert any("not in the signed ledger" in (one["reason"] or "") for one in result.json["results"])
 
 
 def test_the_key_of_a_mirrors_log_can_be_pinned(mirror: Server, fake: FakeUpstream) -> None:
@@ -124,11 +124,11 @@ def test_the_key_of_a_mirrors_log_can_be_pinned(mirror: Server, fake: FakeUpstre
     assert ledgers is not None
     ref = f"{mirror.address}/{NAME}/team/app:1.4.2"
     given = program.call("ledger", "trust", f"{mirror.address}/observations", str(mine.verifier))
-    told = program.call("history", ref)
+    result = program.call("history", ref)
     listed = program.call("ledger", "trust", "--json").json["results"]
     wrong = program.call("ledger", "trust", f"{mirror.address}/observations", str(ledgers.verifier), "--replace")
     broken = program.call("history", ref)
 
-    assert (given.code, told.code, wrong.code, broken.code) == (0, 0, 0, 1)
-    assert "signed by the trusted key" in told.err
+    assert (given.code, result.code, wrong.code, broken.code) == (0, 0, 0, 1)
+    assert "signed by the trusted key" in result.err
     assert f"{mirror.address}/observations" in [one["ref"] for one in listed]

@@ -138,12 +138,12 @@ async def test_rights_apply_to_the_resolved_name(data: Path, upstream: FakeUpstr
     async with serving_as(settings) as serving:
         ann = [(await serving.client.get(target, auth=("ann", "pass"))).status_code for target in targets]
         bob = [(await serving.client.get(target, auth=("bob", "pass"))).status_code for target in targets]
-        nobody = [(await serving.client.get(target)).status_code for target in targets]
+        anonymous = [(await serving.client.get(target)).status_code for target in targets]
         challenge = (await serving.client.get(targets[0])).headers["www-authenticate"]
 
     assert ann == [200] * 4
     assert bob == [403] * 4
-    assert nobody == [401] * 4
+    assert anonymous == [401] * 4
     assert 'scope="repository:docker.io/library/node:pull"' in challenge
 
 

@@ -47,11 +47,11 @@ def test_a_registrys_limit_is_read_by_one_head(fake: FakeUpstream, left: int, co
         ratelimit_remaining=f"{left};w=21600",
         docker_ratelimit_source="192.0.2.1",
     )
-    told, text = (program.call("ratelimit", fake.authority, "--anonymous", *more) for more in (["--json"], []))
-    result = told.json["results"][0]
+    ran, text = (program.call("ratelimit", fake.authority, "--anonymous", *more) for more in (["--json"], []))
+    result = ran.json["results"][0]
 
-    assert (told.code, text.code) == (code, code)
-    assert told.json["schema"] == "boltseal.ratelimit/1"
+    assert (ran.code, text.code) == (code, code)
+    assert ran.json["schema"] == "boltseal.ratelimit/1"
     assert (result["remaining"], result["limit"], result["window_s"], result["source"]) == (
         left,
         100,
@@ -64,10 +64,10 @@ def test_a_registrys_limit_is_read_by_one_head(fake: FakeUpstream, left: int, co
 
 def test_a_registry_without_a_limit_is_reported_as_such(fake: FakeUpstream) -> None:
     """A registry without a limit is not a failure."""
-    told = program.call("ratelimit", fake.authority, "--anonymous", "--json")
+    result = program.call("ratelimit", fake.authority, "--anonymous", "--json")
 
-    assert told.code == 0
-    assert told.json["results"][0]["status"] == "none"
+    assert result.code == 0
+    assert result.json["results"][0]["status"] == "none"
 
 
 @pytest.mark.slow

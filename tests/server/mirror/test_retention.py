@@ -29,9 +29,9 @@ def unit(root: str, used_days_ago: float, *parts: str, kept: bool = False) -> Re
 
 
 def roots(units: list[RetentionUnit], sizes: dict[str, int], **limits: int | None) -> list[str]:
-    told = {"keep_for_us": None, "keep_bytes": None} | limits
-    goes = plan(units, sizes, NOW_US, **told)
-    return [each.unit.root for each in goes]
+    retention = {"keep_for_us": None, "keep_bytes": None} | limits
+    deleted = plan(units, sizes, NOW_US, **retention)
+    return [each.unit.root for each in deleted]
 
 
 # --- the rule ---
@@ -129,8 +129,8 @@ def digests(*documents: Document) -> set[str]:
     return {digest for each in documents for digest in (each.digest, *(blob.digest for blob in each.blobs))}
 
 
-def without_shared(goes: Document, stays: Iterable[Document]) -> set[str]:
-    return digests(goes) - digests(*stays)
+def without_shared(deleted: Document, stays: Iterable[Document]) -> set[str]:
+    return digests(deleted) - digests(*stays)
 
 
 async def test_an_unused_image_is_deleted_completely(world: World) -> None:
@@ -261,12 +261,12 @@ async def test_gc_applies_retention_and_deletes_the_bytes_an_hour_later(world: W
     await world.pull(shown)
     world.clock.advance(days=91)
     settings = world.settings(keep_for="90d")
-    told = list(collect_store(settings, dry_run=True, clock=world.clock))
+    retention = list(collect_store(settings, dry_run=True, clock=world.clock))
     first = list(collect_store(settings, dry_run=False, clock=world.clock))
     there = [path for path in (world.data / "blobs").rglob("*") if path.is_file()]
 
-    assert {item.name.partition("@")[2] for item in told if "@" in item.name} == digests(shown)
-    assert told[0].reason == "not pulled for 91 days"
+    assert {item.name.partition("@")[2] for item in retention if "@" in item.name} == digests(shown)
+    assert retention[0].reason == "not pulled for 91 days"
     assert {item.what for item in first} >= {"manifest", "blob"}
     assert len(there) == len(shown.blobs)
 

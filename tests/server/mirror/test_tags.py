@@ -109,17 +109,17 @@ async def test_a_moved_release_tag_is_followed_and_reported(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
     """For a release tag `alert` is the default; moves of other tags are only recorded."""
-    told: list[Event] = []
+    reported: list[Event] = []
     first = publish(upstream, "one")
     publish(upstream, "one", "latest")
-    async with mirroring(data, upstream, on_event=told.append) as mirror:
+    async with mirroring(data, upstream, on_event=reported.append) as mirror:
         await pull(mirror.client)
         await pull(mirror.client, "latest")
         second = publish(upstream, "two")
         publish(upstream, "two", "latest")
         answers = [await pull(mirror.client), await pull(mirror.client, "latest")]
         old = await mirror.client.get(f"/v2/{NAME}/team/app/manifests/{first.digest}")
-    (event,) = told
+    (event,) = reported
     assert isinstance(event, TagMoved)
 
     assert {answer.content for answer in answers} == {second.raw}
@@ -138,10 +138,10 @@ async def test_a_move_is_held_and_accepted_after_its_cooldown(
     data: Path, upstream: FakeUpstream, clock: Clock, whole_store: None
 ) -> None:
     """A held move is served after its cooldown of a week; until then, the old image has a warning with the new digest."""
-    told: list[Event] = []
+    reported: list[Event] = []
     rule = [{"tag": "*", "on_move": "hold", "cooldown": "7d"}]
     first = publish(upstream, "one")
-    async with mirroring(data, upstream, clock=clock, on_event=told.append, fresh=FRESH, rule=rule) as mirror:
+    async with mirroring(data, upstream, clock=clock, on_event=reported.append, fresh=FRESH, rule=rule) as mirror:
         await pull(mirror.client)
         second = publish(upstream, "two")
         clock.advance(hours=1)
@@ -159,7 +159,7 @@ async def test_a_move_is_held_and_accepted_after_its_cooldown(
         ("held", second.digest, first.digest),
         ("accepted", second.digest, first.digest),
     ]
-    assert [type(event) for event in told] == [TagHeld, TagMoved]
+    assert [type(event) for event in reported] == [TagHeld, TagMoved]
 
 
 async def test_the_first_observation_is_held_where_the_rule_requires_it(
@@ -181,9 +181,9 @@ async def test_a_deleted_tag_is_served_as_configured(
     data: Path, upstream: FakeUpstream, whole_store: None, on_gone: str, code: int
 ) -> None:
     """A tag deleted upstream is recorded once, and served or not as configured."""
-    told: list[Event] = []
+    reported: list[Event] = []
     publish(upstream, "one")
-    async with mirroring(data, upstream, on_event=told.append, on_gone=on_gone) as mirror:
+    async with mirroring(data, upstream, on_event=reported.append, on_gone=on_gone) as mirror:
         await pull(mirror.client)
         del upstream.manifests["team/app"]["1.4.2"]
         answers = [await pull(mirror.client) for _ in range(3)]
@@ -192,7 +192,7 @@ async def test_a_deleted_tag_is_served_as_configured(
     assert code == 404 or "no longer exists" in answers[0].headers["warning"]
     assert [kind for kind, *_ in story(data)] == ["observed", "observed"]
     assert observed(data)[1].digest == ""
-    assert [isinstance(event, TagMoved) and event.now is None for event in told] == [True] * (on_gone != "serve")
+    assert [isinstance(event, TagMoved) and event.now is None for event in reported] == [True] * (on_gone != "serve")
 
 
 async def test_the_moves_of_an_oscillating_tag_are_limited(
@@ -255,7 +255,7 @@ async def test_the_pull_limit_is_read_reported_and_stored_for_all_workers(
     data: Path, upstream: FakeUpstream, whole_store: None
 ) -> None:
     """`ratelimit-remaining` below the reserve is reported once, for all workers."""
-    told: list[Event] = []
+    reported: list[Event] = []
     shown = publish(upstream, "one")
 
     def left(number: int) -> None:
@@ -268,7 +268,7 @@ async def test_the_pull_limit_is_read_reported_and_stored_for_all_workers(
             docker_ratelimit_source="192.0.2.1",
         )
 
-    async with mirroring(data, upstream, on_event=told.append, reserve=20) as mirror:
+    async with mirroring(data, upstream, on_event=reported.append, reserve=20) as mirror:
         for number in (50, 21, 20, 19, 70, 3):
             left(number)
             await mirror.client.head(f"/v2/{NAME}/team/app/manifests/1.4.2")
@@ -276,7 +276,7 @@ async def test_the_pull_limit_is_read_reported_and_stored_for_all_workers(
     kept = rows(data, "SELECT name, quota_limit, quota_remaining, quota_window_s, quota_source FROM upstream")
 
     assert kept == [(NAME, 100, 3, 21600, "192.0.2.1")]
-    assert [(type(event), getattr(event, "remaining", None)) for event in told] == [(QuotaLow, 20), (QuotaLow, 3)]
+    assert [(type(event), getattr(event, "remaining", None)) for event in reported] == [(QuotaLow, 20), (QuotaLow, 3)]
     assert f'boltseal_upstream_pulls_remaining{{upstream="{NAME}"}} 3.0' in metrics
     assert f'boltseal_upstream_up{{upstream="{NAME}"}} 1.0' in metrics
 
@@ -342,8 +342,8 @@ async def test_a_bare_429_pauses_all_requests_and_the_pull_limit_only_pulls(
 @pytest.mark.slow
 async def test_an_upstream_that_is_down_is_notified_once(data: Path, upstream: FakeUpstream, whole_store: None) -> None:
     """An unreachable upstream is reported once, and again only after it was reachable."""
-    told: list[Event] = []
-    async with mirroring(data, upstream, on_event=told.append) as mirror:
+    reported: list[Event] = []
+    async with mirroring(data, upstream, on_event=reported.append) as mirror:
         for _ in range(2):
             upstream.answers["*"] = status(503)
             for number in range(5):
@@ -352,7 +352,7 @@ async def test_an_upstream_that_is_down_is_notified_once(data: Path, upstream: F
             upstream.answers.clear()
             await pull(mirror.client, "9.0.0")
 
-    assert [type(event) for event in told] == [UpstreamDown, UpstreamDown]
+    assert [type(event) for event in reported] == [UpstreamDown, UpstreamDown]
     assert f'boltseal_upstream_up{{upstream="{NAME}"}} 0.0' in metrics
     assert rows(data, "SELECT down_us FROM upstream") == [(None,)]
 
@@ -452,17 +452,17 @@ async def test_the_tag_history_of_a_mirrored_name_is_what_it_was_served_as(data:
         del upstream.manifests["team/app"]["1.4.2"]
         await pull(mirror.client)
         path = f"/v2/{NAME}/team/app/_oci/tag-history/1.4.2"
-        told = (await mirror.client.get(path)).json()["manifests"]
+        result = (await mirror.client.get(path)).json()["manifests"]
         of_first = (await mirror.client.get(path, params={"digest": first.digest})).json()["manifests"]
         nothing = (await mirror.client.get(f"/v2/{NAME}/team/app/_oci/tag-history/9.9.9")).json()["manifests"]
     event = "org.opencontainers.distribution.tag.event"
 
-    assert [(one["digest"], one["annotations"][event]) for one in told] == [
+    assert [(one["digest"], one["annotations"][event]) for one in result] == [
         (second.digest, "deleted"),
         (second.digest, "created"),
         (first.digest, "created"),
     ]
-    assert {one["mediaType"] for one in told} == {second.media_type}
+    assert {one["mediaType"] for one in result} == {second.media_type}
     assert [one["digest"] for one in of_first] == [first.digest]
     assert nothing == []
 

@@ -58,15 +58,15 @@ def test_many_processes_sign_each_size_once(log: BareLedger, tmp_path: Path) -> 
     others = [Integrator(log.database, LedgerKeys(log.keys.folder)) for _ in range(4)]
     failed: list[BaseException] = []
 
-    def run(one: Integrator) -> None:
+    def run(each: Integrator) -> None:
         try:
             for _ in range(10):
                 log.add(3)
-                one.integrate()
+                each.integrate()
         except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
             failed.append(error)
 
-    threads = [threading.Thread(target=run, args=(one,)) for one in others]
+    threads = [threading.Thread(target=run, args=(each,)) for each in others]
     for thread in threads:
         thread.start()
     for thread in threads:

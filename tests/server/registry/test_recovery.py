@@ -29,7 +29,7 @@ from tests.servers import boltseal
 from tests.serving import serving, settings_of
 
 PUSHED = images.image("pushed after the copy was taken")
-OTHER = images.image("what somebody would publish under the same name")
+OTHER = images.image("what another user would publish under the same name")
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ async def test_a_refused_push_creates_no_repository(client: httpx2.AsyncClient) 
 
 
 async def test_the_same_bytes_with_another_media_type_are_refused(client: httpx2.AsyncClient) -> None:
-    """The same bytes under another media type are refused for a sealed tag."""
+    """Equal bytes under another media type are refused for a sealed tag."""
     body = {"schemaVersion": 2, "config": FIRST.config.descriptor(), "layers": []}
     as_oci = Document(to_json(body), OCI_MANIFEST, (FIRST.config,))
     as_docker = Document(to_json(body), DOCKER_MANIFEST, (FIRST.config,))

@@ -21,12 +21,12 @@ from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.garbage_collection import collect, finish_purges
 from boltseal.server.storage.metadata import queries
 from boltseal.server.store_factory import open_store
+from tests.bare_registry import SHOP, Opener
 from tests.fakes.disk import FailingDisk
 from tests.images import Document, error_of, holds_blob, image, index, meaning, push, put
 from tests.polling import until
 from tests.server.seal.admin import ADMIN, APP, RELEASE, bytes_on_disk, seals_of
 from tests.serving import FLOATING, Clock, Rule, Serving, serving, settings_of
-from tests.shop import SHOP, Opener
 
 SECRET, OTHER = image("a password"), image("other")
 NOON = 1_700_000_000_000_000

@@ -133,12 +133,12 @@ async def check_deleted(client: httpx2.AsyncClient, path: str) -> None:
 
 async def test_every_round_passes_on_one_repository(conformance: httpx2.AsyncClient) -> None:
     """Each document is pushed by digest and tag, listed, pulled and deleted, in one repository and with reused tags."""
-    ways = cycle(["post", "post and put", "stream", "chunks"])
+    methods = cycle(["post", "post and put", "stream", "chunks"])
     for tag, document, others in ROUNDS:
         manifests = [each for top in (document, *others) for each in below(top)]
         blobs = {blob.digest: blob for manifest in manifests for blob in manifest.blobs}
         for blob in blobs.values():
-            assert (await upload(conformance, blob, next(ways))).status_code == 201
+            assert (await upload(conformance, blob, next(methods))).status_code == 201
         for manifest in manifests:
             pushed = await put(conformance, REPOSITORY, manifest.digest, manifest)
             assert pushed.status_code == 201

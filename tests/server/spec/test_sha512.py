@@ -133,7 +133,7 @@ async def test_a_manifest_is_deleted_by_its_sha512_digest(floating_client: httpx
 
 
 async def test_a_blob_may_be_pushed_under_both_digests(client: httpx2.AsyncClient) -> None:
-    """The same bytes may be pushed as a blob under both digests and are returned by each."""
+    """A blob may be pushed under both digests, and is returned by each."""
     short = Blob(BLOB.data)
     for blob in (short, BLOB):
         location = await start_upload(client, "shop/app")
@@ -154,7 +154,7 @@ async def test_a_sha512_push_may_set_a_tag(client: httpx2.AsyncClient) -> None:
 
 
 async def test_a_push_by_tag_after_a_sha512_push_is_accepted(client: httpx2.AsyncClient) -> None:
-    """The same bytes under the same tag are the same push, whatever algorithm the URL has."""
+    """Equal bytes under one tag are the same push, whatever digest algorithm the URL has."""
     document = image("long", algorithm="sha512")
     await push(client, "shop/app", document.digest, document, tags=["1.0.0"])
 

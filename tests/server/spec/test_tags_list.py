@@ -64,7 +64,7 @@ async def test_an_unknown_repository_is_404(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("n", [1, 3, 7])
 async def test_pages_of_n_have_every_tag_once(client: httpx2.AsyncClient, n: int) -> None:
-    """With `n` a page has at most n tags, and Link (`rel="next"`) leads through all."""
+    """With `n` a page has at most n tags, and Link (`rel="next"`) is followed through all."""
     await publish(client)
 
     found = await pages(client, f"{LIST}?n={n}")

@@ -51,12 +51,12 @@ async def test_a_backup_has_everything_acknowledged_before_it(tmp_path: Path) ->
     with open_store(settings_of(tmp_path / "new")) as store:
         accept_loss(store.database, store.keys, "operator", "the disk is gone")
     async with serving(tmp_path / "new") as registry:
-        meant = [await images.meaning(registry.client, "shop/app", f"1.0.{n}") for n in range(5)]
+        digests = [await images.meaning(registry.client, "shop/app", f"1.0.{n}") for n in range(5)]
         other = await images.put(registry.client, "shop/app", "1.0.0", images.image("before 1"))
 
     assert pushed > 0
     assert not examined.findings
-    assert meant == [images.image(f"before {n}").digest for n in range(5)]
+    assert digests == [images.image(f"before {n}").digest for n in range(5)]
     assert other.status_code == 409  # the seals are restored
 
 

@@ -19,13 +19,13 @@ from boltseal.server.storage.metadata.migrate import DATABASE_NAME
 from boltseal.server.storage.metadata.protocol import UnitOfWork
 from boltseal.server.storage.metadata.sqlite import open_snapshot
 from boltseal.server.storage.user_key import UserKey
-from tests.shop import SHOP, Shop
+from tests.bare_registry import SHOP, BareRegistry
 
 EVENT = cloud_event(QuotaLow("docker.io", 3, 100, 21600), id_="1", source="urn:x", time_us=1)
 
 
 @pytest.fixture
-def findings(shop: Shop, tmp_path: Path) -> Callable[[], list[str]]:
+def findings(shop: BareRegistry, tmp_path: Path) -> Callable[[], list[str]]:
     """The findings of fsck in this test's store, while it is open."""
     path = tmp_path / "data" / DATABASE_NAME
     return lambda: [f"{each.what}: {each.problem}" for each in examine(open_snapshot(path), shop.blobs).findings]
@@ -42,7 +42,7 @@ def by_hand(tmp_path: Path) -> Callable[..., None]:
     return execute
 
 
-async def waiting_event(shop: Shop) -> None:
+async def waiting_event(shop: BareRegistry) -> None:
     """Store an undelivered event, and set the cursor to the ledger's end."""
 
     def job(tx: UnitOfWork) -> None:
@@ -63,7 +63,7 @@ async def waiting_event(shop: Shop) -> None:
     ],
 )
 async def test_an_event_that_can_not_be_delivered_is_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
 ) -> None:
     """An undelivered event that can't be delivered, or only under two ids, is a finding; a waiting one is not."""
     await waiting_event(shop)
@@ -85,7 +85,7 @@ async def test_an_event_that_can_not_be_delivered_is_a_finding(
     ],
 )
 async def test_an_upload_that_can_not_be_continued_is_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None], sql: str, finding: str
 ) -> None:
     """An upload row that was changed in the database is a finding; an open upload is none, with its bytes or without."""
     upload = await shop.registry.uploads.start(SHOP)
@@ -100,7 +100,7 @@ async def test_an_upload_that_can_not_be_continued_is_a_finding(
 
 
 async def test_changed_failed_logins_are_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
     """Failed logins with a negative number, which would give an address more tries, are a finding."""
     await FailedLogins(shop.database, shop.clock).note("192.0.2.1")
@@ -112,7 +112,7 @@ async def test_changed_failed_logins_are_a_finding(
 
 
 async def test_an_invalid_user_row_is_a_finding(
-    shop: Shop, tmp_path: Path, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+    shop: BareRegistry, tmp_path: Path, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
     """An invalid user row, which refuses every login, is a finding that does not show the hash."""
     await shop.database.write(
@@ -126,7 +126,7 @@ async def test_an_invalid_user_row_is_a_finding(
 
 
 async def test_an_unfinished_purge_without_a_digest_is_a_finding(
-    shop: Shop, findings: Callable[[], list[str]], by_hand: Callable[..., None]
+    shop: BareRegistry, findings: Callable[[], list[str]], by_hand: Callable[..., None]
 ) -> None:
     """An unfinished purge without a digest can't be completed and is a finding; an ordinary one is none."""
     await shop.database.write(lambda tx: queries.note_purged(tx, [f"sha256:{'a' * 64}"]))

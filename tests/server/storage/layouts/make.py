@@ -28,13 +28,13 @@ from boltseal.server.registry.sequencer import start_ledger
 from boltseal.server.storage.blobs.local_store import LocalBlobs
 from boltseal.server.storage.metadata.migrate import DATABASE_NAME, GENERATION_NAME, prepare_data
 from boltseal.server.storage.metadata.sqlite import open_database
-from tests.shop import INDEX, OCI, SHOP, Clock, Shop
+from tests.bare_registry import INDEX, OCI, SHOP, BareRegistry, Clock
 
 HERE: Final = Path(__file__).parent
 CI, BOSS = Actor("ci"), Actor("boss", admin=True)
 
 
-async def fill(shop: Shop) -> None:
+async def fill(shop: BareRegistry) -> None:
     """Fill the folder with sealed, mutable, deleted and signed content, children, referrers, both algorithms, two
     repositories."""
     one, two = await shop.image("one"), await shop.image("two")
@@ -66,7 +66,7 @@ def make(target: Path) -> None:
         database.write_and_wait(
             lambda tx: start_ledger(tx, origin="registry.test", rules=rules.canonical(), actor="boltseal")
         )
-        asyncio.run(fill(Shop(build_registry(database, blobs, rules), database, blobs, clock)))
+        asyncio.run(fill(BareRegistry(build_registry(database, blobs, rules), database, blobs, clock)))
         database.close()
         blobs.close()
         target.mkdir()

@@ -26,7 +26,7 @@ ENDS = ("/busybox", "sh", "-c", "/busybox echo it can not start; exit 3")
 
 
 @dataclass
-class Shopfront:
+class ComposeProject:
     """One Compose project. `files` are written as JSON, which is YAML; commands run in its folder."""
 
     root: Path
@@ -52,7 +52,7 @@ class Shopfront:
 
     def write(self, services: Mapping[str, Any], name: str = "compose.yaml", **more: Any) -> None:
         """Write a Compose file. No service has a network, because the engine has none."""
-        whole = {key: {"network_mode": "none", "stop_grace_period": "0s", **said} for key, said in services.items()}
+        whole = {key: {"network_mode": "none", "stop_grace_period": "0s", **result} for key, result in services.items()}
         self.root.mkdir(exist_ok=True)
         (self.root / name).write_text(json.dumps({"name": self.name, "services": whole, **more}, indent=2))
 
@@ -75,15 +75,15 @@ class Shopfront:
 
     def locked(self, *arguments: str) -> None:
         """Lock the project again. `--allow-empty`: all services are built locally."""
-        said = self.run("lock", "--update", *arguments)
-        assert said.code == 0, said.err
+        result = self.run("lock", "--update", *arguments)
+        assert result.code == 0, result.err
 
     def deployed(self, *arguments: str) -> Run:
         """Lock and deploy, and require success."""
         self.locked()
-        said = self.run("deploy", *arguments)
-        assert said.code == 0, said.err + said.out
-        return said
+        result = self.run("deploy", *arguments)
+        assert result.code == 0, result.err + result.out
+        return result
 
     def killed(self, after: int, *arguments: str) -> None:
         """Deploy in a process that kills itself after it has renamed so many files of the record."""
@@ -125,7 +125,7 @@ class Shopfront:
             self.docker.run("rm", "--force", "--volumes", each)
 
 
-def started(front: Shopfront, *arguments: str) -> subprocess.Popen[bytes]:
+def started(front: ComposeProject, *arguments: str) -> subprocess.Popen[bytes]:
     """Start a command that continues in the background."""
     return subprocess.Popen(
         [sys.executable, "-m", "boltseal", *arguments],
@@ -136,7 +136,7 @@ def started(front: Shopfront, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-def until_step(front: Shopfront, number: int, step: str) -> None:
+def until_step(front: ComposeProject, number: int, step: str) -> None:
     """Wait until a release is at a step."""
     record = front.state / "releases" / front.name / str(number) / "release.json"
     wait_until(

@@ -47,7 +47,7 @@ async def once(data: bytes) -> AsyncIterator[bytes]:
 
 
 @dataclass
-class Shop:
+class BareRegistry:
     """An opened store, and the operations that tests need."""
 
     registry: Registry
@@ -98,16 +98,16 @@ class Shop:
         return await self.database.read(read)
 
 
-Opener = Callable[..., Shop]
+Opener = Callable[..., BareRegistry]
 
 
 @pytest.fixture
 def open_shop(tmp_path: Path) -> Iterator[Opener]:
     """Open the store of this test, as often as needed, with any rules."""
-    opened: list[Shop] = []
+    opened: list[BareRegistry] = []
     clock = Clock()
 
-    def open_(*rules: dict[str, object]) -> Shop:
+    def open_(*rules: dict[str, object]) -> BareRegistry:
         data = tmp_path / "data"
         prepare_data(data)
         database = open_database(data / DATABASE_NAME, data / GENERATION_NAME, clock)
@@ -116,7 +116,7 @@ def open_shop(tmp_path: Path) -> Iterator[Opener]:
         database.write_and_wait(
             lambda tx: start_ledger(tx, origin="registry.test", rules=rule_set.canonical(), actor="boltseal")
         )
-        opened.append(Shop(build_registry(database, blobs, rule_set), database, blobs, clock))
+        opened.append(BareRegistry(build_registry(database, blobs, rule_set), database, blobs, clock))
         return opened[-1]
 
     yield open_
@@ -126,6 +126,6 @@ def open_shop(tmp_path: Path) -> Iterator[Opener]:
 
 
 @pytest.fixture
-def shop(open_shop: Opener) -> Shop:
+def shop(open_shop: Opener) -> BareRegistry:
     """A store with the built-in rules."""
     return open_shop()
