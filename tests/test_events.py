@@ -24,30 +24,30 @@ from boltseal.events import (
 from boltseal.oci.digest import Digest
 from boltseal.oci.reference import Reference
 
-EVENT, TWO = Digest.of(b"one"), Digest.of(b"two")
+DIGEST, TWO = Digest.of(b"one"), Digest.of(b"two")
 APP = Reference.parse("reg.example/shop/app:1.4.2")
 BASE = Reference.parse("node:16.13")
 ESCAPE = "\x1b]0;owned\x07\nsecond line\u202e\udc80"
 
 EVERY: list[Event] = [
-    TagRefused(APP, "push", EVENT, "ci", "it is sealed"),
+    TagRefused(APP, "push", DIGEST, "ci", "it is sealed"),
     TagRefused(APP, "delete", None, "ci", "it is sealed"),
-    TagMoved(APP, EVENT, TWO, release=True, seen_by="watch"),
-    TagMoved(BASE, EVENT, TWO, release=False, seen_by="mirror"),
-    TagMoved(APP, EVENT, None, release=True, seen_by="watch"),
+    TagMoved(APP, DIGEST, TWO, release=True, seen_by="watch"),
+    TagMoved(BASE, DIGEST, TWO, release=False, seen_by="mirror"),
+    TagMoved(APP, DIGEST, None, release=True, seen_by="watch"),
     TagMoved(APP, None, TWO, release=False, seen_by="watch"),
-    TagHeld(BASE, EVENT, TWO, "on_move = hold"),
+    TagHeld(BASE, DIGEST, TWO, "on_move = hold"),
     TagHeld(BASE, None, None, "first_seen = hold"),
-    BaseOutdated(APP, BASE, EVENT, TWO),
-    ReleaseDone("shop", 7, "web1", (f"{APP}@{EVENT}",)),
+    BaseOutdated(APP, BASE, DIGEST, TWO),
+    ReleaseDone("shop", 7, "web1", (f"{APP}@{DIGEST}",)),
     ReleaseFailed("shop", 7, "web1", "web is not healthy; release 6 runs"),
     QuotaLow("docker.io", 9, 100, 21_600),
     QuotaLow("docker.io", 9, 100, 60),
     UpstreamDown("quay.io", "no answer"),
 ]
 HOSTILE: list[Event] = [
-    TagRefused(APP, ESCAPE, EVENT, ESCAPE, ESCAPE),
-    TagHeld(BASE, EVENT, TWO, ESCAPE),
+    TagRefused(APP, ESCAPE, DIGEST, ESCAPE, ESCAPE),
+    TagHeld(BASE, DIGEST, TWO, ESCAPE),
     ReleaseDone(ESCAPE, 7, ESCAPE),
     ReleaseFailed(ESCAPE, 7, ESCAPE, ESCAPE),
     QuotaLow(ESCAPE, 1, 2, 3),
@@ -113,10 +113,10 @@ def test_the_text_of_a_moved_release_is_an_alarm() -> None:
 
     assert [text.startswith("ALARM: ") for text in texts] == [True, False, True, False]
     assert texts[0] == (
-        f"ALARM: reg.example/shop/app:1.4.2 moved from {EVENT.short} to {TWO.short}, although it looks like "
+        f"ALARM: reg.example/shop/app:1.4.2 moved from {DIGEST.short} to {TWO.short}, although it looks like "
         "a release, which should never move"
     )
-    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {EVENT.short}"
+    assert texts[2] == f"ALARM: reg.example/shop/app:1.4.2 is gone; it was {DIGEST.short}"
 
 
 @pytest.mark.parametrize("word", ["", "a b", "a\n", "x" * 301])

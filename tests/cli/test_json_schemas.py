@@ -35,7 +35,7 @@ def test_the_published_schemas_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    "expected",
+    "document",
     [
         {"schema": "boltseal.digest/1", "outcome": "holds", "results": [], "errors": [], "more": 1},
         {"schema": "boltseal.tags/1", "outcome": "holds", "results": [], "errors": []},
@@ -43,10 +43,10 @@ def test_the_published_schemas_are_those_of_the_code() -> None:
         {"schema": "boltseal.digest/1", "outcome": "holds", "results": [{"ref": "a"}], "errors": []},
     ],
 )
-def test_another_object_is_refused(expected: dict[str, object]) -> None:
+def test_another_object_is_refused(document: dict[str, object]) -> None:
     """An object with an unknown key, another command, an unknown outcome or a missing key is refused."""
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(json.dumps(expected), type=envelope("digest"))
+        msgspec.json.decode(json.dumps(document), type=envelope("digest"))
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,8 @@ def test_a_base_that_moved_is_not_replaced_by_its_own_base(shop: ImageRegistry) 
     assert f"{shop.address}/base/rt:latest formerly resolved to {layered('or').digest[:19]}" in answers[3]["reason"]
 
 
-def team_app(expected: Run) -> dict[str, Any]:
-    found: dict[str, Any] = next(one for one in expected.json["results"] if "/team/app:" in one["ref"])
+def team_app(result: Run) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in result.json["results"] if "/team/app:" in one["ref"])
     return found
 
 

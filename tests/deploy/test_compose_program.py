@@ -186,15 +186,15 @@ async def test_a_program_other_than_compose_2_counts_as_missing(
         await find_compose({"PATH": f"{tmp_path}/bin"}, {})
 
 
-@pytest.mark.parametrize(("value", "lines"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
+@pytest.mark.parametrize(("value", "message"), [("x" * 2**20, "Argument list too long"), ("a\0b", "null byte")])
 async def test_an_environment_that_no_program_accepts_is_reported(
-    made: Made, tmp_path: Path, value: str, lines: str
+    made: Made, tmp_path: Path, value: str, message: str
 ) -> None:
     """Variables that no program accepts are a boltseal error, so that the former release is restored."""
     compose = made("exit 0")
     recorded = RecordedProject(tmp_path / "f", "shop", tmp_path, {"CERT": value})
 
-    with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{lines}"):
+    with pytest.raises(ComposeMissing, match=f"docker can't be run: .*{message}"):
         await compose.up(recorded, ["web"], timeout_s=20, progress=lambda _line: None)
 
 

@@ -58,7 +58,7 @@ def completed(found: Release) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "expected",
+    "fields",
     [
         {},
         {"restart": "no"},
@@ -69,13 +69,13 @@ def completed(found: Release) -> list[str]:
         {"deploy": {"replicas": 1}},
     ],
 )
-def test_a_service_that_exited_with_0_is_a_job(expected: dict[str, Any]) -> None:
+def test_a_service_that_exited_with_0_is_a_job(fields: dict[str, Any]) -> None:
     """A service that exited with 0 is a job, even if no other service depends on it."""
-    assert completed(mark_completed_jobs(release(), document(job=expected), containers())) == ["job"]
+    assert completed(mark_completed_jobs(release(), document(job=fields), containers())) == ["job"]
 
 
 @pytest.mark.parametrize(
-    "expected",
+    "fields",
     [
         {"restart": "always"},
         {"restart": "unless-stopped"},
@@ -83,17 +83,17 @@ def test_a_service_that_exited_with_0_is_a_job(expected: dict[str, Any]) -> None
         {"deploy": {"restart_policy": {"max_attempts": 3}}},
     ],
 )
-def test_a_restarted_service_is_not_a_job(expected: dict[str, Any]) -> None:
+def test_a_restarted_service_is_not_a_job(fields: dict[str, Any]) -> None:
     """A service with a restart policy is not a job: it may only be between two runs."""
-    assert completed(mark_completed_jobs(release(), document(job=expected), containers())) == []
+    assert completed(mark_completed_jobs(release(), document(job=fields), containers())) == []
 
 
 @pytest.mark.parametrize(
-    "expected", [{"volumes_from": ["job:ro"]}, {"network_mode": "service:job"}, {"ipc": "service:job"}]
+    "fields", [{"volumes_from": ["job:ro"]}, {"network_mode": "service:job"}, {"ipc": "service:job"}]
 )
-def test_a_container_that_another_service_uses_is_started(expected: dict[str, Any]) -> None:
+def test_a_container_that_another_service_uses_is_started(fields: dict[str, Any]) -> None:
     """An exited container whose namespace another service uses is started, because Compose needs it."""
-    assert completed(mark_completed_jobs(release(), document(web=expected), containers())) == []
+    assert completed(mark_completed_jobs(release(), document(web=fields), containers())) == []
 
 
 @pytest.mark.parametrize(("exit_code", "state"), [(1, State.EXITED), (None, State.RUNNING), (0, State.DEAD)])

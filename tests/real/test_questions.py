@@ -85,13 +85,13 @@ class Stage:
         return done.returncode, who.sub("ann@web1", output)
 
 
-def _in_words(message: str, real: str, word: str) -> str:
+def _in_words(text: str, real: str, word: str) -> str:
     """Return the text with a name of the page's; a table's column keeps its width."""
 
     def column(found: re.Match[str]) -> str:
         return f"{word}{found[1]:<{len(found[0]) - len(word)}}"
 
-    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, message).replace(real, word)
+    return re.sub(rf"{re.escape(real)}(\S*)(?=  )", column, text).replace(real, word)
 
 
 @pytest.fixture
